@@ -1,0 +1,12 @@
+// The precompiled header of the rooms that need autograd: model, trainer and their tests.
+#pragma once
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>

@@ -1,0 +1,32 @@
+# Tests mirror the rooms: every file of tests/<room>/ is in <room>_tests, one Catch2 program a room.
+find_path(CATCH2_SINGLE_HEADER catch2/catch.hpp)
+add_library(test_main STATIC tests/support/main.cpp)
+target_link_libraries(test_main PUBLIC olmoe_options)
+target_include_directories(test_main PUBLIC "${CMAKE_SOURCE_DIR}/tests")
+if(NOT CATCH2_SINGLE_HEADER)
+  find_package(Catch2 3 REQUIRED)
+  target_link_libraries(test_main PUBLIC Catch2::Catch2)
+endif()
+# One fixture path each: no test may depend on the folder it is started from.
+target_compile_definitions(test_main PUBLIC OLMOE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" OLMOE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+
+set(MPIRUN mpirun --allow-run-as-root --oversubscribe --bind-to none)
+
+function(olmoe_tests ROOM)
+  cmake_parse_arguments(TESTS "PCH" "" "LINK" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/${ROOM}/*.cpp")
+  add_executable(${ROOM}_tests ${sources})
+  target_link_libraries(${ROOM}_tests PRIVATE test_main olmoe_${ROOM} ${TESTS_LINK})
+  if(TESTS_PCH)
+    target_precompile_headers(${ROOM}_tests REUSE_FROM olmoe_autograd_pch)
+  endif()
+  add_test(NAME ${ROOM} COMMAND ${ROOM}_tests)
+  set_tests_properties(${ROOM} PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
+endfunction()
+
+olmoe_tests(core LINK nlohmann_json::nlohmann_json)
+olmoe_tests(kernels)
+olmoe_tests(parallel)
+olmoe_tests(data LINK ZLIB::ZLIB)
+olmoe_tests(model PCH LINK nlohmann_json::nlohmann_json)
+olmoe_tests(trainer PCH LINK nlohmann_json::nlohmann_json)

@@ -1,0 +1,55 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+/// The safetensors format, without tensors: names, dtypes, shapes and bytes. Little-endian, row-major.
+/// Source: huggingface/safetensors, README "Format".
+namespace olmoe::safetensors {
+
+/// BOOL, U8, I8, I16, U16, F16, BF16, I32, U32, F32, F64, I64, U64 (spelt so in the file).
+enum class Dtype { boolean, u8, i8, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64 };
+int64_t size_bytes(Dtype dtype);
+std::string_view name(Dtype dtype);
+
+struct Entry {
+  Dtype dtype;
+  std::vector<int64_t> shape;
+  int64_t begin, end;  ///< bytes, relative to the data part
+};
+
+/// A file, memory-mapped read-only. The header is checked whole before anything is handed out: size, UTF-8 JSON
+/// object, no duplicate keys, known dtypes, no overflow, bytes = shape x size, no holes, no overlap, exact length.
+class File {
+ public:
+  /// Throws Error naming the file and the rule that it breaks.
+  explicit File(const std::string& path);
+  ~File();
+  const std::map<std::string, Entry>& entries() const;
+  const std::map<std::string, std::string>& metadata() const;
+  bool contains(const std::string& tensor) const;
+  const Entry& entry(const std::string& tensor) const;             ///< throws Error naming file and tensor
+  std::span<const std::byte> bytes(const std::string& tensor) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+struct Item {
+  std::string name;
+  Dtype dtype;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;
+};
+struct Written {
+  int64_t size_bytes;
+  std::string xxh3_128;  ///< of the whole file, in hex, taken from memory while writing
+};
+/// Writes and fsyncs `path` (not atomic by itself). Order: falling dtype size, then name. Throws Error with errno text.
+Written write(const std::string& path, std::vector<Item> items, const std::map<std::string, std::string>& metadata);
+
+}  // namespace olmoe::safetensors

@@ -1,0 +1,18 @@
+// Shapes: R rows, F hidden width; z_R2F holds gate (first F columns) and up (last F columns).
+#pragma once
+#include <ATen/core/Tensor.h>
+
+namespace olmoe::kernels {
+
+/// h = silu(gate) * up * score; `score_R` (fp32/float64) may be undefined (1). One pass, rounded once.
+at::Tensor swiglu(const at::Tensor& z_R2F, const at::Tensor& score_R);
+
+struct SwigluGrads {
+  at::Tensor dz_R2F;
+  at::Tensor h_RF;      ///< recomputed h (score included): the operand of the down projection's weight gradient
+  at::Tensor dscore_R;  ///< sum over F of dh * silu(gate) * up; undefined without a score
+};
+/// One pass over z and dh.
+SwigluGrads swiglu_backward(const at::Tensor& dh_RF, const at::Tensor& z_R2F, const at::Tensor& score_R);
+
+}  // namespace olmoe::kernels
