@@ -27,7 +27,8 @@ struct DataConfig {
   template <class V>
   void fields(V& v) {
     v("paths", paths, "header-less token files, in order");
-    v("paths_file", paths_file, "text file with one token file a line, appended to paths; relative to the config file");
+    v("paths_file", paths_file,
+      "text file with one token file a line, appended to paths; relative to the config file");
     v("root", root, "folder that relative token paths start from; empty: the working directory");
     v("dtype", dtype, "type of a stored token id");
     v("sequence_length", sequence_length, "tokens of an instance, S");
@@ -36,5 +37,14 @@ struct DataConfig {
     v("prefetch", prefetch, "micro-batches prepared ahead by the loader's thread");
   }
 };
+
+/// The token files of a config in order: `paths`, then the lines of `paths_file` without blank
+/// lines and # comments. Relative ones start from `root`; a relative `paths_file` starts from
+/// `config_folder`. The files need not exist. Throws ConfigError when `paths_file` cannot be read.
+std::vector<std::string> token_paths(const DataConfig& config, const std::string& config_folder);
+
+/// Those of `paths` that are no regular file, in order. Never throws on account of a file: for a
+/// dry run.
+std::vector<std::string> missing_files(const std::vector<std::string>& paths);
 
 }  // namespace olmoe

@@ -1,0 +1,114 @@
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <limits>
+#include <utility>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "core/random.h"
+#include "data/data_loader.h"
+#include "data/sample_order.h"
+#include "data/token_files.h"
+
+namespace olmoe {
+namespace {
+
+constexpr int64_t kIgnoredTarget = -100;
+
+std::string hash_of(const std::string& text) {
+  Hasher hasher;
+  hasher.update(std::as_bytes(std::span(text)));
+  return hasher.hex();
+}
+
+class FileSource final : public InstanceSource {
+ public:
+  FileSource(std::shared_ptr<const TokenDataset> dataset, uint64_t seed, bool shuffle)
+      : dataset_(std::move(dataset)),
+        order_(dataset_->num_instances(), seed),
+        shuffle_(shuffle),
+        description_(shuffle ? fmt::format("shuffled with seed {}", seed) : "in order") {}
+
+  int64_t sequence_length() const override { return dataset_->sequence_length(); }
+  int64_t num_instances() const override { return dataset_->num_instances(); }
+  void read(int64_t position, std::span<int64_t> out) const override {
+    dataset_->read(shuffle_ ? order_.instance(position) : position % num_instances(), out);
+  }
+  std::string fingerprint() const override {
+    return hash_of(dataset_->fingerprint() + " " + description_);
+  }
+
+ private:
+  std::shared_ptr<const TokenDataset> dataset_;
+  SampleOrder order_;
+  bool shuffle_;
+  std::string description_;
+};
+
+class SyntheticSource final : public InstanceSource {
+ public:
+  SyntheticSource(int64_t sequence_length, int64_t vocab_size, uint64_t seed)
+      : sequence_length_(sequence_length),
+        noise_(seed, "synthetic tokens"),
+        description_(fmt::format("synthetic, sequence length {}, vocabulary {}, seed {}",
+                                 sequence_length, vocab_size, seed)) {
+    ENSURE(sequence_length >= 1 && vocab_size >= 1,
+           "synthetic data of {} tokens over a vocabulary of {}", sequence_length, vocab_size);
+    // A permutation, so that every id stays equally likely however long the sequence is.
+    const SampleOrder rule(vocab_size, seed);
+    for (int64_t id = 0; id < vocab_size; ++id) successor_.push_back(rule.instance(id));
+  }
+
+  int64_t sequence_length() const override { return sequence_length_; }
+  int64_t num_instances() const override { return std::numeric_limits<int64_t>::max(); }
+  void read(int64_t position, std::span<int64_t> out) const override {
+    ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}",
+           out.size(), sequence_length_);
+    const auto first = static_cast<uint64_t>(position) * out.size();
+    for (size_t i = 0; i < out.size(); ++i) {
+      const uint64_t bits = noise_.bits(first + i);
+      const bool random = i == 0 || bits % 8 == 0;
+      out[i] = random ? static_cast<int64_t>((bits >> 3) % successor_.size())
+                      : successor_[static_cast<size_t>(out[i - 1])];
+    }
+  }
+  std::string fingerprint() const override { return hash_of(description_); }
+
+ private:
+  int64_t sequence_length_;
+  RandomStream noise_;
+  std::string description_;
+  std::vector<int64_t> successor_;
+};
+
+}  // namespace
+
+std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset,
+                                                 uint64_t seed, bool shuffle) {
+  return std::make_unique<FileSource>(std::move(dataset), seed, shuffle);
+}
+
+std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size,
+                                                      uint64_t seed) {
+  return std::make_unique<SyntheticSource>(sequence_length, vocab_size, seed);
+}
+
+Batch make_batch(const InstanceSource& source, int64_t position, int64_t count) {
+  ENSURE(position >= 0 && count >= 0, "batch of {} instances at position {}", count, position);
+  const int64_t sequence_length = source.sequence_length();
+  Batch batch;
+  batch.ids_BS = at::empty({count, sequence_length}, at::kLong);
+  batch.targets_BS = at::empty({count, sequence_length}, at::kLong);
+  batch.num_targets = count * (sequence_length - 1);
+  for (int64_t b = 0; b < count; ++b) {
+    int64_t* ids_S = batch.ids_BS.mutable_data_ptr<int64_t>() + b * sequence_length;
+    int64_t* targets_S = batch.targets_BS.mutable_data_ptr<int64_t>() + b * sequence_length;
+    source.read(position + b, {ids_S, static_cast<size_t>(sequence_length)});
+    std::copy(ids_S + 1, ids_S + sequence_length, targets_S);
+    targets_S[sequence_length - 1] = kIgnoredTarget;
+  }
+  return batch;
+}
+
+}  // namespace olmoe
