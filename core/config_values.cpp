@@ -1,0 +1,255 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "core/config_reader.h"
+
+namespace olmoe {
+namespace {
+
+using Kind = ConfigNode::Kind;
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+/// Length of the decimal digits at `begin`; a leading zero stands alone, as in JSON.
+size_t whole_digits(std::string_view text, size_t begin) {
+  size_t end = begin;
+  while (end < text.size() && is_digit(text[end])) ++end;
+  return end - begin > 1 && text[begin] == '0' ? 1 : end - begin;
+}
+
+size_t any_digits(std::string_view text, size_t begin) {
+  size_t end = begin;
+  while (end < text.size() && is_digit(text[end])) ++end;
+  return end - begin;
+}
+
+bool is_integer(std::string_view text) {
+  const size_t begin = text.starts_with('-') ? 1 : 0;
+  const size_t length = whole_digits(text, begin);
+  return length > 0 && begin + length == text.size();
+}
+
+/// JSON's grammar of a number. from_chars alone would take "inf", "nan" and "1.".
+bool is_number(std::string_view text) {
+  size_t at = text.starts_with('-') ? 1 : 0;
+  const size_t whole = whole_digits(text, at);
+  if (whole == 0) return false;
+  at += whole;
+  if (at < text.size() && text[at] == '.') {
+    const size_t fraction = any_digits(text, at + 1);
+    if (fraction == 0) return false;
+    at += 1 + fraction;
+  }
+  if (at < text.size() && (text[at] == 'e' || text[at] == 'E')) {
+    ++at;
+    if (at < text.size() && (text[at] == '+' || text[at] == '-')) ++at;
+    const size_t exponent = any_digits(text, at);
+    if (exponent == 0) return false;
+    at += exponent;
+  }
+  return at == text.size();
+}
+
+template <class T>
+void read_number(const ConfigPlace& at, T& value, bool well_formed, std::string_view type) {
+  const std::string& text = at.node.text;
+  if (at.node.kind != Kind::scalar || at.node.quoted || !well_formed) return at.expected(type);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{}) at.expected(fmt::format("{} that fits in 64 bits", type));
+}
+
+/// Would a plain scalar of this text be read as something else, here or by another YAML reader?
+bool needs_quotes(std::string_view text) {
+  const auto is_letter = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+  };
+  const auto is_plain = [&](char c) {
+    return is_letter(c) || is_digit(c) || c == '/' || c == '.' || c == '-';
+  };
+  if (text.empty() || !(is_letter(text[0]) || text[0] == '/')) return true;
+  if (!std::all_of(text.begin(), text.end(), is_plain)) return true;
+  std::string lower(text);
+  for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  constexpr std::array<std::string_view, 9> kReserved{"null", "true", "false", "yes", "no",
+                                                      "on",   "off",  "y",     "n"};
+  return std::find(kReserved.begin(), kReserved.end(), lower) != kReserved.end();
+}
+
+std::string did_you_mean(std::string_view word, const std::vector<std::string_view>& candidates) {
+  const std::string_view nearest = nearest_word(word, candidates);
+  return nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest);
+}
+
+std::string described(const ConfigNode& node) {
+  switch (node.kind) {
+    case Kind::null:
+      return "null";
+    case Kind::list:
+      return "a list";
+    case Kind::section:
+      return "a section";
+    case Kind::scalar:
+      break;
+  }
+  return fmt::format("{}'{}'", node.quoted ? "the text " : "", printable(node.text));
+}
+
+std::string joined_path(const std::string& section, std::string_view key) {
+  return section.empty() ? printable(key) : section + "." + printable(key);
+}
+
+void note_unknown_keys(const ConfigPlace& at, const ConfigFields& fields) {
+  std::vector<std::string_view> known;
+  for (const ConfigField& field : fields.list()) known.push_back(field.key);
+  for (size_t i = 0; i < at.node.keys.size(); ++i) {
+    const std::string& key = at.node.keys[i];
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    at.problems.push_back(fmt::format("{}: unknown key ({}){}", joined_path(at.path, key),
+                                      at.node.items[i].where, did_you_mean(key, known)));
+  }
+}
+
+std::string table_text(std::string_view text) {
+  std::string out;
+  for (const char c : text) out += c == '|' ? std::string("\\|") : std::string(1, c);
+  return out;
+}
+
+void compare(const ConfigNode& a, const ConfigNode& b, const std::string& path,
+             std::vector<std::string>& differing) {
+  if (a.kind == Kind::section && b.kind == Kind::section) {
+    for (size_t i = 0; i < a.items.size(); ++i)
+      compare(a.items[i], b.items[i], joined_path(path, a.keys[i]), differing);
+    return;
+  }
+  const std::string text_a = a.inline_text(), text_b = b.inline_text();
+  if (text_a != text_b) differing.push_back(fmt::format("{}: {} -> {}", path, text_a, text_b));
+}
+
+}  // namespace
+
+void ConfigPlace::expected(std::string_view what, std::string_view hint) const {
+  problems.push_back(fmt::format("{}: expected {}, got {} ({}){}", path.empty() ? "config" : path,
+                                 what, described(node), node.where, hint));
+}
+
+namespace config_detail {
+
+std::string type_words(bool) { return "true or false"; }
+std::string type_words(int64_t) { return "integer"; }
+std::string type_words(double) { return "number"; }
+std::string type_words(const std::string&) { return "text"; }
+
+std::string one_of(std::span<const char* const> words) {
+  return fmt::format("one of {}", fmt::join(words, ", "));
+}
+
+void read_scalar(const ConfigPlace& at, bool& value) {
+  const bool word = at.node.kind == Kind::scalar && !at.node.quoted;
+  if (!word || (at.node.text != "true" && at.node.text != "false"))
+    return at.expected("true or false");
+  value = at.node.text == "true";
+}
+
+void read_scalar(const ConfigPlace& at, int64_t& value) {
+  read_number(at, value, is_integer(at.node.text), "an integer");
+}
+
+void read_scalar(const ConfigPlace& at, double& value) {
+  read_number(at, value, is_number(at.node.text), "a number");
+}
+
+void read_scalar(const ConfigPlace& at, std::string& value) {
+  if (at.node.kind != Kind::scalar) return at.expected("text");
+  value = at.node.text;
+}
+
+std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* const> words) {
+  if (at.node.kind == Kind::scalar) {
+    for (size_t i = 0; i < words.size(); ++i)
+      if (at.node.text == words[i]) return i;
+  }
+  at.expected(one_of(words), did_you_mean(at.node.text, {words.begin(), words.end()}));
+  return std::nullopt;
+}
+
+std::vector<ConfigPlace> read_list(const ConfigPlace& at) {
+  std::vector<ConfigPlace> places;
+  if (at.node.kind != Kind::list) {
+    at.expected("a list");
+    return places;
+  }
+  for (const ConfigNode& item : at.node.items)
+    places.push_back({item, fmt::format("{}[{}]", at.path, places.size()), at.problems});
+  return places;
+}
+
+void read_fields(const ConfigPlace& at, const ConfigFields& fields) {
+  if (at.node.kind != Kind::section) return at.expected("a section");
+  note_unknown_keys(at, fields);
+  // A section that the file leaves out is read as an empty one: it may have required keys.
+  const ConfigNode absent_section = ConfigNode::section(at.node.where);
+  for (const ConfigField& field : fields.list()) {
+    const std::string path = joined_path(at.path, field.key);
+    if (const ConfigNode* node = at.node.find(field.key)) {
+      field.read({*node, path, at.problems});
+    } else if (field.required) {
+      at.problems.push_back(fmt::format("{}: required key is missing ({})", path, at.node.where));
+    } else if (field.type == "section") {
+      field.read({absent_section, path, at.problems});
+    }
+  }
+}
+
+ConfigNode write_scalar(bool value) { return ConfigNode::scalar(value ? "true" : "false"); }
+
+ConfigNode write_scalar(int64_t value) { return ConfigNode::scalar(std::to_string(value)); }
+
+ConfigNode write_scalar(double value) {
+  ENSURE(std::isfinite(value), "a config cannot hold {}", value);
+  std::array<char, 32> digits;
+  const auto result = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  return ConfigNode::scalar({digits.data(), result.ptr});
+}
+
+ConfigNode write_scalar(const std::string& value) {
+  return ConfigNode::scalar(value, needs_quotes(value));
+}
+
+ConfigNode write_fields(const ConfigFields& fields) {
+  ConfigNode section = ConfigNode::section();
+  for (const ConfigField& field : fields.list()) section.add(field.key, field.write());
+  return section;
+}
+
+std::string document_fields(const std::string& prefix, const ConfigFields& fields) {
+  std::string rows;
+  for (const ConfigField& field : fields.list()) {
+    const std::string path = prefix + field.key;
+    const bool is_leaf = field.type != "section";
+    const std::string standard =
+        field.required ? "required" : "`" + field.write().inline_text() + "`";
+    if (is_leaf)
+      rows += fmt::format("| `{}` | {} | {} | {} |\n", path, table_text(field.type),
+                          table_text(standard), table_text(field.meaning));
+    rows += field.nested_rows(path);
+  }
+  return rows;
+}
+
+std::string document_table(const ConfigFields& fields) {
+  return "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" +
+         document_fields("", fields);
+}
+
+std::vector<std::string> differences(const ConfigNode& a, const ConfigNode& b) {
+  std::vector<std::string> differing;
+  compare(a, b, "", differing);
+  return differing;
+}
+
+}  // namespace config_detail
+}  // namespace olmoe

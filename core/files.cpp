@@ -1,0 +1,46 @@
+#include "core/files.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/file_descriptor.h"
+
+namespace olmoe {
+
+std::string read_text(const std::string& path, int64_t limit_bytes) {
+  const FileDescriptor file(path,
+                            O_RDONLY | O_NONBLOCK);  // a pipe without a writer must not hang us
+  if (!file.is_regular()) throw Error(fmt::format("cannot read '{}': not a regular file", path));
+  std::string text;
+  std::array<std::byte, 1 << 16> buffer;
+  while (const size_t count = file.read_some(buffer)) {
+    text.append(reinterpret_cast<const char*>(buffer.data()), count);
+    if (static_cast<int64_t>(text.size()) > limit_bytes)
+      throw Error(fmt::format("cannot read '{}': over {} bytes", path, limit_bytes));
+  }
+  return text;
+}
+
+void write_text_atomic(const std::string& path, std::string_view text) {
+  const std::string temporary = path + ".tmp";
+  FileDescriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+  file.write_all(std::as_bytes(std::span(text)));
+  file.sync();
+  file.close();
+  if (std::rename(temporary.c_str(), path.c_str()) != 0)
+    throw Error(
+        fmt::format("cannot rename '{}' to '{}': {}", temporary, path, std::strerror(errno)));
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  fsync_folder(folder.empty() ? "." : folder.string());
+}
+
+void fsync_folder(const std::string& path) { FileDescriptor(path, O_RDONLY | O_DIRECTORY).sync(); }
+
+}  // namespace olmoe

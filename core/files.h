@@ -1,0 +1,21 @@
+#pragma once
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+
+/// Whole files. All throw Error with the path and the system's reason.
+namespace olmoe {
+
+/// The bytes of a regular file; throws if they are more than `limit_bytes`.
+std::string read_text(const std::string& path,
+                      int64_t limit_bytes = std::numeric_limits<int64_t>::max());
+
+/// Replaces a file: whoever reads it, even after a power loss, sees the old text or the new, never
+/// a mixture. Writes `path`.tmp, fsyncs it, renames it, fsyncs the folder.
+void write_text_atomic(const std::string& path, std::string_view text);
+
+/// Makes names created, renamed or removed in a folder survive a power loss.
+void fsync_folder(const std::string& path);
+
+}  // namespace olmoe
