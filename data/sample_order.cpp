@@ -1,5 +1,6 @@
 #include "data/sample_order.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "core/error.h"
@@ -7,13 +8,14 @@
 namespace olmoe {
 namespace {
 
-// Four rounds of a random function are enough for large domains; the small ones need more to forget
-// where they began.
-constexpr uint64_t kRounds = 10;
+// Four rounds suffice for large domains; small ones need more to forget where they began.
+constexpr uint64_t kRounds = 8;
 
 int half_bits_for(int64_t num_instances) {
+  // Halves of 2 bits reach only part of the even permutations, which shows below 16 instances.
+  constexpr int kMinHalfBits = 3;
   const int bits = std::bit_width(static_cast<uint64_t>(num_instances - 1));
-  return bits <= 2 ? 1 : (bits + 1) / 2;
+  return std::max(kMinHalfBits, (bits + 1) / 2);
 }
 
 }  // namespace

@@ -1,0 +1,224 @@
+#include "data/token_files.h"
+
+#include <sys/stat.h>
+
+#include "support/catch.h"
+#include "token_fixtures.h"
+
+using namespace olmoe;
+using test::counting;
+using test::message_of;
+using test::TempFolder;
+
+namespace {
+
+constexpr int64_t kUncheckedIds = 0;
+
+std::string open_message(const std::string& path, TokenDtype dtype = TokenDtype::uint16) {
+  return message_of<DataError>([&] { TokenFile(path, dtype); });
+}
+
+std::string fingerprint_of(const std::vector<std::string>& paths, int64_t sequence_length = 4) {
+  return TokenDataset(paths, TokenDtype::uint16, sequence_length, kUncheckedIds).fingerprint();
+}
+
+}  // namespace
+
+TEST_CASE("a token file widens ids of both types") {
+  TempFolder folder;
+  const std::vector<uint16_t> narrow{5, 6, 7, 50279, 65535};
+  const std::vector<uint32_t> wide{100277, 0, 4294967295u};
+  const TokenFile narrow_file(folder.write("a.npy", narrow), TokenDtype::uint16);
+  const TokenFile wide_file(folder.write("b.npy", wide), TokenDtype::uint32);
+  CHECK(narrow_file.num_tokens() == 5);
+  CHECK(narrow_file.size_bytes() == 10);
+  CHECK(wide_file.num_tokens() == 3);
+
+  std::vector<int64_t> ids(3);
+  narrow_file.read(2, ids);
+  CHECK(ids == std::vector<int64_t>{7, 50279, 65535});
+  wide_file.read(0, ids);
+  CHECK(ids == std::vector<int64_t>{100277, 0, 4294967295});
+}
+
+TEST_CASE("reading outside a token file is refused") {
+  TempFolder folder;
+  const TokenFile file(folder.write("a.npy", counting(10)), TokenDtype::uint16);
+  std::vector<int64_t> ids(4);
+  CHECK_NOTHROW(file.read(6, ids));
+  CHECK_THROWS_AS(file.read(7, ids), Error);
+  CHECK_THROWS_AS(file.read(-1, ids), Error);
+}
+
+TEST_CASE("the bytes of dolma's writer are read") {
+  TempFolder folder;
+  const std::vector<uint8_t> bytes{0x05, 0, 0x06, 0, 0x07, 0, 0x67, 0xc4, 0x09, 0, 0x67, 0xc4};
+  const TokenFile file(folder.write("part-0-00000.npy", bytes), TokenDtype::uint16);
+  std::vector<int64_t> ids(6);
+  file.read(0, ids);
+  CHECK(ids == std::vector<int64_t>{5, 6, 7, 50279, 9, 50279});
+}
+
+TEST_CASE("files that cannot be token files are refused by name and reason") {
+  TempFolder folder;
+  const std::string missing = folder.path("missing.npy");
+  CHECK(open_message(missing) ==
+        missing + ": No such file or directory; check data.paths, data.paths_file and data.root");
+  CHECK(open_message(folder.path("")) ==
+        folder.path("") + ": is a folder; list the token files in it");
+
+  const std::string empty = folder.write<uint16_t>("empty.npy", {});
+  CHECK(open_message(empty) == empty + ": is empty; remove it or tokenize again");
+
+  const std::string odd = folder.write<uint8_t>("odd.npy", {1, 2, 3, 4, 5, 6});
+  CHECK(open_message(odd) == "");
+  CHECK(open_message(odd, TokenDtype::uint32) ==
+        odd +
+            ": 6 bytes are no multiple of 4, the size of a uint32 id; check data.dtype, or the "
+            "file is cut short");
+
+  const std::string loop = folder.path("loop.npy");
+  std::filesystem::create_symlink(loop, loop);
+  CHECK(open_message(loop).find("Too many levels of symbolic links") != std::string::npos);
+
+  const std::string pipe = folder.path("pipe.npy");
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  CHECK(open_message(pipe) == pipe + ": is not a regular file");
+
+  const std::string numpy =
+      folder.write<char>("header.npy", {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0});
+  CHECK(open_message(numpy) ==
+        numpy + ": is a NumPy array with a header; save its bytes alone (tofile)");
+}
+
+TEST_CASE("the first id outside the vocabulary is found wherever it lies") {
+  TempFolder folder;
+  std::vector<uint32_t> ids(5000, 263);
+  const int64_t offender = GENERATE(0, 1, 1023, 1024, 3071, 4095, 4096, 4999);
+  ids[static_cast<size_t>(offender)] = 70123;
+  ids.back() = 80000;
+  if (offender == 4999) ids.back() = 70123;
+  const TokenFile file(folder.write("ids.npy", ids), TokenDtype::uint32);
+  CHECK(message_of<DataError>([&] { file.check_ids(264); }) ==
+        fmt::format(
+            "{}: id 70123 at token {} (byte {}) is outside the vocabulary of 264; check data.dtype "
+            "(uint32), the tokenizer and model.vocab_size",
+            file.path(), offender, 4 * offender));
+  CHECK_NOTHROW(file.check_ids(80001));
+}
+
+TEST_CASE("an id equal to the vocabulary size is outside, one below is inside") {
+  TempFolder folder;
+  const TokenFile file(folder.write("ids.npy", counting(264)), TokenDtype::uint16);
+  CHECK_NOTHROW(file.check_ids(264));
+  CHECK_THROWS_AS(file.check_ids(263), DataError);
+}
+
+TEST_CASE("instances are whole sequences of each file, in path order, without tails") {
+  TempFolder folder;
+  const auto a = folder.write("a.npy", counting(11));       // 2 instances, tail 3
+  const auto b = folder.write("b.npy", counting(3, 100));   // none
+  const auto c = folder.write("c.npy", counting(4, 200));   // 1, no tail
+  const auto d = folder.write("d.npy", counting(15, 300));  // 3, tail 3
+  const TokenDataset dataset({a, b, c, d}, TokenDtype::uint16, 4, 400);
+  REQUIRE(dataset.num_instances() == 6);
+  CHECK(dataset.num_tokens() == 24);
+
+  const std::vector<int64_t> first_ids{0, 4, 200, 300, 304, 308};
+  std::vector<int64_t> ids(4);
+  for (int64_t i = 0; i < 6; ++i) {
+    dataset.read(i, ids);
+    const int64_t first = first_ids[static_cast<size_t>(i)];
+    CHECK(ids == std::vector<int64_t>{first, first + 1, first + 2, first + 3});
+  }
+  CHECK_THROWS_AS(dataset.read(6, ids), Error);
+  CHECK_THROWS_AS(dataset.read(-1, ids), Error);
+  ids.resize(5);
+  CHECK_THROWS_AS(dataset.read(0, ids), Error);
+}
+
+TEST_CASE("a dataset without a whole sequence is refused") {
+  TempFolder folder;
+  const auto a = folder.write("a.npy", counting(7));
+  CHECK(message_of<DataError>([&] { TokenDataset({a}, TokenDtype::uint16, 8, 100); }) ==
+        "no token file (1 in all) holds a whole sequence of 8 tokens; lower data.sequence_length "
+        "or add data");
+  CHECK(message_of<DataError>([&] { TokenDataset({}, TokenDtype::uint16, 8, 100); }) ==
+        "no token files; name some in data.paths or data.paths_file");
+}
+
+TEST_CASE("all problems of all files are reported at once") {
+  TempFolder folder;
+  const auto good = folder.write("good.npy", counting(8));
+  const auto high = folder.write("high.npy", counting(8, 96));
+  const auto higher = folder.write("higher.npy", counting(8, 200));
+  const auto bad_ids = message_of<DataError>([&] {
+    TokenDataset({high, good, higher}, TokenDtype::uint16, 4, 100);
+  });
+  CHECK(bad_ids.starts_with("2 of 3 token files cannot be used:\n  " + high +
+                            ": id 100 at token 4 (byte 8)"));
+  CHECK(bad_ids.find("\n  " + higher + ": id 200 at token 0 (byte 0)") != std::string::npos);
+
+  // A missing file is reported before any id is read.
+  const auto missing = folder.path("missing.npy");
+  const auto message = message_of<DataError>([&] {
+    TokenDataset({high, missing}, TokenDtype::uint16, 4, 100);
+  });
+  CHECK(message.starts_with("1 of 2 token files cannot be used:\n  " + missing + ": No such file"));
+  CHECK(message.find("high.npy") == std::string::npos);
+}
+
+TEST_CASE("twenty problems are listed and the rest counted") {
+  TempFolder folder;
+  std::vector<std::string> paths;
+  for (int i = 0; i < 23; ++i) paths.push_back(folder.path(fmt::format("missing_{:02}.npy", i)));
+  const auto message =
+      message_of<DataError>([&] { TokenDataset(paths, TokenDtype::uint16, 4, 100); });
+  CHECK(message.find("missing_19.npy") != std::string::npos);
+  CHECK(message.find("missing_20.npy") == std::string::npos);
+  CHECK(message.ends_with("\n  and 3 more"));
+}
+
+TEST_CASE("unchecked ids are not read") {
+  TempFolder folder;
+  const auto a = folder.write("a.npy", counting(8, 1000));
+  CHECK_NOTHROW(TokenDataset({a}, TokenDtype::uint16, 4, kUncheckedIds));
+}
+
+TEST_CASE("the fingerprint tells order, size, content, names and sequence length apart") {
+  TempFolder folder;
+  auto ids = counting(40000);  // 80,000 bytes: sampled, not read whole
+  const auto a = folder.write("a.npy", ids);
+  const auto b = folder.write("b.npy", counting(40, 7));
+  const std::string before = fingerprint_of({a, b});
+  CHECK(before.size() == 32);
+  CHECK(fingerprint_of({a, b}) == before);
+  CHECK(fingerprint_of({b, a}) != before);
+  CHECK(fingerprint_of({a, b}, 5) != before);
+  CHECK(fingerprint_of({a}) != before);
+
+  auto changed = counting(40, 7);
+  changed[20] = 8;
+  folder.write("b.npy", changed);
+  CHECK(fingerprint_of({a, b}) != before);
+  folder.write("b.npy", counting(41, 7));
+  CHECK(fingerprint_of({a, b}) != before);
+  folder.write("b.npy", counting(40, 7));
+  CHECK(fingerprint_of({a, b}) == before);
+
+  ids.back() = 1;
+  folder.write("a.npy", ids);
+  CHECK(fingerprint_of({a, b}) != before);
+  folder.write("a.npy", counting(40000, 1));
+  CHECK(fingerprint_of({a, b}) != before);
+  std::filesystem::rename(folder.path("a.npy"), folder.path("c.npy"));
+  folder.write("c.npy", counting(40000));
+  CHECK(fingerprint_of({folder.path("c.npy"), b}) != before);
+}
+
+TEST_CASE("the fingerprint does not change when data moves to another folder") {
+  TempFolder here, there;
+  const auto a = here.write("a.npy", counting(40));
+  const auto b = there.write("a.npy", counting(40));
+  CHECK(fingerprint_of({a}) == fingerprint_of({b}));
+}
