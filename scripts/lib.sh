@@ -22,3 +22,20 @@ as_root() {
 system_python() {
   if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3 || die "there is no python3"; fi
 }
+
+# What it takes to build and run, and the release build in build/. $@: groups of scripts/install_packages.sh.
+install_and_build() {
+  "$REPOSITORY/scripts/install_packages.sh" "$@"
+  "$REPOSITORY/scripts/install_libtorch.sh"
+  note "building"
+  cd "$REPOSITORY"
+  cmake --preset cpu-release
+  cmake --build --preset cpu-release --parallel "$(nproc)"
+}
+
+# OpenMPI refuses to start for root, the usual user of a container, until it is told twice.
+allow_mpi_as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  fi
+}

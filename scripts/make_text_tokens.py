@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""Makes byte-level token files from real text that a Debian machine has or can fetch: prose, C++ and Python.
+
+    scripts/make_text_tokens.py [--output tokens]
+
+Writes {prose,cpp,python}_{train,heldout}.npy: uint16 ids, the 256 byte values and 256 as the end of a document. A file
+is a document; files of equal content count once; one document in twenty, chosen by its path, is held out whole. Files
+that are present are kept, so a second run does nothing. 35 MB of text, 70 MB of tokens. Debian's package `anarchism` (7 MB)
+is downloaded where its documents are absent; the sources are those of LibTorch, the compiler and Python.
+"""
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOKENIZER = REPOSITORY / "scripts" / "tokenize.py"
+PROSE_PACKAGE = "anarchism"
+MAX_DOMAIN_BYTES = 12_000_000
+MAX_DOCUMENT_BYTES = 400_000  # longer sources are tables that a program wrote
+HELDOUT_ONE_IN = 20
+
+
+def prose_documents(scratch):
+    """Yields (name, bytes) of the Markdown of the Anarchist FAQ, English prose with references."""
+    folder = Path("/usr/share/doc", PROSE_PACKAGE)
+    if not list(folder.rglob("*.md*")):  # slim images drop documents when they install a package
+        folder = download_package(PROSE_PACKAGE, scratch) / "usr/share/doc" / PROSE_PACKAGE
+    for path in folder.rglob("*.md*"):
+        content = path.read_bytes()
+        yield path.name.removesuffix(".gz"), gzip.decompress(content) if path.suffix == ".gz" else content
+
+
+def download_package(package, scratch):
+    def download():
+        command = ["apt-get", "download", "-q", package]
+        return subprocess.run(command, cwd=scratch, stdin=subprocess.DEVNULL).returncode == 0
+
+    if not download():  # a fresh image has no package lists
+        sudo = [] if os.geteuid() == 0 else ["sudo"]
+        subprocess.run([*sudo, "apt-get", "update"], check=True, stdin=subprocess.DEVNULL)
+        if not download():
+            raise SystemExit(f"error: apt-get download {package} failed")
+    archive, = Path(scratch).glob(f"{package}_*.deb")
+    subprocess.run(["dpkg-deb", "-x", archive, scratch], check=True)
+    return Path(scratch)
+
+
+def source_documents(roots, patterns):
+    """Yields (name, bytes) of the matching files. ATen/ops is thousands of generated headers that hardly differ."""
+    for label, root in roots.items():
+        for pattern in patterns:
+            for path in root.rglob(pattern):
+                name = path.relative_to(root).as_posix()
+                skipped = any(part in f"/{name}" for part in ("/ATen/ops/", "/site-packages/", "/dist-packages/"))
+                if not skipped and path.is_file() and not path.is_symlink():
+                    yield f"{label}/{name}", path.read_bytes()
+
+
+def libtorch_root():
+    root = Path(os.environ.get("LIBTORCH", REPOSITORY / ".deps" / "libtorch-2.11.0"))
+    if (root / "torch" / "include").is_dir():
+        root = root / "torch"
+    if not (root / "include").is_dir():
+        raise SystemExit(f"error: {root} holds no LibTorch: run scripts/install_libtorch.sh")
+    return root
+
+
+def documents_of(domain, scratch):
+    if domain == "prose":
+        return prose_documents(scratch)
+    if domain == "cpp":
+        return source_documents({"torch": libtorch_root() / "include", "std": Path("/usr/include/c++")},
+                                ["*.h", "*.hpp", "*.cuh", "*.tcc", "bits/*", "ext/*"])
+    standard_library = Path(os.__file__).parent
+    return source_documents({"torch": libtorch_root(), "stdlib": standard_library}, ["*.py"])
+
+
+def hash_of(data):
+    return hashlib.sha256(data).digest()
+
+
+def choose(documents):
+    """Drops copies, empty, huge and undecodable files; keeps up to MAX_DOMAIN_BYTES in the order of the names' hashes."""
+    seen, chosen, size_bytes = set(), [], 0
+    for name, content in sorted(documents, key=lambda document: hash_of(document[0].encode())):
+        digest = hash_of(content)
+        if not content.strip() or len(content) > MAX_DOCUMENT_BYTES or digest in seen:
+            continue
+        seen.add(digest)
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        if size_bytes + len(content) <= MAX_DOMAIN_BYTES:
+            size_bytes += len(content)
+            chosen.append((name, text))
+    return chosen
+
+
+def is_heldout(name):
+    # Other bytes of the hash than those that decide the order.
+    return int.from_bytes(hash_of(name.encode())[-8:], "little") % HELDOUT_ONE_IN == 0
+
+
+def tokenize(documents, output, scratch):
+    source = Path(scratch) / f"{output.stem}.jsonl"
+    with source.open("w") as file:
+        for name, text in documents:
+            file.write(json.dumps({"id": name, "text": text}) + "\n")
+    partial = output.with_name(f"partial-{output.stem}")
+    command = [sys.executable, TOKENIZER, "--tokenizer", "bytes", "--output", partial, source]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for suffix in (".csv.gz", ".npy"):  # the token file last: present means complete
+        os.replace(f"{partial}{suffix}", output.with_suffix(suffix))
+    print(f"{output}: {len(documents)} documents, {output.stat().st_size // 2} tokens")
+
+
+def make_domain(domain, output):
+    targets = {split: output / f"{domain}_{split}.npy" for split in ("train", "heldout")}
+    if all(path.exists() for path in targets.values()):
+        print(f"{domain}: present")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chmod(scratch, 0o755)  # apt downloads as a user of its own
+        documents = choose(documents_of(domain, scratch))
+        for split, path in targets.items():
+            chosen = [document for document in documents if is_heldout(document[0]) == (split == "heldout")]
+            if not chosen:
+                raise SystemExit(f"error: {domain}: no documents for {path.name}")
+            tokenize(chosen, path, scratch)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Makes byte-level token files of prose, C++ and Python.")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "tokens", help="folder (default: tokens/)")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for domain in ("prose", "cpp", "python"):
+        make_domain(domain, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

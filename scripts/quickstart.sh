@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# From a bare Debian machine to a trained tiny model: installs, builds, makes token files, trains on two CPU ranks, plots.
+# usage: scripts/quickstart.sh [key.path=value ...]     overrides of configs/tiny-cpu.yaml
+# Stop it at any time (Ctrl-C saves first): started again it goes on where it was.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+run="runs/tiny-cpu"
+for override in "$@"; do
+  case "$override" in run.folder=*) run="${override#run.folder=}" ;; esac
+done
+
+install_and_build plot
+note "making token files"
+"$(system_python)" scripts/make_text_tokens.py
+note "training"
+scripts/launch.sh -n 2 configs/tiny-cpu.yaml "run.folder=$run" "$@"
+"$(system_python)" scripts/plot_run.py "$run"
+
+checkpoint="$(find "$run/checkpoints" -maxdepth 1 -name 'step_*' | sort | tail -n 1)"
+printf '\ncheckpoint  %s\nmetrics     %s\nplot        %s\n' "$checkpoint" "$run/metrics.jsonl" "$run/plot.png"
