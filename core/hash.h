@@ -17,12 +17,14 @@ class Hasher {
   Hasher();
   ~Hasher();
   void update(std::span<const std::byte> bytes);
-  std::string hex() const;  ///< 32 digits
+  std::string hex() const;  ///< 32 digits, as xxhsum prints them
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// The Hasher's digits over a whole file. Throws Error with errno's text.
 std::string hash_file(const std::string& path);
 
 }  // namespace olmoe

@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
-/// Logging to standard error. Lines are formatted at the call site: spdlog is known to log.cpp alone,
-/// because LibTorch's headers bring another fmt than spdlog was built with.
+/// Logging to standard error. Lines are formatted at the call site: spdlog is known to log.cpp
+/// alone, because LibTorch's headers bring another fmt than spdlog was built with.
 namespace olmoe::log {
 
 enum class Level { debug, info, warn, error };

@@ -1,17 +1,26 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <string_view>
 
 namespace olmoe {
 
-/// Counter-based random numbers: value `index` of stream `key` is a pure function of both (Philox4x32-10,
-/// Salmon et al. 2011). No state, so nothing depends on rank, order or world size.
+/// One block of Philox4x32-10: four random words, a pure function of counter and key.
+/// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+
+/// The standard normal's quantile of probability 0.5 + q, for |q| < 0.5, to about 1e-16 relative.
+/// Source: Wichura, algorithm AS 241 (PPND16), Applied Statistics 37, 1988.
+double normal_quantile(double q);
+
+/// Counter-based random numbers: value `index` of a stream is a pure function of seed, name and
+/// index (Philox). No state, so nothing depends on rank, order or world size.
 class RandomStream {
  public:
   /// The stream of a name under a seed.
   RandomStream(uint64_t seed, std::string_view name);
   uint64_t bits(uint64_t index) const;
-  /// Uniform in (0, 1), 53 bits, never 0 or 1.
+  /// Uniform in (0, 1): an odd multiple of 2^-53, so never 0 or 1, and symmetric about 1/2.
   double uniform(uint64_t index) const;
   /// Standard normal cut at +-cutoff standard deviations, by inversion: one uniform for each value.
   double truncated_normal(uint64_t index, double cutoff) const;

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-/// The safetensors format, without tensors: names, dtypes, shapes and bytes. Little-endian, row-major.
-/// Source: huggingface/safetensors, README "Format".
+/// The safetensors format, without tensors: names, dtypes, shapes and bytes. Little-endian,
+/// row-major. Source: huggingface/safetensors, README "Format".
 namespace olmoe::safetensors {
 
 /// BOOL, U8, I8, I16, U16, F16, BF16, I32, U32, F32, F64, I64, U64 (spelt so in the file).
@@ -21,8 +21,9 @@ struct Entry {
   int64_t begin, end;  ///< bytes, relative to the data part
 };
 
-/// A file, memory-mapped read-only. The header is checked whole before anything is handed out: size, UTF-8 JSON
-/// object, no duplicate keys, known dtypes, no overflow, bytes = shape x size, no holes, no overlap, exact length.
+/// A file, memory-mapped read-only. The header is checked whole before anything is handed out:
+/// size, UTF-8 JSON object, no duplicate keys, known dtypes, no overflow, bytes = shape x size, no
+/// holes, no overlap, exact length.
 class File {
  public:
   /// Throws Error naming the file and the rule that it breaks.
@@ -31,7 +32,7 @@ class File {
   const std::map<std::string, Entry>& entries() const;
   const std::map<std::string, std::string>& metadata() const;
   bool contains(const std::string& tensor) const;
-  const Entry& entry(const std::string& tensor) const;             ///< throws Error naming file and tensor
+  const Entry& entry(const std::string& tensor) const;  ///< throws Error naming file and tensor
   std::span<const std::byte> bytes(const std::string& tensor) const;
 
  private:
@@ -49,7 +50,9 @@ struct Written {
   int64_t size_bytes;
   std::string xxh3_128;  ///< of the whole file, in hex, taken from memory while writing
 };
-/// Writes and fsyncs `path` (not atomic by itself). Order: falling dtype size, then name. Throws Error with errno text.
-Written write(const std::string& path, std::vector<Item> items, const std::map<std::string, std::string>& metadata);
+/// Writes and fsyncs `path` (not atomic by itself). Order: falling dtype size, then name. Throws
+/// Error with errno text.
+Written write(const std::string& path, std::vector<Item> items,
+              const std::map<std::string, std::string>& metadata);
 
 }  // namespace olmoe::safetensors

@@ -1,0 +1,100 @@
+#include "core/json_lines.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/files.h"
+
+namespace olmoe {
+namespace {
+
+std::string quoted(std::string_view text) {
+  using nlohmann::json;
+  return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+std::string number(double value) {
+  if (!std::isfinite(value)) return "null";
+  std::array<char, 32> digits;
+  const auto result = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  return {digits.data(), result.ptr};
+}
+
+std::string number(int64_t value) { return std::to_string(value); }
+
+template <class T>
+std::string array_text(const std::vector<T>& values) {
+  std::string text;
+  for (const T value : values) text += (text.empty() ? "" : ",") + number(value);
+  return "[" + text + "]";
+}
+
+bool is_kept(std::string_view line, int64_t keep_through_step, const std::string& path) {
+  const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object())
+    throw Error(fmt::format("'{}' has a line that is not a JSON object: {}", path, line));
+  const auto step = json.find("step");
+  return keep_through_step < 0 || step == json.end() || !step->is_number_integer() ||
+         step->get<int64_t>() <= keep_through_step;
+}
+
+/// The file opened for appending, after lines past `keep_through_step` and a torn last line were
+/// cut off.
+FileDescriptor open_cut_back(const std::string& path, int64_t keep_through_step) {
+  if (std::filesystem::exists(path)) {
+    const std::string text = read_text(path);
+    std::string kept;
+    for (size_t begin = 0, end = 0; (end = text.find('\n', begin)) != std::string::npos;
+         begin = end + 1) {
+      const std::string_view line = std::string_view(text).substr(begin, end - begin);
+      if (is_kept(line, keep_through_step, path)) kept.append(line) += '\n';
+    }
+    if (kept.size() != text.size()) write_text_atomic(path, kept);
+  }
+  return FileDescriptor(path, O_WRONLY | O_CREAT | O_APPEND);
+}
+
+}  // namespace
+
+JsonLine& JsonLine::add_text(std::string_view key, std::string_view json) {
+  if (!body_.empty()) body_ += ',';
+  body_.append(quoted(key)).append(":").append(json);
+  return *this;
+}
+
+JsonLine& JsonLine::add(std::string_view key, double value) { return add_text(key, number(value)); }
+
+JsonLine& JsonLine::add(std::string_view key, int64_t value) {
+  return add_text(key, number(value));
+}
+
+JsonLine& JsonLine::add(std::string_view key, std::string_view value) {
+  return add_text(key, quoted(value));
+}
+
+JsonLine& JsonLine::add(std::string_view key, const std::vector<int64_t>& values) {
+  return add_text(key, array_text(values));
+}
+
+JsonLine& JsonLine::add(std::string_view key, const std::vector<double>& values) {
+  return add_text(key, array_text(values));
+}
+
+std::string JsonLine::str() const { return "{" + body_ + "}"; }
+
+JsonLinesFile::JsonLinesFile(const std::string& path, int64_t keep_through_step)
+    : file_(open_cut_back(path, keep_through_step)) {}
+
+void JsonLinesFile::write(const JsonLine& line) {
+  const std::string text = line.str() + "\n";
+  file_.write_all(std::as_bytes(std::span(text)));
+}
+
+}  // namespace olmoe
