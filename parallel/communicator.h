@@ -1,12 +1,12 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
+
+#include "parallel/call_trace.h"
 
 namespace olmoe {
 
@@ -22,9 +22,10 @@ struct Traffic {
 };
 
 /// A group of ranks. All of them make the same calls in the same order. Tensors are contiguous.
-/// This class checks arguments, keeps the trace of the last 64 calls, counts traffic and serves groups
-/// of one; a back end implements the private part. A communicator owns no stream: it enqueues on the
-/// caller's current stream. Sums run in rank order, so all back ends agree bit for bit.
+/// This class checks arguments, keeps the trace of the last 64 calls, counts traffic and serves
+/// groups of one; a back end implements the private part. A communicator owns no stream: it
+/// enqueues on the caller's current stream. Sums run in rank order, so all back ends agree bit for
+/// bit.
 class Communicator {
  public:
   Communicator(std::string name, int rank, int size);
@@ -36,10 +37,13 @@ class Communicator {
   int size() const { return size_; }
   const std::string& name() const { return name_; }
 
-  /// out [size*n] receives in [n] of every rank, in rank order. `in` may be rank's own part of `out`.
+  /// out [size*n] receives in [n] of every rank, in rank order. `in` may be rank's own part of
+  /// `out`.
   void all_gather(at::Tensor out, const at::Tensor& in);
-  /// out [n] = sum over ranks of their in [size*n], part `rank`, added in out's dtype (in may be bf16).
+  /// out [n] = sum over ranks of their in [size*n], part `rank`, added in out's dtype (in may be
+  /// bf16). `out` may be part `rank` of `in`: the rest of `in` is left as it was.
   void reduce_scatter(at::Tensor out, const at::Tensor& in);
+  /// NaN of any rank survives max and min.
   void all_reduce(at::Tensor inout, Reduce op = Reduce::sum);
   /// Rows along dim 0: send[r] rows of `in` go to rank r, recv[r] rows of `out` come from it.
   void all_to_all(at::Tensor out, const at::Tensor& in, const std::vector<int64_t>& recv,
@@ -52,11 +56,39 @@ class Communicator {
   virtual void abort(int exit_code) = 0;
 
   Traffic traffic() const { return traffic_; }
-  /// The last 64 calls, newest last, one a line: sequence number, kind, dtype, elements, finished or not.
-  std::string trace() const;
+  /// The last 64 calls, newest last, one a line: sequence number, kind, dtype, elements, finished
+  /// or not. May be called from another thread.
+  std::string trace() const { return trace_.text(); }
+
+ private:
+  // The back end. Called with checked arguments and, but for do_split, in groups of more than one.
+  virtual void do_all_gather(at::Tensor& out, const at::Tensor& in) = 0;
+  virtual void do_reduce_scatter(at::Tensor& out, const at::Tensor& in) = 0;
+  virtual void do_all_reduce(at::Tensor& inout, Reduce op) = 0;
+  virtual void do_all_to_all(at::Tensor& out, const at::Tensor& in,
+                             const std::vector<int64_t>& recv,
+                             const std::vector<int64_t>& send) = 0;
+  virtual void do_broadcast(at::Tensor& inout, int root) = 0;
+  virtual void do_barrier() = 0;
+  virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string name) = 0;
+
+  void check_tensor(const at::Tensor& tensor, const char* call) const;
+  void check_pair(const at::Tensor& out, const at::Tensor& in, const char* call) const;
+  void check_rows(const at::Tensor& tensor, const std::vector<int64_t>& rows,
+                  const char* what) const;
+
+  std::string name_;
+  int rank_;
+  int size_;
+  Traffic traffic_;
+  CallTrace trace_;
 };
 
 /// The group of one, which needs no back end and no launcher.
 std::unique_ptr<Communicator> make_single_communicator();
+
+/// Cuts n elements into `parts` nearly equal pieces: piece p is [cut(n, parts, p), cut(n, parts, p
+/// + 1)).
+inline int64_t cut(int64_t n, int parts, int p) { return n / parts * p + n % parts * p / parts; }
 
 }  // namespace olmoe

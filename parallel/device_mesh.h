@@ -18,7 +18,8 @@ struct MeshShape {
 /// shard = expert_shard_index * expert + expert. One communicator for each axis.
 class DeviceMesh {
  public:
-  /// Collective over `world`. Throws ConfigError naming the two fields in conflict when they do not multiply.
+  /// Collective over `world`. Throws ConfigError naming the two fields in conflict when they do not
+  /// multiply.
   DeviceMesh(Communicator& world, MeshShape shape);
   Communicator& world() { return world_; }
   Communicator& replicate() { return *replicate_; }

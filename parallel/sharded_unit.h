@@ -2,15 +2,18 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "parallel/communicator.h"
+#include "parallel/gather_pool.h"
 
 namespace olmoe {
 
-/// One parameter of a unit, as this rank computes with it (expert parameters: the rank's own experts).
+/// One parameter of a unit, as this rank computes with it (expert parameters: the rank's own
+/// experts).
 struct UnitParam {
   std::string name;                   ///< full name, unique in the model
   std::vector<int64_t> shape;         ///< of the tensor in *slot
@@ -27,27 +30,32 @@ struct Slice {
   int64_t offset;      ///< where it begins in the shard, in elements
 };
 
-/// The parameters of a stage (or of its experts), flattened and cut in equal slices over a group of ranks.
+/// The parameters of a stage (or of its experts), flattened and cut in equal slices over a group of
+/// ranks.
 ///
-/// `shard` and `grad` are the fp32 (float64 when compute is float64) copy that is trained. The flat layout
-/// starts each parameter at a 256-byte multiple and pads the end so that every rank holds the same number
-/// of elements; padding is zero and belongs to no Slice. Knows *how* to gather and scatter, not *when*.
+/// `shard` and `grad` are the fp32 (float64 when compute is float64) copy that is trained. The flat
+/// layout starts each parameter at a 256-byte multiple and pads the end so that every rank holds
+/// the same number of elements; padding is zero and belongs to no Slice. Knows *how* to gather and
+/// scatter, not *when*.
 class ShardedUnit {
  public:
   ShardedUnit(std::vector<UnitParam> params, Communicator& group, at::ScalarType compute_dtype,
               at::Device device);
+  ShardedUnit(const ShardedUnit&) = delete;  // pools know their tenants by address
+  ShardedUnit& operator=(const ShardedUnit&) = delete;
 
-  /// Elements of the flat, gathered unit (padding included): the size of the buffers given to bind().
-  int64_t flat_numel() const;
-  /// Once: parameters become leaves that are permanent views of `weights` (compute dtype, [flat_numel]),
-  /// their .grad permanent views of `grads` (master dtype, [flat_numel]; grad_dtype is set to it).
-  /// Buffers may be shared with other units (a pool) and belong to who gathered last.
-  /// In a group of one whose compute dtype is the master dtype, `weights` may be `shard` itself and `grads`
-  /// `grad`: then gather and reduce_grads have nothing to move.
-  void bind(at::Tensor weights, at::Tensor grads);
-  /// Casts the shard and all-gathers it into the bound weights, through variable_data(), so that a kept
-  /// graph is valid again. Does nothing when the buffer still holds this unit's current weights.
-  /// Collective over the group.
+  /// Elements of the flat, gathered unit (padding included): the size of the buffers given to
+  /// bind().
+  int64_t flat_numel() const { return flat_numel_; }
+  /// Once: parameters become leaves that are permanent views of `weights` (compute dtype,
+  /// [flat_numel]), their .grad permanent views of `grads` (master dtype, [flat_numel]; grad_dtype
+  /// is set to it). Each is a range of a GatherPool, or a tensor of this unit alone. In a group of
+  /// one whose compute dtype is the master dtype, `weights` may be `shard` itself and `grads`
+  /// `grad`: then gather, zero_full_grads and reduce_grads have nothing to move.
+  void bind(PoolRange weights, PoolRange grads);
+  /// Casts the shard and all-gathers it into the bound weights, through variable_data(), so that a
+  /// kept graph is valid again. Does nothing when the buffer still holds this unit's current
+  /// weights. Collective over the group.
   void gather();
   /// Another unit may now overwrite the weights (debug builds fill them with NaN).
   void release();
@@ -55,15 +63,31 @@ class ShardedUnit {
   bool gathered() const;
   /// Call after `shard` changed (optimizer step, load): the gathered copy is out of date.
   void invalidate();
-  /// Zeroes the bound full gradients, before a backward.
+  /// Claims the bound full gradients and zeroes them, before a backward.
   void zero_full_grads();
-  /// reduce_scatter of the full gradients, *added* to grad. Collective over the group.
+  /// reduce_scatter of the full gradients, *added* to grad; then their buffer is free. Throws if
+  /// another unit has claimed it since zero_full_grads(). Collective over the group.
   void reduce_grads();
 
   at::Tensor shard;  ///< [flat_numel / size] master dtype
   at::Tensor grad;   ///< same shape
-  std::span<const Slice> slices() const;
-  std::span<const UnitParam> params() const;
+  std::span<const Slice> slices() const { return slices_; }
+  std::span<const UnitParam> params() const { return params_; }
+
+ private:
+  void lay_out();
+  void bind_param(const UnitParam& param, int64_t begin) const;
+  at::Tensor own_part(const at::Tensor& flat) const;
+
+  std::vector<UnitParam> params_;
+  std::vector<int64_t> begins_;  ///< where each parameter starts in the flat unit, in elements
+  std::vector<Slice> slices_;
+  Communicator& group_;
+  at::ScalarType compute_dtype_;
+  int64_t flat_numel_ = 0;
+  std::optional<PoolRange> weights_, grads_;
+  bool weights_are_shard_ = false;
+  bool grads_are_grad_ = false;
 };
 
 }  // namespace olmoe

@@ -1,0 +1,151 @@
+#include "parallel/sharded_unit.h"
+
+#include <ATen/ops/zeros.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "core/error.h"
+
+namespace olmoe {
+namespace {
+
+// 256 bytes of bfloat16; wider types start at a multiple of that. One number for all dtypes keeps
+// the layout, and so the shard, independent of the compute dtype.
+constexpr int64_t kAlign = 128;
+
+int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+int64_t numel_of(const std::vector<int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+bool same_memory(const at::Tensor& a, const at::Tensor& b) {
+  return a.data_ptr() == b.data_ptr() && a.dtype() == b.dtype() && a.numel() == b.numel();
+}
+
+}  // namespace
+
+ShardedUnit::ShardedUnit(std::vector<UnitParam> params, Communicator& group,
+                         at::ScalarType compute_dtype, at::Device device)
+    : params_(std::move(params)), group_(group), compute_dtype_(compute_dtype) {
+  lay_out();
+  const auto master_dtype = compute_dtype == at::kDouble ? at::kDouble : at::kFloat;
+  const auto options = at::TensorOptions().dtype(master_dtype).device(device);
+  shard = at::zeros({flat_numel_ / group_.size()}, options);
+  grad = at::zeros({flat_numel_ / group_.size()}, options);
+}
+
+/// Places the parameters one behind the other and lists the pieces that fall into this rank's
+/// slice.
+void ShardedUnit::lay_out() {
+  int64_t end = 0;
+  for (const UnitParam& param : params_) {
+    const int64_t numel = numel_of(param.shape);
+    ENSURE(param.slot != nullptr, "parameter {} has no slot", param.name);
+    ENSURE(param.first >= 0 && param.first + numel <= numel_of(param.global_shape),
+           "parameter {}: elements [{}, {}) of a global shape {}", param.name, param.first,
+           param.first + numel, fmt::join(param.global_shape, "x"));
+    begins_.push_back(end);
+    end = round_up(end + numel, kAlign);
+  }
+  flat_numel_ = round_up(end, kAlign * group_.size());
+  const int64_t slice_numel = flat_numel_ / group_.size(),
+                slice_begin = group_.rank() * slice_numel;
+  for (size_t i = 0; i < params_.size(); ++i) {
+    const UnitParam& param = params_[i];
+    const int64_t begin = std::max(begins_[i], slice_begin);
+    const int64_t stop = std::min(begins_[i] + numel_of(param.shape), slice_begin + slice_numel);
+    const int64_t to_global = param.first - begins_[i];
+    if (begin < stop) {
+      slices_.push_back({param.name, param.global_shape, begin + to_global, stop + to_global,
+                         begin - slice_begin});
+    }
+  }
+}
+
+void ShardedUnit::bind(PoolRange weights, PoolRange grads) {
+  ENSURE(!weights_, "a unit is bound once");
+  auto check = [&](const at::Tensor& flat, at::ScalarType dtype, const char* what) {
+    ENSURE(flat.numel() == flat_numel_ && flat.scalar_type() == dtype &&
+               flat.device() == shard.device(),
+           "{} is {} {} on {}, want {} {} on {}", what, flat.numel(), flat.dtype().name(),
+           flat.device().str(), flat_numel_, c10::toString(dtype), shard.device().str());
+  };
+  check(weights.flat(), compute_dtype_, "weights");
+  check(grads.flat(), shard.scalar_type(), "grads");
+  weights_are_shard_ = same_memory(weights.flat(), shard);
+  grads_are_grad_ = same_memory(grads.flat(), grad);
+  weights_ = std::move(weights);
+  grads_ = std::move(grads);
+  for (size_t i = 0; i < params_.size(); ++i) bind_param(params_[i], begins_[i]);
+}
+
+void ShardedUnit::bind_param(const UnitParam& param, int64_t begin) const {
+  auto view = [&](const at::Tensor& flat) {
+    return flat.narrow(0, begin, numel_of(param.shape)).view(param.shape).detach();
+  };
+  *param.slot = view(weights_->flat()).set_requires_grad(true);
+  // Without this, autograd rounds an fp32 gradient of a bf16 parameter to bf16.
+  param.slot->set_grad_dtype(shard.scalar_type());
+  param.slot->mutable_grad() = view(grads_->flat());
+}
+
+void ShardedUnit::gather() {
+  if (gathered()) return;
+  // variable_data() does not bump the version counter that saved views are checked against.
+  at::Tensor flat = weights_->flat().variable_data();
+  weights_->claim(this);
+  at::Tensor own = own_part(flat);
+  own.copy_(shard);
+  group_.all_gather(flat, own);
+}
+
+void ShardedUnit::release() {
+  if (weights_are_shard_ || !gathered()) return;
+  weights_->vacate(this);
+#ifndef NDEBUG
+  weights_->flat().variable_data().fill_(std::numeric_limits<double>::quiet_NaN());
+#endif
+}
+
+bool ShardedUnit::gathered() const {
+  ENSURE(weights_, "a unit is bound before it is used");
+  return weights_are_shard_ || weights_->held_by(this);
+}
+
+void ShardedUnit::invalidate() {
+  ENSURE(weights_, "a unit is bound before it is used");
+  weights_->vacate(this);
+}
+
+void ShardedUnit::zero_full_grads() {
+  ENSURE(grads_, "a unit is bound before it is used");
+  if (grads_are_grad_) return;
+  grads_->claim(this);
+  grads_->flat().variable_data().zero_();
+}
+
+void ShardedUnit::reduce_grads() {
+  ENSURE(grads_, "a unit is bound before it is used");
+  if (grads_are_grad_) return;
+  ENSURE(grads_->held_by(this),
+         "the full gradients of {} were not zeroed, or another unit took their buffer",
+         params_.empty() ? "an empty unit" : params_.front().name);
+  // This rank's part of the full gradients is read only by this rank, and is the staging slice.
+  at::Tensor full = grads_->flat().variable_data();
+  at::Tensor sum = own_part(full);
+  group_.reduce_scatter(sum, full);
+  grad.add_(sum);
+  grads_->vacate(this);
+}
+
+at::Tensor ShardedUnit::own_part(const at::Tensor& flat) const {
+  return flat.narrow(0, group_.rank() * shard.numel(), shard.numel());
+}
+
+}  // namespace olmoe
