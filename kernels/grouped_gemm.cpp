@@ -1,0 +1,91 @@
+#include "kernels/grouped_gemm.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
+#include "kernels/dtypes.h"
+
+namespace olmoe::kernels {
+namespace {
+
+/// Calls f(e, first_row, rows) for each expert that has rows. Throws unless the offsets cover all
+/// of `total_rows`.
+template <typename F>
+void for_experts(const at::Tensor& offsets_E, int64_t total_rows, const F& f) {
+  ensure_cpu(offsets_E, 1, "grouped GEMM: offsets");
+  const int32_t* const offsets = offsets_E.const_data_ptr<int32_t>();
+  int64_t first = 0;
+  for (int64_t e = 0; e < offsets_E.size(0); ++e) {
+    ENSURE(offsets[e] >= first && offsets[e] <= total_rows,
+           "expert {} ends at row {}, begins at {}, of {}", e, offsets[e], first, total_rows);
+    if (offsets[e] > first) f(e, first, offsets[e] - first);
+    first = offsets[e];
+  }
+  ENSURE(first == total_rows, "the experts have {} rows of {}", first, total_rows);
+}
+
+void ensure_operands(const at::Tensor& x, const at::Tensor& w_EOI, int64_t contracted_dim,
+                     const at::Tensor& offsets_E) {
+  ensure_cpu(x, 2, "grouped GEMM: rows");
+  ensure_cpu(w_EOI, 3, "grouped GEMM: weight");
+  ENSURE(x.size(1) == w_EOI.size(contracted_dim) && offsets_E.size(0) == w_EOI.size(0),
+         "grouped GEMM: rows of {} and {} offsets for weights of {} x {} x {}", x.size(1),
+         offsets_E.size(0), w_EOI.size(0), w_EOI.size(1), w_EOI.size(2));
+}
+
+}  // namespace
+
+at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EOI,
+                        const at::Tensor& offsets_E) {
+  ensure_operands(x_RI, w_EOI, 2, offsets_E);
+  at::Tensor y_RO = at::empty({x_RI.size(0), w_EOI.size(1)}, x_RI.options());
+  for_experts(offsets_E, x_RI.size(0), [&](int64_t e, int64_t first, int64_t rows) {
+    at::Tensor y = y_RO.narrow(0, first, rows);
+    at::mm_out(y, x_RI.narrow(0, first, rows), w_EOI.select(0, e).t());
+  });
+  return y_RO;
+}
+
+at::Tensor grouped_gemm_input_grad(const at::Tensor& dy_RO, const at::Tensor& w_EOI,
+                                   const at::Tensor& offsets_E) {
+  ensure_operands(dy_RO, w_EOI, 1, offsets_E);
+  at::Tensor dx_RI = at::empty({dy_RO.size(0), w_EOI.size(2)}, dy_RO.options());
+  for_experts(offsets_E, dy_RO.size(0), [&](int64_t e, int64_t first, int64_t rows) {
+    at::Tensor dx = dx_RI.narrow(0, first, rows);
+    at::mm_out(dx, dy_RO.narrow(0, first, rows), w_EOI.select(0, e));
+  });
+  return dx_RI;
+}
+
+void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI,
+                              const at::Tensor& offsets_E, at::Tensor dw_EOI) {
+  ensure_operands(x_RI, dw_EOI, 2, offsets_E);
+  ENSURE(dy_RO.size(0) == x_RI.size(0), "grouped GEMM: {} rows of dy, {} of x", dy_RO.size(0),
+         x_RI.size(0));
+  for_experts(offsets_E, x_RI.size(0), [&](int64_t e, int64_t first, int64_t rows) {
+    gemm_weight_grad(dy_RO.narrow(0, first, rows), x_RI.narrow(0, first, rows),
+                     dw_EOI.select(0, e));
+  });
+}
+
+at::Tensor gemm(const at::Tensor& x_NI, const at::Tensor& w_OI) {
+  ensure_cpu(x_NI, 2, "GEMM: rows");
+  return at::mm(x_NI, w_OI.t());
+}
+
+at::Tensor gemm_input_grad(const at::Tensor& dy_NO, const at::Tensor& w_OI) {
+  ensure_cpu(dy_NO, 2, "GEMM: rows");
+  return at::mm(dy_NO, w_OI);
+}
+
+void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor dw_OI) {
+  ensure_cpu(dy_NO, 2, "GEMM: dy");
+  ensure_weight_grad(dw_OI, x_NI.scalar_type());
+  if (x_NI.size(0) == 0) return;
+  if (x_NI.scalar_type() == dw_OI.scalar_type())
+    dw_OI.addmm_(dy_NO.t(), x_NI);
+  else
+    dw_OI.add_(at::mm(dy_NO.t(), x_NI));
+}
+
+}  // namespace olmoe::kernels

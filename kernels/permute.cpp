@@ -1,0 +1,137 @@
+#include "kernels/permute.h"
+
+#include <ATen/ops/empty.h>
+
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "kernels/dtypes.h"
+#include "kernels/row_loop.h"
+
+namespace olmoe::kernels {
+namespace {
+
+/// One column tile of a sum lives on the stack, so each output is read and written once.
+constexpr int64_t kTile = 256;
+
+template <typename T>
+void combine(const at::Tensor& y_RD, const int32_t* row_TK, int64_t K,
+             const at::Tensor& residual_TD, at::Tensor& out_TD) {
+  const T* const y_all = y_RD.const_data_ptr<T>();
+  const T* const residual_all = residual_TD.defined() ? residual_TD.const_data_ptr<T>() : nullptr;
+  T* const out_all = out_TD.data_ptr<T>();
+  const int64_t D = out_TD.size(1), y_stride = y_RD.stride(0);
+  const int64_t residual_stride = residual_all ? residual_TD.stride(0) : 0;
+  for_rows(out_TD.size(0), D * (K + 1), [=](int64_t begin, int64_t end) {
+    Acc<T> sum[kTile];
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t first = 0; first < D; first += kTile) {
+        const int64_t width = std::min(kTile, D - first);
+        const T* const residual = residual_all + t * residual_stride + first;
+#pragma omp simd
+        for (int64_t j = 0; j < width; ++j) sum[j] = residual_all ? load(residual[j]) : 0;
+        for (int64_t k = 0; k < K; ++k) {
+          const T* const y = y_all + row_TK[t * K + k] * y_stride + first;
+#pragma omp simd
+          for (int64_t j = 0; j < width; ++j) sum[j] += load(y[j]);
+        }
+        T* const out = out_all + t * D + first;
+#pragma omp simd
+        for (int64_t j = 0; j < width; ++j) out[j] = rounded<T>(sum[j]);
+      }
+    }
+  });
+}
+
+/// out[i] = values[index[i]], for any dtype that a kernel computes in.
+at::Tensor take(const at::Tensor& values, const at::Tensor& index, at::IntArrayRef sizes) {
+  ENSURE(values.is_cpu() && values.numel() == index.numel(), "{} values for {} assignments",
+         values.numel(), index.numel());
+  const at::Tensor dense = values.contiguous();
+  at::Tensor out = at::empty(sizes, values.options());
+  const int32_t* const from = index.const_data_ptr<int32_t>();
+  for_dtype(values.scalar_type(), [&]<typename T>() {
+    const T* const in = dense.const_data_ptr<T>();
+    T* const to = out.data_ptr<T>();
+    for_rows(index.numel(), 1, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) to[i] = in[from[i]];
+    });
+  });
+  return out;
+}
+
+}  // namespace
+
+Permutation sort_by_expert(const at::Tensor& ids_TK, int64_t num_experts) {
+  ensure_cpu(ids_TK, 2, "sort_by_expert: ids");
+  const int64_t R = ids_TK.numel();
+  ENSURE(R <= std::numeric_limits<int32_t>::max(), "{} routed rows do not fit int32", R);
+  const at::Tensor ids = ids_TK.contiguous();
+  const int32_t* const expert = ids.const_data_ptr<int32_t>();
+  Permutation out{at::empty({R}, ids.options()), at::empty(ids.sizes(), ids.options()),
+                  at::empty({num_experts}, ids.options())};
+  std::vector<int32_t> next_row(num_experts + 1,
+                                0);  // counts first, then where each expert's rows go
+  for (int64_t i = 0; i < R; ++i) {
+    ENSURE(expert[i] >= 0 && expert[i] < num_experts, "expert {} of {}", expert[i], num_experts);
+    ++next_row[expert[i] + 1];
+  }
+  int32_t* const offsets = out.offsets_E.data_ptr<int32_t>();
+  for (int64_t e = 0; e < num_experts; ++e) offsets[e] = next_row[e + 1] += next_row[e];
+  int32_t *const slot = out.slot_R.data_ptr<int32_t>(), *const row = out.row_TK.data_ptr<int32_t>();
+  for (int64_t i = 0; i < R; ++i) {
+    const int32_t r = next_row[expert[i]]++;
+    slot[r] = static_cast<int32_t>(i);
+    row[i] = r;
+  }
+  return out;
+}
+
+at::Tensor gather_rows(const at::Tensor& x_TD, const Permutation& permutation) {
+  ensure_cpu(x_TD, 2, "gather_rows: x");
+  const int64_t R = permutation.slot_R.size(0), K = permutation.row_TK.size(1), D = x_TD.size(1);
+  ENSURE(x_TD.size(0) == permutation.row_TK.size(0), "{} tokens, but the permutation is of {}",
+         x_TD.size(0), permutation.row_TK.size(0));
+  const at::Tensor x = dense_rows(x_TD);
+  at::Tensor x_RD = at::empty({R, D}, x.options());
+  const int64_t row_bytes = D * x.element_size(), stride_bytes = x.stride(0) * x.element_size();
+  const auto* const from = static_cast<const char*>(x.const_data_ptr());
+  auto* const to = static_cast<char*>(x_RD.mutable_data_ptr());
+  const int32_t* const slot = permutation.slot_R.const_data_ptr<int32_t>();
+  for_rows(R, D, [=](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      std::memcpy(to + r * row_bytes, from + slot[r] / K * stride_bytes, row_bytes);
+  });
+  return x_RD;
+}
+
+at::Tensor combine_rows(const at::Tensor& y_RD, const Permutation& permutation,
+                        const at::Tensor& residual_TD) {
+  ensure_cpu(y_RD, 2, "combine_rows: y");
+  const int64_t T = permutation.row_TK.size(0), K = permutation.row_TK.size(1), D = y_RD.size(1);
+  ENSURE(y_RD.size(0) == T * K, "{} rows, but the permutation is of {}", y_RD.size(0), T * K);
+  at::Tensor residual;
+  if (residual_TD.defined()) {
+    ENSURE(residual_TD.sizes() == at::IntArrayRef({T, D}) &&
+               residual_TD.scalar_type() == y_RD.scalar_type(),
+           "combine_rows: the residual must be [{}, {}], of y's dtype", T, D);
+    residual = dense_rows(residual_TD);
+  }
+  const at::Tensor y = dense_rows(y_RD);
+  at::Tensor out_TD = at::empty({T, D}, y.options());
+  for_dtype(y.scalar_type(), [&]<typename Element>() {
+    combine<Element>(y, permutation.row_TK.const_data_ptr<int32_t>(), K, residual, out_TD);
+  });
+  return out_TD;
+}
+
+at::Tensor to_rows(const at::Tensor& v_TK, const Permutation& permutation) {
+  return take(v_TK, permutation.slot_R, permutation.slot_R.sizes());
+}
+
+at::Tensor to_assignments(const at::Tensor& v_R, const Permutation& permutation) {
+  return take(v_R, permutation.row_TK, permutation.row_TK.sizes());
+}
+
+}  // namespace olmoe::kernels

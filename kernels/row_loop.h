@@ -1,0 +1,72 @@
+// Loops over rows: spread over the intra-op threads and compiled for the vectors of the CPU that
+// runs them.
+#pragma once
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace olmoe::kernels {
+
+#if defined(__x86_64__)
+// One binary serves every x86 CPU: `flatten` inlines the whole body into a function compiled for
+// one instruction set, so a loop marked `#pragma omp simd` is vectorised once for each of them.
+template <typename Body>
+[[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), gnu::flatten]] void with_avx512(
+    const Body& body, int64_t begin, int64_t end) {
+  body(begin, end);
+}
+template <typename Body>
+[[gnu::target("avx2,fma"), gnu::flatten]] void with_avx2(const Body& body, int64_t begin,
+                                                         int64_t end) {
+  body(begin, end);
+}
+#endif
+
+/// Calls body(begin, end) on this thread, vectorised for the widest instruction set of this CPU.
+template <typename Body>
+void vectorized(const Body& body, int64_t begin, int64_t end) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return with_avx512(body, begin, end);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return with_avx2(body, begin, end);
+#endif
+  body(begin, end);
+}
+
+/// Calls body(begin, end) for ranges that cover [0, rows), in parallel; `row_elements` sizes the
+/// ranges.
+template <typename Body>
+void for_rows(int64_t rows, int64_t row_elements, const Body& body) {
+  constexpr int64_t kElementsPerTask = 16384;
+  const int64_t grain = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, row_elements));
+  at::parallel_for(0, rows, grain,
+                   [&](int64_t begin, int64_t end) { vectorized(body, begin, end); });
+}
+
+/// total[j] += sum over rows: body(begin, end, partial) adds rows [begin, end) to a zeroed partial
+/// sum. The chunks and their order depend on `rows` alone, so the bits do not depend on threads.
+template <typename Acc, typename Body>
+void sum_over_rows(int64_t rows, int64_t width, Acc* total, const Body& body) {
+  constexpr int64_t kMinRowsPerChunk = 16, kMaxChunks = 128;
+  const int64_t chunk_rows = std::max(kMinRowsPerChunk, (rows + kMaxChunks - 1) / kMaxChunks);
+  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  std::vector<Acc> partial(chunks * width, Acc{0});
+  Acc* const partials = partial.data();
+  for_rows(chunks, chunk_rows * width, [=](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c)
+      body(c * chunk_rows, std::min(rows, (c + 1) * chunk_rows), partials + c * width);
+  });
+  for_rows(width, chunks, [=](int64_t begin, int64_t end) {
+    for (int64_t c = 0; c < chunks; ++c) {
+      const Acc* const addend = partials + c * width;
+#pragma omp simd
+      for (int64_t j = begin; j < end; ++j) total[j] += addend[j];
+    }
+  });
+}
+
+}  // namespace olmoe::kernels
