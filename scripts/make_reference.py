@@ -11,10 +11,14 @@ A golden folder holds `config.json` and `model.safetensors` as save_pretrained w
   steps_loss [10], the total loss before each of ten AdamW updates on the same batch.
 Everything is fp32. Needs torch 2.11.0, transformers 5.17.0 and safetensors.
 """
+import sys
+
+# Python puts this folder first on its path, where tokenize.py would shadow the standard library's module of that name.
+sys.path[:] = [folder for folder in sys.path if folder != __file__.rpartition("/")[0]]
+
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -227,4 +231,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

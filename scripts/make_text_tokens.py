@@ -3,10 +3,10 @@
 
     scripts/make_text_tokens.py [--output tokens]
 
-Writes {prose,cpp,python}_{train,heldout}.npy: uint16 ids, the 256 byte values and 256 as the end of a document. A file
-is a document; files of equal content count once; one document in twenty, chosen by its path, is held out whole. Files
-that are present are kept, so a second run does nothing. 35 MB of text, 70 MB of tokens. Debian's package `anarchism` (7 MB)
-is downloaded where its documents are absent; the sources are those of LibTorch, the compiler and Python.
+Writes {prose,cpp,python}_{train,heldout}.npy: uint16 ids, the 256 byte values and 256 as the end of a document. A
+file is a document; files of equal content count once; one document in twenty, chosen by its path, is held out whole.
+What is present is kept, so a second run does nothing. 35 MB of text, 70 MB of tokens. Debian's package `anarchism`
+(7 MB) is downloaded where its documents are absent; the sources are those of LibTorch, the compiler and Python.
 """
 import argparse
 import gzip
@@ -37,8 +37,10 @@ def prose_documents(scratch):
 
 
 def download_package(package, scratch):
+    # Root's apt would change to a user that cannot write here, and complain.
+    command = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package]
+
     def download():
-        command = ["apt-get", "download", "-q", package]
         return subprocess.run(command, cwd=scratch, stdin=subprocess.DEVNULL).returncode == 0
 
     if not download():  # a fresh image has no package lists
@@ -86,7 +88,7 @@ def hash_of(data):
 
 
 def choose(documents):
-    """Drops copies, empty, huge and undecodable files; keeps up to MAX_DOMAIN_BYTES in the order of the names' hashes."""
+    """Drops copies, empty, huge and undecodable files; keeps MAX_DOMAIN_BYTES in the order of the names' hashes."""
     seen, chosen, size_bytes = set(), [], 0
     for name, content in sorted(documents, key=lambda document: hash_of(document[0].encode())):
         digest = hash_of(content)
@@ -127,7 +129,6 @@ def make_domain(domain, output):
         print(f"{domain}: present")
         return
     with tempfile.TemporaryDirectory() as scratch:
-        os.chmod(scratch, 0o755)  # apt downloads as a user of its own
         documents = choose(documents_of(domain, scratch))
         for split, path in targets.items():
             chosen = [document for document in documents if is_heldout(document[0]) == (split == "heldout")]

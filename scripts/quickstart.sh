@@ -4,16 +4,21 @@
 # Stop it at any time (Ctrl-C saves first): started again it goes on where it was.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-run="runs/tiny-cpu"
+overrides=("$@")
+run=""
 for override in "$@"; do
   case "$override" in run.folder=*) run="${override#run.folder=}" ;; esac
 done
+if [ -z "$run" ]; then
+  run="runs/tiny-cpu"
+  overrides+=("run.folder=$run")
+fi
 
 install_and_build plot
 note "making token files"
 "$(system_python)" scripts/make_text_tokens.py
 note "training"
-scripts/launch.sh -n 2 configs/tiny-cpu.yaml "run.folder=$run" "$@"
+scripts/launch.sh -n 2 configs/tiny-cpu.yaml "${overrides[@]}"
 "$(system_python)" scripts/plot_run.py "$run"
 
 checkpoint="$(find "$run/checkpoints" -maxdepth 1 -name 'step_*' | sort | tail -n 1)"

@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Checks what no compiler checks: floors, the homes of outside libraries, lengths, nesting and leftovers.
+
+    scripts/check_house.py [ROOT]      prints path:line: problem; returns 1 where there is one
+"""
+import ast
+import re
+import sys
+from pathlib import Path
+
+from cpp_functions import functions_of, without_comments
+
+FLOOR = {"core": 0, "kernels": 1, "parallel": 1, "data": 1, "model": 2, "trainer": 3, "apps": 4}
+# What a room may see of a lower one, where that is not everything.
+NARROW = {
+    ("model", "parallel"): {"parallel/communicator.h", "parallel/device_mesh.h", "parallel/collectives.h"},
+    ("model", "data"): {"data/batch.h"},
+}
+CUDA_HOMES = r".*\.(cu|cuh)|parallel/(nccl_communicator|lane_cuda)\.cpp|core/stopwatch.*"
+# (what is included, the files that may, how to call it)
+HOMES = [
+    (r"mpi\.h", r"parallel/mpi_communicator\.cpp|apps/.*|tests/.*", "MPI"),
+    (r"nccl.*\.h", r"parallel/nccl_communicator\.cpp", "NCCL"),
+    (r"(cuda|cublas|cudnn|nvtx|nvToolsExt)[^/]*\.h|(cub|thrust|cutlass|cute|cuda|nvtx3|c10/cuda|ATen/cuda)/.*",
+     CUDA_HOMES, "CUDA"),
+    (r"yaml-cpp/.*", r"core/config_reader[^/]*\.cpp", "yaml-cpp"),
+    (r"spdlog/.*", r"core/log\.cpp", "spdlog"),
+    (r"catch2/.*", r"tests/.*", "Catch2"),
+    (r"torch/(torch|all|extension)\.h", r"(?!)", "torch/torch.h"),
+]
+MAX_LINES = {".h": 180, ".cuh": 180, ".cpp": 400, ".cu": 400, ".py": 400, "CMakeLists.txt": 220}
+MAX_FUNCTION_LINES = 70
+MAX_NESTING = 4
+LEFTOVERS = [
+    (re.compile(r"/(work|root)/"), "a path of one machine"),
+    (re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b"), "a mark of unfinished work"),
+]
+CPP = {".h", ".cuh", ".cpp", ".cu"}
+BINARY = {".safetensors", ".png", ".npy", ".gz", ".pdf"}
+GENERATED = re.compile(r"(build.*|runs|tokens|__pycache__|\.(?!ci$|clang).*)")
+
+
+def files_of(root):
+    """Yields the paths below root, without build outputs, runs and hidden folders (.ci is a part of the house)."""
+    for path in sorted(root.iterdir()):
+        if GENERATED.fullmatch(path.name) and path.is_dir():
+            continue
+        if path.is_dir():
+            yield from files_of(path)
+        elif path.is_file():
+            yield path
+
+
+def check_include(name, target, quoted):
+    """Returns the problem with one #include of the file `name`, or None."""
+    room, other = name.split("/")[0], target.split("/")[0]
+    for pattern, homes, library in HOMES:
+        if re.fullmatch(pattern, target) and not re.fullmatch(homes, name):
+            return f"{library} is not included here: <{target}>"
+    if room not in FLOOR or not quoted:
+        return None
+    if other not in FLOOR:
+        return f'"{target}" does not start with a room'
+    if room != other and FLOOR[other] >= FLOOR[room]:
+        return f"{room} is on floor {FLOOR[room]} and may not include {other}, on floor {FLOOR[other]}"
+    if target not in NARROW.get((room, other), {target}):
+        return f"{room} may not include {target}"
+    return None
+
+
+def check_includes(name, text):
+    pattern = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:<([^>\n]+)>|"([^"\n]+)")', re.MULTILINE)
+    for match in pattern.finditer(without_comments(text, keep_strings=True)):
+        problem = check_include(name, match[1] or match[2], quoted=match[2] is not None)
+        if problem:
+            yield text.count("\n", 0, match.start()) + 1, problem
+
+
+def check_functions(name, text):
+    if name.endswith(".py"):
+        functions = [(node.name, node.lineno, node.end_lineno - node.lineno + 1, 0)
+                     for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    else:
+        functions = functions_of(text)
+    for function, line, lines, nesting in functions:
+        if lines > MAX_FUNCTION_LINES:
+            yield line, f"{function} has {lines} lines, more than {MAX_FUNCTION_LINES}"
+        if nesting > MAX_NESTING:
+            yield line, f"{function} nests {nesting} deep, more than {MAX_NESTING}"
+
+
+def check_length(path, text):
+    limit = MAX_LINES.get(path.name) or MAX_LINES.get(path.suffix)
+    lines = text.count("\n")
+    if limit and lines > limit:
+        yield lines, f"{lines} lines, more than {limit}"
+
+
+def check_leftovers(text):
+    for number, line in enumerate(text.splitlines(), 1):
+        for pattern, what in LEFTOVERS:
+            if pattern.search(line):
+                yield number, f"{what}: {line.strip()[:80]}"
+
+
+def check_file(root, path):
+    """Yields (line, problem) of one file."""
+    if path.suffix in BINARY:
+        return
+    name, text = path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
+    yield from check_leftovers(text)
+    yield from check_length(path, text)
+    if path.suffix in CPP:
+        yield from check_includes(name, text)
+    if path.suffix in CPP | {".py"}:
+        yield from check_functions(name, text)
+
+
+def check_house(root):
+    """Returns (number of files looked at, problems as lines of text)."""
+    files = list(files_of(root))
+    return len(files), [f"{path.relative_to(root)}:{line}: {problem}"
+                        for path in files for line, problem in check_file(root, path)]
+
+
+def main():
+    root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent).resolve()
+    files, problems = check_house(root)
+    print("\n".join(problems) if problems else f"{files} files, no problem")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Plants violations in a small house and expects scripts/check_house.py to name each, and nothing else."""
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPTS = REPOSITORY / "scripts"
+sys.path.append(str(SCRIPTS))  # last: the standard library comes before tokenize.py
+from check_house import check_house
+from cpp_functions import functions_of
+
+
+def check(files):
+    """Returns the problems of a house of these files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        looked_at, problems = check_house(Path(folder))
+        assert looked_at > 0
+        return problems
+
+
+def include(target):
+    return f"#include {target}\n"
+
+
+class Includes(unittest.TestCase):
+    def assert_allowed(self, name, target):
+        self.assertEqual(check({name: include(target)}), [])
+
+    def assert_refused(self, name, target, words):
+        lines = check({name: "// a first line\n" + include(target)})
+        self.assertEqual(len(lines), 1, lines)
+        self.assertTrue(lines[0].startswith(f"{name}:2: "), lines)
+        self.assertIn(words, lines[0])
+
+    def test_floors_go_down_only(self):
+        self.assert_refused("core/a.cpp", '"data/batch.h"', "may not include data")
+        self.assert_refused("kernels/a.cpp", '"parallel/lane.h"', "may not include parallel")
+        self.assert_refused("data/a.h", '"kernels/adamw.h"', "may not include kernels")
+        self.assert_refused("model/a.h", '"trainer/config.h"', "may not include trainer")
+        self.assert_refused("trainer/a.cpp", '"apps/train.h"', "may not include apps")
+        self.assert_allowed("kernels/a.cpp", '"core/error.h"')
+        self.assert_allowed("kernels/a.cpp", '"kernels/a.h"')
+        self.assert_allowed("trainer/a.cpp", '"parallel/sharded_unit.h"')
+        self.assert_allowed("tests/core/a.cpp", '"support/catch.h"')
+
+    def test_a_room_is_named(self):
+        self.assert_refused("model/a.cpp", '"layers.h"', "does not start with a room")
+
+    def test_model_sees_little_of_parallel_and_data(self):
+        self.assert_refused("model/a.h", '"parallel/sharded_unit.h"', "may not include parallel/sharded_unit.h")
+        self.assert_refused("model/a.h", '"data/data_loader.h"', "may not include data/data_loader.h")
+        for target in ("parallel/communicator.h", "parallel/device_mesh.h", "parallel/collectives.h", "data/batch.h"):
+            self.assert_allowed("model/a.h", f'"{target}"')
+
+    def test_outside_libraries_have_one_home(self):
+        homes = {
+            "<mpi.h>": ["parallel/mpi_communicator.cpp", "apps/train.cpp", "tests/parallel/mpi_test.cpp"],
+            "<nccl.h>": ["parallel/nccl_communicator.cpp"],
+            "<cuda_runtime.h>": ["kernels/a.cu", "parallel/nccl_communicator.cpp", "parallel/lane_cuda.cpp",
+                                 "core/stopwatch_cuda.cpp"],
+            "<c10/cuda/CUDAStream.h>": ["kernels/a.cu", "parallel/lane_cuda.cpp"],
+            "<cub/cub.cuh>": ["kernels/a.cu"],
+            "<yaml-cpp/yaml.h>": ["core/config_reader.cpp", "core/config_reader_document.cpp"],
+            "<spdlog/spdlog.h>": ["core/log.cpp"],
+            "<catch2/catch.hpp>": ["tests/support/catch.h"],
+            "<torch/torch.h>": [],
+        }
+        for target, allowed in homes.items():
+            self.assert_refused("trainer/a.cpp", target, "is not included here")
+            for name in allowed:
+                self.assert_allowed(name, target)
+
+    def test_a_comment_is_no_include(self):
+        self.assert_allowed("core/a.cpp", '<vector>\n/*\n#include "data/batch.h"\n*/\n// #include <mpi.h>')
+
+
+class Lengths(unittest.TestCase):
+    def assert_limit(self, name, limit, line="int i;\n"):
+        self.assertEqual(check({name: line * limit}), [])
+        problem = f"{name}:{limit + 1}: {limit + 1} lines, more than {limit}"
+        self.assertEqual(check({name: line * (limit + 1)}), [problem])
+
+    def test_files(self):
+        self.assert_limit("core/a.h", 180)
+        self.assert_limit("core/a.cpp", 400)
+        self.assert_limit("kernels/a.cu", 400)
+        self.assert_limit("CMakeLists.txt", 220)
+        self.assert_limit("scripts/a.py", 400, "i = 0\n")
+
+    def test_functions(self):
+        def cpp(lines):
+            return "\nvoid f() {\n" + "  work();\n" * (lines - 2) + "}\n"
+
+        self.assertEqual(check({"core/a.cpp": cpp(70)}), [])
+        self.assertEqual(check({"core/a.cpp": cpp(71)}), ["core/a.cpp:2: f has 71 lines, more than 70"])
+        python = "def f():\n" + "    work()\n" * 70
+        self.assertEqual(check({"scripts/a.py": python}), ["scripts/a.py:1: f has 71 lines, more than 70"])
+
+    def test_nesting(self):
+        def nested(depth):
+            return "void f() {\n" + "if (a) {\n" * depth + "}\n" * (depth + 1)
+
+        self.assertEqual(check({"core/a.cpp": nested(4)}), [])
+        self.assertEqual(check({"core/a.cpp": nested(5)}), ["core/a.cpp:1: f nests 5 deep, more than 4"])
+
+
+class Functions(unittest.TestCase):
+    """Each text holds what a naive count of braces would get wrong."""
+
+    def assert_functions(self, text, expected):
+        self.assertEqual([(name, lines, nesting) for name, _, lines, nesting in functions_of(text)], expected)
+
+    def test_braces_in_comments_and_literals(self):
+        text = 'void f() {\n // {{{\n /* { */ auto s = "{\\"{"; char c = \'{\'; auto r = R"x({)"{)x";\n}'
+        self.assert_functions(text, [("f", 4, 0)])
+
+    def test_digit_separators_are_no_quotes(self):
+        self.assert_functions("void f() {\n long n = 10'000'000;\n}\nvoid g() {}", [("f", 3, 0), ("g", 1, 0)])
+
+    def test_preprocessor_lines(self):
+        self.assert_functions("#define OPEN {{ \\\n {{\nvoid f() {}", [("f", 1, 0)])
+
+    def test_initializers_do_not_nest(self):
+        text = "void f() {\n std::vector<P> v = {{1, {2}}, P{3}};\n call({1, 2}, T{{4}});\n}"
+        self.assert_functions(text, [("f", 4, 0)])
+        self.assert_functions("const T table[] = {{1}, {2}};\nint f() { return {}; }", [("f", 1, 0)])
+
+    def test_types_and_namespaces_do_not_nest(self):
+        text = "namespace a { struct S { int i = 0;\n public: int f() const { if (i) { return 1; } return 0; } }; }"
+        self.assert_functions(text, [("f", 1, 1)])
+
+    def test_lambdas_belong_to_their_function(self):
+        text = "void f() {\n run(0, n, [&](int i) {\n for (;;) { g(i); }\n });\n auto h = [] { if (a) {} };\n}"
+        self.assert_functions(text, [("f", 6, 2)])
+
+    def test_heads(self):
+        for head in ("template <class A, class B = std::vector<int>>\nauto f(A a) -> std::vector<B>",
+                     "bool f() const noexcept", "[[nodiscard]] static T f(int a = g(1), T b = {})",
+                     "T& T::f(const T& o)"):
+            functions = functions_of(head + " {\n while (a) { }\n}")
+            self.assertEqual([(f[0].split("::")[-1], f[3]) for f in functions], [("f", 1)], head)
+        constructor = functions_of("S::S(int a)\n    : a_(a), b_{a}, c_{{1}} {\n if (a) { }\n}")
+        self.assertEqual([(f[0], f[2], f[3]) for f in constructor], [("S::S", 4, 1)])
+
+
+class Leftovers(unittest.TestCase):
+    def test_machine_paths_and_unfinished_work(self):
+        planted = {f"see /{'work'}/main": "a path of one machine", f"/{'root'}/x": "a path of one machine",
+                   f"{'TO' 'DO'}: later": "a mark of unfinished work"}
+        for text, problem in planted.items():
+            self.assertEqual(check({"docs/a.md": f"fine\n{text}\n"}), [f"docs/a.md:2: {problem}: {text}"])
+
+    def test_build_outputs_are_not_looked_at(self):
+        outputs = ["build/a.cpp", "build-x/a.cpp", ".deps/a.h", "runs/a.h", "tokens/a.h"]
+        files = {name: include("<torch/torch.h>") for name in outputs}
+        self.assertEqual(check(files | {"core/a.h": ""}), [])
+        self.assertEqual(len(check(files | {"core/a.h": include("<torch/torch.h>")})), 1)
+
+
+class House(unittest.TestCase):
+    def test_ours_is_in_order(self):
+        done = subprocess.run([sys.executable, SCRIPTS / "check_house.py", REPOSITORY], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,34 @@
+"""The choice of documents in scripts/make_text_tokens.py: copies, sizes, and the split by path."""
+import sys
+import unittest
+from pathlib import Path
+from unittest import mock
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))  # last: tokenize.py is no standard library
+import make_text_tokens
+
+
+class Choice(unittest.TestCase):
+    def test_copies_empty_huge_and_undecodable_files_are_left_out(self):
+        documents = [("a", b"text"), ("b", b"text"), ("c", b" \n"), ("d", b"\xff\xfe"), ("e", b"other"),
+                     ("f", b"x" * (make_text_tokens.MAX_DOCUMENT_BYTES + 1))]
+        chosen = make_text_tokens.choose(documents)
+        self.assertEqual(sorted(text for _, text in chosen), ["other", "text"])
+
+    def test_the_order_of_the_file_system_does_not_matter(self):
+        documents = [(f"file{i}", f"text {i}".encode()) for i in range(50)]
+        self.assertEqual(make_text_tokens.choose(documents), make_text_tokens.choose(documents[::-1]))
+
+    def test_a_domain_stays_below_its_size(self):
+        documents = [(f"file{i}", f"{i:010}".encode()) for i in range(50)]
+        with mock.patch.object(make_text_tokens, "MAX_DOMAIN_BYTES", 105):
+            self.assertEqual(len(make_text_tokens.choose(documents)), 10)
+
+    def test_about_one_in_twenty_is_held_out(self):
+        heldout = sum(make_text_tokens.is_heldout(f"folder/file{i}.py") for i in range(20_000))
+        self.assertGreater(heldout, 900)
+        self.assertLess(heldout, 1100)
+
+
+if __name__ == "__main__":
+    unittest.main()
