@@ -48,7 +48,8 @@ bool is_kept(std::string_view line, int64_t keep_through_step, const std::string
 /// The file opened for appending, after lines past `keep_through_step` and a torn last line were
 /// cut off.
 FileDescriptor open_cut_back(const std::string& path, int64_t keep_through_step) {
-  if (std::filesystem::exists(path)) {
+  std::error_code ignored;  // what cannot be looked at cannot be opened either, and that says why
+  if (std::filesystem::is_regular_file(path, ignored)) {
     const std::string text = read_text(path);
     std::string kept;
     for (size_t begin = 0, end = 0; (end = text.find('\n', begin)) != std::string::npos;
