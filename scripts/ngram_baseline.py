@@ -31,18 +31,16 @@ class Trigram:
 
     def __init__(self, arrays, vocab_size):
         self.vocab_size = v = vocab_size
-        self.triples = np.zeros(v**3, dtype=np.int64)
-        for ids in arrays:
-            if len(ids) >= 3:
-                self.triples += np.bincount((ids[:-2] * v + ids[1:-1]) * v + ids[2:], minlength=v**3)
+        keys = [(ids[:-2] * v + ids[1:-1]) * v + ids[2:] for ids in arrays if len(ids) >= 3]
+        if not keys:
+            raise SystemExit("ngram_baseline.py: the training files hold no three tokens in a row")
+        self.triples = np.bincount(np.concatenate(keys), minlength=v**3)
         # Pairs and single ids at the same places as triples, so that every context's counts sum to its own.
         self.contexts = self.triples.reshape(v * v, v).sum(1)
         self.pairs = self.triples.reshape(v, v, v).sum(0).reshape(-1)
         self.pair_contexts = self.pairs.reshape(v, v).sum(1)
         self.singles = self.pairs.reshape(v, v).sum(0)
         self.weights = None
-        if not self.singles.sum():
-            raise SystemExit("ngram_baseline.py: the training files hold no three tokens in a row")
 
     def parts(self, ids):
         """[n-2, 4]: what each order alone gives the third token on; an unseen context leaves it to the order below."""
