@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a training run under mpirun.
 # usage: scripts/launch.sh [-n RANKS] [-f HOSTFILE] CONFIG [key.path=value ...]
-#   -n  ranks (default 2); with CUDA one for each GPU
+#   -n  ranks (default 2); on GPUs one for each
 #   -f  OpenMPI host file; build and data must lie at the same path on every host
 # OMP_NUM_THREADS is passed on where it is set; on one host its default is cores / ranks. OLMOE_TRAIN names another
 # program than build/olmoe-train. SIGTERM, SIGINT or SIGUSR1 make the run save and leave; starting it again goes on.
