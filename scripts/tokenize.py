@@ -33,7 +33,7 @@ import os
 import shutil
 import subprocess
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
 CHUNK_BYTES = 4 << 20  # of lines handed to a process at once
@@ -104,8 +104,6 @@ def make_tokenizer(options):
     return tokenizer
 
 
-# ---- reading ----
-
 # raw_bytes: read from disk so far
 Chunk = collections.namedtuple("Chunk", "source is_json first_line lines raw_bytes")
 
@@ -158,14 +156,12 @@ def read_chunks(path):
                 while lines := stream.readlines(CHUNK_BYTES) if is_json(path) else [stream.read()]:
                     # The position is right for zstd too: its process shares our file offset.
                     yield Chunk(path, is_json(path), line, lines, os.lseek(raw.fileno(), 0, os.SEEK_CUR))
+                    line += len(lines)
                     if not is_json(path):
                         break
-                    line += len(lines)
         except (EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:
             raise DataError(f"{path}: damaged: {error}") from None
 
-
-# ---- encoding, in the processes ----
 
 Document = collections.namedtuple("Document", "num_bytes id source line")
 Encoded = collections.namedtuple("Encoded", "ids documents num_empty problems")
@@ -229,14 +225,10 @@ def encode_all(tokenizer, options, chunks):
                 if len(under_way) > 2 * options.processes:
                     first, future = under_way.popleft()
                     yield first, future.result()
-            while under_way:
-                first, future = under_way.popleft()
+            for first, future in under_way:
                 yield first, future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-# ---- writing ----
 
 
 class PartWriter:
@@ -246,8 +238,7 @@ class PartWriter:
         self.folder, self.name = os.path.split(prefix)
         self.id_bytes, self.max_tokens = id_bytes, max_tokens
         self.finished = []  # (temporary name, final name)
-        self.num_tokens = self.num_documents = self.num_parts = 0
-        self.part_tokens = 0
+        self.num_tokens = self.num_documents = self.num_parts = self.part_tokens = 0
         self.files = None
         if not self.name:
             raise DataError(f"--output {prefix}: names a folder; add the beginning of a file name")
@@ -317,7 +308,7 @@ class Progress:
 
     def __init__(self, sources):
         self.sizes = {source: os.path.getsize(source) for source in sources}
-        self.total_bytes = sum(os.path.getsize(source) for source in sources)
+        self.total_bytes = sum(self.sizes[source] for source in sources)
         self.done_bytes, self.source_bytes, self.source = 0, 0, None
         self.start_s = self.shown_s = time.monotonic()
         self.on_terminal = sys.stderr.isatty()
@@ -342,9 +333,6 @@ class Progress:
     def finish(self, num_tokens):
         self.done_bytes, self.source_bytes = self.total_bytes, 0
         self.show(num_tokens, "\n")
-
-
-# ---- the program ----
 
 
 def run(options):
@@ -401,7 +389,7 @@ def parse_options(arguments):
 def main(arguments=None):
     try:
         print(run(parse_options(arguments)))
-    except (DataError, OSError) as error:
+    except (DataError, OSError, BrokenExecutor) as error:
         print(f"tokenize.py: {error}", file=sys.stderr)
         return 3
     return 0
