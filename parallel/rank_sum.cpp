@@ -80,13 +80,10 @@ bool with_type(at::ScalarType dtype, F f) {
 /// Calls f(Out, In) if In can be reduced into Out; false if it cannot.
 template <class F>
 bool with_types(at::ScalarType out, at::ScalarType in, F f) {
-  return with_type(out, [&](auto out_value) {
-    return with_type(in, [&](auto in_value) {
-      if constexpr (kReducible<decltype(out_value), decltype(in_value)>) {
-        f(out_value, in_value);
-        return true;
-      }
-      return false;
+  return with_type(out, [&]<class Out>(Out out_value) {
+    return with_type(in, [&]<class In>(In in_value) {
+      if constexpr (kReducible<Out, In>) f(out_value, in_value);
+      return kReducible<Out, In>;
     });
   });
 }
@@ -94,14 +91,14 @@ bool with_types(at::ScalarType out, at::ScalarType in, F f) {
 }  // namespace
 
 void check_reducible(at::ScalarType in, at::ScalarType out, const std::string& call) {
-  ENSURE(with_types(out, in, [](auto, auto) {}), "{}: cannot reduce {} into {}", call,
-         c10::toString(in), c10::toString(out));
+  const bool known = with_types(out, in, [](auto, auto) {});
+  ENSURE(known, "{}: cannot reduce {} into {}", call, c10::toString(in), c10::toString(out));
 }
 
 void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts,
                           at::ScalarType dtype, Reduce op) {
-  const bool known = with_types(out.dtype, dtype, [&](auto out_value, auto in_value) {
-    reduce_parts<decltype(out_value), decltype(in_value)>(out, parts, op);
+  const bool known = with_types(out.dtype, dtype, [&]<class Out, class In>(Out, In) {
+    reduce_parts<Out, In>(out, parts, op);
   });
   ENSURE(known, "cannot reduce {} into {}", c10::toString(dtype), c10::toString(out.dtype));
 }

@@ -1,0 +1,9 @@
+#pragma once
+#include "parallel/communicator.h"
+
+namespace olmoe {
+
+/// All ranks of this program, alive while its tests run. Main makes it and checks its size.
+Communicator& mpi_world();
+
+}  // namespace olmoe
