@@ -1,0 +1,117 @@
+#include "model/attention.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "kernels/attention.h"
+#include "kernels/rotary.h"
+#include "model/layers.h"
+
+namespace olmoe {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+struct HeadShape {
+  int64_t sequences, heads, kv_heads, head_dim;
+  double eps;
+  std::optional<double> clip;
+};
+
+/// From the fused projection to the attended values: qkv_NC -> y_ND.
+struct AttentionFunction : Function<AttentionFunction> {
+  static at::Tensor heads(const at::Tensor& x_NW, int64_t sequences, int64_t head_dim) {
+    const int64_t positions = sequences > 0 ? x_NW.size(0) / sequences : 0;
+    return x_NW.unflatten(0, {sequences, positions}).unflatten(2, {x_NW.size(1) / head_dim, head_dim});
+  }
+  static std::array<at::Tensor, 3> split(const at::Tensor& qkv_NC, const HeadShape& shape) {
+    const int64_t q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
+    return {qkv_NC.narrow(1, 0, q_width), qkv_NC.narrow(1, q_width, kv_width),
+            qkv_NC.narrow(1, q_width + kv_width, kv_width)};
+  }
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_NC, const std::optional<at::Tensor>& q_weight,
+                            const std::optional<at::Tensor>& k_weight, const at::Tensor& table_Sd,
+                            const HeadShape& shape) {
+    const auto q_norm = q_weight.value_or(at::Tensor()), k_norm = k_weight.value_or(at::Tensor());
+    auto [q_raw, k_raw, v_raw] = split(qkv_NC, shape);
+    auto q = kernels::norm_rotary(q_raw, q_norm, table_Sd, shape.eps, shape.clip);
+    auto k = kernels::norm_rotary(k_raw, k_norm, table_Sd, shape.eps, shape.clip);
+    auto v = shape.clip ? v_raw.clamp(-*shape.clip, *shape.clip) : v_raw;
+    auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
+    auto out = kernels::causal_attention(as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v));
+    ctx->save_for_backward({qkv_NC, q_norm, k_norm, table_Sd, q.y_NW, q.rstd_N, k.y_NW, k.rstd_N, v,
+                            out.y_BSHd, out.lse_BHS});
+    ctx->saved_data["sequences"] = shape.sequences;
+    ctx->saved_data["heads"] = shape.heads;
+    ctx->saved_data["kv_heads"] = shape.kv_heads;
+    ctx->saved_data["head_dim"] = shape.head_dim;
+    if (shape.clip) ctx->saved_data["clip"] = *shape.clip;
+    return out.y_BSHd.flatten(2).flatten(0, 1);
+  }
+
+  static HeadShape saved_shape(AutogradContext* ctx) {
+    auto& data = ctx->saved_data;
+    std::optional<double> clip;
+    if (data.count("clip")) clip = data["clip"].toDouble();
+    return {data["sequences"].toInt(), data["heads"].toInt(), data["kv_heads"].toInt(), data["head_dim"].toInt(),
+            0.0, clip};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto shape = saved_shape(ctx);
+    auto saved = ctx->get_saved_variables();
+    const auto &qkv = saved[0], &q_norm = saved[1], &k_norm = saved[2], &table = saved[3];
+    auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
+    auto d = kernels::causal_attention_backward(as_heads(grads[0].contiguous()), as_heads(saved[4]),
+                                                as_heads(saved[6]), as_heads(saved[8]), {saved[9], saved[10]});
+    auto flat = [](const at::Tensor& x_BSHd) { return x_BSHd.contiguous().flatten(2).flatten(0, 1); };
+    auto dqkv = at::empty_like(qkv);
+    auto [q_raw, k_raw, v_raw] = split(qkv, shape);
+    auto [dq, dk, dv] = split(dqkv, shape);
+    auto norm_grad = [](const at::Tensor& w) { return w.defined() ? weight_grad(w) : at::Tensor(); };
+    kernels::norm_rotary_backward(flat(d.dq_BSHd), q_raw, q_norm, saved[5], table, shape.clip, dq, norm_grad(q_norm));
+    kernels::norm_rotary_backward(flat(d.dk_BSGd), k_raw, k_norm, saved[7], table, shape.clip, dk, norm_grad(k_norm));
+    dv.copy_(flat(d.dv_BSGd));
+    if (shape.clip) dv.masked_fill_(v_raw.abs() > *shape.clip, 0);
+    return {dqkv, {}, {}, {}, {}};
+  }
+};
+
+}  // namespace
+
+Attention::Attention(const ModelConfig& config, std::string prefix) : config_(config), prefix_(std::move(prefix)) {}
+
+std::vector<Param> Attention::params() {
+  auto param = [&](const char* name, std::vector<int64_t> shape, at::Tensor* slot) {
+    return Param{prefix_ + name, shape, shape, 0, Axis::shard, slot};
+  };
+  std::vector<Param> out{param(".qkv.weight", {config_.qkv_width(), config_.d_model}, &qkv_CD_),
+                         param(".output.weight", {config_.d_model, config_.d_model}, &output_DD_)};
+  if (config_.qk_norm) {
+    out.push_back(param(".q_norm.weight", {config_.d_model}, &q_norm_D_));
+    out.push_back(param(".k_norm.weight", {config_.kv_width()}, &k_norm_));
+  }
+  return out;
+}
+
+at::Tensor Attention::rotary_table(const at::Tensor& like, int64_t sequence_length) {
+  const bool fits = table_Sd_.defined() && table_Sd_.size(0) == sequence_length && table_Sd_.device() == like.device();
+  if (!fits) {
+    const auto dtype = like.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    table_Sd_ = kernels::rotary_table(sequence_length, config_.head_dim(), config_.rope_theta, dtype).to(like.device());
+  }
+  return table_Sd_;
+}
+
+at::Tensor Attention::forward(const at::Tensor& x_ND, const at::Tensor& residual_ND, int64_t sequences) {
+  const int64_t positions = sequences > 0 ? x_ND.size(0) / sequences : 1;
+  HeadShape shape{sequences, config_.num_heads, config_.num_kv_heads, config_.head_dim(), config_.norm_eps,
+                  config_.clip_qkv};
+  auto qkv_NC = olmoe::linear(x_ND, qkv_CD_);
+  auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_), rotary_table(x_ND, positions), shape);
+  return olmoe::linear(y_ND, output_DD_, residual_ND);
+}
+
+}  // namespace olmoe

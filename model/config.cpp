@@ -1,0 +1,42 @@
+#include "model/config.h"
+
+namespace olmoe {
+
+std::vector<std::string> validate(const ModelConfig& config, const std::string& path) {
+  std::vector<std::string> problems;
+  auto require = [&](bool good, const std::string& problem) {
+    if (!good) problems.push_back(path + "." + problem);
+  };
+  auto positive = [&](const char* key, int64_t value) {
+    require(value > 0, fmt::format("{}: {} must be at least 1", key, value));
+  };
+  positive("vocab_size", config.vocab_size);
+  positive("d_model", config.d_model);
+  positive("num_layers", config.num_layers);
+  positive("num_heads", config.num_heads);
+  positive("num_kv_heads", config.num_kv_heads);
+  positive("num_experts", config.num_experts);
+  positive("top_k", config.top_k);
+  positive("expert_width", config.expert_width);
+  positive("loss_chunk", config.loss_chunk);
+  if (!problems.empty()) return problems;
+
+  require(config.d_model % (2 * config.num_heads) == 0,
+          fmt::format("d_model: {} must be an even multiple of {}.num_heads = {} (rotary turns pairs)", config.d_model,
+                      path, config.num_heads));
+  require(config.num_heads % config.num_kv_heads == 0,
+          fmt::format("num_kv_heads: {} must divide {}.num_heads = {}", config.num_kv_heads, path, config.num_heads));
+  require(config.top_k <= config.num_experts,
+          fmt::format("top_k: {} is more than {}.num_experts = {}", config.top_k, path, config.num_experts));
+  require(config.dense_width >= 0, fmt::format("dense_width: {} is negative", config.dense_width));
+  require(!config.clip_qkv || *config.clip_qkv > 0, "clip_qkv: must be positive, or null for none");
+  require(config.rope_theta > 0, fmt::format("rope_theta: {} must be positive", config.rope_theta));
+  require(config.norm_eps > 0, fmt::format("norm_eps: {} must be positive", config.norm_eps));
+  require(config.load_balancing_weight >= 0, "load_balancing_weight: must not be negative");
+  require(config.router_z_weight >= 0, "router_z_weight: must not be negative");
+  require(config.init_std > 0, fmt::format("init_std: {} must be positive", config.init_std));
+  require(config.init_cutoff > 0, fmt::format("init_cutoff: {} must be positive", config.init_cutoff));
+  return problems;
+}
+
+}  // namespace olmoe

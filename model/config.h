@@ -1,0 +1,89 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config_reader.h"
+
+namespace olmoe {
+
+enum class Ffn { moe, dense };
+enum class BalanceGranularity { micro_batch, sequence };
+enum class RouterDtype { float32, compute };
+
+template <>
+struct EnumNames<Ffn> {
+  static constexpr std::array names{"moe", "dense"};
+};
+template <>
+struct EnumNames<BalanceGranularity> {
+  static constexpr std::array names{"micro_batch", "sequence"};
+};
+template <>
+struct EnumNames<RouterDtype> {
+  static constexpr std::array names{"float32", "compute"};
+};
+
+/// What the model computes. Defaults are OLMoE-1B-7B (arXiv 2409.02060).
+struct ModelConfig {
+  Ffn ffn = Ffn::moe;
+  int64_t vocab_size = 50304;
+  int64_t d_model = 2048;
+  int64_t num_layers = 16;
+  int64_t num_heads = 16;
+  int64_t num_kv_heads = 16;
+  int64_t num_experts = 64;
+  int64_t top_k = 8;
+  int64_t expert_width = 1024;
+  int64_t dense_width = 0;
+  bool qk_norm = true;
+  bool renormalize_scores = false;
+  std::optional<double> clip_qkv;
+  double rope_theta = 10000.0;
+  double norm_eps = 1e-5;
+  RouterDtype router_dtype = RouterDtype::float32;
+  double load_balancing_weight = 0.01;
+  BalanceGranularity load_balancing_granularity = BalanceGranularity::micro_batch;
+  double router_z_weight = 0.001;
+  double init_std = 0.02;
+  double init_cutoff = 3.0;
+  int64_t loss_chunk = 1024;
+
+  template <class V>
+  void fields(V& v) {
+    v("ffn", ffn, "feed-forward of each block; dense is the twin of equal active size");
+    v("vocab_size", vocab_size, "rows of embedding and head, V; padding rows included");
+    v("d_model", d_model, "model width, D");
+    v("num_layers", num_layers, "blocks, L");
+    v("num_heads", num_heads, "query heads, H; each D/H wide");
+    v("num_kv_heads", num_kv_heads, "key and value heads; divides num_heads");
+    v("num_experts", num_experts, "experts of a block, E");
+    v("top_k", top_k, "experts that each token chooses, K");
+    v("expert_width", expert_width, "hidden width of one expert, F");
+    v("dense_width", dense_width, "hidden width of the dense twin; 0: top_k x expert_width");
+    v("qk_norm", qk_norm, "RMSNorm of the whole query and key vectors before the head split");
+    v("renormalize_scores", renormalize_scores, "divide the chosen scores by their sum");
+    v("clip_qkv", clip_qkv, "clamp queries, keys and values to +- this; null: off");
+    v("rope_theta", rope_theta, "base of the rotary frequencies");
+    v("norm_eps", norm_eps, "epsilon of every RMSNorm");
+    v("router_dtype", router_dtype, "dtype of the router's product; softmax is at least fp32 either way");
+    v("load_balancing_weight", load_balancing_weight, "alpha: weight of the load-balancing loss");
+    v("load_balancing_granularity", load_balancing_granularity, "tokens over which balance is taken");
+    v("router_z_weight", router_z_weight, "beta: weight of mean(logsumexp^2) of the router logits");
+    v("init_std", init_std, "standard deviation of initial weights (norm weights start at 1)");
+    v("init_cutoff", init_cutoff, "initial weights are cut at this many standard deviations");
+    v("loss_chunk", loss_chunk, "tokens whose logits exist at one time");
+  }
+
+  int64_t head_dim() const { return d_model / num_heads; }
+  int64_t kv_width() const { return num_kv_heads * head_dim(); }
+  int64_t qkv_width() const { return d_model + 2 * kv_width(); }
+  int64_t dense_hidden() const { return dense_width > 0 ? dense_width : top_k * expert_width; }
+};
+
+/// Problems that span fields, one sentence each, starting with the key's path under `path`. Empty: valid.
+std::vector<std::string> validate(const ModelConfig& config, const std::string& path);
+
+}  // namespace olmoe

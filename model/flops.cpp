@@ -1,0 +1,29 @@
+#include "model/flops.h"
+
+#include <functional>
+#include <numeric>
+
+#include "model/transformer.h"
+
+namespace olmoe {
+
+ParameterCounts count_parameters(const ModelConfig& config) {
+  ParameterCounts out{0, 0, config.vocab_size * config.d_model};
+  for (const auto& stage : make_stages(config))
+    for (const auto& param : stage->params()) {
+      const auto& shape = param.global_shape;
+      const auto numel = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+      out.total += numel;
+      out.active += param.axis == Axis::expert_shard ? numel / config.num_experts * config.top_k : numel;
+    }
+  return out;
+}
+
+FlopsPerToken count_flops(const ModelConfig& config, int64_t sequence_length) {
+  const auto counts = count_parameters(config);
+  const double products = 6.0 * static_cast<double>(counts.active - counts.embedding);
+  const double attention = 12.0 * static_cast<double>(config.num_layers * config.d_model * sequence_length);
+  return {products + attention / 2, products + attention};
+}
+
+}  // namespace olmoe

@@ -1,0 +1,24 @@
+#pragma once
+#include <cstdint>
+
+#include "model/config.h"
+
+namespace olmoe {
+
+/// Parameters of a model. "Active" counts top_k of num_experts experts, and the whole router.
+struct ParameterCounts {
+  int64_t total;
+  int64_t active;
+  int64_t embedding;  ///< the input embedding alone (the head counts as computing)
+};
+ParameterCounts count_parameters(const ModelConfig& config);
+
+/// Training FLOPs of a token: 6 x active parameters without the embedding, plus attention, forward and backward.
+/// Peers differ in whether the causal mask halves attention, so both are given.
+struct FlopsPerToken {
+  double causal;
+  double full_attention;
+};
+FlopsPerToken count_flops(const ModelConfig& config, int64_t sequence_length);
+
+}  // namespace olmoe

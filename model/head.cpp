@@ -1,0 +1,25 @@
+#include "model/head.h"
+
+#include "kernels/grouped_gemm.h"
+#include "kernels/rms_norm.h"
+#include "model/layers.h"
+
+namespace olmoe {
+
+std::vector<Param> Head::params() {
+  const std::vector<int64_t> norm{config_.d_model}, weight{config_.vocab_size, config_.d_model};
+  return {{"final_norm.weight", norm, norm, 0, Axis::shard, &norm_D_},
+          {"head.weight", weight, weight, 0, Axis::shard, &w_VD_}};
+}
+
+StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {
+  auto normed_ND = olmoe::rms_norm(x_ND, norm_D_, config_.norm_eps);
+  return {linear_cross_entropy(normed_ND, w_VD_, context.batch.targets_BS.flatten(), config_.loss_chunk), {}, {}};
+}
+
+at::Tensor Head::logits(const at::Tensor& x_ND) const {
+  at::NoGradGuard no_grad;
+  return kernels::gemm(kernels::rms_norm(x_ND, norm_D_, config_.norm_eps).y_ND, w_VD_);
+}
+
+}  // namespace olmoe

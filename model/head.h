@@ -1,0 +1,27 @@
+// Shapes: N tokens, D width, V vocabulary.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "model/config.h"
+#include "model/stage.h"
+
+namespace olmoe {
+
+/// The last stage: final norm, projection to the vocabulary, cross-entropy summed over targets. In training and
+/// evaluation the logits exist a chunk at a time.
+class Head : public Stage {
+ public:
+  explicit Head(const ModelConfig& config) : config_(config) {}
+  std::vector<Param> params() override;
+  StageOut forward(const at::Tensor& x_ND, StageContext& context) override;
+  /// All logits [N, V], for comparisons and scoring; no gradient.
+  at::Tensor logits(const at::Tensor& x_ND) const;
+
+ private:
+  const ModelConfig& config_;
+  at::Tensor norm_D_, w_VD_;
+};
+
+}  // namespace olmoe

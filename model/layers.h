@@ -1,0 +1,24 @@
+// Autograd-aware layers over kernels/. Shapes: N tokens, I inputs, O outputs, D width, V vocabulary, F hidden width.
+// Weight gradients are *added* to weight.grad() (fp32 or float64, set by the sharded unit) inside backward, and the
+// engine is handed none: nothing is rounded to the compute dtype on the way, and no temporary is made.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace olmoe {
+
+/// The gradient buffer of a weight. Throws Error when none was bound.
+at::Tensor weight_grad(const at::Tensor& weight);
+
+at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD);
+at::Tensor rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps);
+/// y_NO = x_NI w_OI^T (+ residual_NO).
+at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI, const std::optional<at::Tensor>& residual_NO = {});
+/// silu(gate) * up, of z_N2F = gate | up.
+at::Tensor swiglu(const at::Tensor& z_N2F);
+/// Sum of -log softmax(x w^T)[target] over targets that count, a float64 scalar; `chunk` tokens of logits at a time.
+at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
+                                int64_t chunk);
+
+}  // namespace olmoe

@@ -1,0 +1,112 @@
+#include "model/router.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "kernels/grouped_gemm.h"
+#include "kernels/router.h"
+#include "model/layers.h"
+
+namespace olmoe {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+struct RouteOptions {
+  int64_t top_k, groups;
+  bool renormalize, upcast;
+  double balance_weight, z_weight;  // alpha / L, beta / L
+};
+
+/// The losses of one layer and what their gradients need.
+struct Losses {
+  at::Tensor balance, z;    // float64 scalars
+  at::Tensor dprobs_GE;     // d balance / d probability of a token of group g
+  double dlse = 0;          // d z / d logsumexp, as a factor of logsumexp
+};
+
+Losses router_losses(const kernels::Router& routed, int64_t groups, int64_t top_k) {
+  const auto& probs_TE = routed.probs_TE;
+  const int64_t tokens = probs_TE.size(0), num_experts = probs_TE.size(1);
+  Losses out;
+  if (tokens == 0) {
+    out.balance = out.z = at::zeros({}, probs_TE.options().dtype(at::kDouble));
+    out.dprobs_GE = at::zeros({groups, num_experts}, probs_TE.options());
+    return out;
+  }
+  const auto group_tokens = static_cast<double>(tokens / groups);
+  auto share_GE = routed.counts_GE.to(at::kDouble) / (group_tokens * static_cast<double>(top_k));
+  auto mean_prob_GE = probs_TE.unflatten(0, {groups, tokens / groups}).mean(1, false, at::kDouble);
+  const auto scale = static_cast<double>(num_experts) / static_cast<double>(groups);
+  out.balance = (share_GE * mean_prob_GE).sum() * scale;
+  out.z = routed.lse_T.to(at::kDouble).square().mean();
+  out.dprobs_GE = (share_GE * (scale / group_tokens)).to(probs_TE.scalar_type());
+  out.dlse = 2.0 / static_cast<double>(tokens);
+  return out;
+}
+
+/// x_ND -> scores_NK and the weighted auxiliary loss; the choice itself is not differentiable.
+struct RouteFunction : Function<RouteFunction> {
+  static at::Tensor operand(const at::Tensor& x, bool upcast) {
+    return upcast && x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x;
+  }
+
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& w_ED,
+                               const std::optional<at::Tensor>& given_ids_NK, const RouteOptions& options) {
+    auto logits_NE = kernels::gemm(operand(x_ND, options.upcast), operand(w_ED, options.upcast));
+    auto routed = kernels::route(logits_NE, options.top_k, options.groups, options.renormalize,
+                                 given_ids_NK.value_or(at::Tensor()));
+    auto losses = router_losses(routed, options.groups, options.top_k);
+    auto aux = losses.balance * options.balance_weight + losses.z * options.z_weight;
+    auto stats = at::cat({losses.balance.view(1), losses.z.view(1), routed.counts_GE.sum(0).to(at::kDouble)});
+
+    ctx->save_for_backward({x_ND, w_ED, routed.probs_TE, routed.lse_T, routed.ids_TK, routed.scores_TK,
+                            routed.counts_GE, losses.dprobs_GE * options.balance_weight});
+    ctx->saved_data["dlse"] = losses.dlse * options.z_weight;
+    ctx->saved_data["renormalize"] = options.renormalize;
+    ctx->saved_data["upcast"] = options.upcast;
+    ctx->mark_non_differentiable({routed.ids_TK, stats});
+    return {routed.scores_TK, aux, routed.ids_TK, stats};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    auto saved = ctx->get_saved_variables();
+    const auto &x_ND = saved[0], &w_ED = saved[1];
+    const bool upcast = ctx->saved_data["upcast"].toBool();
+    const double daux = grads[1].defined() ? grads[1].item<double>() : 0.0;
+    kernels::Router routed{saved[2], saved[3], saved[4], saved[5], saved[6]};
+    auto dscores = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(routed.scores_TK);
+    auto dlogits_NE = kernels::route_backward(dscores, saved[7] * daux, ctx->saved_data["dlse"].toDouble() * daux,
+                                              routed, ctx->saved_data["renormalize"].toBool());
+    if (!upcast) dlogits_NE = dlogits_NE.to(x_ND.scalar_type());
+    kernels::gemm_weight_grad(dlogits_NE, operand(x_ND, upcast), weight_grad(w_ED));
+    auto dx_ND = kernels::gemm_input_grad(dlogits_NE, operand(w_ED, upcast)).to(x_ND.scalar_type());
+    return {dx_ND, {}, {}, {}};
+  }
+};
+
+}  // namespace
+
+Router::Router(const ModelConfig& config, std::string prefix) : config_(config), prefix_(std::move(prefix)) {}
+
+std::vector<Param> Router::params() {
+  const std::vector<int64_t> shape{config_.num_experts, config_.d_model};
+  return {{prefix_ + ".weight", shape, shape, 0, Axis::shard, &w_ED_}};
+}
+
+RouterOut Router::forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing) {
+  const auto layers = static_cast<double>(config_.num_layers);
+  const bool by_sequence = config_.load_balancing_granularity == BalanceGranularity::sequence;
+  RouteOptions options{.top_k = config_.top_k,
+                       .groups = by_sequence && sequences > 0 ? sequences : 1,
+                       .renormalize = config_.renormalize_scores,
+                       .upcast = config_.router_dtype == RouterDtype::float32,
+                       .balance_weight = config_.load_balancing_weight / layers,
+                       .z_weight = config_.router_z_weight / layers};
+  auto out = RouteFunction::apply(x_ND, w_ED_, std::optional(routing.ids_NK), options);
+  if (!routing.ids_NK.defined()) routing.ids_NK = out[2].detach();
+  return {out[0], out[1], out[3].detach()};
+}
+
+}  // namespace olmoe

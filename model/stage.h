@@ -1,0 +1,55 @@
+// Shapes: B sequences of S tokens, N = B*S tokens (rows), D model width, K experts a token, E experts.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "data/batch.h"
+
+namespace olmoe {
+
+/// Which ranks share a parameter: all of `shard`, or those of `expert_shard` that hold the same experts.
+enum class Axis { shard, expert_shard };
+
+/// A parameter as a stage names it. The stage computes with *slot, whoever fills it.
+struct Param {
+  std::string name;                   ///< full name, unique in the model; the key of its initial value
+  std::vector<int64_t> shape;         ///< of *slot on this rank
+  std::vector<int64_t> global_shape;  ///< with all experts
+  int64_t first;                      ///< where `shape` begins in the flattened global parameter
+  Axis axis;
+  at::Tensor* slot;
+};
+
+enum class Phase { train, recompute, eval };
+
+/// The choice of experts of one stage and micro-batch. Written by the first forward, only read afterwards.
+struct Routing {
+  at::Tensor ids_NK;  ///< int32
+};
+
+struct StageContext {
+  const Batch& batch;
+  Phase phase;
+  Routing& routing;
+};
+
+struct StageOut {
+  at::Tensor y;      ///< [N, D]; of the last stage: the summed cross-entropy, a float64 scalar
+  at::Tensor aux;    ///< weighted auxiliary loss of this stage, a scalar; undefined where there is none
+  at::Tensor stats;  ///< detached float64 [2 + E]: load-balancing loss, router z-loss (unweighted), assignments of
+                     ///< each expert; undefined where there is none
+};
+
+/// A piece of the model that is gathered, run and released as one. Knows nothing of sharding.
+class Stage {
+ public:
+  virtual ~Stage() = default;
+  virtual std::vector<Param> params() = 0;
+  /// x_ND is the output of the stage before; undefined for the first one, which reads the batch.
+  virtual StageOut forward(const at::Tensor& x_ND, StageContext& context) = 0;
+};
+
+}  // namespace olmoe

@@ -1,0 +1,13 @@
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "model/config.h"
+#include "model/stage.h"
+
+namespace olmoe {
+
+/// The stages of the model in order: embedding, num_layers blocks, head. `config` must outlive them.
+std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config);
+
+}  // namespace olmoe

@@ -1,0 +1,198 @@
+#include "trainer/checkpointer.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/files.h"
+#include "core/hash.h"
+#include "core/log.h"
+#include "core/safetensors.h"
+#include "model/tensor_pieces.h"
+
+namespace olmoe {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr std::string_view kStepPrefix = "step_";
+constexpr std::string_view kTemporaryPrefix = ".tmp_step_";
+constexpr size_t kHashDigits = 32;
+
+std::string shard_name(int rank) { return fmt::format("shard_{:05}.safetensors", rank); }
+
+/// Tensor names inside a shard file: kind, parameter, first element.
+std::string piece_name(const std::string& kind, const Slice& slice) {
+  return fmt::format("{}:{}:{}", kind, slice.name, slice.begin);
+}
+
+std::optional<int64_t> parse_step(const std::string& name) {
+  if (!name.starts_with(kStepPrefix) || name.size() != kStepPrefix.size() + 9) return {};
+  int64_t step = 0;
+  const auto* end = name.data() + name.size();
+  const auto result = std::from_chars(name.data() + kStepPrefix.size(), end, step);
+  return result.ec == std::errc() && result.ptr == end ? std::optional(step) : std::nullopt;
+}
+
+/// Steps of the complete checkpoints of a folder, oldest first.
+std::vector<int64_t> complete_steps(const std::string& folder) {
+  std::vector<int64_t> steps;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error))
+    if (const auto step = parse_step(entry.path().filename()); step && fs::exists(entry.path() / "manifest.json"))
+      steps.push_back(*step);
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+std::span<const std::byte> bytes_of(const at::Tensor& x) {
+  return {static_cast<const std::byte*>(x.const_data_ptr()), x.nbytes()};
+}
+
+safetensors::Dtype file_dtype(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? safetensors::Dtype::f64 : safetensors::Dtype::f32;
+}
+
+/// What every rank wrote, on every rank, in rank order.
+std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifest::ShardFile& mine) {
+  constexpr int64_t kRecord = sizeof(int64_t) + kHashDigits;
+  auto record = at::zeros({kRecord}, at::kByte);
+  auto all = at::zeros({kRecord * group.size()}, at::kByte);
+  std::memcpy(record.data_ptr(), &mine.size_bytes, sizeof(int64_t));
+  std::memcpy(record.data_ptr<uint8_t>() + sizeof(int64_t), mine.xxh3_128.data(), kHashDigits);
+  group.all_gather(all, record);
+  std::vector<Manifest::ShardFile> files;
+  for (int rank = 0; rank < group.size(); ++rank) {
+    const auto* at = all.data_ptr<uint8_t>() + rank * kRecord;
+    Manifest::ShardFile file{shard_name(rank), 0, {}};
+    std::memcpy(&file.size_bytes, at, sizeof(int64_t));
+    file.xxh3_128.assign(reinterpret_cast<const char*>(at) + sizeof(int64_t), kHashDigits);
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+}  // namespace
+
+Checkpointer::Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep)
+    : folder_(std::move(folder)), mesh_(mesh), keep_(keep) {}
+
+std::string Checkpointer::step_folder(int64_t step) const {
+  return fmt::format("{}/{}{:09}", folder_, kStepPrefix, step);
+}
+
+std::optional<int64_t> Checkpointer::latest_step() const {
+  const auto steps = complete_steps(folder_);
+  return steps.empty() ? std::nullopt : std::optional(steps.back());
+}
+
+void Checkpointer::agree(const std::string& problem) const {
+  auto failed = at::zeros({1}, at::kLong);
+  failed.fill_(problem.empty() ? 0 : 1);
+  mesh_.world().all_reduce(failed, Reduce::sum);
+  if (!problem.empty()) throw CheckpointError(problem);
+  if (const auto ranks = failed.item<int64_t>(); ranks > 0)
+    throw CheckpointError(fmt::format("{} other ranks could not do their part of a checkpoint", ranks));
+}
+
+Manifest::ShardFile Checkpointer::write_shard(const std::string& folder, std::span<const StateTensor> state) const {
+  std::vector<safetensors::Item> items;
+  std::vector<at::Tensor> host;  // keeps the bytes alive while they are written
+  for (const auto& tensor : state) {
+    host.push_back(tensor.flat.cpu());
+    for (const auto& slice : tensor.unit->slices()) {
+      auto part = host.back().narrow(0, slice.offset, slice.end - slice.begin);
+      items.push_back({piece_name(tensor.kind, slice), file_dtype(part), {part.numel()}, bytes_of(part)});
+    }
+  }
+  const auto name = shard_name(mesh_.shard().rank());
+  const auto written = safetensors::write(folder + "/" + name, std::move(items), {{"format", "olmoe-shard"}});
+  return {name, written.size_bytes, written.xxh3_128};
+}
+
+void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
+  auto& world = mesh_.world();
+  const auto temporary = fmt::format("{}/{}{:09}", folder_, kTemporaryPrefix, manifest.step);
+  const auto attempt = [&](bool mine, auto&& work) {
+    std::string problem;
+    try {
+      if (mine) work();
+    } catch (const std::exception& error) {
+      problem = fmt::format("cannot save step {}: {}", manifest.step, error.what());
+    }
+    agree(problem);
+  };
+  attempt(world.rank() == 0, [&] {
+    fs::create_directories(folder_);
+    fs::remove_all(temporary);
+    fs::create_directory(temporary);
+  });
+  Manifest::ShardFile mine{{}, 0, std::string(kHashDigits, '0')};
+  attempt(mesh_.replicate().rank() == 0, [&] { mine = write_shard(temporary, state); });
+  manifest.files = gather_files(mesh_.shard(), mine);
+  attempt(world.rank() == 0, [&] {
+    manifest.write(temporary);
+    fsync_folder(temporary);
+    fs::remove_all(step_folder(manifest.step));  // of a run that goes on from an older step
+    fs::rename(temporary, step_folder(manifest.step));
+    fsync_folder(folder_);
+  });
+  if (world.rank() == 0) remove_old();
+}
+
+void Checkpointer::remove_old() const {
+  const auto steps = complete_steps(folder_);
+  if (keep_ == 0 || std::ssize(steps) <= keep_) return;
+  for (auto step : std::span(steps).first(steps.size() - static_cast<size_t>(keep_))) {
+    std::error_code error;  // an old checkpoint that stays costs space, no more
+    fs::remove(step_folder(step) + "/manifest.json", error);  // first: half-removed reads as incomplete
+    if (!error) fs::remove_all(step_folder(step), error);
+    if (error) log::warn("{} could not be removed: {}", step_folder(step), error.message());
+  }
+}
+
+void Checkpointer::verify_files(const Manifest& manifest) const {
+  auto& world = mesh_.world();
+  std::string problem;
+  for (size_t i = 0; i < manifest.files.size() && problem.empty(); ++i) {
+    if (static_cast<int>(i % static_cast<size_t>(world.size())) != world.rank()) continue;
+    const auto& file = manifest.files[i];
+    const auto path = step_folder(manifest.step) + "/" + file.name;
+    std::error_code error;
+    const auto size = fs::file_size(path, error);
+    if (error)
+      problem = fmt::format("{}: {}", path, error.message());
+    else if (static_cast<int64_t>(size) != file.size_bytes)
+      problem = fmt::format("{}: {} bytes, but its manifest says {}", path, size, file.size_bytes);
+    else if (hash_file(path) != file.xxh3_128)
+      problem = fmt::format("{}: damaged, its hash is not that of its manifest", path);
+  }
+  if (!problem.empty())
+    problem += fmt::format(". Move {} away to go on from the checkpoint before it", step_folder(manifest.step));
+  agree(problem);
+}
+
+void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> state) {
+  verify_files(manifest);
+  std::vector<std::unique_ptr<safetensors::File>> files;
+  TensorPieces pieces;
+  for (const auto& file : manifest.files) {
+    files.push_back(std::make_unique<safetensors::File>(step_folder(manifest.step) + "/" + file.name));
+    for (const auto& [name, entry] : files.back()->entries()) {
+      const auto last = name.rfind(':');
+      pieces.add(name.substr(0, last), std::stoll(name.substr(last + 1)), entry.dtype, files.back()->bytes(name));
+    }
+  }
+  for (const auto& tensor : state)
+    for (const auto& slice : tensor.unit->slices()) {
+      auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
+      pieces.read(fmt::format("{}:{}", tensor.kind, slice.name), slice.begin, part);
+      at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
+    }
+}
+
+}  // namespace olmoe

@@ -1,0 +1,42 @@
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/device_mesh.h"
+#include "trainer/checkpoint_manifest.h"
+#include "trainer/optimizer.h"
+
+namespace olmoe {
+
+/// Writes and reads `folder`/step_NNNNNNNNN/: one safetensors file of flat slices for each rank of `shard`, and a
+/// manifest written last. A checkpoint is made under a temporary name, fsynced and renamed: it exists when it is
+/// complete. Any number of ranks reads what any number wrote.
+class Checkpointer {
+ public:
+  Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep);
+  /// Saves; then removes what is older than the newest `keep`. Throws CheckpointError on every rank when one failed;
+  /// checkpoints saved before stay. Collective over world.
+  void save(Manifest manifest, std::span<const StateTensor> state);
+  /// The newest complete step of the folder, or none.
+  std::optional<int64_t> latest_step() const;
+  std::string step_folder(int64_t step) const;
+  /// Fills `state` from a checkpoint, after every file was found to have its size and hash. Throws CheckpointError
+  /// naming the file. Collective over world.
+  void load(const Manifest& manifest, std::span<const StateTensor> state);
+
+ private:
+  Manifest::ShardFile write_shard(const std::string& folder, std::span<const StateTensor> state) const;
+  void verify_files(const Manifest& manifest) const;
+  void remove_old() const;
+  /// Throws on all ranks when `problem` is not empty on one. Collective over world.
+  void agree(const std::string& problem) const;
+
+  std::string folder_;
+  DeviceMesh& mesh_;
+  int64_t keep_;
+};
+
+}  // namespace olmoe

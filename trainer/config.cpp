@@ -1,0 +1,91 @@
+#include "trainer/config.h"
+
+#include <fmt/ranges.h>
+
+#include <filesystem>
+
+namespace olmoe {
+
+std::vector<std::string> validate(const Config& config) {
+  auto problems = validate(config.model, "model");
+  auto require = [&](bool good, std::string problem) {
+    if (!good) problems.push_back(std::move(problem));
+  };
+  auto at_least = [&](const char* key, int64_t value, int64_t least) {
+    require(value >= least, fmt::format("{}: {} must be at least {}", key, value, least));
+  };
+  at_least("train.steps", config.train.steps, 1);
+  at_least("train.micro_batch_size", config.train.micro_batch_size, 1);
+  at_least("train.global_batch_size", config.train.global_batch_size, 1);
+  at_least("data.sequence_length", config.data.sequence_length, 2);
+  at_least("data.prefetch", config.data.prefetch, 1);
+  at_least("run.threads", config.run.threads, 0);
+  at_least("run.seed", config.run.seed, 0);
+  at_least("checkpoint.every_steps", config.checkpoint.every_steps, 0);
+  at_least("checkpoint.keep", config.checkpoint.keep, 0);
+  at_least("evaluation.every_steps", config.evaluation.every_steps, 0);
+  at_least("evaluation.max_sequences", config.evaluation.max_sequences, 0);
+  at_least("log.every_steps", config.log.every_steps, 1);
+  at_least("schedule.warmup_steps", config.schedule.warmup_steps, 0);
+  at_least("schedule.decay_steps", config.schedule.decay_steps, 0);
+  require(!config.run.folder.empty(), "run.folder: must not be empty");
+  const bool has_files = !config.data.paths.empty();
+  require(has_files != config.data.synthetic,
+          "data.paths: name token files, or set data.synthetic: true, not both and not neither");
+  const auto& optimizer = config.optimizer;
+  require(optimizer.lr > 0, fmt::format("optimizer.lr: {} must be positive", optimizer.lr));
+  require(optimizer.beta1 >= 0 && optimizer.beta1 < 1, "optimizer.beta1: must be in [0, 1)");
+  require(optimizer.beta2 >= 0 && optimizer.beta2 < 1, "optimizer.beta2: must be in [0, 1)");
+  require(optimizer.eps > 0, "optimizer.eps: must be positive");
+  require(optimizer.weight_decay >= 0, "optimizer.weight_decay: must not be negative");
+  require(optimizer.clip_norm >= 0, "optimizer.clip_norm: must not be negative");
+  const auto share = [](double x) { return x >= 0 && x <= 1; };
+  require(share(config.schedule.warmup_start), "schedule.warmup_start: must be a share in [0, 1]");
+  require(share(config.schedule.final_fraction), "schedule.final_fraction: must be a share in [0, 1]");
+  const auto& parallel = config.parallel;
+  at_least("parallel.replicate", parallel.replicate, 1);
+  at_least("parallel.shard", parallel.shard, 0);
+  at_least("parallel.expert", parallel.expert, 1);
+  require(parallel.expert <= 1, fmt::format("parallel.expert: {} is not supported yet, use 1", parallel.expert));
+  require(parallel.zero_stage == 2 || parallel.zero_stage == 3,
+          fmt::format("parallel.zero_stage: {} is not supported, use 2 or 3", parallel.zero_stage));
+  return problems;
+}
+
+namespace {
+
+/// Lists every token file by its path, so that the resolved config needs neither the folder it came from nor `root`.
+void resolve_paths(Config& config, const std::string& config_folder) {
+  auto held_out = config.data;
+  held_out.paths = config.evaluation.paths;
+  held_out.paths_file.clear();
+  config.evaluation.paths = token_paths(held_out, config_folder);
+  config.data.paths = token_paths(config.data, config_folder);
+  config.data.paths_file.clear();
+  config.data.root.clear();
+}
+
+}  // namespace
+
+Config load_config(const std::string& path, const std::vector<std::string>& overrides) {
+  auto config = read_config<Config>(path, overrides);
+  resolve_paths(config, std::filesystem::path(path).parent_path());
+  if (const auto problems = validate(config); !problems.empty())
+    throw ConfigError(fmt::format("{}:\n  {}", path, fmt::join(problems, "\n  ")));
+  return config;
+}
+
+MeshShape mesh_shape(const ParallelConfig& config, int world_size) {
+  if (config.replicate > world_size || world_size % config.replicate != 0)
+    throw ConfigError(
+        fmt::format("parallel.replicate: {} does not divide the world of {} ranks", config.replicate, world_size));
+  const int64_t shard = config.shard > 0 ? config.shard : world_size / config.replicate;
+  if (config.replicate * shard != world_size)
+    throw ConfigError(fmt::format("parallel.replicate x parallel.shard = {} x {} = {}, but {} ranks run; start {} "
+                                  "ranks, or leave parallel.shard out",
+                                  config.replicate, shard, config.replicate * shard, world_size,
+                                  config.replicate * shard));
+  return {static_cast<int>(config.replicate), static_cast<int>(shard), static_cast<int>(config.expert)};
+}
+
+}  // namespace olmoe

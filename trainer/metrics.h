@@ -1,0 +1,36 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/json_lines.h"
+#include "trainer/evaluator.h"
+
+namespace olmoe {
+
+/// What one optimizer step says of itself; the same on all ranks.
+struct StepMetrics {
+  int64_t step, tokens;  ///< tokens since the start of the run
+  double loss;           ///< mean cross-entropy, nats
+  double load_balancing_loss, router_z_loss;  ///< unweighted, means over layers and micro-batches
+  double max_expert_load;  ///< assignments of the busiest expert / the mean, largest over layers; 0 without experts
+  double grad_norm, lr;
+  double tokens_per_s;     ///< all ranks together
+};
+
+/// metrics.jsonl and the console. Writes on rank 0, does nothing on the others.
+class MetricsLog {
+ public:
+  /// Cuts metrics.jsonl back to `step`, the one that the run goes on from.
+  MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps, int64_t console_every);
+  void write(const StepMetrics& metrics);
+  void write(int64_t step, const std::vector<Evaluator::Result>& results);
+
+ private:
+  std::unique_ptr<JsonLinesFile> file_;  // null on ranks that do not write
+  int64_t train_steps_, console_every_;
+  double seconds_per_step_ = 0;          // smoothed, for the time that is left
+};
+
+}  // namespace olmoe

@@ -1,0 +1,59 @@
+#include "trainer/optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/adamw.h"
+
+namespace olmoe {
+
+Optimizer::Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const OptimizerConfig& config)
+    : units_(units), config_(config) {
+  for (const auto& unit : units_) {
+    exp_avg_.push_back(at::zeros_like(unit->shard));
+    exp_avg_sq_.push_back(at::zeros_like(unit->shard));
+  }
+}
+
+double Optimizer::grad_norm(Communicator& shard) const {
+  auto sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(units_.front()->grad.device()));
+  for (const auto& unit : units_) sum += kernels::squared_norm(unit->grad);
+  shard.all_reduce(sum);
+  return std::sqrt(sum.item<double>());
+}
+
+bool Optimizer::decays(const Slice& slice) const {
+  if (slice.name == "embedding.weight") return config_.decay_embeddings;
+  return slice.global_shape.size() > 1 || config_.decay_norms;
+}
+
+void Optimizer::step(int64_t step, double lr, double grad_norm) {
+  // The 1e-6 is PyTorch's clip_grad_norm_.
+  const double factor = config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (grad_norm + 1e-6)) : 1.0;
+  kernels::AdamWStep update{lr, config_.beta1, config_.beta2, config_.eps, 0.0, step, factor};
+  for (size_t u = 0; u < units_.size(); ++u) {
+    auto& unit = *units_[u];
+    for (const auto& slice : unit.slices()) {
+      auto part = [&](const at::Tensor& flat) { return flat.narrow(0, slice.offset, slice.end - slice.begin); };
+      update.weight_decay = decays(slice) ? config_.weight_decay : 0.0;
+      kernels::adamw(part(unit.shard), part(unit.grad), part(exp_avg_[u]), part(exp_avg_sq_[u]), update);
+    }
+    unit.invalidate();
+  }
+}
+
+void Optimizer::zero_grad() {
+  for (const auto& unit : units_) unit->grad.zero_();
+}
+
+std::vector<StateTensor> Optimizer::state() const {
+  std::vector<StateTensor> out;
+  for (size_t u = 0; u < units_.size(); ++u) {
+    out.push_back({"weight", units_[u].get(), units_[u]->shard});
+    out.push_back({"exp_avg", units_[u].get(), exp_avg_[u]});
+    out.push_back({"exp_avg_sq", units_[u].get(), exp_avg_sq_[u]});
+  }
+  return out;
+}
+
+}  // namespace olmoe

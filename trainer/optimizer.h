@@ -1,0 +1,42 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/communicator.h"
+#include "parallel/sharded_unit.h"
+#include "trainer/config.h"
+
+namespace olmoe {
+
+/// One kind of trained state of one unit, flat, cut like the unit's shard: what a checkpoint saves.
+struct StateTensor {
+  std::string kind;  ///< "weight", "exp_avg" or "exp_avg_sq"
+  const ShardedUnit* unit;
+  at::Tensor flat;
+};
+
+/// AdamW on the shards of all units, after clipping by the global norm.
+class Optimizer {
+ public:
+  Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const OptimizerConfig& config);
+  /// Global L2 norm of the gradients: each rank's own slices, summed over `shard`. Collective over shard.
+  double grad_norm(Communicator& shard) const;
+  /// Clips, updates weights and moments, and marks gathered copies as out of date.
+  void step(int64_t step, double lr, double grad_norm);
+  void zero_grad();
+  /// Weights and both moments of every unit.
+  std::vector<StateTensor> state() const;
+
+ private:
+  bool decays(const Slice& slice) const;
+
+  std::span<const std::unique_ptr<ShardedUnit>> units_;
+  const OptimizerConfig& config_;
+  std::vector<at::Tensor> exp_avg_, exp_avg_sq_;  // of each unit
+};
+
+}  // namespace olmoe

@@ -1,0 +1,18 @@
+#pragma once
+#include <string>
+
+#include "trainer/config.h"
+
+namespace olmoe {
+
+/// The first lines of a run, and what --dry-run prints: mesh, parameters, FLOPs, memory of a rank, tokens and steps.
+std::string describe_run(const Config& config, MeshShape mesh);
+
+/// describe_run with what it runs on: device, threads, versions, git commit.
+std::string describe_start(const Config& config, int world_size, const std::string& mpi_version);
+
+/// Checks a run without allocating or writing anything: layout, token files, counts, memory of a rank of
+/// `world_size`. Token files that this machine lacks are listed, and do not fail it. Throws like the run would.
+std::string dry_run(const Config& config, int world_size);
+
+}  // namespace olmoe

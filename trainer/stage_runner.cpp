@@ -1,0 +1,176 @@
+#include "trainer/stage_runner.h"
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <array>
+#include <functional>
+
+#include "core/error.h"
+
+namespace olmoe {
+namespace {
+
+at::ScalarType master_dtype(at::ScalarType compute) { return compute == at::kDouble ? at::kDouble : at::kFloat; }
+
+UnitParam unit_param(Param& param) { return {param.name, param.shape, param.global_shape, param.first, param.slot}; }
+
+}  // namespace
+
+StageRunner::StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options)
+    : stages_(std::move(stages)), replicate_(mesh.replicate()), options_(options), saved_(stages_.size()) {
+  make_units(mesh);
+  bind_units();
+  reset_totals();
+}
+
+void StageRunner::make_units(DeviceMesh& mesh) {
+  for (auto& stage : stages_) {
+    std::vector<UnitParam> dense, experts;
+    for (auto& param : stage->params()) (param.axis == Axis::shard ? dense : experts).push_back(unit_param(param));
+    auto& of_stage = units_of_.emplace_back();
+    auto add = [&](std::vector<UnitParam> params, Communicator& group) {
+      if (params.empty()) return;
+      units_.push_back(std::make_unique<ShardedUnit>(std::move(params), group, options_.compute_dtype, options_.device));
+      of_stage.push_back(units_.back().get());
+    };
+    add(std::move(dense), mesh.shard());
+    add(std::move(experts), mesh.expert_shard());
+  }
+}
+
+/// Memory for the units that `shares` picks: stages of equal parity use one buffer, units of a stage lie side by side.
+std::map<const ShardedUnit*, PoolRange> StageRunner::share_buffers(
+    const std::function<bool(const ShardedUnit&)>& shares, at::ScalarType dtype) const {
+  std::array<int64_t, 2> numel{0, 0};
+  std::map<const ShardedUnit*, int64_t> begins;
+  for (size_t s = 0; s < stages_.size(); ++s) {
+    int64_t end = 0;
+    for (const auto* unit : units_of_[s])
+      if (shares(*unit)) begins[unit] = end, end += unit->flat_numel();
+    numel[s % 2] = std::max(numel[s % 2], end);
+  }
+  const std::array pools{GatherPool(numel[0], dtype, options_.device), GatherPool(numel[1], dtype, options_.device)};
+  std::map<const ShardedUnit*, PoolRange> ranges;
+  for (size_t s = 0; s < stages_.size(); ++s)
+    for (const auto* unit : units_of_[s])
+      if (shares(*unit)) ranges.emplace(unit, pools[s % 2].range(begins[unit], unit->flat_numel()));
+  return ranges;
+}
+
+/// Gives each unit its memory. One that is whole on this rank computes from its shard and adds to its gradient
+/// directly; others use a buffer of their own (ZeRO-2 weights) or take turns in a shared one.
+void StageRunner::bind_units() {
+  const auto master = master_dtype(options_.compute_dtype);
+  const auto whole = [](const ShardedUnit& unit) { return unit.shard.numel() == unit.flat_numel(); };
+  const auto aliases = [&](const ShardedUnit& unit) { return whole(unit) && options_.compute_dtype == master; };
+  const auto pooled = [&](const ShardedUnit& unit) {
+    return options_.residency == Residency::pooled && !aliases(unit);
+  };
+  const auto weights = share_buffers(pooled, options_.compute_dtype);
+  const auto grads = share_buffers(std::not_fn(whole), master);
+  for (const auto& unit : units_) {
+    const auto own_weights = [&] {
+      if (aliases(*unit)) return PoolRange(unit->shard);
+      return PoolRange(at::zeros({unit->flat_numel()}, unit->shard.options().dtype(options_.compute_dtype)));
+    };
+    unit->bind(pooled(*unit) ? weights.at(unit.get()) : own_weights(),
+               whole(*unit) ? PoolRange(unit->grad) : grads.at(unit.get()));
+  }
+}
+
+void StageRunner::reset_totals() {
+  const auto options = at::TensorOptions().dtype(at::kDouble).device(options_.device);
+  totals_ = {at::zeros({3}, options), at::zeros({options_.num_moe_layers, options_.num_experts}, options)};
+}
+
+void StageRunner::gather(size_t stage) {
+  for (auto* unit : units_of_[stage]) unit->gather();
+}
+
+void StageRunner::release(size_t stage) {
+  if (options_.residency == Residency::resident) return;  // stays until the optimizer changes the weights
+  for (auto* unit : units_of_[stage]) unit->release();
+}
+
+void StageRunner::train_pass(const Batch& batch, LossScale scale) {
+  const auto loss = forward(batch, Phase::train, stages_.size());
+  totals_.losses_3[0] += loss;
+  backward(batch, scale);
+}
+
+at::Tensor StageRunner::evaluate(const Batch& batch) { return forward(batch, Phase::eval, stages_.size()); }
+
+at::Tensor StageRunner::run_to_last(const Batch& batch) {
+  auto x = forward(batch, Phase::eval, stages_.size() - 1);
+  gather(stages_.size() - 1);
+  return x;
+}
+
+at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages) {
+  at::Tensor x;  // undefined for the first stage, which reads the batch
+  for (size_t s = 0; s < num_stages; ++s) {
+    // The last stage's backward follows its forward at once: there is nothing to gain in running it twice.
+    const bool keep_graph = phase == Phase::train && (!options_.recompute || s + 1 == stages_.size());
+    auto& saved = saved_[s];
+    saved = {};
+    if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
+    StageContext context{batch, phase, saved.routing};
+    gather(s);
+    {
+      at::AutoGradMode grad_mode(keep_graph);
+      saved.out = stages_[s]->forward(saved.x, context);
+    }
+    if (phase == Phase::eval || s + 1 < stages_.size()) release(s);  // the last stage's backward is next
+    x = saved.out.y.detach();
+    if (!keep_graph) saved.out = {{}, {}, saved.out.stats};
+  }
+  if (phase == Phase::eval) std::fill(saved_.begin(), saved_.end(), Saved{});
+  return x;
+}
+
+void StageRunner::backward(const Batch& batch, LossScale scale) {
+  auto dy = at::full({}, scale.per_target, at::TensorOptions().dtype(at::kDouble).device(options_.device));
+  for (size_t s = stages_.size(); s-- > 0;) {
+    add_to_totals(s, scale.aux_share);
+    gather(s);
+    backward_stage(s, batch, dy, scale.aux_share);
+    for (auto* unit : units_of_[s]) unit->reduce_grads();
+    release(s);
+    if (s > 0) dy = saved_[s].x.grad();
+    saved_[s] = {};
+  }
+}
+
+void StageRunner::backward_stage(size_t stage, const Batch& batch, const at::Tensor& dy, double aux_share) {
+  auto& saved = saved_[stage];
+  if (!saved.out.y.defined()) {
+    StageContext context{batch, Phase::recompute, saved.routing};
+    at::AutoGradMode grad_mode(true);
+    saved.out = stages_[stage]->forward(saved.x, context);
+  }
+  for (auto* unit : units_of_[stage]) {
+    ENSURE(unit->gathered(), "stage {}: the weights of {} are not in their buffer", stage, unit->params().front().name);
+    unit->zero_full_grads();
+  }
+  std::vector<at::Tensor> roots{saved.out.y}, seeds{dy};
+  if (saved.out.aux.defined()) {
+    roots.push_back(saved.out.aux);
+    seeds.push_back(at::full_like(saved.out.aux, aux_share));
+  }
+  torch::autograd::backward(roots, seeds);
+}
+
+void StageRunner::reduce_replicas() {
+  for (const auto& unit : units_) replicate_.all_reduce(unit->grad);
+}
+
+void StageRunner::add_to_totals(size_t stage, double aux_share) {
+  const auto& stats = saved_[stage].out.stats;
+  if (!stats.defined()) return;
+  const double weight = aux_share / static_cast<double>(options_.num_moe_layers);
+  totals_.losses_3.narrow(0, 1, 2).add_(stats.narrow(0, 0, 2), weight);
+  totals_.counts_LE[static_cast<int64_t>(stage) - 1].add_(stats.narrow(0, 2, options_.num_experts));
+}
+
+}  // namespace olmoe

@@ -1,0 +1,88 @@
+// Shapes: N tokens of a micro-batch, D model width, L layers, E experts.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "data/batch.h"
+#include "model/stage.h"
+#include "parallel/device_mesh.h"
+#include "parallel/gather_pool.h"
+#include "parallel/sharded_unit.h"
+
+namespace olmoe {
+
+/// Where gathered weights live: in two buffers shared by all stages (ZeRO-3), or in one of their own (ZeRO-2).
+enum class Residency { pooled, resident };
+
+/// Weights of a micro-batch's losses in the step's total: nothing is divided again afterwards.
+struct LossScale {
+  double per_target;  ///< 1 / N, N the target tokens of the whole step
+  double aux_share;   ///< this micro-batch's tokens / the step's tokens
+};
+
+/// Sums over the passes since the last reset, of this rank; float64, on the device.
+struct PassTotals {
+  at::Tensor losses_3;   ///< cross-entropy sum; share-weighted load-balancing and z-loss, means over layers
+  at::Tensor counts_LE;  ///< assignments of each expert, L the blocks with experts
+};
+
+/// Walks the stages forward and backward, and decides when their units gather and reduce.
+class StageRunner {
+ public:
+  struct Options {
+    at::ScalarType compute_dtype;
+    at::Device device;
+    Residency residency;
+    bool recompute;          ///< keep only each stage's input and routing, and run it again for its backward
+    int64_t num_moe_layers;  ///< rows of the counts; 0 for a dense model
+    int64_t num_experts;
+  };
+  StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options);
+
+  /// One micro-batch, forward and backward; gradients are added to each unit's `grad`. A batch of no sequences
+  /// still makes every collective. Collective over shard.
+  void train_pass(const Batch& batch, LossScale scale);
+  /// Adds up gradient slices over replicas, once a step. Collective over replicate.
+  void reduce_replicas();
+  /// Cross-entropy sum of a batch, forward only, as a float64 scalar. Collective over shard.
+  at::Tensor evaluate(const Batch& batch);
+  /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next pass.
+  at::Tensor run_to_last(const Batch& batch);
+
+  PassTotals& totals() { return totals_; }
+  void reset_totals();
+  std::span<const std::unique_ptr<ShardedUnit>> units() const { return units_; }
+  Stage& last_stage() { return *stages_.back(); }
+
+ private:
+  struct Saved {  // of one stage, from its forward to its backward
+    at::Tensor x;
+    StageOut out;
+    Routing routing;
+  };
+  void make_units(DeviceMesh& mesh);
+  void bind_units();
+  std::map<const ShardedUnit*, PoolRange> share_buffers(const std::function<bool(const ShardedUnit&)>& shares,
+                                                        at::ScalarType dtype) const;
+  void gather(size_t stage);
+  void release(size_t stage);
+  at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages);
+  void backward(const Batch& batch, LossScale scale);
+  void backward_stage(size_t stage, const Batch& batch, const at::Tensor& dy, double aux_share);
+  void add_to_totals(size_t stage, double aux_share);
+
+  std::vector<std::unique_ptr<Stage>> stages_;
+  Communicator& replicate_;
+  Options options_;
+  std::vector<std::unique_ptr<ShardedUnit>> units_;
+  std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
+  std::vector<Saved> saved_;
+  PassTotals totals_;
+};
+
+}  // namespace olmoe

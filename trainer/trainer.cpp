@@ -1,0 +1,191 @@
+#include "trainer/trainer.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "core/files.h"
+#include "core/log.h"
+#include "core/stopwatch.h"
+#include "model/hf_checkpoint.h"
+#include "model/init.h"
+#include "model/transformer.h"
+#include "trainer/environment.h"
+#include "trainer/lr_schedule.h"
+#include "trainer/preemption.h"
+#include "trainer/weights.h"
+
+namespace olmoe {
+namespace {
+
+at::ScalarType scalar_type(ComputeDtype dtype) {
+  switch (dtype) {
+    case ComputeDtype::float32: return at::kFloat;
+    case ComputeDtype::bfloat16: return at::kBFloat16;
+    case ComputeDtype::float64: return at::kDouble;
+  }
+  throw Error("unreachable compute dtype");
+}
+
+StageRunner::Options runner_options(const Config& config) {
+  return {.compute_dtype = scalar_type(config.train.compute_dtype),
+          .device = config.train.device == DeviceKind::cuda ? at::Device(at::kCUDA) : at::Device(at::kCPU),
+          .residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident,
+          .recompute = config.train.recompute == Recompute::full,
+          .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
+          .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0};
+}
+
+/// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.
+double max_expert_load(const at::Tensor& counts_LE) {
+  if (counts_LE.numel() == 0) return 0;
+  return (counts_LE.amax(1) / counts_LE.mean(1)).max().item<double>();
+}
+
+}  // namespace
+
+std::shared_ptr<const InstanceSource> make_source(const Config& config) {
+  const auto& data = config.data;
+  const auto seed = static_cast<uint64_t>(config.run.seed);
+  if (data.synthetic) return make_synthetic_source(data.sequence_length, config.model.vocab_size, seed);
+  auto dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length,
+                                                data.check_ids ? config.model.vocab_size : 0);
+  return make_file_source(std::move(dataset), seed, /*shuffle=*/true);
+}
+
+Trainer::Trainer(const Config& config, Communicator& world)
+    : config_(config),
+      mesh_(world, mesh_shape(config.parallel, world.size())),
+      source_(make_source(config_)),
+      plan_{config_.train.global_batch_size, config_.train.micro_batch_size, world.rank(), world.size(),
+            config_.data.prefetch},
+      evaluator_(config_),
+      checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
+  at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
+  runner_ = std::make_unique<StageRunner>(make_stages(config_.model), mesh_, runner_options(config_));
+  optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
+  start_or_resume();
+  const bool writes = world.rank() == 0;
+  if (writes) write_text_atomic(config_.run.folder + "/config.yaml", write_config(config_));
+  metrics_ = std::make_unique<MetricsLog>(config_.run.folder, writes, step_, config_.train.steps, config_.log.every_steps);
+  loader_ = std::make_unique<DataLoader>(source_, plan_, step_);
+}
+
+void Trainer::start_or_resume() {
+  std::filesystem::create_directories(config_.run.folder);
+  const auto latest = checkpointer_.latest_step();
+  if (!latest) {
+    const auto& folder = config_.train.init_from;
+    const auto seed = static_cast<uint64_t>(config_.run.seed);
+    fill_weights(runner_->units(), folder.empty() ? random_init(config_.model, seed) : HfWeights::source(folder, config_.model));
+    log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
+    return;
+  }
+  const auto manifest = Manifest::read(checkpointer_.step_folder(*latest));
+  check_same_run(manifest);
+  checkpointer_.load(manifest, optimizer_->state());
+  for (const auto& unit : runner_->units()) unit->invalidate();
+  step_ = saved_step_ = manifest.step;
+  log::info("going on from {}", checkpointer_.step_folder(step_));
+}
+
+void Trainer::check_same_run(const Manifest& manifest) const {
+  const auto where = checkpointer_.step_folder(manifest.step);
+  const auto before = read_config_text<Config>(manifest.config, where + "/manifest.json");
+  std::vector<std::string> refused;
+  for (const auto& difference : differing_fields(before, config_)) {
+    const auto is = [&](std::string_view prefix) { return difference.starts_with(prefix); };
+    if (is("model.") || is("run.seed") || is("train.global_batch_size") || is("data.sequence_length"))
+      refused.push_back(difference);
+    else
+      log::info("changed since {}: {}", where, difference);
+  }
+  if (manifest.data_fingerprint != source_->fingerprint())
+    refused.push_back("the training tokens are others (files, order, sizes or contents changed)");
+  if (!refused.empty())
+    throw CheckpointError(fmt::format("{} is of another run:\n  {}\nTake these values back, or name another run.folder",
+                                      where, fmt::join(refused, "\n  ")));
+}
+
+ExitCode Trainer::run() {
+  if (step_ >= config_.train.steps) {
+    log::info("nothing to do: step {} of {} is done", step_, config_.train.steps);
+    return ExitCode::ok;
+  }
+  const auto due = [&](int64_t every) { return step_ == config_.train.steps || (every > 0 && step_ % every == 0); };
+  while (step_ < config_.train.steps) {
+    metrics_->write(train_step());
+    if (due(config_.evaluation.every_steps)) evaluate();
+    const bool leave = leave_now();
+    if (leave || due(config_.checkpoint.every_steps)) save();
+    if (leave) return ExitCode::preempted;
+  }
+  return ExitCode::ok;
+}
+
+StepMetrics Trainer::train_step() {
+  const Stopwatch watch;
+  const int64_t sequence_length = config_.data.sequence_length, sequences = config_.train.global_batch_size;
+  const auto targets = static_cast<double>(sequences * (sequence_length - 1));
+  runner_->reset_totals();
+  optimizer_->zero_grad();
+  for (int64_t round = 0; round < plan_.rounds(); ++round) {
+    const auto batch = loader_->next();
+    const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(sequences);
+    runner_->train_pass(batch, {.per_target = 1.0 / targets, .aux_share = share});
+  }
+  runner_->reduce_replicas();
+  const double grad_norm = optimizer_->grad_norm(mesh_.shard());
+  auto totals = runner_->totals();
+  mesh_.world().all_reduce(totals.losses_3);
+  mesh_.world().all_reduce(totals.counts_LE);
+  const auto losses = totals.losses_3.cpu();
+  const double loss = losses[0].item<double>() / targets;
+  if (!std::isfinite(loss) || !std::isfinite(grad_norm))
+    throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved",
+                            step_ + 1, loss, grad_norm),
+                ExitCode::non_finite);
+
+  ++step_;
+  const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_);
+  optimizer_->step(step_, lr, grad_norm);
+  return {.step = step_,
+          .tokens = step_ * sequences * sequence_length,
+          .loss = loss,
+          .load_balancing_loss = losses[1].item<double>(),
+          .router_z_loss = losses[2].item<double>(),
+          .max_expert_load = max_expert_load(totals.counts_LE),
+          .grad_norm = grad_norm,
+          .lr = lr,
+          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s()};
+}
+
+void Trainer::evaluate() { metrics_->write(step_, evaluator_.evaluate(*runner_, mesh_.world())); }
+
+void Trainer::save() {
+  if (saved_step_ == step_) return;
+  const Stopwatch watch;
+  Manifest manifest;
+  manifest.step = step_;
+  manifest.sequences = step_ * config_.train.global_batch_size;
+  manifest.tokens = manifest.sequences * config_.data.sequence_length;
+  manifest.config = write_config(config_);
+  manifest.data_fingerprint = source_->fingerprint();
+  manifest.made_by = describe_environment();
+  manifest.made_by["mesh"] = mesh_.describe();
+  checkpointer_.save(std::move(manifest), optimizer_->state());
+  saved_step_ = step_;
+  log::info("saved {} in {:.2f} s", checkpointer_.step_folder(step_), watch.elapsed_s());
+}
+
+bool Trainer::leave_now() {
+  auto asked = at::full({1}, preemption::requested() ? 1 : 0, at::kLong);
+  mesh_.world().all_reduce(asked, Reduce::max);
+  const bool leave = asked.item<int64_t>() != 0;
+  if (leave) log::info("a signal asked this run to stop: saving step {} and leaving", step_);
+  return leave;
+}
+
+}  // namespace olmoe

@@ -1,0 +1,58 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/error.h"
+#include "core/json_lines.h"
+#include "data/data_loader.h"
+#include "parallel/device_mesh.h"
+#include "trainer/checkpointer.h"
+#include "trainer/config.h"
+#include "trainer/evaluator.h"
+#include "trainer/metrics.h"
+#include "trainer/optimizer.h"
+#include "trainer/stage_runner.h"
+
+namespace olmoe {
+
+/// Training tokens of a config. Throws DataError for damaged files.
+std::shared_ptr<const InstanceSource> make_source(const Config& config);
+
+/// A run: batch, forward, backward, step, and now and then a checkpoint, an evaluation and a line of metrics.
+/// A run found in run.folder goes on where its newest checkpoint stands.
+class Trainer {
+ public:
+  /// Checks everything, makes or loads the state, writes the resolved config. Collective over world.
+  Trainer(const Config& config, Communicator& world);
+  /// Trains to train.steps (ok), or until a signal asks to save and leave (preempted). Collective over world.
+  ExitCode run();
+
+  StageRunner& runner() { return *runner_; }
+  int64_t step() const { return step_; }
+
+ private:
+  void start_or_resume();
+  void check_same_run(const Manifest& manifest) const;
+  StepMetrics train_step();
+  void evaluate();
+  void save();
+  bool leave_now();
+
+  const Config config_;
+  DeviceMesh mesh_;
+  std::shared_ptr<const InstanceSource> source_;
+  DataLoader::Plan plan_;
+  Evaluator evaluator_;
+  std::unique_ptr<StageRunner> runner_;
+  std::unique_ptr<Optimizer> optimizer_;
+  Checkpointer checkpointer_;
+  int64_t step_ = 0;        // finished steps
+  int64_t saved_step_ = -1; // of the newest checkpoint
+  std::unique_ptr<DataLoader> loader_;
+  std::unique_ptr<MetricsLog> metrics_;
+};
+
+}  // namespace olmoe
