@@ -4,7 +4,7 @@
 #   -n  ranks (default 2); on GPUs one for each
 #   -f  OpenMPI host file; build and data must lie at the same path on every host
 # OMP_NUM_THREADS is passed on where it is set; on one host its default is cores / ranks. OLMOE_TRAIN names another
-# program than build/olmoe-train. SIGTERM, SIGINT or SIGUSR1 make the run save and leave; starting it again goes on.
+# program than build/olmoe-train. SIGTERM, SIGINT, SIGHUP or SIGUSR1 make the run save and leave; a second one ends it.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 ranks=2
@@ -23,8 +23,8 @@ program="${OLMOE_TRAIN:-$REPOSITORY/build/olmoe-train}"
 [ -x "$program" ] || die "there is no $program: run cmake --preset cpu-release && cmake --build --preset cpu-release"
 
 allow_mpi_as_root
-# mpirun kills its ranks this many seconds after a signal: the time they have to save.
-arguments=(-n "$ranks" --bind-to none --mca odls_base_sigkill_timeout 60)
+# Once a rank left with an error, mpirun waits this long twice, then kills the others: they have saved by then.
+arguments=(-n "$ranks" --bind-to none --mca odls_base_sigkill_timeout 2)
 if [ -n "$hostfile" ]; then
   arguments+=(--hostfile "$hostfile")
   if [ -n "${OMP_NUM_THREADS:-}" ]; then arguments+=(-x OMP_NUM_THREADS); fi
@@ -33,4 +33,26 @@ else
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
   arguments+=(--oversubscribe)
 fi
-exec mpirun "${arguments[@]}" "$program" "$@"
+
+# mpirun hands on SIGUSR1 alone at once and keeps the exit code; any other signal reaches the ranks late, if at all. So
+# it runs in a process group of its own, out of the terminal's reach, and every signal becomes SIGUSR1.
+signals=0
+stop() {
+  signals=$((signals + 1))
+  if [ "$signals" -eq 1 ]; then
+    note "saving; a second signal ends the run without"
+    kill -USR1 "$launched"
+  else
+    kill -TERM "$launched"
+  fi
+}
+set -m
+mpirun "${arguments[@]}" "$program" "$@" </dev/null &
+launched=$!
+trap stop INT TERM HUP USR1
+while true; do
+  seen=$signals
+  status=0
+  wait "$launched" || status=$?
+  if [ "$signals" -eq "$seen" ]; then exit "$status"; fi  # otherwise a signal ended the wait, not the run
+done
