@@ -110,11 +110,13 @@ struct ScheduleConfig {
 struct CheckpointConfig {
   int64_t every_steps = 1000;
   int64_t keep = 3;
+  bool save_last = true;
 
   template <class V>
   void fields(V& v) {
-    v("every_steps", every_steps, "steps between checkpoints; the last step is always saved; 0: only that");
+    v("every_steps", every_steps, "steps between checkpoints; 0: none but the last");
     v("keep", keep, "newest checkpoints to keep; 0: all");
+    v("save_last", save_last, "save the last step too; a run that is asked to stop is always saved");
   }
 };
 

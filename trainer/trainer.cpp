@@ -114,12 +114,13 @@ ExitCode Trainer::run() {
     log::info("nothing to do: step {} of {} is done", step_, config_.train.steps);
     return ExitCode::ok;
   }
-  const auto due = [&](int64_t every) { return step_ == config_.train.steps || (every > 0 && step_ % every == 0); };
+  const auto due = [&](int64_t every) { return every > 0 && step_ % every == 0; };
   while (step_ < config_.train.steps) {
     metrics_->write(train_step());
-    if (due(config_.evaluation.every_steps)) evaluate();
+    const bool last = step_ == config_.train.steps;
+    if (last || due(config_.evaluation.every_steps)) evaluate();
     const bool leave = leave_now();
-    if (leave || due(config_.checkpoint.every_steps)) save();
+    if (leave || due(config_.checkpoint.every_steps) || (last && config_.checkpoint.save_last)) save();
     if (leave) return ExitCode::preempted;
   }
   return ExitCode::ok;
