@@ -1,0 +1,158 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config_reader.h"
+
+/// The trainer's own sections of a run's config; those of model and data stand beside their owners.
+namespace olmoe {
+
+enum class ComputeDtype { float32, bfloat16, float64 };
+enum class DeviceKind { cpu, cuda };
+enum class Recompute { none, full };
+enum class ScheduleKind { cosine, linear, constant };
+
+template <>
+struct EnumNames<ComputeDtype> {
+  static constexpr std::array names{"float32", "bfloat16", "float64"};
+};
+template <>
+struct EnumNames<DeviceKind> {
+  static constexpr std::array names{"cpu", "cuda"};
+};
+template <>
+struct EnumNames<Recompute> {
+  static constexpr std::array names{"none", "full"};
+};
+template <>
+struct EnumNames<ScheduleKind> {
+  static constexpr std::array names{"cosine", "linear", "constant"};
+};
+
+struct RunConfig {
+  std::string folder;
+  int64_t seed = 6198;
+  int64_t threads = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v.required("folder", folder, "run folder: resolved config, metrics and checkpoints; a run found there goes on");
+    v("seed", seed, "of initial weights and data order");
+    v("threads", threads, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node");
+  }
+};
+
+struct TrainConfig {
+  int64_t steps = 0;
+  ComputeDtype compute_dtype = ComputeDtype::bfloat16;
+  DeviceKind device = DeviceKind::cpu;
+  int64_t micro_batch_size = 4;
+  int64_t global_batch_size = 1024;
+  Recompute recompute = Recompute::none;
+  std::string init_from;
+
+  template <class V>
+  void fields(V& v) {
+    v.required("steps", steps, "optimizer steps of the whole run");
+    v("compute_dtype", compute_dtype, "of gathered weights and activations; trained weights are fp32, or float64");
+    v("device", device, "where tensors live");
+    v("micro_batch_size", micro_batch_size, "sequences of one pass of one rank");
+    v("global_batch_size", global_batch_size, "sequences of one optimizer step, all ranks together");
+    v("recompute", recompute, "full: keep only the input of each stage and its routing for the backward");
+    v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
+  }
+};
+
+struct OptimizerConfig {
+  double lr = 4e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  bool decay_norms = true;
+  bool decay_embeddings = true;
+  double clip_norm = 1.0;
+
+  template <class V>
+  void fields(V& v) {
+    v("lr", lr, "peak learning rate of AdamW");
+    v("beta1", beta1, "decay of the first moment");
+    v("beta2", beta2, "decay of the second moment");
+    v("eps", eps, "added to the root of the second moment");
+    v("weight_decay", weight_decay, "decoupled weight decay");
+    v("decay_norms", decay_norms, "weight decay on norm weights too");
+    v("decay_embeddings", decay_embeddings, "weight decay on the input embedding too");
+    v("clip_norm", clip_norm, "largest global L2 norm of the gradients; 0: no clipping");
+  }
+};
+
+struct ScheduleConfig {
+  ScheduleKind kind = ScheduleKind::cosine;
+  int64_t warmup_steps = 2500;
+  int64_t decay_steps = 0;
+  double warmup_start = 0.1;
+  double final_fraction = 0.1;
+
+  template <class V>
+  void fields(V& v) {
+    v("kind", kind, "shape after the warm-up");
+    v("warmup_steps", warmup_steps, "steps of linear warm-up");
+    v("decay_steps", decay_steps, "step at which the floor is reached; 0: train.steps");
+    v("warmup_start", warmup_start, "warm-up starts at this share of the peak");
+    v("final_fraction", final_fraction, "floor as a share of the peak");
+  }
+};
+
+struct CheckpointConfig {
+  int64_t every_steps = 1000;
+  int64_t keep = 3;
+  bool save_last = true;
+
+  template <class V>
+  void fields(V& v) {
+    v("every_steps", every_steps, "steps between checkpoints; 0: none but the last");
+    v("keep", keep, "newest checkpoints to keep; 0: all");
+    v("save_last", save_last, "save the last step too; a run that is asked to stop is always saved");
+  }
+};
+
+struct ParallelConfig {
+  int64_t replicate = 1;
+  int64_t shard = 0;
+  int64_t expert = 1;
+  int64_t zero_stage = 3;
+
+  template <class V>
+  void fields(V& v) {
+    v("replicate", replicate, "copies of the sharded model (hybrid sharding)");
+    v("shard", shard, "ranks that share one copy of the trained state; 0: all of the world");
+    v("expert", expert, "ranks that share the experts of a layer");
+    v("zero_stage", zero_stage, "3: weights are gathered stage by stage; 2: once a step, and stay");
+  }
+};
+
+struct EvaluationConfig {
+  int64_t every_steps = 0;
+  std::vector<std::string> paths;
+  int64_t max_sequences = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v("every_steps", every_steps, "steps between evaluations; the last step is always evaluated; 0: only that");
+    v("paths", paths, "held-out token files, one evaluation set each, named by the file");
+    v("max_sequences", max_sequences, "sequences of a set that are used; 0: all");
+  }
+};
+
+struct LogConfig {
+  int64_t every_steps = 10;
+
+  template <class V>
+  void fields(V& v) {
+    v("every_steps", every_steps, "steps between console lines (metrics.jsonl has every step)");
+  }
+};
+
+}  // namespace olmoe
