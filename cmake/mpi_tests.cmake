@@ -1,5 +1,4 @@
 # The collectives as processes: the same cases as the thread ranks, under mpirun with 1 to 4 ranks.
-# `mpi_tests [large]` with two ranks adds messages beyond 2 GiB (5 GB of memory).
 file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/../tests/parallel/mpi/*.cpp")
 add_executable(mpi_tests ${sources} "${CMAKE_CURRENT_LIST_DIR}/../tests/parallel/collective_cases.cpp")
 get_target_property(test_includes test_main INTERFACE_INCLUDE_DIRECTORIES)
@@ -13,3 +12,13 @@ foreach(ranks 1 2 3 4)
   set_tests_properties(mpi_${ranks} PROPERTIES LABELS mpi TIMEOUT 120 PROCESSORS 2
     ENVIRONMENT "OMP_NUM_THREADS=1;OLMOE_EXPECT_RANKS=${ranks}")
 endforeach()
+
+# Messages beyond 2 GiB need 5 GB of memory: `ctest -LE large` leaves them out.
+add_test(NAME mpi_large COMMAND ${MPIRUN} -n 2 $<TARGET_FILE:mpi_tests> "[large]")
+set_tests_properties(mpi_large PROPERTIES LABELS "mpi;large" TIMEOUT 240 RUN_SERIAL TRUE
+  ENVIRONMENT "OMP_NUM_THREADS=1;OLMOE_EXPECT_RANKS=2")
+
+# Fewer ranks than promised must not look green.
+add_test(NAME mpi_missing_rank COMMAND ${MPIRUN} -n 2 $<TARGET_FILE:mpi_tests>)
+set_tests_properties(mpi_missing_rank PROPERTIES LABELS mpi TIMEOUT 120
+  ENVIRONMENT "OLMOE_EXPECT_RANKS=3" PASS_REGULAR_EXPRESSION "2 ranks run, OLMOE_EXPECT_RANKS = 3")

@@ -11,7 +11,7 @@ namespace {
 
 // A reduction moves and sums chunk by chunk: small enough to be summed out of the cache, large
 // enough to hide the cost of an exchange.
-constexpr int64_t kChunkBytes = 1 << 20;
+constexpr int64_t kChunkBytes = 1 << 18;
 
 std::byte* bytes_of(const at::Tensor& tensor) { return static_cast<std::byte*>(tensor.data_ptr()); }
 

@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::array kTypes{at::kDouble, at::kFloat, at::kBFloat16, at::kLong, at::kInt};
 // Empty, smaller than a group, not divisible, larger than one chunk of a reduction.
-constexpr std::array<int64_t, 5> kSizes{0, 1, 7, 1000, 300'001};
+constexpr std::array<int64_t, 5> kSizes{0, 1, 7, 1000, 70'001};
 
 /// Contributions of all ranks added (or compared) in rank order in `out_dtype`, the long way.
 at::Tensor reduce_draws(int ranks, at::IntArrayRef shape, at::ScalarType in, at::ScalarType out,
@@ -93,6 +93,12 @@ void check_all_reduce(Communicator& group) {
       }
     }
   }
+  constexpr int64_t kMany = 400'003;  // more than one chunk for each of five ranks
+  at::Tensor many = draw(group.rank(), {kMany}, at::kFloat);
+  group.all_reduce(many);
+  check_same_bits(many, reduce_draws(group.size(), {kMany}, at::kFloat, at::kFloat, Reduce::sum),
+                  "long all_reduce");
+
   at::Tensor ranks = at::full({3, 5}, group.rank(), at::kLong);
   group.all_reduce(ranks);
   const int64_t sum = group.size() * (group.size() - 1) / 2;

@@ -162,6 +162,11 @@ TEST_CASE("gather gives every rank the whole parameters, rounded to the compute 
     ENSURE(!u.unit.gathered(), "gathered after invalidate()");
     u.unit.gather();
     check_same_bits(u.a.detach(), u.expected(u.unit.params()[0]).mul(2).to(dtype), "second gather");
+    u.unit.release();
+    ENSURE(!u.unit.gathered(), "gathered after release()");
+#ifndef NDEBUG
+    ENSURE(u.a.isnan().all().item<bool>(), "released weights can still be read");
+#endif
   });
 }
 
