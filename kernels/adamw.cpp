@@ -1,9 +1,8 @@
 #include "kernels/adamw.h"
 
-#include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
 
+#include <cmath>
 #include <numeric>
 #include <vector>
 
@@ -11,19 +10,48 @@
 #include "kernels/row_loop.h"
 
 namespace olmoe::kernels {
+namespace {
+
+/// Each element is a function of itself alone, in one expression, so slicing cannot change its bits
+/// (ATen's fused AdamW computes the elements after its last whole vector otherwise).
+template <typename P>
+void update(P* param, P* grad, P* exp_avg, P* exp_avg_sq, int64_t n, const AdamWStep& step) {
+  const P factor = step.grad_factor, beta1 = step.beta1, beta2 = step.beta2, eps = step.eps;
+  const P keep1 = 1 - step.beta1, keep2 = 1 - step.beta2;
+  const P decay = 1 - step.lr * step.weight_decay;
+  const P step_size = step.lr / (1 - std::pow(step.beta1, step.step));
+  const P root_scale = 1 / std::sqrt(1 - std::pow(step.beta2, step.step));
+  for_rows(n, 1, [=](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const P g = grad[i] * factor;
+      const P m = beta1 * exp_avg[i] + keep1 * g, v = beta2 * exp_avg_sq[i] + keep2 * (g * g);
+      grad[i] = g;
+      exp_avg[i] = m;
+      exp_avg_sq[i] = v;
+      param[i] = decay * param[i] - step_size * m / (std::sqrt(v) * root_scale + eps);
+    }
+  });
+}
+
+}  // namespace
 
 void adamw(at::Tensor param, at::Tensor grad, at::Tensor exp_avg, at::Tensor exp_avg_sq,
            const AdamWStep& step) {
   ensure_cpu(param, 1, "adamw: param");
-  ENSURE(grad.sizes() == param.sizes() && exp_avg.sizes() == param.sizes() &&
-             exp_avg_sq.sizes() == param.sizes(),
-         "adamw: gradient and moments must be as long as the parameters, {}", param.numel());
+  for (const at::Tensor& x : {param, grad, exp_avg, exp_avg_sq})
+    ENSURE(x.sizes() == param.sizes() && x.is_contiguous() && x.is_cpu() &&
+               x.scalar_type() == param.scalar_type(),
+           "adamw: gradient and moments must be contiguous, of the parameters' dtype, and {} long",
+           param.numel());
   ENSURE(step.step >= 1, "adamw: steps count from 1, not {}", step.step);
-  if (param.numel() == 0) return;
-  if (step.grad_factor != 1) grad.mul_(step.grad_factor);
-  const at::Tensor step_count = at::scalar_tensor(step.step, at::TensorOptions().dtype(at::kFloat));
-  at::_fused_adamw_({param}, {grad}, {exp_avg}, {exp_avg_sq}, {}, {step_count}, step.lr, step.beta1,
-                    step.beta2, step.weight_decay, step.eps, /*amsgrad=*/false, /*maximize=*/false);
+  for_dtype(param.scalar_type(), [&]<typename T>() {
+    if constexpr (std::is_same_v<T, Acc<T>>)
+      update(param.data_ptr<T>(), grad.data_ptr<T>(), exp_avg.data_ptr<T>(),
+             exp_avg_sq.data_ptr<T>(), param.numel(), step);
+    else
+      throw Error("adamw: parameters must be float32 or float64");
+  });
 }
 
 at::Tensor squared_norm(const at::Tensor& x) {

@@ -8,7 +8,7 @@ struct AdamWStep {
   int64_t step;        ///< 1 for the first update
   double grad_factor;  ///< gradients are multiplied by it (clipping)
 };
-/// Decoupled AdamW (Loshchilov & Hutter) on flat tensors of equal length, in place; at::_fused_adamw_.
+/// Decoupled AdamW (Loshchilov & Hutter) on flat tensors of equal length and dtype, in place.
 /// Its bits depend neither on slicing nor on threads. `grad` is left multiplied by grad_factor.
 void adamw(at::Tensor param, at::Tensor grad, at::Tensor exp_avg, at::Tensor exp_avg_sq, const AdamWStep& step);
 /// Sum of squares in float64, in an order that does not depend on threads. Returns a float64 scalar tensor.

@@ -21,8 +21,8 @@ void forward_rows(const at::Tensor& z_R2F, const Acc<T>* score_R, at::Tensor& h_
       const Acc<T> score = score_R ? score_R[r] : 1;
 #pragma omp simd
       for (int64_t j = 0; j < F; ++j) {
-        const Acc<T> g = load(gate[j]);
-        h[j] = rounded<T>(g / (1 + fast_exp(-g)) * load(up[j]) * score);
+        const Acc<T> g = load(gate[j]), silu = g * (1 / (1 + fast_exp(-g)));
+        h[j] = rounded<T>(silu * load(up[j]) * score);
       }
     }
   });

@@ -8,6 +8,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -51,8 +52,8 @@ inline double relative_error(const at::Tensor& actual, const at::Tensor& expecte
 /// unit of 8 bits).
 inline double bound(at::ScalarType dtype, int64_t n, int bf16_roundings = 1) {
   if (dtype == at::kDouble) return 1e-12;
-  const double fp32 = 4 * std::sqrt(static_cast<double>(n)) * std::ldexp(1.0, -24);
-  return dtype == at::kFloat ? fp32 : fp32 + bf16_roundings * std::ldexp(1.0, -9);
+  const double fp32 = 4 * std::sqrt(std::max<double>(n, 1)) * std::ldexp(1.0, -24);
+  return dtype == at::kFloat ? fp32 : fp32 + bf16_roundings * std::ldexp(1.0, -8);
 }
 
 /// The same bits (NaN included), shape and dtype.

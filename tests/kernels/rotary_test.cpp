@@ -13,11 +13,21 @@ namespace {
 
 constexpr double kEps = 1e-5;
 
-/// Norm over the full width, clamp, and rotate_half(x) * sin + x * cos, in float64.
+/// The value rounded to `dtype`, with the gradient of the identity.
+at::Tensor rounded_through(const at::Tensor& v, at::ScalarType dtype) {
+  return v + (v.detach().to(dtype).to(at::kDouble) - v.detach());
+}
+
+/// Norm over the full width, clamp, and rotate_half(x) * sin + x * cos, in float64; rounded before
+/// the clamp as OlmoeForCausalLM rounds, since which elements the clamp holds depends on it.
 at::Tensor reference_rotary(const at::Tensor& x, const at::Tensor& w, const at::Tensor& table,
-                            std::optional<double> clip) {
+                            std::optional<double> clip, at::ScalarType dtype) {
   const int64_t N = x.size(0), S = table.size(0), d = table.size(1);
-  at::Tensor v = w.defined() ? x * (x.pow(2).mean(-1, true) + kEps).rsqrt() * w : x;
+  at::Tensor v = x;
+  if (w.defined()) {
+    const at::Tensor normed = rounded_through(x * (x.pow(2).mean(-1, true) + kEps).rsqrt(), dtype);
+    v = rounded_through(normed * w, dtype);
+  }
   if (clip) v = v.clamp(-*clip, *clip);
   const at::Tensor angles =
       table.to(at::kDouble).repeat({(N + S - 1) / S, 1}).narrow(0, 0, N).unsqueeze(1);
@@ -42,7 +52,7 @@ TEST_CASE("norm_rotary and its gradients equal the formula", "[kernels]") {
   const at::Tensor w = with_norm ? normal({W}, dtype, 3) : at::Tensor();
   const at::Tensor table = rotary_table(S, d, 10000, dtype);
   const at::Tensor x_ref = reference(x), w_ref = with_norm ? reference(w) : at::Tensor();
-  const at::Tensor y_ref = reference_rotary(x_ref, w_ref, table, clip);
+  const at::Tensor y_ref = reference_rotary(x_ref, w_ref, table, clip, dtype);
   y_ref.backward(dy.to(at::kDouble));
 
   const NormRotary out = norm_rotary(x, w, table, kEps, clip);

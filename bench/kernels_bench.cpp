@@ -1,0 +1,243 @@
+// Kernels at the two shapes that are trained here: tiny (8 x 256 tokens, d 256, 16 experts, top-4,
+// width 128) and true width (1024 tokens, d 2048, 64 experts, top-8, width 1024). Where ATen has a
+// counterpart, it is timed beside ours. Run with OMP_NUM_THREADS set, on an idle machine, and
+// compare minima.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_grouped_mm.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/rms_norm.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/zeros.h>
+#include <benchmark/benchmark.h>
+#include <malloc.h>
+
+#include "kernels/attention.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/grouped_gemm.h"
+#include "kernels/permute.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rotary.h"
+#include "kernels/router.h"
+#include "kernels/swiglu.h"
+
+namespace {
+
+using namespace olmoe::kernels;
+
+struct Shape {
+  int64_t B, S, H, d, E, K, F, V;
+  int64_t T() const { return B * S; }
+  int64_t D() const { return H * d; }
+  int64_t R() const { return T() * K; }
+};
+constexpr Shape kShapes[] = {{8, 256, 4, 64, 16, 4, 128, 512},
+                             {1, 1024, 16, 128, 64, 8, 1024, 2048}};
+
+/// The two arguments of each benchmark: 0 tiny, 1 true width; 0 fp32, 1 bf16.
+const Shape& shape(const benchmark::State& state) { return kShapes[state.range(0)]; }
+at::ScalarType dtype(const benchmark::State& state) {
+  return state.range(1) ? at::kBFloat16 : at::kFloat;
+}
+
+at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype) {
+  at::Generator generator = at::detail::createCPUGenerator(1);
+  return at::empty(sizes, at::kFloat).normal_(0, 1, generator).to(dtype);
+}
+
+void set_flops(benchmark::State& state, double flops) {
+  state.counters["FLOP/s"] =
+      benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
+}
+void set_bytes(benchmark::State& state, double bytes) {
+  state.counters["B/s"] = benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+Permutation permutation_of(const Shape& s) {
+  const Router routed = route(normal({s.T(), s.E}, at::kFloat), s.K, 1, false, {});
+  return sort_by_expert(routed.ids_TK, s.E);
+}
+
+struct GroupedOperands {
+  at::Tensor x_RI, w_EOI, dy_RO, dw_EOI, offsets_E;
+};
+/// The up projection: I = D inputs, O = 2F outputs.
+GroupedOperands grouped_operands(const benchmark::State& state) {
+  const Shape& s = shape(state);
+  const auto type = dtype(state);
+  return {normal({s.R(), s.D()}, type), normal({s.E, 2 * s.F, s.D()}, type),
+          normal({s.R(), 2 * s.F}, type), at::zeros({s.E, 2 * s.F, s.D()}),
+          permutation_of(s).offsets_E};
+}
+double grouped_flops(const benchmark::State& state) {
+  const Shape& s = shape(state);
+  return 2.0 * s.R() * s.D() * 2 * s.F;
+}
+
+void grouped_forward(benchmark::State& state) {
+  const GroupedOperands in = grouped_operands(state);
+  for (auto _ : state) benchmark::DoNotOptimize(grouped_gemm(in.x_RI, in.w_EOI, in.offsets_E));
+  set_flops(state, grouped_flops(state));
+}
+void grouped_forward_aten(benchmark::State& state) {
+  const GroupedOperands in = grouped_operands(state);
+  for (auto _ : state)
+    benchmark::DoNotOptimize(at::_grouped_mm(in.x_RI, in.w_EOI.transpose(1, 2), in.offsets_E));
+  set_flops(state, grouped_flops(state));
+}
+void grouped_input_grad(benchmark::State& state) {
+  const GroupedOperands in = grouped_operands(state);
+  for (auto _ : state)
+    benchmark::DoNotOptimize(grouped_gemm_input_grad(in.dy_RO, in.w_EOI, in.offsets_E));
+  set_flops(state, grouped_flops(state));
+}
+void grouped_input_grad_aten(benchmark::State& state) {
+  const GroupedOperands in = grouped_operands(state);
+  for (auto _ : state) benchmark::DoNotOptimize(at::_grouped_mm(in.dy_RO, in.w_EOI, in.offsets_E));
+  set_flops(state, grouped_flops(state));
+}
+void grouped_weight_grad(benchmark::State& state) {
+  const GroupedOperands in = grouped_operands(state);
+  for (auto _ : state) grouped_gemm_weight_grad(in.dy_RO, in.x_RI, in.offsets_E, in.dw_EOI);
+  set_flops(state, grouped_flops(state));
+}
+void grouped_weight_grad_aten(benchmark::State& state) {
+  GroupedOperands in = grouped_operands(state);
+  for (auto _ : state) in.dw_EOI.add_(at::_grouped_mm(in.dy_RO.t(), in.x_RI, in.offsets_E));
+  set_flops(state, grouped_flops(state));
+}
+
+/// Causal: half of the S x S products. Forward 2 GEMMs, backward 5.
+double attention_flops(const Shape& s) { return 7.0 * s.B * s.H * s.S * s.S * s.d; }
+
+void attention(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor fused = normal({s.B, s.S, 3 * s.H, s.d}, dtype(state)),
+                   dy = normal({s.B, s.S, s.H, s.d}, dtype(state));
+  const at::Tensor q = fused.narrow(2, 0, s.H), k = fused.narrow(2, s.H, s.H),
+                   v = fused.narrow(2, 2 * s.H, s.H);
+  for (auto _ : state)
+    benchmark::DoNotOptimize(causal_attention_backward(dy, q, k, v, causal_attention(q, k, v)));
+  set_flops(state, attention_flops(s));
+}
+void attention_aten(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor q = normal({s.B, s.H, s.S, s.d}, dtype(state)), k = q.clone(), v = q.clone(),
+                   dy = q.clone();
+  for (auto _ : state) {
+    const auto [y, lse] = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, true);
+    benchmark::DoNotOptimize(
+        at::_scaled_dot_product_flash_attention_for_cpu_backward(dy, q, k, v, y, lse, 0.0, true));
+  }
+  set_flops(state, attention_flops(s));
+}
+
+void swiglu_both(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor z = normal({s.R(), 2 * s.F}, dtype(state)),
+                   dh = normal({s.R(), s.F}, dtype(state)), score = normal({s.R()}, at::kFloat);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(swiglu(z, score));
+    benchmark::DoNotOptimize(swiglu_backward(dh, z, score));
+  }
+  set_bytes(state, 9.0 * s.R() * s.F * z.element_size());
+}
+void swiglu_forward_aten(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor z = normal({s.R(), 2 * s.F}, dtype(state));
+  for (auto _ : state)
+    benchmark::DoNotOptimize(at::silu(z.narrow(1, 0, s.F)).mul(z.narrow(1, s.F, s.F)));
+  set_bytes(state, 3.0 * s.R() * s.F * z.element_size());
+}
+
+void rms_norm_both(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)),
+                   dw = at::zeros({s.D()});
+  for (auto _ : state)
+    benchmark::DoNotOptimize(rms_norm_backward(x, x, w, rms_norm(x, w, 1e-5).rstd_N, dw));
+  set_bytes(state, 5.0 * s.T() * s.D() * x.element_size());
+}
+void rms_norm_forward_aten(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state));
+  for (auto _ : state) benchmark::DoNotOptimize(at::rms_norm(x, {s.D()}, w, 1e-5));
+  set_bytes(state, 2.0 * s.T() * s.D() * x.element_size());
+}
+
+void norm_rotary_both(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)),
+                   table = rotary_table(s.S, s.d, 10000, at::kFloat);
+  at::Tensor dx = at::empty(x.sizes(), x.options()), dw = at::zeros({s.D()});
+  for (auto _ : state)
+    norm_rotary_backward(x, x, w, norm_rotary(x, w, table, 1e-5, {}).rstd_N, table, {}, dx, dw);
+  set_bytes(state, 5.0 * s.T() * s.D() * x.element_size());
+}
+
+void gather_and_combine(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor x = normal({s.T(), s.D()}, dtype(state));
+  const Permutation permutation = permutation_of(s);
+  for (auto _ : state)
+    benchmark::DoNotOptimize(combine_rows(gather_rows(x, permutation), permutation, x));
+  set_bytes(state, (3.0 * s.R() + 2.0 * s.T()) * s.D() * x.element_size());
+}
+
+void route_both(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor logits = normal({s.T(), s.E}, dtype(state)),
+                   dscores = normal({s.T(), s.K}, at::kFloat);
+  for (auto _ : state)
+    benchmark::DoNotOptimize(
+        route_backward(dscores, {}, 0.1, route(logits, s.K, 1, false, {}), false));
+}
+
+void cross_entropy_both(benchmark::State& state) {
+  const Shape& s = shape(state);
+  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.V, s.D()}, dtype(state)),
+                   dw = at::zeros({s.V, s.D()});
+  const at::Tensor targets = at::zeros({s.T()}, at::kLong);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(linear_cross_entropy(x, w, targets, 512));
+    benchmark::DoNotOptimize(linear_cross_entropy_backward(1, x, w, targets, 512, dw));
+  }
+  set_flops(state, 8.0 * s.T() * s.D() * s.V);
+}
+
+}  // namespace
+
+#define OLMOE_BENCHMARK(function)     \
+  BENCHMARK(function)                 \
+      ->ArgsProduct({{0, 1}, {0, 1}}) \
+      ->ArgNames({"width", "bf16"})   \
+      ->UseRealTime()                 \
+      ->Unit(benchmark::kMillisecond)
+
+OLMOE_BENCHMARK(grouped_forward);
+OLMOE_BENCHMARK(grouped_forward_aten);
+OLMOE_BENCHMARK(grouped_input_grad);
+OLMOE_BENCHMARK(grouped_input_grad_aten);
+OLMOE_BENCHMARK(grouped_weight_grad);
+OLMOE_BENCHMARK(grouped_weight_grad_aten);
+OLMOE_BENCHMARK(attention);
+OLMOE_BENCHMARK(attention_aten);
+OLMOE_BENCHMARK(swiglu_both);
+OLMOE_BENCHMARK(swiglu_forward_aten);
+OLMOE_BENCHMARK(rms_norm_both);
+OLMOE_BENCHMARK(rms_norm_forward_aten);
+OLMOE_BENCHMARK(norm_rotary_both);
+OLMOE_BENCHMARK(gather_and_combine);
+OLMOE_BENCHMARK(route_both);
+OLMOE_BENCHMARK(cross_entropy_both);
+
+int main(int argc, char** argv) {
+  // As the trainer does: freed blocks stay with the process, so that page faults are not what is
+  // measured.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

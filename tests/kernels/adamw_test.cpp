@@ -1,0 +1,72 @@
+#include "kernels/adamw.h"
+
+#include <ATen/ops/ones.h>
+
+#include "compare.h"
+
+using namespace olmoe::kernels;
+using namespace olmoe::kernels::testing;
+
+namespace {
+
+constexpr AdamWStep kStep{4e-4, 0.9, 0.95, 1e-8, 0.1, 3, 0.5};
+
+struct State {
+  at::Tensor param, grad, exp_avg, exp_avg_sq;
+};
+
+State random_state(int64_t n, at::ScalarType dtype) {
+  return {normal({n}, dtype, 1), normal({n}, dtype, 2), normal({n}, dtype, 3),
+          normal({n}, dtype, 4).square()};
+}
+
+}  // namespace
+
+TEST_CASE("adamw equals the formula of Loshchilov and Hutter", "[kernels]") {
+  const auto dtype = GENERATE(at::kFloat, at::kDouble);
+  State s = random_state(1001, dtype);
+  const at::Tensor g = s.grad.to(at::kDouble) * kStep.grad_factor;
+  const at::Tensor m = kStep.beta1 * s.exp_avg.to(at::kDouble) + (1 - kStep.beta1) * g;
+  const at::Tensor v = kStep.beta2 * s.exp_avg_sq.to(at::kDouble) + (1 - kStep.beta2) * g * g;
+  const at::Tensor m_hat = m / (1 - std::pow(kStep.beta1, 3)),
+                   v_hat = v / (1 - std::pow(kStep.beta2, 3));
+  const at::Tensor expected = s.param.to(at::kDouble) * (1 - kStep.lr * kStep.weight_decay) -
+                              kStep.lr * m_hat / (v_hat.sqrt() + kStep.eps);
+  adamw(s.param, s.grad, s.exp_avg, s.exp_avg_sq, kStep);
+  CHECK(relative_error(s.param, expected) < bound(dtype, 4));
+  CHECK(relative_error(s.grad, g) < bound(dtype, 1));
+  CHECK(relative_error(s.exp_avg, m) < bound(dtype, 4));
+  CHECK(relative_error(s.exp_avg_sq, v) < bound(dtype, 4));
+}
+
+TEST_CASE("adamw has the same bits whole, in slices and with two threads", "[kernels]") {
+  const int64_t n = 100003, cut = 33331;
+  State whole = random_state(n, at::kFloat), cut_state = random_state(n, at::kFloat);
+  adamw(whole.param, whole.grad, whole.exp_avg, whole.exp_avg_sq, kStep);
+  const TwoThreads two;
+  for (const auto& [first, length] : {std::pair{int64_t{0}, cut}, std::pair{cut, n - cut}})
+    adamw(cut_state.param.narrow(0, first, length), cut_state.grad.narrow(0, first, length),
+          cut_state.exp_avg.narrow(0, first, length), cut_state.exp_avg_sq.narrow(0, first, length),
+          kStep);
+  CHECK(same_bits(whole.param, cut_state.param));
+  CHECK(same_bits(whole.exp_avg_sq, cut_state.exp_avg_sq));
+}
+
+TEST_CASE("adamw of no parameters, and of operands that do not fit", "[kernels]") {
+  at::Tensor none = at::empty({0});
+  adamw(none, none, none, none, kStep);
+  CHECK_THROWS_AS(adamw(at::ones({2}), at::ones({3}), at::ones({2}), at::ones({2}), kStep),
+                  olmoe::Error);
+}
+
+TEST_CASE("squared_norm sums in float64 in an order of its own", "[kernels]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const int64_t n = GENERATE(0, 1, 16384, 100003);
+  CAPTURE(dtype, n);
+  const at::Tensor x = normal({n}, dtype, 5);
+  const at::Tensor one_thread = squared_norm(x);
+  REQUIRE(one_thread.scalar_type() == at::kDouble);
+  CHECK(relative_error(one_thread, x.to(at::kDouble).square().sum()) < 1e-13);
+  const TwoThreads two;
+  CHECK(same_bits(squared_norm(x), one_thread));
+}
