@@ -111,6 +111,8 @@ def parse_options(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", nargs="+", metavar="TRAIN", help="token files to count")
     parser.add_argument("--heldout", nargs="+", required=True, metavar="FILE", help="token files to measure")
+    parser.add_argument("--heldout-tokens", type=int, default=0, metavar="N",
+                        help="measure the first N tokens of each held-out file; 0: all (%(default)s)")
     parser.add_argument("--dtype", choices=("uint16", "uint32"), default="uint16", help="(%(default)s)")
     parser.add_argument("--vocab-size", type=int, default=257, metavar="V", help="bytes and end of text (%(default)s)")
     options = parser.parse_args(arguments)
@@ -125,7 +127,8 @@ def main(arguments=None):
     model = train(arrays, options.vocab_size)
     sums = np.zeros(2)
     for path in options.heldout:
-        nats = model.nats(read_tokens(path, options.dtype, options.vocab_size))
+        ids = read_tokens(path, options.dtype, options.vocab_size)
+        nats = model.nats(ids[: options.heldout_tokens] if options.heldout_tokens else ids)
         sums += nats.sum(), len(nats)
         print(f"{nats.mean():.4f} nats per token  {len(nats)} tokens  {path}")
     print(f"{sums[0] / sums[1]:.4f} nats per token  {sums[1]:.0f} tokens  overall")
