@@ -1,0 +1,15 @@
+# The real program under mpirun: one ctest for each class of tests/e2e/test_*.py. `ctest -L e2e` runs these alone.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+file(GLOB files CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/e2e/test_*.py")
+foreach(file IN LISTS files)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
+  get_filename_component(module "${file}" NAME_WE)
+  file(STRINGS "${file}" classes REGEX "^class [A-Za-z]+\\(ProgramTest\\)")
+  foreach(line IN LISTS classes)
+    string(REGEX REPLACE "^class ([A-Za-z]+).*" "\\1" class "${line}")
+    string(REPLACE "test_" "e2e_" name "${module}_${class}")
+    add_test(NAME ${name} COMMAND "${Python3_EXECUTABLE}" "${file}" ${class})
+    set_tests_properties(${name} PROPERTIES LABELS e2e TIMEOUT 300 PROCESSORS 2
+      ENVIRONMENT "OLMOE_TRAIN=$<TARGET_FILE:olmoe-train>")
+  endforeach()
+endforeach()
