@@ -1,0 +1,90 @@
+// What tests of the trainer share: a tiny run, its metrics, and its trained tensors by name.
+#pragma once
+#include <nlohmann/json.hpp>
+
+#include "core/files.h"
+#include "core/log.h"
+#include "parallel/thread_communicator.h"
+#include "support/model_fixtures.h"
+#include "support/temp_folder.h"
+#include "trainer/trainer.h"
+
+namespace olmoe::test {
+
+/// Three micro-batches of 2, 2 and 1 sequences a step: ranks have unequal work, and one of four has
+/// none.
+inline Config tiny_run(const std::string& folder) {
+  log::set_level(log::Level::error);  // hundreds of runs would bury what a test says
+  Config config;
+  config.run.folder = folder;
+  config.model = tiny_model();
+  config.train.steps = 3;
+  config.train.compute_dtype = ComputeDtype::float64;
+  config.train.micro_batch_size = 2;
+  config.train.global_batch_size = 5;
+  config.optimizer.lr = 1e-3;
+  config.schedule.warmup_steps = 1;
+  config.data.synthetic = true;
+  config.data.sequence_length = 12;
+  config.checkpoint.every_steps = 0;
+  config.checkpoint.save_last = false;
+  config.log.every_steps = 1'000'000;
+  return config;
+}
+
+/// The lines of metrics.jsonl without what depends on the clock.
+inline std::vector<nlohmann::json> metrics_of(const std::string& run_folder) {
+  std::istringstream text(read_text(run_folder + "/metrics.jsonl"));
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(text, line);) {
+    lines.push_back(nlohmann::json::parse(line));
+    lines.back().erase("tokens_per_s");
+  }
+  return lines;
+}
+
+/// A finished run of one rank: what others are compared with.
+struct FinishedRun {
+  std::vector<nlohmann::json> metrics;
+  FlatParams weights, grads;  ///< gradients of the last step
+};
+
+inline FinishedRun run_single(const Config& config) {
+  const auto world = make_single_communicator();
+  Trainer trainer(config, *world);
+  ENSURE(trainer.run() == ExitCode::ok, "a tiny run did not end well");
+  return {metrics_of(config.run.folder), whole_params(trainer.runner(), &ShardedUnit::shard),
+          whole_params(trainer.runner(), &ShardedUnit::grad)};
+}
+
+/// Largest error of this rank's slices against whole parameters, relative to the largest element of
+/// each.
+inline double slice_error(StageRunner& runner, at::Tensor ShardedUnit::*flat,
+                          const FlatParams& whole) {
+  double worst = 0;
+  for (const auto& unit : runner.units())
+    for (const auto& slice : unit->slices()) {
+      const auto& reference = whole.at(slice.name);
+      const auto ours = ((*unit).*flat).narrow(0, slice.offset, slice.end - slice.begin);
+      const auto gap =
+          (ours - reference.narrow(0, slice.begin, slice.end - slice.begin)).abs().max();
+      worst = std::max(worst, gap.item<double>() / reference.abs().max().item<double>());
+    }
+  return worst;
+}
+
+/// Every path below a folder with its size and time of change: equal means that nothing was
+/// written.
+inline std::string snapshot(const std::string& folder) {
+  std::vector<std::string> lines;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder))
+    lines.push_back(fmt::format("{} {} {}\n", entry.path().string(),
+                                entry.is_regular_file() ? entry.file_size() : 0,
+                                entry.last_write_time().time_since_epoch().count()));
+  std::sort(lines.begin(), lines.end());
+  std::string all;
+  for (const auto& line : lines) all += line;
+  return all;
+}
+
+}  // namespace olmoe::test

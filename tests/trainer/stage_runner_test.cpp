@@ -1,0 +1,262 @@
+// The whole model, forward and backward, in float64 against the dense oracle; what recompute may
+// and may not do.
+#include "trainer/stage_runner.h"
+
+#include "core/random.h"
+#include "model/head.h"
+#include "model/init.h"
+#include "support/catch.h"
+#include "support/dense_oracle.h"
+#include "trainer/weights.h"
+
+namespace {
+
+using namespace olmoe;
+using namespace olmoe::test;
+
+constexpr double kTolerance = 1e-10;  // max|ours - ref| / max|ref| of a tensor
+
+/// Initial values, but norm weights of about 1: at exactly 1 a misplaced one would not be seen.
+ParamSource uneven_weights(const ModelConfig& model) {
+  return [base = random_init(model, 7)](const std::string& name, int64_t begin, at::Tensor out) {
+    base(name, begin, out);
+    if (name.find("norm") == std::string::npos) return;
+    const RandomStream stream(8, name);
+    for (int64_t i = 0; i < out.numel(); ++i)
+      out[i] += 0.3 * stream.truncated_normal(static_cast<uint64_t>(begin + i), 2.0);
+  };
+}
+
+/// A runner that is the only rank, with weights.
+struct OneRank {
+  OneRank(const ModelConfig& model, StageRunner::Options options,
+          std::vector<std::unique_ptr<Stage>> stages)
+      : world(make_single_communicator()),
+        mesh(*world, {}),
+        runner(std::move(stages), mesh, options) {
+    fill_weights(runner.units(), uneven_weights(model));
+  }
+  OneRank(const ModelConfig& model, at::ScalarType dtype, bool recompute = false)
+      : OneRank(model, runner_options(model, dtype, Residency::pooled, recompute),
+                make_stages(model)) {}
+
+  void pass(const Batch& batch) {
+    const double per_target = 1.0 / static_cast<double>(batch.num_targets);
+    runner.train_pass(batch, {per_target, /*aux_share=*/1.0});
+  }
+
+  /// The weights as leaves of an oracle.
+  FlatParams leaves() {
+    auto flat = whole_params(runner, &ShardedUnit::shard);
+    FlatParams out;
+    for (const auto& unit : runner.units())
+      for (const auto& slice : unit->slices())
+        out[slice.name] = flat.at(slice.name).view(slice.global_shape).requires_grad_();
+    return out;
+  }
+
+  std::unique_ptr<Communicator> world;
+  DeviceMesh mesh;
+  StageRunner runner;
+};
+
+Batch random_batch(const ModelConfig& model) {
+  at::manual_seed(3);
+  return batch_of(at::randint(model.vocab_size, {3, 11}, at::kLong));
+}
+
+void check_equal(const std::string& what, const at::Tensor& ours, const at::Tensor& reference) {
+  INFO(what);
+  REQUIRE(ours.numel() == reference.numel());
+  const double scale = reference.abs().max().item<double>();
+  const double gap = (ours.flatten() - reference.flatten()).abs().max().item<double>();
+  CHECK(gap <= kTolerance * scale);  // exactly zero where the reference is
+}
+
+void check_against_oracle(const ModelConfig& model,
+                          const std::function<void(StageRunner&)>& change = {}) {
+  OneRank ours(model, at::kDouble);
+  if (change) change(ours.runner);
+  const auto batch = random_batch(model);
+  auto leaves = ours.leaves();
+  const DenseOracle oracle(model, leaves);
+
+  DenseOracle::Losses unused;
+  const auto logits = oracle.logits(batch.ids_BS, unused);
+  auto& head = dynamic_cast<Head&>(ours.runner.last_stage());
+  check_equal("logits", head.logits(ours.runner.run_to_last(batch)), logits);
+
+  const auto expected = oracle.losses(batch);
+  (expected.cross_entropy + model.load_balancing_weight * expected.balance +
+   model.router_z_weight * expected.z)
+      .backward();
+  ours.pass(batch);
+  const auto losses = ours.runner.totals().losses_3;
+  check_equal("cross-entropy", losses[0] / batch.num_targets, expected.cross_entropy);
+  check_equal("load-balancing loss", losses[1], expected.balance);
+  check_equal("z-loss", losses[2], expected.z);
+  const auto grads = whole_params(ours.runner, &ShardedUnit::grad);
+  REQUIRE(grads.size() == leaves.size());
+  for (const auto& [name, leaf] : leaves)
+    check_equal("gradient of " + name, grads.at(name), leaf.grad());
+}
+
+ModelConfig strong_losses() {
+  auto model = tiny_model();
+  model.load_balancing_weight =
+      0.7;  // as large as the cross-entropy's gradients: an error would show
+  model.router_z_weight = 0.2;
+  return model;
+}
+
+/// The whole parameter of a one-rank runner, to be written to.
+at::Tensor parameter(StageRunner& runner, const std::string& name) {
+  for (const auto& unit : runner.units())
+    for (const auto& slice : unit->slices())
+      if (slice.name == name) {
+        unit->invalidate();
+        return unit->shard.narrow(0, slice.offset, slice.end - slice.begin)
+            .view(slice.global_shape);
+      }
+  throw Error("no parameter " + name);
+}
+
+/// Notes what its stage is asked to do.
+class Recorder : public Stage {
+ public:
+  struct Call {
+    size_t stage;
+    Phase phase;
+    at::Tensor ids_before, ids_after;
+  };
+  Recorder(std::unique_ptr<Stage> stage, size_t index, std::vector<Call>& calls)
+      : stage_(std::move(stage)), index_(index), calls_(calls) {}
+  std::vector<Param> params() override { return stage_->params(); }
+  StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
+    const auto before = context.routing.ids_NK;
+    auto out = stage_->forward(x_ND, context);
+    calls_.push_back({index_, context.phase, before, context.routing.ids_NK});
+    return out;
+  }
+
+ private:
+  std::unique_ptr<Stage> stage_;
+  size_t index_;
+  std::vector<Call>& calls_;
+};
+
+}  // namespace
+
+TEST_CASE("the MoE model equals the dense oracle in float64") {
+  auto model = strong_losses();
+  model.load_balancing_granularity =
+      GENERATE(BalanceGranularity::micro_batch, BalanceGranularity::sequence);
+  model.renormalize_scores = GENERATE(false, true);
+  check_against_oracle(model);
+}
+
+TEST_CASE("clipped queries, keys and values equal the dense oracle") {
+  auto model = strong_losses();
+  model.clip_qkv = 0.8;
+  model.qk_norm = GENERATE(true, false);
+  check_against_oracle(model);
+}
+
+TEST_CASE("the dense model equals the dense oracle") {
+  auto model = tiny_model();
+  model.ffn = Ffn::dense;
+  model.num_kv_heads = GENERATE(1, 4);
+  check_against_oracle(model);
+}
+
+TEST_CASE("an expert without tokens equals the dense oracle and has exactly zero gradients") {
+  auto model = strong_losses();
+  model.top_k = 1;
+  constexpr int64_t kIdle = 3;
+  check_against_oracle(model, [&](StageRunner& runner) {
+    for (int64_t l = 0; l < model.num_layers; ++l) {
+      auto router_ED = parameter(runner, fmt::format("blocks.{}.moe.router.weight", l));
+      router_ED[kIdle].copy_((router_ED[0] + router_ED[1]) / 2);  // a mean is never the largest
+    }
+    const auto batch = random_batch(model);
+    runner.train_pass(batch, {1.0, 1.0});
+    CHECK(runner.totals().counts_LE.sum().item<double>() ==
+          model.num_layers * batch.ids_BS.numel());
+    CHECK(runner.totals().counts_LE.select(1, kIdle).count_nonzero().item<int64_t>() == 0);
+    const auto grads = whole_params(runner, &ShardedUnit::grad);
+    const auto down = grads.at("blocks.1.moe.experts.down.weight").view({model.num_experts, -1});
+    CHECK(down[kIdle].count_nonzero().item<int64_t>() == 0);
+    CHECK(down[0].count_nonzero().item<int64_t>() > 0);
+    runner.reset_totals();
+    for (const auto& unit : runner.units()) unit->grad.zero_();
+  });
+}
+
+TEST_CASE("recompute changes no bit") {
+  auto model = strong_losses();
+  model.ffn = GENERATE(Ffn::moe, Ffn::dense);
+  const auto dtype = GENERATE(at::kFloat, at::kDouble, at::kBFloat16);
+  OneRank kept(model, dtype), recomputed(model, dtype, /*recompute=*/true);
+  for (int pass = 0; pass < 2; ++pass) {  // the second one adds to the gradients of the first
+    kept.pass(random_batch(model));
+    recomputed.pass(random_batch(model));
+  }
+  CHECK(at::equal(kept.runner.totals().losses_3, recomputed.runner.totals().losses_3));
+  CHECK(at::equal(kept.runner.totals().counts_LE, recomputed.runner.totals().counts_LE));
+  const auto expected = whole_params(kept.runner, &ShardedUnit::grad);
+  for (const auto& [name, grad] : whole_params(recomputed.runner, &ShardedUnit::grad)) {
+    INFO(name);
+    CHECK(at::equal(grad, expected.at(name)));
+  }
+}
+
+TEST_CASE("recompute runs every stage but the last again, with the routing of its forward") {
+  const auto model = tiny_model();
+  std::vector<Recorder::Call> calls;
+  std::vector<std::unique_ptr<Stage>> stages;
+  for (auto& stage : make_stages(model))
+    stages.push_back(std::make_unique<Recorder>(std::move(stage), stages.size(), calls));
+  const size_t num_stages = stages.size();
+  OneRank rank(model, runner_options(model, at::kDouble, Residency::pooled, true),
+               std::move(stages));
+  rank.pass(random_batch(model));
+
+  REQUIRE(calls.size() == 2 * num_stages - 1);
+  for (size_t s = 0; s < num_stages; ++s) {
+    CHECK(calls[s].stage == s);
+    CHECK(calls[s].phase == Phase::train);
+    CHECK_FALSE(calls[s].ids_before.defined());
+  }
+  for (size_t i = 0; i + 1 < num_stages; ++i) {
+    const auto& again = calls[num_stages + i];
+    CHECK(again.stage == num_stages - 2 - i);
+    CHECK(again.phase == Phase::recompute);
+    CHECK(again.ids_before.is_same(calls[again.stage].ids_after));
+    CHECK(again.ids_after.is_same(again.ids_before));
+    CHECK(again.ids_before.defined() == (again.stage > 0));
+  }
+}
+
+TEST_CASE("bf16 compute stays near fp32, with fp32 gradients") {
+  auto model = tiny_model();
+  model.init_std = 0.1;
+  OneRank fp32(model, at::kFloat), bf16(model, at::kBFloat16);
+  const auto batch = random_batch(model);
+  fp32.pass(batch);
+  bf16.pass(batch);
+  const double expected =
+      fp32.runner.totals().losses_3[0].item<double>() / static_cast<double>(batch.num_targets);
+  const double loss =
+      bf16.runner.totals().losses_3[0].item<double>() / static_cast<double>(batch.num_targets);
+  // bf16 keeps 8 bits: logits of size 1 are off by some 2^-8 each, their mean over 30 tokens by
+  // less than one of them.
+  CHECK(std::abs(loss - expected) <= std::ldexp(1.0, -8));
+  CHECK(loss != expected);
+  const auto reference = whole_params(fp32.runner, &ShardedUnit::grad);
+  for (const auto& [name, grad] : whole_params(bf16.runner, &ShardedUnit::grad)) {
+    INFO(name);
+    CHECK(grad.scalar_type() == at::kFloat);
+    CHECK(grad.isfinite().all().item<bool>());
+    CHECK(at::cosine_similarity(grad, reference.at(name), 0).item<double>() > 0.98);
+  }
+}
