@@ -56,10 +56,14 @@ class HfConfigReader {
 double rope_theta(HfConfigReader& in) {
   const char* key = in.has("rope_parameters") ? "rope_parameters" : in.has("rope_scaling") ? "rope_scaling" : nullptr;
   if (key == nullptr) return in.get<double>("rope_theta", 10000.0);
-  const auto& rope = in.at(key);
-  const auto type = rope.value("rope_type", rope.value("type", std::string("default")));
-  in.require(type == "default", fmt::format("rope type {} is not supported", type));
-  return rope.contains("rope_theta") ? rope["rope_theta"].get<double>() : in.get<double>("rope_theta", 10000.0);
+  try {
+    const auto& rope = in.at(key);
+    const auto type = rope.value("rope_type", rope.value("type", std::string("default")));
+    in.require(type == "default", fmt::format("rope type {} is not supported", type));
+    return rope.contains("rope_theta") ? rope["rope_theta"].get<double>() : in.get<double>("rope_theta", 10000.0);
+  } catch (const json::exception&) {
+    return in.problem(fmt::format("{} has the wrong type", key)), 10000.0;
+  }
 }
 
 void read_moe(HfConfigReader& in, ModelConfig& out) {

@@ -1,0 +1,99 @@
+#include "model/config.h"
+
+#include "model/flops.h"
+#include "support/catch.h"
+#include "support/model_fixtures.h"
+
+namespace {
+
+using namespace olmoe;
+
+struct BadConfig {
+  std::string key;
+  std::function<void(ModelConfig&)> spoil;
+};
+
+const std::vector<BadConfig>& bad_configs() {
+  static const std::vector<BadConfig> table{
+      {"vocab_size", [](auto& m) { m.vocab_size = 0; }},
+      {"d_model", [](auto& m) { m.d_model = -8; }},
+      {"d_model", [](auto& m) { m.d_model = 20; }},  // heads of width 5: rotary turns pairs
+      {"d_model", [](auto& m) { m.d_model = 25; }},
+      {"num_layers", [](auto& m) { m.num_layers = 0; }},
+      {"num_heads", [](auto& m) { m.num_heads = 0; }},
+      {"num_kv_heads", [](auto& m) { m.num_kv_heads = 0; }},
+      {"num_kv_heads", [](auto& m) { m.num_kv_heads = 3; }},
+      {"num_experts", [](auto& m) { m.num_experts = 0; }},
+      {"top_k", [](auto& m) { m.top_k = 0; }},
+      {"top_k", [](auto& m) { m.top_k = 6; }},
+      {"expert_width", [](auto& m) { m.expert_width = 0; }},
+      {"dense_width", [](auto& m) { m.dense_width = -1; }},
+      {"clip_qkv", [](auto& m) { m.clip_qkv = 0.0; }},
+      {"rope_theta", [](auto& m) { m.rope_theta = 0.0; }},
+      {"norm_eps", [](auto& m) { m.norm_eps = 0.0; }},
+      {"load_balancing_weight", [](auto& m) { m.load_balancing_weight = -0.01; }},
+      {"router_z_weight", [](auto& m) { m.router_z_weight = -0.01; }},
+      {"init_std", [](auto& m) { m.init_std = 0.0; }},
+      {"init_cutoff", [](auto& m) { m.init_cutoff = -1.0; }},
+      {"loss_chunk", [](auto& m) { m.loss_chunk = 0; }},
+      {"rope_theta", [](auto& m) { m.rope_theta = std::nan(""); }},
+  };
+  return table;
+}
+
+}  // namespace
+
+TEST_CASE("a good model config has no problem") {
+  CHECK(validate(ModelConfig{}, "model").empty());
+  CHECK(validate(test::tiny_model(), "model").empty());
+}
+
+TEST_CASE("each bad value is one problem that starts with its key") {
+  for (const auto& [key, spoil] : bad_configs()) {
+    auto model = test::tiny_model();
+    spoil(model);
+    const auto problems = validate(model, "model");
+    INFO(key);
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0], Catch::StartsWith("model." + key + ":"));
+  }
+}
+
+TEST_CASE("problems of one config are listed together") {
+  auto model = test::tiny_model();
+  model.num_kv_heads = 3;
+  model.init_std = -1;
+  CHECK(validate(model, "model").size() == 2);
+}
+
+TEST_CASE("parameters and FLOPs of OLMoE-1B-7B and its dense twin") {
+  ModelConfig model;
+  const auto moe = count_parameters(model);
+  CHECK(moe.total == 6'919'161'856);
+  CHECK(moe.active == 1'282'017'280);
+  CHECK(moe.embedding == 103'022'592);
+  const auto flops = count_flops(model, 4096);
+  CHECK(flops.causal == Approx(7.88e9).epsilon(0.001));
+  CHECK(flops.full_attention == Approx(8.68e9).epsilon(0.001));
+
+  model.ffn = Ffn::dense;
+  const auto dense = count_parameters(model);
+  CHECK(dense.total == 1'279'920'128);
+  CHECK(dense.active == dense.total);
+}
+
+TEST_CASE("parameters of a tiny model, counted by hand") {
+  const auto model = test::tiny_model();
+  constexpr int64_t kOutside = 2 * 50 * 24 + 24;  // embedding, head; final norm
+  constexpr int64_t kAttention =
+      48 * 24 + 24 * 24 + 24 + 12 + 2 * 24;  // qkv, output; QK-norms; two norms
+  constexpr int64_t kRouter = 5 * 24, kExpert = 3 * 24 * 12;
+  const auto counts = count_parameters(model);
+  CHECK(counts.total == kOutside + 3 * (kAttention + kRouter + 5 * kExpert));
+  CHECK(counts.active == kOutside + 3 * (kAttention + kRouter + 2 * kExpert));
+  // 6 FLOPs of each active parameter but the embedding; 12 L D S of attention, half of it causal
+  const auto flops = count_flops(model, 10);
+  const double products = 6.0 * static_cast<double>(counts.active - 50 * 24);
+  CHECK(flops.full_attention == products + 12.0 * 3 * 24 * 10);
+  CHECK(flops.causal == products + 6.0 * 3 * 24 * 10);
+}

@@ -1,0 +1,74 @@
+#include "model/init.h"
+
+#include "support/catch.h"
+#include "support/model_fixtures.h"
+
+namespace {
+
+using namespace olmoe;
+
+constexpr int64_t kCount = 200'000;
+const std::string kName = "blocks.0.moe.experts.down.weight";
+
+at::Tensor values(const ParamSource& source, const std::string& name, int64_t begin, int64_t count,
+                  at::ScalarType dtype = at::kDouble) {
+  auto out = at::full({count}, std::nan(""), dtype);
+  source(name, begin, out);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a value depends on seed, name and index alone") {
+  const ModelConfig model;
+  const auto whole = values(random_init(model, 1), kName, 0, kCount);
+  const auto source = random_init(model, 1);
+  for (int64_t begin :
+       {0, 1, 777, 16'384, 150'001}) {  // whatever was read before, in whatever pieces
+    const int64_t count = std::min<int64_t>(33'333, kCount - begin);
+    CHECK(at::equal(values(source, kName, begin, count), whole.narrow(0, begin, count)));
+  }
+  CHECK(at::equal(values(source, kName, 0, kCount, at::kFloat), whole.to(at::kFloat)));
+  auto shares_with = [&](const at::Tensor& other) {
+    return (other == whole).sum().item<int64_t>();
+  };
+  CHECK(shares_with(values(random_init(model, 2), kName, 0, kCount)) == 0);
+  CHECK(shares_with(values(source, "blocks.1.moe.experts.down.weight", 0, kCount)) == 0);
+  CHECK(shares_with(values(source, kName, 1, kCount)) == 0);
+}
+
+TEST_CASE("values are a normal of init_std, cut at init_cutoff deviations") {
+  ModelConfig model;
+  const auto x = values(random_init(model, 1), kName, 0, kCount) / model.init_std;
+  CHECK(x.abs().max().item<double>() <= model.init_cutoff);
+  CHECK(x.abs().max().item<double>() > 2.99);
+  // Of a standard normal cut at 3: deviation 0.98658, 68.454 % within 1. Bounds: five standard
+  // errors.
+  CHECK(std::abs(x.mean().item<double>()) < 5 / std::sqrt(kCount));
+  CHECK(x.std().item<double>() == Approx(0.98658).margin(5 / std::sqrt(2.0 * kCount)));
+  const double within = (x.abs() < 1).to(at::kDouble).mean().item<double>();
+  CHECK(within == Approx(0.68454).margin(5 * std::sqrt(0.68 * 0.32 / kCount)));
+  model.init_cutoff = 1.5;
+  CHECK(values(random_init(model, 1), kName, 0, kCount).abs().max().item<double>() <=
+        1.5 * model.init_std);
+}
+
+TEST_CASE("norm weights start at one, and nothing else does") {
+  const auto model = test::tiny_model();
+  const auto source = random_init(model, 1);
+  int64_t norms = 0;
+  for (const auto& stage : make_stages(model))
+    for (const auto& param : stage->params()) {
+      INFO(param.name);
+      const auto x = values(source, param.name, 0, at::empty(param.global_shape).numel());
+      const bool norm = param.global_shape.size() == 1;
+      CHECK(at::equal(x, at::ones_like(x)) == norm);
+      norms += norm;
+    }
+  CHECK(norms == 3 * 4 + 1);
+}
+
+TEST_CASE("initial values go to contiguous tensors only") {
+  auto column = at::zeros({4, 2}).select(1, 0);
+  CHECK_THROWS_AS(random_init(ModelConfig{}, 1)(kName, 0, column), Error);
+}
