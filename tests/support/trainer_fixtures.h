@@ -58,7 +58,7 @@ inline FinishedRun run_single(const Config& config) {
 }
 
 /// Largest error of this rank's slices against whole parameters, relative to the largest element of
-/// each.
+/// each; infinite where a number is missing or a zero parameter is not zero.
 inline double slice_error(StageRunner& runner, at::Tensor ShardedUnit::*flat,
                           const FlatParams& whole) {
   double worst = 0;
@@ -66,9 +66,10 @@ inline double slice_error(StageRunner& runner, at::Tensor ShardedUnit::*flat,
     for (const auto& slice : unit->slices()) {
       const auto& reference = whole.at(slice.name);
       const auto ours = ((*unit).*flat).narrow(0, slice.offset, slice.end - slice.begin);
-      const auto gap =
-          (ours - reference.narrow(0, slice.begin, slice.end - slice.begin)).abs().max();
-      worst = std::max(worst, gap.item<double>() / reference.abs().max().item<double>());
+      const auto gap = (ours - reference.narrow(0, slice.begin, slice.end - slice.begin)).abs();
+      const double scale = reference.abs().max().item<double>();
+      const double error = gap.max().item<double>() / std::max(scale, 1e-300);
+      worst = error <= 1e100 ? std::max(worst, error) : INFINITY;
     }
   return worst;
 }

@@ -1,0 +1,145 @@
+#include "trainer/config.h"
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "core/files.h"
+#include "model/flops.h"
+#include "support/catch.h"
+#include "support/trainer_fixtures.h"
+
+namespace {
+
+using namespace olmoe;
+using namespace olmoe::test;
+namespace fs = std::filesystem;
+
+const std::string kConfigs = OLMOE_SOURCE_DIR "/configs";
+const std::string kDocument = OLMOE_SOURCE_DIR "/docs/config.md";
+
+std::vector<std::string> config_files() {
+  std::vector<std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(kConfigs))
+    if (entry.path().extension() == ".yaml") files.push_back(entry.path());
+  return files;
+}
+
+struct BadConfig {
+  std::string key;
+  std::function<void(Config&)> spoil;
+};
+
+const std::vector<BadConfig>& bad_configs() {
+  static const std::vector<BadConfig> table{
+      {"run.folder", [](auto& c) { c.run.folder = ""; }},
+      {"run.seed", [](auto& c) { c.run.seed = -1; }},
+      {"run.threads", [](auto& c) { c.run.threads = -1; }},
+      {"model.top_k", [](auto& c) { c.model.top_k = 6; }},
+      {"train.steps", [](auto& c) { c.train.steps = 0; }},
+      {"train.micro_batch_size", [](auto& c) { c.train.micro_batch_size = 0; }},
+      {"train.global_batch_size", [](auto& c) { c.train.global_batch_size = 0; }},
+      {"optimizer.lr", [](auto& c) { c.optimizer.lr = 0; }},
+      {"optimizer.beta1", [](auto& c) { c.optimizer.beta1 = 1; }},
+      {"optimizer.beta2", [](auto& c) { c.optimizer.beta2 = -0.1; }},
+      {"optimizer.eps", [](auto& c) { c.optimizer.eps = 0; }},
+      {"optimizer.weight_decay", [](auto& c) { c.optimizer.weight_decay = -0.1; }},
+      {"optimizer.clip_norm", [](auto& c) { c.optimizer.clip_norm = -1; }},
+      {"schedule.warmup_steps", [](auto& c) { c.schedule.warmup_steps = -1; }},
+      {"schedule.decay_steps", [](auto& c) { c.schedule.decay_steps = -1; }},
+      {"schedule.warmup_start", [](auto& c) { c.schedule.warmup_start = 1.1; }},
+      {"schedule.final_fraction", [](auto& c) { c.schedule.final_fraction = -0.1; }},
+      {"parallel.replicate", [](auto& c) { c.parallel.replicate = 0; }},
+      {"parallel.shard", [](auto& c) { c.parallel.shard = -1; }},
+      {"parallel.expert", [](auto& c) { c.parallel.expert = 0; }},
+      {"parallel.expert", [](auto& c) { c.parallel.expert = 2; }},
+      {"parallel.zero_stage", [](auto& c) { c.parallel.zero_stage = 1; }},
+      {"data.paths", [](auto& c) { c.data.synthetic = false; }},
+      {"data.paths", [](auto& c) { c.data.paths = {"tokens.npy"}; }},
+      {"data.sequence_length", [](auto& c) { c.data.sequence_length = 1; }},
+      {"data.prefetch", [](auto& c) { c.data.prefetch = 0; }},
+      {"evaluation.every_steps", [](auto& c) { c.evaluation.every_steps = -1; }},
+      {"evaluation.max_sequences", [](auto& c) { c.evaluation.max_sequences = -1; }},
+      {"checkpoint.every_steps", [](auto& c) { c.checkpoint.every_steps = -1; }},
+      {"checkpoint.keep", [](auto& c) { c.checkpoint.keep = -1; }},
+      {"log.every_steps", [](auto& c) { c.log.every_steps = 0; }},
+  };
+  return table;
+}
+
+std::string mesh_problem(const ParallelConfig& parallel, int world_size) {
+  try {
+    mesh_shape(parallel, world_size);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+}  // namespace
+
+TEST_CASE(
+    "every config of the repository loads, has a mesh, and reads back from what it resolves to") {
+  const auto files = config_files();
+  REQUIRE(files.size() >= 5);
+  for (const auto& file : files) {
+    INFO(file);
+    const auto config = load_config(file, {});
+    const auto ranks = config.parallel.replicate * std::max<int64_t>(1, config.parallel.shard);
+    CHECK_NOTHROW(mesh_shape(config.parallel, static_cast<int>(ranks)));
+    const auto again = read_config_text<Config>(write_config(config), "resolved");
+    CHECK(differing_fields(config, again).empty());
+  }
+}
+
+TEST_CASE("the configs of the published models have their parameters") {
+  const auto moe = count_parameters(load_config(kConfigs + "/olmoe-1b-7b.yaml", {}).model);
+  CHECK(moe.total == 6'919'161'856);
+  CHECK(moe.active == 1'282'017'280);
+  const auto dense = count_parameters(load_config(kConfigs + "/olmo-1b-dense.yaml", {}).model);
+  CHECK(dense.total == 1'279'920'128);
+}
+
+TEST_CASE("each bad value is one problem that starts with its key") {
+  TempFolder folder;
+  REQUIRE(validate(tiny_run(folder / "run")).empty());
+  for (const auto& [key, spoil] : bad_configs()) {
+    auto config = tiny_run(folder / "run");
+    spoil(config);
+    const auto problems = validate(config);
+    INFO(key);
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0], Catch::StartsWith(key + ":"));
+  }
+}
+
+TEST_CASE("load_config lists the problems of a file together, with the path") {
+  try {
+    load_config(kConfigs + "/olmoe-1b-7b.yaml",
+                {"model.top_k=65", "train.steps=0", "optimizer.eps=-1"});
+    FAIL("a bad config was accepted");
+  } catch (const ConfigError& error) {
+    for (const char* part : {"olmoe-1b-7b.yaml", "model.top_k", "train.steps", "optimizer.eps"})
+      CHECK_THAT(error.what(), Catch::Contains(part));
+  }
+}
+
+TEST_CASE("a layout that does not fit the ranks is refused by its fields") {
+  CHECK(mesh_problem({.replicate = 2, .shard = 3}, 6) == "accepted");
+  CHECK(mesh_shape({.replicate = 2}, 6).shard == 3);
+  CHECK_THAT(mesh_problem({.replicate = 4}, 6), Catch::Contains("parallel.replicate"));
+  CHECK_THAT(mesh_problem({.replicate = 8}, 4), Catch::Contains("parallel.replicate"));
+  CHECK_THAT(mesh_problem({.replicate = 2, .shard = 2}, 6), Catch::Contains("parallel.shard"));
+}
+
+TEST_CASE("docs/config.md lists the fields as they are; OLMOE_UPDATE_DOCS=1 writes it") {
+  const auto text =
+      "# Config\n\nEvery field of a run's config, as the program itself lists them; a test keeps "
+      "this page "
+      "true. A file may name\nanother one to lay beneath it, `base: other.yaml`, and the command "
+      "line may "
+      "change any field, `train.steps=100`.\n\n" +
+      document_config<Config>();
+  const char* update = std::getenv("OLMOE_UPDATE_DOCS");
+  if (update != nullptr && std::string(update) == "1") write_text_atomic(kDocument, text);
+  CHECK(read_text(kDocument) == text);
+}

@@ -1,0 +1,95 @@
+#include "trainer/memory_plan.h"
+
+#include <set>
+
+#include "support/catch.h"
+#include "support/trainer_fixtures.h"
+
+namespace {
+
+using namespace olmoe;
+using namespace olmoe::test;
+
+/// Sizes whose units need no alignment padding on two ranks: the plan counts none.
+Config even_run() {
+  auto config = tiny_run("unused");
+  config.model.vocab_size = 64;
+  config.model.d_model = 256;
+  config.model.num_kv_heads = 4;
+  config.model.num_experts = 4;
+  config.model.expert_width = 64;
+  return config;
+}
+
+/// Bytes of the distinct buffers behind some tensors, without those that are a unit's own shard or
+/// gradient.
+int64_t shared_bytes(StageRunner& runner,
+                     const std::function<at::Tensor(const at::Tensor&)>& of_param) {
+  std::set<const void*> seen;
+  for (const auto& unit : runner.units())
+    seen.insert({unit->shard.storage().data(), unit->grad.storage().data()});
+  int64_t bytes = 0;
+  for (const auto& unit : runner.units())
+    for (const auto& param : unit->params()) {
+      const auto storage = of_param(*param.slot).storage();
+      if (seen.insert(storage.data()).second) bytes += static_cast<int64_t>(storage.nbytes());
+    }
+  return bytes;
+}
+
+MemoryPlan allocated(const Config& config, DeviceMesh& mesh, at::ScalarType dtype) {
+  const auto residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident;
+  StageRunner runner(make_stages(config.model), mesh,
+                     runner_options(config.model, dtype, residency));
+  Optimizer optimizer(runner.units(), config.optimizer);
+  MemoryPlan plan{};
+  for (const auto& unit : runner.units())
+    plan.gradients += static_cast<int64_t>(unit->grad.nbytes());
+  for (const auto& tensor : optimizer.state())
+    (tensor.kind == "weight" ? plan.weights : plan.moments) +=
+        static_cast<int64_t>(tensor.flat.nbytes());
+  plan.gathered_weights = shared_bytes(runner, [](const at::Tensor& w) { return w; });
+  plan.full_gradients = shared_bytes(runner, [](const at::Tensor& w) { return w.grad(); });
+  return plan;
+}
+
+}  // namespace
+
+TEST_CASE("the plan of weights, gradients, moments and buffers is what is allocated") {
+  struct Dtype {
+    ComputeDtype config;
+    at::ScalarType tensor;
+  };
+  const auto dtype = GENERATE(Dtype{ComputeDtype::float32, at::kFloat},
+                              Dtype{ComputeDtype::bfloat16, at::kBFloat16},
+                              Dtype{ComputeDtype::float64, at::kDouble});
+  const MeshShape shape =
+      GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 1, 1}, MeshShape{2, 2, 1});
+  auto config = even_run();
+  config.train.compute_dtype = dtype.config;
+  config.parallel.zero_stage = GENERATE(2, 3);
+  std::vector<MemoryPlan> plans(static_cast<size_t>(shape.replicate * shape.shard));
+  run_ranks(shape.replicate * shape.shard, [&](Communicator& world) {
+    DeviceMesh mesh(world, shape);
+    plans[static_cast<size_t>(world.rank())] = allocated(config, mesh, dtype.tensor);
+  });
+  const auto planned = plan_memory(config, shape);
+  for (const auto& plan : plans) {
+    INFO(fmt::format("{} bytes an element, replicate {} x shard {}, ZeRO-{}",
+                     c10::elementSize(dtype.tensor), shape.replicate, shape.shard,
+                     config.parallel.zero_stage));
+    CHECK(plan.weights == planned.weights);
+    CHECK(plan.gradients == planned.gradients);
+    CHECK(plan.moments == planned.moments);
+    CHECK(plan.gathered_weights == planned.gathered_weights);
+    CHECK(plan.full_gradients == planned.full_gradients);
+  }
+}
+
+TEST_CASE("a rank of 256 of OLMoE-1B-7B keeps a 256th of the trained state") {
+  const auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", {});
+  const auto plan = plan_memory(config, {1, 256, 1});
+  CHECK(plan.weights == 6'919'161'856 / 256 * 4);
+  CHECK(plan.gradients == plan.weights);
+  CHECK(plan.moments == 2 * plan.weights);
+}

@@ -1,0 +1,155 @@
+// A run that was interrupted goes on as if it had not been; one that was changed does not.
+#include "support/catch.h"
+#include "support/trainer_fixtures.h"
+
+namespace {
+
+using namespace olmoe;
+using namespace olmoe::test;
+
+constexpr int64_t kSteps = 12;
+
+Config long_run(const std::string& folder, ComputeDtype dtype) {
+  auto config = tiny_run(folder);
+  config.train.compute_dtype = dtype;
+  config.train.steps = kSteps;
+  config.schedule.decay_steps =
+      kSteps;  // the same schedule for the part of the run that stops early
+  config.schedule.warmup_steps = 4;
+  config.checkpoint.save_last = true;
+  return config;
+}
+
+void run_on(int ranks, Config config, int64_t steps) {
+  config.train.steps = steps;
+  run_ranks(ranks, [&](Communicator& world) {
+    ENSURE(world.size() == ranks, "{} ranks run", world.size());
+    Trainer trainer(config, world);
+    ENSURE(trainer.run() == ExitCode::ok && trainer.step() == steps, "the run stopped at {}",
+           trainer.step());
+  });
+}
+
+std::string shard_file(const Config& config, int64_t step, int rank) {
+  return read_text(fmt::format("{}/checkpoints/step_{:09}/shard_{:05}.safetensors",
+                               config.run.folder, step, rank));
+}
+
+/// Runs a little of a run on a file of tokens.
+class FileRun {
+ public:
+  FileRun() : config(tiny_run(folder_ / "run")) {
+    config.data.synthetic = false;
+    config.data.paths = {write_tokens("tokens.npy", 1)};
+    config.checkpoint.save_last = true;
+    config.train.steps = 2;
+    run_on(1, config, 2);
+    config.train.steps = 4;
+  }
+  std::string write_tokens(const std::string& name, int step) const {
+    std::string bytes;
+    for (int i = 0; i < 600; ++i) bytes += {static_cast<char>(i * step % 50), '\0'};
+    return folder_.add(name, bytes);
+  }
+  /// What a trainer says that starts on this run; it must leave every file as it was.
+  std::string refusal() const {
+    const auto before = snapshot(folder_ / ".");
+    std::string message = "accepted";
+    try {
+      const auto world = make_single_communicator();
+      Trainer(config, *world);
+    } catch (const CheckpointError& error) {
+      message = error.what();
+      CHECK(snapshot(folder_ / ".") == before);
+    }
+    return message;
+  }
+
+ private:
+  TempFolder folder_;
+
+ public:
+  Config config;
+};
+
+}  // namespace
+
+TEST_CASE("a run that stops and goes on is the same bit by bit: metrics, weights and moments") {
+  const int ranks = GENERATE(1, 2);
+  const auto dtype = GENERATE(ComputeDtype::float32, ComputeDtype::bfloat16);
+  TempFolder folder;
+  const auto whole = long_run(folder / "whole", dtype), cut = long_run(folder / "cut", dtype);
+  run_on(ranks, whole, kSteps);
+  run_on(ranks, cut, 5);
+  run_on(ranks, cut, kSteps);
+  const auto expected = metrics_of(whole.run.folder);
+  REQUIRE(expected.size() == kSteps);
+  CHECK(metrics_of(cut.run.folder) == expected);
+  for (int rank = 0; rank < ranks; ++rank)
+    CHECK(shard_file(cut, kSteps, rank) == shard_file(whole, kSteps, rank));
+}
+
+TEST_CASE("a run goes on with another number of ranks within 1e-12 in float64") {
+  TempFolder folder;
+  const auto whole = long_run(folder / "whole", ComputeDtype::float64),
+             cut = long_run(folder / "cut", ComputeDtype::float64);
+  run_on(1, whole, kSteps);
+  run_on(2, cut, 5);
+  run_on(3, cut, 9);
+  run_on(1, cut, kSteps);
+  const auto expected = metrics_of(whole.run.folder), ours = metrics_of(cut.run.folder);
+  REQUIRE(ours.size() == expected.size());
+  for (size_t i = 0; i < ours.size(); ++i)
+    CHECK(ours[i]["loss"].get<double>() ==
+          Approx(expected[i]["loss"].get<double>()).epsilon(1e-12).margin(0));
+}
+
+TEST_CASE("a step that was trained but not saved is trained again, and its line replaced") {
+  TempFolder folder;
+  auto config = long_run(folder / "run", ComputeDtype::float64);
+  config.checkpoint.every_steps = 4;
+  config.checkpoint.save_last = false;
+  run_on(1, config, 6);
+  const auto before = metrics_of(config.run.folder);
+  run_on(1, config, 8);
+  const auto after = metrics_of(config.run.folder);
+  REQUIRE(after.size() == 8);
+  CHECK(std::equal(before.begin(), before.end(), after.begin()));
+}
+
+TEST_CASE("a finished run that is started again does nothing") {
+  TempFolder folder;
+  const auto config = long_run(folder / "run", ComputeDtype::float64);
+  run_on(1, config, kSteps);
+  const auto before = metrics_of(config.run.folder);
+  run_on(1, config, kSteps);
+  CHECK(metrics_of(config.run.folder) == before);
+}
+
+TEST_CASE("a run whose tokens, model, seed or batch changed does not go on") {
+  FileRun run;
+  const auto good = run.config;
+  auto check_refused = [&](const std::string& named) {
+    CHECK_THAT(run.refusal(), Catch::Contains("step_000000002") && Catch::Contains(named));
+    run.config = good;
+  };
+  run.config.model.rope_theta = 5000;
+  check_refused("model.rope_theta: 10000 -> 5000");
+  run.config.model.num_layers = 2;
+  check_refused("model.num_layers: 3 -> 2");
+  run.config.run.seed += 1;
+  check_refused("run.seed");
+  run.config.train.global_batch_size = 6;
+  check_refused("train.global_batch_size: 5 -> 6");
+  run.config.data.sequence_length = 10;
+  check_refused("data.sequence_length: 12 -> 10");
+  run.config.data.paths = {run.write_tokens("others.npy", 3)};
+  check_refused("the training tokens are others");
+  run.write_tokens("tokens.npy", 3);  // the same name and size
+  check_refused("the training tokens are others");
+
+  run.write_tokens("tokens.npy", 1);
+  run.config.optimizer.lr = 5e-4;  // what may change
+  run.config.parallel.zero_stage = 2;
+  CHECK(run.refusal() == "accepted");
+}
