@@ -1,0 +1,36 @@
+// The kernels of one training step, one by one, with operands of their own.
+// Shapes: B sequences of S tokens, N = B*S, D width, H heads of width d, E experts, K a token, R =
+// N*K routed rows, F expert width, V vocabulary.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+
+namespace olmoe::bench {
+
+struct BatchShape {
+  int64_t sequences, length;
+  int64_t tokens() const { return sequences * length; }
+};
+
+/// One kernel call, or a few that always come together.
+struct Part {
+  std::string name;
+  int64_t count;  ///< calls of `run` in one step
+  std::function<void()> run;
+  std::function<void()> floor;  ///< the least that must be computed, through ATen: GEMMs and
+                                ///< attention; empty: nothing
+};
+
+/// Everything between embedding and loss, forward and backward, as model/*.cpp calls it in `dtype`.
+std::vector<Part> model_parts(const ModelConfig& model, BatchShape batch, at::ScalarType dtype);
+
+/// Normally distributed, from a generator of its own.
+at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype);
+
+}  // namespace olmoe::bench

@@ -1,0 +1,7 @@
+# Programs of bench/. kernels_bench is Google Benchmark's; the others bring their own main.
+find_package(benchmark REQUIRED)
+add_executable(kernels_bench bench/kernels_bench.cpp)
+target_link_libraries(kernels_bench PRIVATE olmoe_kernels benchmark::benchmark)
+
+add_executable(step_breakdown bench/step_breakdown.cpp bench/step_parts.cpp)
+target_link_libraries(step_breakdown PRIVATE olmoe_trainer CLI11::CLI11)
