@@ -1,0 +1,153 @@
+"""Input that cannot be used ends the program with a code and a few lines that say what to mend; the run is not touched."""
+import array
+import re
+import shutil
+import sys
+import unittest
+
+from support import TINY, ProgramTest, checkpoints, tree_hash
+
+CONFIG, DATA, CHECKPOINT = 2, 3, 4
+SCREEN_LINES = 24
+
+
+def own_lines(text):
+    """What our program said: without the frames that mpirun puts around the end of a job."""
+    text = re.sub(r"(?ms)^-{60,}$.*?^-{60,}$\n?", "", text)
+    return [line for line in text.splitlines() if line.strip() and not re.match(r"\[[\w.-]+:\d+\]", line)]
+
+
+class BadInputTest(ProgramTest):
+    def assert_refused(self, code, words, *arguments, launches=(0, 2)):
+        """Alone and under mpirun: this exit code, every word said, on one screen, all files as before."""
+        before = tree_hash(self.folder)
+        for ranks in launches:
+            got, text = self.outcome(*arguments, ranks=ranks)
+            self.assertEqual(got, code, text)
+            for word in words:
+                self.assertIn(word, text)
+            # The first lines of a run come before the error.
+            self.assertLessEqual(len(own_lines(text)), SCREEN_LINES, text)
+            self.assertEqual(tree_hash(self.folder), before, "a file appeared, changed or was lost")
+
+
+class Config(BadInputTest):
+    def setUp(self):
+        super().setUp()
+        self.train("run", "train.steps=2")
+
+    def assert_text_refused(self, words, *replacement):
+        self.assert_refused(CONFIG, words, self.write_config(TINY.replace(*replacement), "bad.yaml"))
+
+    def test_unknown_duplicate_and_mistyped_keys(self):
+        self.assert_text_refused(["bad.yaml", "optimizer.learning_rate"], "{lr: 0.01}", "{learning_rate: 0.01}")
+        self.assert_text_refused(["bad.yaml", "optimizer.lr"], "{lr: 0.01}", "{lr: 0.01, lr: 0.02}")
+        self.assert_text_refused(["bad.yaml", "optimizer.lr"], "{lr: 0.01}", "{lr: fast}")
+
+    def test_all_problems_are_told_at_once(self):
+        bad = self.write_config(TINY.replace("{steps: 5, ", "{steps: many, stepz: 5, "), "bad.yaml")
+        self.assert_refused(CONFIG, ["train.steps", "train.stepz", "optimizer.lr"], bad, "optimizer.lr=x", launches=(0,))
+
+    def test_an_override_that_is_wrong(self):
+        self.assert_refused(CONFIG, ["train.stepz", "did you mean 'steps'"], self.config, "train.stepz=5")
+        self.assert_refused(CONFIG, ["train.steps"], self.config, "train.steps=0", launches=(0,))
+
+    def test_a_config_that_cannot_be_read(self):
+        self.assert_refused(CONFIG, ["missing.yaml"], "missing.yaml")
+        self.assert_refused(CONFIG, [str(self.folder)], self.folder, launches=(0,))
+        self.assert_refused(CONFIG, ["torn.yaml"], self.write_config("train: {steps: 5", "torn.yaml"), launches=(0,))
+
+    def test_a_layout_that_does_not_fit_the_ranks(self):
+        self.assert_refused(CONFIG, ["parallel.shard", "3"], self.config, "parallel.shard=3")
+        self.assert_refused(CONFIG, ["parallel.replicate", "3"], self.config, "parallel.replicate=3", launches=(2,))
+
+
+class TokenFiles(BadInputTest):
+    def setUp(self):
+        super().setUp()
+        self.config = self.write_config(TINY.replace("synthetic: true", "paths: [tokens.npy]"))
+        self.tokens = self.folder / "tokens.npy"
+        self.write_tokens([(7 * i) % 64 for i in range(16 * 30)])
+        self.train("run", "train.steps=2")
+
+    def write_tokens(self, ids):
+        self.assertEqual(sys.byteorder, "little")
+        self.tokens.write_bytes(array.array("H", ids).tobytes())
+
+    def test_missing(self):
+        self.tokens.unlink()
+        self.assert_refused(DATA, ["tokens.npy"], self.config)
+
+    def test_cut_short_within_an_id(self):
+        self.tokens.write_bytes(self.tokens.read_bytes()[:-1])
+        self.assert_refused(DATA, ["tokens.npy", "959 bytes"], self.config)
+
+    def test_an_id_outside_the_vocabulary(self):
+        self.write_tokens([5] * 100 + [64] + [5] * 100)
+        self.assert_refused(DATA, ["tokens.npy", "64", "vocab"], self.config)
+
+    def test_empty_or_no_file(self):
+        self.tokens.write_bytes(b"")
+        self.assert_refused(DATA, ["tokens.npy", "empty"], self.config, launches=(0,))
+        self.tokens.unlink()
+        self.tokens.mkdir()
+        self.assert_refused(DATA, ["tokens.npy", "folder"], self.config, launches=(0,))
+
+    def test_other_tokens_than_the_run_had(self):
+        self.write_tokens([(11 * i) % 64 for i in range(16 * 30)])
+        self.assert_refused(CHECKPOINT, ["training tokens"], self.config)
+
+    def test_a_new_run_leaves_no_folder(self):
+        self.tokens.unlink()
+        self.assert_refused(DATA, ["tokens.npy"], self.config, "run.folder=new", launches=(0,))
+        self.assertFalse((self.folder / "new").exists())
+
+
+class Checkpoint(BadInputTest):
+    def setUp(self):
+        super().setUp()
+        run = self.train("run", "train.steps=2", ranks=2)
+        self.assertEqual(checkpoints(run), [2])
+        self.step = run / "checkpoints" / "step_000000002"
+
+    def flip_bit(self, path, position):
+        damaged = bytearray(path.read_bytes())
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+
+    def test_a_damaged_file(self):
+        shard = self.step / "shard_00001.safetensors"
+        good = shard.read_bytes()
+        self.flip_bit(shard, len(good) - 1)
+        self.assert_refused(CHECKPOINT, [shard.name, "hash"], self.config, launches=(0, 2))
+        shard.write_bytes(good[:-8])
+        self.assert_refused(CHECKPOINT, [shard.name, "bytes"], self.config, launches=(0,))
+        shard.unlink()
+        self.assert_refused(CHECKPOINT, [shard.name], self.config, launches=(2,))
+
+    def test_a_damaged_manifest(self):
+        manifest = self.step / "manifest.json"
+        good = manifest.read_text()
+        manifest.write_text(good.replace('"step": 2', '"step": 3'))
+        self.assert_refused(CHECKPOINT, ["manifest.json", "hash"], self.config)
+        manifest.write_text(good[: len(good) // 2])
+        self.assert_refused(CHECKPOINT, ["manifest.json", "damaged"], self.config, launches=(0,))
+
+    def test_another_model_or_another_order_of_data(self):
+        for override in ("model.num_layers=3", "run.seed=7", "train.global_batch_size=4"):
+            self.assert_refused(CHECKPOINT, [override.split("=", maxsplit=1)[0], "run.folder"], self.config, override,
+                                launches=(0,))
+        self.assert_refused(CHECKPOINT, ["model.top_k"], self.config, "model.top_k=1", launches=(2,))
+
+    def test_an_unfinished_one_is_none(self):
+        shutil.copytree(self.step, self.step.parent / "step_000000003")
+        (self.step.parent / "step_000000003" / "manifest.json").unlink()
+        shutil.copytree(self.step, self.step.parent / ".tmp_step_000000004")
+        code, text = self.outcome(self.config, "train.steps=3")
+        self.assertEqual(code, 0, text)
+        self.assertIn("step_000000002", text)
+        self.assertEqual([line["step"] for line in self.metrics(self.folder / "run")], [1, 2, 3])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,72 @@
+"""What the program prints without training, and that it needs no MPI where no launcher started it."""
+import unittest
+
+from support import REPOSITORY, ProgramTest, tree_hash
+
+MPI_UNUSABLE = {"OPAL_PREFIX": "/nonexistent", "OMPI_MCA_pml": "none_such"}
+
+
+class CommandLine(ProgramTest):
+    def test_plans_of_the_published_models(self):
+        for config, counts in {"olmoe-1b-7b": "6,919,161,856 total, 1,282,017,280 active",
+                               "olmo-1b-dense": "1,279,920,128 total, 1,279,920,128 active"}.items():
+            with self.subTest(config=config):
+                before = tree_hash(self.folder)
+                code, text = self.outcome(REPOSITORY / "configs" / f"{config}.yaml", "--dry-run", "--ranks", "256")
+                self.assertEqual(code, 0, text)
+                self.assertIn(f"parameters: {counts}\n", text)
+                self.assertIn("mesh: world 256 = replicate 1 x shard 256 ", text)
+                self.assertIn("files are missing on this machine", text)
+                self.assertEqual(tree_hash(self.folder), before)
+
+    def test_a_plan_checks_the_layout(self):
+        code, text = self.outcome(self.config, "--dry-run", "--ranks", "8", "parallel.shard=3")
+        self.assertEqual(code, 2, text)
+        self.assertIn("parallel.shard", text)
+
+    def test_the_printed_config_is_a_config(self):
+        code, printed = self.outcome(self.config, "--print-config", "train.steps=7")
+        self.assertEqual(code, 0, printed)
+        self.assertIn("steps: 7", printed)
+        again = self.outcome(self.write_config(printed, "printed.yaml"), "--print-config")
+        self.assertEqual(again, (0, printed))
+
+    def test_the_run_folder_keeps_the_config(self):
+        run = self.train("run", "train.steps=1")
+        code, printed = self.outcome(self.config, "--print-config", "run.folder=run", "train.steps=1")
+        self.assertEqual(code, 0, printed)
+        self.assertEqual((run / "config.yaml").read_text(), printed)
+
+    def test_version_and_help(self):
+        code, text = self.outcome("--version")
+        self.assertEqual(code, 0, text)
+        self.assertRegex(text, r"^olmoe-train \d+\.\d+\.\d+ \([0-9a-f]{7,}.*\)\n$")
+        code, text = self.outcome("--help")
+        self.assertEqual(code, 0, text)
+        for option in ("--dry-run", "--print-config", "--ranks", "--version", "config"):
+            self.assertIn(option, text)
+
+    def test_a_wrong_command_line(self):
+        for arguments in ([], ["--no-such-option", self.config], [self.config, "--ranks", "none"]):
+            code, text = self.outcome(*arguments)
+            self.assertEqual(code, 2, text)
+            self.assertTrue(text.strip())
+
+
+class WithoutMpi(ProgramTest):
+    def test_one_rank_makes_no_mpi_call(self):
+        code, text = self.outcome(self.config, environment=MPI_UNUSABLE)
+        self.assertEqual(code, 0, text)
+        self.assertIn("MPI none, one rank", text)
+        self.assertEqual(len(self.metrics(self.folder / "run")), 5)
+
+    def test_the_same_environment_stops_an_mpi_call(self):
+        # A launcher's variable makes the program start MPI, which must then fail: the test above can fail.
+        code, text = self.outcome(self.config, environment=MPI_UNUSABLE | {"PMI_RANK": "0"})
+        self.assertNotEqual(code, 0)
+        self.assertIn("opal_init", text)
+        self.assertFalse((self.folder / "run").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
