@@ -32,10 +32,10 @@ std::string piece_name(const std::string& kind, const Slice& slice) {
 
 std::optional<int64_t> parse_step(const std::string& name) {
   if (!name.starts_with(kStepPrefix) || name.size() != kStepPrefix.size() + 9) return {};
-  int64_t step = 0;
+  uint32_t step = 0;  // unsigned: from_chars would take a minus sign as well
   const auto* end = name.data() + name.size();
   const auto result = std::from_chars(name.data() + kStepPrefix.size(), end, step);
-  return result.ec == std::errc() && result.ptr == end ? std::optional(step) : std::nullopt;
+  return result.ec == std::errc() && result.ptr == end ? std::optional<int64_t>(step) : std::nullopt;
 }
 
 /// Steps of the complete checkpoints of a folder, oldest first.

@@ -1,0 +1,260 @@
+// Checkpoints on any number of ranks, and checkpoints that are not whole.
+#include "trainer/checkpointer.h"
+
+#include <sys/resource.h>
+
+#include <atomic>
+#include <csignal>
+#include <set>
+
+#include "core/random.h"
+#include "support/catch.h"
+#include "support/trainer_fixtures.h"
+
+namespace {
+
+using namespace olmoe;
+using namespace olmoe::test;
+namespace fs = std::filesystem;
+
+/// The trained state of a tiny model on a rank; every element has a value known from its name and
+/// place.
+class TrainedState {
+ public:
+  TrainedState(Communicator& world, const std::string& folder, int64_t keep = 0)
+      : model_(tiny_model()),
+        mesh_(world, {1, world.size(), 1}),
+        runner_(make_stages(model_), mesh_, runner_options(model_, at::kFloat)),
+        optimizer_(runner_.units(), optimizer_config_),
+        checkpointer(folder, mesh_, keep) {}
+
+  void fill() {
+    each_slice([](at::Tensor part, const at::Tensor& expected) { part.copy_(expected); });
+  }
+  /// True when every element is the one that `fill` gives.
+  bool is_filled() {
+    bool equal = true;
+    each_slice([&](const at::Tensor& part, const at::Tensor& expected) {
+      equal &= at::equal(part, expected);
+    });
+    return equal;
+  }
+  bool is_zero() {
+    bool zero = true;
+    for (const auto& tensor : optimizer_.state())
+      zero &= tensor.flat.count_nonzero().item<int64_t>() == 0;
+    return zero;
+  }
+  void save(int64_t step) {
+    Manifest manifest;
+    manifest.step = step;
+    manifest.config = "run: {}\n";
+    checkpointer.save(manifest, optimizer_.state());
+  }
+  void load() {
+    const auto latest = checkpointer.latest_step();
+    ENSURE(latest.has_value(), "no checkpoint");
+    checkpointer.load(Manifest::read(checkpointer.step_folder(*latest)), optimizer_.state());
+  }
+
+ private:
+  void each_slice(const std::function<void(at::Tensor, const at::Tensor&)>& visit) {
+    for (const auto& tensor : optimizer_.state())
+      for (const auto& slice : tensor.unit->slices()) {
+        const RandomStream stream(1, tensor.kind + slice.name);
+        auto expected = at::empty({slice.end - slice.begin}, at::kFloat);
+        for (int64_t i = 0; i < expected.numel(); ++i)
+          expected.data_ptr<float>()[i] =
+              static_cast<float>(stream.uniform(static_cast<uint64_t>(slice.begin + i)));
+        visit(tensor.flat.narrow(0, slice.offset, expected.numel()), expected);
+      }
+  }
+
+  const ModelConfig model_;
+  const OptimizerConfig optimizer_config_;
+  DeviceMesh mesh_;
+  StageRunner runner_;
+  Optimizer optimizer_;
+
+ public:
+  Checkpointer checkpointer;
+};
+
+void save_on(int ranks, const std::string& folder, int64_t step, int64_t keep = 0) {
+  run_ranks(ranks, [&](Communicator& world) {
+    TrainedState state(world, folder, keep);
+    state.fill();
+    state.save(step);
+  });
+}
+
+/// What a rank that is alone says when it loads; its state must then be as untouched as the folder.
+std::string refusal(const std::string& folder) {
+  const auto before = snapshot(folder);
+  const auto world = make_single_communicator();
+  TrainedState state(*world, folder);
+  std::string message = "accepted";
+  try {
+    state.load();
+  } catch (const CheckpointError& error) {
+    message = error.what();
+    CHECK(state.is_zero());
+  }
+  CHECK(snapshot(folder) == before);
+  return message;
+}
+
+void flip_bit(const std::string& path, int64_t byte, int bit) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(byte);
+  const auto value = static_cast<char>(file.get() ^ (1 << bit));
+  file.seekp(byte);
+  file.put(value);
+}
+
+/// Writes beyond `size_bytes` of a file fail while this lives, as on a full disk.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t size_bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{size_bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  sighandler_t handler_;
+  rlimit before_{};
+};
+
+std::set<std::string> names_in(const std::string& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename());
+  return names;
+}
+
+}  // namespace
+
+TEST_CASE("what two ranks save, any number of ranks loads bit by bit: weights and both moments") {
+  TempFolder folder;
+  save_on(2, folder / "checkpoints", 7);
+  CHECK(
+      names_in(folder / "checkpoints/step_000000007") ==
+      std::set<std::string>{"manifest.json", "shard_00000.safetensors", "shard_00001.safetensors"});
+  for (int ranks : {1, 2, 3, 4}) {
+    std::atomic<int> equal = 0;
+    run_ranks(ranks, [&](Communicator& world) {
+      ENSURE(world.size() == ranks, "{} ranks run", world.size());
+      TrainedState state(world, folder / "checkpoints");
+      state.load();
+      equal += state.is_filled();
+    });
+    CHECK(equal == ranks);
+  }
+}
+
+TEST_CASE("damaged shards are refused by name, and nothing is written or loaded") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints",
+             shard = checkpoints + "/step_000000007/shard_00001.safetensors";
+  save_on(2, checkpoints, 7);
+  const auto size = static_cast<int64_t>(fs::file_size(shard));
+
+  for (int64_t byte : {int64_t{0}, int64_t{9}, size / 2, size - 1}) {
+    flip_bit(shard, byte, 3);
+    CHECK_THAT(refusal(checkpoints), Catch::Contains("shard_00001.safetensors"));
+    flip_bit(shard, byte, 3);
+  }
+  CHECK(refusal(checkpoints) == "accepted");
+  for (int64_t left : {size - 1, size / 3, int64_t{0}}) {
+    fs::resize_file(shard, static_cast<uintmax_t>(left));
+    CHECK_THAT(refusal(checkpoints), Catch::Contains("shard_00001.safetensors"));
+  }
+  fs::remove(shard);
+  CHECK_THAT(refusal(checkpoints), Catch::Contains("shard_00001.safetensors"));
+  // The rank that checks the file names it; the others stop with it instead of loading their part.
+  CHECK_THROWS_AS(
+      run_ranks(3, [&](Communicator& world) { TrainedState(world, checkpoints).load(); }),
+      CheckpointError);
+}
+
+TEST_CASE("a manifest with any damaged byte is refused by name") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints",
+             manifest = checkpoints + "/step_000000007/manifest.json";
+  save_on(2, checkpoints, 7);
+  const auto size = static_cast<int64_t>(fs::file_size(manifest));
+  for (int64_t byte = 0; byte < size; byte += 7) {
+    const int bit = static_cast<int>(byte % 8);
+    INFO(fmt::format("bit {} of byte {}", bit, byte));
+    flip_bit(manifest, byte, bit);
+    CHECK_THAT(refusal(checkpoints), Catch::Contains("manifest.json"));
+    flip_bit(manifest, byte, bit);
+  }
+  CHECK(refusal(checkpoints) == "accepted");
+  fs::resize_file(manifest, static_cast<uintmax_t>(size / 2));
+  CHECK_THAT(refusal(checkpoints), Catch::Contains("manifest.json"));
+}
+
+TEST_CASE("what an interrupted save leaves behind is no checkpoint") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints";
+  const auto world = make_single_communicator();
+  TrainedState state(*world, checkpoints);
+  CHECK_FALSE(state.checkpointer.latest_step().has_value());  // not even a folder
+  save_on(1, checkpoints, 7);
+  const auto manifest = read_text(checkpoints + "/step_000000007/manifest.json");
+  for (const char* name :
+       {".tmp_step_000000009/manifest.json", "step_000000008/shard_00000.safetensors",
+        "step_10/manifest.json", "step_0000000011/manifest.json", "step_00000012x/manifest.json",
+        "step_+00000013/manifest.json", "step_-00000014/manifest.json", "other/manifest.json"})
+    folder.add(std::string("checkpoints/") + name, manifest);
+  folder.add("checkpoints/step_000000015", "a file");
+  CHECK(state.checkpointer.latest_step() == 7);
+  state.load();
+  CHECK(state.is_filled());
+
+  save_on(1, checkpoints, 9);  // over the remains of the save that was interrupted
+  CHECK(state.checkpointer.latest_step() == 9);
+  CHECK_FALSE(fs::exists(checkpoints + "/.tmp_step_000000009"));
+  fs::remove_all(checkpoints + "/step_000000007");
+  fs::remove_all(checkpoints + "/step_000000009");
+  CHECK_FALSE(state.checkpointer.latest_step().has_value());  // garbage alone is a new run
+}
+
+TEST_CASE("the newest checkpoints are kept, and only whole ones count") {
+  TempFolder folder;
+  const auto few = folder / "few", all = folder / "all";
+  folder.add("few/step_000000099/shard_00000.safetensors", "no manifest");
+  for (int64_t step : {5, 10, 15, 20}) save_on(2, few, step, 2), save_on(1, all, step, 0);
+  CHECK(names_in(few) ==
+        std::set<std::string>{"step_000000015", "step_000000020", "step_000000099"});
+  CHECK(names_in(all).size() == 4);
+}
+
+TEST_CASE("a save that fails says so on every rank and leaves the checkpoint before it") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints";
+  save_on(2, checkpoints, 7);
+  std::atomic<int> refused = 0;
+  {
+    const FileSizeLimit disk_is_full(4096);
+    run_ranks(2, [&](Communicator& world) {
+      TrainedState state(world, checkpoints, /*keep=*/1);
+      try {
+        state.save(8);
+      } catch (const CheckpointError&) {
+        ++refused;
+      }
+    });
+  }
+  CHECK(refused == 2);
+  CHECK(refusal(checkpoints) == "accepted");
+  save_on(2, checkpoints, 8, 1);
+  CHECK(names_in(checkpoints) == std::set<std::string>{"step_000000008"});
+}
