@@ -32,6 +32,13 @@ inline Config tiny_run(const std::string& folder) {
   return config;
 }
 
+/// A token file's content: `count` ids, each `step` above the one before, below tiny_model's 50.
+inline std::string token_bytes(int count, int step) {
+  std::string bytes;
+  for (int i = 0; i < count; ++i) bytes += {static_cast<char>(i * step % 50), '\0'};
+  return bytes;
+}
+
 /// The lines of metrics.jsonl without what depends on the clock.
 inline std::vector<nlohmann::json> metrics_of(const std::string& run_folder) {
   std::istringstream text(read_text(run_folder + "/metrics.jsonl"));

@@ -47,9 +47,7 @@ class FileRun {
     config.train.steps = 4;
   }
   std::string write_tokens(const std::string& name, int step) const {
-    std::string bytes;
-    for (int i = 0; i < 600; ++i) bytes += {static_cast<char>(i * step % 50), '\0'};
-    return folder_.add(name, bytes);
+    return folder_.add(name, token_bytes(600, step));
   }
   /// What a trainer says that starts on this run; it must leave every file as it was.
   std::string refusal() const {
