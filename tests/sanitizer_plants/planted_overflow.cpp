@@ -1,5 +1,5 @@
-// Overflows on purpose: `heap` reads past an allocation, `signed` overflows an int. An address and undefined behaviour
-// sanitizer build that lets one pass sees nothing.
+// Overflows on purpose: `heap` reads past an allocation, `signed` overflows an int. An address and
+// undefined behaviour sanitizer build that lets one pass sees nothing.
 #include <cstdio>
 #include <cstring>
 #include <limits>

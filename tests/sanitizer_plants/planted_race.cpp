@@ -1,4 +1,5 @@
-// A data race on purpose: two threads count without a lock. A thread sanitizer build that lets it pass sees nothing.
+// A data race on purpose: two threads count without a lock. A thread sanitizer build that lets it
+// pass sees nothing.
 #include <cstdio>
 #include <thread>
 
