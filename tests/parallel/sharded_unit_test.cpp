@@ -3,6 +3,7 @@
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <map>
 
@@ -54,6 +55,17 @@ struct TestUnit {
   at::Tensor a, experts, gain;
   ShardedUnit unit;
   int seed;
+};
+
+/// A kernel that computes the gradient of a bfloat16 weight in float32: 1 + 2^-12 for each element.
+struct WideGradient : torch::autograd::Function<WideGradient> {
+  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& w) {
+    return w.sum();
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
+                                                 torch::autograd::variable_list) {
+    return {at::full({3}, 1 + 0x1p-12F, at::kFloat)};
+  }
 };
 
 /// y = (x * gain) a' times the experts' sum: every parameter takes part.
@@ -242,8 +254,7 @@ TEST_CASE("a group of one may compute in its shard and gather nothing") {
 }
 
 TEST_CASE("bfloat16 weights accumulate float32 gradients") {
-  // 1 + 2^-12 is a float32 that bfloat16 cannot hold: it comes out only if nothing rounds on the
-  // way.
+  // bfloat16 cannot hold 1 + 2^-12: it comes out only if nothing rounds on the way.
   run_ranks(2, [](Communicator& world) {
     at::Tensor w;
     ShardedUnit unit({{"w", {3}, {3}, 0, &w}}, world, at::kBFloat16, at::kCPU);
@@ -252,11 +263,11 @@ TEST_CASE("bfloat16 weights accumulate float32 gradients") {
     unit.gather();
     unit.zero_full_grads();
     w.sum().backward();
-    w.mul(0x1p-12).sum().backward();
+    WideGradient::apply(w).backward();
     ENSURE(w.grad().dtype() == at::kFloat, "gradient is {}", w.grad().dtype().name());
     unit.reduce_grads();
     for (const Slice& slice : unit.slices()) {
-      check_same_bits(unit.grad.narrow(0, slice.offset, 3), at::full({3}, 2 * (1 + 0x1p-12F)),
+      check_same_bits(unit.grad.narrow(0, slice.offset, 3), at::full({3}, 2 * (2 + 0x1p-12F)),
                       "grad");
     }
   });
