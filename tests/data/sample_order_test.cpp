@@ -87,8 +87,8 @@ TEST_CASE("instances are spread evenly over the epoch") {
 
   // The step from one instance to the next must not repeat either.
   std::vector<int64_t> differences;
-  for (size_t i = 0; i + 1 < instances.size(); ++i)
-    differences.push_back((instances[i + 1] - instances[i] + n) % n);
+  for (size_t i = 0; i < instances.size(); ++i)
+    differences.push_back((instances[(i + 1) % instances.size()] - instances[i] + n) % n);
   CHECK(std::abs(chi_square_score(joint_counts(differences, 32))) < 5);
 }
 
