@@ -59,13 +59,14 @@ def runs_program(process):
 class Job:
     """The program at work, started in `folder`; `ranks` 0 is without mpirun. What it says goes to a file."""
 
-    def __init__(self, folder, arguments, ranks=0, environment=None):
+    def __init__(self, folder, arguments, ranks=0, environment=None, program=(PROGRAM,)):
         launcher = [*MPIRUN, "-n", str(ranks)] if ranks else []
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
-        allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
+        allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
+                   "OLMOE_TRAIN": str(PROGRAM)}
         self.output = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [*launcher, PROGRAM, *map(str, arguments)], cwd=folder, env=inherited | allowed | (environment or {}),
+            [*launcher, *program, *map(str, arguments)], cwd=folder, env=inherited | allowed | (environment or {}),
             stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True)
 
     def text(self):
@@ -146,15 +147,15 @@ class ProgramTest(unittest.TestCase):
         path.write_text(text)
         return path
 
-    def start(self, *arguments, ranks=0, environment=None):
-        job = Job(self.folder, arguments, ranks, environment)
+    def start(self, *arguments, **how):
+        job = Job(self.folder, arguments, **how)
         self.addCleanup(job.output.close)
         self.addCleanup(job.kill)
         return job
 
-    def outcome(self, *arguments, ranks=0, environment=None):
+    def outcome(self, *arguments, **how):
         """Runs the program to its end: (exit code, what it said)."""
-        job = self.start(*arguments, ranks=ranks, environment=environment)
+        job = self.start(*arguments, **how)
         return job.wait(), job.text()
 
     def train(self, run, *overrides, ranks=0):
