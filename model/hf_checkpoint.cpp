@@ -126,12 +126,20 @@ std::set<std::string> shard_files(const std::string& folder) {
   return files;
 }
 
+std::unique_ptr<safetensors::File> open_shard(const std::string& path) {
+  try {
+    return std::make_unique<safetensors::File>(path);
+  } catch (const Error& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
 }  // namespace
 
 HfWeights::HfWeights(const std::string& folder, const ModelConfig& config) {
   std::map<std::string, const safetensors::File*> found;
   for (const auto& path : shard_files(folder)) {
-    files_.push_back(std::make_unique<safetensors::File>(path));
+    files_.push_back(open_shard(path));
     for (const auto& [name, entry] : files_.back()->entries()) found[name] = files_.back().get();
   }
   std::vector<std::string> problems;

@@ -50,8 +50,10 @@ Manifest Manifest::read(const std::string& folder) {
     for (const auto& file : body.at("files"))
       out.files.push_back({file.at("name"), file.at("size_bytes"), file.at("xxh3_128")});
     return out;
-  } catch (const json::exception& problem) {
-    throw CheckpointError(fmt::format("{}: damaged ({})", path, problem.what()));
+  } catch (const CheckpointError&) {
+    throw;
+  } catch (const std::exception& problem) {
+    throw CheckpointError(fmt::format("{}: unreadable or damaged ({})", path, problem.what()));
   }
 }
 

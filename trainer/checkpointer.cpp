@@ -1,6 +1,7 @@
 #include "trainer/checkpointer.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -86,8 +87,13 @@ std::string Checkpointer::step_folder(int64_t step) const {
 }
 
 std::optional<int64_t> Checkpointer::latest_step() const {
-  const auto steps = complete_steps(folder_);
-  return steps.empty() ? std::nullopt : std::optional(steps.back());
+  constexpr int64_t kNone = -1;
+  auto newest = at::full({1}, kNone, at::kLong);
+  if (mesh_.world().rank() == 0)
+    if (const auto steps = complete_steps(folder_); !steps.empty()) newest.fill_(steps.back());
+  mesh_.world().broadcast(newest, 0);
+  const auto step = newest.item<int64_t>();
+  return step == kNone ? std::nullopt : std::optional(step);
 }
 
 void Checkpointer::agree(const std::string& problem) const {

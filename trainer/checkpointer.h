@@ -20,7 +20,7 @@ class Checkpointer {
   /// Saves; then removes what is older than the newest `keep`. Throws CheckpointError on every rank when one failed;
   /// checkpoints saved before stay. Collective over world.
   void save(Manifest manifest, std::span<const StateTensor> state);
-  /// The newest complete step of the folder, or none.
+  /// The newest complete step of the folder as rank 0 sees it, or none. Collective over world.
   std::optional<int64_t> latest_step() const;
   std::string step_folder(int64_t step) const;
   /// Fills `state` from a checkpoint, after every file was found to have its size and hash. Throws CheckpointError

@@ -33,6 +33,9 @@ void prepare_process() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);
+  // oneDNN writes code for each shape of a bf16 product, and an expert's rows change from step to step; its default of
+  // 1,024 kept shapes made half of a step compilation.
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384", /*overwrite=*/0);
 }
 
 int ranks_on_node() {

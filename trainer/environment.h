@@ -6,8 +6,8 @@
 
 namespace olmoe {
 
-/// Sets the intra-op threads of this rank and keeps freed memory in the process: pages that go back to the kernel
-/// fault again in the next step, which costs more than the arithmetic on them. Call first thing in main, once.
+/// Keeps freed memory in the process (pages that go back to the kernel fault again in the next step, which costs more
+/// than the arithmetic on them) and enough of oneDNN's generated code. Call first thing in main, once.
 void prepare_process();
 /// Ranks that the launcher started on this machine, from its environment variables; 1 without a launcher.
 int ranks_on_node();
