@@ -23,13 +23,16 @@ system_python() {
   if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3 || die "there is no python3"; fi
 }
 
-# What it takes to build and run, and the release build in build/. $@: groups of scripts/install_packages.sh.
+# What it takes to build and run, and the release build in build/; with the group `test`, its tests too.
+# $@: groups of scripts/install_packages.sh.
 install_and_build() {
+  local testing=OFF
+  case " $* " in *" test "*) testing=ON ;; esac
   "$REPOSITORY/scripts/install_packages.sh" "$@"
   "$REPOSITORY/scripts/install_libtorch.sh"
   note "building"
   cd "$REPOSITORY"
-  cmake --preset cpu-release
+  cmake --preset cpu-release -DBUILD_TESTING=$testing
   cmake --build --preset cpu-release --parallel "$(nproc)"
 }
 
