@@ -22,7 +22,7 @@ inline at::ScalarType acc_dtype(at::ScalarType dtype) {
 }
 
 template <typename T>
-[[gnu::always_inline]] inline Acc<T> load(T value) {
+[[gnu::always_inline]] inline Acc<T> load(const T& value) {
   if constexpr (std::is_same_v<T, c10::BFloat16>)
     return std::bit_cast<float>(static_cast<uint32_t>(value.x) << 16);
   else

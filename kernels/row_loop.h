@@ -11,16 +11,20 @@ namespace olmoe::kernels {
 
 #if defined(__x86_64__)
 // One binary serves every x86 CPU: `flatten` inlines the whole body into a function compiled for
-// one instruction set, so a loop marked `#pragma omp simd` is vectorised once for each of them.
+// one instruction set, so a loop marked `#pragma omp simd` is vectorised once for each of them. The
+// copy of the body keeps captured pointers in registers: read through a reference, they might
+// change with each store.
 template <typename Body>
 [[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), gnu::flatten]] void with_avx512(
     const Body& body, int64_t begin, int64_t end) {
-  body(begin, end);
+  const Body local = body;
+  local(begin, end);
 }
 template <typename Body>
 [[gnu::target("avx2,fma"), gnu::flatten]] void with_avx2(const Body& body, int64_t begin,
                                                          int64_t end) {
-  body(begin, end);
+  const Body local = body;
+  local(begin, end);
 }
 #endif
 
