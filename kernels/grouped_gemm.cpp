@@ -18,8 +18,9 @@ extern "C" [[gnu::weak]] void cblas_gemm_bf16bf16f32(int layout, int op_a, int o
 namespace olmoe::kernels {
 namespace {
 
-/// dw_OI += dy^T x for bf16 operands. With MKL the sum never leaves fp32 and is 1.3 to 2.7 times as
-/// fast as ATen's product; without it, the product is rounded to bf16 once before it is added.
+/// dw_OI += dy^T x for bf16 operands. With MKL the sum never leaves fp32, and at OLMoE's width
+/// takes half the time of ATen's product; without MKL, the product is rounded to bf16 once before
+/// it is added.
 void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI) {
   if (!cblas_gemm_bf16bf16f32) {
     dw_OI.add_(at::mm(dy_NO.t(), x_NI));
@@ -36,17 +37,24 @@ void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tenso
                          dw_OI.data_ptr<float>(), I);
 }
 
-/// Calls f(e, first_row, rows) for each expert that has rows. Throws unless the offsets cover all
-/// of `total_rows`.
+/// oneDNN writes code for every new shape of a bf16 product, and the rows of an expert are others
+/// in each step: generating it took half of a step. Rows in multiples of this, and the rest on
+/// their own, make shapes that repeat. Other dtypes go through MKL, which has no such cost.
+int64_t row_quantum(at::ScalarType dtype) { return dtype == at::kBFloat16 ? 64 : 1; }
+
+/// Calls f(e, first_row, rows) for the rows of each expert: a multiple of `quantum`, then the rest.
+/// Throws unless the offsets cover all of `total_rows`.
 template <typename F>
-void for_experts(const at::Tensor& offsets_E, int64_t total_rows, const F& f) {
+void for_experts(const at::Tensor& offsets_E, int64_t total_rows, int64_t quantum, const F& f) {
   ensure_cpu(offsets_E, 1, "grouped GEMM: offsets");
   const int32_t* const offsets = offsets_E.const_data_ptr<int32_t>();
   int64_t first = 0;
   for (int64_t e = 0; e < offsets_E.size(0); ++e) {
     ENSURE(offsets[e] >= first && offsets[e] <= total_rows,
            "expert {} ends at row {}, begins at {}, of {}", e, offsets[e], first, total_rows);
-    if (offsets[e] > first) f(e, first, offsets[e] - first);
+    const int64_t rest = (offsets[e] - first) % quantum, whole = offsets[e] - first - rest;
+    if (whole > 0) f(e, first, whole);
+    if (rest > 0) f(e, first + whole, rest);
     first = offsets[e];
   }
   ENSURE(first == total_rows, "the experts have {} rows of {}", first, total_rows);
@@ -67,7 +75,8 @@ at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EOI,
                         const at::Tensor& offsets_E) {
   ensure_operands(x_RI, w_EOI, 2, offsets_E);
   at::Tensor y_RO = at::empty({x_RI.size(0), w_EOI.size(1)}, x_RI.options());
-  for_experts(offsets_E, x_RI.size(0), [&](int64_t e, int64_t first, int64_t rows) {
+  const int64_t quantum = row_quantum(x_RI.scalar_type());
+  for_experts(offsets_E, x_RI.size(0), quantum, [&](int64_t e, int64_t first, int64_t rows) {
     at::Tensor y = y_RO.narrow(0, first, rows);
     at::mm_out(y, x_RI.narrow(0, first, rows), w_EOI.select(0, e).t());
   });
@@ -78,7 +87,8 @@ at::Tensor grouped_gemm_input_grad(const at::Tensor& dy_RO, const at::Tensor& w_
                                    const at::Tensor& offsets_E) {
   ensure_operands(dy_RO, w_EOI, 1, offsets_E);
   at::Tensor dx_RI = at::empty({dy_RO.size(0), w_EOI.size(2)}, dy_RO.options());
-  for_experts(offsets_E, dy_RO.size(0), [&](int64_t e, int64_t first, int64_t rows) {
+  const int64_t quantum = row_quantum(dy_RO.scalar_type());
+  for_experts(offsets_E, dy_RO.size(0), quantum, [&](int64_t e, int64_t first, int64_t rows) {
     at::Tensor dx = dx_RI.narrow(0, first, rows);
     at::mm_out(dx, dy_RO.narrow(0, first, rows), w_EOI.select(0, e));
   });
@@ -90,7 +100,7 @@ void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI,
   ensure_operands(x_RI, dw_EOI, 2, offsets_E);
   ENSURE(dy_RO.size(0) == x_RI.size(0), "grouped GEMM: {} rows of dy, {} of x", dy_RO.size(0),
          x_RI.size(0));
-  for_experts(offsets_E, x_RI.size(0), [&](int64_t e, int64_t first, int64_t rows) {
+  for_experts(offsets_E, x_RI.size(0), /*quantum=*/1, [&](int64_t e, int64_t first, int64_t rows) {
     gemm_weight_grad(dy_RO.narrow(0, first, rows), x_RI.narrow(0, first, rows),
                      dw_EOI.select(0, e));
   });

@@ -24,7 +24,7 @@ program="${OLMOE_TRAIN:-$REPOSITORY/build/olmoe-train}"
 
 allow_mpi_as_root
 # Once a rank left with an error, mpirun waits this long twice, then kills the others: they have saved by then.
-arguments=(-n "$ranks" --bind-to none --mca odls_base_sigkill_timeout 2)
+arguments=(-n "$ranks" --bind-to none --mca odls_base_sigkill_timeout 2 --mca mpi_yield_when_idle 1)
 if [ -n "$hostfile" ]; then
   arguments+=(--hostfile "$hostfile")
   if [ -n "${OMP_NUM_THREADS:-}" ]; then arguments+=(-x OMP_NUM_THREADS); fi
