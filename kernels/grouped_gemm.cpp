@@ -7,25 +7,19 @@
 
 #include "kernels/dtypes.h"
 
-// From MKL, which LibTorch's x86 builds carry; its header does not come along, and other builds
-// lack it. C = alpha * op(A) * op(B) + beta * C, where A and B are bf16, and C is fp32 and summed
-// in fp32.
-extern "C" [[gnu::weak]] void cblas_gemm_bf16bf16f32(int layout, int op_a, int op_b, int m, int n,
-                                                     int k, float alpha, const void* a, int lda,
-                                                     const void* b, int ldb, float beta, float* c,
-                                                     int ldc);
+// From MKL, which LibTorch's x86 builds carry; its header does not come along. A LibTorch without
+// it does not link. C = alpha * op(A) * op(B) + beta * C; A and B are bf16, C is fp32 and summed in
+// fp32.
+extern "C" void cblas_gemm_bf16bf16f32(int layout, int op_a, int op_b, int m, int n, int k,
+                                       float alpha, const void* a, int lda, const void* b, int ldb,
+                                       float beta, float* c, int ldc);
 
 namespace olmoe::kernels {
 namespace {
 
-/// dw_OI += dy^T x for bf16 operands. With MKL the sum never leaves fp32, and at OLMoE's width
-/// takes half the time of ATen's product; without MKL, the product is rounded to bf16 once before
-/// it is added.
+/// dw_OI += dy^T x for bf16 operands. The sum never leaves fp32, and at OLMoE's width this takes
+/// half the time of ATen's product, which would be rounded to bf16 before it is added.
 void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI) {
-  if (!cblas_gemm_bf16bf16f32) {
-    dw_OI.add_(at::mm(dy_NO.t(), x_NI));
-    return;
-  }
   constexpr int kRowMajor = 101, kNoTranspose = 111, kTranspose = 112;
   const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
   const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);
