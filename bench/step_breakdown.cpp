@@ -77,7 +77,6 @@ class WholeStep {
 
   void run() {
     runner_.reset_totals();
-    optimizer_.zero_grad();
     runner_.train_pass(
         batch_, {.per_target = 1.0 / static_cast<double>(batch_.num_targets), .aux_share = 1.0});
     update();
@@ -86,7 +85,6 @@ class WholeStep {
   /// What a step does to the trained state, kernel by kernel.
   std::vector<Part> state_parts() {
     return {{"weights to compute dtype", 1, [this] { gather(); }, {}},
-            {"zero gradients", 1, [this] { optimizer_.zero_grad(); }, {}},
             {"gradient norm", 1, [this] { optimizer_.grad_norm(*world_); }, {}},
             {"AdamW", 1, [this] { optimizer_.step(++step_, config_.lr, 1.0); }, {}}};
   }

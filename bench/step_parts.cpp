@@ -112,21 +112,19 @@ class Parts {
     const int64_t B = batch_.sequences, S = batch_.length, H = model_.num_heads,
                   d = model_.head_dim();
     auto q = tensor({B, S, H, d}), k = tensor({B, S, H, d}), dy = tensor({B, S, H, d});
-    auto v = tensor({B, S, 3 * H, d}).narrow(2, 2 * H, H), dqkv = tensor({B, S, 3 * H, d});
-    auto forward = kernels::causal_attention(q, k, v);
+    auto qkv = tensor({B, S, 3 * H, d}), dqkv = at::empty_like(qkv), v = qkv.narrow(2, 2 * H, H);
+    const kernels::Qkv in{q, k, v},
+        grads{dqkv.narrow(2, 0, H), dqkv.narrow(2, H, H), dqkv.narrow(2, 2 * H, H)};
+    auto forward = kernels::causal_attention(in);
     auto by_head = [](const Tensor& x) { return x.transpose(1, 2).contiguous(); };
     auto q_h = by_head(q), k_h = by_head(k), v_h = by_head(v), dy_h = by_head(dy);
     auto [y_h, lse] = at::_scaled_dot_product_flash_attention_for_cpu(q_h, k_h, v_h, 0.0, true);
     add(
-        "attention, forward", L_, [=] { kernels::causal_attention(q, k, v); },
+        "attention, forward", L_, [=] { kernels::causal_attention(in); },
         [=] { at::_scaled_dot_product_flash_attention_for_cpu(q_h, k_h, v_h, 0.0, true); });
     add(
         "attention, backward", L_,
-        [=] {
-          auto grads = kernels::causal_attention_backward(dy, q, k, v, forward);
-          grads.dq_BSHd.contiguous(), grads.dk_BSGd.contiguous();
-          dqkv.narrow(2, 2 * H, H).copy_(grads.dv_BSGd.contiguous());
-        },
+        [=] { kernels::causal_attention_backward(dy, in, forward, grads); },
         [=, y = y_h, lse_BHS = lse] {
           at::_scaled_dot_product_flash_attention_for_cpu_backward(dy_h, q_h, k_h, v_h, y, lse_BHS,
                                                                    0.0, true);
@@ -196,7 +194,8 @@ class Parts {
 
   void add_head() {
     const int64_t V = model_.vocab_size;
-    auto x_ND = tensor({N_, D_}), w_VD = tensor({V, D_}), dw_VD = at::zeros({V, D_});
+    // Weights as small as a model's: else probabilities are denormal numbers, which are slow.
+    auto x_ND = tensor({N_, D_}), w_VD = tensor({V, D_}).mul_(0.02), dw_VD = at::zeros({V, D_});
     auto targets_N = at::empty({N_}, at::kLong).random_(0, V);
     auto logits_NV = tensor({N_, V}), dw = at::empty_like(w_VD), dx = at::empty_like(x_ND);
     add(

@@ -26,12 +26,32 @@ void update(P* param, P* grad, P* exp_avg, P* exp_avg_sq, int64_t n, const AdamW
     for (int64_t i = begin; i < end; ++i) {
       const P g = grad[i] * factor;
       const P m = beta1 * exp_avg[i] + keep1 * g, v = beta2 * exp_avg_sq[i] + keep2 * (g * g);
-      grad[i] = g;
+      grad[i] = 0;
       exp_avg[i] = m;
       exp_avg_sq[i] = v;
       param[i] = decay * param[i] - step_size * m / (std::sqrt(v) * root_scale + eps);
     }
   });
+}
+
+/// In as many sums as keep the adders busy: one sum would wait for itself.
+template <typename T>
+double sum_of_squares(const T* values, int64_t n) {
+  constexpr int64_t kSums = 32;
+  double sums[kSums] = {};
+  const int64_t whole = n / kSums * kSums;
+  for (int64_t i = 0; i < whole; i += kSums) {
+#pragma omp simd
+    for (int64_t j = 0; j < kSums; ++j) {
+      const double value = load(values[i + j]);
+      sums[j] += value * value;
+    }
+  }
+  for (int64_t i = whole; i < n; ++i) {
+    const double value = load(values[i]);
+    sums[i - whole] += value * value;
+  }
+  return std::accumulate(sums, sums + kSums, 0.0);
 }
 
 }  // namespace
@@ -64,15 +84,8 @@ at::Tensor squared_norm(const at::Tensor& x) {
   for_dtype(dense.scalar_type(), [&]<typename T>() {
     const T* const values = dense.const_data_ptr<T>();
     for_rows(blocks, kBlock, [=](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b) {
-        double sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = b * kBlock; i < std::min(n, (b + 1) * kBlock); ++i) {
-          const double value = load(values[i]);
-          sum += value * value;
-        }
-        partials[b] = sum;
-      }
+      for (int64_t b = begin; b < end; ++b)
+        partials[b] = sum_of_squares(values + b * kBlock, std::min(kBlock, n - b * kBlock));
     });
   });
   return at::scalar_tensor(std::accumulate(partial.begin(), partial.end(), 0.0),

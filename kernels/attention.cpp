@@ -1,34 +1,258 @@
 #include "kernels/attention.h"
 
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
-#include "kernels/dtypes.h"
+#include <cmath>
+#include <limits>
+#include <memory>
 
+#include "kernels/blas.h"
+#include "kernels/row_loop.h"
+#include "kernels/vector_math.h"
+
+// A block of queries meets all keys up to its last one at once: products over keys beyond a query
+// are the price of few, large products. Scores exist for one block a thread.
 namespace olmoe::kernels {
 namespace {
 
-/// [B, S, G, d] read as [B, H, S, d]: each key/value head repeated for its H/G query heads, without
-/// a copy where H = G.
-at::Tensor by_query_head(const at::Tensor& k_BSGd, int64_t H) {
-  const int64_t B = k_BSGd.size(0), S = k_BSGd.size(1), G = k_BSGd.size(2), d = k_BSGd.size(3);
-  if (G == H) return k_BSGd.transpose(1, 2);
-  return k_BSGd.transpose(1, 2).unsqueeze(2).expand({B, G, H / G, S, d}).reshape({B, H, S, d});
+constexpr int64_t kQueryBlock = 64;
+
+/// A [B, S, heads, d] tensor, one head at a time.
+template <typename T>
+struct Heads {
+  T* data;
+  int64_t batch_stride, position_stride, head_stride;
+
+  /// Head h of sequence b from `position` on, as [S - position, d].
+  blas::Matrix<T> at(int64_t b, int64_t h, int64_t position = 0) const {
+    return {data + b * batch_stride + position * position_stride + h * head_stride,
+            position_stride};
+  }
+};
+template <typename T>
+Heads<const T> read_heads(const at::Tensor& x) {
+  return {x.const_data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
+}
+template <typename T>
+Heads<T> write_heads(const at::Tensor& x) {
+  return {x.data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
 }
 
-/// The sum over the query heads that read one key/value head, as [B, S, G, d].
-at::Tensor by_kv_head(const at::Tensor& dk_BHSd, int64_t G) {
-  const int64_t B = dk_BHSd.size(0), H = dk_BHSd.size(1), S = dk_BHSd.size(2), d = dk_BHSd.size(3);
-  if (G == H) return dk_BHSd.transpose(1, 2);
-  const at::Tensor heads = dk_BHSd.reshape({B, G, H / G, S, d});
-  return heads.sum(2, false, acc_dtype(dk_BHSd.scalar_type()))
-      .to(dk_BHSd.scalar_type())
-      .transpose(1, 2);
+template <typename T>
+std::unique_ptr<T[]> scratch(int64_t elements) {
+  return std::make_unique_for_overwrite<T[]>(elements);
 }
 
-void ensure_operands(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+/// Values in Acc<T>, and the same rounded to T, which are the same memory where T is Acc<T>.
+template <typename T>
+struct Rounded {
+  explicit Rounded(int64_t elements) : exact(scratch<Acc<T>>(elements)) {
+    if constexpr (!std::is_same_v<T, Acc<T>>) own = scratch<T>(elements);
+  }
+  T* get() {
+    if constexpr (std::is_same_v<T, Acc<T>>)
+      return exact.get();
+    else
+      return own.get();
+  }
+  std::unique_ptr<Acc<T>[]> exact;
+  std::unique_ptr<T[]> own;
+};
+
+/// A block of queries: positions [first, first + rows), which see `keys` = first + rows keys.
+struct Block {
+  int64_t first, rows, keys;
+};
+Block block_at(int64_t index, int64_t S) {
+  const int64_t first = index * kQueryBlock, rows = std::min(kQueryBlock, S - first);
+  return {first, rows, first + rows};
+}
+
+/// Scores [rows, keys] to exponentials below the row's largest, zero beyond the diagonal; their sum
+/// and its logarithm for each row.
+template <typename T>
+void exponentials(Block block, const Acc<T>* scores, T* exps, Acc<T>* sums, Acc<T>* lse) {
+  auto rows = [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Acc<T>* const s = scores + i * block.keys;
+      T* const p = exps + i * block.keys;
+      const int64_t seen = block.first + i + 1;
+      Acc<T> largest = s[0], sum = 0;
+#pragma omp simd reduction(max : largest)
+      for (int64_t j = 0; j < seen; ++j) largest = s[j] > largest ? s[j] : largest;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < seen; ++j) {
+        p[j] = rounded<T>(fast_exp(s[j] - largest));
+        sum += load(p[j]);
+      }
+      for (int64_t j = seen; j < block.keys; ++j) p[j] = rounded<T>(0);
+      sums[i] = sum;
+      lse[i] = largest + std::log(sum);
+    }
+  };
+  vectorized(rows, 0, block.rows);
+}
+
+/// y [rows, d] = x / sums, rounded; x is dense.
+template <typename T>
+void divide_rows(int64_t rows, int64_t d, const Acc<T>* x, const Acc<T>* sums, blas::Matrix<T> y) {
+  auto body = [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Acc<T> scale = 1 / sums[i];
+#pragma omp simd
+      for (int64_t j = 0; j < d; ++j)
+        y.data[i * y.row_stride + j] = rounded<T>(x[i * d + j] * scale);
+    }
+  };
+  vectorized(body, 0, rows);
+}
+
+/// y [rows, d] = x, rounded; x is dense.
+template <typename T>
+void round_rows(int64_t rows, int64_t d, const Acc<T>* x, blas::Matrix<T> y) {
+  auto body = [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+#pragma omp simd
+      for (int64_t j = 0; j < d; ++j) y.data[i * y.row_stride + j] = rounded<T>(x[i * d + j]);
+    }
+  };
+  vectorized(body, 0, rows);
+}
+
+/// Rows of one block: [rows, d] each, and their log-sum-exp.
+template <typename T>
+struct BlockRows {
+  blas::Matrix<const T> dy, y;
+  const Acc<T>* lse;
+};
+
+/// From scores and dprobs = dy v^T, both [rows, keys]: the probabilities, and the gradient of the
+/// unscaled scores, probs * (dprobs - dy.y) * scale.
+template <typename T>
+void score_gradients(Block block, int64_t d, Acc<T> scale, BlockRows<T> in, Rounded<T>& scores,
+                     Rounded<T>& dprobs) {
+  const Acc<T>*const s_all = scores.exact.get(), *const dp_all = dprobs.exact.get();
+  T *const p_all = scores.get(), *const ds_all = dprobs.get();
+  auto rows = [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const T *const dy = in.dy.data + i * in.dy.row_stride, *const y =
+                                                                 in.y.data + i * in.y.row_stride;
+      Acc<T> mean = 0;
+#pragma omp simd reduction(+ : mean)
+      for (int64_t j = 0; j < d; ++j) mean += load(dy[j]) * load(y[j]);
+      const Acc<T>*const s = s_all + i * block.keys, *const dp = dp_all + i * block.keys;
+      T *const p = p_all + i * block.keys, *const ds = ds_all + i * block.keys;
+      const Acc<T> lse = in.lse[i];
+      const int64_t seen = block.first + i + 1;
+#pragma omp simd
+      for (int64_t j = 0; j < seen; ++j) {
+        const Acc<T> prob = fast_exp(s[j] - lse), dprob = dp[j];
+        p[j] = rounded<T>(prob);
+        ds[j] = rounded<T>(prob * (dprob - mean) * scale);
+      }
+      for (int64_t j = seen; j < block.keys; ++j) p[j] = ds[j] = rounded<T>(0);
+    }
+  };
+  vectorized(rows, 0, block.rows);
+}
+
+struct Dims {
+  int64_t B, S, H, G, d;
+  int64_t blocks() const { return (S + kQueryBlock - 1) / kQueryBlock; }
+  int64_t block_rows() const { return std::min(S, kQueryBlock); }
+  int64_t kv_head(int64_t h) const { return h / (H / G); }
+};
+
+template <typename T>
+blas::Matrix<const T> transposed(blas::Matrix<const T> x) {
+  x.transposed = true;
+  return x;
+}
+
+template <typename T>
+struct Forward {
+  Dims dims;
+  Acc<T> scale;
+  Heads<const T> q, k, v;
+  Heads<T> y;
+  Acc<T>* lse_BHS;
+
+  /// Blocks [begin, end) of B * H * blocks.
+  void operator()(int64_t begin, int64_t end) const {
+    const auto [B, S, H, G, d] = dims;
+    Rounded<T> scores(dims.block_rows() * S);
+    const auto out = scratch<Acc<T>>(dims.block_rows() * d);
+    const auto sums = scratch<Acc<T>>(dims.block_rows());
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t head = task / dims.blocks(), b = head / H, h = head % H, g = dims.kv_head(h);
+      const Block block = block_at(task % dims.blocks(), S);
+      blas::multiply({block.rows, block.keys, d}, scale, q.at(b, h, block.first),
+                     transposed(k.at(b, g)), 0, {scores.exact.get(), block.keys});
+      exponentials<T>(block, scores.exact.get(), scores.get(), sums.get(),
+                      lse_BHS + head * S + block.first);
+      blas::multiply({block.rows, d, block.keys}, 1, {scores.get(), block.keys}, v.at(b, g), 0,
+                     {out.get(), d});
+      divide_rows<T>(block.rows, d, out.get(), sums.get(), y.at(b, h, block.first));
+    }
+  }
+};
+
+template <typename T>
+struct Backward {
+  Dims dims;
+  Acc<T> scale;
+  Heads<const T> dy, q, k, v, y;
+  const Acc<T>* lse_BHS;
+  Heads<T> dq, dk, dv;
+
+  struct Memory {
+    Rounded<T> scores, dprobs;
+    std::unique_ptr<Acc<T>[]> dq, dk_Sd, dv_Sd;
+  };
+
+  /// Writes dq of one block of queries and adds what they give to dk and dv; with `beta` 0 starts
+  /// those sums.
+  void add_block(int64_t b, int64_t h, Block block, Acc<T> beta, Memory& memory) const {
+    const auto [B, S, H, G, d] = dims;
+    const int64_t g = dims.kv_head(h);
+    const auto q_block = q.at(b, h, block.first), dy_block = dy.at(b, h, block.first);
+    const blas::Size scores{block.rows, block.keys, d}, keys{block.keys, d, block.rows};
+    blas::multiply(scores, scale, q_block, transposed(k.at(b, g)), 0,
+                   {memory.scores.exact.get(), block.keys});
+    blas::multiply(scores, 1, dy_block, transposed(v.at(b, g)), 0,
+                   {memory.dprobs.exact.get(), block.keys});
+    score_gradients<T>(block, d, scale,
+                       {dy_block, y.at(b, h, block.first), lse_BHS + (b * H + h) * S + block.first},
+                       memory.scores, memory.dprobs);
+    const blas::Matrix<const T> probs{memory.scores.get(), block.keys},
+        dscores{memory.dprobs.get(), block.keys};
+    blas::multiply(keys, 1, transposed(probs), dy_block, beta, {memory.dv_Sd.get(), d});
+    blas::multiply(keys, 1, transposed(dscores), q_block, beta, {memory.dk_Sd.get(), d});
+    blas::multiply({block.rows, d, block.keys}, 1, dscores, k.at(b, g), 0, {memory.dq.get(), d});
+    round_rows<T>(block.rows, d, memory.dq.get(), dq.at(b, h, block.first));
+  }
+
+  /// Key/value heads [begin, end) of B * G, each with the query heads that read it. The last block
+  /// comes first: it covers all keys.
+  void operator()(int64_t begin, int64_t end) const {
+    const int64_t S = dims.S, G = dims.G, d = dims.d, rows = dims.block_rows();
+    Memory memory{Rounded<T>(rows * S), Rounded<T>(rows * S), scratch<Acc<T>>(rows * d),
+                  scratch<Acc<T>>(S * d), scratch<Acc<T>>(S * d)};
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / G, g = task % G, first_head = g * (dims.H / G);
+      for (int64_t h = first_head; h < first_head + dims.H / G; ++h)
+        for (int64_t i = dims.blocks() - 1; i >= 0; --i)
+          add_block(b, h, block_at(i, S), h == first_head && i == dims.blocks() - 1 ? 0 : 1,
+                    memory);
+      round_rows<T>(S, d, memory.dk_Sd.get(), dk.at(b, g));
+      round_rows<T>(S, d, memory.dv_Sd.get(), dv.at(b, g));
+    }
+  }
+};
+
+/// Throws unless shapes fit; returns them with rows that are dense.
+Qkv checked(const Qkv& in) {
+  const auto& [q, k, v] = in;
   ensure_cpu(q, 4, "attention: q");
   ensure_cpu(k, 4, "attention: k");
   ENSURE(k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(1) == k.size(1) &&
@@ -36,37 +260,69 @@ void ensure_operands(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
          "attention: q, k and v must agree in batch, length and head width");
   ENSURE(k.size(2) > 0 && q.size(2) % k.size(2) == 0,
          "attention: {} key/value heads do not divide {} heads", k.size(2), q.size(2));
+  return {dense_rows(q), dense_rows(k), dense_rows(v)};
+}
+
+void ensure_gradient(const at::Tensor& dx, const at::Tensor& x) {
+  ENSURE(dx.is_cpu() && dx.sizes() == x.sizes() && dx.scalar_type() == x.scalar_type(),
+         "attention: a gradient must have the shape and dtype of what it is of");
+  ENSURE(dx.size(3) <= 1 || dx.stride(3) == 1, "attention: rows of a gradient must be dense");
+}
+
+Dims dims_of(const Qkv& in) {
+  const auto& q = in.q_BSHd;
+  return {q.size(0), q.size(1), q.size(2), in.k_BSGd.size(2), q.size(3)};
+}
+
+template <typename T>
+Acc<T> score_scale(int64_t d) {
+  return 1 / std::sqrt(static_cast<Acc<T>>(d));
 }
 
 }  // namespace
 
-Attention causal_attention(const at::Tensor& q_BSHd, const at::Tensor& k_BSGd,
-                           const at::Tensor& v_BSGd) {
-  ensure_operands(q_BSHd, k_BSGd, v_BSGd);
-  const int64_t B = q_BSHd.size(0), S = q_BSHd.size(1), H = q_BSHd.size(2);
-  if (q_BSHd.numel() == 0)
-    return {at::empty(q_BSHd.sizes(), q_BSHd.options()),
-            at::empty({B, H, S}, q_BSHd.options().dtype(acc_dtype(q_BSHd.scalar_type())))};
-  auto [y_BHSd, lse_BHS] = at::_scaled_dot_product_flash_attention_for_cpu(
-      q_BSHd.transpose(1, 2), by_query_head(k_BSGd, H), by_query_head(v_BSGd, H), /*dropout_p=*/0.0,
-      /*is_causal=*/true);
-  return {y_BHSd.transpose(1, 2).contiguous(), lse_BHS};
+Attention causal_attention(const Qkv& in) {
+  const auto [q, k, v] = checked(in);
+  const Dims dims = dims_of(in);
+  Attention out{at::empty(q.sizes(), q.options()),
+                at::empty({dims.B, dims.H, dims.S}, q.options().dtype(acc_dtype(q.scalar_type())))};
+  for_dtype(q.scalar_type(), [&]<typename T>() {
+    const Forward<T> forward{dims,
+                             score_scale<T>(dims.d),
+                             read_heads<T>(q),
+                             read_heads<T>(k),
+                             read_heads<T>(v),
+                             write_heads<T>(out.y_BSHd),
+                             out.lse_BHS.template data_ptr<Acc<T>>()};
+    at::parallel_for(0, dims.B * dims.H * dims.blocks(), 1, forward);
+  });
+  return out;
 }
 
-AttentionGrads causal_attention_backward(const at::Tensor& dy_BSHd, const at::Tensor& q_BSHd,
-                                         const at::Tensor& k_BSGd, const at::Tensor& v_BSGd,
-                                         const Attention& forward) {
-  ensure_operands(q_BSHd, k_BSGd, v_BSGd);
-  if (q_BSHd.numel() == 0)
-    return {at::empty(q_BSHd.sizes(), q_BSHd.options()),
-            at::zeros(k_BSGd.sizes(), k_BSGd.options()),
-            at::zeros(v_BSGd.sizes(), v_BSGd.options())};
-  const int64_t H = q_BSHd.size(2), G = k_BSGd.size(2);
-  auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-      dy_BSHd.transpose(1, 2), q_BSHd.transpose(1, 2), by_query_head(k_BSGd, H),
-      by_query_head(v_BSGd, H), forward.y_BSHd.transpose(1, 2), forward.lse_BHS, /*dropout_p=*/0.0,
-      /*is_causal=*/true);
-  return {dq.transpose(1, 2), by_kv_head(dk, G), by_kv_head(dv, G)};
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward,
+                               const Qkv& grads) {
+  const auto [q, k, v] = checked(in);
+  ensure_gradient(grads.q_BSHd, q);
+  ensure_gradient(grads.k_BSGd, k);
+  ensure_gradient(grads.v_BSGd, v);
+  ENSURE(dy_BSHd.sizes() == q.sizes() && forward.y_BSHd.sizes() == q.sizes(),
+         "attention: y and its gradient must have the shape of q");
+  const Dims dims = dims_of(in);
+  const at::Tensor dy = dense_rows(dy_BSHd);
+  for_dtype(q.scalar_type(), [&]<typename T>() {
+    const Backward<T> backward{dims,
+                               score_scale<T>(dims.d),
+                               read_heads<T>(dy),
+                               read_heads<T>(q),
+                               read_heads<T>(k),
+                               read_heads<T>(v),
+                               read_heads<T>(forward.y_BSHd),
+                               forward.lse_BHS.template const_data_ptr<Acc<T>>(),
+                               write_heads<T>(grads.q_BSHd),
+                               write_heads<T>(grads.k_BSGd),
+                               write_heads<T>(grads.v_BSGd)};
+    at::parallel_for(0, dims.B * dims.G, 1, backward);
+  });
 }
 
 }  // namespace olmoe::kernels

@@ -3,16 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
-#include <algorithm>
-
-#include "kernels/dtypes.h"
-
-// From MKL, which LibTorch's x86 builds carry; its header does not come along. A LibTorch without
-// it does not link. C = alpha * op(A) * op(B) + beta * C; A and B are bf16, C is fp32 and summed in
-// fp32.
-extern "C" void cblas_gemm_bf16bf16f32(int layout, int op_a, int op_b, int m, int n, int k,
-                                       float alpha, const void* a, int lda, const void* b, int ldb,
-                                       float beta, float* c, int ldc);
+#include "kernels/blas.h"
 
 namespace olmoe::kernels {
 namespace {
@@ -20,38 +11,54 @@ namespace {
 /// dw_OI += dy^T x for bf16 operands. The sum never leaves fp32, and at OLMoE's width this takes
 /// half the time of ATen's product, which would be rounded to bf16 before it is added.
 void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI) {
-  constexpr int kRowMajor = 101, kNoTranspose = 111, kTranspose = 112;
   const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
   const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);
   ENSURE(dy.size(0) == N && dw_OI.sizes() == at::IntArrayRef({O, I}),
          "weight gradient: {} x {} and {} x {} do not make {} x {}", dy.size(0), O, N, I,
          dw_OI.size(0), dw_OI.size(1));
-  cblas_gemm_bf16bf16f32(kRowMajor, kTranspose, kNoTranspose, O, I, N, 1, dy.const_data_ptr(),
-                         std::max(dy.stride(0), O), x.const_data_ptr(), std::max(x.stride(0), I), 1,
-                         dw_OI.data_ptr<float>(), I);
+  using Operand = blas::Matrix<const c10::BFloat16>;
+  const Operand dy_rows{dy.const_data_ptr<c10::BFloat16>(), dy.stride(0), /*transposed=*/true},
+      x_rows{x.const_data_ptr<c10::BFloat16>(), x.stride(0)};
+  blas::multiply({O, I, N}, 1, dy_rows, x_rows, 1, {dw_OI.data_ptr<float>(), I});
 }
 
-/// oneDNN writes code for every new shape of a bf16 product, and the rows of an expert are others
-/// in each step: generating it took half of a step. Rows in multiples of this, and the rest on
-/// their own, make shapes that repeat. Other dtypes go through MKL, which has no such cost.
-int64_t row_quantum(at::ScalarType dtype) { return dtype == at::kBFloat16 ? 64 : 1; }
-
-/// Calls f(e, first_row, rows) for the rows of each expert: a multiple of `quantum`, then the rest.
-/// Throws unless the offsets cover all of `total_rows`.
+/// Calls f(e, first_row, rows) for the rows of each expert that has some, in order. Throws unless
+/// the offsets cover all of `total_rows`.
 template <typename F>
-void for_experts(const at::Tensor& offsets_E, int64_t total_rows, int64_t quantum, const F& f) {
+void for_experts(const at::Tensor& offsets_E, int64_t total_rows, const F& f) {
   ensure_cpu(offsets_E, 1, "grouped GEMM: offsets");
   const int32_t* const offsets = offsets_E.const_data_ptr<int32_t>();
   int64_t first = 0;
   for (int64_t e = 0; e < offsets_E.size(0); ++e) {
     ENSURE(offsets[e] >= first && offsets[e] <= total_rows,
            "expert {} ends at row {}, begins at {}, of {}", e, offsets[e], first, total_rows);
-    const int64_t rest = (offsets[e] - first) % quantum, whole = offsets[e] - first - rest;
-    if (whole > 0) f(e, first, whole);
-    if (rest > 0) f(e, first + whole, rest);
+    if (offsets[e] > first) f(e, first, offsets[e] - first);
     first = offsets[e];
   }
   ENSURE(first == total_rows, "the experts have {} rows of {}", first, total_rows);
+}
+
+/// out = in * w_e for the rows of each expert; weight(e) is [columns of in, columns of out].
+///
+/// oneDNN writes code for every new shape of a bf16 product, and the rows of an expert are others
+/// in each step: generating it took half of a step. So a product takes a multiple of 32 rows, and
+/// the rows too many, which belong to later experts, are computed anew when their turn comes; near
+/// the end, where there are none, the rest is a product of its own. Other dtypes go through MKL,
+/// which has no such cost.
+template <typename Weight>
+void multiply_by_expert(const at::Tensor& in, const at::Tensor& offsets_E, const Weight& weight,
+                        const at::Tensor& out) {
+  const int64_t quantum = in.scalar_type() == at::kBFloat16 ? 32 : 1, total_rows = in.size(0);
+  const auto multiply = [&](int64_t e, int64_t first, int64_t rows) {
+    at::Tensor out_rows = out.narrow(0, first, rows);
+    at::mm_out(out_rows, in.narrow(0, first, rows), weight(e));
+  };
+  for_experts(offsets_E, total_rows, [&](int64_t e, int64_t first, int64_t rows) {
+    const int64_t rest = rows % quantum, rounded_up = rest > 0 ? rows - rest + quantum : rows;
+    if (first + rounded_up <= total_rows) return multiply(e, first, rounded_up);
+    if (rows > rest) multiply(e, first, rows - rest);
+    multiply(e, first + rows - rest, rest);
+  });
 }
 
 void ensure_operands(const at::Tensor& x, const at::Tensor& w_EOI, int64_t contracted_dim,
@@ -69,11 +76,8 @@ at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EOI,
                         const at::Tensor& offsets_E) {
   ensure_operands(x_RI, w_EOI, 2, offsets_E);
   at::Tensor y_RO = at::empty({x_RI.size(0), w_EOI.size(1)}, x_RI.options());
-  const int64_t quantum = row_quantum(x_RI.scalar_type());
-  for_experts(offsets_E, x_RI.size(0), quantum, [&](int64_t e, int64_t first, int64_t rows) {
-    at::Tensor y = y_RO.narrow(0, first, rows);
-    at::mm_out(y, x_RI.narrow(0, first, rows), w_EOI.select(0, e).t());
-  });
+  multiply_by_expert(
+      x_RI, offsets_E, [&](int64_t e) { return w_EOI.select(0, e).t(); }, y_RO);
   return y_RO;
 }
 
@@ -81,11 +85,8 @@ at::Tensor grouped_gemm_input_grad(const at::Tensor& dy_RO, const at::Tensor& w_
                                    const at::Tensor& offsets_E) {
   ensure_operands(dy_RO, w_EOI, 1, offsets_E);
   at::Tensor dx_RI = at::empty({dy_RO.size(0), w_EOI.size(2)}, dy_RO.options());
-  const int64_t quantum = row_quantum(dy_RO.scalar_type());
-  for_experts(offsets_E, dy_RO.size(0), quantum, [&](int64_t e, int64_t first, int64_t rows) {
-    at::Tensor dx = dx_RI.narrow(0, first, rows);
-    at::mm_out(dx, dy_RO.narrow(0, first, rows), w_EOI.select(0, e));
-  });
+  multiply_by_expert(
+      dy_RO, offsets_E, [&](int64_t e) { return w_EOI.select(0, e); }, dx_RI);
   return dx_RI;
 }
 
@@ -94,7 +95,7 @@ void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI,
   ensure_operands(x_RI, dw_EOI, 2, offsets_E);
   ENSURE(dy_RO.size(0) == x_RI.size(0), "grouped GEMM: {} rows of dy, {} of x", dy_RO.size(0),
          x_RI.size(0));
-  for_experts(offsets_E, x_RI.size(0), /*quantum=*/1, [&](int64_t e, int64_t first, int64_t rows) {
+  for_experts(offsets_E, x_RI.size(0), [&](int64_t e, int64_t first, int64_t rows) {
     gemm_weight_grad(dy_RO.narrow(0, first, rows), x_RI.narrow(0, first, rows),
                      dw_EOI.select(0, e));
   });

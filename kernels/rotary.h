@@ -18,7 +18,8 @@ struct NormRotary {
 /// Rounded to x's dtype where OlmoeForCausalLM rounds (after normalising, after the weight, after rotary).
 NormRotary norm_rotary(const at::Tensor& x_NW, const at::Tensor& w_W, const at::Tensor& table_Sd,
                        double eps, std::optional<double> clip);
-/// Writes dx_NW (rows may be strided: a column range of the fused gradient) and adds to dw_W where defined.
+/// Writes dx_NW (rows may be strided: a column range of the fused gradient; it may be dy_NW itself) and adds to dw_W
+/// where defined.
 void norm_rotary_backward(const at::Tensor& dy_NW, const at::Tensor& x_NW, const at::Tensor& w_W,
                           const at::Tensor& rstd_N, const at::Tensor& table_Sd,
                           std::optional<double> clip, at::Tensor dx_NW, at::Tensor dw_W);

@@ -40,7 +40,7 @@ struct AttentionFunction : Function<AttentionFunction> {
     auto k = kernels::norm_rotary(k_raw, k_norm, table_Sd, shape.eps, shape.clip);
     auto v = shape.clip ? v_raw.clamp(-*shape.clip, *shape.clip) : v_raw;
     auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
-    auto out = kernels::causal_attention(as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v));
+    auto out = kernels::causal_attention({as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)});
     ctx->save_for_backward({qkv_NC, q_norm, k_norm, table_Sd, q.y_NW, q.rstd_N, k.y_NW, k.rstd_N, v,
                             out.y_BSHd, out.lse_BHS});
     ctx->saved_data["sequences"] = shape.sequences;
@@ -64,16 +64,14 @@ struct AttentionFunction : Function<AttentionFunction> {
     auto saved = ctx->get_saved_variables();
     const auto &qkv = saved[0], &q_norm = saved[1], &k_norm = saved[2], &table = saved[3];
     auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
-    auto d = kernels::causal_attention_backward(as_heads(grads[0].contiguous()), as_heads(saved[4]),
-                                                as_heads(saved[6]), as_heads(saved[8]), {saved[9], saved[10]});
-    auto flat = [](const at::Tensor& x_BSHd) { return x_BSHd.contiguous().flatten(2).flatten(0, 1); };
     auto dqkv = at::empty_like(qkv);
     auto [q_raw, k_raw, v_raw] = split(qkv, shape);
     auto [dq, dk, dv] = split(dqkv, shape);
+    kernels::causal_attention_backward(as_heads(grads[0]), {as_heads(saved[4]), as_heads(saved[6]), as_heads(saved[8])},
+                                       {saved[9], saved[10]}, {as_heads(dq), as_heads(dk), as_heads(dv)});
     auto norm_grad = [](const at::Tensor& w) { return w.defined() ? weight_grad(w) : at::Tensor(); };
-    kernels::norm_rotary_backward(flat(d.dq_BSHd), q_raw, q_norm, saved[5], table, shape.clip, dq, norm_grad(q_norm));
-    kernels::norm_rotary_backward(flat(d.dk_BSGd), k_raw, k_norm, saved[7], table, shape.clip, dk, norm_grad(k_norm));
-    dv.copy_(flat(d.dv_BSGd));
+    kernels::norm_rotary_backward(dq, q_raw, q_norm, saved[5], table, shape.clip, dq, norm_grad(q_norm));
+    kernels::norm_rotary_backward(dk, k_raw, k_norm, saved[7], table, shape.clip, dk, norm_grad(k_norm));
     if (shape.clip) dv.masked_fill_(v_raw.abs() > *shape.clip, 0);
     return {dqkv, {}, {}, {}, {}};
   }

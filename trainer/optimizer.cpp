@@ -42,10 +42,6 @@ void Optimizer::step(int64_t step, double lr, double grad_norm) {
   }
 }
 
-void Optimizer::zero_grad() {
-  for (const auto& unit : units_) unit->grad.zero_();
-}
-
 std::vector<StateTensor> Optimizer::state() const {
   std::vector<StateTensor> out;
   for (size_t u = 0; u < units_.size(); ++u) {

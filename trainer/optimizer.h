@@ -25,9 +25,8 @@ class Optimizer {
   Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const OptimizerConfig& config);
   /// Global L2 norm of the gradients: each rank's own slices, summed over `shard`. Collective over shard.
   double grad_norm(Communicator& shard) const;
-  /// Clips, updates weights and moments, and marks gathered copies as out of date.
+  /// Clips, updates weights and moments, leaves gradients zero, and marks gathered copies as out of date.
   void step(int64_t step, double lr, double grad_norm);
-  void zero_grad();
   /// Weights and both moments of every unit.
   std::vector<StateTensor> state() const;
 

@@ -131,7 +131,6 @@ StepMetrics Trainer::train_step() {
   const int64_t sequence_length = config_.data.sequence_length, sequences = config_.train.global_batch_size;
   const auto targets = static_cast<double>(sequences * (sequence_length - 1));
   runner_->reset_totals();
-  optimizer_->zero_grad();
   for (int64_t round = 0; round < plan_.rounds(); ++round) {
     const auto batch = loader_->next();
     const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(sequences);

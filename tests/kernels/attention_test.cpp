@@ -29,6 +29,17 @@ struct Shape {
   int64_t B, S, H, G, d;
 };
 
+/// Gradients as the model takes them: column ranges of one fused gradient, which was not zero.
+Qkv gradients(const at::Tensor& dy, const Qkv& in, const Attention& forward) {
+  const int64_t H = in.q_BSHd.size(2), G = in.k_BSGd.size(2);
+  auto sizes = in.q_BSHd.sizes().vec();
+  sizes[2] = H + 2 * G;
+  const at::Tensor fused = normal(sizes, dy.scalar_type(), 11);
+  const Qkv grads{fused.narrow(2, 0, H), fused.narrow(2, H, G), fused.narrow(2, H + G, G)};
+  causal_attention_backward(dy, in, forward, grads);
+  return grads;
+}
+
 }  // namespace
 
 TEST_CASE("causal attention and its gradients equal the formula", "[kernels]") {
@@ -37,7 +48,8 @@ TEST_CASE("causal attention and its gradients equal the formula", "[kernels]") {
                                                        {2, 37, 4, 4, 16},
                                                        {3, 65, 6, 2, 8},
                                                        {1, 200, 2, 1, 64},
-                                                       {2, 130, 2, 2, 128}}));
+                                                       {2, 130, 2, 2, 128},
+                                                       {1, 256, 1, 1, 64}}));
   CAPTURE(dtype, B, S, H, G, d);
   // As the model has them: q, k and v are column ranges of one fused projection.
   const at::Tensor fused = normal({B, S, H + 2 * G, d}, dtype, 1),
@@ -48,35 +60,35 @@ TEST_CASE("causal attention and its gradients equal the formula", "[kernels]") {
                    y_ref = reference_attention(q_ref, k_ref, v_ref);
   y_ref.backward(dy.to(at::kDouble));
 
-  const Attention out = causal_attention(q, k, v);
+  const Attention out = causal_attention({q, k, v});
   REQUIRE(out.y_BSHd.is_contiguous());
   REQUIRE(out.lse_BHS.sizes() == at::IntArrayRef({B, H, S}));
   // bf16: scores, probabilities and output are each rounded once; gradients pass two such products.
   CHECK(relative_error(out.y_BSHd, y_ref) < bound(dtype, S + d, 2));
-  const AttentionGrads grads = causal_attention_backward(dy, q, k, v, out);
-  CHECK(relative_error(grads.dq_BSHd, q_ref.grad()) < bound(dtype, S + d, 4) + (S == 1 ? 1e-2 : 0));
-  CHECK(relative_error(grads.dk_BSGd, k_ref.grad()) < bound(dtype, S + d, 4) + (S == 1 ? 1e-2 : 0));
-  CHECK(relative_error(grads.dv_BSGd, v_ref.grad()) < bound(dtype, S + d, 4));
+  const Qkv grads = gradients(dy, {q, k, v}, out);
+  CHECK(relative_error(grads.q_BSHd, q_ref.grad()) < bound(dtype, S + d, 4) + (S == 1 ? 1e-2 : 0));
+  CHECK(relative_error(grads.k_BSGd, k_ref.grad()) < bound(dtype, S + d, 4) + (S == 1 ? 1e-2 : 0));
+  CHECK(relative_error(grads.v_BSGd, v_ref.grad()) < bound(dtype, S + d, 4));
 }
 
 TEST_CASE("attention does not look ahead", "[kernels]") {
   const at::Tensor q = normal({1, 70, 2, 16}, at::kFloat, 3),
                    k = normal({1, 70, 2, 16}, at::kFloat, 4);
   at::Tensor v = normal({1, 70, 2, 16}, at::kFloat, 5);
-  const at::Tensor before = causal_attention(q, k, v).y_BSHd;
+  const at::Tensor before = causal_attention({q, k, v}).y_BSHd;
   v.narrow(1, 40, 30).fill_(1e6);
-  const at::Tensor after = causal_attention(q, k, v).y_BSHd;
+  const at::Tensor after = causal_attention({q, k, v}).y_BSHd;
   CHECK(same_bits(after.narrow(1, 0, 40), before.narrow(1, 0, 40)));
   CHECK(relative_error(after.narrow(1, 40, 30), before.narrow(1, 40, 30)) > 1);
 }
 
 TEST_CASE("attention of an empty batch", "[kernels]") {
   const at::Tensor q = at::empty({0, 5, 4, 8}), k = at::empty({0, 5, 2, 8});
-  const Attention out = causal_attention(q, k, k);
+  const Attention out = causal_attention({q, k, k});
   CHECK(out.y_BSHd.sizes() == q.sizes());
-  const AttentionGrads grads = causal_attention_backward(q, q, k, k, out);
-  CHECK(grads.dq_BSHd.sizes() == q.sizes());
-  CHECK(grads.dv_BSGd.sizes() == k.sizes());
+  const Qkv grads = gradients(q, {q, k, k}, out);
+  CHECK(grads.q_BSHd.sizes() == q.sizes());
+  CHECK(grads.v_BSGd.sizes() == k.sizes());
 }
 
 TEST_CASE("attention stays finite with extreme scores", "[kernels]") {
@@ -84,30 +96,30 @@ TEST_CASE("attention stays finite with extreme scores", "[kernels]") {
   const at::Tensor q = (30 * normal({1, 50, 1, 16}, at::kDouble, 6)).to(dtype),
                    k = (30 * normal({1, 50, 1, 16}, at::kDouble, 7)).to(dtype);
   const at::Tensor v = normal({1, 50, 1, 16}, dtype, 8);
-  const Attention out = causal_attention(q, k, v);
+  const Attention out = causal_attention({q, k, v});
   CHECK(out.y_BSHd.isfinite().all().item<bool>());
-  CHECK(causal_attention_backward(v, q, k, v, out).dq_BSHd.isfinite().all().item<bool>());
+  CHECK(gradients(v, {q, k, v}, out).q_BSHd.isfinite().all().item<bool>());
 }
 
 TEST_CASE("attention has the same bits in every run with two threads", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const TwoThreads two;
   const at::Tensor q = normal({2, 96, 4, 32}, dtype, 9), k = normal({2, 96, 2, 32}, dtype, 10);
-  const Attention first = causal_attention(q, k, k);
-  const AttentionGrads first_grads = causal_attention_backward(q, q, k, k, first);
+  const Attention first = causal_attention({q, k, k});
+  const Qkv first_grads = gradients(q, {q, k, k}, first);
   for (int run = 0; run < 3; ++run) {
-    const Attention again = causal_attention(q, k, k);
+    const Attention again = causal_attention({q, k, k});
     CHECK(same_bits(again.y_BSHd, first.y_BSHd));
-    const AttentionGrads grads = causal_attention_backward(q, q, k, k, again);
-    CHECK(same_bits(grads.dq_BSHd, first_grads.dq_BSHd));
-    CHECK(same_bits(grads.dk_BSGd, first_grads.dk_BSGd));
-    CHECK(same_bits(grads.dv_BSGd, first_grads.dv_BSGd));
+    const Qkv grads = gradients(q, {q, k, k}, again);
+    CHECK(same_bits(grads.q_BSHd, first_grads.q_BSHd));
+    CHECK(same_bits(grads.k_BSGd, first_grads.k_BSGd));
+    CHECK(same_bits(grads.v_BSGd, first_grads.v_BSGd));
   }
 }
 
 TEST_CASE("attention refuses heads that do not divide", "[kernels]") {
   const at::Tensor q = at::ones({1, 2, 3, 4}), k = at::ones({1, 2, 2, 4});
-  CHECK_THROWS_AS(causal_attention(q, k, k), olmoe::Error);
-  CHECK_THROWS_AS(causal_attention(q, at::ones({1, 3, 3, 4}), at::ones({1, 3, 3, 4})),
+  CHECK_THROWS_AS(causal_attention({q, k, k}), olmoe::Error);
+  CHECK_THROWS_AS(causal_attention({q, at::ones({1, 3, 3, 4}), at::ones({1, 3, 3, 4})}),
                   olmoe::Error);
 }

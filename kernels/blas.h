@@ -1,0 +1,29 @@
+// Products of row-major matrices where they lie in memory, through the BLAS that LibTorch carries.
+// Called inside at::parallel_for a product runs on the calling thread alone.
+#pragma once
+#include <cstdint>
+
+#include "kernels/dtypes.h"
+
+namespace olmoe::kernels::blas {
+
+struct Size {
+  int64_t m, n, k;
+};
+template <typename T>
+struct Matrix {
+  T* data;
+  int64_t row_stride;       ///< in elements, as stored
+  bool transposed = false;  ///< read as its transpose
+};
+
+/// c [m, n] = alpha * a [m, k] * b [k, n] + beta * c, summed in Acc<T>. With beta 0, c is not read.
+/// Throws where a size or a stride exceeds 2^31 - 1.
+void multiply(Size size, float alpha, Matrix<const float> a, Matrix<const float> b, float beta,
+              Matrix<float> c);
+void multiply(Size size, double alpha, Matrix<const double> a, Matrix<const double> b, double beta,
+              Matrix<double> c);
+void multiply(Size size, float alpha, Matrix<const c10::BFloat16> a, Matrix<const c10::BFloat16> b,
+              float beta, Matrix<float> c);
+
+}  // namespace olmoe::kernels::blas
