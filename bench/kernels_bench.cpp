@@ -176,7 +176,7 @@ void norm_rotary_both(benchmark::State& state) {
                    table = rotary_table(s.S, s.d, 10000, at::kFloat);
   at::Tensor dx = at::empty(x.sizes(), x.options()), dw = at::zeros({s.D()});
   for (auto _ : state)
-    norm_rotary_backward(x, x, w, norm_rotary(x, w, table, 1e-5, {}).rstd_N, table, {}, dx, dw);
+    norm_rotary_backward(x, {x, w, table, {}}, norm_rotary({x, w, table, {}}, 1e-5).rstd_N, dx, dw);
   set_bytes(state, 5.0 * s.T() * s.D() * x.element_size());
 }
 

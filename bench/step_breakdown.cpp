@@ -16,7 +16,7 @@
 #include "bench/step_parts.h"
 #include "core/error.h"
 #include "core/stopwatch.h"
-#include "kernels/cross_entropy.h"
+#include "core/targets.h"
 #include "model/init.h"
 #include "model/transformer.h"
 #include "trainer/environment.h"
@@ -55,7 +55,7 @@ BatchShape batch_of(const std::string& shape) {
 
 Batch random_batch(BatchShape shape, int64_t vocab_size) {
   auto ids_BS = at::empty({shape.sequences, shape.length}, at::kLong).random_(0, vocab_size);
-  auto targets_BS = at::full(ids_BS.sizes(), kernels::kIgnoredTarget, at::kLong);
+  auto targets_BS = at::full(ids_BS.sizes(), kIgnoredTarget, at::kLong);
   targets_BS.narrow(1, 0, shape.length - 1).copy_(ids_BS.narrow(1, 1, shape.length - 1));
   return {ids_BS, targets_BS, shape.sequences * (shape.length - 1)};
 }

@@ -103,8 +103,8 @@ class Parts {
     auto table_Sd =
         kernels::rotary_table(batch_.length, model_.head_dim(), model_.rope_theta, at::kFloat);
     add("QK-norm and rotary", 2 * L_, [=, eps = model_.norm_eps, clip = model_.clip_qkv] {
-      auto out = kernels::norm_rotary(q_ND, w_D, table_Sd, eps, clip);
-      kernels::norm_rotary_backward(dy_ND, q_ND, w_D, out.rstd_N, table_Sd, clip, dq_ND, dw_D);
+      auto out = kernels::norm_rotary({q_ND, w_D, table_Sd, clip}, eps);
+      kernels::norm_rotary_backward(dy_ND, {q_ND, w_D, table_Sd, clip}, out.rstd_N, dq_ND, dw_D);
     });
   }
 

@@ -4,6 +4,7 @@ add_executable(mpi_tests ${sources} "${CMAKE_CURRENT_LIST_DIR}/../tests/parallel
 get_target_property(test_includes test_main INTERFACE_INCLUDE_DIRECTORIES)
 target_include_directories(mpi_tests PRIVATE ${test_includes})
 target_link_libraries(mpi_tests PRIVATE olmoe_parallel)
+target_compile_options(mpi_tests PRIVATE ${quick_to_compile})
 if(NOT CATCH2_SINGLE_HEADER)
   target_link_libraries(mpi_tests PRIVATE Catch2::Catch2)
 endif()

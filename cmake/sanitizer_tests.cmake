@@ -1,16 +1,16 @@
-# Sanitizer builds: `sanitizer_tests` builds the unit and thread-rank tests and two planted errors, `ctest -L sanitizer`
-# runs them. The rooms keep a program each: tests/core has configs of its own under names that the real ones have too.
+# Sanitizer builds: `sanitizer_tests` is one program of all unit and thread-rank tests, and two planted errors;
+# `ctest -L sanitizer` runs them.
 set(sanitizer_options "OMP_NUM_THREADS=1"
   "ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
   "UBSAN_OPTIONS=print_stacktrace=1"
   "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/tests/support/thread_sanitizer.supp")
-add_custom_target(sanitizer_tests)
-foreach(room core kernels parallel data model trainer)
-  if(TARGET ${room}_tests)
-    add_dependencies(sanitizer_tests ${room}_tests)
-    set_tests_properties(${room} PROPERTIES LABELS sanitizer TIMEOUT 1800 ENVIRONMENT "${sanitizer_options}")
-  endif()
-endforeach()
+file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/*/*_test.cpp")
+list(FILTER sources EXCLUDE REGEX "/tests/golden/")
+add_executable(sanitizer_tests ${sources} tests/parallel/collective_cases.cpp)
+target_link_libraries(sanitizer_tests PRIVATE test_main olmoe_trainer nlohmann_json::nlohmann_json ZLIB::ZLIB)
+olmoe_reuse_autograd_pch(sanitizer_tests)
+add_test(NAME sanitizer_tests COMMAND sanitizer_tests)
+set_tests_properties(sanitizer_tests PROPERTIES LABELS sanitizer TIMEOUT 3600 ENVIRONMENT "${sanitizer_options}")
 
 # A planted error must be named in so many words: to end in any other way is a failure.
 function(olmoe_plant NAME ARGUMENT REPORT)

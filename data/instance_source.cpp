@@ -7,14 +7,13 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/random.h"
+#include "core/targets.h"
 #include "data/data_loader.h"
 #include "data/sample_order.h"
 #include "data/token_files.h"
 
 namespace olmoe {
 namespace {
-
-constexpr int64_t kIgnoredTarget = -100;
 
 std::string hash_of(const std::string& text) {
   Hasher hasher;

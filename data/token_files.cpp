@@ -119,6 +119,7 @@ void hash_file_sample(Hasher& hasher, const TokenFile& file) {
   hash_number(hasher, static_cast<int64_t>(name.size()));
   hasher.update(std::as_bytes(std::span(name)));
   hash_number(hasher, file.size_bytes());
+  hash_number(hasher, file.num_tokens());  // of 2 or of 4 bytes
   const std::span<const std::byte> bytes = file.bytes();
   if (file.size_bytes() <= kSampledBlocks * kBlockBytes) return hasher.update(bytes);
   const int64_t last = file.size_bytes() - kBlockBytes;
@@ -196,19 +197,23 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dty
   for (const std::string& path : paths)
     collect_problem(problems, [&] { files_.emplace_back(path, dtype); });
   throw_problems(problems, paths.size());
-  if (vocab_size > 0)
-    for (const TokenFile& file : files_)
-      collect_problem(problems, [&] { file.check_ids(vocab_size); });
-  throw_problems(problems, paths.size());
+  if (vocab_size > 0) check_ids(vocab_size);
 
   first_instance_.push_back(0);
   for (const TokenFile& file : files_)
     first_instance_.push_back(first_instance_.back() + file.num_tokens() / sequence_length);
   if (num_instances() == 0)
     throw DataError(
-        fmt::format("no token file ({} in all) holds a whole sequence of {} tokens; lower "
-                    "data.sequence_length or add data",
-                    files_.size(), sequence_length));
+        fmt::format("no token file ({} in all, the first is {}) holds a whole sequence of {} "
+                    "tokens; lower data.sequence_length or add data",
+                    files_.size(), files_[0].path(), sequence_length));
+}
+
+void TokenDataset::check_ids(int64_t vocab_size, int part, int parts) const {
+  std::vector<std::string> problems;
+  for (auto f = static_cast<size_t>(part); f < files_.size(); f += static_cast<size_t>(parts))
+    collect_problem(problems, [&] { files_[f].check_ids(vocab_size); });
+  throw_problems(problems, files_.size());
 }
 
 int64_t TokenDataset::num_instances() const { return first_instance_.back(); }

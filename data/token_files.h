@@ -43,9 +43,12 @@ class TokenDataset {
  public:
   /// Throws DataError listing the problems of all files at once (20 in words). Sizes come first:
   /// ids are read only when every file opens, so a missing file is not reported after hours of
-  /// reading. vocab_size 0 reads no ids (where another rank has checked them).
+  /// reading. vocab_size 0 reads no ids.
   TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype, int64_t sequence_length,
                int64_t vocab_size);
+  /// Throws DataError naming the ids >= vocab_size, the first of each file. Reads the files f with
+  /// f mod parts == part, so that ranks can share the work.
+  void check_ids(int64_t vocab_size, int part = 0, int parts = 1) const;
   int64_t num_instances() const;
   int64_t num_tokens() const;
   int64_t sequence_length() const { return sequence_length_; }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <new>
 
 #include "kernels/blas.h"
 #include "kernels/row_loop.h"
@@ -38,9 +39,16 @@ Heads<T> write_heads(const at::Tensor& x) {
   return {x.data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
 }
 
+/// Aligned as tensors are: MKL promises equal bits for operands of equal alignment only.
+constexpr std::align_val_t kAlignment{64};
+struct Free {
+  void operator()(void* memory) const { ::operator delete[](memory, kAlignment); }
+};
 template <typename T>
-std::unique_ptr<T[]> scratch(int64_t elements) {
-  return std::make_unique_for_overwrite<T[]>(elements);
+using Scratch = std::unique_ptr<T[], Free>;
+template <typename T>
+Scratch<T> scratch(int64_t elements) {
+  return Scratch<T>(static_cast<T*>(::operator new[](elements * sizeof(T), kAlignment)));
 }
 
 /// Values in Acc<T>, and the same rounded to T, which are the same memory where T is Acc<T>.
@@ -55,8 +63,8 @@ struct Rounded {
     else
       return own.get();
   }
-  std::unique_ptr<Acc<T>[]> exact;
-  std::unique_ptr<T[]> own;
+  Scratch<Acc<T>> exact;
+  Scratch<T> own;
 };
 
 /// A block of queries: positions [first, first + rows), which see `keys` = first + rows keys.
@@ -207,7 +215,7 @@ struct Backward {
 
   struct Memory {
     Rounded<T> scores, dprobs;
-    std::unique_ptr<Acc<T>[]> dq, dk_Sd, dv_Sd;
+    Scratch<Acc<T>> dq, dk_Sd, dv_Sd;
   };
 
   /// Writes dq of one block of queries and adds what they give to dk and dv; with `beta` 0 starts

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 // The header of LibTorch's BLAS does not come along. The Fortran names are standard; the product of
 // bf16 operands into fp32 is MKL's, which LibTorch's x86 builds carry: another LibTorch does not
@@ -30,7 +31,10 @@ int as_int(int64_t value) {
 /// BLAS wants a stride of at least 1 and the width, also for a matrix of one row.
 template <typename T>
 int stride(const Matrix<T>& x, int64_t rows, int64_t columns) {
-  return as_int(std::max<int64_t>({1, x.row_stride, x.transposed ? rows : columns}));
+  if (x.transposed) std::swap(rows, columns);
+  ENSURE(rows <= 1 || x.row_stride >= columns, "BLAS: rows of {} lie {} apart", columns,
+         x.row_stride);
+  return as_int(std::max<int64_t>({1, x.row_stride, columns}));
 }
 
 /// The row-major product as BLAS computes it: by columns, c^T = b^T a^T.

@@ -1,5 +1,6 @@
 // Products of row-major matrices where they lie in memory, through the BLAS that LibTorch carries.
-// Called inside at::parallel_for a product runs on the calling thread alone.
+// Where at::parallel_for runs on several threads, a product inside it runs on the calling thread
+// alone; else on all threads.
 #pragma once
 #include <cstdint>
 

@@ -2,9 +2,9 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
-namespace olmoe::kernels {
+#include "core/targets.h"
 
-constexpr int64_t kIgnoredTarget = -100;
+namespace olmoe::kernels {
 
 /// Sum over targets of -log softmax(x w^T)[target], in float64, as a scalar tensor; targets of kIgnoredTarget
 /// count zero. Logits are made `chunk` tokens at a time and never all held; statistics in at least fp32.

@@ -66,9 +66,13 @@ inline void ensure_weight_grad(const at::Tensor& dw, at::ScalarType dtype) {
          c10::toString(dtype), c10::toString(acc_dtype(dtype)), c10::toString(dw.scalar_type()));
 }
 
-/// `x` itself where each row is one dense run of memory (row stride free), else a contiguous copy.
+/// `x` itself where each row is one dense run of memory of its own (row stride free), else a
+/// contiguous copy: expanded rows, all in one place, are no matrix that BLAS could read.
 inline at::Tensor dense_rows(const at::Tensor& x) {
-  return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous();
+  bool dense = x.size(-1) <= 1 || x.stride(-1) == 1;
+  for (int64_t dim = 0; dim + 1 < x.dim(); ++dim)
+    dense = dense && (x.size(dim) <= 1 || x.stride(dim) != 0);
+  return dense ? x : x.contiguous();
 }
 
 }  // namespace olmoe::kernels

@@ -28,9 +28,12 @@ void combine(const at::Tensor& y_RD, const int32_t* row_TK, int64_t K,
     for (int64_t t = begin; t < end; ++t) {
       for (int64_t first = 0; first < D; first += kTile) {
         const int64_t width = std::min(kTile, D - first);
-        const T* const residual = residual_all + t * residual_stride + first;
+        std::fill(sum, sum + width, Acc<T>{0});
+        if (residual_all) {
+          const T* const residual = residual_all + t * residual_stride + first;
 #pragma omp simd
-        for (int64_t j = 0; j < width; ++j) sum[j] = residual_all ? load(residual[j]) : 0;
+          for (int64_t j = 0; j < width; ++j) sum[j] = load(residual[j]);
+        }
         for (int64_t k = 0; k < K; ++k) {
           const T* const y = y_all + row_TK[t * K + k] * y_stride + first;
 #pragma omp simd

@@ -34,8 +34,8 @@ struct Operands {
 };
 
 template <typename T>
-Operands<T> operands(const at::Tensor& x_NW, const at::Tensor& w_W, const at::Tensor& table_Sd,
-                     std::optional<double> clip) {
+Operands<T> operands(const NormRotaryOperands& in) {
+  const auto& [x_NW, w_W, table_Sd, clip] = in;
   return {x_NW.const_data_ptr<T>(),
           x_NW.stride(0),
           x_NW.size(1),
@@ -140,8 +140,9 @@ void backward_rows(const Operands<T>& in, const at::Tensor& dy_NW, const Acc<T>*
   });
 }
 
-void ensure_operands(const at::Tensor& x_NW, const at::Tensor& w_W, const at::Tensor& table_Sd,
-                     std::optional<double> clip) {
+/// Throws unless the operands fit; returns them with rows that are dense.
+NormRotaryOperands checked(const NormRotaryOperands& in) {
+  const auto& [x_NW, w_W, table_Sd, clip] = in;
   ensure_cpu(x_NW, 2, "norm_rotary: x");
   ensure_cpu(table_Sd, 2, "norm_rotary: table");
   const int64_t d = table_Sd.size(1);
@@ -151,12 +152,14 @@ void ensure_operands(const at::Tensor& x_NW, const at::Tensor& w_W, const at::Te
          "norm_rotary: the table must be contiguous, {}",
          c10::toString(acc_dtype(x_NW.scalar_type())));
   ENSURE(!clip || *clip > 0, "norm_rotary: clip must be positive, not {}", *clip);
-  if (!w_W.defined()) return;
-  ensure_cpu(w_W, 1, "norm_rotary: weight");
-  ENSURE(
-      w_W.size(0) == x_NW.size(1) && w_W.scalar_type() == x_NW.scalar_type() && w_W.is_contiguous(),
-      "norm_rotary: the weight must be contiguous, {} x {}", x_NW.size(1),
-      c10::toString(x_NW.scalar_type()));
+  if (w_W.defined()) {
+    ensure_cpu(w_W, 1, "norm_rotary: weight");
+    ENSURE(w_W.size(0) == x_NW.size(1) && w_W.scalar_type() == x_NW.scalar_type() &&
+               w_W.is_contiguous(),
+           "norm_rotary: the weight must be contiguous, {} x {}", x_NW.size(1),
+           c10::toString(x_NW.scalar_type()));
+  }
+  return {dense_rows(x_NW), w_W, table_Sd, clip};
 }
 
 }  // namespace
@@ -185,33 +188,31 @@ at::Tensor rotary_table(int64_t sequence_length, int64_t head_dim, double theta,
   return table_Sd;
 }
 
-NormRotary norm_rotary(const at::Tensor& x_NW, const at::Tensor& w_W, const at::Tensor& table_Sd,
-                       double eps, std::optional<double> clip) {
-  ensure_operands(x_NW, w_W, table_Sd, clip);
-  const at::Tensor x = dense_rows(x_NW);
-  const auto dtype = x.scalar_type();
+NormRotary norm_rotary(const NormRotaryOperands& in, double eps) {
+  const auto dense = checked(in);
+  const at::Tensor& x = dense.x_NW;
   NormRotary out{at::empty(x.sizes(), x.options()), {}};
-  if (w_W.defined()) out.rstd_N = at::empty({x.size(0)}, x.options().dtype(acc_dtype(dtype)));
-  for_dtype(dtype, [&]<typename T>() {
-    Acc<T>* const rstd = w_W.defined() ? out.rstd_N.data_ptr<Acc<T>>() : nullptr;
-    forward_rows(operands<T>(x, w_W, table_Sd, clip), eps, x.size(0), out.y_NW.data_ptr<T>(), rstd);
+  if (in.w_W.defined())
+    out.rstd_N = at::empty({x.size(0)}, x.options().dtype(acc_dtype(x.scalar_type())));
+  for_dtype(x.scalar_type(), [&]<typename T>() {
+    Acc<T>* const rstd = in.w_W.defined() ? out.rstd_N.data_ptr<Acc<T>>() : nullptr;
+    forward_rows(operands<T>(dense), eps, x.size(0), out.y_NW.data_ptr<T>(), rstd);
   });
   return out;
 }
 
-void norm_rotary_backward(const at::Tensor& dy_NW, const at::Tensor& x_NW, const at::Tensor& w_W,
-                          const at::Tensor& rstd_N, const at::Tensor& table_Sd,
-                          std::optional<double> clip, at::Tensor dx_NW, at::Tensor dw_W) {
-  ensure_operands(x_NW, w_W, table_Sd, clip);
-  if (w_W.defined()) ensure_weight_grad(dw_W, x_NW.scalar_type());
-  ENSURE(dy_NW.sizes() == x_NW.sizes() && dx_NW.sizes() == x_NW.sizes(),
+void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in,
+                          const at::Tensor& rstd_N, at::Tensor dx_NW, at::Tensor dw_W) {
+  const auto dense = checked(in);
+  if (in.w_W.defined()) ensure_weight_grad(dw_W, in.x_NW.scalar_type());
+  ENSURE(dy_NW.sizes() == in.x_NW.sizes() && dx_NW.sizes() == in.x_NW.sizes(),
          "norm_rotary_backward: dy and dx must have the shape of x");
   ENSURE(dx_NW.size(1) <= 1 || dx_NW.stride(1) == 1,
          "norm_rotary_backward: rows of dx must be dense");
-  const at::Tensor dy = dense_rows(dy_NW), x = dense_rows(x_NW);
-  for_dtype(x.scalar_type(), [&]<typename T>() {
-    const Acc<T>* const rstd = w_W.defined() ? rstd_N.const_data_ptr<Acc<T>>() : nullptr;
-    backward_rows(operands<T>(x, w_W, table_Sd, clip), dy, rstd, dx_NW, dw_W);
+  const at::Tensor dy = dense_rows(dy_NW);
+  for_dtype(dy.scalar_type(), [&]<typename T>() {
+    const Acc<T>* const rstd = in.w_W.defined() ? rstd_N.const_data_ptr<Acc<T>>() : nullptr;
+    backward_rows(operands<T>(dense), dy, rstd, dx_NW, dw_W);
   });
 }
 

@@ -9,11 +9,14 @@
 
 namespace olmoe::kernels {
 
+/// Whether loops take 512-bit vectors: as ATen decides, so ATEN_CPU_CAPABILITY=avx2 narrows both.
+bool has_avx512();
+
 #if defined(__x86_64__)
-// One binary serves every x86 CPU: `flatten` inlines the whole body into a function compiled for
-// one instruction set, so a loop marked `#pragma omp simd` is vectorised once for each of them. The
-// copy of the body keeps captured pointers in registers: read through a reference, they might
-// change with each store.
+// One binary serves every CPU with AVX2, the least that the program runs on: `flatten` inlines the
+// whole body into a function compiled for one instruction set, so a loop marked `#pragma omp simd` is
+// vectorised once for each. The copy of the body keeps captured pointers in registers: read
+// through a reference, they might change with each store.
 template <typename Body>
 [[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), gnu::flatten]] void with_avx512(
     const Body& body, int64_t begin, int64_t end) {
@@ -28,17 +31,14 @@ template <typename Body>
 }
 #endif
 
-/// Calls body(begin, end) on this thread, vectorised for the widest instruction set of this CPU.
+/// Calls body(begin, end) on this thread, vectorised for the widest vectors of this CPU.
 template <typename Body>
 void vectorized(const Body& body, int64_t begin, int64_t end) {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return with_avx512(body, begin, end);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return with_avx2(body, begin, end);
-#endif
+  has_avx512() ? with_avx512(body, begin, end) : with_avx2(body, begin, end);
+#else
   body(begin, end);
+#endif
 }
 
 /// Calls body(begin, end) for ranges that cover [0, rows), in parallel; `row_elements` sizes the

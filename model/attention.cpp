@@ -36,8 +36,8 @@ struct AttentionFunction : Function<AttentionFunction> {
                             const HeadShape& shape) {
     const auto q_norm = q_weight.value_or(at::Tensor()), k_norm = k_weight.value_or(at::Tensor());
     auto [q_raw, k_raw, v_raw] = split(qkv_NC, shape);
-    auto q = kernels::norm_rotary(q_raw, q_norm, table_Sd, shape.eps, shape.clip);
-    auto k = kernels::norm_rotary(k_raw, k_norm, table_Sd, shape.eps, shape.clip);
+    auto q = kernels::norm_rotary({q_raw, q_norm, table_Sd, shape.clip}, shape.eps);
+    auto k = kernels::norm_rotary({k_raw, k_norm, table_Sd, shape.clip}, shape.eps);
     auto v = shape.clip ? v_raw.clamp(-*shape.clip, *shape.clip) : v_raw;
     auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
     auto out = kernels::causal_attention({as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)});
@@ -70,8 +70,8 @@ struct AttentionFunction : Function<AttentionFunction> {
     kernels::causal_attention_backward(as_heads(grads[0]), {as_heads(saved[4]), as_heads(saved[6]), as_heads(saved[8])},
                                        {saved[9], saved[10]}, {as_heads(dq), as_heads(dk), as_heads(dv)});
     auto norm_grad = [](const at::Tensor& w) { return w.defined() ? weight_grad(w) : at::Tensor(); };
-    kernels::norm_rotary_backward(dq, q_raw, q_norm, saved[5], table, shape.clip, dq, norm_grad(q_norm));
-    kernels::norm_rotary_backward(dk, k_raw, k_norm, saved[7], table, shape.clip, dk, norm_grad(k_norm));
+    kernels::norm_rotary_backward(dq, {q_raw, q_norm, table, shape.clip}, saved[5], dq, norm_grad(q_norm));
+    kernels::norm_rotary_backward(dk, {k_raw, k_norm, table, shape.clip}, saved[7], dk, norm_grad(k_norm));
     if (shape.clip) dv.masked_fill_(v_raw.abs() > *shape.clip, 0);
     return {dqkv, {}, {}, {}, {}};
   }

@@ -7,18 +7,19 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
   auto require = [&](bool good, const std::string& problem) {
     if (!good) problems.push_back(path + "." + problem);
   };
-  auto positive = [&](const char* key, int64_t value) {
-    require(value > 0, fmt::format("{}: {} must be at least 1", key, value));
+  // No product of them, and so no count of parameters, leaves 63 bits.
+  auto between = [&](const char* key, int64_t value, int64_t limit) {
+    require(value >= 1 && value <= limit, fmt::format("{}: {} must be between 1 and {}", key, value, limit));
   };
-  positive("vocab_size", config.vocab_size);
-  positive("d_model", config.d_model);
-  positive("num_layers", config.num_layers);
-  positive("num_heads", config.num_heads);
-  positive("num_kv_heads", config.num_kv_heads);
-  positive("num_experts", config.num_experts);
-  positive("top_k", config.top_k);
-  positive("expert_width", config.expert_width);
-  positive("loss_chunk", config.loss_chunk);
+  between("vocab_size", config.vocab_size, 1 << 24);
+  between("d_model", config.d_model, 1 << 17);
+  between("num_layers", config.num_layers, 1 << 10);
+  between("num_heads", config.num_heads, 1 << 14);
+  between("num_kv_heads", config.num_kv_heads, 1 << 14);
+  between("num_experts", config.num_experts, 1 << 14);
+  between("top_k", config.top_k, 1 << 14);
+  between("expert_width", config.expert_width, 1 << 17);
+  between("loss_chunk", config.loss_chunk, 1 << 30);
   if (!problems.empty()) return problems;
 
   require(config.d_model % (2 * config.num_heads) == 0,
@@ -28,7 +29,9 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
           fmt::format("num_kv_heads: {} must divide {}.num_heads = {}", config.num_kv_heads, path, config.num_heads));
   require(config.top_k <= config.num_experts,
           fmt::format("top_k: {} is more than {}.num_experts = {}", config.top_k, path, config.num_experts));
-  require(config.dense_width >= 0, fmt::format("dense_width: {} is negative", config.dense_width));
+  require(config.dense_width >= 0 && config.dense_hidden() <= 1 << 24,
+          fmt::format("dense_width: {} gives a hidden width of {}, more than {} or less than 0", config.dense_width,
+                      config.dense_hidden(), 1 << 24));
   require(!config.clip_qkv || *config.clip_qkv > 0, "clip_qkv: must be positive, or null for none");
   require(config.rope_theta > 0, fmt::format("rope_theta: {} must be positive", config.rope_theta));
   require(config.norm_eps > 0, fmt::format("norm_eps: {} must be positive", config.norm_eps));

@@ -31,11 +31,13 @@ class HfConfigReader {
     const bool missing = found == json_.end() || found->is_null();
     if (missing && absent) return *absent;
     if (missing) return problem(fmt::format("{} is missing", key)), T{};
+    // The library would cut 8.7 to 8, and take true for 1.
+    const bool whole = !std::is_same_v<T, int64_t> || found->is_number_integer();
     try {
-      return found->get<T>();
+      if (whole) return found->get<T>();
     } catch (const json::exception&) {
-      return problem(fmt::format("{} has the wrong type", key)), T{};
     }
+    return problem(fmt::format("{} has the wrong type", key)), T{};
   }
   bool has(const char* key) const { return json_.contains(key) && !json_.at(key).is_null(); }
   const json& at(const char* key) const { return json_.at(key); }
@@ -138,11 +140,12 @@ std::unique_ptr<safetensors::File> open_shard(const std::string& path) {
 
 HfWeights::HfWeights(const std::string& folder, const ModelConfig& config) {
   std::map<std::string, const safetensors::File*> found;
+  std::vector<std::string> problems;
   for (const auto& path : shard_files(folder)) {
     files_.push_back(open_shard(path));
-    for (const auto& [name, entry] : files_.back()->entries()) found[name] = files_.back().get();
+    for (const auto& [name, entry] : files_.back()->entries())
+      if (!found.emplace(name, files_.back().get()).second) problems.push_back(name + " is in two files");
   }
-  std::vector<std::string> problems;
   for (const auto& tensor : hf_tensors(config)) {
     const auto at = found.find(tensor.hf_name);
     if (at == found.end()) {
@@ -167,6 +170,12 @@ HfWeights::HfWeights(const std::string& folder, const ModelConfig& config) {
 }
 
 ParamSource HfWeights::source(const std::string& folder, const ModelConfig& config) {
+  auto theirs = read_hf_config(folder, config), ours = config;
+  theirs.init_std = ours.init_std;  // of the weights that are not drawn
+  theirs.dense_width = theirs.dense_hidden(), ours.dense_width = ours.dense_hidden();
+  if (const auto differences = differing_fields(theirs, ours); !differences.empty())
+    throw ConfigError(fmt::format("{}/config.json describes another model than this config:\n  model.{}", folder,
+                                  fmt::join(differences, "\n  model.")));
   auto weights = std::make_shared<HfWeights>(folder, config);
   return [weights](const std::string& name, int64_t begin, at::Tensor out) { weights->read(name, begin, out); };
 }

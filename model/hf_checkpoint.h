@@ -23,6 +23,8 @@ class HfWeights {
   HfWeights(const std::string& folder, const ModelConfig& config);
   /// Reads [begin, begin + out.numel()) of our parameter, from F32, BF16, F16 or F64 tensors.
   void read(const std::string& name, int64_t begin, at::Tensor out) const { pieces_.read(name, begin, out); }
+  /// The weights as a source of initial values. Throws ConfigError, naming keys, where config.json describes a model
+  /// that computes something else than `config`, although its tensors may fit.
   static ParamSource source(const std::string& folder, const ModelConfig& config);
 
  private:

@@ -26,9 +26,10 @@ const char* name_of(Collective kind) {
   throw Error(fmt::format("unknown collective {}", static_cast<int>(kind)));
 }
 
-int64_t CallTrace::enter(Collective kind, at::ScalarType dtype, int64_t elements) {
+int64_t CallTrace::enter(const std::string& group, Collective kind, at::ScalarType dtype,
+                         int64_t elements) {
   std::lock_guard lock(mutex_);
-  ring_[next_ % kCalls] = {kind, dtype, elements, false};
+  ring_[next_ % kCalls] = {group, kind, dtype, elements, false};
   return next_++;
 }
 
@@ -42,8 +43,8 @@ std::string CallTrace::text() const {
   std::string lines;
   for (int64_t call = std::max<int64_t>(0, next_ - kCalls); call < next_; ++call) {
     const Entry& entry = ring_[call % kCalls];
-    lines += fmt::format("#{} {} {} {} {}\n", call, name_of(entry.kind), c10::toString(entry.dtype),
-                         entry.elements, entry.finished ? "finished" : "entered");
+    lines += fmt::format("#{} {}.{} {} {} {}\n", call, entry.group, name_of(entry.kind),
+                         c10::toString(entry.dtype), entry.elements, entry.finished ? "finished" : "entered");
   }
   return lines;
 }

@@ -19,19 +19,20 @@ enum class Collective {
 };
 const char* name_of(Collective kind);
 
-/// The last 64 collective calls of a rank: what it was doing when it died or hung. Safe to read
+/// The last 64 collective calls of a rank, in all of its groups: what it was doing when it died or hung. Safe to read
 /// from another thread (a watchdog) while the rank is inside a call.
 class CallTrace {
  public:
-  /// Notes that a call begins; returns its sequence number, counted from 0.
-  int64_t enter(Collective kind, at::ScalarType dtype, int64_t elements);
+  /// Notes that a call of a group begins; returns its sequence number, counted from 0.
+  int64_t enter(const std::string& group, Collective kind, at::ScalarType dtype, int64_t elements);
   void finish(int64_t sequence);
-  /// Oldest first, one call a line: "#7 all_gather BFloat16 4096 finished" (or "entered").
+  /// Oldest first, one call a line: "#7 shard.all_gather BFloat16 4096 finished" (or "entered").
   std::string text() const;
 
  private:
   static constexpr int64_t kCalls = 64;
   struct Entry {
+    std::string group;
     Collective kind;
     at::ScalarType dtype;
     int64_t elements;

@@ -55,7 +55,7 @@ class SingleCommunicator final : public Communicator {
 }  // namespace
 
 Communicator::Communicator(std::string name, int rank, int size)
-    : name_(std::move(name)), rank_(rank), size_(size) {
+    : name_(std::move(name)), rank_(rank), size_(size), trace_(std::make_shared<CallTrace>()) {
   ENSURE(rank >= 0 && rank < size, "{}: rank {} of {}", name_, rank, size);
 }
 
@@ -69,7 +69,7 @@ void Communicator::all_gather(at::Tensor out, const at::Tensor& in) {
   const bool in_place = is_own_part(in, out, rank_);
   ENSURE(in_place || !overlap(out, in), "{}.all_gather: in is a piece of out, but not piece {}",
          name_, rank_);
-  const int64_t call = trace_.enter(Collective::all_gather, in.scalar_type(), in.numel());
+  const int64_t call = trace_->enter(name_, Collective::all_gather, in.scalar_type(), in.numel());
   if (size_ > 1) {
     do_all_gather(out, in);
   } else if (!in_place) {
@@ -77,7 +77,7 @@ void Communicator::all_gather(at::Tensor out, const at::Tensor& in) {
   }
   traffic_.all_gather.calls += 1;
   traffic_.all_gather.bytes += (size_ - 1) * static_cast<int64_t>(in.nbytes());
-  trace_.finish(call);
+  trace_->finish(call);
 }
 
 void Communicator::reduce_scatter(at::Tensor out, const at::Tensor& in) {
@@ -89,7 +89,7 @@ void Communicator::reduce_scatter(at::Tensor out, const at::Tensor& in) {
   const bool in_place = is_own_part(out, in, rank_);
   ENSURE(in_place || !overlap(out, in),
          "{}.reduce_scatter: out is a piece of in, but not piece {} in in's dtype", name_, rank_);
-  const int64_t call = trace_.enter(Collective::reduce_scatter, in.scalar_type(), in.numel());
+  const int64_t call = trace_->enter(name_, Collective::reduce_scatter, in.scalar_type(), in.numel());
   if (size_ > 1) {
     do_reduce_scatter(out, in);
   } else if (!in_place) {
@@ -97,19 +97,19 @@ void Communicator::reduce_scatter(at::Tensor out, const at::Tensor& in) {
   }
   traffic_.reduce_scatter.calls += 1;
   traffic_.reduce_scatter.bytes += (size_ - 1) * out.numel() * in.element_size();
-  trace_.finish(call);
+  trace_->finish(call);
 }
 
 void Communicator::all_reduce(at::Tensor inout, Reduce op) {
   check_tensor(inout, "all_reduce");
   check_reducible(inout.scalar_type(), inout.scalar_type(), name_ + ".all_reduce");
-  const int64_t call = trace_.enter(Collective::all_reduce, inout.scalar_type(), inout.numel());
+  const int64_t call = trace_->enter(name_, Collective::all_reduce, inout.scalar_type(), inout.numel());
   if (size_ > 1) do_all_reduce(inout, op);
   // A reduce_scatter of the pieces, then an all_gather of the sums.
   const int64_t own = part_bytes(inout, size_, rank_);
   traffic_.all_reduce.calls += 1;
   traffic_.all_reduce.bytes += static_cast<int64_t>(inout.nbytes()) - own + (size_ - 1) * own;
-  trace_.finish(call);
+  trace_->finish(call);
 }
 
 void Communicator::all_to_all(at::Tensor out, const at::Tensor& in,
@@ -124,7 +124,7 @@ void Communicator::all_to_all(at::Tensor out, const at::Tensor& in,
   ENSURE(!overlap(out, in), "{}.all_to_all: out and in overlap", name_);
   ENSURE(send[rank_] == recv[rank_], "{}.all_to_all: rank {} sends itself {} rows but receives {}",
          name_, rank_, send[rank_], recv[rank_]);
-  const int64_t call = trace_.enter(Collective::all_to_all, in.scalar_type(), in.numel());
+  const int64_t call = trace_->enter(name_, Collective::all_to_all, in.scalar_type(), in.numel());
   if (size_ > 1) {
     do_all_to_all(out, in, recv, send);
   } else {
@@ -135,33 +135,34 @@ void Communicator::all_to_all(at::Tensor out, const at::Tensor& in,
   if (others > 0) {
     traffic_.all_to_all.bytes += others * (static_cast<int64_t>(in.nbytes()) / in.size(0));
   }
-  trace_.finish(call);
+  trace_->finish(call);
 }
 
 void Communicator::broadcast(at::Tensor inout, int root) {
   check_tensor(inout, "broadcast");
   ENSURE(root >= 0 && root < size_, "{}.broadcast: root {} of {} ranks", name_, root, size_);
-  const int64_t call = trace_.enter(Collective::broadcast, inout.scalar_type(), inout.numel());
+  const int64_t call = trace_->enter(name_, Collective::broadcast, inout.scalar_type(), inout.numel());
   if (size_ > 1) do_broadcast(inout, root);
   traffic_.broadcast.calls += 1;
   if (rank_ == root) {
     traffic_.broadcast.bytes += (size_ - 1) * static_cast<int64_t>(inout.nbytes());
   }
-  trace_.finish(call);
+  trace_->finish(call);
 }
 
 void Communicator::barrier() {
-  const int64_t call = trace_.enter(Collective::barrier, at::kByte, 0);
+  const int64_t call = trace_->enter(name_, Collective::barrier, at::kByte, 0);
   if (size_ > 1) do_barrier();
   traffic_.barrier.calls += 1;
-  trace_.finish(call);
+  trace_->finish(call);
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string name) {
   ENSURE(color >= 0, "{}.split: color {} is negative", name_, color);
-  const int64_t call = trace_.enter(Collective::split, at::kInt, 2);
+  const int64_t call = trace_->enter(name_, Collective::split, at::kInt, 2);
   auto group = do_split(color, key, std::move(name));
-  trace_.finish(call);
+  group->trace_ = trace_;  // one order of all calls of this rank
+  trace_->finish(call);
   return group;
 }
 

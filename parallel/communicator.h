@@ -58,7 +58,7 @@ class Communicator {
   Traffic traffic() const { return traffic_; }
   /// The last 64 calls, newest last, one a line: sequence number, kind, dtype, elements, finished
   /// or not. May be called from another thread.
-  std::string trace() const { return trace_.text(); }
+  std::string trace() const { return trace_->text(); }
 
  private:
   // The back end. Called with checked arguments and, but for do_split, in groups of more than one.
@@ -81,7 +81,7 @@ class Communicator {
   int rank_;
   int size_;
   Traffic traffic_;
-  CallTrace trace_;
+  std::shared_ptr<CallTrace> trace_;  ///< shared with the groups that were split off
 };
 
 /// The group of one, which needs no back end and no launcher.

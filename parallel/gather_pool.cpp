@@ -11,7 +11,9 @@
 namespace olmoe {
 
 PoolRange::PoolRange(at::Tensor flat)
-    : PoolRange(std::move(flat), 0, std::make_shared<Tenancies>()) {}
+    : PoolRange(std::move(flat), 0, std::make_shared<Tenancies>()) {
+  shared_ = false;
+}
 
 PoolRange::PoolRange(at::Tensor flat, int64_t begin, std::shared_ptr<Tenancies> tenancies)
     : flat_(std::move(flat)), begin_(begin), tenancies_(std::move(tenancies)) {

@@ -15,6 +15,8 @@ class PoolRange {
   PoolRange(at::Tensor flat);  // NOLINT(google-explicit-constructor): a tensor is a pool of one
   /// [numel], the memory of this range.
   const at::Tensor& flat() const { return flat_; }
+  /// Whether another range may overlap this one.
+  bool shared() const { return shared_; }
   void claim(const void* tenant);
   /// True from `tenant`'s claim until its vacate, or until an overlapping range is claimed.
   bool held_by(const void* tenant) const;
@@ -31,6 +33,7 @@ class PoolRange {
 
   at::Tensor flat_;
   int64_t begin_ = 0;
+  bool shared_ = true;
   std::shared_ptr<Tenancies> tenancies_;  ///< of the whole pool: who is in it now, and where
 };
 

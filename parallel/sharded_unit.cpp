@@ -101,13 +101,14 @@ void ShardedUnit::gather() {
   at::Tensor flat = weights_->flat().variable_data();
   weights_->claim(this);
   at::Tensor own = own_part(flat);
-  own.copy_(shard);
+  if (!shard_is_rounded_) own.copy_(shard);
   group_.all_gather(flat, own);
 }
 
 void ShardedUnit::release() {
   if (weights_are_shard_ || !gathered()) return;
   weights_->vacate(this);
+  shard_is_rounded_ = false;
 #ifndef NDEBUG
   weights_->flat().variable_data().fill_(std::numeric_limits<double>::quiet_NaN());
 #endif
@@ -118,9 +119,17 @@ bool ShardedUnit::gathered() const {
   return weights_are_shard_ || weights_->held_by(this);
 }
 
-void ShardedUnit::invalidate() {
+void ShardedUnit::invalidate(bool rounded) {
   ENSURE(weights_, "a unit is bound before it is used");
+  ENSURE(!rounded || rounded_shard().defined(), "there is no rounded shard to be up to date");
   weights_->vacate(this);
+  shard_is_rounded_ = rounded;
+}
+
+at::Tensor ShardedUnit::rounded_shard() const {
+  ENSURE(weights_, "a unit is bound before it is used");
+  if (weights_are_shard_ || weights_->shared()) return {};
+  return own_part(weights_->flat().variable_data());
 }
 
 void ShardedUnit::zero_full_grads() {

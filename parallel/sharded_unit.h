@@ -61,8 +61,12 @@ class ShardedUnit {
   void release();
   /// True while the bound buffer holds this unit's current weights. Backward ENSUREs it.
   bool gathered() const;
-  /// Call after `shard` changed (optimizer step, load): the gathered copy is out of date.
-  void invalidate();
+  /// Call after `shard` changed (optimizer step, load): the gathered copy is out of date. `rounded`:
+  /// the change was written to rounded_shard() too, and the next gather() need not.
+  void invalidate(bool rounded = false);
+  /// [flat_numel / size] compute dtype: this rank's part of the bound weights, for one who changes
+  /// `shard` anyway. Undefined where another unit may take the buffer, and where it is `shard`.
+  at::Tensor rounded_shard() const;
   /// Claims the bound full gradients and zeroes them, before a backward.
   void zero_full_grads();
   /// reduce_scatter of the full gradients, *added* to grad; then their buffer is free. Throws if
@@ -87,6 +91,7 @@ class ShardedUnit {
   int64_t flat_numel_ = 0;
   std::optional<PoolRange> weights_, grads_;
   bool weights_are_shard_ = false;
+  bool shard_is_rounded_ = false;  ///< rounded_shard() is up to date
   bool grads_are_grad_ = false;
 };
 

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Installs Debian or Ubuntu packages, and does nothing where all are present.
-# usage: scripts/install_packages.sh [test] [plot]     what it takes to build and run is always included
+# usage: scripts/install_packages.sh [test] [plot] [bench]     what it takes to build and run is always included
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 packages=(g++ cmake ninja-build ccache libopenmpi-dev openmpi-bin libyaml-cpp-dev libspdlog-dev libfmt-dev
   libcli11-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev python3 python3-pip)
 for extra in "$@"; do
   case "$extra" in
-    test) packages+=(catch2) ;;
+    test) packages+=(catch2 git) ;;
     plot) packages+=(python3-numpy python3-matplotlib) ;;
-    *) die "unknown group '$extra': test or plot" ;;
+    bench) packages+=(libbenchmark-dev) ;;
+    *) die "unknown group '$extra': test, plot or bench" ;;
   esac
 done
 command -v dpkg-query >/dev/null || die "no dpkg here: install the counterparts of: ${packages[*]}"

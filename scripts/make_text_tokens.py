@@ -65,12 +65,12 @@ def source_documents(roots, patterns):
 
 
 def libtorch_root():
-    root = Path(os.environ.get("LIBTORCH", REPOSITORY / ".deps" / "libtorch-2.11.0"))
-    if (root / "torch" / "include").is_dir():
-        root = root / "torch"
-    if not (root / "include").is_dir():
-        raise SystemExit(f"error: {root} holds no LibTorch: run scripts/install_libtorch.sh")
-    return root
+    """The folder that holds include/, in one of the layouts that cmake/FindLibTorch.cmake takes."""
+    named = Path(os.environ.get("LIBTORCH") or REPOSITORY / ".deps" / "libtorch-2.11.0")
+    for root in (named / "torch", named / "libtorch", named):
+        if (root / "include" / "ATen" / "ATen.h").is_file():
+            return root
+    raise SystemExit(f"error: {named} holds no LibTorch: run scripts/install_libtorch.sh")
 
 
 def documents_of(domain, scratch):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the unit and thread-rank tests with sanitizers and runs them, and two planted errors that must be found.
+# Builds the unit and thread-rank tests with sanitizers and runs them, and planted errors that must be found.
 # usage: scripts/sanitize.sh [address|thread] [JOBS=1]     both where none is named; a build takes long and 2 GB a job
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

@@ -15,13 +15,14 @@
 #include "core/log.h"
 #include "core/safetensors.h"
 #include "model/tensor_pieces.h"
+#include "trainer/agreement.h"
 
 namespace olmoe {
 namespace {
 
 namespace fs = std::filesystem;
 constexpr std::string_view kStepPrefix = "step_";
-constexpr std::string_view kTemporaryPrefix = ".tmp_step_";
+constexpr std::string_view kTemporaryMark = ".tmp_";  // before a step's name
 constexpr size_t kHashDigits = 32;
 
 std::string shard_name(int rank) { return fmt::format("shard_{:05}.safetensors", rank); }
@@ -39,15 +40,49 @@ std::optional<int64_t> parse_step(const std::string& name) {
   return result.ec == std::errc() && result.ptr == end ? std::optional<int64_t>(step) : std::nullopt;
 }
 
-/// Steps of the complete checkpoints of a folder, oldest first.
+bool is_complete(const fs::path& step_folder) { return fs::exists(step_folder / "manifest.json"); }
+
+/// Steps of the complete checkpoints of a folder, oldest first; none where there is no folder. Throws where that cannot
+/// be told: a run without a checkpoint starts anew.
 std::vector<int64_t> complete_steps(const std::string& folder) {
   std::vector<int64_t> steps;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error))
-    if (const auto step = parse_step(entry.path().filename()); step && fs::exists(entry.path() / "manifest.json"))
+  // Of the name itself: a link to a disk that is not mounted is no missing folder.
+  if (fs::symlink_status(folder).type() == fs::file_type::not_found) return steps;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (const auto step = parse_step(entry.path().filename()); step && is_complete(entry.path()))
       steps.push_back(*step);
   std::sort(steps.begin(), steps.end());
   return steps;
+}
+
+/// What a save or a removal left behind when it was interrupted.
+std::vector<fs::path> leftovers(const std::string& folder) {
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    auto name = entry.path().filename().string();
+    const bool temporary = name.starts_with(kTemporaryMark);
+    if (temporary) name.erase(0, kTemporaryMark.size());
+    if (!parse_step(name) || !entry.is_directory()) continue;
+    if (temporary || !is_complete(entry.path())) found.push_back(entry.path());
+  }
+  return found;
+}
+
+void remove_or_warn(const fs::path& path) {
+  std::error_code error;  // what stays costs space, no more
+  fs::remove_all(path, error);
+  if (error) log::warn("{} could not be removed: {}", path.string(), error.message());
+}
+
+/// All ranks do their part of `what`, or all throw the CheckpointError of one that could not. Collective over world.
+void together(Communicator& world, const std::string& what, const std::function<void()>& work) {
+  agree(world, [&] {
+    try {
+      work();
+    } catch (const std::exception& error) {
+      throw CheckpointError(fmt::format("cannot {}: {}", what, error.what()));
+    }
+  });
 }
 
 std::span<const std::byte> bytes_of(const at::Tensor& x) {
@@ -77,6 +112,18 @@ std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifes
   return files;
 }
 
+/// What is wrong with a file of a checkpoint in `folder`; empty: nothing.
+std::string problem_of(const Manifest::ShardFile& file, const std::string& folder) {
+  const auto path = folder + "/" + file.name;
+  std::error_code error;
+  const auto size = fs::file_size(path, error);
+  if (error) return fmt::format("{}: {}", path, error.message());
+  if (static_cast<int64_t>(size) != file.size_bytes)
+    return fmt::format("{}: {} bytes, but its manifest says {}", path, size, file.size_bytes);
+  if (hash_file(path) != file.xxh3_128) return fmt::format("{}: damaged, its hash is not that of its manifest", path);
+  return {};
+}
+
 }  // namespace
 
 Checkpointer::Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep)
@@ -88,21 +135,15 @@ std::string Checkpointer::step_folder(int64_t step) const {
 
 std::optional<int64_t> Checkpointer::latest_step() const {
   constexpr int64_t kNone = -1;
+  auto& world = mesh_.world();
   auto newest = at::full({1}, kNone, at::kLong);
-  if (mesh_.world().rank() == 0)
+  together(world, fmt::format("look for checkpoints in {}", folder_), [&] {
+    if (world.rank() != 0) return;
     if (const auto steps = complete_steps(folder_); !steps.empty()) newest.fill_(steps.back());
-  mesh_.world().broadcast(newest, 0);
+  });
+  world.broadcast(newest, 0);
   const auto step = newest.item<int64_t>();
   return step == kNone ? std::nullopt : std::optional(step);
-}
-
-void Checkpointer::agree(const std::string& problem) const {
-  auto failed = at::zeros({1}, at::kLong);
-  failed.fill_(problem.empty() ? 0 : 1);
-  mesh_.world().all_reduce(failed, Reduce::sum);
-  if (!problem.empty()) throw CheckpointError(problem);
-  if (const auto ranks = failed.item<int64_t>(); ranks > 0)
-    throw CheckpointError(fmt::format("{} other ranks could not do their part of a checkpoint", ranks));
 }
 
 Manifest::ShardFile Checkpointer::write_shard(const std::string& folder, std::span<const StateTensor> state) const {
@@ -122,18 +163,16 @@ Manifest::ShardFile Checkpointer::write_shard(const std::string& folder, std::sp
 
 void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
   auto& world = mesh_.world();
-  const auto temporary = fmt::format("{}/{}{:09}", folder_, kTemporaryPrefix, manifest.step);
+  const auto final_folder = step_folder(manifest.step);
+  const auto temporary = fmt::format("{}/{}{}{:09}", folder_, kTemporaryMark, kStepPrefix, manifest.step);
   const auto attempt = [&](bool mine, auto&& work) {
-    std::string problem;
-    try {
+    together(world, fmt::format("save step {}", manifest.step), [&] {
       if (mine) work();
-    } catch (const std::exception& error) {
-      problem = fmt::format("cannot save step {}: {}", manifest.step, error.what());
-    }
-    agree(problem);
+    });
   };
   attempt(world.rank() == 0, [&] {
     fs::create_directories(folder_);
+    fsync_folder(fs::path(folder_).parent_path());
     fs::remove_all(temporary);
     fs::create_directory(temporary);
   });
@@ -143,47 +182,36 @@ void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
   attempt(world.rank() == 0, [&] {
     manifest.write(temporary);
     fsync_folder(temporary);
-    fs::remove_all(step_folder(manifest.step));  // of a run that goes on from an older step
-    fs::rename(temporary, step_folder(manifest.step));
+    fs::remove_all(final_folder);  // of a run that goes on from an older step
+    fs::rename(temporary, final_folder);
     fsync_folder(folder_);
   });
-  if (world.rank() == 0) remove_old();
+  if (world.rank() == 0) clean_up();  // all ranks have agreed that the save is done: none writes here any more
 }
 
-void Checkpointer::remove_old() const {
-  const auto steps = complete_steps(folder_);
-  if (keep_ == 0 || std::ssize(steps) <= keep_) return;
-  for (auto step : std::span(steps).first(steps.size() - static_cast<size_t>(keep_))) {
-    std::error_code error;  // an old checkpoint that stays costs space, no more
-    fs::remove(step_folder(step) + "/manifest.json", error);  // first: half-removed reads as incomplete
-    if (!error) fs::remove_all(step_folder(step), error);
-    if (error) log::warn("{} could not be removed: {}", step_folder(step), error.message());
+void Checkpointer::clean_up() const {
+  try {
+    const auto steps = complete_steps(folder_);
+    const auto kept = keep_ == 0 ? steps.size() : std::min(steps.size(), static_cast<size_t>(keep_));
+    // The manifest goes first: half-removed reads as incomplete, and is a leftover.
+    for (auto step : std::span(steps).first(steps.size() - kept)) remove_or_warn(step_folder(step) + "/manifest.json");
+    for (const auto& path : leftovers(folder_)) remove_or_warn(path);
+  } catch (const std::exception& error) {
+    log::warn("old checkpoints in {} could not be looked for: {}", folder_, error.what());
   }
 }
 
 void Checkpointer::verify_files(const Manifest& manifest) const {
   auto& world = mesh_.world();
-  std::string problem;
-  for (size_t i = 0; i < manifest.files.size() && problem.empty(); ++i) {
+  for (size_t i = 0; i < manifest.files.size(); ++i) {
     if (static_cast<int>(i % static_cast<size_t>(world.size())) != world.rank()) continue;
-    const auto& file = manifest.files[i];
-    const auto path = step_folder(manifest.step) + "/" + file.name;
-    std::error_code error;
-    const auto size = fs::file_size(path, error);
-    if (error)
-      problem = fmt::format("{}: {}", path, error.message());
-    else if (static_cast<int64_t>(size) != file.size_bytes)
-      problem = fmt::format("{}: {} bytes, but its manifest says {}", path, size, file.size_bytes);
-    else if (hash_file(path) != file.xxh3_128)
-      problem = fmt::format("{}: damaged, its hash is not that of its manifest", path);
+    const auto folder = step_folder(manifest.step);
+    if (const auto problem = problem_of(manifest.files[i], folder); !problem.empty())
+      throw CheckpointError(fmt::format("{}. Move {} away to go on from the checkpoint before it", problem, folder));
   }
-  if (!problem.empty())
-    problem += fmt::format(". Move {} away to go on from the checkpoint before it", step_folder(manifest.step));
-  agree(problem);
 }
 
-void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> state) {
-  verify_files(manifest);
+void Checkpointer::read_state(const Manifest& manifest, std::span<const StateTensor> state) const {
   std::vector<std::unique_ptr<safetensors::File>> files;
   TensorPieces pieces;
   for (const auto& file : manifest.files) {
@@ -199,6 +227,12 @@ void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> s
       pieces.read(fmt::format("{}:{}", tensor.kind, slice.name), slice.begin, part);
       at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
     }
+}
+
+void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> state) {
+  const auto what = fmt::format("load step {}", manifest.step);
+  together(mesh_.world(), what, [&] { verify_files(manifest); });
+  together(mesh_.world(), what, [&] { read_state(manifest, state); });
 }
 
 }  // namespace olmoe

@@ -17,10 +17,11 @@ namespace olmoe {
 class Checkpointer {
  public:
   Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep);
-  /// Saves; then removes what is older than the newest `keep`. Throws CheckpointError on every rank when one failed;
-  /// checkpoints saved before stay. Collective over world.
+  /// Saves; then removes what is older than the newest `keep` and what interrupted saves left. Throws one
+  /// CheckpointError on every rank when one failed; checkpoints saved before stay. Collective over world.
   void save(Manifest manifest, std::span<const StateTensor> state);
-  /// The newest complete step of the folder as rank 0 sees it, or none. Collective over world.
+  /// The newest complete step of the folder as rank 0 sees it, or none. Throws CheckpointError where there is a folder
+  /// that cannot be read. Collective over world.
   std::optional<int64_t> latest_step() const;
   std::string step_folder(int64_t step) const;
   /// Fills `state` from a checkpoint, after every file was found to have its size and hash. Throws CheckpointError
@@ -30,9 +31,8 @@ class Checkpointer {
  private:
   Manifest::ShardFile write_shard(const std::string& folder, std::span<const StateTensor> state) const;
   void verify_files(const Manifest& manifest) const;
-  void remove_old() const;
-  /// Throws on all ranks when `problem` is not empty on one. Collective over world.
-  void agree(const std::string& problem) const;
+  void read_state(const Manifest& manifest, std::span<const StateTensor> state) const;
+  void clean_up() const;
 
   std::string folder_;
   DeviceMesh& mesh_;

@@ -3,16 +3,19 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <limits>
 
 namespace olmoe {
 
 std::vector<std::string> validate(const Config& config) {
+  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
   auto problems = validate(config.model, "model");
   auto require = [&](bool good, std::string problem) {
     if (!good) problems.push_back(std::move(problem));
   };
   auto at_least = [&](const char* key, int64_t value, int64_t least) {
-    require(value >= least, fmt::format("{}: {} must be at least {}", key, value, least));
+    require(value >= least && value <= kLargest,
+            fmt::format("{}: {} must be between {} and {}", key, value, least, kLargest));
   };
   at_least("train.steps", config.train.steps, 1);
   at_least("train.micro_batch_size", config.train.micro_batch_size, 1);
@@ -20,7 +23,7 @@ std::vector<std::string> validate(const Config& config) {
   at_least("data.sequence_length", config.data.sequence_length, 2);
   at_least("data.prefetch", config.data.prefetch, 1);
   at_least("run.threads", config.run.threads, 0);
-  at_least("run.seed", config.run.seed, 0);
+  require(config.run.seed >= 0, fmt::format("run.seed: {} must not be negative", config.run.seed));
   at_least("checkpoint.every_steps", config.checkpoint.every_steps, 0);
   at_least("checkpoint.keep", config.checkpoint.keep, 0);
   at_least("evaluation.every_steps", config.evaluation.every_steps, 0);
@@ -28,6 +31,10 @@ std::vector<std::string> validate(const Config& config) {
   at_least("log.every_steps", config.log.every_steps, 1);
   at_least("schedule.warmup_steps", config.schedule.warmup_steps, 0);
   at_least("schedule.decay_steps", config.schedule.decay_steps, 0);
+  const double tokens = static_cast<double>(config.train.steps) * static_cast<double>(config.train.global_batch_size) *
+                        static_cast<double>(config.data.sequence_length);
+  require(tokens < 9e18, fmt::format("train.steps: {} steps are {} tokens, more than 63 bits count", config.train.steps,
+                                     tokens));
   require(!config.run.folder.empty(), "run.folder: must not be empty");
   const bool has_files = !config.data.paths.empty();
   require(has_files != config.data.synthetic,

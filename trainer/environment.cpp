@@ -3,15 +3,18 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <malloc.h>
+#include <sched.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <fstream>
-#include <limits>
 #include <sstream>
+#include <vector>
 
+#include "core/error.h"
 #include "core/version.h"
 
 namespace olmoe {
@@ -27,11 +30,22 @@ std::string cpu_features() {
   return found.empty() ? "baseline" : found.substr(1);
 }
 
+/// Cores that a process may run on, 0 is this one; 0 where the system does not tell.
+int cores_of(pid_t process) {
+  constexpr size_t kMostSets = 1024;  // of 1,024 cores each
+  for (std::vector<cpu_set_t> sets(1); sets.size() <= kMostSets; sets.resize(2 * sets.size())) {
+    const size_t size_bytes = sets.size() * sizeof(cpu_set_t);
+    if (sched_getaffinity(process, size_bytes, sets.data()) == 0) return CPU_COUNT_S(size_bytes, sets.data());
+    if (errno != EINVAL) break;  // EINVAL: the machine has more cores than that
+  }
+  return 0;
+}
+
 }  // namespace
 
 void prepare_process() {
   mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+  mallopt(M_TRIM_THRESHOLD, -1);  // never; any number would be a threshold
   mallopt(M_TOP_PAD, 64 << 20);
   // oneDNN writes code for each shape of a bf16 product, and an expert's rows change from step to step; its default of
   // 1,024 kept shapes made half of a step compilation.
@@ -39,7 +53,8 @@ void prepare_process() {
 }
 
 int ranks_on_node() {
-  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"})
+  // The last one reads "8(x4)" or "8,7" and is set by srun alone, for the tasks that it starts.
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"})
     if (const char* text = std::getenv(name); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
   return 1;
 }
@@ -47,14 +62,24 @@ int ranks_on_node() {
 int choose_threads(int64_t configured, int ranks_on_node) {
   if (configured > 0) return static_cast<int>(configured);
   if (const char* text = std::getenv("OMP_NUM_THREADS"); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
-  return std::max(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)) / std::max(1, ranks_on_node));
+  const int own = cores_of(0);
+  ENSURE(own > 0, "the system does not tell which cores this process may run on; set run.threads");
+  return threads_of_rank(own, std::max(own, cores_of(getppid())), ranks_on_node);
+}
+
+int threads_of_rank(int own_cores, int launcher_cores, int ranks) {
+  return std::max(1, std::min(own_cores, launcher_cores / std::max(1, ranks)));
 }
 
 void check_device(const TrainConfig& config) {
   if (config.device != DeviceKind::cpu)
     throw ConfigError("train.device: this build has no code for cuda; use train.device=cpu");
-  if (config.compute_dtype != ComputeDtype::bfloat16) return;
   const auto features = cpu_features();
+#if defined(__x86_64__)
+  if (features.find("avx2") == std::string::npos)
+    throw ConfigError("train.device: this program is built for CPUs with AVX2 and FMA, which this one lacks");
+#endif
+  if (config.compute_dtype != ComputeDtype::bfloat16) return;
   if (features.find("bf16") == std::string::npos)
     throw ConfigError(
         fmt::format("train.compute_dtype: bfloat16 needs a CPU with amx_bf16 or avx512_bf16, this one has: {}; use "

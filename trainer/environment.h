@@ -9,10 +9,15 @@ namespace olmoe {
 /// Keeps freed memory in the process (pages that go back to the kernel fault again in the next step, which costs more
 /// than the arithmetic on them) and enough of oneDNN's generated code. Call first thing in main, once.
 void prepare_process();
-/// Ranks that the launcher started on this machine, from its environment variables; 1 without a launcher.
+/// Ranks that the launcher started on this machine, from its environment variables; 1 without a launcher. What Slurm
+/// says of an allocation does not count: a program may run alone inside.
 int ranks_on_node();
-/// Threads of this rank: run.threads, else OMP_NUM_THREADS, else cores / ranks of the node. At least 1.
+/// Threads of this rank: run.threads, else OMP_NUM_THREADS, else threads_of_rank() of the cores that this process and
+/// its launcher may run on.
 int choose_threads(int64_t configured, int ranks_on_node);
+/// The launcher's cores / ranks, but no more than this rank may run on, for a launcher may have divided them already.
+/// At least 1.
+int threads_of_rank(int own_cores, int launcher_cores, int ranks);
 /// Refuses a device that this build has no code for, and a compute dtype that this CPU would only emulate.
 /// Throws ConfigError.
 void check_device(const TrainConfig& config);

@@ -5,22 +5,36 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/error.h"
+#include "trainer/agreement.h"
+
 namespace olmoe {
 
-Evaluator::Evaluator(const Config& config) : micro_batch_(config.train.micro_batch_size) {
-  const auto& data = config.data;
-  for (const auto& path : config.evaluation.paths) {
+std::vector<std::string> evaluation_set_names(const std::vector<std::string>& paths) {
+  std::vector<std::string> names;
+  for (const auto& path : paths) {
     auto name = std::filesystem::path(path).stem().string();
-    for (const auto& set : sets_)
-      if (set.name == name) throw ConfigError(fmt::format("evaluation.paths: two sets are named {}", name));
-    auto dataset = std::make_shared<TokenDataset>(std::vector{path}, data.dtype, data.sequence_length,
-                                                  config.model.vocab_size);
-    const int64_t all = dataset->num_instances(), most = config.evaluation.max_sequences;
-    const int64_t sequences = most > 0 ? std::min(most, all) : all;
-    if (sequences == 0)
-      throw DataError(fmt::format("{}: has fewer than data.sequence_length = {} tokens", path, data.sequence_length));
-    sets_.push_back({std::move(name), make_file_source(std::move(dataset), 0, /*shuffle=*/false), sequences});
+    if (std::find(names.begin(), names.end(), name) != names.end())
+      throw ConfigError(fmt::format("evaluation.paths: two sets are named {}", name));
+    names.push_back(std::move(name));
   }
+  return names;
+}
+
+Evaluator::Evaluator(const Config& config, Communicator& world) : micro_batch_(config.train.micro_batch_size) {
+  const auto& data = config.data;
+  const auto& paths = config.evaluation.paths;
+  const auto rank = static_cast<size_t>(world.rank()), ranks = static_cast<size_t>(world.size());
+  agree(world, [&] {
+    const auto names = evaluation_set_names(paths);
+    for (size_t i = 0; i < paths.size(); ++i) {
+      auto dataset = std::make_shared<TokenDataset>(std::vector{paths[i]}, data.dtype, data.sequence_length,
+                                                    i % ranks == rank ? config.model.vocab_size : 0);
+      const int64_t all = dataset->num_instances(), most = config.evaluation.max_sequences;
+      sets_.push_back({names[i], make_file_source(std::move(dataset), 0, /*shuffle=*/false),
+                       most > 0 ? std::min(most, all) : all});
+    }
+  });
 }
 
 std::vector<Evaluator::Result> Evaluator::evaluate(StageRunner& runner, Communicator& world) const {

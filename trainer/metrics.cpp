@@ -1,7 +1,9 @@
 #include "trainer/metrics.h"
 
 #include <cmath>
+#include <filesystem>
 
+#include "core/files.h"
 #include "core/log.h"
 
 namespace olmoe {
@@ -19,12 +21,25 @@ std::string count(int64_t n) {
   return n >= 10'000 ? fmt::format("{:.1f}k", static_cast<double>(n) / 1e3) : fmt::format("{}", n);
 }
 
+/// Renames a file that holds a whole line: a run that never came to its first step leaves none.
+void set_aside(const std::string& path) {
+  namespace fs = std::filesystem;
+  if (!fs::is_regular_file(path) || read_text(path).find('\n') == std::string::npos) return;
+  std::string kept;
+  for (int n = 1; kept.empty() || fs::exists(kept); ++n) kept = fmt::format("{}.old-{}", path, n);
+  fs::rename(path, kept);
+  log::warn("{} has steps that no checkpoint holds, and the run starts anew: it is kept as {}", path, kept);
+}
+
 }  // namespace
 
 MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps,
                        int64_t console_every)
     : train_steps_(train_steps), console_every_(console_every) {
-  if (writes) file_ = std::make_unique<JsonLinesFile>(run_folder + "/metrics.jsonl", step);
+  if (!writes) return;
+  const auto path = run_folder + "/metrics.jsonl";
+  if (step == 0) set_aside(path);
+  file_ = std::make_unique<JsonLinesFile>(path, step);
 }
 
 void MetricsLog::write(const StepMetrics& m) {

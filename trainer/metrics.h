@@ -22,7 +22,8 @@ struct StepMetrics {
 /// metrics.jsonl and the console. Writes on rank 0, does nothing on the others.
 class MetricsLog {
  public:
-  /// Cuts metrics.jsonl back to `step`, the one that the run goes on from.
+  /// Cuts metrics.jsonl back to `step`, the one that the run goes on from. A run that starts anew, at step 0, first
+  /// renames what an earlier one left to metrics.jsonl.old-1 (or -2, ...).
   MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps, int64_t console_every);
   void write(const StepMetrics& metrics);
   void write(int64_t step, const std::vector<Evaluator::Result>& results);

@@ -33,12 +33,14 @@ void Optimizer::step(int64_t step, double lr, double grad_norm) {
   kernels::AdamWStep update{lr, config_.beta1, config_.beta2, config_.eps, 0.0, step, factor};
   for (size_t u = 0; u < units_.size(); ++u) {
     auto& unit = *units_[u];
+    const auto rounded = unit.rounded_shard();
     for (const auto& slice : unit.slices()) {
       auto part = [&](const at::Tensor& flat) { return flat.narrow(0, slice.offset, slice.end - slice.begin); };
       update.weight_decay = decays(slice) ? config_.weight_decay : 0.0;
-      kernels::adamw(part(unit.shard), part(unit.grad), part(exp_avg_[u]), part(exp_avg_sq_[u]), update);
+      kernels::adamw(part(unit.shard), part(unit.grad), part(exp_avg_[u]), part(exp_avg_sq_[u]), update,
+                     rounded.defined() ? part(rounded) : at::Tensor());
     }
-    unit.invalidate();
+    unit.invalidate(rounded.defined());
   }
 }
 

@@ -1,8 +1,13 @@
 #include "trainer/report.h"
 
+#include <algorithm>
+#include <filesystem>
+
 #include "data/token_files.h"
 #include "model/flops.h"
+#include "model/hf_checkpoint.h"
 #include "trainer/environment.h"
+#include "trainer/evaluator.h"
 #include "trainer/memory_plan.h"
 
 namespace olmoe {
@@ -15,22 +20,66 @@ std::string grouped(int64_t n) {
   return digits;
 }
 
-/// Opens what is there, lists what is not.
-std::string describe_files(const std::string& what, const std::vector<std::string>& paths, const Config& config) {
-  const auto missing = missing_files(paths);
+/// Token files that are not there at all: for what is there as something else, opening it says what is wrong.
+std::vector<std::string> absent_files(const std::vector<std::string>& paths) {
+  auto absent = missing_files(paths);
+  std::error_code unknown;  // what cannot be looked at cannot be opened either
+  std::erase_if(absent, [&](const std::string& path) { return std::filesystem::exists(path, unknown) || unknown; });
+  return absent;
+}
+
+/// `paths` without `absent`, some of them in the same order.
+std::vector<std::string> present_files(const std::vector<std::string>& paths, const std::vector<std::string>& absent) {
+  std::vector<std::string> present;
+  auto next = absent.begin();
+  for (const auto& path : paths)
+    if (next != absent.end() && path == *next)
+      ++next;
+    else
+      present.push_back(path);
+  return present;
+}
+
+std::string describe_absent(const std::string& what, const std::vector<std::string>& absent, size_t num_files) {
   constexpr size_t kShown = 5;
-  std::string out;
-  if (missing.empty()) {
-    const TokenDataset dataset(paths, config.data.dtype, config.data.sequence_length,
-                               config.data.check_ids ? config.model.vocab_size : 0);
-    out = fmt::format("{}: {} files, {} tokens, {} sequences\n", what, paths.size(), grouped(dataset.num_tokens()),
-                      grouped(dataset.num_instances()));
-  } else {
-    out = fmt::format("{}: {} of {} files are missing on this machine\n", what, missing.size(), paths.size());
-    for (size_t i = 0; i < std::min(kShown, missing.size()); ++i) out += fmt::format("  missing {}\n", missing[i]);
-    if (missing.size() > kShown) out += fmt::format("  and {} more\n", missing.size() - kShown);
-  }
+  auto out = fmt::format("{}: {} of {} files are missing on this machine\n", what, absent.size(), num_files);
+  for (size_t i = 0; i < std::min(kShown, absent.size()); ++i) out += fmt::format("  missing {}\n", absent[i]);
+  if (absent.size() > kShown) out += fmt::format("  and {} more\n", absent.size() - kShown);
   return out;
+}
+
+std::string describe_tokens(const std::string& what, size_t num_files, int64_t tokens, int64_t sequences) {
+  return fmt::format("{}: {} files, {} tokens, {} sequences\n", what, num_files, grouped(tokens), grouped(sequences));
+}
+
+/// Checks what is there as a run would, lists what is not.
+std::string describe_training(const Config& config) {
+  const auto& data = config.data;
+  if (data.synthetic) return "training tokens: synthetic\n";
+  const auto absent = absent_files(data.paths), present = present_files(data.paths, absent);
+  const int64_t vocab_size = data.check_ids ? config.model.vocab_size : 0;
+  if (absent.empty()) {
+    const TokenDataset dataset(present, data.dtype, data.sequence_length, vocab_size);
+    return describe_tokens("training tokens", present.size(), dataset.num_tokens(), dataset.num_instances());
+  }
+  // Sequences of one token: a whole one may lie in a file that is not here.
+  if (!present.empty()) TokenDataset(present, data.dtype, /*sequence_length=*/1, vocab_size);
+  return describe_absent("training tokens", absent, data.paths.size());
+}
+
+/// As describe_training; each file is a set of its own.
+std::string describe_evaluation(const Config& config) {
+  const auto& paths = config.evaluation.paths;
+  if (paths.empty()) return {};
+  const auto absent = absent_files(paths), present = present_files(paths, absent);
+  int64_t tokens = 0, sequences = 0;
+  for (const auto& path : present) {
+    const TokenDataset set({path}, config.data.dtype, config.data.sequence_length, config.model.vocab_size);
+    tokens += set.num_tokens();
+    sequences += set.num_instances();
+  }
+  return absent.empty() ? describe_tokens("evaluation tokens", paths.size(), tokens, sequences)
+                        : describe_absent("evaluation tokens", absent, paths.size());
 }
 
 }  // namespace
@@ -63,13 +112,13 @@ std::string describe_start(const Config& config, int world_size, const std::stri
 
 std::string dry_run(const Config& config, int world_size) {
   const auto mesh = mesh_shape(config.parallel, world_size);
+  evaluation_set_names(config.evaluation.paths);
   auto out = describe_run(config, mesh);
-  if (config.data.synthetic)
-    out += "training tokens: synthetic\n";
-  else
-    out += describe_files("training tokens", config.data.paths, config);
-  if (!config.evaluation.paths.empty()) out += describe_files("evaluation tokens", config.evaluation.paths, config);
-  return out;
+  if (const auto& folder = config.train.init_from; !folder.empty()) {
+    HfWeights::source(folder, config.model);
+    out += fmt::format("initial weights: {}\n", folder);
+  }
+  return out + describe_training(config) + describe_evaluation(config);
 }
 
 }  // namespace olmoe

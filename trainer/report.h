@@ -11,8 +11,9 @@ std::string describe_run(const Config& config, MeshShape mesh);
 /// describe_run with what it runs on: device, threads, versions, git commit.
 std::string describe_start(const Config& config, int world_size, const std::string& mpi_version);
 
-/// Checks a run without allocating or writing anything: layout, token files, counts, memory of a rank of
-/// `world_size`. Token files that this machine lacks are listed, and do not fail it. Throws like the run would.
+/// Checks a run without allocating or writing anything: layout, initial weights, token files, counts, memory of a rank
+/// of `world_size`. Token files that this machine lacks are listed, and do not fail it; the others are read as at the
+/// start of a run. Throws like the run would.
 std::string dry_run(const Config& config, int world_size);
 
 }  // namespace olmoe

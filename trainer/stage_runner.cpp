@@ -15,6 +15,11 @@ at::ScalarType master_dtype(at::ScalarType compute) { return compute == at::kDou
 
 UnitParam unit_param(Param& param) { return {param.name, param.shape, param.global_shape, param.first, param.slot}; }
 
+/// The loader makes batches in host memory.
+Batch on_device(const Batch& batch, at::Device device) {
+  return {batch.ids_BS.to(device), batch.targets_BS.to(device), batch.num_targets};
+}
+
 }  // namespace
 
 StageRunner::StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options)
@@ -94,15 +99,18 @@ void StageRunner::release(size_t stage) {
 }
 
 void StageRunner::train_pass(const Batch& batch, LossScale scale) {
-  const auto loss = forward(batch, Phase::train, stages_.size());
+  const auto here = on_device(batch, options_.device);
+  const auto loss = forward(here, Phase::train, stages_.size());
   totals_.losses_3[0] += loss;
-  backward(batch, scale);
+  backward(here, scale);
 }
 
-at::Tensor StageRunner::evaluate(const Batch& batch) { return forward(batch, Phase::eval, stages_.size()); }
+at::Tensor StageRunner::evaluate(const Batch& batch) {
+  return forward(on_device(batch, options_.device), Phase::eval, stages_.size());
+}
 
 at::Tensor StageRunner::run_to_last(const Batch& batch) {
-  auto x = forward(batch, Phase::eval, stages_.size() - 1);
+  auto x = forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1);
   gather(stages_.size() - 1);
   return x;
 }

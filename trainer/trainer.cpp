@@ -1,9 +1,12 @@
 #include "trainer/trainer.h"
 
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 
 #include "core/files.h"
@@ -12,6 +15,7 @@
 #include "model/hf_checkpoint.h"
 #include "model/init.h"
 #include "model/transformer.h"
+#include "trainer/agreement.h"
 #include "trainer/environment.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
@@ -44,24 +48,53 @@ double max_expert_load(const at::Tensor& counts_LE) {
   return (counts_LE.amax(1) / counts_LE.mean(1)).max().item<double>();
 }
 
+namespace fs = std::filesystem;
+
+/// The config, after its run.folder was found to be one that can be made and written. That is looked at first, for
+/// reading the token files may take long, and makes nothing: a run that is refused leaves no folder.
+const Config& check_run_folder(const Config& config, Communicator& world) {
+  agree(world, [&] {
+    if (world.rank() != 0) return;
+    const auto& folder = config.run.folder;
+    std::error_code error;
+    auto there = fs::absolute(folder);
+    while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
+    if (!fs::is_directory(there, error))
+      throw ConfigError(fmt::format("run.folder: {} cannot be made, {} is not a folder", folder, there.string()));
+    if (::access(there.c_str(), W_OK | X_OK) != 0)
+      throw ConfigError(
+          fmt::format("run.folder: {} cannot be written, {}: {}", folder, there.string(), std::strerror(errno)));
+  });
+  return config;
+}
+
+void make_run_folder(const std::string& folder) {
+  std::error_code error;
+  if (fs::create_directories(folder, error)) fsync_folder(fs::absolute(folder).parent_path());
+  if (error) throw ConfigError(fmt::format("run.folder: {} cannot be made: {}", folder, error.message()));
+}
+
 }  // namespace
 
-std::shared_ptr<const InstanceSource> make_source(const Config& config) {
+std::shared_ptr<const InstanceSource> make_source(const Config& config, Communicator& world) {
   const auto& data = config.data;
   const auto seed = static_cast<uint64_t>(config.run.seed);
   if (data.synthetic) return make_synthetic_source(data.sequence_length, config.model.vocab_size, seed);
-  auto dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length,
-                                                data.check_ids ? config.model.vocab_size : 0);
+  std::shared_ptr<TokenDataset> dataset;
+  agree(world, [&] {
+    dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length, /*vocab_size=*/0);
+    if (data.check_ids) dataset->check_ids(config.model.vocab_size, world.rank(), world.size());
+  });
   return make_file_source(std::move(dataset), seed, /*shuffle=*/true);
 }
 
 Trainer::Trainer(const Config& config, Communicator& world)
-    : config_(config),
+    : config_(check_run_folder(config, world)),
       mesh_(world, mesh_shape(config.parallel, world.size())),
-      source_(make_source(config_)),
+      source_(make_source(config_, world)),
       plan_{config_.train.global_batch_size, config_.train.micro_batch_size, world.rank(), world.size(),
             config_.data.prefetch},
-      evaluator_(config_),
+      evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
   runner_ = std::make_unique<StageRunner>(make_stages(config_.model), mesh_, runner_options(config_));
@@ -74,17 +107,26 @@ Trainer::Trainer(const Config& config, Communicator& world)
 }
 
 void Trainer::start_or_resume() {
-  std::filesystem::create_directories(config_.run.folder);
+  auto& world = mesh_.world();
+  agree(world, [&] {
+    if (world.rank() == 0) make_run_folder(config_.run.folder);
+  });
   const auto latest = checkpointer_.latest_step();
   if (!latest) {
     const auto& folder = config_.train.init_from;
     const auto seed = static_cast<uint64_t>(config_.run.seed);
-    fill_weights(runner_->units(), folder.empty() ? random_init(config_.model, seed) : HfWeights::source(folder, config_.model));
+    agree(world, [&] {
+      fill_weights(runner_->units(),
+                   folder.empty() ? random_init(config_.model, seed) : HfWeights::source(folder, config_.model));
+    });
     log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
     return;
   }
-  const auto manifest = Manifest::read(checkpointer_.step_folder(*latest));
-  check_same_run(manifest);
+  Manifest manifest;
+  agree(world, [&] {
+    manifest = Manifest::read(checkpointer_.step_folder(*latest));
+    check_same_run(manifest);
+  });
   checkpointer_.load(manifest, optimizer_->state());
   for (const auto& unit : runner_->units()) unit->invalidate();
   step_ = saved_step_ = manifest.step;

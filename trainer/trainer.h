@@ -18,8 +18,9 @@
 
 namespace olmoe {
 
-/// Training tokens of a config. Throws DataError for damaged files.
-std::shared_ptr<const InstanceSource> make_source(const Config& config);
+/// Training tokens of a config. Every rank opens all files and reads the ids of its share of them. Throws DataError on
+/// all ranks for files that are missing or damaged. Collective over world.
+std::shared_ptr<const InstanceSource> make_source(const Config& config, Communicator& world);
 
 /// A run: batch, forward, backward, step, and now and then a checkpoint, an evaluation and a line of metrics.
 /// A run found in run.folder goes on where its newest checkpoint stands.
@@ -30,7 +31,7 @@ class Trainer {
   /// Trains to train.steps (ok), or until a signal asks to save and leave (preempted). Collective over world.
   ExitCode run();
 
-  StageRunner& runner() { return *runner_; }
+  const Optimizer& optimizer() const { return *optimizer_; }
   int64_t step() const { return step_; }
 
  private:

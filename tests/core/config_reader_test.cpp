@@ -8,6 +8,7 @@
 #include "support/temp_folder.h"
 
 namespace olmoe {
+using namespace sample;
 namespace {
 
 std::string problems_of_file(const std::string& path,

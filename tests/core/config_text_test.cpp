@@ -5,6 +5,7 @@
 #include "support/run_config.h"
 
 namespace olmoe {
+using namespace sample;
 
 TEST_CASE("integers are plain decimal digits") {
   CHECK(read("steps: -9223372036854775808").steps == INT64_MIN);

@@ -5,7 +5,7 @@
 
 using namespace olmoe;
 using test::counting;
-using test::TempFolder;
+using test::TokenFolder;
 
 namespace {
 
@@ -14,7 +14,7 @@ void write_text(const std::string& path, const std::string& text) { std::ofstrea
 }  // namespace
 
 TEST_CASE("listed paths follow the paths of the config, each from the root") {
-  TempFolder folder;
+  TokenFolder folder;
   write_text(folder.path("files.txt"),
              "# training data\n\nc.npy\r\n  sub/d e.npy  \n   # more\n/absolute/f.npy");
   DataConfig config;
@@ -38,7 +38,7 @@ TEST_CASE("a config without a list has its own paths alone") {
 }
 
 TEST_CASE("a list that cannot be read is a config error that names it") {
-  TempFolder folder;
+  TokenFolder folder;
   DataConfig config;
   for (const std::string& list : {folder.path("nowhere.txt"), folder.path("")}) {
     config.paths_file = list;
@@ -49,7 +49,7 @@ TEST_CASE("a list that cannot be read is a config error that names it") {
 }
 
 TEST_CASE("missing files are listed without an exception") {
-  TempFolder folder;
+  TokenFolder folder;
   const auto present = folder.write("a.npy", counting(4));
   const auto missing = folder.path("b.npy");
   const auto below_a_file = folder.path("a.npy/c.npy");

@@ -12,7 +12,7 @@
 
 using namespace olmoe;
 using test::counting;
-using test::TempFolder;
+using test::TokenFolder;
 
 namespace {
 
@@ -56,7 +56,7 @@ std::vector<Batch> take(std::shared_ptr<const InstanceSource> source, DataLoader
 }  // namespace
 
 TEST_CASE("targets are the ids shifted left inside each instance") {
-  TempFolder folder;
+  TokenFolder folder;
   const auto path = folder.write("a.npy", counting(9, 10));
   const auto dataset =
       std::make_shared<TokenDataset>(std::vector{path}, TokenDtype::uint16, 4, 100);
@@ -77,7 +77,7 @@ TEST_CASE("an empty micro-batch has tensors of no rows") {
 }
 
 TEST_CASE("files in order repeat after an epoch, shuffled ones hold the same instances") {
-  TempFolder folder;
+  TokenFolder folder;
   const auto path = folder.write("a.npy", counting(200));
   const auto dataset =
       std::make_shared<TokenDataset>(std::vector{path}, TokenDtype::uint16, 4, 200);

@@ -8,7 +8,7 @@
 using namespace olmoe;
 using test::counting;
 using test::message_of;
-using test::TempFolder;
+using test::TokenFolder;
 
 namespace {
 
@@ -25,7 +25,7 @@ std::string fingerprint_of(const std::vector<std::string>& paths, int64_t sequen
 }  // namespace
 
 TEST_CASE("a token file widens ids of both types") {
-  TempFolder folder;
+  TokenFolder folder;
   const std::vector<uint16_t> narrow{5, 6, 7, 50279, 65535};
   const std::vector<uint32_t> wide{100277, 0, 4294967295u};
   const TokenFile narrow_file(folder.write("a.npy", narrow), TokenDtype::uint16);
@@ -42,7 +42,7 @@ TEST_CASE("a token file widens ids of both types") {
 }
 
 TEST_CASE("reading outside a token file is refused") {
-  TempFolder folder;
+  TokenFolder folder;
   const TokenFile file(folder.write("a.npy", counting(10)), TokenDtype::uint16);
   std::vector<int64_t> ids(4);
   CHECK_NOTHROW(file.read(6, ids));
@@ -51,7 +51,7 @@ TEST_CASE("reading outside a token file is refused") {
 }
 
 TEST_CASE("the bytes of dolma's writer are read") {
-  TempFolder folder;
+  TokenFolder folder;
   const std::vector<uint8_t> bytes{0x05, 0, 0x06, 0, 0x07, 0, 0x67, 0xc4, 0x09, 0, 0x67, 0xc4};
   const TokenFile file(folder.write("part-0-00000.npy", bytes), TokenDtype::uint16);
   std::vector<int64_t> ids(6);
@@ -60,7 +60,7 @@ TEST_CASE("the bytes of dolma's writer are read") {
 }
 
 TEST_CASE("files that cannot be token files are refused by name and reason") {
-  TempFolder folder;
+  TokenFolder folder;
   const std::string missing = folder.path("missing.npy");
   CHECK(open_message(missing) ==
         missing + ": No such file or directory; check data.paths, data.paths_file and data.root");
@@ -92,7 +92,7 @@ TEST_CASE("files that cannot be token files are refused by name and reason") {
 }
 
 TEST_CASE("the first id outside the vocabulary is found wherever it lies") {
-  TempFolder folder;
+  TokenFolder folder;
   std::vector<uint32_t> ids(5000, 263);
   const int64_t offender = GENERATE(0, 1, 1023, 1024, 3071, 4095, 4096, 4999);
   ids[static_cast<size_t>(offender)] = 70123;
@@ -108,14 +108,14 @@ TEST_CASE("the first id outside the vocabulary is found wherever it lies") {
 }
 
 TEST_CASE("an id equal to the vocabulary size is outside, one below is inside") {
-  TempFolder folder;
+  TokenFolder folder;
   const TokenFile file(folder.write("ids.npy", counting(264)), TokenDtype::uint16);
   CHECK_NOTHROW(file.check_ids(264));
   CHECK_THROWS_AS(file.check_ids(263), DataError);
 }
 
 TEST_CASE("instances are whole sequences of each file, in path order, without tails") {
-  TempFolder folder;
+  TokenFolder folder;
   const auto a = folder.write("a.npy", counting(11));       // 2 instances, tail 3
   const auto b = folder.write("b.npy", counting(3, 100));   // none
   const auto c = folder.write("c.npy", counting(4, 200));   // 1, no tail
@@ -138,17 +138,18 @@ TEST_CASE("instances are whole sequences of each file, in path order, without ta
 }
 
 TEST_CASE("a dataset without a whole sequence is refused") {
-  TempFolder folder;
+  TokenFolder folder;
   const auto a = folder.write("a.npy", counting(7));
   CHECK(message_of<DataError>([&] { TokenDataset({a}, TokenDtype::uint16, 8, 100); }) ==
-        "no token file (1 in all) holds a whole sequence of 8 tokens; lower data.sequence_length "
-        "or add data");
+        "no token file (1 in all, the first is " + a +
+            ") holds a whole sequence of 8 tokens; lower data.sequence_length "
+            "or add data");
   CHECK(message_of<DataError>([&] { TokenDataset({}, TokenDtype::uint16, 8, 100); }) ==
         "no token files; name some in data.paths or data.paths_file");
 }
 
 TEST_CASE("all problems of all files are reported at once") {
-  TempFolder folder;
+  TokenFolder folder;
   const auto good = folder.write("good.npy", counting(8));
   const auto high = folder.write("high.npy", counting(8, 96));
   const auto higher = folder.write("higher.npy", counting(8, 200));
@@ -169,7 +170,7 @@ TEST_CASE("all problems of all files are reported at once") {
 }
 
 TEST_CASE("twenty problems are listed and the rest counted") {
-  TempFolder folder;
+  TokenFolder folder;
   std::vector<std::string> paths;
   for (int i = 0; i < 23; ++i) paths.push_back(folder.path(fmt::format("missing_{:02}.npy", i)));
   const auto message =
@@ -180,13 +181,29 @@ TEST_CASE("twenty problems are listed and the rest counted") {
 }
 
 TEST_CASE("unchecked ids are not read") {
-  TempFolder folder;
+  TokenFolder folder;
   const auto a = folder.write("a.npy", counting(8, 1000));
   CHECK_NOTHROW(TokenDataset({a}, TokenDtype::uint16, 4, kUncheckedIds));
 }
 
+TEST_CASE("the check of ids is shared out by files") {
+  TokenFolder folder;
+  const auto a = folder.write("a.npy", counting(8));
+  const auto b = folder.write("b.npy", counting(8, 96));
+  const auto c = folder.write("c.npy", counting(8, 10));
+  const auto d = folder.write("d.npy", counting(8, 200));
+  const TokenDataset dataset({a, b, c, d}, TokenDtype::uint16, 4, kUncheckedIds);
+  CHECK_NOTHROW(dataset.check_ids(100, 0, 2));
+  CHECK_NOTHROW(dataset.check_ids(100, 4, 5));  // more parts than files
+  const auto message = message_of<DataError>([&] { dataset.check_ids(100, 1, 2); });
+  CHECK_THAT(message,
+             Catch::StartsWith("2 of 4 token files cannot be used:\n  " + b + ": id 100 ") &&
+                 Catch::Contains(d + ": id 200 "));
+  CHECK(message_of<DataError>([&] { dataset.check_ids(100); }) == message);
+}
+
 TEST_CASE("the fingerprint tells order, size, content, names and sequence length apart") {
-  TempFolder folder;
+  TokenFolder folder;
   auto ids = counting(40000);  // 80,000 bytes: sampled, not read whole
   const auto a = folder.write("a.npy", ids);
   const auto b = folder.write("b.npy", counting(40, 7));
@@ -196,6 +213,7 @@ TEST_CASE("the fingerprint tells order, size, content, names and sequence length
   CHECK(fingerprint_of({b, a}) != before);
   CHECK(fingerprint_of({a, b}, 5) != before);
   CHECK(fingerprint_of({a}) != before);
+  CHECK(TokenDataset({a, b}, TokenDtype::uint32, 4, kUncheckedIds).fingerprint() != before);
 
   auto changed = counting(40, 7);
   changed[20] = 8;
@@ -217,7 +235,7 @@ TEST_CASE("the fingerprint tells order, size, content, names and sequence length
 }
 
 TEST_CASE("the fingerprint does not change when data moves to another folder") {
-  TempFolder here, there;
+  TokenFolder here, there;
   const auto a = here.write("a.npy", counting(40));
   const auto b = there.write("a.npy", counting(40));
   CHECK(fingerprint_of({a}) == fingerprint_of({b}));

@@ -1,42 +1,23 @@
 // Token files in a folder of their own that is gone afterwards, and messages of exceptions.
 #pragma once
-#include <unistd.h>
-
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "support/temp_folder.h"
 
 namespace olmoe::test {
 
-class TempFolder {
+class TokenFolder : public TempFolder {
  public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "olmoe_data_XXXXXX").string();
-    ENSURE(::mkdtemp(name.data()) != nullptr, "cannot make {}", name);
-    path_ = name;
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-  TempFolder(const TempFolder&) = delete;
-
-  std::string path(const std::string& name) const { return (path_ / name).string(); }
+  std::string path(const std::string& name) const { return *this / name; }
 
   template <class Id>
   std::string write(const std::string& name, const std::vector<Id>& ids) const {
-    std::ofstream file(path_ / name, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(ids.data()),
-               static_cast<std::streamsize>(ids.size() * sizeof(Id)));
-    file.close();
-    ENSURE(file.good(), "cannot write {}", name);
-    return path(name);
+    return add(name, {reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(Id)});
   }
-
- private:
-  std::filesystem::path path_;
 };
 
 /// first, first + 1, ...: every token tells where it came from.

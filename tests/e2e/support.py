@@ -2,6 +2,7 @@
 
 The environment variable OLMOE_TRAIN names the program; the default is build/olmoe-train.
 """
+import array
 import hashlib
 import json
 import os
@@ -122,6 +123,23 @@ def checkpoints(run):
     return sorted(int(path.parent.name[len("step_"):]) for path in Path(run, "checkpoints").glob("step_*/manifest.json"))
 
 
+def trained_state(run):
+    """What the newest checkpoint holds, float64: {kind:parameter: its values in order}."""
+    pieces = {}
+    for path in Path(run, "checkpoints", f"step_{checkpoints(run)[-1]:09d}").glob("shard_*.safetensors"):
+        data = path.read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        for key, entry in json.loads(data[8:start]).items():
+            if key == "__metadata__":
+                continue
+            kind_and_name, _, first = key.rpartition(":")
+            begin, end = entry["data_offsets"]
+            assert entry["dtype"] == "F64", f"{key} is {entry['dtype']}"
+            values = array.array("d", data[start + begin:start + end])
+            pieces.setdefault(kind_and_name, []).append((int(first), values))
+    return {key: [value for _, values in sorted(parts) for value in values] for key, parts in pieces.items()}
+
+
 def tree_hash(folder):
     """One hash over the names and contents of all files below a folder."""
     digest = hashlib.sha256()
@@ -167,6 +185,20 @@ class ProgramTest(unittest.TestCase):
 
     def metrics(self, run):
         return [json.loads(line) for line in step_lines(run)]
+
+    def assert_same_gradients(self, got, expected, tolerance):
+        """Gradients of two float64 runs of one step, which the first moment is a multiple of; a tensor's error is
+        relative to its largest value."""
+        got, expected = trained_state(got), trained_state(expected)
+        self.assertEqual(got.keys(), expected.keys())
+        names = [key for key in expected if key.startswith("exp_avg:")]
+        self.assertEqual(len(names), len(expected) / 3)
+        for key in names:
+            self.assertEqual(len(got[key]), len(expected[key]), key)
+            scale = max(map(abs, expected[key]))
+            self.assertGreater(scale, 0, f"{key} is zero in the reference")
+            error = max(abs(a - b) for a, b in zip(got[key], expected[key])) / scale
+            self.assertLessEqual(error, tolerance, key)
 
     def assert_close(self, got, expected, tolerance):
         """Losses and gradient norm of two runs, relative, step by step."""

@@ -5,7 +5,7 @@ import shutil
 import sys
 import unittest
 
-from support import TINY, ProgramTest, checkpoints, tree_hash
+from support import MPIRUN, PROGRAM, TINY, ProgramTest, checkpoints, tree_hash
 
 CONFIG, DATA, CHECKPOINT = 2, 3, 4
 SCREEN_LINES = 24
@@ -15,6 +15,12 @@ def own_lines(text):
     """What our program said: without the frames that mpirun puts around the end of a job."""
     text = re.sub(r"(?ms)^-{60,}$.*?^-{60,}$\n?", "", text)
     return [line for line in text.splitlines() if line.strip() and not re.match(r"\[[\w.-]+:\d+\]", line)]
+
+
+def write_tokens(path, ids):
+    assert sys.byteorder == "little"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(array.array("H", ids).tobytes())
 
 
 class BadInputTest(ProgramTest):
@@ -67,12 +73,8 @@ class TokenFiles(BadInputTest):
         super().setUp()
         self.config = self.write_config(TINY.replace("synthetic: true", "paths: [tokens.npy]"))
         self.tokens = self.folder / "tokens.npy"
-        self.write_tokens([(7 * i) % 64 for i in range(16 * 30)])
+        write_tokens(self.tokens, [(7 * i) % 64 for i in range(16 * 30)])
         self.train("run", "train.steps=2")
-
-    def write_tokens(self, ids):
-        self.assertEqual(sys.byteorder, "little")
-        self.tokens.write_bytes(array.array("H", ids).tobytes())
 
     def test_missing(self):
         self.tokens.unlink()
@@ -83,7 +85,7 @@ class TokenFiles(BadInputTest):
         self.assert_refused(DATA, ["tokens.npy", "959 bytes"], self.config)
 
     def test_an_id_outside_the_vocabulary(self):
-        self.write_tokens([5] * 100 + [64] + [5] * 100)
+        write_tokens(self.tokens, [5] * 100 + [64] + [5] * 100)
         self.assert_refused(DATA, ["tokens.npy", "64", "vocab"], self.config)
 
     def test_empty_or_no_file(self):
@@ -94,13 +96,56 @@ class TokenFiles(BadInputTest):
         self.assert_refused(DATA, ["tokens.npy", "folder"], self.config, launches=(0,))
 
     def test_other_tokens_than_the_run_had(self):
-        self.write_tokens([(11 * i) % 64 for i in range(16 * 30)])
+        write_tokens(self.tokens, [(11 * i) % 64 for i in range(16 * 30)])
         self.assert_refused(CHECKPOINT, ["training tokens"], self.config)
 
     def test_a_new_run_leaves_no_folder(self):
         self.tokens.unlink()
         self.assert_refused(DATA, ["tokens.npy"], self.config, "run.folder=new", launches=(0,))
         self.assertFalse((self.folder / "new").exists())
+
+    def test_a_run_folder_that_cannot_be_made(self):
+        self.tokens.unlink()  # which would be told, if it were looked at first
+        self.assert_refused(CONFIG, ["run.folder", "tiny.yaml is not a folder"], self.config,
+                            f"run.folder={self.config}/run")
+
+
+class DryRun(BadInputTest):
+    def setUp(self):
+        super().setUp()
+        self.config = self.write_config(TINY.replace("synthetic: true", "paths: [there.npy, missing.npy]"))
+        self.tokens = self.folder / "there.npy"
+        write_tokens(self.tokens, [5] * 10)  # less than a sequence: the missing file may hold more
+
+    def assert_plan_refused(self, code, words, *overrides):
+        self.assert_refused(code, words, self.config, "--dry-run", *overrides, launches=(0,))
+
+    def test_files_that_are_missing_are_listed(self):
+        write_tokens(self.folder / "held_out.npy", [5] * 16)
+        code, text = self.outcome(self.config, "--dry-run", "evaluation.paths=[held_out.npy, gone.npy]")
+        self.assertEqual(code, 0, text)
+        for kind, path in {"training": "missing.npy", "evaluation": "gone.npy"}.items():
+            self.assertIn(f"{kind} tokens: 1 of 2 files are missing on this machine\n  missing {path}\n", text)
+
+    def test_files_that_are_there_are_checked_all_the_same(self):
+        write_tokens(self.tokens, [5] * 10 + [64])
+        self.assert_plan_refused(DATA, ["there.npy", "id 64", "vocab"])
+        self.tokens.write_bytes(b"odd")
+        self.assert_plan_refused(DATA, ["there.npy", "3 bytes"])
+        self.tokens.unlink()
+        self.tokens.mkdir()
+        self.assert_plan_refused(DATA, ["there.npy", "folder"])
+
+    def test_evaluation_sets(self):
+        self.assert_plan_refused(CONFIG, ["evaluation.paths", "held_out"],
+                                 "evaluation.paths=[a/held_out.npy, b/held_out.npy]")
+        write_tokens(self.folder / "short.npy", [5] * 15)
+        self.assert_plan_refused(DATA, ["short.npy", "16 tokens"], "evaluation.paths=[short.npy, gone.npy]")
+        write_tokens(self.folder / "high.npy", [5] * 15 + [64])
+        self.assert_plan_refused(DATA, ["high.npy", "id 64"], "evaluation.paths=[high.npy, gone.npy]")
+
+    def test_initial_weights(self):
+        self.assert_plan_refused(CHECKPOINT, ["no_weights/config.json"], "train.init_from=no_weights")
 
 
 class Checkpoint(BadInputTest):
@@ -125,6 +170,22 @@ class Checkpoint(BadInputTest):
         shard.unlink()
         self.assert_refused(CHECKPOINT, [shard.name], self.config, launches=(2,))
 
+    def test_what_one_rank_finds_is_told_once(self):
+        shard = self.step / "shard_00001.safetensors"
+        self.flip_bit(shard, -1)
+        # Without the last option mpirun kills the ranks at once when rank 0 ends the job.
+        mpirun = [*MPIRUN[:-3], "-n", "2", PROGRAM]
+        code, text = self.outcome(self.config, program=mpirun)
+        self.assertEqual(code, CHECKPOINT, text)
+        self.assertEqual(text.count(shard.name), 1, text)
+        self.assertIn("rank 1: cannot load step 2: ", text)
+
+    def test_a_folder_that_cannot_be_read_is_not_an_empty_one(self):
+        moved = self.step.parent.rename(self.step.parent.parent / "elsewhere")
+        self.step.parent.symlink_to("not_mounted")
+        self.assert_refused(CHECKPOINT, ["cannot look for checkpoints", "run/checkpoints"], self.config)
+        self.assertTrue(moved.is_dir())
+
     def test_a_damaged_manifest(self):
         manifest = self.step / "manifest.json"
         good = manifest.read_text()
@@ -142,11 +203,13 @@ class Checkpoint(BadInputTest):
     def test_an_unfinished_one_is_none(self):
         shutil.copytree(self.step, self.step.parent / "step_000000003")
         (self.step.parent / "step_000000003" / "manifest.json").unlink()
-        shutil.copytree(self.step, self.step.parent / ".tmp_step_000000004")
+        interrupted = self.step.parent / ".tmp_step_000000004"
+        shutil.copytree(self.step, interrupted)
         code, text = self.outcome(self.config, "train.steps=3")
         self.assertEqual(code, 0, text)
         self.assertIn("step_000000002", text)
         self.assertEqual([line["step"] for line in self.metrics(self.folder / "run")], [1, 2, 3])
+        self.assertFalse(interrupted.exists(), "a save removes what an interrupted one left")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ class Ranks(ProgramTest):
                 run = self.train(name, "train.compute_dtype=float64", *layout, ranks=4)
                 self.assert_close(run, self.alone, 1e-12)
 
+    def test_gradients_are_those_of_one_rank(self):
+        step = ("train.compute_dtype=float64", "train.steps=1")
+        alone = self.train("step_alone", *step)
+        for ranks, layout in ((1, ()), (2, ()), (3, ()), (4, ()), (4, ("parallel.replicate=2", "parallel.shard=2"))):
+            with self.subTest(ranks=ranks, layout=layout):
+                run = self.train(f"step_{ranks}_{len(layout)}", *step, *layout, ranks=ranks)
+                self.assert_same_gradients(run, alone, 1e-12)
+
     def test_two_runs_are_bit_equal(self):
         again = self.train("again", "train.compute_dtype=float64")
         self.assertEqual(step_lines(again), step_lines(self.alone))

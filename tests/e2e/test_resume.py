@@ -67,6 +67,18 @@ class OtherLength(ProgramTest):
         self.assertEqual(rates, sorted(set(rates)), "the rate rises through the warm-up")
         self.assertLess(rates[-1], 0.01 * 0.15, "4 of 100 steps of warm-up from 0.1 of the peak")
 
+    def test_steps_in_no_checkpoint_are_set_aside_by_a_run_that_starts_anew(self):
+        run = self.train("run", "train.steps=3", "checkpoint.save_last=false")
+        steps, before = step_lines(run), (run / "metrics.jsonl").read_text()
+        code, text = self.outcome(self.config, "run.folder=run", "train.steps=3", "checkpoint.save_last=false")
+        self.assertEqual(code, 0, text)
+        self.assertIn("it is kept as run/metrics.jsonl.old-1", text)
+        self.assertEqual((run / "metrics.jsonl.old-1").read_text(), before)
+        self.assertEqual(step_lines(run), steps)
+        self.train("run", "train.steps=3", "checkpoint.save_last=false")
+        self.assertEqual((run / "metrics.jsonl.old-1").read_text(), before)
+        self.assertTrue((run / "metrics.jsonl.old-2").exists())
+
     def test_a_finished_run_stays_as_it_is(self):
         run = self.train("run", "train.steps=4")
         before = step_lines(run), checkpoints(run)

@@ -52,6 +52,21 @@ TEST_CASE("adamw has the same bits whole, in slices and with two threads", "[ker
   CHECK(same_bits(whole.exp_avg_sq, cut_state.exp_avg_sq));
 }
 
+TEST_CASE("adamw writes the rounded parameters too", "[kernels]") {
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  State plain = random_state(1001, at::kFloat), s = random_state(1001, at::kFloat);
+  const at::Tensor rounded = at::empty({1001}, dtype);
+  adamw(plain.param, plain.grad, plain.exp_avg, plain.exp_avg_sq, kStep);
+  adamw(s.param, s.grad, s.exp_avg, s.exp_avg_sq, kStep, rounded);
+  CHECK(same_bits(s.param, plain.param));
+  CHECK(same_bits(rounded, s.param.to(dtype)));
+  CHECK_THROWS_AS(adamw(s.param, s.grad, s.exp_avg, s.exp_avg_sq, kStep, at::empty({1000}, dtype)),
+                  olmoe::Error);
+  CHECK_THROWS_AS(
+      adamw(s.param, s.grad, s.exp_avg, s.exp_avg_sq, kStep, at::empty({1001}, at::kDouble)),
+      olmoe::Error);
+}
+
 TEST_CASE("adamw of no parameters, and of operands that do not fit", "[kernels]") {
   at::Tensor none = at::empty({0});
   adamw(none, none, none, none, kStep);

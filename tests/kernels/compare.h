@@ -48,7 +48,7 @@ inline double relative_error(const at::Tensor& actual, const at::Tensor& expecte
 }
 
 /// Error bound of a sum of n products in `dtype`: float64 1e-12; fp32 a random walk of n roundings;
-/// bf16 in fp32 statistics, so only the `bf16_roundings` of stored values count (2^-9 each, half a
+/// bf16 in fp32 statistics, so only the `bf16_roundings` of stored values count (2^-8 each, half a
 /// unit of 8 bits).
 inline double bound(at::ScalarType dtype, int64_t n, int bf16_roundings = 1) {
   if (dtype == at::kDouble) return 1e-12;

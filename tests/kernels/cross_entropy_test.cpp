@@ -8,6 +8,7 @@
 #include "compare.h"
 
 using namespace olmoe::kernels;
+using olmoe::kIgnoredTarget;
 using namespace olmoe::kernels::testing;
 
 namespace {

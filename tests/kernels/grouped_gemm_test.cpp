@@ -68,6 +68,14 @@ TEST_CASE("dense GEMM and its gradients equal the product", "[kernels]") {
   CHECK(relative_error(dw, dy64.t().matmul(x64) + start.to(at::kDouble)) < bound(dtype, N));
 }
 
+TEST_CASE("a weight gradient reads expanded rows, which all lie in one place", "[kernels]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const at::Tensor x = normal({12, 8}, dtype, 1), dy = normal({1, 5}, dtype, 2).expand({12, 5});
+  at::Tensor dw = at::zeros({5, 8}, at::TensorOptions().dtype(statistics_dtype(dtype)));
+  gemm_weight_grad(dy, x, dw);
+  CHECK(relative_error(dw, dy.to(at::kDouble).t().matmul(x.to(at::kDouble))) < bound(dtype, 12));
+}
+
 TEST_CASE("grouped GEMM has the same bits in every run with two threads", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const TwoThreads two;

@@ -55,13 +55,13 @@ TEST_CASE("norm_rotary and its gradients equal the formula", "[kernels]") {
   const at::Tensor y_ref = reference_rotary(x_ref, w_ref, table, clip, dtype);
   y_ref.backward(dy.to(at::kDouble));
 
-  const NormRotary out = norm_rotary(x, w, table, kEps, clip);
+  const NormRotary out = norm_rotary({x, w, table, clip}, kEps);
   CHECK(relative_error(out.y_NW, y_ref) < bound(dtype, W, 3));
   REQUIRE(out.rstd_N.defined() == with_norm);
   at::Tensor dfused = at::ones({N, 2 * W + 3}, at::TensorOptions().dtype(dtype)),
              dx = dfused.narrow(1, 3, W);
   at::Tensor dw = with_norm ? at::ones({W}, statistics_dtype(dtype)) : at::Tensor();
-  norm_rotary_backward(dy, x, w, out.rstd_N, table, clip, dx, dw);
+  norm_rotary_backward(dy, {x, w, table, clip}, out.rstd_N, dx, dw);
   CHECK(relative_error(dx, x_ref.grad()) < bound(dtype, W, 1));
   if (with_norm) CHECK(relative_error(dw, w_ref.grad() + 1) < bound(dtype, N, 1));
   CHECK(same_bits(dfused.narrow(1, 0, 3), at::ones({N, 3}, at::TensorOptions().dtype(dtype))));
@@ -83,10 +83,10 @@ TEST_CASE("the rotary table is cos and sin of position times theta^(-2j/d)", "[k
 TEST_CASE("norm_rotary of no rows", "[kernels]") {
   const at::Tensor x = at::empty({0, 8}), w = at::ones({8}),
                    table = rotary_table(4, 4, 10000, at::kFloat);
-  const NormRotary out = norm_rotary(x, w, table, kEps, {});
+  const NormRotary out = norm_rotary({x, w, table, {}}, kEps);
   CHECK(out.y_NW.sizes() == x.sizes());
   at::Tensor dx = at::empty({0, 8}), dw = at::ones({8});
-  norm_rotary_backward(x, x, w, out.rstd_N, table, {}, dx, dw);
+  norm_rotary_backward(x, {x, w, table, {}}, out.rstd_N, dx, dw);
   CHECK(same_bits(dw, at::ones({8})));
 }
 
@@ -94,13 +94,13 @@ TEST_CASE("norm_rotary has the same bits for any number of threads", "[kernels]"
   const at::Tensor x = normal({512, 96}, at::kFloat, 4), w = normal({96}, at::kFloat, 5),
                    dy = normal({512, 96}, at::kFloat, 6);
   const at::Tensor table = rotary_table(256, 32, 10000, at::kFloat);
-  const NormRotary out = norm_rotary(x, w, table, kEps, {});
+  const NormRotary out = norm_rotary({x, w, table, {}}, kEps);
   at::Tensor dx = at::empty_like(x), dw = at::zeros({96}), dx_two = at::empty_like(x),
              dw_two = at::zeros({96});
-  norm_rotary_backward(dy, x, w, out.rstd_N, table, {}, dx, dw);
+  norm_rotary_backward(dy, {x, w, table, {}}, out.rstd_N, dx, dw);
   const TwoThreads two;
-  CHECK(same_bits(norm_rotary(x, w, table, kEps, {}).y_NW, out.y_NW));
-  norm_rotary_backward(dy, x, w, out.rstd_N, table, {}, dx_two, dw_two);
+  CHECK(same_bits(norm_rotary({x, w, table, {}}, kEps).y_NW, out.y_NW));
+  norm_rotary_backward(dy, {x, w, table, {}}, out.rstd_N, dx_two, dw_two);
   CHECK(same_bits(dx, dx_two));
   CHECK(same_bits(dw, dw_two));
 }
@@ -108,7 +108,7 @@ TEST_CASE("norm_rotary has the same bits for any number of threads", "[kernels]"
 TEST_CASE("norm_rotary refuses operands that do not fit", "[kernels]") {
   const at::Tensor x = at::ones({2, 8}), table = rotary_table(4, 4, 10000, at::kFloat);
   CHECK_THROWS_AS(rotary_table(4, 3, 10000, at::kFloat), olmoe::Error);
-  CHECK_THROWS_AS(norm_rotary(at::ones({2, 6}), {}, table, kEps, {}), olmoe::Error);
-  CHECK_THROWS_AS(norm_rotary(x, at::ones({4}), table, kEps, {}), olmoe::Error);
-  CHECK_THROWS_AS(norm_rotary(x, {}, table, kEps, -1.0), olmoe::Error);
+  CHECK_THROWS_AS(norm_rotary({at::ones({2, 6}), {}, table, {}}, kEps), olmoe::Error);
+  CHECK_THROWS_AS(norm_rotary({x, at::ones({4}), table, {}}, kEps), olmoe::Error);
+  CHECK_THROWS_AS(norm_rotary({x, {}, table, -1.0}, kEps), olmoe::Error);
 }

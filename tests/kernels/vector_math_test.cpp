@@ -1,18 +1,43 @@
 #include "kernels/vector_math.h"
 
+#include <cstdlib>
+#include <string>
+
 #include "compare.h"
 #include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
 
 using namespace olmoe::kernels;
 
+namespace {
+
+/// f of each element, in a loop that is vectorised as the kernels' are.
+template <typename To, typename From, typename F>
+std::vector<To> each(const std::vector<From>& in, const F& f) {
+  std::vector<To> out(in.size());
+  const From* const from = in.data();
+  To* const to = out.data();
+  vectorized(
+      [=](int64_t begin, int64_t end) {
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) to[i] = f(from[i]);
+      },
+      0, static_cast<int64_t>(in.size()));
+  return out;
+}
+
+}  // namespace
+
 TEST_CASE("fast_exp is within 1.5 ulp of exp over its whole range", "[kernels]") {
+  std::vector<float> x;
+  for (float next = -87.3f; next < 88.7f; next += 0.00037f) x.push_back(next);
+  const auto ours = each<float>(x, [](float value) { return fast_exp(value); });
   double worst_ulp = 0;
-  for (float x = -87.3f; x < 88.7f; x += 0.00037f) {
-    const double exact = std::exp(static_cast<double>(x));
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double exact = std::exp(static_cast<double>(x[i]));
     const float nearest = static_cast<float>(exact);
     const double ulp = std::nextafter(nearest, std::numeric_limits<float>::infinity()) - nearest;
-    worst_ulp = std::max(worst_ulp, std::abs(fast_exp(x) - exact) / ulp);
+    worst_ulp = std::max(worst_ulp, std::abs(ours[i] - exact) / ulp);
   }
   CHECK(worst_ulp < 1.5);
 }
@@ -29,14 +54,25 @@ TEST_CASE("fast_exp overflows to infinity, underflows to zero and keeps NaN", "[
 }
 
 TEST_CASE("rounding to bf16 is to the nearest, ties to even", "[kernels]") {
-  for (uint32_t bits = 0; bits < 0xffffffffu - 4099u; bits += 4099u) {
-    const float value = std::bit_cast<float>(bits);
-    const c10::BFloat16 ours = rounded<c10::BFloat16>(value), theirs(value);
-    if (std::isnan(value) ? !std::isnan(load(ours)) : ours.x != theirs.x) FAIL(bits);
+  std::vector<float> values;
+  for (uint32_t bits = 0; bits < 0xffffffffu - 4099u; bits += 4099u)
+    values.push_back(std::bit_cast<float>(bits));
+  const auto ours = each<c10::BFloat16>(values, [](float x) { return rounded<c10::BFloat16>(x); });
+  for (size_t i = 0; i < values.size(); ++i) {
+    const c10::BFloat16 theirs(values[i]);
+    if (std::isnan(values[i]) ? !std::isnan(load(ours[i])) : ours[i].x != theirs.x) FAIL(values[i]);
   }
   CHECK(rounded<c10::BFloat16>(1.00390625f).x == 0x3f80);  // halfway between 1 and its successor
   CHECK(rounded<c10::BFloat16>(1.01171875f).x == 0x3f82);  // halfway again, the even one above
   CHECK(std::isnan(load(rounded<c10::BFloat16>(std::bit_cast<float>(0x7fffffffu)))));
+}
+
+TEST_CASE("ATEN_CPU_CAPABILITY chooses the vectors", "[kernels]") {
+  const char* const capability = std::getenv("ATEN_CPU_CAPABILITY");
+  if (capability != nullptr && std::string(capability) == "avx2")
+    CHECK_FALSE(has_avx512());
+  else
+    CHECK(has_avx512() == static_cast<bool>(__builtin_cpu_supports("avx512f")));
 }
 
 TEST_CASE("every instruction set gives the same sums to rounding", "[kernels]") {

@@ -36,6 +36,9 @@ const std::vector<BadConfig>& bad_configs() {
       {"init_std", [](auto& m) { m.init_std = 0.0; }},
       {"init_cutoff", [](auto& m) { m.init_cutoff = -1.0; }},
       {"loss_chunk", [](auto& m) { m.loss_chunk = 0; }},
+      {"d_model", [](auto& m) { m.d_model = int64_t{4000000000}; }},
+      {"num_layers", [](auto& m) { m.num_layers = 1000000000; }},
+      {"dense_width", [](auto& m) { m.dense_width = int64_t{1} << 40; }},
       {"rope_theta", [](auto& m) { m.rope_theta = std::nan(""); }},
   };
   return table;
@@ -48,7 +51,7 @@ TEST_CASE("a good model config has no problem") {
   CHECK(validate(test::tiny_model(), "model").empty());
 }
 
-TEST_CASE("each bad value is one problem that starts with its key") {
+TEST_CASE("each bad value of a model is one problem that starts with its key") {
   for (const auto& [key, spoil] : bad_configs()) {
     auto model = test::tiny_model();
     spoil(model);

@@ -66,11 +66,11 @@ class HfFolder {
 };
 
 void check_reads_back(HfFolder& files, const ModelConfig& model) {
-  const auto source = HfWeights::source(files.path(), model);
+  const HfWeights weights(files.path(), model);
   for (const auto& tensor : hf_tensors(model)) {
     INFO(tensor.hf_name);
     auto out = at::zeros({numel_of(tensor.shape)}, at::kDouble);
-    source(tensor.name, tensor.first, out);
+    weights.read(tensor.name, tensor.first, out);
     const auto& expected = files.values().at(tensor.hf_name);
     CHECK(std::equal(expected.begin(), expected.end(), out.data_ptr<double>()));
   }
@@ -192,6 +192,40 @@ TEST_CASE("missing, unexpected and misshapen tensors are refused by name, all at
   CHECK_THAT(message, Catch::Contains(bent + " is [24, 5], expected [5, 24]"));
   CHECK_THAT(message, Catch::Contains(extra + " is not part of this model"));
   CHECK_THAT(message, Catch::Contains("3 tensors"));
+}
+
+TEST_CASE("weights whose config.json computes something else are refused, although they fit") {
+  const auto model = read(olmoe_json());
+  HfFolder files(model);
+  files.write();
+  const auto start_from = [&](const json& change) -> std::string {
+    auto config = olmoe_json();
+    config.merge_patch(change);
+    files.folder().add("config.json", config.dump());
+    try {
+      auto out = at::zeros({2});
+      HfWeights::source(files.path(), model)("embedding.weight", 0, out);
+      return out.equal(at::arange(2)) ? "read" : "other values";
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+  };
+  CHECK(start_from(json::object()) == "read");
+  CHECK(start_from({{"initializer_range", 0.5}}) == "read");
+  CHECK_THAT(start_from({{"num_experts_per_tok", 2}}), Catch::Contains("model.top_k: 2 -> 3"));
+  CHECK_THAT(start_from({{"norm_topk_prob", false}, {"rope_theta", 1.0}}),
+             Catch::Contains("model.renormalize_scores") && Catch::Contains("model.rope_theta"));
+}
+
+TEST_CASE("a tensor in two files is refused") {
+  const auto model = test::tiny_model();
+  HfFolder files(model);
+  const auto all = [](const std::string&) { return true; };
+  files.write("a.safetensors", all);
+  files.write("b.safetensors", [](const std::string& name) { return name == "lm_head.weight"; });
+  files.folder().add("model.safetensors.index.json",
+                     R"({"weight_map": {"x": "a.safetensors", "lm_head.weight": "b.safetensors"}})");
+  CHECK_THROWS_WITH(HfWeights(files.path(), model), Catch::Contains("lm_head.weight is in two files"));
 }
 
 TEST_CASE("weights that are no floating-point numbers, and broken indexes, are refused") {

@@ -19,7 +19,7 @@ at::Tensor values(const ParamSource& source, const std::string& name, int64_t be
 
 }  // namespace
 
-TEST_CASE("a value depends on seed, name and index alone") {
+TEST_CASE("an initial weight depends on seed, name and index alone") {
   const ModelConfig model;
   const auto whole = values(random_init(model, 1), kName, 0, kCount);
   const auto source = random_init(model, 1);

@@ -174,6 +174,11 @@ TEST_CASE("gather gives every rank the whole parameters, rounded to the compute 
     ENSURE(!u.unit.gathered(), "gathered after invalidate()");
     u.unit.gather();
     check_same_bits(u.a.detach(), u.expected(u.unit.params()[0]).mul(2).to(dtype), "second gather");
+    u.unit.shard.mul_(2);
+    u.unit.rounded_shard().copy_(u.unit.shard);
+    u.unit.invalidate(/*rounded=*/true);
+    u.unit.gather();
+    check_same_bits(u.a.detach(), u.expected(u.unit.params()[0]).mul(4).to(dtype), "third gather");
     u.unit.release();
     ENSURE(!u.unit.gathered(), "gathered after release()");
 #ifndef NDEBUG
@@ -191,6 +196,7 @@ TEST_CASE("pooled units: kept graphs stay valid, gradients add up over micro-bat
     first.unit.bind(pools.weights.range(0, n), pools.grads.range(0, n));
     // Overlaps the first by half: whoever gathers last ends the other's tenancy.
     second.unit.bind(pools.weights.range(n / 2, n), pools.grads.range(n / 2, n));
+    ENSURE(!first.unit.rounded_shard().defined(), "another unit may take this memory");
     first.initialise();
     second.initialise();
     for (int m = 0; m < 3; ++m) {

@@ -1,5 +1,7 @@
-"""The choice of documents in scripts/make_text_tokens.py: copies, sizes, and the split by path."""
+"""The choice of documents in scripts/make_text_tokens.py: copies, sizes, the split by path, and where LibTorch may lie."""
+import os
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -28,6 +30,26 @@ class Choice(unittest.TestCase):
         heldout = sum(make_text_tokens.is_heldout(f"folder/file{i}.py") for i in range(20_000))
         self.assertGreater(heldout, 900)
         self.assertLess(heldout, 1100)
+
+
+class LibTorch(unittest.TestCase):
+    def root(self, named):
+        with mock.patch.dict(os.environ, {"LIBTORCH": str(named)}):
+            return make_text_tokens.libtorch_root()
+
+    def test_it_lies_in_the_named_folder_or_in_torch_or_libtorch_below(self):
+        for below in (".", "torch", "libtorch"):
+            with self.subTest(below=below), tempfile.TemporaryDirectory() as name:
+                root = Path(name, below)
+                (root / "include" / "ATen").mkdir(parents=True)
+                (root / "include" / "ATen" / "ATen.h").touch()
+                self.assertEqual(self.root(name), root)
+
+    def test_a_folder_without_it_is_refused_by_name(self):
+        with tempfile.TemporaryDirectory() as name:
+            Path(name, "libtorch", "include").mkdir(parents=True)
+            with self.assertRaisesRegex(SystemExit, f"{name} holds no LibTorch"):
+                self.root(name)
 
 
 if __name__ == "__main__":

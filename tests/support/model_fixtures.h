@@ -5,8 +5,8 @@
 #include <map>
 #include <string>
 
+#include "core/targets.h"
 #include "data/batch.h"
-#include "kernels/cross_entropy.h"
 #include "model/config.h"
 #include "model/transformer.h"
 #include "trainer/stage_runner.h"
@@ -29,7 +29,7 @@ inline ModelConfig tiny_model() {
 }
 
 inline Batch batch_of(const at::Tensor& ids_BS) {
-  auto targets = at::full_like(ids_BS, kernels::kIgnoredTarget);
+  auto targets = at::full_like(ids_BS, kIgnoredTarget);
   targets.narrow(1, 0, ids_BS.size(1) - 1).copy_(ids_BS.narrow(1, 1, ids_BS.size(1) - 1));
   return {ids_BS, targets, ids_BS.size(0) * (ids_BS.size(1) - 1)};
 }

@@ -5,13 +5,15 @@
 
 #include "core/config_reader.h"
 
-namespace olmoe {
-
+namespace olmoe::sample {
 enum class Colour { red, dark_blue };
+}
 template <>
-struct EnumNames<Colour> {
+struct olmoe::EnumNames<olmoe::sample::Colour> {
   static constexpr std::array names{"red", "dark_blue"};
 };
+
+namespace olmoe::sample {
 
 struct Source {
   std::string path;
@@ -78,4 +80,4 @@ inline std::string problems(const std::string& text,
   return "no problem";
 }
 
-}  // namespace olmoe
+}  // namespace olmoe::sample

@@ -50,34 +50,47 @@ inline std::vector<nlohmann::json> metrics_of(const std::string& run_folder) {
   return lines;
 }
 
+/// What one rank trained, by kind ("weight", "exp_avg", "exp_avg_sq") and name of the parameter.
+inline std::map<std::string, FlatParams> whole_state(const Trainer& trainer) {
+  std::map<std::string, FlatParams> out;
+  for (const auto& state : trainer.optimizer().state())
+    for (const auto& slice : state.unit->slices())
+      out[state.kind][slice.name] =
+          state.flat.narrow(0, slice.offset, slice.end - slice.begin).clone();
+  return out;
+}
+
 /// A finished run of one rank: what others are compared with.
 struct FinishedRun {
   std::vector<nlohmann::json> metrics;
-  FlatParams weights, grads;  ///< gradients of the last step
+  std::map<std::string, FlatParams> state;
 };
 
 inline FinishedRun run_single(const Config& config) {
   const auto world = make_single_communicator();
   Trainer trainer(config, *world);
   ENSURE(trainer.run() == ExitCode::ok, "a tiny run did not end well");
-  return {metrics_of(config.run.folder), whole_params(trainer.runner(), &ShardedUnit::shard),
-          whole_params(trainer.runner(), &ShardedUnit::grad)};
+  return {metrics_of(config.run.folder), whole_state(trainer)};
 }
 
-/// Largest error of this rank's slices against whole parameters, relative to the largest element of
-/// each; infinite where a number is missing or a zero parameter is not zero.
-inline double slice_error(StageRunner& runner, at::Tensor ShardedUnit::*flat,
-                          const FlatParams& whole) {
+/// Largest error of this rank's slices of one kind of state against whole parameters, relative to
+/// the largest element of each; infinite where a number is missing. Throws where the reference of a
+/// parameter is zero, which would hold for anything.
+inline double slice_error(const Trainer& trainer, const std::string& kind,
+                          const FinishedRun& reference) {
   double worst = 0;
-  for (const auto& unit : runner.units())
-    for (const auto& slice : unit->slices()) {
-      const auto& reference = whole.at(slice.name);
-      const auto ours = ((*unit).*flat).narrow(0, slice.offset, slice.end - slice.begin);
-      const auto gap = (ours - reference.narrow(0, slice.begin, slice.end - slice.begin)).abs();
-      const double scale = reference.abs().max().item<double>();
-      const double error = gap.max().item<double>() / std::max(scale, 1e-300);
+  for (const auto& state : trainer.optimizer().state()) {
+    if (state.kind != kind) continue;
+    for (const auto& slice : state.unit->slices()) {
+      const auto& whole = reference.state.at(kind).at(slice.name);
+      const auto ours = state.flat.narrow(0, slice.offset, slice.end - slice.begin);
+      const auto gap = (ours - whole.narrow(0, slice.begin, slice.end - slice.begin)).abs();
+      const double scale = whole.abs().max().item<double>();
+      ENSURE(scale > 0, "{} of {} is zero in the reference", kind, slice.name);
+      const double error = gap.max().item<double>() / scale;
       worst = error <= 1e100 ? std::max(worst, error) : INFINITY;
     }
+  }
   return worst;
 }
 

@@ -104,6 +104,19 @@ std::string refusal(const std::string& folder) {
   return message;
 }
 
+/// What each of several ranks says when they load.
+std::vector<std::string> refusals(int ranks, const std::string& folder) {
+  std::vector<std::string> said(static_cast<size_t>(ranks), "accepted");
+  run_ranks(ranks, [&](Communicator& world) {
+    try {
+      TrainedState(world, folder).load();
+    } catch (const CheckpointError& error) {
+      said[static_cast<size_t>(world.rank())] = error.what();
+    }
+  });
+  return said;
+}
+
 void flip_bit(const std::string& path, int64_t byte, int bit) {
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
   file.seekg(byte);
@@ -178,9 +191,10 @@ TEST_CASE("damaged shards are refused by name, and nothing is written or loaded"
   fs::remove(shard);
   CHECK_THAT(refusal(checkpoints), Catch::Contains("shard_00001.safetensors"));
   // The rank that checks the file names it; the others stop with it instead of loading their part.
-  CHECK_THROWS_AS(
-      run_ranks(3, [&](Communicator& world) { TrainedState(world, checkpoints).load(); }),
-      CheckpointError);
+  const auto said = refusals(3, checkpoints);
+  CHECK_THAT(said[0], Catch::StartsWith("rank 1: cannot load step 7: ") &&
+                          Catch::Contains("shard_00001.safetensors"));
+  CHECK(said == std::vector<std::string>(3, said[0]));
 }
 
 TEST_CASE("a manifest with any damaged byte is refused by name") {
@@ -210,10 +224,12 @@ TEST_CASE("what an interrupted save leaves behind is no checkpoint") {
   save_on(1, checkpoints, 7);
   const auto manifest = read_text(checkpoints + "/step_000000007/manifest.json");
   for (const char* name :
-       {".tmp_step_000000009/manifest.json", "step_000000008/shard_00000.safetensors",
-        "step_10/manifest.json", "step_0000000011/manifest.json", "step_00000012x/manifest.json",
-        "step_+00000013/manifest.json", "step_-00000014/manifest.json", "other/manifest.json"})
+       {".tmp_step_000000004/shard_00000.safetensors", ".tmp_step_000000009/manifest.json",
+        "step_000000008/shard_00000.safetensors"})
     folder.add(std::string("checkpoints/") + name, manifest);
+  const std::set<std::string> others{".tmp_other",     "step_10",        "step_0000000011",
+                                     "step_00000012x", "step_+00000013", "step_-00000014"};
+  for (const auto& name : others) folder.add("checkpoints/" + name + "/manifest.json", manifest);
   folder.add("checkpoints/step_000000015", "a file");
   CHECK(state.checkpointer.latest_step() == 7);
   state.load();
@@ -221,10 +237,26 @@ TEST_CASE("what an interrupted save leaves behind is no checkpoint") {
 
   save_on(1, checkpoints, 9);  // over the remains of the save that was interrupted
   CHECK(state.checkpointer.latest_step() == 9);
-  CHECK_FALSE(fs::exists(checkpoints + "/.tmp_step_000000009"));
+  auto left = others;  // a save removes what saves left, and nothing else
+  left.insert({"step_000000007", "step_000000009", "step_000000015"});
+  CHECK(names_in(checkpoints) == left);
   fs::remove_all(checkpoints + "/step_000000007");
   fs::remove_all(checkpoints + "/step_000000009");
   CHECK_FALSE(state.checkpointer.latest_step().has_value());  // garbage alone is a new run
+}
+
+TEST_CASE("checkpoints that cannot be looked for are an error, not a new run") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints";
+  SECTION("a file in the folder's place") { folder.add("checkpoints", "a file"); }
+  SECTION("a link to what is not there") { fs::create_symlink(folder / "unmounted", checkpoints); }
+  SECTION("a step that cannot be looked into") {
+    folder.add("checkpoints/other/file", "");
+    fs::create_symlink("step_000000007", checkpoints + "/step_000000007");  // to itself
+  }
+  const auto said = refusals(2, checkpoints);
+  CHECK_THAT(said[0], Catch::StartsWith("rank 0: cannot look for checkpoints in " + checkpoints));
+  CHECK(said[1] == said[0]);
 }
 
 TEST_CASE("the newest checkpoints are kept, and only whole ones count") {
@@ -232,8 +264,7 @@ TEST_CASE("the newest checkpoints are kept, and only whole ones count") {
   const auto few = folder / "few", all = folder / "all";
   folder.add("few/step_000000099/shard_00000.safetensors", "no manifest");
   for (int64_t step : {5, 10, 15, 20}) save_on(2, few, step, 2), save_on(1, all, step, 0);
-  CHECK(names_in(few) ==
-        std::set<std::string>{"step_000000015", "step_000000020", "step_000000099"});
+  CHECK(names_in(few) == std::set<std::string>{"step_000000015", "step_000000020"});
   CHECK(names_in(all).size() == 4);
 }
 
@@ -241,19 +272,21 @@ TEST_CASE("a save that fails says so on every rank and leaves the checkpoint bef
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   save_on(2, checkpoints, 7);
-  std::atomic<int> refused = 0;
+  std::vector<std::string> said(2);
   {
     const FileSizeLimit disk_is_full(4096);
     run_ranks(2, [&](Communicator& world) {
       TrainedState state(world, checkpoints, /*keep=*/1);
       try {
         state.save(8);
-      } catch (const CheckpointError&) {
-        ++refused;
+      } catch (const CheckpointError& error) {
+        said[static_cast<size_t>(world.rank())] = error.what();
       }
     });
   }
-  CHECK(refused == 2);
+  CHECK_THAT(said[0],
+             Catch::Contains("cannot save step 8: ") && Catch::Contains("shard_00000.safetensors"));
+  CHECK(said[1] == said[0]);
   CHECK(refusal(checkpoints) == "accepted");
   save_on(2, checkpoints, 8, 1);
   CHECK(names_in(checkpoints) == std::set<std::string>{"step_000000008"});

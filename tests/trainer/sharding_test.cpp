@@ -13,9 +13,10 @@ struct Layout {
 };
 const std::vector<Layout> kLayouts{{1, 1}, {1, 2}, {2, 1}, {1, 3}, {3, 1}, {1, 4}, {2, 2}, {4, 1}};
 
-/// Largest relative errors over all ranks of a run against the run of one rank.
+/// Largest relative errors over all ranks of a run against the run of one rank. Gradients are seen
+/// in their moving average, which holds those of every step: AdamW clears them.
 struct Errors {
-  double weights = 0, grads = 0;
+  double weights = 0, mean_grads = 0;
   int ranks = 0;
 };
 
@@ -25,13 +26,12 @@ Errors run_sharded(const Config& config, int world_size, const FinishedRun& refe
     ENSURE(world.size() == world_size, "{} ranks run, not {}", world.size(), world_size);
     Trainer trainer(config, world);
     ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
-    of_rank[static_cast<size_t>(world.rank())] = {
-        slice_error(trainer.runner(), &ShardedUnit::shard, reference.weights),
-        slice_error(trainer.runner(), &ShardedUnit::grad, reference.grads), 1};
+    of_rank[static_cast<size_t>(world.rank())] = {slice_error(trainer, "weight", reference),
+                                                  slice_error(trainer, "exp_avg", reference), 1};
   });
   Errors worst;
   for (const auto& errors : of_rank)
-    worst = {std::max(worst.weights, errors.weights), std::max(worst.grads, errors.grads),
+    worst = {std::max(worst.weights, errors.weights), std::max(worst.mean_grads, errors.mean_grads),
              worst.ranks + errors.ranks};
   return worst;
 }
@@ -81,7 +81,7 @@ TEST_CASE("in float64 every layout gives losses, gradients and weights of the ru
         const auto errors = run_sharded(config, world_size, reference);
         CHECK(errors.ranks == world_size);
         CHECK(errors.weights <= kTolerance);
-        CHECK(errors.grads <= kTolerance);
+        CHECK(errors.mean_grads <= kTolerance);
         CHECK(metrics_error(metrics_of(config.run.folder), reference.metrics) <= kTolerance);
       }
 }

@@ -1,0 +1,77 @@
+#include "trainer/agreement.h"
+
+#include <ATen/ops/zeros.h>
+
+#include <cstring>
+#include <span>
+#include <string>
+
+#include "core/error.h"
+
+namespace olmoe {
+namespace {
+
+struct Agreed {
+  virtual ~Agreed() = default;
+};
+
+template <class E>
+struct AgreedError final : E, Agreed {
+  using E::E;
+};
+
+[[noreturn]] void throw_agreed(const std::string& message, ExitCode code) {
+  switch (code) {
+    case ExitCode::config: throw AgreedError<ConfigError>(message);
+    case ExitCode::data: throw AgreedError<DataError>(message);
+    case ExitCode::checkpoint: throw AgreedError<CheckpointError>(message);
+    default: throw AgreedError<Error>(message, code);
+  }
+}
+
+/// The text of rank `root`, on every rank.
+std::string share_text(Communicator& world, int root, const std::string& mine, int64_t size_bytes) {
+  auto text = at::zeros({size_bytes + 1}, at::kByte);  // ends with a zero
+  auto* bytes = text.mutable_data_ptr<uint8_t>();
+  if (world.rank() == root) std::memcpy(bytes, mine.data(), mine.size());
+  world.broadcast(text, root);
+  return reinterpret_cast<const char*>(bytes);
+}
+
+}  // namespace
+
+void agree(Communicator& world, const std::function<void()>& work) {
+  std::string problem;
+  auto code = ExitCode::ok;
+  try {
+    work();
+  } catch (const Error& error) {
+    code = error.code();
+    problem = error.what();
+  } catch (const std::exception& error) {
+    code = ExitCode::internal;
+    problem = error.what();
+  }
+  auto mine_2 = at::zeros({2}, at::kLong), all_2W = at::zeros({2 * world.size()}, at::kLong);
+  mine_2.mutable_data_ptr<int64_t>()[0] = static_cast<int64_t>(code);
+  mine_2.mutable_data_ptr<int64_t>()[1] = std::ssize(problem);
+  world.all_gather(all_2W, mine_2);
+  const auto* all = all_2W.const_data_ptr<int64_t>();
+  int lowest = 0, failed = 0;
+  for (int rank = world.size() - 1; rank >= 0; --rank) {
+    if (static_cast<ExitCode>(all[2 * rank]) == ExitCode::ok) continue;
+    lowest = rank;
+    ++failed;
+  }
+  if (failed == 0) return;
+  auto message = share_text(world, lowest, problem, all[2 * lowest + 1]);
+  if (failed < world.size()) {
+    message = fmt::format("rank {}: {}", lowest, message);
+    if (failed > 1) message += fmt::format(" ({} of {} ranks failed)", failed, world.size());
+  }
+  throw_agreed(message, static_cast<ExitCode>(all[2 * lowest]));
+}
+
+bool is_agreed(const std::exception& error) { return dynamic_cast<const Agreed*>(&error) != nullptr; }
+
+}  // namespace olmoe

@@ -1,0 +1,17 @@
+#pragma once
+#include <exception>
+#include <functional>
+
+#include "parallel/communicator.h"
+
+namespace olmoe {
+
+/// Does `work`, which makes no collective call, on every rank. Where it failed on some, every rank throws the same
+/// error: that of the lowest of them, which it names unless all failed. The error's type (ConfigError, DataError,
+/// CheckpointError, else Error) follows from its exit code. Collective over world.
+void agree(Communicator& world, const std::function<void()>& work);
+
+/// True for what agree() throws: every rank has this error, so that one may tell it for all.
+bool is_agreed(const std::exception& error);
+
+}  // namespace olmoe
