@@ -84,18 +84,11 @@ class WholeStep {
 
   /// What a step does to the trained state, kernel by kernel.
   std::vector<Part> state_parts() {
-    return {{"weights to compute dtype", 1, [this] { gather(); }, {}},
-            {"gradient norm", 1, [this] { optimizer_.grad_norm(*world_); }, {}},
-            {"AdamW", 1, [this] { optimizer_.step(++step_, config_.lr, 1.0); }, {}}};
+    return {{"gradient norm", 1, [this] { optimizer_.grad_norm(*world_); }, {}},
+            {"AdamW and rounding", 1, [this] { optimizer_.step(++step_, config_.lr, 1.0); }, {}}};
   }
 
  private:
-  void gather() {
-    for (const auto& unit : runner_.units()) {
-      unit->invalidate();
-      unit->gather();
-    }
-  }
   void update() { optimizer_.step(++step_, config_.lr, optimizer_.grad_norm(*world_)); }
 
   const OptimizerConfig config_;
