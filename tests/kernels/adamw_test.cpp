@@ -39,7 +39,7 @@ TEST_CASE("adamw equals the formula of Loshchilov and Hutter", "[kernels]") {
   CHECK(relative_error(s.exp_avg_sq, v) < bound(dtype, 4));
 }
 
-TEST_CASE("adamw has the same bits whole, in slices and with two threads", "[kernels]") {
+TEST_CASE("adamw has the same bits whole, in slices and with two threads", "[kernels][openmp]") {
   const int64_t n = 100003, cut = 33331;
   State whole = random_state(n, at::kFloat), cut_state = random_state(n, at::kFloat);
   adamw(whole.param, whole.grad, whole.exp_avg, whole.exp_avg_sq, kStep);
@@ -74,7 +74,7 @@ TEST_CASE("adamw of no parameters, and of operands that do not fit", "[kernels]"
                   olmoe::Error);
 }
 
-TEST_CASE("squared_norm sums in float64 in an order of its own", "[kernels]") {
+TEST_CASE("squared_norm sums in float64 in an order of its own", "[kernels][openmp]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const int64_t n = GENERATE(0, 1, 16384, 100003);
   CAPTURE(dtype, n);

@@ -113,7 +113,7 @@ TEST_CASE("attention stays finite with extreme scores", "[kernels]") {
   CHECK(gradients(v, {q, k, v}, out).q_BSHd.isfinite().all().item<bool>());
 }
 
-TEST_CASE("attention has the same bits in every run with two threads", "[kernels]") {
+TEST_CASE("attention has the same bits in every run with two threads", "[kernels][openmp]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const TwoThreads two;
   const at::Tensor q = normal({2, 96, 4, 32}, dtype, 9), k = normal({2, 96, 2, 32}, dtype, 10);

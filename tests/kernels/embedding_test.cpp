@@ -24,7 +24,7 @@ TEST_CASE("embedding reads rows and its gradient adds to them", "[kernels]") {
   CHECK(relative_error(dw, expected) < bound(dtype, 20, 0));
 }
 
-TEST_CASE("many bf16 gradients of one token are summed in fp32", "[kernels]") {
+TEST_CASE("many bf16 gradients of one token are summed in fp32", "[kernels][openmp]") {
   const at::Tensor dx = at::ones({4096, 3}, at::kBFloat16), ids = at::zeros({4096}, at::kLong);
   at::Tensor dw = at::zeros({2, 3});
   const TwoThreads two;

@@ -76,7 +76,7 @@ TEST_CASE("a weight gradient reads expanded rows, which all lie in one place", "
   CHECK(relative_error(dw, dy.to(at::kDouble).t().matmul(x.to(at::kDouble))) < bound(dtype, 12));
 }
 
-TEST_CASE("grouped GEMM has the same bits in every run with two threads", "[kernels]") {
+TEST_CASE("grouped GEMM has the same bits in every run with two threads", "[kernels][openmp]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const TwoThreads two;
   const at::Tensor offsets = offsets_of({100, 0, 300, 112}), x = normal({512, 64}, dtype, 5);

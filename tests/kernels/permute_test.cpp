@@ -42,7 +42,7 @@ TEST_CASE("all rows may go to one expert, or none at all exist", "[kernels]") {
   CHECK(to_rows(at::empty({0, 2}), none).sizes() == at::IntArrayRef({0}));
 }
 
-TEST_CASE("gather_rows and combine_rows are transposes of each other", "[kernels]") {
+TEST_CASE("gather_rows and combine_rows are transposes of each other", "[kernels][openmp]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const int64_t T = 53, K = 3, E = 8, D = GENERATE(1, 17, 300);
   CAPTURE(dtype, D);

@@ -57,7 +57,8 @@ TEST_CASE("rms_norm of no rows leaves the weight gradient alone", "[kernels]") {
   CHECK(same_bits(dw, at::ones({7})));
 }
 
-TEST_CASE("rms_norm has the same bits in every run and for any number of threads", "[kernels]") {
+TEST_CASE("rms_norm has the same bits in every run and for any number of threads",
+          "[kernels][openmp]") {
   const at::Tensor x = normal({1000, 96}, at::kFloat, 7), w = normal({96}, at::kFloat, 8);
   const at::Tensor dy = normal({1000, 96}, at::kFloat, 9);
   const RmsNorm out = rms_norm(x, w, kEps);

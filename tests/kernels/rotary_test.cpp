@@ -90,7 +90,7 @@ TEST_CASE("norm_rotary of no rows", "[kernels]") {
   CHECK(same_bits(dw, at::ones({8})));
 }
 
-TEST_CASE("norm_rotary has the same bits for any number of threads", "[kernels]") {
+TEST_CASE("norm_rotary has the same bits for any number of threads", "[kernels][openmp]") {
   const at::Tensor x = normal({512, 96}, at::kFloat, 4), w = normal({96}, at::kFloat, 5),
                    dy = normal({512, 96}, at::kFloat, 6);
   const at::Tensor table = rotary_table(256, 32, 10000, at::kFloat);
