@@ -1,8 +1,8 @@
 # Tests mirror the rooms: every file of tests/<room>/ is in <room>_tests, one Catch2 program a room.
 find_path(CATCH2_SINGLE_HEADER catch2/catch.hpp)
 add_library(test_main STATIC tests/support/main.cpp)
-# A test's own code need not be fast, and g++ takes twice as long over it with -O2. Users of the precompiled header keep
-# the flags that it was made with.
+# A test's own code need not be fast, but quick to compile. Users of the precompiled header keep the flags that it was
+# made with.
 set(quick_to_compile -O0)
 target_compile_options(test_main PRIVATE ${quick_to_compile})
 target_link_libraries(test_main PUBLIC olmoe_options)
