@@ -8,11 +8,9 @@ file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/*/*_test.cpp")
 list(FILTER sources EXCLUDE REGEX "/tests/golden/")
 add_executable(sanitizer_tests ${sources} tests/parallel/collective_cases.cpp)
 target_link_libraries(sanitizer_tests PRIVATE test_main olmoe_trainer nlohmann_json::nlohmann_json ZLIB::ZLIB)
-olmoe_reuse_autograd_pch(sanitizer_tests)
-# With LibTorch in sight, Catch2 would print a vector by LibTorch's operator, which the elements of core's lack; the
-# other file has flags of its own.
+olmoe_reuse_torch_pch(sanitizer_tests)
+# With LibTorch in sight, Catch2 would print a vector by LibTorch's operator, which the elements of core's lack.
 file(GLOB without_pch CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/core/*_test.cpp")
-list(APPEND without_pch tests/kernels/vector_math_test.cpp)
 set_source_files_properties(${without_pch} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 # Thread Sanitizer does not see the barriers of OpenMP, and would call every loop on two threads a race.
 if(OLMOE_SANITIZER MATCHES "thread")

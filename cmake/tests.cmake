@@ -1,6 +1,6 @@
 # Tests mirror the rooms: every file of tests/<room>/ is in <room>_tests, one Catch2 program a room.
 find_path(CATCH2_SINGLE_HEADER catch2/catch.hpp)
-add_library(test_main STATIC tests/support/main.cpp)
+add_library(test_main STATIC tests/support/main.cpp tests/support/run_tests.cpp)
 # A test's own code need not be fast, but quick to compile. Users of the precompiled header keep the flags that it was
 # made with.
 set(quick_to_compile -O0)
@@ -23,10 +23,10 @@ target_compile_definitions(test_main PUBLIC OLMOE_SOURCE_DIR="${CMAKE_SOURCE_DIR
 set(MPIRUN mpirun --allow-run-as-root --oversubscribe --bind-to none)
 
 # The precompiled header was made with -fPIC, and GCC wants the same of its users.
-function(olmoe_reuse_autograd_pch TARGET)
+function(olmoe_reuse_torch_pch TARGET)
   set_target_properties(${TARGET} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_compile_options(${TARGET} PRIVATE -fPIC)
-  target_precompile_headers(${TARGET} REUSE_FROM olmoe_autograd_pch)
+  target_precompile_headers(${TARGET} REUSE_FROM olmoe_torch_pch)
 endfunction()
 
 function(olmoe_tests ROOM)
@@ -38,7 +38,7 @@ function(olmoe_tests ROOM)
   add_executable(${ROOM}_tests ${sources})
   target_link_libraries(${ROOM}_tests PRIVATE test_main olmoe_${ROOM} ${TESTS_LINK})
   if(TESTS_PCH)
-    olmoe_reuse_autograd_pch(${ROOM}_tests)
+    olmoe_reuse_torch_pch(${ROOM}_tests)
   else()
     target_compile_options(${ROOM}_tests PRIVATE ${quick_to_compile})
   endif()
@@ -47,10 +47,7 @@ function(olmoe_tests ROOM)
 endfunction()
 
 olmoe_tests(core LINK nlohmann_json::nlohmann_json)
-olmoe_tests(kernels)
-# It tests arithmetic in headers: compiled as the kernels are.
-set_source_files_properties(tests/kernels/vector_math_test.cpp PROPERTIES
-  COMPILE_OPTIONS "-O2;-fno-trapping-math;-fno-math-errno")
+olmoe_tests(kernels PCH)
 # The same on narrower vectors, which older CPUs have.
 add_test(NAME kernels_avx2 COMMAND kernels_tests)
 set_tests_properties(kernels_avx2 PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1;ATEN_CPU_CAPABILITY=avx2" TIMEOUT 300)
@@ -61,7 +58,7 @@ olmoe_tests(trainer PCH LINK nlohmann_json::nlohmann_json)
 
 add_executable(golden_tests tests/golden/golden_parity_test.cpp)
 target_link_libraries(golden_tests PRIVATE test_main olmoe_trainer)
-olmoe_reuse_autograd_pch(golden_tests)
+olmoe_reuse_torch_pch(golden_tests)
 add_test(NAME golden_parity COMMAND golden_tests)
 set_tests_properties(golden_parity PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
 

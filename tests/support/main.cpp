@@ -1,7 +1,3 @@
-#if __has_include(<catch2/catch.hpp>)
-#define CATCH_CONFIG_MAIN
-#include <catch2/catch.hpp>
-#else
-#include <catch2/catch_session.hpp>
-int main(int argc, char* argv[]) { return Catch::Session().run(argc, argv); }
-#endif
+#include "support/run_tests.h"
+
+int main(int argc, char* argv[]) { return olmoe::run_tests(argc, argv); }

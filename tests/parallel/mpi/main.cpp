@@ -1,11 +1,6 @@
 // Every rank runs every test. Rank 0 prints; another rank prints only if a test failed there. The
 // exit code is the largest of all ranks. OLMOE_EXPECT_RANKS says how many there must be, so that a
 // broken launcher that starts N groups of one cannot look green.
-#if __has_include(<catch2/catch.hpp>)
-#define CATCH_CONFIG_RUNNER
-#endif
-#include "support/catch.h"
-
 #include <ATen/ops/full.h>
 
 #include <cstdlib>
@@ -14,6 +9,7 @@
 
 #include "core/error.h"
 #include "parallel/mpi_communicator.h"
+#include "support/run_tests.h"
 #include "world.h"
 
 namespace {
@@ -26,11 +22,11 @@ int expected_ranks() {
   return std::atoi(text);
 }
 
-int run_tests(int argc, char* argv[]) {
+int run_on_all_ranks(int argc, char* argv[]) {
   std::ostringstream quiet;
   std::streambuf* console = std::cout.rdbuf();
   if (world->rank() != 0) std::cout.rdbuf(quiet.rdbuf());
-  const int failures = Catch::Session().run(argc, argv);
+  const int failures = olmoe::run_tests(argc, argv);
   std::cout.rdbuf(console);
   if (failures != 0 && world->rank() != 0) {
     std::cout << "rank " << world->rank() << ":\n" << quiet.str() << std::flush;
@@ -49,7 +45,7 @@ int main(int argc, char* argv[]) {
   try {
     ENSURE(world->size() == expected_ranks(), "{} ranks run, OLMOE_EXPECT_RANKS = {}",
            world->size(), expected_ranks());
-    at::Tensor worst = at::full({1}, run_tests(argc, argv), at::kInt);
+    at::Tensor worst = at::full({1}, run_on_all_ranks(argc, argv), at::kInt);
     world->all_reduce(worst, olmoe::Reduce::max);
     return worst.data_ptr<int32_t>()[0];
   } catch (const std::exception& error) {

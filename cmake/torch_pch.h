@@ -1,4 +1,4 @@
-// The precompiled header of the rooms that need autograd: model, trainer and their tests.
+// The precompiled header of all rooms but core, and of their tests.
 #pragma once
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
