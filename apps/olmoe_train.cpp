@@ -26,7 +26,7 @@ struct Arguments {
 
 ExitCode train(const Config& config, Communicator& world, const std::string& mpi_version) {
   at::set_num_threads(choose_threads(config.run.threads, ranks_on_node()));
-  check_device(config.train);
+  prepare_device(config);
   preemption::install_handlers();
   log::info("{}", describe_start(config, world.size(), mpi_version));
   return Trainer(config, world).run();

@@ -4,6 +4,8 @@
 // compare minima.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
@@ -195,7 +197,7 @@ void route_both(benchmark::State& state) {
                    dscores = normal({s.T(), s.K}, at::kFloat);
   for (auto _ : state)
     benchmark::DoNotOptimize(
-        route_backward(dscores, {}, 0.1, route(logits, s.K, 1, false, {}), false));
+        route_backward(dscores, {}, at::full({}, 0.1, at::kDouble), route(logits, s.K, 1, false, {}), false));
 }
 
 void cross_entropy_both(benchmark::State& state) {
@@ -205,7 +207,7 @@ void cross_entropy_both(benchmark::State& state) {
   const at::Tensor targets = at::zeros({s.T()}, at::kLong);
   for (auto _ : state) {
     benchmark::DoNotOptimize(linear_cross_entropy(x, w, targets, 512));
-    benchmark::DoNotOptimize(linear_cross_entropy_backward(1, x, w, targets, 512, dw));
+    benchmark::DoNotOptimize(linear_cross_entropy_backward(at::ones({}, at::kDouble), x, w, targets, 512, dw));
   }
   set_flops(state, 8.0 * s.T() * s.D() * s.V);
 }

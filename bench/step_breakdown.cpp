@@ -85,7 +85,7 @@ class WholeStep {
   /// What a step does to the trained state, kernel by kernel.
   std::vector<Part> state_parts() {
     return {{"gradient norm", 1, [this] { optimizer_.grad_norm(*world_); }, {}},
-            {"AdamW and rounding", 1, [this] { optimizer_.step(++step_, config_.lr, 1.0); }, {}}};
+            {"AdamW and rounding", 1, [this] { optimizer_.step(++step_, config_.lr, at::ones({}, at::kDouble)); }, {}}};
   }
 
  private:

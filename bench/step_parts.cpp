@@ -140,7 +140,7 @@ class Parts {
     add("routing", L_,
         [=, routed = routed_, top_k = model_.top_k, renormalize = model_.renormalize_scores] {
           kernels::route(logits_NE, top_k, 1, renormalize, {});
-          kernels::route_backward(dscores_NK, dprobs_GE, 0.1, routed, renormalize);
+          kernels::route_backward(dscores_NK, dprobs_GE, at::full({}, 0.1, at::kDouble), routed, renormalize);
         });
   }
 
@@ -207,7 +207,7 @@ class Parts {
     add(
         "head and loss, backward", 1,
         [=, chunk = model_.loss_chunk] {
-          kernels::linear_cross_entropy_backward(1e-3, x_ND, w_VD, targets_N, chunk, dw_VD);
+          kernels::linear_cross_entropy_backward(at::full({}, 1e-3, at::kDouble), x_ND, w_VD, targets_N, chunk, dw_VD);
         },
         [=]() mutable {
           at::mm_out(dx, logits_NV, w_VD);

@@ -4,9 +4,11 @@ set(sanitizer_options "OMP_NUM_THREADS=1"
   "ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
   "UBSAN_OPTIONS=print_stacktrace=1"
   "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/tests/support/thread_sanitizer.supp")
-file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/*/*_test.cpp")
-list(FILTER sources EXCLUDE REGEX "/tests/golden/")
-add_executable(sanitizer_tests ${sources} tests/parallel/collective_cases.cpp)
+foreach(room core kernels parallel data model trainer)
+  olmoe_sources(of_room "${CMAKE_SOURCE_DIR}/tests/${room}")
+  list(APPEND sources ${of_room})
+endforeach()
+add_executable(sanitizer_tests ${sources})
 target_link_libraries(sanitizer_tests PRIVATE test_main olmoe_trainer nlohmann_json::nlohmann_json ZLIB::ZLIB)
 olmoe_reuse_torch_pch(sanitizer_tests)
 # With LibTorch in sight, Catch2 would print a vector by LibTorch's operator, which the elements of core's lack.

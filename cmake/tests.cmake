@@ -31,7 +31,7 @@ endfunction()
 
 function(olmoe_tests ROOM)
   cmake_parse_arguments(TESTS "PCH" "" "LINK" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/${ROOM}/*.cpp")
+  olmoe_sources(sources "${CMAKE_SOURCE_DIR}/tests/${ROOM}")
   if(NOT sources)
     return()
   endif()

@@ -6,39 +6,36 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/adamw_element.h"
+#include "kernels/cuda_kernels.h"
 #include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
 
 namespace olmoe::kernels {
 namespace {
 
-/// What is trained, flat.
-template <typename P>
-struct State {
+/// What is trained, as pointers. `C` is the dtype of the rounded copy, void without one.
+template <typename P, typename C>
+struct Pointers {
   P *param, *grad, *exp_avg, *exp_avg_sq;
+  C* copy;
 };
 
-/// Each element is a function of itself alone, in one expression, so slicing cannot change its bits
-/// (ATen's fused AdamW computes the elements after its last whole vector otherwise).
+/// Each element is a function of itself alone, so slicing cannot change its bits (ATen's fused AdamW computes the elements
+/// after its last whole vector otherwise).
 template <typename P, typename C>
-void update(State<P> state, C* copy, int64_t n, const AdamWStep& step) {
-  const P factor = step.grad_factor, beta1 = step.beta1, beta2 = step.beta2, eps = step.eps;
-  const P keep1 = 1 - step.beta1, keep2 = 1 - step.beta2;
-  const P decay = 1 - step.lr * step.weight_decay;
-  const P step_size = step.lr / (1 - std::pow(step.beta1, step.step));
-  const P root_scale = 1 / std::sqrt(1 - std::pow(step.beta2, step.step));
+void update(Pointers<P, C> state, int64_t n, const AdamWConstants<P>& constants, P factor) {
   for_rows(n, 1, [=](int64_t begin, int64_t end) {
-    const auto [param, grad, exp_avg, exp_avg_sq] = state;
+    const auto [param, grad, exp_avg, exp_avg_sq, copy] = state;
+    const AdamWConstants<P> c = constants;
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) {
-      const P g = grad[i] * factor;
-      const P m = beta1 * exp_avg[i] + keep1 * g, v = beta2 * exp_avg_sq[i] + keep2 * (g * g);
-      const P p = decay * param[i] - step_size * m / (std::sqrt(v) * root_scale + eps);
+      const auto next = adamw_element({param[i], exp_avg[i], exp_avg_sq[i]}, grad[i] * factor, c);
       grad[i] = 0;
-      exp_avg[i] = m;
-      exp_avg_sq[i] = v;
-      param[i] = p;
-      if constexpr (!std::is_void_v<C>) copy[i] = rounded<C>(p);
+      exp_avg[i] = next.exp_avg;
+      exp_avg_sq[i] = next.exp_avg_sq;
+      param[i] = next.param;
+      if constexpr (!std::is_void_v<C>) copy[i] = rounded<C>(next.param);
     }
   });
 }
@@ -70,39 +67,54 @@ double sum_of_squares(const T* values, int64_t n) {
 
 }  // namespace
 
-void adamw(at::Tensor param, at::Tensor grad, at::Tensor exp_avg, at::Tensor exp_avg_sq,
-           const AdamWStep& step, at::Tensor rounded) {
-  ensure_cpu(param, 1, "adamw: param");
-  for (const at::Tensor& x : {param, grad, exp_avg, exp_avg_sq})
-    ENSURE(x.sizes() == param.sizes() && x.is_contiguous() && x.is_cpu() &&
-               x.scalar_type() == param.scalar_type(),
-           "adamw: gradient and moments must be contiguous, of the parameters' dtype, and {} long",
+void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& grad_factor) {
+  const auto& [param, grad, exp_avg, exp_avg_sq, copy] = state;
+  ensure_dim(param, 1, "adamw: param");
+  for (const at::Tensor& x : {param, grad, exp_avg, exp_avg_sq}) {
+    ensure_together(x, param, "adamw: gradient or moment");
+    ENSURE(x.sizes() == param.sizes() && x.is_contiguous() && x.scalar_type() == param.scalar_type(),
+           "adamw: gradient and moments must be contiguous, of the parameters' dtype, and {} long", param.numel());
+  }
+  ENSURE(param.scalar_type() == at::kFloat || param.scalar_type() == at::kDouble,
+         "adamw: parameters must be float32 or float64");
+  if (copy.defined()) {
+    ensure_together(copy, param, "adamw: the rounded copy");
+    ENSURE(copy.sizes() == param.sizes() && copy.is_contiguous(), "adamw: the rounded copy must be contiguous and {} long",
            param.numel());
-  ENSURE(!rounded.defined() ||
-             (rounded.sizes() == param.sizes() && rounded.is_contiguous() && rounded.is_cpu()),
-         "adamw: the rounded copy must be contiguous and {} long", param.numel());
+    ENSURE(acc_dtype(copy.scalar_type()) == param.scalar_type(),
+           "adamw: {} is not what {} parameters are rounded to", c10::toString(copy.scalar_type()),
+           c10::toString(param.scalar_type()));
+  }
   ENSURE(step.step >= 1, "adamw: steps count from 1, not {}", step.step);
+  ensure_together(grad_factor, param, "adamw: the factor of the gradients");
+  ENSURE(grad_factor.numel() == 1 && grad_factor.scalar_type() == at::kDouble,
+         "adamw: the factor of the gradients must be one float64");
+  if (param.is_cuda()) return cuda::adamw(state, step, grad_factor);
+  const double factor = grad_factor.item<double>();
+  if (!std::isfinite(factor)) {
+    grad.zero_();
+    return;
+  }
   for_dtype(param.scalar_type(), [&]<typename P>() {
-    if constexpr (!std::is_same_v<P, Acc<P>>) {
-      throw Error("adamw: parameters must be float32 or float64");
-    } else {
-      const State<P> state{param.data_ptr<P>(), grad.data_ptr<P>(), exp_avg.data_ptr<P>(),
-                           exp_avg_sq.data_ptr<P>()};
-      if (!rounded.defined()) return update<P, void>(state, nullptr, param.numel(), step);
-      for_dtype(rounded.scalar_type(), [&]<typename C>() {
-        if constexpr (std::is_same_v<P, Acc<C>>)
-          update(state, rounded.data_ptr<C>(), param.numel(), step);
-        else
-          throw Error("adamw: the rounded copy must not be wider than the parameters");
+    const auto run = [&]<typename C>(C* rounded_copy) {
+      const Pointers<P, C> pointers{param.data_ptr<P>(), grad.data_ptr<P>(), exp_avg.data_ptr<P>(),
+                                    exp_avg_sq.data_ptr<P>(), rounded_copy};
+      update(pointers, param.numel(), adamw_constants<Acc<P>>(step), static_cast<Acc<P>>(factor));
+    };
+    if constexpr (std::is_same_v<P, Acc<P>>) {
+      if (!copy.defined()) return run(static_cast<void*>(nullptr));
+      for_dtype(copy.scalar_type(), [&]<typename C>() {
+        if constexpr (std::is_same_v<P, Acc<C>>) run(copy.data_ptr<C>());
       });
     }
   });
 }
 
 at::Tensor squared_norm(const at::Tensor& x) {
-  ENSURE(x.is_cpu(), "squared_norm: x must be a CPU tensor");
+  ensure_together(x, x, "squared_norm");
   constexpr int64_t kBlock = 16384;
   const at::Tensor dense = x.contiguous();
+  if (dense.is_cuda()) return cuda::squared_norm(dense);
   const int64_t n = dense.numel(), blocks = (n + kBlock - 1) / kBlock;
   std::vector<double> partial(blocks);
   double* const partials = partial.data();

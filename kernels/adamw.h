@@ -5,15 +5,17 @@ namespace olmoe::kernels {
 
 struct AdamWStep {
   double lr, beta1, beta2, eps, weight_decay;
-  int64_t step;        ///< 1 for the first update
-  double grad_factor;  ///< gradients are multiplied by it (clipping)
+  int64_t step;  ///< 1 for the first update
 };
-/// Decoupled AdamW (Loshchilov & Hutter) on flat tensors of equal length and dtype, in place.
-/// Its bits depend neither on slicing nor on threads. `grad` is left zero, ready to be added to:
-/// it costs no pass of its own here.
-/// `rounded`, where defined, receives the new parameters in its own dtype.
-void adamw(at::Tensor param, at::Tensor grad, at::Tensor exp_avg, at::Tensor exp_avg_sq, const AdamWStep& step,
-           at::Tensor rounded = {});
+/// What is trained: flat, contiguous, of equal length. The first four have one dtype, at least fp32.
+struct AdamWState {
+  at::Tensor param, grad, exp_avg, exp_avg_sq;
+  at::Tensor rounded;  ///< undefined, or receives the new parameters in its own dtype
+};
+/// Decoupled AdamW (Loshchilov & Hutter), in place. Its bits depend neither on slicing nor on threads. Gradients are
+/// multiplied by `grad_factor`, a float64 scalar on their device (clipping); where it is not finite, nothing is updated.
+/// `grad` is left zero either way, ready to be added to: it costs no pass of its own here.
+void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& grad_factor);
 /// Sum of squares in float64, in an order that does not depend on threads. Returns a float64 scalar tensor.
 at::Tensor squared_norm(const at::Tensor& x);
 

@@ -8,8 +8,9 @@
 #include <new>
 
 #include "kernels/blas.h"
+#include "kernels/cuda_kernels.h"
+#include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
-#include "kernels/vector_math.h"
 
 // A block of queries meets all keys up to its last one at once: products over keys beyond a query
 // are the price of few, large products. Scores exist for one block a thread.
@@ -261,8 +262,10 @@ struct Backward {
 /// Throws unless shapes fit; returns them with rows that are dense.
 Qkv checked(const Qkv& in) {
   const auto& [q, k, v] = in;
-  ensure_cpu(q, 4, "attention: q");
-  ensure_cpu(k, 4, "attention: k");
+  ensure_dim(q, 4, "attention: q");
+  ensure_dim(k, 4, "attention: k");
+  ensure_together(k, q, "attention: k");
+  ensure_together(v, q, "attention: v");
   ENSURE(k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(1) == k.size(1) &&
              q.size(3) == k.size(3),
          "attention: q, k and v must agree in batch, length and head width");
@@ -272,7 +275,8 @@ Qkv checked(const Qkv& in) {
 }
 
 void ensure_gradient(const at::Tensor& dx, const at::Tensor& x) {
-  ENSURE(dx.is_cpu() && dx.sizes() == x.sizes() && dx.scalar_type() == x.scalar_type(),
+  ensure_together(dx, x, "attention: a gradient");
+  ENSURE(dx.sizes() == x.sizes() && dx.scalar_type() == x.scalar_type(),
          "attention: a gradient must have the shape and dtype of what it is of");
   ENSURE(dx.size(3) <= 1 || dx.stride(3) == 1, "attention: rows of a gradient must be dense");
 }
@@ -291,6 +295,7 @@ Acc<T> score_scale(int64_t d) {
 
 Attention causal_attention(const Qkv& in) {
   const auto [q, k, v] = checked(in);
+  if (q.is_cuda()) return cuda::causal_attention({q, k, v});
   const Dims dims = dims_of(in);
   Attention out{at::empty(q.sizes(), q.options()),
                 at::empty({dims.B, dims.H, dims.S}, q.options().dtype(acc_dtype(q.scalar_type())))};
@@ -317,6 +322,7 @@ void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const A
          "attention: y and its gradient must have the shape of q");
   const Dims dims = dims_of(in);
   const at::Tensor dy = dense_rows(dy_BSHd);
+  if (q.is_cuda()) return cuda::causal_attention_backward(dy, {q, k, v}, forward, grads);
   for_dtype(q.scalar_type(), [&]<typename T>() {
     const Backward<T> backward{dims,
                                score_scale<T>(dims.d),

@@ -1,46 +1,15 @@
-// The three compute dtypes of the CPU kernels, and how a value enters and leaves a computation.
+// The three compute dtypes of the kernels, and what every kernel asks of its operands.
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <c10/util/BFloat16.h>
-
-#include <bit>
-#include <cstdint>
-#include <type_traits>
 
 #include "core/error.h"
+#include "kernels/elements.h"
 
 namespace olmoe::kernels {
-
-/// The type that values of T are computed and accumulated in: float for bf16 and float, double for
-/// double.
-template <typename T>
-using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 /// dtype of Acc<T> for the T of `dtype`: what statistics and weight gradients are kept in.
 inline at::ScalarType acc_dtype(at::ScalarType dtype) {
   return dtype == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-template <typename T>
-[[gnu::always_inline]] inline Acc<T> load(const T& value) {
-  if constexpr (std::is_same_v<T, c10::BFloat16>)
-    return std::bit_cast<float>(static_cast<uint32_t>(value.x) << 16);
-  else
-    return value;
-}
-
-/// Rounds to the nearest T, ties to even; NaN stays NaN. Free of branches, so that loops vectorise.
-template <typename T>
-[[gnu::always_inline]] inline T rounded(Acc<T> value) {
-  if constexpr (std::is_same_v<T, c10::BFloat16>) {
-    const uint32_t bits = std::bit_cast<uint32_t>(value);
-    const uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const uint32_t quiet_nan = (bits >> 16) | 0x40u;
-    return {static_cast<uint16_t>(value != value ? quiet_nan : nearest),
-            c10::BFloat16::from_bits()};
-  } else {
-    return value;
-  }
 }
 
 /// Calls f.operator()<T>() with the C++ type of a compute dtype. Throws on any other dtype.
@@ -52,16 +21,21 @@ void for_dtype(at::ScalarType dtype, const F& f) {
   f.template operator()<c10::BFloat16>();
 }
 
-/// Throws unless `x` is a defined CPU tensor of `dim` dimensions.
-inline void ensure_cpu(const at::Tensor& x, int64_t dim, const char* name) {
-  ENSURE(x.defined() && x.is_cpu(), "{} must be a CPU tensor", name);
+/// Throws unless `x` is a defined tensor of `dim` dimensions.
+inline void ensure_dim(const at::Tensor& x, int64_t dim, const char* name) {
+  ENSURE(x.defined(), "{} is undefined", name);
   ENSURE(x.dim() == dim, "{} has {} dimensions, {} expected", name, x.dim(), dim);
 }
 
-/// Throws unless `dw` can take gradients of a parameter that computes in `dtype`: contiguous, at
-/// least fp32.
+/// Throws unless `x` lies where `with` does: on one CPU or CUDA device.
+inline void ensure_together(const at::Tensor& x, const at::Tensor& with, const char* name) {
+  ENSURE(with.is_cpu() || with.is_cuda(), "{}: no kernels for {}", name, with.device().str());
+  ENSURE(x.device() == with.device(), "{} is on {}, the others on {}", name, x.device().str(), with.device().str());
+}
+
+/// Throws unless `dw` can take gradients of a parameter that computes in `dtype`: contiguous, at least fp32.
 inline void ensure_weight_grad(const at::Tensor& dw, at::ScalarType dtype) {
-  ENSURE(dw.is_cpu() && dw.is_contiguous(), "a weight gradient must be a contiguous CPU tensor");
+  ENSURE(dw.is_contiguous(), "a weight gradient must be contiguous");
   ENSURE(dw.scalar_type() == acc_dtype(dtype), "a weight gradient of {} must be {}, not {}",
          c10::toString(dtype), c10::toString(acc_dtype(dtype)), c10::toString(dw.scalar_type()));
 }

@@ -4,14 +4,17 @@
 
 #include <cstring>
 
+#include "kernels/cuda_kernels.h"
 #include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
 
 namespace olmoe::kernels {
 namespace {
 
+/// Ids in a GPU's memory were looked at when their batch was made: to ask the GPU would be to wait for it.
 void ensure_ids(const at::Tensor& ids_N, int64_t rows) {
-  ensure_cpu(ids_N, 1, "embedding: ids");
+  ensure_dim(ids_N, 1, "embedding: ids");
+  if (!ids_N.is_cpu()) return;
   const int64_t* const ids = ids_N.const_data_ptr<int64_t>();
   for (int64_t n = 0; n < ids_N.size(0); ++n)
     ENSURE(ids[n] >= 0 && ids[n] < rows, "token id {} at {}, but the vocabulary has {}", ids[n], n,
@@ -21,10 +24,12 @@ void ensure_ids(const at::Tensor& ids_N, int64_t rows) {
 }  // namespace
 
 at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) {
-  ensure_cpu(w_VD, 2, "embedding: weight");
+  ensure_dim(w_VD, 2, "embedding: weight");
+  ensure_together(ids_N, w_VD, "embedding: ids");
   const at::Tensor ids = ids_N.contiguous(), w = w_VD.contiguous();
   ensure_ids(ids, w.size(0));
   at::Tensor x_ND = at::empty({ids.size(0), w.size(1)}, w.options());
+  if (w.is_cuda()) return cuda::embedding(ids, w, x_ND), x_ND;
   const int64_t row_bytes = w.size(1) * w.element_size();
   const auto* const from = static_cast<const char*>(w.const_data_ptr());
   auto* const to = static_cast<char*>(x_ND.mutable_data_ptr());
@@ -37,7 +42,8 @@ at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) {
 }
 
 void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Tensor dw_VD) {
-  ensure_cpu(dx_ND, 2, "embedding_backward: dx");
+  ensure_dim(dx_ND, 2, "embedding_backward: dx");
+  ensure_together(ids_N, dx_ND, "embedding_backward: ids");
   ensure_weight_grad(dw_VD, dx_ND.scalar_type());
   const at::Tensor ids = ids_N.contiguous(), dx = dense_rows(dx_ND);
   ensure_ids(ids, dw_VD.size(0));
@@ -45,6 +51,7 @@ void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Te
   ENSURE(ids.size(0) == N && dw_VD.size(1) == D,
          "embedding_backward: {} ids and width {} for dx of {} x {}", ids.size(0), dw_VD.size(1), N,
          D);
+  if (dx.is_cuda()) return cuda::embedding_backward(dx, ids, dw_VD);
   const int64_t* const id = ids.const_data_ptr<int64_t>();
   for_dtype(dx.scalar_type(), [&]<typename T>() {
     const T* const dx_all = dx.const_data_ptr<T>();

@@ -4,6 +4,8 @@
 #include <ATen/ops/mm.h>
 
 #include "kernels/blas.h"
+#include "kernels/cuda_kernels.h"
+#include "kernels/dtypes.h"
 
 namespace olmoe::kernels {
 namespace {
@@ -26,7 +28,6 @@ void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tenso
 /// the offsets cover all of `total_rows`.
 template <typename F>
 void for_experts(const at::Tensor& offsets_E, int64_t total_rows, const F& f) {
-  ensure_cpu(offsets_E, 1, "grouped GEMM: offsets");
   const int32_t* const offsets = offsets_E.const_data_ptr<int32_t>();
   int64_t first = 0;
   for (int64_t e = 0; e < offsets_E.size(0); ++e) {
@@ -63,8 +64,11 @@ void multiply_by_expert(const at::Tensor& in, const at::Tensor& offsets_E, const
 
 void ensure_operands(const at::Tensor& x, const at::Tensor& w_EOI, int64_t contracted_dim,
                      const at::Tensor& offsets_E) {
-  ensure_cpu(x, 2, "grouped GEMM: rows");
-  ensure_cpu(w_EOI, 3, "grouped GEMM: weight");
+  ensure_dim(x, 2, "grouped GEMM: rows");
+  ensure_dim(w_EOI, 3, "grouped GEMM: weight");
+  ensure_dim(offsets_E, 1, "grouped GEMM: offsets");
+  ensure_together(w_EOI, x, "grouped GEMM: weight");
+  ensure_together(offsets_E, x, "grouped GEMM: offsets");
   ENSURE(x.size(1) == w_EOI.size(contracted_dim) && offsets_E.size(0) == w_EOI.size(0),
          "grouped GEMM: rows of {} and {} offsets for weights of {} x {} x {}", x.size(1),
          offsets_E.size(0), w_EOI.size(0), w_EOI.size(1), w_EOI.size(2));
@@ -75,6 +79,7 @@ void ensure_operands(const at::Tensor& x, const at::Tensor& w_EOI, int64_t contr
 at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EOI,
                         const at::Tensor& offsets_E) {
   ensure_operands(x_RI, w_EOI, 2, offsets_E);
+  if (x_RI.is_cuda()) return cuda::grouped_gemm(x_RI, w_EOI.transpose(1, 2), offsets_E);
   at::Tensor y_RO = at::empty({x_RI.size(0), w_EOI.size(1)}, x_RI.options());
   multiply_by_expert(
       x_RI, offsets_E, [&](int64_t e) { return w_EOI.select(0, e).t(); }, y_RO);
@@ -84,6 +89,7 @@ at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EOI,
 at::Tensor grouped_gemm_input_grad(const at::Tensor& dy_RO, const at::Tensor& w_EOI,
                                    const at::Tensor& offsets_E) {
   ensure_operands(dy_RO, w_EOI, 1, offsets_E);
+  if (dy_RO.is_cuda()) return cuda::grouped_gemm(dy_RO, w_EOI, offsets_E);
   at::Tensor dx_RI = at::empty({dy_RO.size(0), w_EOI.size(2)}, dy_RO.options());
   multiply_by_expert(
       dy_RO, offsets_E, [&](int64_t e) { return w_EOI.select(0, e); }, dx_RI);
@@ -95,6 +101,8 @@ void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI,
   ensure_operands(x_RI, dw_EOI, 2, offsets_E);
   ENSURE(dy_RO.size(0) == x_RI.size(0), "grouped GEMM: {} rows of dy, {} of x", dy_RO.size(0),
          x_RI.size(0));
+  ensure_weight_grad(dw_EOI, x_RI.scalar_type());
+  if (x_RI.is_cuda()) return cuda::grouped_gemm_weight_grad(dy_RO, x_RI, offsets_E, dw_EOI);
   for_experts(offsets_E, x_RI.size(0), [&](int64_t e, int64_t first, int64_t rows) {
     gemm_weight_grad(dy_RO.narrow(0, first, rows), x_RI.narrow(0, first, rows),
                      dw_EOI.select(0, e));
@@ -102,21 +110,24 @@ void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI,
 }
 
 at::Tensor gemm(const at::Tensor& x_NI, const at::Tensor& w_OI) {
-  ensure_cpu(x_NI, 2, "GEMM: rows");
+  ensure_dim(x_NI, 2, "GEMM: rows");
   return at::mm(x_NI, w_OI.t());
 }
 
 at::Tensor gemm_input_grad(const at::Tensor& dy_NO, const at::Tensor& w_OI) {
-  ensure_cpu(dy_NO, 2, "GEMM: rows");
+  ensure_dim(dy_NO, 2, "GEMM: rows");
   return at::mm(dy_NO, w_OI);
 }
 
 void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor dw_OI) {
-  ensure_cpu(dy_NO, 2, "GEMM: dy");
+  ensure_dim(dy_NO, 2, "GEMM: dy");
+  ensure_together(dw_OI, dy_NO, "GEMM: the weight gradient");
   ensure_weight_grad(dw_OI, x_NI.scalar_type());
   if (x_NI.size(0) == 0) return;
   if (x_NI.scalar_type() == dw_OI.scalar_type())
     dw_OI.addmm_(dy_NO.t(), x_NI);
+  else if (x_NI.is_cuda())
+    cuda::gemm_weight_grad(dy_NO, x_NI, dw_OI);
   else
     bf16_weight_grad(dy_NO, x_NI, dw_OI);
 }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/cuda_kernels.h"
 #include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
 
@@ -49,10 +50,11 @@ void combine(const at::Tensor& y_RD, const int32_t* row_TK, int64_t K,
 
 /// out[i] = values[index[i]], for any dtype that a kernel computes in.
 at::Tensor take(const at::Tensor& values, const at::Tensor& index, at::IntArrayRef sizes) {
-  ENSURE(values.is_cpu() && values.numel() == index.numel(), "{} values for {} assignments",
-         values.numel(), index.numel());
+  ENSURE(values.numel() == index.numel(), "{} values for {} assignments", values.numel(), index.numel());
+  ensure_together(values, index, "values by assignment");
   const at::Tensor dense = values.contiguous();
   at::Tensor out = at::empty(sizes, values.options());
+  if (dense.is_cuda()) return cuda::take(dense, index, out), out;
   const int32_t* const from = index.const_data_ptr<int32_t>();
   for_dtype(values.scalar_type(), [&]<typename T>() {
     const T* const in = dense.const_data_ptr<T>();
@@ -67,13 +69,14 @@ at::Tensor take(const at::Tensor& values, const at::Tensor& index, at::IntArrayR
 }  // namespace
 
 Permutation sort_by_expert(const at::Tensor& ids_TK, int64_t num_experts) {
-  ensure_cpu(ids_TK, 2, "sort_by_expert: ids");
+  ensure_dim(ids_TK, 2, "sort_by_expert: ids");
   const int64_t R = ids_TK.numel();
   ENSURE(R <= std::numeric_limits<int32_t>::max(), "{} routed rows do not fit int32", R);
   const at::Tensor ids = ids_TK.contiguous();
-  const int32_t* const expert = ids.const_data_ptr<int32_t>();
   Permutation out{at::empty({R}, ids.options()), at::empty(ids.sizes(), ids.options()),
                   at::empty({num_experts}, ids.options())};
+  if (ids.is_cuda()) return cuda::sort_by_expert(ids, out), out;
+  const int32_t* const expert = ids.const_data_ptr<int32_t>();
   std::vector<int32_t> next_row(num_experts + 1,
                                 0);  // counts first, then where each expert's rows go
   for (int64_t i = 0; i < R; ++i) {
@@ -92,12 +95,14 @@ Permutation sort_by_expert(const at::Tensor& ids_TK, int64_t num_experts) {
 }
 
 at::Tensor gather_rows(const at::Tensor& x_TD, const Permutation& permutation) {
-  ensure_cpu(x_TD, 2, "gather_rows: x");
+  ensure_dim(x_TD, 2, "gather_rows: x");
+  ensure_together(permutation.slot_R, x_TD, "gather_rows: the permutation");
   const int64_t R = permutation.slot_R.size(0), K = permutation.row_TK.size(1), D = x_TD.size(1);
   ENSURE(x_TD.size(0) == permutation.row_TK.size(0), "{} tokens, but the permutation is of {}",
          x_TD.size(0), permutation.row_TK.size(0));
   const at::Tensor x = dense_rows(x_TD);
   at::Tensor x_RD = at::empty({R, D}, x.options());
+  if (x.is_cuda()) return cuda::gather_rows(x, permutation, x_RD), x_RD;
   const int64_t row_bytes = D * x.element_size(), stride_bytes = x.stride(0) * x.element_size();
   const auto* const from = static_cast<const char*>(x.const_data_ptr());
   auto* const to = static_cast<char*>(x_RD.mutable_data_ptr());
@@ -111,7 +116,8 @@ at::Tensor gather_rows(const at::Tensor& x_TD, const Permutation& permutation) {
 
 at::Tensor combine_rows(const at::Tensor& y_RD, const Permutation& permutation,
                         const at::Tensor& residual_TD) {
-  ensure_cpu(y_RD, 2, "combine_rows: y");
+  ensure_dim(y_RD, 2, "combine_rows: y");
+  ensure_together(permutation.row_TK, y_RD, "combine_rows: the permutation");
   const int64_t T = permutation.row_TK.size(0), K = permutation.row_TK.size(1), D = y_RD.size(1);
   ENSURE(y_RD.size(0) == T * K, "{} rows, but the permutation is of {}", y_RD.size(0), T * K);
   at::Tensor residual;
@@ -123,6 +129,7 @@ at::Tensor combine_rows(const at::Tensor& y_RD, const Permutation& permutation,
   }
   const at::Tensor y = dense_rows(y_RD);
   at::Tensor out_TD = at::empty({T, D}, y.options());
+  if (y.is_cuda()) return cuda::combine_rows(y, permutation, residual, out_TD), out_TD;
   for_dtype(y.scalar_type(), [&]<typename Element>() {
     combine<Element>(y, permutation.row_TK.const_data_ptr<int32_t>(), K, residual, out_TD);
   });

@@ -3,8 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
-#include <cmath>
-
+#include "kernels/cuda_kernels.h"
 #include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
 
@@ -22,14 +21,10 @@ void normalize_rows(const at::Tensor& x_ND, const T* w, double eps, T* y_all, Ac
       Acc<T> square_sum = 0;
 #pragma omp simd reduction(+ : square_sum)
       for (int64_t j = 0; j < D; ++j) square_sum += load(x[j]) * load(x[j]);
-      const Acc<T> rstd =
-          1 / std::sqrt(square_sum / static_cast<Acc<T>>(D) + static_cast<Acc<T>>(eps));
+      const Acc<T> rstd = inverse_rms(square_sum, D, static_cast<Acc<T>>(eps));
       rstd_N[n] = rstd;
 #pragma omp simd
-      for (int64_t j = 0; j < D; ++j) {
-        const T normed = rounded<T>(load(x[j]) * rstd);
-        y[j] = rounded<T>(load(normed) * load(w[j]));
-      }
+      for (int64_t j = 0; j < D; ++j) y[j] = rms_normed(x[j], rstd, w[j]);
     }
   });
 }
@@ -47,20 +42,21 @@ void backward_rows(const at::Tensor& dy_ND, const at::Tensor& x_ND, const T* w,
       Acc<T> dot = 0;
 #pragma omp simd reduction(+ : dot)
       for (int64_t j = 0; j < D; ++j) dot += load(dy[j]) * load(w[j]) * load(x[j]);
-      const Acc<T> projection = dot * rstd * rstd / static_cast<Acc<T>>(D);
+      const Acc<T> projection = rms_projection(dot, rstd, D);
 #pragma omp simd
       for (int64_t j = 0; j < D; ++j) {
-        const Acc<T> x_j = load(x[j]), dy_j = load(dy[j]);
-        dw_partial[j] += dy_j * load(rounded<T>(x_j * rstd));
-        dx[j] = rounded<T>(rstd * (dy_j * load(w[j]) - x_j * projection));
+        const auto grads = rms_norm_grads(load(dy[j]), x[j], w[j], rstd, projection);
+        dw_partial[j] += grads.dw;
+        dx[j] = rounded<T>(grads.dx);
       }
     }
   });
 }
 
 void ensure_operands(const at::Tensor& x_ND, const at::Tensor& w_D) {
-  ensure_cpu(x_ND, 2, "rms_norm: x");
-  ensure_cpu(w_D, 1, "rms_norm: weight");
+  ensure_dim(x_ND, 2, "rms_norm: x");
+  ensure_dim(w_D, 1, "rms_norm: weight");
+  ensure_together(w_D, x_ND, "rms_norm: weight");
   ENSURE(w_D.size(0) == x_ND.size(1) && w_D.scalar_type() == x_ND.scalar_type(),
          "rms_norm: a weight of {} x {} does not fit rows of {} x {}", w_D.size(0),
          c10::toString(w_D.scalar_type()), x_ND.size(1), c10::toString(x_ND.scalar_type()));
@@ -74,6 +70,7 @@ RmsNorm rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps) {
   const auto dtype = x.scalar_type();
   RmsNorm out{at::empty(x.sizes(), x.options()),
               at::empty({x.size(0)}, x.options().dtype(acc_dtype(dtype)))};
+  if (x.is_cuda()) return cuda::rms_norm(x, w, eps, out), out;
   for_dtype(dtype, [&]<typename T>() {
     normalize_rows<T>(x, w.const_data_ptr<T>(), eps, out.y_ND.data_ptr<T>(),
                       out.rstd_N.data_ptr<Acc<T>>());
@@ -89,6 +86,7 @@ at::Tensor rms_norm_backward(const at::Tensor& dy_ND, const at::Tensor& x_ND, co
          "rms_norm_backward: gradients must have the shapes of x and weight");
   const at::Tensor dy = dense_rows(dy_ND), x = dense_rows(x_ND), w = w_D.contiguous();
   at::Tensor dx_ND = at::empty(x.sizes(), x.options());
+  if (x.is_cuda()) return cuda::rms_norm_backward(dy, {x, w, rstd_N}, dx_ND, dw_D), dx_ND;
   for_dtype(x.scalar_type(), [&]<typename T>() {
     backward_rows<T>(dy, x, w.const_data_ptr<T>(), rstd_N.const_data_ptr<Acc<T>>(),
                      dx_ND.data_ptr<T>(), dw_D.data_ptr<Acc<T>>());

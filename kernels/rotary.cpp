@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/cuda_kernels.h"
 #include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
 
@@ -25,11 +26,7 @@ struct Operands {
   /// Element j after the norm, before the clamp, rounded as OlmoeForCausalLM rounds.
   [[gnu::always_inline]] Acc<T> normed(const T* row, int64_t j, Acc<T> rstd) const {
     if (!w) return load(row[j]);
-    return load(rounded<T>(load(rounded<T>(load(row[j]) * rstd)) * load(w[j])));
-  }
-  [[gnu::always_inline]] Acc<T> clamped(Acc<T> v) const {
-    const Acc<T> below = v > clip ? clip : v;
-    return below < -clip ? -clip : below;
+    return load(rms_normed(row[j], rstd, w[j]));
   }
 };
 
@@ -55,10 +52,11 @@ void rotate_row(const Operands<T>& in, int64_t n, Acc<T> rstd, T* y) {
 #pragma omp simd
     for (int64_t j = 0; j < half; ++j) {
       const int64_t first = head + j, second = first + half;
-      const Acc<T> a = in.clamped(in.normed(x, first, rstd));
-      const Acc<T> b = in.clamped(in.normed(x, second, rstd));
-      y[first] = rounded<T>(a * cos[j] - b * sin[j]);
-      y[second] = rounded<T>(b * cos[j] + a * sin[j]);
+      const Acc<T> a = clamped(in.normed(x, first, rstd), in.clip);
+      const Acc<T> b = clamped(in.normed(x, second, rstd), in.clip);
+      const auto turned = rotate(a, b, cos[j], sin[j]);
+      y[first] = rounded<T>(turned.first);
+      y[second] = rounded<T>(turned.second);
     }
   }
 }
@@ -73,7 +71,7 @@ void forward_rows(const Operands<T>& in, double eps, int64_t N, T* y_NW, Acc<T>*
         Acc<T> square_sum = 0;
 #pragma omp simd reduction(+ : square_sum)
         for (int64_t j = 0; j < in.W; ++j) square_sum += load(x[j]) * load(x[j]);
-        rstd = 1 / std::sqrt(square_sum / static_cast<Acc<T>>(in.W) + static_cast<Acc<T>>(eps));
+        rstd = inverse_rms(square_sum, in.W, static_cast<Acc<T>>(eps));
         rstd_N[n] = rstd;
       }
       rotate_row(in, n, rstd, y_NW + n * in.W);
@@ -91,10 +89,9 @@ void rotate_back(const Operands<T>& in, int64_t n, Acc<T> rstd, const T* dy, Acc
 #pragma omp simd
     for (int64_t j = 0; j < half; ++j) {
       const int64_t first = head + j, second = first + half;
-      const Acc<T> da = load(dy[first]) * cos[j] + load(dy[second]) * sin[j];
-      const Acc<T> db = load(dy[second]) * cos[j] - load(dy[first]) * sin[j];
-      dv[first] = std::abs(in.normed(x, first, rstd)) > in.clip ? 0 : da;
-      dv[second] = std::abs(in.normed(x, second, rstd)) > in.clip ? 0 : db;
+      const auto back = rotate(load(dy[first]), load(dy[second]), cos[j], -sin[j]);
+      dv[first] = clamp_grad(back.first, in.normed(x, first, rstd), in.clip);
+      dv[second] = clamp_grad(back.second, in.normed(x, second, rstd), in.clip);
     }
   }
 }
@@ -106,12 +103,12 @@ void norm_backward_row(const Operands<T>& in, int64_t n, Acc<T> rstd, const Acc<
   Acc<T> dot = 0;
 #pragma omp simd reduction(+ : dot)
   for (int64_t j = 0; j < in.W; ++j) dot += dv[j] * load(w[j]) * load(x[j]);
-  const Acc<T> projection = dot * rstd * rstd / static_cast<Acc<T>>(in.W);
+  const Acc<T> projection = rms_projection(dot, rstd, in.W);
 #pragma omp simd
   for (int64_t j = 0; j < in.W; ++j) {
-    const Acc<T> x_j = load(x[j]);
-    dw_partial[j] += dv[j] * load(rounded<T>(x_j * rstd));
-    dx[j] = rounded<T>(rstd * (dv[j] * load(w[j]) - x_j * projection));
+    const auto grads = rms_norm_grads(dv[j], x[j], w[j], rstd, projection);
+    dw_partial[j] += grads.dw;
+    dx[j] = rounded<T>(grads.dx);
   }
 }
 
@@ -143,8 +140,9 @@ void backward_rows(const Operands<T>& in, const at::Tensor& dy_NW, const Acc<T>*
 /// Throws unless the operands fit; returns them with rows that are dense.
 NormRotaryOperands checked(const NormRotaryOperands& in) {
   const auto& [x_NW, w_W, table_Sd, clip] = in;
-  ensure_cpu(x_NW, 2, "norm_rotary: x");
-  ensure_cpu(table_Sd, 2, "norm_rotary: table");
+  ensure_dim(x_NW, 2, "norm_rotary: x");
+  ensure_dim(table_Sd, 2, "norm_rotary: table");
+  ensure_together(table_Sd, x_NW, "norm_rotary: table");
   const int64_t d = table_Sd.size(1);
   ENSURE(d > 0 && d % 2 == 0 && x_NW.size(1) % d == 0 && table_Sd.size(0) > 0,
          "norm_rotary: heads of width {} do not cut rows of {}", d, x_NW.size(1));
@@ -153,7 +151,8 @@ NormRotaryOperands checked(const NormRotaryOperands& in) {
          c10::toString(acc_dtype(x_NW.scalar_type())));
   ENSURE(!clip || *clip > 0, "norm_rotary: clip must be positive, not {}", *clip);
   if (w_W.defined()) {
-    ensure_cpu(w_W, 1, "norm_rotary: weight");
+    ensure_dim(w_W, 1, "norm_rotary: weight");
+    ensure_together(w_W, x_NW, "norm_rotary: weight");
     ENSURE(w_W.size(0) == x_NW.size(1) && w_W.scalar_type() == x_NW.scalar_type() &&
                w_W.is_contiguous(),
            "norm_rotary: the weight must be contiguous, {} x {}", x_NW.size(1),
@@ -194,6 +193,7 @@ NormRotary norm_rotary(const NormRotaryOperands& in, double eps) {
   NormRotary out{at::empty(x.sizes(), x.options()), {}};
   if (in.w_W.defined())
     out.rstd_N = at::empty({x.size(0)}, x.options().dtype(acc_dtype(x.scalar_type())));
+  if (x.is_cuda()) return cuda::norm_rotary(dense, eps, out), out;
   for_dtype(x.scalar_type(), [&]<typename T>() {
     Acc<T>* const rstd = in.w_W.defined() ? out.rstd_N.data_ptr<Acc<T>>() : nullptr;
     forward_rows(operands<T>(dense), eps, x.size(0), out.y_NW.data_ptr<T>(), rstd);
@@ -210,6 +210,7 @@ void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in,
   ENSURE(dx_NW.size(1) <= 1 || dx_NW.stride(1) == 1,
          "norm_rotary_backward: rows of dx must be dense");
   const at::Tensor dy = dense_rows(dy_NW);
+  if (dy.is_cuda()) return cuda::norm_rotary_backward(dy, dense, rstd_N, dx_NW, dw_W);
   for_dtype(dy.scalar_type(), [&]<typename T>() {
     const Acc<T>* const rstd = in.w_W.defined() ? rstd_N.const_data_ptr<Acc<T>>() : nullptr;
     backward_rows(operands<T>(dense), dy, rstd, dx_NW, dw_W);

@@ -17,8 +17,8 @@ Router route(const at::Tensor& logits_TE, int64_t top_k, int64_t groups, bool re
              const at::Tensor& ids_TK);
 
 /// dlogits_TE from three sources: the chosen scores (dscores_TK), each probability (dprobs_GE: the same value for
-/// every token of a group; undefined = 0), and logsumexp (dlse = lse_scale * lse_T). dtype of probs.
-at::Tensor route_backward(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE, double lse_scale,
+/// every token of a group; undefined = 0), and logsumexp (dlse = lse_scale * lse_T, a float64 scalar). dtype of probs.
+at::Tensor route_backward(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE, const at::Tensor& lse_scale,
                           const Router& forward, bool renormalize);
 
 }  // namespace olmoe::kernels

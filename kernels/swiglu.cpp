@@ -2,9 +2,9 @@
 
 #include <ATen/ops/empty.h>
 
+#include "kernels/cuda_kernels.h"
 #include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
-#include "kernels/vector_math.h"
 
 namespace olmoe::kernels {
 namespace {
@@ -20,10 +20,7 @@ void forward_rows(const at::Tensor& z_R2F, const Acc<T>* score_R, at::Tensor& h_
       T* const h = h_all + r * F;
       const Acc<T> score = score_R ? score_R[r] : 1;
 #pragma omp simd
-      for (int64_t j = 0; j < F; ++j) {
-        const Acc<T> g = load(gate[j]), silu = g * (1 / (1 + fast_exp(-g)));
-        h[j] = rounded<T>(silu * load(up[j]) * score);
-      }
+      for (int64_t j = 0; j < F; ++j) h[j] = swiglu_element(gate[j], up[j], score);
     }
   });
 }
@@ -44,12 +41,11 @@ void backward_rows(const at::Tensor& dh_RF, const at::Tensor& z_R2F, const Acc<T
       Acc<T> dscore = 0;
 #pragma omp simd reduction(+ : dscore)
       for (int64_t j = 0; j < F; ++j) {
-        const Acc<T> g = load(gate[j]), u = load(up[j]), dh_j = load(dh[j]);
-        const Acc<T> sigmoid = 1 / (1 + fast_exp(-g)), silu = g * sigmoid;
-        h[j] = rounded<T>(silu * u * score);
-        dup[j] = rounded<T>(dh_j * score * silu);
-        dgate[j] = rounded<T>(dh_j * score * u * (sigmoid + silu * (1 - sigmoid)));
-        dscore += dh_j * silu * u;
+        const auto element = swiglu_element_grads(dh[j], gate[j], up[j], score);
+        h[j] = rounded<T>(element.h);
+        dup[j] = rounded<T>(element.dup);
+        dgate[j] = rounded<T>(element.dgate);
+        dscore += element.dscore;
       }
       if (dscore_R) dscore_R[r] = dscore;
     }
@@ -62,10 +58,11 @@ const Acc<T>* score_or_null(const at::Tensor& score_R) {
 }
 
 void ensure_operands(const at::Tensor& z_R2F, const at::Tensor& score_R) {
-  ensure_cpu(z_R2F, 2, "swiglu: z");
+  ensure_dim(z_R2F, 2, "swiglu: z");
   ENSURE(z_R2F.size(1) % 2 == 0, "swiglu: {} columns do not halve", z_R2F.size(1));
   if (!score_R.defined()) return;
-  ensure_cpu(score_R, 1, "swiglu: score");
+  ensure_dim(score_R, 1, "swiglu: score");
+  ensure_together(score_R, z_R2F, "swiglu: score");
   ENSURE(score_R.size(0) == z_R2F.size(0) && score_R.is_contiguous() &&
              score_R.scalar_type() == acc_dtype(z_R2F.scalar_type()),
          "swiglu: score must be contiguous, {}, one for each of {} rows",
@@ -78,6 +75,7 @@ at::Tensor swiglu(const at::Tensor& z_R2F, const at::Tensor& score_R) {
   ensure_operands(z_R2F, score_R);
   const at::Tensor z = dense_rows(z_R2F);
   at::Tensor h_RF = at::empty({z.size(0), z.size(1) / 2}, z.options());
+  if (z.is_cuda()) return cuda::swiglu(z, score_R, h_RF), h_RF;
   for_dtype(z.scalar_type(),
             [&]<typename T>() { forward_rows<T>(z, score_or_null<T>(score_R), h_RF); });
   return h_RF;
@@ -92,6 +90,7 @@ SwigluGrads swiglu_backward(const at::Tensor& dh_RF, const at::Tensor& z_R2F,
   const at::Tensor z = dense_rows(z_R2F), dh = dense_rows(dh_RF);
   SwigluGrads grads{at::empty(z.sizes(), z.options()), at::empty(dh.sizes(), z.options()), {}};
   if (score_R.defined()) grads.dscore_R = at::empty(score_R.sizes(), score_R.options());
+  if (z.is_cuda()) return cuda::swiglu_backward(dh, z, score_R, grads), grads;
   for_dtype(z.scalar_type(),
             [&]<typename T>() { backward_rows<T>(dh, z, score_or_null<T>(score_R), grads); });
   return grads;

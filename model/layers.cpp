@@ -77,7 +77,7 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    auto dx = kernels::linear_cross_entropy_backward(grads[0].item<double>(), saved[0], saved[1], saved[2],
+    auto dx = kernels::linear_cross_entropy_backward(grads[0], saved[0], saved[1], saved[2],
                                                      ctx->saved_data["chunk"].toInt(), weight_grad(saved[1]));
     return {dx, {}, {}, {}};
   }

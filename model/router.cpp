@@ -74,10 +74,10 @@ struct RouteFunction : Function<RouteFunction> {
     auto saved = ctx->get_saved_variables();
     const auto &x_ND = saved[0], &w_ED = saved[1];
     const bool upcast = ctx->saved_data["upcast"].toBool();
-    const double daux = grads[1].defined() ? grads[1].item<double>() : 0.0;
+    const auto daux = grads[1].defined() ? grads[1] : at::zeros({}, saved[2].options().dtype(at::kDouble));
     kernels::Router routed{saved[2], saved[3], saved[4], saved[5], saved[6]};
     auto dscores = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(routed.scores_TK);
-    auto dlogits_NE = kernels::route_backward(dscores, saved[7] * daux, ctx->saved_data["dlse"].toDouble() * daux,
+    auto dlogits_NE = kernels::route_backward(dscores, saved[7] * daux, daux * ctx->saved_data["dlse"].toDouble(),
                                               routed, ctx->saved_data["renormalize"].toBool());
     if (!upcast) dlogits_NE = dlogits_NE.to(x_ND.scalar_type());
     kernels::gemm_weight_grad(dlogits_NE, operand(x_ND, upcast), weight_grad(w_ED));

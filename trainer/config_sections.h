@@ -11,6 +11,7 @@ namespace olmoe {
 
 enum class ComputeDtype { float32, bfloat16, float64 };
 enum class DeviceKind { cpu, cuda };
+enum class Transport { nccl, staged };
 enum class Recompute { none, full };
 enum class ScheduleKind { cosine, linear, constant };
 
@@ -21,6 +22,10 @@ struct EnumNames<ComputeDtype> {
 template <>
 struct EnumNames<DeviceKind> {
   static constexpr std::array names{"cpu", "cuda"};
+};
+template <>
+struct EnumNames<Transport> {
+  static constexpr std::array names{"nccl", "staged"};
 };
 template <>
 struct EnumNames<Recompute> {
@@ -123,6 +128,8 @@ struct ParallelConfig {
   int64_t shard = 0;
   int64_t expert = 1;
   int64_t zero_stage = 3;
+  bool overlap = true;
+  Transport transport = Transport::nccl;
 
   template <class V>
   void fields(V& v) {
@@ -130,6 +137,8 @@ struct ParallelConfig {
     v("shard", shard, "ranks that share one copy of the trained state; 0: all of the world");
     v("expert", expert, "ranks that share the experts of a layer");
     v("zero_stage", zero_stage, "3: weights are gathered stage by stage; 2: once a step, and stay");
+    v("overlap", overlap, "on GPUs, gather the next stage and reduce the last one while a stage computes");
+    v("transport", transport, "between GPUs; staged: through host memory, slowly, so that ranks may share a GPU");
   }
 };
 

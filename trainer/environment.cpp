@@ -1,5 +1,6 @@
 #include "trainer/environment.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <malloc.h>
@@ -16,6 +17,7 @@
 
 #include "core/error.h"
 #include "core/version.h"
+#include "kernels/cuda_device.h"
 
 namespace olmoe {
 namespace {
@@ -39,6 +41,21 @@ int cores_of(pid_t process) {
     if (errno != EINVAL) break;  // EINVAL: the machine has more cores than that
   }
   return 0;
+}
+
+/// Refuses a CPU without the vectors that the kernels are built for, and a compute dtype that it would only emulate.
+void check_cpu(const TrainConfig& config) {
+  const auto features = cpu_features();
+#if defined(__x86_64__)
+  if (features.find("avx2") == std::string::npos)
+    throw ConfigError("train.device: this program is built for CPUs with AVX2 and FMA, which this one lacks");
+#endif
+  if (config.compute_dtype != ComputeDtype::bfloat16) return;
+  if (features.find("bf16") == std::string::npos)
+    throw ConfigError(
+        fmt::format("train.compute_dtype: bfloat16 needs a CPU with amx_bf16 or avx512_bf16, this one has: {}; use "
+                    "float32",
+                    features));
 }
 
 }  // namespace
@@ -71,22 +88,34 @@ int threads_of_rank(int own_cores, int launcher_cores, int ranks) {
   return std::max(1, std::min(own_cores, launcher_cores / std::max(1, ranks)));
 }
 
-void check_device(const TrainConfig& config) {
-  if (config.device != DeviceKind::cpu)
-    throw ConfigError("train.device: this build has no code for cuda; use train.device=cpu");
-  const auto features = cpu_features();
-#if defined(__x86_64__)
-  if (features.find("avx2") == std::string::npos)
-    throw ConfigError("train.device: this program is built for CPUs with AVX2 and FMA, which this one lacks");
-#endif
-  if (config.compute_dtype != ComputeDtype::bfloat16) return;
-  if (features.find("bf16") == std::string::npos)
-    throw ConfigError(
-        fmt::format("train.compute_dtype: bfloat16 needs a CPU with amx_bf16 or avx512_bf16, this one has: {}; use "
-                    "float32",
-                    features));
+int local_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "LOCAL_RANK", "SLURM_LOCALID"})
+    if (const char* text = std::getenv(name); text != nullptr) return std::atoi(text);
+  return 0;
 }
 
+at::Device device_of_rank(DeviceKind kind) {
+  if (kind == DeviceKind::cpu) return at::kCPU;
+  const int count = kernels::cuda::device_count();
+  if (!kernels::cuda::built_in())
+    throw ConfigError("train.device: this program was built without CUDA; build the preset cuda-release, or use "
+                      "train.device=cpu");
+  if (count == 0) throw ConfigError("train.device: no GPU is to be seen (nvidia-smi should list some)");
+  return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank() % count)};
+}
+
+void prepare_device(const Config& config) {
+  const auto device = device_of_rank(config.train.device);
+  if (device.is_cpu()) return check_cpu(config.train);
+  const int count = kernels::cuda::device_count(), ranks = ranks_on_node();
+  if (ranks > count && config.parallel.transport == Transport::nccl)
+    throw ConfigError(fmt::format("parallel.transport: {} ranks share {} GPUs of this node, which NCCL refuses; start one "
+                                  "rank a GPU, or use parallel.transport=staged",
+                                  ranks, count));
+  kernels::cuda::use_device(device.index());
+  // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
+  at::globalContext().setAllowBF16ReductionCuBLAS(at::CuBLASReductionOption::DisallowReducedPrecisionAllowSplitK);
+}
 std::map<std::string, std::string> describe_environment() {
   return {{"cpu_features", cpu_features()},
           {"libtorch", TORCH_VERSION},

@@ -1,4 +1,6 @@
 #pragma once
+#include <ATen/core/Tensor.h>
+
 #include <map>
 #include <string>
 
@@ -18,9 +20,13 @@ int choose_threads(int64_t configured, int ranks_on_node);
 /// The launcher's cores / ranks, but no more than this rank may run on, for a launcher may have divided them already.
 /// At least 1.
 int threads_of_rank(int own_cores, int launcher_cores, int ranks);
-/// Refuses a device that this build has no code for, and a compute dtype that this CPU would only emulate.
-/// Throws ConfigError.
-void check_device(const TrainConfig& config);
+/// This rank's place among the ranks of its node, from the launcher's environment variables; 0 without a launcher.
+int local_rank();
+/// The CPU, or GPU number local_rank() mod the GPUs that this process sees. Throws ConfigError where there is none.
+at::Device device_of_rank(DeviceKind kind);
+/// Makes this rank's GPU current, or looks at the CPU. Refuses a device that this program has no code for, more ranks than
+/// GPUs over NCCL, and a compute dtype that this CPU would only emulate. Throws ConfigError.
+void prepare_device(const Config& config);
 /// What a result may depend on: CPU features, LibTorch, git commit, threads.
 std::map<std::string, std::string> describe_environment();
 

@@ -15,11 +15,11 @@ Optimizer::Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const 
   }
 }
 
-double Optimizer::grad_norm(Communicator& shard) const {
+at::Tensor Optimizer::grad_norm(Communicator& shard) const {
   auto sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(units_.front()->grad.device()));
   for (const auto& unit : units_) sum += kernels::squared_norm(unit->grad);
   shard.all_reduce(sum);
-  return std::sqrt(sum.item<double>());
+  return sum.sqrt_();
 }
 
 bool Optimizer::decays(const Slice& slice) const {
@@ -27,18 +27,26 @@ bool Optimizer::decays(const Slice& slice) const {
   return slice.global_shape.size() > 1 || config_.decay_norms;
 }
 
-void Optimizer::step(int64_t step, double lr, double grad_norm) {
-  // The 1e-6 is PyTorch's clip_grad_norm_.
-  const double factor = config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (grad_norm + 1e-6)) : 1.0;
-  kernels::AdamWStep update{lr, config_.beta1, config_.beta2, config_.eps, 0.0, step, factor};
+/// What gradients of that norm are multiplied by; not finite where the norm is not.
+at::Tensor Optimizer::clip_factor(const at::Tensor& grad_norm) const {
+  const auto one_if_finite = grad_norm * 0 + 1;
+  if (config_.clip_norm <= 0) return one_if_finite;
+  // The 1e-6 is PyTorch's clip_grad_norm_. minimum() hands on NaN.
+  return at::minimum(config_.clip_norm / (grad_norm + 1e-6), one_if_finite);
+}
+
+void Optimizer::step(int64_t step, double lr, const at::Tensor& grad_norm) {
+  const auto factor = clip_factor(grad_norm);
+  kernels::AdamWStep update{lr, config_.beta1, config_.beta2, config_.eps, 0.0, step};
   for (size_t u = 0; u < units_.size(); ++u) {
     auto& unit = *units_[u];
     const auto rounded = unit.rounded_shard();
     for (const auto& slice : unit.slices()) {
       auto part = [&](const at::Tensor& flat) { return flat.narrow(0, slice.offset, slice.end - slice.begin); };
       update.weight_decay = decays(slice) ? config_.weight_decay : 0.0;
-      kernels::adamw(part(unit.shard), part(unit.grad), part(exp_avg_[u]), part(exp_avg_sq_[u]), update,
-                     rounded.defined() ? part(rounded) : at::Tensor());
+      kernels::adamw({part(unit.shard), part(unit.grad), part(exp_avg_[u]), part(exp_avg_sq_[u]),
+                      rounded.defined() ? part(rounded) : at::Tensor()},
+                     update, factor);
     }
     unit.invalidate(rounded.defined());
   }

@@ -23,14 +23,17 @@ struct StateTensor {
 class Optimizer {
  public:
   Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const OptimizerConfig& config);
-  /// Global L2 norm of the gradients: each rank's own slices, summed over `shard`. Collective over shard.
-  double grad_norm(Communicator& shard) const;
-  /// Clips, updates weights and moments, leaves gradients zero, and marks gathered copies as out of date.
-  void step(int64_t step, double lr, double grad_norm);
+  /// Global L2 norm of the gradients, a float64 scalar on their device: own slices, summed over `shard`. Collective over
+  /// shard.
+  at::Tensor grad_norm(Communicator& shard) const;
+  /// Clips, updates weights and moments (nothing where the norm is not finite), leaves gradients zero, and marks gathered
+  /// copies as out of date.
+  void step(int64_t step, double lr, const at::Tensor& grad_norm);
   /// Weights and both moments of every unit.
   std::vector<StateTensor> state() const;
 
  private:
+  at::Tensor clip_factor(const at::Tensor& grad_norm) const;
   bool decays(const Slice& slice) const;
 
   std::span<const std::unique_ptr<ShardedUnit>> units_;

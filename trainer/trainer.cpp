@@ -35,7 +35,7 @@ at::ScalarType scalar_type(ComputeDtype dtype) {
 
 StageRunner::Options runner_options(const Config& config) {
   return {.compute_dtype = scalar_type(config.train.compute_dtype),
-          .device = config.train.device == DeviceKind::cuda ? at::Device(at::kCUDA) : at::Device(at::kCPU),
+          .device = device_of_rank(config.train.device),
           .residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident,
           .recompute = config.train.recompute == Recompute::full,
           .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
@@ -43,9 +43,9 @@ StageRunner::Options runner_options(const Config& config) {
 }
 
 /// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.
-double max_expert_load(const at::Tensor& counts_LE) {
-  if (counts_LE.numel() == 0) return 0;
-  return (counts_LE.amax(1) / counts_LE.mean(1)).max().item<double>();
+at::Tensor max_expert_load(const at::Tensor& counts_LE) {
+  if (counts_LE.numel() == 0) return at::zeros({}, counts_LE.options());
+  return (counts_LE.amax(1) / counts_LE.mean(1)).max();
 }
 
 namespace fs = std::filesystem;
@@ -179,27 +179,29 @@ StepMetrics Trainer::train_step() {
     runner_->train_pass(batch, {.per_target = 1.0 / targets, .aux_share = share});
   }
   runner_->reduce_replicas();
-  const double grad_norm = optimizer_->grad_norm(mesh_.shard());
+  const auto grad_norm = optimizer_->grad_norm(mesh_.shard());
   auto totals = runner_->totals();
   mesh_.world().all_reduce(totals.losses_3);
   mesh_.world().all_reduce(totals.counts_LE);
-  const auto losses = totals.losses_3.cpu();
-  const double loss = losses[0].item<double>() / targets;
-  if (!std::isfinite(loss) || !std::isfinite(grad_norm))
+  // The device decides by itself whether to update; the host asks once a step, and only then learns of it.
+  const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
+  optimizer_->step(step_ + 1, lr, grad_norm + 0 * totals.losses_3[0]);
+  const auto read = at::cat({totals.losses_3, grad_norm.view(1), max_expert_load(totals.counts_LE).view(1)}).cpu();
+  const double* const numbers = read.const_data_ptr<double>();
+  const double loss = numbers[0] / targets;
+  if (!std::isfinite(loss) || !std::isfinite(numbers[3]))
     throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved",
-                            step_ + 1, loss, grad_norm),
+                            step_ + 1, loss, numbers[3]),
                 ExitCode::non_finite);
 
   ++step_;
-  const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_);
-  optimizer_->step(step_, lr, grad_norm);
   return {.step = step_,
           .tokens = step_ * sequences * sequence_length,
           .loss = loss,
-          .load_balancing_loss = losses[1].item<double>(),
-          .router_z_loss = losses[2].item<double>(),
-          .max_expert_load = max_expert_load(totals.counts_LE),
-          .grad_norm = grad_norm,
+          .load_balancing_loss = numbers[1],
+          .router_z_loss = numbers[2],
+          .max_expert_load = numbers[4],
+          .grad_norm = numbers[3],
           .lr = lr,
           .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s()};
 }

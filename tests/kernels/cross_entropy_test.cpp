@@ -42,7 +42,7 @@ TEST_CASE("linear_cross_entropy and its gradients equal the formula", "[kernels]
   REQUIRE(loss.scalar_type() == at::kDouble);
   CHECK(relative_error(loss, loss_ref) < bound(dtype, D + V));
   at::Tensor dw = at::ones({V, D}, statistics_dtype(dtype));
-  const at::Tensor dx = linear_cross_entropy_backward(0.25, x, w, targets, chunk, dw);
+  const at::Tensor dx = linear_cross_entropy_backward(at::full({}, 0.25, at::kDouble), x, w, targets, chunk, dw);
   // bf16 logits of size |l| carry an error of 2^-8 |l|, which the softmax passes on: 8 roundings
   // cover |l| < 8.
   CHECK(relative_error(dx, x_ref.grad()) < bound(dtype, V, 8));
@@ -65,7 +65,7 @@ TEST_CASE("extreme logits give an exact loss", "[kernels]") {
   CHECK(linear_cross_entropy(x, w, at::tensor({1}, at::kLong), 1).item<double>() == Approx(160.));
   CHECK(std::abs(linear_cross_entropy(x, w, at::tensor({0}, at::kLong), 1).item<double>()) < 1e-30);
   at::Tensor dw = at::zeros({3, 1}, at::TensorOptions().dtype(statistics_dtype(dtype)));
-  linear_cross_entropy_backward(1, x, w, at::tensor({1}, at::kLong), 1, dw);
+  linear_cross_entropy_backward(at::ones({}, at::kDouble), x, w, at::tensor({1}, at::kLong), 1, dw);
   CHECK(relative_error(dw.squeeze(1), at::tensor({1., -1., 0.}, at::kDouble)) < 1e-6);
 }
 
@@ -75,7 +75,7 @@ TEST_CASE("no tokens, or none that count, give zero loss and gradients", "[kerne
     const at::Tensor x = at::ones({N, 4}), targets = at::full({N}, kIgnoredTarget, at::kLong);
     CHECK(linear_cross_entropy(x, w, targets, 2).item<double>() == 0);
     at::Tensor dw = at::ones({6, 4});
-    CHECK(same_bits(linear_cross_entropy_backward(1, x, w, targets, 2, dw), at::zeros({N, 4})));
+    CHECK(same_bits(linear_cross_entropy_backward(at::ones({}, at::kDouble), x, w, targets, 2, dw), at::zeros({N, 4})));
     CHECK(same_bits(dw, w));
   }
 }

@@ -54,15 +54,15 @@ TEST_CASE("route and its gradient equal the formula", "[kernels]") {
 
   const at::Tensor dscores = normal({T, K}, stats, 2), dprobs = normal({G, E}, stats, 3);
   reference_objective(logits_ref, out.ids_TK, renormalize, dscores, dprobs, 0.3).backward();
-  const at::Tensor dlogits = route_backward(dscores, dprobs, 0.3, out, renormalize);
+  const at::Tensor dlogits = route_backward(dscores, dprobs, at::full({}, 0.3, at::kDouble), out, renormalize);
   CHECK(relative_error(dlogits, logits_ref.grad()) < bound(stats, E) * 4);
 }
 
 TEST_CASE("without a load-balancing gradient only scores and logsumexp count", "[kernels]") {
   const Router out = route(normal({10, 6}, at::kDouble, 4), 2, 1, true, {});
   const at::Tensor dscores = normal({10, 2}, at::kDouble, 5);
-  CHECK(same_bits(route_backward(dscores, {}, 0.1, out, true),
-                  route_backward(dscores, at::zeros({1, 6}, at::kDouble), 0.1, out, true)));
+  CHECK(same_bits(route_backward(dscores, {}, at::full({}, 0.1, at::kDouble), out, true),
+                  route_backward(dscores, at::zeros({1, 6}, at::kDouble), at::full({}, 0.1, at::kDouble), out, true)));
 }
 
 TEST_CASE("ties go to the lower index", "[kernels]") {
@@ -95,13 +95,13 @@ TEST_CASE("extreme logits stay finite", "[kernels]") {
   CHECK(relative_error(out.lse_T, logits.to(at::kDouble).logsumexp({1})) <
         bound(statistics_dtype(dtype), 4));
   const at::Tensor ones = at::ones({1, 3}, at::TensorOptions().dtype(statistics_dtype(dtype)));
-  CHECK(route_backward(ones, {}, 1, out, true).isfinite().all().item<bool>());
+  CHECK(route_backward(ones, {}, at::full({}, 1, at::kDouble), out, true).isfinite().all().item<bool>());
 }
 
 TEST_CASE("route of no tokens", "[kernels]") {
   const Router out = route(at::empty({0, 4}), 2, 1, false, {});
   CHECK(same_bits(out.counts_GE, at::zeros({1, 4}, at::kLong)));
-  CHECK(route_backward(at::empty({0, 2}), at::zeros({1, 4}), 1, out, false).sizes() ==
+  CHECK(route_backward(at::empty({0, 2}), at::zeros({1, 4}), at::full({}, 1, at::kDouble), out, false).sizes() ==
         at::IntArrayRef({0, 4}));
 }
 

@@ -1,4 +1,4 @@
-#include "kernels/vector_math.h"
+#include "kernels/elements.h"
 
 #include <cstdlib>
 #include <string>

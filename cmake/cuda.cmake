@@ -1,0 +1,12 @@
+# What a build with CUDA and NCCL needs. CUDA 13 is what the pinned LibTorch was built with.
+set(CMAKE_CUDA_ARCHITECTURES ${OLMOE_CUDA_ARCHITECTURES})
+enable_language(CUDA)
+set(CMAKE_CUDA_COMPILER_LAUNCHER "${CMAKE_SOURCE_DIR}/cmake/keep_ptxas_log.sh;${CMAKE_BINARY_DIR}/ptxas")
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+find_package(CUDAToolkit 13.0 REQUIRED)
+find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
+find_library(NCCL_LIBRARY nccl HINTS "${CUDAToolkit_LIBRARY_DIR}" REQUIRED)
+
+# 20208: LibTorch's headers name long double, which a GPU does not have.
+set(OLMOE_CUDA_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--extended-lambda;-lineinfo;-Xptxas=-v;-Werror=all-warnings;-diag-suppress=20208;-Xcompiler=-Wall,-Wextra,-Werror,-fopenmp>")

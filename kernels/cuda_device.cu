@@ -1,0 +1,43 @@
+#include "kernels/cuda_device.h"
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+
+#include "core/error.h"
+
+namespace olmoe::kernels::cuda {
+namespace {
+
+/// Every .cu file is compiled for the same GPUs, so code for this one is code for all.
+__global__ void probe() {}
+
+}  // namespace
+
+bool built_in() { return true; }
+
+int device_count() { return c10::cuda::device_count(); }
+
+DeviceFacts device_facts(int index) {
+  cudaDeviceProp facts{};
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&facts, index));
+  return {facts.name, facts.major, facts.minor, facts.multiProcessorCount, static_cast<int64_t>(facts.totalGlobalMem)};
+}
+
+void use_device(int index) {
+  c10::cuda::set_device(static_cast<c10::DeviceIndex>(index));
+  cudaFuncAttributes code{};
+  const auto status = cudaFuncGetAttributes(&code, probe);
+  if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction) {
+    cudaGetLastError();  // it is reported here, and must not be found again by the next launch
+    const auto facts = device_facts(index);
+    throw ConfigError(fmt::format("train.device: this program has no code for GPU {}, {} (compute capability {}.{}); "
+                                  "build it with OLMOE_CUDA_ARCHITECTURES={}{}",
+                                  index, facts.name, facts.major, facts.minor, facts.major, facts.minor));
+  }
+  C10_CUDA_CHECK(status);
+}
+
+NoHostSync::NoHostSync() { c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR); }
+NoHostSync::~NoHostSync() { c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED); }
+
+}  // namespace olmoe::kernels::cuda

@@ -1,0 +1,32 @@
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace olmoe::kernels::cuda {
+
+/// A GPU as the CUDA runtime describes it.
+struct DeviceFacts {
+  std::string name;
+  int major, minor;      ///< compute capability
+  int multiprocessors;
+  int64_t memory_bytes;
+};
+
+/// True if this program has CUDA code at all.
+bool built_in();
+/// GPUs that this process sees; 0 where there is no driver.
+int device_count();
+DeviceFacts device_facts(int index);
+/// Makes a GPU the current one of this thread. Throws ConfigError, naming it, if this program has no code for it.
+void use_device(int index);
+
+/// While it lives, whatever makes the host wait for a GPU through LibTorch throws, in every thread.
+class NoHostSync {
+ public:
+  NoHostSync();
+  ~NoHostSync();
+  NoHostSync(const NoHostSync&) = delete;
+  NoHostSync& operator=(const NoHostSync&) = delete;
+};
+
+}  // namespace olmoe::kernels::cuda

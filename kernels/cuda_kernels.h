@@ -1,0 +1,73 @@
+// The kernels' halves for CUDA: X.cu defines what X.cpp calls for tensors on a GPU. X.cpp has checked the operands, made
+// their rows dense and allocated what is written; shapes, dtypes and meaning are those of X.h. All of it is enqueued on the
+// current stream of the operands' device, and nothing waits for the host. In a build without CUDA, without_gpu.cpp
+// defines them all, and each throws.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "kernels/adamw.h"
+#include "kernels/attention.h"
+#include "kernels/permute.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rotary.h"
+#include "kernels/router.h"
+#include "kernels/swiglu.h"
+
+namespace olmoe::kernels {
+
+/// What a normalised row was made of.
+struct RmsNormForward {
+  at::Tensor x_ND, w_D, rstd_N;
+};
+/// Gradients of what the router gave: dprobs_GE may be undefined (zero), lse_scale is a float64 scalar.
+struct RouterGrads {
+  at::Tensor dscores_TK, dprobs_GE, lse_scale;
+};
+
+namespace cuda {
+
+void rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps, RmsNorm& out);
+/// Writes dx_ND, adds to dw_D in a fixed order of rows.
+void rms_norm_backward(const at::Tensor& dy_ND, const RmsNormForward& forward, at::Tensor& dx_ND, at::Tensor& dw_D);
+
+void norm_rotary(const NormRotaryOperands& in, double eps, NormRotary& out);
+void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in, const at::Tensor& rstd_N,
+                          at::Tensor& dx_NW, at::Tensor& dw_W);
+
+Attention causal_attention(const Qkv& in);
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads);
+
+/// `choose`: out.ids_TK is written, else it is given. out.counts_GE comes in zero.
+void route(const at::Tensor& logits_TE, bool choose, bool renormalize, Router& out);
+void route_backward(const RouterGrads& grads, const Router& forward, bool renormalize, at::Tensor& dlogits_TE);
+
+void sort_by_expert(const at::Tensor& ids_TK, Permutation& out);
+void gather_rows(const at::Tensor& x_TD, const Permutation& permutation, at::Tensor& x_RD);
+void combine_rows(const at::Tensor& y_RD, const Permutation& permutation, const at::Tensor& residual_TD,
+                  at::Tensor& out_TD);
+/// out[i] = values[index[i]], flat.
+void take(const at::Tensor& values, const at::Tensor& index, at::Tensor& out);
+
+void swiglu(const at::Tensor& z_R2F, const at::Tensor& score_R, at::Tensor& h_RF);
+void swiglu_backward(const at::Tensor& dh_RF, const at::Tensor& z_R2F, const at::Tensor& score_R, SwigluGrads& grads);
+
+void embedding(const at::Tensor& ids_N, const at::Tensor& w_VD, at::Tensor& x_ND);
+void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Tensor& dw_VD);
+
+/// losses_C (float64) of one chunk of C tokens; zero where the target is ignored.
+void row_losses(const at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C);
+/// Replaces logits by scale * (softmax - one-hot target); scale is a float64 scalar.
+void logits_to_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& scale);
+
+/// y_RO = x_RI * w_EIO of each row's expert; w may be a transposed view.
+at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EIO, const at::Tensor& offsets_E);
+void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
+                              at::Tensor& dw_EOI);
+/// dw_OI (fp32) += dy^T x of bf16 operands, without rounding on the way.
+void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI);
+
+void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& grad_factor);
+at::Tensor squared_norm(const at::Tensor& x);
+
+}  // namespace cuda
+}  // namespace olmoe::kernels

@@ -1,0 +1,185 @@
+// What a kernel does to one element, for CPU and GPU alike: the loops of X.cpp and of X.cu call these. Values are computed
+// in Acc<T>; `rounded` says where they are rounded to the compute dtype T.
+#pragma once
+#include <c10/macros/Macros.h>
+#include <c10/util/BFloat16.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+namespace olmoe::kernels {
+
+#define OLMOE_ELEMENT [[gnu::always_inline]] C10_HOST_DEVICE inline
+/// Whether this is compiled for the GPU, which has instructions for what the CPU's loops must spell out.
+#ifdef __CUDA_ARCH__
+constexpr bool kDeviceCode = true;
+#else
+constexpr bool kDeviceCode = false;
+#endif
+
+/// The type that values of T are computed and accumulated in: float for bf16 and float, double for double.
+template <typename T>
+using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T>
+OLMOE_ELEMENT Acc<T> load(const T& value) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>)
+    return std::bit_cast<float>(static_cast<uint32_t>(value.x) << 16);
+  else
+    return value;
+}
+
+/// Rounds to the nearest T, ties to even; NaN stays NaN. Free of branches, so that loops vectorise.
+template <typename T>
+OLMOE_ELEMENT T rounded(Acc<T> value) {
+  if constexpr (std::is_same_v<T, c10::BFloat16> && kDeviceCode) {
+    return c10::BFloat16(value);
+  } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
+#ifdef __CUDA_ARCH__  // one instruction, which memory-bound kernels notice; a NaN's payload is lost
+    uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return {bits, c10::BFloat16::from_bits()};
+#else
+    const uint32_t bits = std::bit_cast<uint32_t>(value);
+    const uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uint32_t quiet_nan = (bits >> 16) | 0x40u;
+    return {static_cast<uint16_t>(value != value ? quiet_nan : nearest), c10::BFloat16::from_bits()};
+#endif
+  } else {
+    return value;
+  }
+}
+
+/// e^x within 1.5 ulp; results below the smallest normal number are flushed to zero, NaN stays NaN. The C library's is a
+/// call, which no loop can vectorise.
+/// Source: reduction by Cody & Waite, x = n ln2 + r; Taylor-like polynomial in r on [-ln2/2, ln2/2].
+OLMOE_ELEMENT float fast_exp(float x) {
+  if constexpr (kDeviceCode) return std::exp(x);  // a GPU's NaN, 0x7fffffff, would not survive the arithmetic on bits
+  constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  constexpr float kRoundToInt = 12582912.f;  // 1.5 * 2^23: adding it leaves the integer in the low bits
+  constexpr float kMax = 88.72283f, kMin = -87.33654f;
+  const float below = x > kMax ? kMax : x, clamped = below < kMin ? kMin : below;
+  const float shifted = clamped * kLog2e + kRoundToInt;
+  const float n = shifted - kRoundToInt;
+  const float r = (clamped - n * kLn2High) - n * kLn2Low;
+  float p = 1.9875691e-4f;
+  p = p * r + 1.3981999e-3f;
+  p = p * r + 8.3334519e-3f;
+  p = p * r + 4.1665796e-2f;
+  p = p * r + 1.6666665e-1f;
+  p = p * r + 5.0000001e-1f;
+  p = p * (r * r) + r + 1.f;
+  const uint32_t exponent = std::bit_cast<uint32_t>(shifted) << 23;
+  const float scaled = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
+  const float upper = x > kMax ? std::numeric_limits<float>::infinity() : scaled;
+  return x < kMin ? 0.f : upper;
+}
+/// In float64, which only tests of the parallel logic compute in, exactness goes before speed.
+OLMOE_ELEMENT double fast_exp(double x) { return std::exp(x); }
+
+template <typename A>
+OLMOE_ELEMENT A sigmoid(A x) {
+  return 1 / (1 + fast_exp(-x));
+}
+
+/// 1 / sqrt(mean(x^2) + eps) of a row of `width` elements.
+template <typename A>
+OLMOE_ELEMENT A inverse_rms(A square_sum, int64_t width, A eps) {
+  return 1 / std::sqrt(square_sum / static_cast<A>(width) + eps);
+}
+/// The part of a normalised row's gradient along the row: `dot` = sum(dy * w * x).
+template <typename A>
+OLMOE_ELEMENT A rms_projection(A dot, A rstd, int64_t width) {
+  return dot * rstd * rstd / static_cast<A>(width);
+}
+
+/// Element of an RMS-normalised row, rounded as OlmoeForCausalLM rounds: after the norm, and after the weight.
+template <typename T>
+OLMOE_ELEMENT T rms_normed(T x, Acc<T> rstd, T w) {
+  return rounded<T>(load(rounded<T>(load(x) * rstd)) * load(w));
+}
+
+/// Gradients of x and w of one element of a normalised row; `projection` is rms_projection().
+template <typename T>
+struct RmsNormGrads {
+  Acc<T> dx, dw;
+};
+template <typename T>
+OLMOE_ELEMENT RmsNormGrads<T> rms_norm_grads(Acc<T> dy, T x, T w, Acc<T> rstd, Acc<T> projection) {
+  return {rstd * (dy * load(w) - load(x) * projection), dy * load(rounded<T>(load(x) * rstd))};
+}
+
+/// x within +-clip.
+template <typename A>
+OLMOE_ELEMENT A clamped(A x, A clip) {
+  const A below = x > clip ? clip : x;
+  return below < -clip ? -clip : below;
+}
+/// Gradient of x where that of clamped(x) is dy: zero where the clamp held.
+template <typename A>
+OLMOE_ELEMENT A clamp_grad(A dy, A x, A clip) {
+  return std::abs(x) > clip ? 0 : dy;
+}
+
+template <typename A>
+struct Pair {
+  A first, second;
+};
+/// Rotates (a, b) by the angle whose cosine and sine are given; back with -sin.
+template <typename A>
+OLMOE_ELEMENT Pair<A> rotate(A a, A b, A cos, A sin) {
+  return {a * cos - b * sin, b * cos + a * sin};
+}
+
+/// h = silu(gate) * up * score, and what its backward needs of one element.
+template <typename T>
+OLMOE_ELEMENT T swiglu_element(T gate, T up, Acc<T> score) {
+  const Acc<T> g = load(gate);
+  return rounded<T>(g * sigmoid(g) * load(up) * score);
+}
+template <typename A>
+struct SwigluElementGrads {
+  A dgate, dup, h;
+  A dscore;  ///< this element's part of the sum over F
+};
+/// Not rounded: a struct of several types would keep a loop from being vectorised.
+template <typename T>
+OLMOE_ELEMENT SwigluElementGrads<Acc<T>> swiglu_element_grads(T dh, T gate, T up, Acc<T> score) {
+  const Acc<T> g = load(gate), u = load(up), d = load(dh);
+  const Acc<T> s = sigmoid(g), silu = g * s;
+  return {d * score * u * (s + silu * (1 - s)), d * score * silu, silu * u * score, d * silu * u};
+}
+
+/// Whether expert a is chosen before expert b: the more probable, among equals the lower index.
+template <typename A>
+OLMOE_ELEMENT bool chosen_before(A prob_a, int32_t a, A prob_b, int32_t b) {
+  return prob_a > prob_b || (prob_a == prob_b && a < b);
+}
+
+/// One token's K choices among its experts' probabilities, and the gradients of their scores.
+template <typename A>
+struct Choice {
+  const A *dscores, *scores, *probs;
+  const int32_t* ids;
+  int64_t K;
+};
+/// A chosen probability's gradient is (dscore - dot) / sum: through the renormalisation where there is one.
+template <typename A>
+struct ScoreShares {
+  A dot, sum;
+};
+template <typename A>
+OLMOE_ELEMENT ScoreShares<A> score_shares(const Choice<A>& choice, bool renormalize) {
+  if (!renormalize) return {0, 1};
+  ScoreShares<A> out{0, 0};
+  for (int64_t k = 0; k < choice.K; ++k) {
+    out.sum += choice.probs[choice.ids[k]];
+    out.dot += choice.dscores[k] * choice.scores[k];
+  }
+  return out;
+}
+
+}  // namespace olmoe::kernels

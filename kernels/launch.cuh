@@ -1,0 +1,116 @@
+// What the .cu files share: launching on the current stream, loads of several elements, sums over warps and blocks.
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
+
+#include "kernels/dtypes.h"
+
+namespace olmoe::kernels::cuda {
+
+constexpr int kWarp = 32;
+
+/// Makes the tensor's device current for the life of this object, and says which stream to launch on.
+class Launch {
+ public:
+  explicit Launch(const at::Tensor& x) : guard_(x.device()), stream_(c10::cuda::getCurrentCUDAStream()) {}
+  ~Launch() noexcept(false) { C10_CUDA_KERNEL_LAUNCH_CHECK(); }
+  operator cudaStream_t() const { return stream_; }  // NOLINT(google-explicit-constructor): it is passed to <<<>>>
+
+ private:
+  c10::cuda::CUDAGuard guard_;
+  c10::cuda::CUDAStream stream_;
+};
+
+/// Blocks that `threads` threads each need for `n` elements; at least one, so that an empty launch is a launch.
+inline unsigned blocks_for(int64_t n, int threads) {
+  return static_cast<unsigned>(std::max<int64_t>(1, (n + threads - 1) / threads));
+}
+
+/// N elements that one instruction loads or stores (16 bytes where N * sizeof(T) is 16).
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Vector {
+  T values[N];
+};
+/// Elements of T in 16 bytes.
+template <typename T>
+constexpr int kVectorWidth = 16 / sizeof(T);
+
+template <int N, typename T>
+__device__ inline Vector<T, N> load_vector(const T* from) {
+  return *reinterpret_cast<const Vector<T, N>*>(from);
+}
+template <int N, typename T>
+__device__ inline void store_vector(T* to, const Vector<T, N>& vector) {
+  *reinterpret_cast<Vector<T, N>*>(to) = vector;
+}
+
+/// True if 16 bytes at a time can be read from `data` on.
+inline bool starts_vector(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
+/// True if rows of `row_elements` elements, `stride` apart from `data` on, can be read 16 bytes at a time.
+template <typename T>
+bool rows_are_vectors(const T* data, int64_t row_elements, int64_t stride) {
+  return starts_vector(data) && row_elements % kVectorWidth<T> == 0 && stride % kVectorWidth<T> == 0;
+}
+
+/// Calls f.operator()<N>() with the elements that one access takes: 16 bytes' worth, or one.
+template <typename T, typename F>
+void for_width(bool vectors, const F& f) {
+  if (vectors) return f.template operator()<kVectorWidth<T>>();
+  f.template operator()<1>();
+}
+
+template <typename A>
+__device__ inline A warp_sum(A value) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+/// The greatest of the lanes' values, none of which may be NaN.
+template <typename A>
+__device__ inline A warp_max(A value) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const A other = __shfl_xor_sync(0xffffffffu, value, offset);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+/// Sum over the lanes up to this one.
+template <typename A>
+__device__ inline A warp_running_sum(A value) {
+  const unsigned lane = threadIdx.x % kWarp;
+  for (unsigned offset = 1; offset < kWarp; offset *= 2) {
+    const A lower = __shfl_up_sync(0xffffffffu, value, offset);
+    if (lane >= offset) value += lower;
+  }
+  return value;
+}
+
+/// Sum over the block, the same on every thread and in every run. blockDim.x is a multiple of the warp, at most 1,024.
+template <typename A>
+__device__ A block_sum(A value) {
+  __shared__ A of_warp[kWarp];
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  value = warp_sum(value);
+  __syncthreads();  // an earlier sum may still be read
+  if (lane == 0) of_warp[warp] = value;
+  __syncthreads();
+  return warp_sum(lane < warps ? of_warp[lane] : A{0});
+}
+/// The greatest value of the block, on every thread; none may be NaN.
+template <typename A>
+__device__ A block_max(A value) {
+  __shared__ A of_warp[kWarp];
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  value = warp_max(value);
+  __syncthreads();  // an earlier maximum may still be read
+  if (lane == 0) of_warp[warp] = value;
+  __syncthreads();
+  return warp_max(of_warp[lane < warps ? lane : 0]);
+}
+
+}  // namespace olmoe::kernels::cuda

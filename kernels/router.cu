@@ -1,0 +1,240 @@
+// Shapes: T tokens, E experts, K chosen for each token, G groups of T/G consecutive tokens. A warp has one token: its lane l
+// holds the values of experts l, l + 32, ... in V registers.
+#include <cmath>
+#include <limits>
+
+#include "kernels/cuda_kernels.h"
+#include "kernels/launch.cuh"
+#include "kernels/router_index.h"
+
+namespace olmoe::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / kWarp;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+template <typename A>
+constexpr A kLowest = -std::numeric_limits<A>::infinity();
+
+/// Calls f.operator()<V>() with the values that each lane holds of a row of E.
+template <typename F>
+void for_values_per_lane(int64_t E, const F& f) {
+  ENSURE(E <= 1024, "router: {} experts, but at most 1024 fit the registers of a warp", E);
+  if (E <= 32) return f.template operator()<1>();
+  if (E <= 64) return f.template operator()<2>();
+  if (E <= 128) return f.template operator()<4>();
+  if (E <= 256) return f.template operator()<8>();
+  if (E <= 512) return f.template operator()<16>();
+  f.template operator()<32>();
+}
+
+template <typename T>
+struct RouteOperands {
+  const T* logits;
+  Acc<T>*probs, *lse, *scores;
+  int32_t* ids;
+  unsigned long long* counts_GE;
+  int64_t stride, group_size;
+  int32_t E, K;
+  bool choose, renormalize;
+};
+
+/// Softmax of a row into this warp's registers (zero past the last expert); returns the logsumexp.
+template <int V, typename T>
+__device__ Acc<T> softmax(const T* logits, int32_t E, int32_t lane, Acc<T> (&probs)[V]) {
+  Acc<T> highest = kLowest<Acc<T>>, sum = 0;
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const int32_t e = lane + i * kWarp;
+    probs[i] = e < E ? load(logits[e]) : kLowest<Acc<T>>;
+    highest = probs[i] > highest ? probs[i] : highest;
+  }
+  highest = warp_max(highest);
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    probs[i] = lane + i * kWarp < E ? fast_exp(probs[i] - highest) : 0;
+    sum += probs[i];
+  }
+  sum = warp_sum(sum);
+#pragma unroll
+  for (int i = 0; i < V; ++i) probs[i] /= sum;
+  return highest + std::log(sum);
+}
+
+/// Writes the K experts that are chosen first, in order. Uses up `keys`, which come in as probabilities. NaN comes after
+/// every probability, and what is taken or no expert at all is never reached, as K <= E.
+template <int V, typename A>
+__device__ void choose_top_k(A (&keys)[V], int32_t E, int32_t K, int32_t lane, int32_t* ids) {
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    if (!(keys[i] >= 0)) keys[i] = -1;
+    if (lane + i * kWarp >= E) keys[i] = kLowest<A>;
+  }
+  for (int32_t k = 0; k < K; ++k) {
+    A best = kLowest<A>;
+    int32_t id = E;
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const int32_t e = lane + i * kWarp;
+      if (!chosen_before(keys[i], e, best, id)) continue;
+      best = keys[i];
+      id = e;
+    }
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      const A other = __shfl_xor_sync(kAllLanes, best, offset);
+      const int32_t other_id = __shfl_xor_sync(kAllLanes, id, offset);
+      if (!chosen_before(other, other_id, best, id)) continue;
+      best = other;
+      id = other_id;
+    }
+    if (lane == 0) ids[k] = id;
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      if (lane + i * kWarp == id) keys[i] = kLowest<A>;
+  }
+}
+
+/// Scores of one token's choice, and its part of the block's counts.
+template <typename A>
+__device__ void take_scores(const A* probs, const int32_t* ids, int32_t E, int32_t K, bool renormalize, A* scores,
+                            int32_t* count_E) {
+  const int32_t lane = threadIdx.x % kWarp;
+  A sum = 0;
+  for (int32_t k = lane; k < K; k += kWarp) {
+    CUDA_KERNEL_ASSERT(ids[k] >= 0 && ids[k] < E);
+    sum += probs[ids[k]];
+  }
+  const A divisor = renormalize ? warp_sum(sum) : 1;
+  for (int32_t k = lane; k < K; k += kWarp) {
+    scores[k] = probs[ids[k]] / divisor;
+    atomicAdd(count_E + ids[k], 1);
+  }
+}
+
+/// A block has one run of tokens of one group.
+template <typename T, int V>
+__global__ void __launch_bounds__(kThreads) route_run(RouteOperands<T> r) {
+  extern __shared__ int32_t count_E[];
+  for (int32_t e = threadIdx.x; e < r.E; e += kThreads) count_E[e] = 0;
+  __syncthreads();
+  const int32_t lane = threadIdx.x % kWarp;
+  const TokenRun run = token_run(blockIdx.x, r.group_size);
+  for (int64_t t = run.begin + threadIdx.x / kWarp; t < run.end; t += kWarps) {
+    Acc<T> probs[V];
+    Acc<T>* const probs_out = r.probs + t * r.E;
+    int32_t* const ids = r.ids + t * r.K;
+    const Acc<T> lse = softmax(r.logits + t * r.stride, r.E, lane, probs);
+    if (lane == 0) r.lse[t] = lse;
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      if (lane + i * kWarp < r.E) probs_out[lane + i * kWarp] = probs[i];
+    if (r.choose) choose_top_k(probs, r.E, r.K, lane, ids);
+    __syncwarp();  // ids and probabilities of other lanes are read from memory
+    take_scores(probs_out, ids, r.E, r.K, r.renormalize, r.scores + t * r.K, count_E);
+  }
+  __syncthreads();
+  for (int32_t e = threadIdx.x; e < r.E; e += kThreads)
+    if (count_E[e] > 0) atomicAdd(r.counts_GE + run.group * r.E + e, static_cast<unsigned long long>(count_E[e]));
+}
+
+template <typename P>
+struct BackwardOperands {
+  const P *dscores, *dprobs_GE, *probs, *lse, *scores;
+  const double* lse_scale;
+  const int32_t* ids;
+  P* dlogits;
+  int64_t T, group_size;
+  int32_t E, K;
+  bool renormalize;
+};
+
+/// A warp has one token.
+template <typename P, int V>
+__global__ void __launch_bounds__(kThreads) route_backward_token(BackwardOperands<P> b) {
+  const int32_t lane = threadIdx.x % kWarp;
+  const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (t >= b.T) return;
+  const P* const dprobs = b.dprobs_GE ? b.dprobs_GE + t / b.group_size * b.E : nullptr;
+  P probs[V], dp[V];
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const int32_t e = lane + i * kWarp;
+    probs[i] = e < b.E ? b.probs[t * b.E + e] : 0;
+    dp[i] = dprobs && e < b.E ? dprobs[e] : 0;
+  }
+  const Choice<P> choice{b.dscores + t * b.K, b.scores + t * b.K, b.probs + t * b.E, b.ids + t * b.K, b.K};
+  const auto shares = score_shares(choice, b.renormalize);
+  for (int32_t k = 0; k < b.K; ++k) {
+    const P dprob = (choice.dscores[k] - shares.dot) / shares.sum;
+    const int32_t id = choice.ids[k];
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      if (lane + i * kWarp == id) dp[i] += dprob;
+  }
+  P dot = 0;
+#pragma unroll
+  for (int i = 0; i < V; ++i) dot += probs[i] * dp[i];
+  dot = warp_sum(dot);
+  const P dlse = static_cast<P>(*b.lse_scale) * b.lse[t];
+#pragma unroll
+  for (int i = 0; i < V; ++i) {
+    const int32_t e = lane + i * kWarp;
+    if (e < b.E) b.dlogits[t * b.E + e] = probs[i] * (dp[i] - dot + dlse);
+  }
+}
+
+}  // namespace
+
+void route(const at::Tensor& logits_TE, bool choose, bool renormalize, Router& out) {
+  const int64_t T = logits_TE.size(0), E = logits_TE.size(1), G = out.counts_GE.size(0);
+  if (T == 0) return;
+  const auto blocks = static_cast<unsigned>(G * runs_per_group(T / G));
+  const Launch launch(logits_TE);
+  for_dtype(logits_TE.scalar_type(), [&]<typename Element>() {
+    const RouteOperands<Element> operands{
+        .logits = logits_TE.const_data_ptr<Element>(),
+        .probs = out.probs_TE.data_ptr<Acc<Element>>(),
+        .lse = out.lse_T.data_ptr<Acc<Element>>(),
+        .scores = out.scores_TK.data_ptr<Acc<Element>>(),
+        .ids = out.ids_TK.data_ptr<int32_t>(),
+        .counts_GE = reinterpret_cast<unsigned long long*>(out.counts_GE.data_ptr<int64_t>()),
+        .stride = logits_TE.stride(0),
+        .group_size = T / G,
+        .E = static_cast<int32_t>(E),
+        .K = static_cast<int32_t>(out.ids_TK.size(1)),
+        .choose = choose,
+        .renormalize = renormalize};
+    for_values_per_lane(E, [&]<int V>() {
+      route_run<Element, V><<<blocks, kThreads, E * sizeof(int32_t), launch>>>(operands);
+    });
+  });
+}
+
+void route_backward(const RouterGrads& grads, const Router& forward, bool renormalize, at::Tensor& dlogits_TE) {
+  const int64_t T = dlogits_TE.size(0), E = dlogits_TE.size(1);
+  if (T == 0) return;
+  const Launch launch(dlogits_TE);
+  for_dtype(dlogits_TE.scalar_type(), [&]<typename P>() {
+    if constexpr (std::is_same_v<P, Acc<P>>) {
+      const BackwardOperands<P> operands{
+          .dscores = grads.dscores_TK.const_data_ptr<P>(),
+          .dprobs_GE = grads.dprobs_GE.defined() ? grads.dprobs_GE.const_data_ptr<P>() : nullptr,
+          .probs = forward.probs_TE.const_data_ptr<P>(),
+          .lse = forward.lse_T.const_data_ptr<P>(),
+          .scores = forward.scores_TK.const_data_ptr<P>(),
+          .lse_scale = grads.lse_scale.const_data_ptr<double>(),
+          .ids = forward.ids_TK.const_data_ptr<int32_t>(),
+          .dlogits = dlogits_TE.data_ptr<P>(),
+          .T = T,
+          .group_size = T / forward.counts_GE.size(0),
+          .E = static_cast<int32_t>(E),
+          .K = static_cast<int32_t>(forward.ids_TK.size(1)),
+          .renormalize = renormalize};
+      for_values_per_lane(E, [&]<int V>() {
+        route_backward_token<P, V><<<blocks_for(T, kWarps), kThreads, 0, launch>>>(operands);
+      });
+    }
+  });
+}
+
+}  // namespace olmoe::kernels::cuda

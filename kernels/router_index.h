@@ -1,0 +1,27 @@
+// Which tokens a block of threads routes. Shapes: T tokens in groups of `group_size` consecutive ones.
+#pragma once
+#include <c10/macros/Macros.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace olmoe::kernels {
+
+/// Consecutive tokens [begin, end) of one group.
+struct TokenRun {
+  int64_t group, begin, end;
+};
+/// Most tokens of a run: few enough that the runs of a micro-batch fill a GPU.
+constexpr int64_t kTokensPerRun = 32;
+
+C10_HOST_DEVICE inline int64_t runs_per_group(int64_t group_size) {
+  return (group_size + kTokensPerRun - 1) / kTokensPerRun;
+}
+/// Run `run` of all groups' runs. None straddles two groups, so one histogram serves a run.
+C10_HOST_DEVICE inline TokenRun token_run(int64_t run, int64_t group_size) {
+  const int64_t group = run / runs_per_group(group_size), group_begin = group * group_size;
+  const int64_t begin = group_begin + run % runs_per_group(group_size) * kTokensPerRun;
+  return {group, begin, std::min(begin + kTokensPerRun, group_begin + group_size)};
+}
+
+}  // namespace olmoe::kernels

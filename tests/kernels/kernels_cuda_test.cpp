@@ -1,0 +1,255 @@
+// Every kernel on a GPU beside the same call on the CPU, on the same values. The two round stored values in the same places
+// and differ in the order of sums: an error is that of the sum on both sides, and one bf16 rounding that fell the other way.
+// Tagged [cuda]; without a GPU these fail.
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "compare.h"
+#include "core/targets.h"
+#include "kernels/adamw.h"
+#include "kernels/attention.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/embedding.h"
+#include "kernels/grouped_gemm.h"
+#include "kernels/permute.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rotary.h"
+#include "kernels/router.h"
+#include "kernels/swiglu.h"
+
+using namespace olmoe::kernels;
+using namespace olmoe::kernels::testing;
+
+namespace {
+
+at::Tensor gpu(const at::Tensor& x) { return x.defined() ? x.to(at::kCUDA) : x; }
+
+/// `ours` on the GPU against `reference` on the CPU: sums of n terms.
+bool close(const at::Tensor& ours, const at::Tensor& reference, int64_t n) {
+  if (!ours.is_cuda() || ours.scalar_type() != reference.scalar_type()) return false;
+  return relative_error(ours.cpu(), reference) <= 2 * bound(reference.scalar_type(), n);
+}
+bool same_on_gpu(const at::Tensor& ours, const at::Tensor& reference) {
+  return ours.is_cuda() && same_bits(ours.cpu(), reference);
+}
+
+at::Tensor random_ids(int64_t high, at::IntArrayRef sizes, at::ScalarType dtype, uint64_t seed) {
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  return at::randint(high, sizes, generator, at::TensorOptions().dtype(dtype));
+}
+
+Permutation gpu(const Permutation& p) { return {gpu(p.slot_R), gpu(p.row_TK), gpu(p.offsets_E)}; }
+
+}  // namespace
+
+TEST_CASE("GPU: rms_norm and its gradients", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [N, D] = GENERATE(table<int64_t, int64_t>({{0, 64}, {1, 8}, {300, 2048}, {5, 100}, {7, 1}, {1030, 33}}));
+  CAPTURE(dtype, N, D);
+  const auto x = normal({N, D}, dtype, 1), w = normal({D}, dtype, 2), dy = normal({N, D}, dtype, 3);
+  const auto cpu_out = rms_norm(x, w, 1e-5), out = rms_norm(gpu(x), gpu(w), 1e-5);
+  CHECK(close(out.y_ND, cpu_out.y_ND, D));
+  CHECK(close(out.rstd_N, cpu_out.rstd_N, D));
+  auto dw = normal({D}, statistics_dtype(dtype), 4), gpu_dw = gpu(dw), again = gpu(dw);
+  const auto dx = rms_norm_backward(dy, x, w, cpu_out.rstd_N, dw);
+  CHECK(close(rms_norm_backward(gpu(dy), gpu(x), gpu(w), gpu(cpu_out.rstd_N), gpu_dw), dx, D));
+  CHECK(close(gpu_dw, dw, N));
+  rms_norm_backward(gpu(dy), gpu(x), gpu(w), gpu(cpu_out.rstd_N), again);
+  CHECK(same_bits(again.cpu(), gpu_dw.cpu()));
+}
+
+TEST_CASE("GPU: norm, clamp and rotary", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const bool norm = GENERATE(true, false);
+  const auto clip = GENERATE(std::optional<double>{}, std::optional<double>{0.7});
+  const auto [N, S, H, d] =
+      GENERATE(table<int64_t, int64_t, int64_t, int64_t>({{12, 6, 2, 8}, {0, 4, 1, 2}, {64, 32, 16, 128}, {10, 5, 3, 6}}));
+  CAPTURE(dtype, norm, clip.has_value(), N, S, H, d);
+  const int64_t W = H * d;
+  const auto fused = normal({N, 3 * W}, dtype, 1), dy = normal({N, W}, dtype, 2);
+  const auto w = norm ? normal({W}, dtype, 3) : at::Tensor();
+  const auto table_Sd = rotary_table(S, d, 10000, dtype);
+  const NormRotaryOperands in{fused.narrow(1, W, W), w, table_Sd, clip};
+  const auto gpu_fused = gpu(fused);
+  const NormRotaryOperands gpu_in{gpu_fused.narrow(1, W, W), gpu(w), gpu(table_Sd), clip};
+  const auto cpu_out = norm_rotary(in, 1e-5), out = norm_rotary(gpu_in, 1e-5);
+  CHECK(close(out.y_NW, cpu_out.y_NW, W));
+  auto dx = at::empty({N, W}, fused.options()), gpu_dx = gpu(dx);
+  auto dw = norm ? at::zeros({W}, fused.options().dtype(statistics_dtype(dtype))) : at::Tensor();
+  auto gpu_dw = gpu(dw);
+  norm_rotary_backward(dy, in, cpu_out.rstd_N, dx, dw);
+  norm_rotary_backward(gpu(dy), gpu_in, gpu(cpu_out.rstd_N), gpu_dx, gpu_dw);
+  CHECK(close(gpu_dx, dx, W));
+  if (norm) CHECK(close(gpu_dw, dw, N));
+}
+
+TEST_CASE("GPU: SwiGLU and its gradients", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const bool scored = GENERATE(true, false);
+  const auto [R, F] = GENERATE(table<int64_t, int64_t>({{0, 8}, {1, 1}, {257, 1024}, {33, 100}}));
+  CAPTURE(dtype, scored, R, F);
+  const auto z = normal({R, 2 * F}, dtype, 1), dh = normal({R, F}, dtype, 2);
+  const auto score = scored ? normal({R}, statistics_dtype(dtype), 3).abs() : at::Tensor();
+  CHECK(close(swiglu(gpu(z), gpu(score)), swiglu(z, score), 1));
+  const auto cpu_grads = swiglu_backward(dh, z, score), grads = swiglu_backward(gpu(dh), gpu(z), gpu(score));
+  CHECK(close(grads.dz_R2F, cpu_grads.dz_R2F, 1));
+  CHECK(close(grads.h_RF, cpu_grads.h_RF, 1));
+  REQUIRE(grads.dscore_R.defined() == scored);
+  if (scored) CHECK(close(grads.dscore_R, cpu_grads.dscore_R, F));
+}
+
+TEST_CASE("GPU: the router chooses what the CPU chooses", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const bool renormalize = GENERATE(true, false);
+  const auto [T, E, K, G] = GENERATE(
+      table<int64_t, int64_t, int64_t, int64_t>({{0, 8, 2, 1}, {96, 64, 8, 3}, {1000, 6, 3, 1}, {12, 200, 16, 4}, {3, 1, 1, 1}}));
+  CAPTURE(dtype, renormalize, T, E, K, G);
+  // Halves of small integers: ties are many, and exact in every dtype.
+  const auto logits = (random_ids(8, {T, E}, at::kLong, 1).to(at::kDouble) / 2).to(dtype);
+  const auto cpu_out = route(logits, K, G, renormalize, {}), out = route(gpu(logits), K, G, renormalize, {});
+  CHECK(same_on_gpu(out.ids_TK, cpu_out.ids_TK));
+  CHECK(same_on_gpu(out.counts_GE, cpu_out.counts_GE));
+  CHECK(close(out.probs_TE, cpu_out.probs_TE, E));
+  CHECK(close(out.lse_T, cpu_out.lse_T, E));
+  CHECK(close(out.scores_TK, cpu_out.scores_TK, E));
+  const auto given = route(gpu(logits), K, G, renormalize, out.ids_TK);
+  CHECK(same_bits(given.scores_TK.cpu(), out.scores_TK.cpu()));
+  CHECK(same_bits(given.counts_GE.cpu(), out.counts_GE.cpu()));
+  const auto statistics = statistics_dtype(dtype);
+  const auto dscores = normal({T, K}, statistics, 2), lse_scale = at::full({}, 0.3, at::kDouble);
+  const auto dprobs = GENERATE(true, false) ? normal({G, E}, statistics, 3) : at::Tensor();
+  const Router same{gpu(cpu_out.probs_TE), gpu(cpu_out.lse_T), gpu(cpu_out.ids_TK), gpu(cpu_out.scores_TK),
+                    gpu(cpu_out.counts_GE)};
+  CHECK(close(route_backward(gpu(dscores), gpu(dprobs), gpu(lse_scale), same, renormalize),
+              route_backward(dscores, dprobs, lse_scale, cpu_out, renormalize), E));
+}
+
+TEST_CASE("GPU: sort by expert, gather and combine are the CPU's to the last bit", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [T, K, E, D] =
+      GENERATE(table<int64_t, int64_t, int64_t, int64_t>({{0, 2, 4, 8}, {3000, 8, 64, 256}, {50, 3, 1000, 7}, {1, 1, 1, 1}}));
+  CAPTURE(dtype, T, K, E, D);
+  const auto ids = random_ids(std::max<int64_t>(1, E / 2), {T, K}, at::kInt, 1);  // half of the experts get nothing
+  const auto p = sort_by_expert(ids, E), q = sort_by_expert(gpu(ids), E);
+  CHECK(same_on_gpu(q.slot_R, p.slot_R));
+  CHECK(same_on_gpu(q.row_TK, p.row_TK));
+  CHECK(same_on_gpu(q.offsets_E, p.offsets_E));
+  const auto x = normal({T, D}, dtype, 2), y = normal({T * K, D}, dtype, 3);
+  CHECK(same_on_gpu(gather_rows(gpu(x), q), gather_rows(x, p)));
+  CHECK(same_on_gpu(combine_rows(gpu(y), q, gpu(x)), combine_rows(y, p, x)));
+  CHECK(same_on_gpu(combine_rows(gpu(y), q, {}), combine_rows(y, p, {})));
+  const auto v = normal({T, K}, statistics_dtype(dtype), 4);
+  CHECK(same_on_gpu(to_rows(gpu(v), q), to_rows(v, p)));
+  CHECK(same_on_gpu(to_assignments(to_rows(gpu(v), q), q), v));
+}
+
+TEST_CASE("GPU: embedding, and gradients of tokens that come often", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [N, V, D] = GENERATE(table<int64_t, int64_t, int64_t>({{0, 5, 8}, {5000, 3, 64}, {400, 50304, 100}, {9, 1, 1}}));
+  CAPTURE(dtype, N, V, D);
+  const auto ids = random_ids(V, {N}, at::kLong, 1);
+  const auto w = normal({V, D}, dtype, 2), dx = normal({N, D}, dtype, 3);
+  CHECK(same_on_gpu(embedding(gpu(ids), gpu(w)), embedding(ids, w)));
+  auto dw = normal({V, D}, statistics_dtype(dtype), 4), gpu_dw = gpu(dw), again = gpu(dw);
+  embedding_backward(dx, ids, dw);
+  embedding_backward(gpu(dx), gpu(ids), gpu_dw);
+  CHECK(close(gpu_dw, dw, N));
+  embedding_backward(gpu(dx), gpu(ids), again);
+  CHECK(same_bits(again.cpu(), gpu_dw.cpu()));
+}
+
+TEST_CASE("GPU: cross-entropy and its gradients", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [N, D, V, chunk] =
+      GENERATE(table<int64_t, int64_t, int64_t, int64_t>({{0, 16, 32, 4}, {70, 64, 1000, 32}, {5, 16, 50304, 5}}));
+  CAPTURE(dtype, N, D, V, chunk);
+  const auto x = normal({N, D}, dtype, 1), w = normal({V, D}, dtype, 2) * 0.1;
+  auto targets = random_ids(V, {N}, at::kLong, 3);
+  if (N > 2) targets[2] = kIgnoredTarget;
+  const auto loss = linear_cross_entropy(x, w, targets, chunk);
+  // The products are another library's: in bf16 a logit may be rounded the other way in each of D roundings' places.
+  const double tolerance = 4 * bound(dtype, D + V);
+  CHECK(relative_error(linear_cross_entropy(gpu(x), gpu(w), gpu(targets), chunk).cpu(), loss) <= tolerance);
+  const auto scale = at::full({}, 0.25, at::kDouble);
+  auto dw = at::zeros({V, D}, statistics_dtype(dtype)), gpu_dw = gpu(dw);
+  const auto dx = linear_cross_entropy_backward(scale, x, w, targets, chunk, dw);
+  const auto gpu_dx = linear_cross_entropy_backward(gpu(scale), gpu(x), gpu(w), gpu(targets), chunk, gpu_dw);
+  CHECK(relative_error(gpu_dx.cpu(), dx) <= tolerance);
+  CHECK(relative_error(gpu_dw.cpu(), dw) <= tolerance);
+}
+
+TEST_CASE("GPU: AdamW and the norm of gradients", "[cuda]") {
+  const auto dtype = GENERATE(at::kFloat, at::kDouble);
+  const auto copy = GENERATE(0, 1, 2);  // none, the parameters' own dtype, bf16
+  const int64_t n = GENERATE(0, 1, 1001, 100003);
+  if (copy == 2 && dtype == at::kDouble) return;  // float64 parameters are never rounded to bf16
+  CAPTURE(dtype, copy, n);
+  const auto rounded = copy == 0 ? at::Tensor() : at::empty({n}, copy == 1 ? dtype : at::kBFloat16);
+  const AdamWState s{normal({n}, dtype, 1), normal({n}, dtype, 2), normal({n}, dtype, 3), normal({n}, dtype, 4).square(),
+                     rounded};
+  const AdamWState g{gpu(s.param), gpu(s.grad), gpu(s.exp_avg), gpu(s.exp_avg_sq), gpu(rounded)};
+  const auto factor = at::full({}, GENERATE(0.5, std::numeric_limits<double>::infinity()), at::kDouble);
+  CHECK(relative_error(squared_norm(g.grad).cpu(), squared_norm(s.grad)) < 1e-13);
+  const AdamWStep step{4e-4, 0.9, 0.95, 1e-8, 0.1, 3};
+  adamw(s, step, factor);
+  adamw(g, step, gpu(factor));
+  CHECK(close(g.param, s.param, 4));
+  CHECK(close(g.exp_avg, s.exp_avg, 4));
+  CHECK(close(g.exp_avg_sq, s.exp_avg_sq, 4));
+  CHECK(same_on_gpu(g.grad, s.grad));
+  if (copy != 0 && std::isfinite(factor.item<double>())) CHECK(same_bits(g.rounded, g.param.to(g.rounded.dtype())));
+}
+
+TEST_CASE("GPU: grouped GEMM and its gradients, experts without rows among them", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [T, K, E, I, O] = GENERATE(table<int64_t, int64_t, int64_t, int64_t, int64_t>(
+      {{64, 2, 8, 64, 128}, {0, 2, 4, 32, 32}, {300, 4, 16, 256, 64}, {17, 1, 3, 16, 16}}));
+  CAPTURE(dtype, T, K, E, I, O);
+  const auto p = sort_by_expert(random_ids(std::max<int64_t>(1, E / 2), {T, K}, at::kInt, 1), E);
+  const auto x = normal({T * K, I}, dtype, 2), w = normal({E, O, I}, dtype, 3), dy = normal({T * K, O}, dtype, 4);
+  const auto offsets = gpu(p.offsets_E);
+  CHECK(close(grouped_gemm(gpu(x), gpu(w), offsets), grouped_gemm(x, w, p.offsets_E), I));
+  CHECK(close(grouped_gemm_input_grad(gpu(dy), gpu(w), offsets), grouped_gemm_input_grad(dy, w, p.offsets_E), O));
+  auto dw = normal({E, O, I}, statistics_dtype(dtype), 5), gpu_dw = gpu(dw);
+  grouped_gemm_weight_grad(dy, x, p.offsets_E, dw);
+  grouped_gemm_weight_grad(gpu(dy), gpu(x), offsets, gpu_dw);
+  // ATen's product of bf16 operands is rounded to bf16 before it is added.
+  const double tolerance = dtype == at::kBFloat16 ? 2 * bound(dtype, T * K) : 2 * bound(dw.scalar_type(), T * K);
+  CHECK(relative_error(gpu_dw.cpu(), dw) <= tolerance);
+  if (E > 1) CHECK(same_bits(gpu_dw[E - 1].cpu(), dw[E - 1]));  // an expert without rows is left alone
+}
+
+TEST_CASE("GPU: dense GEMM and its gradients", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [N, I, O] = GENERATE(table<int64_t, int64_t, int64_t>({{100, 64, 96}, {0, 16, 16}, {33, 17, 5}}));
+  CAPTURE(dtype, N, I, O);
+  const auto x = normal({N, I}, dtype, 1), w = normal({O, I}, dtype, 2), dy = normal({N, O}, dtype, 3);
+  CHECK(close(gemm(gpu(x), gpu(w)), gemm(x, w), I));
+  CHECK(close(gemm_input_grad(gpu(dy), gpu(w)), gemm_input_grad(dy, w), O));
+  auto dw = normal({O, I}, statistics_dtype(dtype), 4), gpu_dw = gpu(dw);
+  gemm_weight_grad(dy, x, dw);
+  gemm_weight_grad(gpu(dy), gpu(x), gpu_dw);
+  CHECK(close(gpu_dw, dw, N));  // fp32 from bf16 operands too: nothing is rounded on the way
+}
+
+TEST_CASE("GPU: causal attention and its gradients", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [B, S, H, G, d] = GENERATE(table<int64_t, int64_t, int64_t, int64_t, int64_t>(
+      {{2, 64, 4, 4, 64}, {1, 130, 4, 2, 128}, {3, 1, 2, 1, 32}, {0, 8, 2, 2, 32}}));
+  CAPTURE(dtype, B, S, H, G, d);
+  const auto fused = normal({B, S, H + 2 * G, d}, dtype, 1), dy = normal({B, S, H, d}, dtype, 2);
+  const auto split = [&](const at::Tensor& x) { return Qkv{x.narrow(2, 0, H), x.narrow(2, H, G), x.narrow(2, H + G, G)}; };
+  const auto gpu_fused = gpu(fused);
+  const auto cpu_out = causal_attention(split(fused)), out = causal_attention(split(gpu_fused));
+  // bf16: probabilities are rounded, and once more the output.
+  const double tolerance = 2 * bound(dtype, S * d, 4);
+  CHECK(relative_error(out.y_BSHd.cpu(), cpu_out.y_BSHd) <= tolerance);
+  auto grads = at::zeros_like(fused), gpu_grads = at::zeros_like(gpu_fused);
+  causal_attention_backward(dy, split(fused), cpu_out, split(grads));
+  causal_attention_backward(gpu(dy), split(gpu_fused), out, split(gpu_grads));
+  CHECK(relative_error(gpu_grads.cpu(), grads) <= tolerance);
+}
