@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "parallel/host_tensor.h"
 #include "parallel/rank_sum.h"
 
 namespace olmoe {
@@ -24,41 +25,51 @@ int64_t row_bytes(const at::Tensor& tensor) {
 }  // namespace
 
 void ByteCommunicator::do_all_gather(at::Tensor& out, const at::Tensor& in) {
+  HostTensor whole(out);
+  const HostTensor own(in);
   const auto n = static_cast<int64_t>(in.nbytes());
   std::vector<Bytes> recv;
-  for (int r = 0; r < size(); ++r) recv.emplace_back(bytes_of(out) + r * n, n);
-  const std::vector<ConstBytes> send(size(), ConstBytes(bytes_of(in), n));
+  for (int r = 0; r < size(); ++r) recv.emplace_back(bytes_of(*whole) + r * n, n);
+  const std::vector<ConstBytes> send(size(), ConstBytes(bytes_of(*own), n));
   agree(intent(Collective::all_gather, in));
-  if (n > 0 && recv[rank()].data() != bytes_of(in))
-    std::memcpy(recv[rank()].data(), bytes_of(in), n);
+  if (n > 0 && recv[rank()].data() != bytes_of(*own))
+    std::memcpy(recv[rank()].data(), bytes_of(*own), n);
   exchange(recv, send);
+  whole.copy_back();
 }
 
 void ByteCommunicator::do_reduce_scatter(at::Tensor& out, const at::Tensor& in) {
+  HostTensor sum(out);
+  const HostTensor parts(in);
   agree(intent(Collective::reduce_scatter, in, static_cast<int64_t>(out.scalar_type())));
-  reduce_own_part(bytes_of(out), out.scalar_type(), in, Reduce::sum);
+  reduce_own_part(bytes_of(*sum), out.scalar_type(), *parts, Reduce::sum);
+  sum.copy_back();
 }
 
 void ByteCommunicator::do_all_reduce(at::Tensor& inout, Reduce op) {
+  HostTensor whole(inout);
   agree(intent(Collective::all_reduce, inout, static_cast<int64_t>(op)));
   std::vector<Bytes> parts;
   for (int r = 0; r < size(); ++r) {
     const int64_t begin = cut(inout.numel(), size(), r), end = cut(inout.numel(), size(), r + 1);
-    parts.emplace_back(bytes_of(inout) + begin * inout.element_size(),
+    parts.emplace_back(bytes_of(*whole) + begin * inout.element_size(),
                        (end - begin) * inout.element_size());
   }
   const Bytes own = parts[rank()];
-  reduce_own_part(own.data(), inout.scalar_type(), inout, op);
+  reduce_own_part(own.data(), inout.scalar_type(), *whole, op);
   exchange(parts, std::vector<ConstBytes>(size(), own));
+  whole.copy_back();
 }
 
 void ByteCommunicator::do_all_to_all(at::Tensor& out, const at::Tensor& in,
                                      const std::vector<int64_t>& recv,
                                      const std::vector<int64_t>& send) {
+  HostTensor received(out);
+  const HostTensor sent(in);
   std::vector<Bytes> to;
   std::vector<ConstBytes> from;
-  std::byte* out_end = bytes_of(out);
-  const std::byte* in_end = bytes_of(in);
+  std::byte* out_end = bytes_of(*received);
+  const std::byte* in_end = bytes_of(*sent);
   for (int r = 0; r < size(); ++r) {
     to.emplace_back(out_end, recv[r] * row_bytes(out));
     from.emplace_back(in_end, send[r] * row_bytes(in));
@@ -74,11 +85,13 @@ void ByteCommunicator::do_all_to_all(at::Tensor& out, const at::Tensor& in,
   agree(intent(Collective::all_to_all, in, row_bytes(in)), sizes(to), sizes(from));
   if (!to[rank()].empty()) std::memcpy(to[rank()].data(), from[rank()].data(), to[rank()].size());
   exchange(to, from);
+  received.copy_back();
 }
 
 void ByteCommunicator::do_broadcast(at::Tensor& inout, int root) {
+  HostTensor whole(inout);
   agree(intent(Collective::broadcast, inout, root));
-  const Bytes all(bytes_of(inout), inout.nbytes());
+  const Bytes all(bytes_of(*whole), inout.nbytes());
   std::vector<Bytes> recv(size());
   std::vector<ConstBytes> send(size());
   if (rank() == root) {
@@ -87,6 +100,7 @@ void ByteCommunicator::do_broadcast(at::Tensor& inout, int root) {
     recv[root] = all;
   }
   exchange(recv, send);
+  if (rank() != root) whole.copy_back();
 }
 
 void ByteCommunicator::do_barrier() {
@@ -137,8 +151,6 @@ void ByteCommunicator::reduce_own_part(std::byte* out, at::ScalarType out_dtype,
 
 ByteCommunicator::Intent ByteCommunicator::intent(Collective kind, const at::Tensor& tensor,
                                                   int64_t detail) {
-  ENSURE(tensor.is_cpu(), "{}.{}: the tensor is on {}, this back end moves host memory only",
-         name(), name_of(kind), tensor.device().str());
   return {calls_++, static_cast<int64_t>(kind), static_cast<int64_t>(tensor.scalar_type()), detail,
           static_cast<int64_t>(tensor.nbytes())};
 }

@@ -12,8 +12,9 @@ namespace olmoe {
 
 /// Collectives over host memory, built from one primitive: an exchange of bytes between all pairs
 /// of ranks. Reductions are an exchange and a sum in rank order, so back ends derived from this
-/// class agree bit for bit. Before data moves, the ranks compare what they are about to do:
-/// different calls, dtypes or sizes throw an Error that names both sides.
+/// class agree bit for bit. Tensors on a GPU go through pinned copies (host_tensor.h) and wait for
+/// the GPU, so that ranks may share one. Before data moves, the ranks compare what they are about
+/// to do: different calls, dtypes or sizes throw an Error that names both sides.
 class ByteCommunicator : public Communicator {
  public:
   using Communicator::Communicator;

@@ -24,8 +24,9 @@ struct Traffic {
 /// A group of ranks. All of them make the same calls in the same order. Tensors are contiguous.
 /// This class checks arguments, keeps the trace of the last 64 calls, counts traffic and serves
 /// groups of one; a back end implements the private part. A communicator owns no stream: it
-/// enqueues on the caller's current stream. Sums run in rank order, so all back ends agree bit for
-/// bit.
+/// enqueues on the caller's current stream. Over host memory sums run in rank order, so all back
+/// ends agree bit for bit; over NCCL they run in the library's order, which is the same in every run
+/// of one topology.
 class Communicator {
  public:
   Communicator(std::string name, int rank, int size);

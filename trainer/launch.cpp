@@ -1,11 +1,14 @@
 #include "trainer/launch.h"
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <thread>
 
 #include "core/log.h"
 #include "parallel/mpi_communicator.h"
+#include "parallel/rendezvous.h"
+#include "parallel/store_communicator.h"
 #include "trainer/agreement.h"
 
 namespace olmoe {
@@ -28,24 +31,52 @@ void report(const std::exception& error, ExitCode code, Communicator& world) {
   if (agreed) world.barrier();  // no rank ends the job before rank 0 has told why
 }
 
+/// The ranks of this job, however they were started.
+struct Job {
+  Job() {
+    if (launched_by_mpi()) {
+      mpi.emplace();
+      world = mpi->world();
+      library = mpi->library_version();
+    } else if (const auto meeting = find_rendezvous(process_environment())) {
+      world = make_store_communicator(*meeting);
+      library = fmt::format("none, ranks meet at {}:{}", meeting->host, meeting->port);
+    } else {
+      world = make_single_communicator();
+    }
+  }
+
+  std::optional<MpiSession> mpi;  // outlives the world
+  std::unique_ptr<Communicator> world;
+  std::string library = "none, one rank";
+};
+
+int run_joined(Job& job, const std::function<ExitCode(Communicator&, const std::string&)>& body) {
+  Communicator& world = *job.world;
+  log::set_rank(world.rank(), world.size());
+  auto code = ExitCode::internal;
+  try {
+    return static_cast<int>(body(world, job.library));
+  } catch (const Error& error) {
+    code = error.code();
+    report(error, code, world);
+  } catch (const std::exception& error) {
+    report(error, code, world);
+  }
+  if (job.mpi || world.size() > 1) world.abort(static_cast<int>(code));
+  return static_cast<int>(code);
+}
+
 }  // namespace
 
 int run_launched(const std::function<ExitCode(Communicator&, const std::string&)>& body) {
-  std::optional<MpiSession> session;
-  if (launched_by_mpi()) session.emplace();
-  const auto world = session ? session->world() : make_single_communicator();
-  log::set_rank(world->rank(), world->size());
-  auto code = ExitCode::internal;
   try {
-    return static_cast<int>(body(*world, session ? session->library_version() : "none, one rank"));
-  } catch (const Error& error) {
-    code = error.code();
-    report(error, code, *world);
-  } catch (const std::exception& error) {
-    report(error, code, *world);
+    Job job;
+    return run_joined(job, body);
+  } catch (const Error& error) {  // the ranks did not meet
+    log::error("{}", error.what());
+    return static_cast<int>(error.code());
   }
-  if (session) world->abort(static_cast<int>(code));
-  return static_cast<int>(code);
 }
 
 }  // namespace olmoe

@@ -15,15 +15,26 @@ at::ScalarType master_dtype(at::ScalarType compute) { return compute == at::kDou
 
 UnitParam unit_param(Param& param) { return {param.name, param.shape, param.global_shape, param.first, param.slot}; }
 
-/// The loader makes batches in host memory.
+/// The loader makes batches in host memory. From pinned memory they are copied without a host synchronisation.
 Batch on_device(const Batch& batch, at::Device device) {
-  return {batch.ids_BS.to(device), batch.targets_BS.to(device), batch.num_targets};
+  if (device.is_cpu()) return batch;
+  const auto copy = [&](const at::Tensor& host) { return host.pin_memory().to(device, /*non_blocking=*/true); };
+  return {copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets};
+}
+
+Lane::Beside beside(const StageRunner::Options& options) {
+  return options.overlap ? Lane::Beside::yes : Lane::Beside::no;
 }
 
 }  // namespace
 
 StageRunner::StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options)
-    : stages_(std::move(stages)), replicate_(mesh.replicate()), options_(options), saved_(stages_.size()) {
+    : stages_(std::move(stages)),
+      replicate_(mesh.replicate()),
+      options_(options),
+      gather_lane_(options.device, beside(options)),
+      reduce_lane_(options.device, beside(options)),
+      saved_(stages_.size()) {
   make_units(mesh);
   bind_units();
   reset_totals();
@@ -89,8 +100,17 @@ void StageRunner::reset_totals() {
   totals_ = {at::zeros({3}, options), at::zeros({options_.num_moe_layers, options_.num_experts}, options)};
 }
 
+/// Nothing where the weights are there already, or on their way.
 void StageRunner::gather(size_t stage) {
-  for (auto* unit : units_of_[stage]) unit->gather();
+  gather_lane_.run([&] {
+    for (auto* unit : units_of_[stage]) unit->gather();
+  });
+}
+
+void StageRunner::reduce(size_t stage) {
+  reduce_lane_.run([&] {
+    for (auto* unit : units_of_[stage]) unit->reduce_grads();
+  });
 }
 
 void StageRunner::release(size_t stage) {
@@ -112,9 +132,19 @@ at::Tensor StageRunner::evaluate(const Batch& batch) {
 at::Tensor StageRunner::run_to_last(const Batch& batch) {
   auto x = forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1);
   gather(stages_.size() - 1);
+  gather_lane_.wait();
   return x;
 }
 
+// The schedule. Three lines of work: the caller's computes, one gathers a stage ahead, one reduces a stage behind. Work
+// of a lane starts after all that the caller's line was given before; what else must wait for what:
+//   weights of stage s    The caller waits for their gather before it computes s; only then is the next gather given to
+//                         the lane, so that the caller waits for no more than it needs.
+//   buffer of weights     Holds every second stage. Stage s+1 is gathered into that of s-1 (backward: s-1 into that of
+//                         s+1) when the caller's line holds the last reader of the old tenant, and s not yet.
+//   buffer of gradients   Zeroed on the caller's line for stage s-1 after it waited for the reduction of s+1, its last
+//                         reader; it does so just before the reduction of s, which the backward of s-1 hides.
+//   shard, grad           The optimizer runs on the caller's line, which has waited for all gathers and reductions.
 at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages) {
   at::Tensor x;  // undefined for the first stage, which reads the batch
   for (size_t s = 0; s < num_stages; ++s) {
@@ -124,7 +154,9 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     saved = {};
     if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
     StageContext context{batch, phase, saved.routing};
-    gather(s);
+    gather(s);  // of the first stage: the others were gathered ahead
+    gather_lane_.wait();
+    if (s + 1 < num_stages) gather(s + 1);
     {
       at::AutoGradMode grad_mode(keep_graph);
       saved.out = stages_[s]->forward(saved.x, context);
@@ -142,12 +174,16 @@ void StageRunner::backward(const Batch& batch, LossScale scale) {
   for (size_t s = stages_.size(); s-- > 0;) {
     add_to_totals(s, scale.aux_share);
     gather(s);
+    gather_lane_.wait();
+    if (s > 0) gather(s - 1);
     backward_stage(s, batch, dy, scale.aux_share);
-    for (auto* unit : units_of_[s]) unit->reduce_grads();
+    reduce_lane_.wait();  // for stage s + 1, whose gradients lie where those of s - 1 go
+    reduce(s);
     release(s);
     if (s > 0) dy = saved_[s].x.grad();
     saved_[s] = {};
   }
+  reduce_lane_.wait();
 }
 
 void StageRunner::backward_stage(size_t stage, const Batch& batch, const at::Tensor& dy, double aux_share) {

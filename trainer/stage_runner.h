@@ -12,6 +12,7 @@
 #include "model/stage.h"
 #include "parallel/device_mesh.h"
 #include "parallel/gather_pool.h"
+#include "parallel/lane.h"
 #include "parallel/sharded_unit.h"
 
 namespace olmoe {
@@ -41,6 +42,7 @@ class StageRunner {
     bool recompute;          ///< keep only each stage's input and routing, and run it again for its backward
     int64_t num_moe_layers;  ///< rows of the counts; 0 for a dense model
     int64_t num_experts;
+    bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
   };
   StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options);
 
@@ -70,6 +72,7 @@ class StageRunner {
   std::map<const ShardedUnit*, PoolRange> share_buffers(const std::function<bool(const ShardedUnit&)>& shares,
                                                         at::ScalarType dtype) const;
   void gather(size_t stage);
+  void reduce(size_t stage);
   void release(size_t stage);
   at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages);
   void backward(const Batch& batch, LossScale scale);
@@ -79,6 +82,7 @@ class StageRunner {
   std::vector<std::unique_ptr<Stage>> stages_;
   Communicator& replicate_;
   Options options_;
+  Lane gather_lane_, reduce_lane_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;
   std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
   std::vector<Saved> saved_;

@@ -22,12 +22,22 @@ constexpr std::array kTypes{at::kDouble, at::kFloat, at::kBFloat16, at::kLong, a
 // Empty, smaller than a group, not divisible, larger than one chunk of a reduction.
 constexpr std::array<int64_t, 5> kSizes{0, 1, 7, 1000, 70'001};
 
+/// What `rank` draws, on `device`. On a GPU numbers whose sums are exact in any order, since NCCL
+/// keeps to none: multiples of 1/16, which bfloat16 holds up to 16.
+at::Tensor held(at::Device device, int rank, at::IntArrayRef shape, at::ScalarType dtype,
+                int seed = 0) {
+  at::Tensor values = draw(rank, shape, dtype, seed);
+  if (device.is_cpu()) return values;
+  if (at::isFloatingType(dtype)) values = values.mul(16).round().div(16).add(0);  // no -0
+  return values.to(device);
+}
+
 /// Contributions of all ranks added (or compared) in rank order in `out_dtype`, the long way.
-at::Tensor reduce_draws(int ranks, at::IntArrayRef shape, at::ScalarType in, at::ScalarType out,
-                        Reduce op, int seed = 0) {
-  at::Tensor result = draw(0, shape, in, seed).to(out);
+at::Tensor reduce_draws(at::Device device, int ranks, at::IntArrayRef shape, at::ScalarType in,
+                        at::ScalarType out, Reduce op) {
+  at::Tensor result = held(device, 0, shape, in).to(out);
   for (int r = 1; r < ranks; ++r) {
-    const at::Tensor next = draw(r, shape, in, seed).to(out);
+    const at::Tensor next = held(device, r, shape, in).to(out);
     if (op == Reduce::sum) result = result.add(next);
     if (op == Reduce::max) result = at::maximum(result, next);
     if (op == Reduce::min) result = at::minimum(result, next);
@@ -35,16 +45,16 @@ at::Tensor reduce_draws(int ranks, at::IntArrayRef shape, at::ScalarType in, at:
   return result;
 }
 
-void check_all_gather(Communicator& group) {
+void check_all_gather(Communicator& group, at::Device device) {
   for (at::ScalarType dtype : kTypes) {
     for (int64_t n : kSizes) {
       std::vector<at::Tensor> all;
-      for (int r = 0; r < group.size(); ++r) all.push_back(draw(r, {n}, dtype));
-      at::Tensor out = at::zeros({group.size() * n}, dtype);
+      for (int r = 0; r < group.size(); ++r) all.push_back(held(device, r, {n}, dtype));
+      at::Tensor out = at::zeros({group.size() * n}, at::device(device).dtype(dtype));
       group.all_gather(out, all[group.rank()]);
       check_same_bits(out, at::cat(all), "all_gather");
 
-      at::Tensor in_place = at::zeros({group.size() * n}, dtype);
+      at::Tensor in_place = at::zeros({group.size() * n}, at::device(device).dtype(dtype));
       at::Tensor own = in_place.narrow(0, group.rank() * n, n);
       own.copy_(all[group.rank()]);
       group.all_gather(in_place, own);
@@ -53,15 +63,16 @@ void check_all_gather(Communicator& group) {
   }
 }
 
-void check_reduce_scatter_types(Communicator& group, at::ScalarType in, at::ScalarType out) {
+void check_reduce_scatter_types(Communicator& group, at::Device device, at::ScalarType in,
+                                at::ScalarType out) {
   for (int64_t n : kSizes) {
-    const at::Tensor mine = draw(group.rank(), {group.size() * n}, in);
-    const at::Tensor sum = reduce_draws(group.size(), {group.size() * n}, in, out, Reduce::sum);
+    const at::Tensor mine = held(device, group.rank(), {group.size() * n}, in);
+    const at::Tensor sum = reduce_draws(device, group.size(), {group.size() * n}, in, out, Reduce::sum);
     const at::Tensor expected = sum.narrow(0, group.rank() * n, n);
-    at::Tensor actual = at::zeros({n}, out);
+    at::Tensor actual = at::zeros({n}, at::device(device).dtype(out));
     group.reduce_scatter(actual, mine);
     check_same_bits(actual, expected, "reduce_scatter");
-    check_same_bits(mine, draw(group.rank(), {group.size() * n}, in), "input of reduce_scatter");
+    check_same_bits(mine, held(device, group.rank(), {group.size() * n}, in), "input of reduce_scatter");
     if (in != out) continue;
     at::Tensor own = mine.narrow(0, group.rank() * n, n);
     group.reduce_scatter(own, mine);
@@ -69,48 +80,48 @@ void check_reduce_scatter_types(Communicator& group, at::ScalarType in, at::Scal
   }
 }
 
-void check_reduce_scatter(Communicator& group) {
-  for (at::ScalarType dtype : kTypes) check_reduce_scatter_types(group, dtype, dtype);
-  check_reduce_scatter_types(group, at::kBFloat16, at::kFloat);
-  check_reduce_scatter_types(group, at::kFloat, at::kDouble);
+void check_reduce_scatter(Communicator& group, at::Device device) {
+  for (at::ScalarType dtype : kTypes) check_reduce_scatter_types(group, device, dtype, dtype);
+  check_reduce_scatter_types(group, device, at::kBFloat16, at::kFloat);
+  check_reduce_scatter_types(group, device, at::kFloat, at::kDouble);
 }
 
 /// Sums that bfloat16 cannot hold: 256 ones and then ones that would vanish one by one.
-void check_wide_sum(Communicator& group) {
+void check_wide_sum(Communicator& group, at::Device device) {
   const int64_t ranks = group.size();
-  const at::Tensor mine = at::full({ranks}, group.rank() == 0 ? 256.0 : 1.0, at::kBFloat16);
-  at::Tensor sum = at::zeros({1}, at::kFloat);
+  const at::Tensor mine = at::full({ranks}, group.rank() == 0 ? 256.0 : 1.0, at::device(device).dtype(at::kBFloat16));
+  at::Tensor sum = at::zeros({1}, at::device(device).dtype(at::kFloat));
   group.reduce_scatter(sum, mine);
   ENSURE(sum.item<float>() == 255.0F + ranks, "got {}", sum.item<float>());
 }
 
-void check_all_reduce(Communicator& group) {
+void check_all_reduce(Communicator& group, at::Device device) {
   for (Reduce op : {Reduce::sum, Reduce::max, Reduce::min}) {
     for (at::ScalarType dtype : kTypes) {
       for (int64_t n : kSizes) {
-        at::Tensor inout = draw(group.rank(), {n}, dtype);
+        at::Tensor inout = held(device, group.rank(), {n}, dtype);
         group.all_reduce(inout, op);
-        check_same_bits(inout, reduce_draws(group.size(), {n}, dtype, dtype, op), "all_reduce");
+        check_same_bits(inout, reduce_draws(device, group.size(), {n}, dtype, dtype, op), "all_reduce");
       }
     }
   }
   constexpr int64_t kMany = 400'003;  // more than one chunk for each of five ranks
-  at::Tensor many = draw(group.rank(), {kMany}, at::kFloat);
+  at::Tensor many = held(device, group.rank(), {kMany}, at::kFloat);
   group.all_reduce(many);
-  check_same_bits(many, reduce_draws(group.size(), {kMany}, at::kFloat, at::kFloat, Reduce::sum),
+  check_same_bits(many, reduce_draws(device, group.size(), {kMany}, at::kFloat, at::kFloat, Reduce::sum),
                   "long all_reduce");
 
-  at::Tensor ranks = at::full({3, 5}, group.rank(), at::kLong);
+  at::Tensor ranks = at::full({3, 5}, group.rank(), at::device(device).dtype(at::kLong));
   group.all_reduce(ranks);
   const int64_t sum = group.size() * (group.size() - 1) / 2;
-  check_same_bits(ranks, at::full({3, 5}, sum, at::kLong), "sum of ranks");
+  check_same_bits(ranks, at::full({3, 5}, sum, at::device(device).dtype(at::kLong)), "sum of ranks");
 }
 
-void check_nan_survives(Communicator& group) {
+void check_nan_survives(Communicator& group, at::Device device) {
   for (Reduce op : {Reduce::sum, Reduce::max, Reduce::min}) {
     for (int bad = 0; bad < group.size(); ++bad) {
       const double value = group.rank() == bad ? std::numeric_limits<double>::quiet_NaN() : 1.0;
-      at::Tensor inout = at::full({9}, value, at::kFloat);
+      at::Tensor inout = at::full({9}, value, at::device(device).dtype(at::kFloat));
       group.all_reduce(inout, op);
       for (int64_t i = 0; i < 9; ++i) {
         ENSURE(std::isnan(inout[i].item<float>()), "the NaN of rank {} is lost", bad);
@@ -122,7 +133,7 @@ void check_nan_survives(Communicator& group) {
 /// Rank s sends (s + 2 r + round) mod 4 rows to rank r: some send nothing.
 int64_t rows(int from, int to, int round) { return (from + 2 * to + round) % 4; }
 
-void check_all_to_all(Communicator& group) {
+void check_all_to_all(Communicator& group, at::Device device) {
   for (at::ScalarType dtype : kTypes) {
     for (int round = 0; round < 4; ++round) {
       std::vector<int64_t> send, recv;
@@ -130,11 +141,11 @@ void check_all_to_all(Communicator& group) {
       for (int peer = 0; peer < group.size(); ++peer) {
         send.push_back(rows(group.rank(), peer, round));
         recv.push_back(rows(peer, group.rank(), round));
-        in.push_back(draw(group.rank(), {send[peer], 3, 2}, dtype, peer));
-        expected.push_back(draw(peer, {recv[peer], 3, 2}, dtype, group.rank()));
+        in.push_back(held(device, group.rank(), {send[peer], 3, 2}, dtype, peer));
+        expected.push_back(held(device, peer, {recv[peer], 3, 2}, dtype, group.rank()));
       }
       const at::Tensor all = at::cat(expected);
-      at::Tensor out = at::zeros(all.sizes(), dtype);
+      at::Tensor out = at::zeros(all.sizes(), at::device(device).dtype(dtype));
       group.all_to_all(out, at::cat(in), recv, send);
       check_same_bits(out, all, "all_to_all");
     }
@@ -143,24 +154,24 @@ void check_all_to_all(Communicator& group) {
   group.all_to_all(at::empty({0, 4}), at::empty({0, 4}), none, none);
 }
 
-void check_broadcast(Communicator& group) {
+void check_broadcast(Communicator& group, at::Device device) {
   for (int root = 0; root < group.size(); ++root) {
     for (int64_t n : kSizes) {
-      at::Tensor inout = draw(group.rank(), {n}, at::kBFloat16);
+      at::Tensor inout = held(device, group.rank(), {n}, at::kBFloat16);
       group.broadcast(inout, root);
-      check_same_bits(inout, draw(root, {n}, at::kBFloat16), "broadcast");
+      check_same_bits(inout, held(device, root, {n}, at::kBFloat16), "broadcast");
     }
   }
 }
 
 /// Evens and odds, in reverse order; then the same split again inside each.
-void check_split(Communicator& group) {
+void check_split(Communicator& group, at::Device device) {
   const int color = group.rank() % 2;
   auto half = group.split(color, -group.rank(), "half");
   const int members = (group.size() + 1 - color) / 2;
   ENSURE(half->size() == members, "{} members, want {}", half->size(), members);
   ENSURE(half->rank() == members - 1 - group.rank() / 2, "rank {}", half->rank());
-  at::Tensor sum = at::full({1}, group.rank(), at::kLong);
+  at::Tensor sum = at::full({1}, group.rank(), at::device(device).dtype(at::kLong));
   half->all_reduce(sum);
   int64_t expected = 0;
   for (int r = color; r < group.size(); r += 2) expected += r;
@@ -178,7 +189,7 @@ void check_count(const Traffic::Count& count, int64_t calls, int64_t bytes, cons
          count.calls, count.bytes, calls, bytes);
 }
 
-void check_traffic(Communicator& group) {
+void check_traffic(Communicator& group, at::Device) {
   auto fresh = group.split(0, 0, "fresh");
   const int64_t ranks = fresh->size(), others = ranks - 1;
   fresh->all_gather(at::zeros({ranks * 10}), at::zeros({10}));
@@ -198,7 +209,7 @@ void check_traffic(Communicator& group) {
   check_count(traffic.barrier, 2, 0, "barrier");
 }
 
-void check_trace(Communicator& group) {
+void check_trace(Communicator& group, at::Device) {
   auto fresh = group.split(0, 0, "fresh");
   fresh->broadcast(at::zeros({8}, at::kBFloat16), 0);
   fresh->all_reduce(at::zeros({3}));
@@ -226,7 +237,7 @@ void check_trace(Communicator& group) {
 }
 
 /// Mistakes that a rank sees by itself, before it calls the others.
-void check_refusals(Communicator& group) {
+void check_refusals(Communicator& group, at::Device) {
   const int64_t ranks = group.size();
   auto refuse = [&](const char* piece, const std::function<void()>& call) {
     check_contains(error_of(call), piece);
@@ -270,7 +281,7 @@ void check_same_bits(const at::Tensor& actual, const at::Tensor& expected,
                      const std::string& what) {
   ENSURE(actual.dtype() == expected.dtype() && actual.sizes() == expected.sizes(),
          "{}: other dtype or shape", what);
-  const at::Tensor a = actual.contiguous(), b = expected.contiguous();
+  const at::Tensor a = actual.cpu().contiguous(), b = expected.cpu().contiguous();
   ENSURE(a.nbytes() == 0 || std::memcmp(a.data_ptr(), b.data_ptr(), a.nbytes()) == 0,
          "{} of {} {}: other bits", what, a.numel(), c10::toString(a.scalar_type()));
 }

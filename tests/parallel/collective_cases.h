@@ -1,5 +1,5 @@
 // What every back end must do, checked on each rank against oracles that need no communication: a
-// rank can draw what any other rank holds. Both back ends meet the same bits, so they equal each
+// rank can draw what any other rank holds. All back ends meet the same bits, so they equal each
 // other. Failures throw, since Catch's assertions belong to one thread.
 #pragma once
 #include <functional>
@@ -22,9 +22,10 @@ void check_contains(const std::string& text, const std::string& piece);
 
 struct CollectiveCase {
   const char* name;
-  std::function<void(Communicator&)> check;
+  std::function<void(Communicator&, at::Device)> check;
 };
-/// Every case runs on every rank of a group of any size.
+/// Every case runs on every rank of a group of any size (on GPUs up to 16), with tensors on a
+/// device that the group serves.
 const std::vector<CollectiveCase>& collective_cases();
 
 }  // namespace olmoe

@@ -15,7 +15,8 @@ TEST_CASE("thread ranks: every collective meets its oracle to the last bit") {
   const int ranks = GENERATE(1, 2, 3, 4, 5);
   for (const CollectiveCase& test : collective_cases()) {
     DYNAMIC_SECTION(test.name << " on " << ranks << " ranks") {
-      REQUIRE_NOTHROW(run_ranks(ranks, test.check));
+      REQUIRE_NOTHROW(
+          run_ranks(ranks, [&](Communicator& world) { test.check(world, at::kCPU); }));
     }
   }
 }
@@ -25,7 +26,7 @@ TEST_CASE("the single communicator meets the same oracles") {
     DYNAMIC_SECTION(test.name) {
       auto world = make_single_communicator();
       REQUIRE(world->size() == 1);
-      REQUIRE_NOTHROW(test.check(*world));
+      REQUIRE_NOTHROW(test.check(*world, at::kCPU));
     }
   }
 }

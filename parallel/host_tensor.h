@@ -1,0 +1,25 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+namespace olmoe {
+
+/// Host memory that stands for a tensor during a collective: of a tensor in host memory that memory
+/// itself, of one on a GPU a pinned copy. Copies run on the current stream and are waited for, so
+/// that ranks which share a GPU can meet in host memory. Contiguous tensors only.
+class HostTensor {
+ public:
+  explicit HostTensor(const at::Tensor& tensor);
+  HostTensor(const HostTensor&) = delete;
+  HostTensor& operator=(const HostTensor&) = delete;
+
+  const at::Tensor& operator*() const { return host_; }
+  const at::Tensor* operator->() const { return &host_; }
+  /// The collective wrote to host memory: brings the tensor up to date.
+  void copy_back();
+
+ private:
+  at::Tensor tensor_;
+  at::Tensor host_;
+};
+
+}  // namespace olmoe

@@ -1,0 +1,38 @@
+#pragma once
+#include <c10/core/Device.h>
+#include <c10/core/Stream.h>
+#include <c10/core/StreamGuard.h>
+
+#include <optional>
+
+namespace olmoe {
+
+/// A line of work beside the caller's: a high-priority stream of the device, ordered with the
+/// caller's current stream by events, without waiting on the host. Where the device has no streams
+/// (CPU), or with Beside::no, work runs in the caller's line, at once and in order: then `run` is a
+/// call and `wait` is nothing. Tensors that work on a lane touches are made outside it.
+class Lane {
+ public:
+  enum class Beside { no, yes };
+  Lane(c10::Device device, Beside beside);
+
+  /// What `work` enqueues starts after all that the caller's stream was given so far.
+  template <class Work>
+  void run(const Work& work) {
+    if (!stream_) return work();
+    order(callers_stream(), *stream_);
+    const c10::StreamGuard guard(*stream_);
+    work();
+  }
+
+  /// What the caller's stream is given from now on starts after all that the lane was given so far.
+  void wait();
+
+ private:
+  static void order(const c10::Stream& first, const c10::Stream& second);
+  c10::Stream callers_stream() const;
+
+  std::optional<c10::Stream> stream_;  ///< none: the caller's
+};
+
+}  // namespace olmoe

@@ -1,0 +1,265 @@
+// Shapes: W ranks of the group, N elements of a part.
+#include "parallel/nccl_communicator.h"
+
+#include <ATen/ops/amax.h>
+#include <ATen/ops/amin.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <nccl.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <thread>
+#include <utility>
+
+#include "core/error.h"
+
+namespace olmoe {
+namespace {
+
+ncclDataType_t nccl_type(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kDouble: return ncclFloat64;
+    case at::kFloat: return ncclFloat32;
+    case at::kBFloat16: return ncclBfloat16;
+    case at::kLong: return ncclInt64;
+    case at::kInt: return ncclInt32;
+    default: throw Error(fmt::format("NCCL does not reduce {} here", c10::toString(dtype)));
+  }
+}
+
+int64_t row_bytes(const at::Tensor& tensor) {
+  int64_t bytes = tensor.element_size();
+  for (int64_t extent : tensor.sizes().slice(1)) bytes *= extent;
+  return bytes;
+}
+
+/// An NCCL communicator that never blocks: a call which is under way is asked for its state until it is done or has
+/// failed, so that a failure of a peer ends in an Error and not in a hang.
+class NcclGroup {
+ public:
+  /// Joins `size` ranks that hold the same id. Collective.
+  NcclGroup(std::string name, int rank, int size, const ncclUniqueId& id) : NcclGroup(std::move(name), nullptr) {
+    auto config = non_blocking();
+    const auto result = ncclCommInitRankConfig(&comm_, size, id, rank, &config);
+    finish(result, "init");
+  }
+  ~NcclGroup() { leave(); }
+  NcclGroup(const NcclGroup&) = delete;
+  NcclGroup& operator=(const NcclGroup&) = delete;
+
+  ncclComm_t comm() const { return comm_; }
+
+  /// `enqueue` makes one call, or several of which the first failure counts, as one group.
+  template <class Enqueue>
+  void run(const char* call, const Enqueue& enqueue) {
+    finish(ncclSuccess, call);  // what failed since the last call
+    finish(enqueue(), call);
+  }
+  template <class Enqueue>
+  void run_grouped(const char* call, const Enqueue& enqueue) {
+    run(call, [&] {
+      ncclResult_t result = ncclGroupStart();
+      if (result == ncclSuccess) result = enqueue();
+      const ncclResult_t end = ncclGroupEnd();  // also after a failure: every start has its end
+      return failed(result) ? result : end;
+    });
+  }
+
+  /// The ranks of equal color, ordered by key; null for kNoGroup. Collective over this group.
+  static constexpr int kNoGroup = NCCL_SPLIT_NOCOLOR;
+  std::unique_ptr<NcclGroup> split(int color, int key, const std::string& name) {
+    auto config = non_blocking();
+    ncclComm_t part = nullptr;
+    // Done when this group is: until then `part` may not have been written.
+    run("split", [&] { return ncclCommSplit(comm_, color, key, &part, &config); });
+    if (color == kNoGroup) return nullptr;
+    ENSURE(part != nullptr, "{}.split: NCCL made no group {}", name_, name);
+    std::unique_ptr<NcclGroup> group(new NcclGroup(name, part));
+    group->finish(ncclSuccess, "init");
+    return group;
+  }
+
+ private:
+  NcclGroup(std::string name, ncclComm_t comm) : name_(std::move(name)), comm_(comm) {}
+
+  static ncclConfig_t non_blocking() {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    return config;
+  }
+
+  static bool failed(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
+
+  /// State of the group, once nothing is under way.
+  ncclResult_t settle() const {
+    ncclResult_t state = ncclInProgress;
+    while (state == ncclInProgress) {
+      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
+      if (failed(asked)) return asked;
+      if (state == ncclInProgress) std::this_thread::yield();
+    }
+    return state;
+  }
+
+  void finish(ncclResult_t result, const char* call) {
+    if (!failed(result)) result = settle();
+    if (!failed(result)) return;
+    broken_ = true;
+    throw Error(fmt::format("{}.{}: NCCL: {} ({})", name_, call, ncclGetErrorString(result), ncclGetLastError(comm_)));
+  }
+
+  /// All ranks leave together and let their last work end; but a rank that unwinds does not wait for the others.
+  void leave() noexcept {
+    if (comm_ == nullptr) return;
+    const bool in_order = !broken_ && std::uncaught_exceptions() == exceptions_;
+    if (in_order && !failed(ncclCommFinalize(comm_)) && !failed(settle())) {
+      ncclCommDestroy(comm_);
+    } else {
+      ncclCommAbort(comm_);
+    }
+  }
+
+  std::string name_;
+  ncclComm_t comm_ = nullptr;
+  bool broken_ = false;
+  int exceptions_ = std::uncaught_exceptions();
+};
+
+/// NCCL may run several groups of a rank at once on a GPU. Unless they start in the order of the calls, two ranks could
+/// each begin with a group that the other has no room for.
+void launch_in_call_order() { setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0); }
+
+/// The id that rank 0 draws. Collective over `host`.
+ncclUniqueId agree_on_id(Communicator& host) {
+  ncclUniqueId id{};
+  if (host.rank() == 0) {
+    const ncclResult_t result = ncclGetUniqueId(&id);
+    ENSURE(result == ncclSuccess, "{}: ncclGetUniqueId: {}", host.name(), ncclGetErrorString(result));
+  }
+  host.broadcast(at::from_blob(id.internal, {NCCL_UNIQUE_ID_BYTES}, at::kByte), 0);
+  return id;
+}
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(std::unique_ptr<Communicator> host, std::unique_ptr<NcclGroup> group, c10::Device device)
+      : Communicator(host->name(), host->rank(), host->size()),
+        host_(std::move(host)),
+        group_(std::move(group)),
+        device_(device) {}
+
+  void abort(int exit_code) override { host_->abort(exit_code); }
+
+ private:
+  void do_all_gather(at::Tensor& out, const at::Tensor& in) override {
+    if (on_host(in)) return host_->all_gather(out, in);
+    group_->run("all_gather", [&] {
+      return ncclAllGather(in.data_ptr(), out.data_ptr(), in.nbytes(), ncclInt8, group_->comm(), stream());
+    });
+  }
+
+  void do_reduce_scatter(at::Tensor& out, const at::Tensor& in) override {
+    if (on_host(in)) return host_->reduce_scatter(out, in);
+    if (in.dtype() != out.dtype()) return reduce_scatter_wider(out, in);
+    group_->run("reduce_scatter", [&] {
+      return ncclReduceScatter(in.data_ptr(), out.data_ptr(), out.numel(), nccl_type(in.scalar_type()), ncclSum,
+                               group_->comm(), stream());
+    });
+  }
+
+  /// NCCL sums in the type that it moves: so move the narrow parts, and sum them here.
+  void reduce_scatter_wider(at::Tensor& out, const at::Tensor& in) {
+    at::Tensor parts_WN = at::empty({size(), out.numel()}, in.options());
+    const std::vector<int64_t> one_each(size(), 1);
+    do_all_to_all(parts_WN, in.view({size(), out.numel()}), one_each, one_each);
+    at::Tensor sum_N = out.view(-1).copy_(parts_WN[0]);
+    for (int r = 1; r < size(); ++r) sum_N.add_(parts_WN[r]);
+  }
+
+  void do_all_reduce(at::Tensor& inout, Reduce op) override {
+    if (on_host(inout)) return host_->all_reduce(inout, op);
+    if (op != Reduce::sum) return all_reduce_extreme(inout, op);
+    group_->run("all_reduce", [&] {
+      return ncclAllReduce(inout.data_ptr(), inout.data_ptr(), inout.numel(), nccl_type(inout.scalar_type()), ncclSum,
+                           group_->comm(), stream());
+    });
+  }
+
+  /// NCCL's max and min lose a NaN; ATen's keep it.
+  void all_reduce_extreme(at::Tensor& inout, Reduce op) {
+    at::Tensor all_WN = at::empty({size(), inout.numel()}, inout.options());
+    do_all_gather(all_WN, inout);
+    const at::Tensor extreme_N = op == Reduce::max ? at::amax(all_WN, 0) : at::amin(all_WN, 0);
+    inout.copy_(extreme_N.view(inout.sizes()));
+  }
+
+  void do_all_to_all(at::Tensor& out, const at::Tensor& in, const std::vector<int64_t>& recv,
+                     const std::vector<int64_t>& send) override {
+    if (on_host(in)) return host_->all_to_all(out, in, recv, send);
+    const size_t row = row_bytes(in);
+    auto* to = static_cast<std::byte*>(out.data_ptr());
+    const auto* from = static_cast<const std::byte*>(in.data_ptr());
+    group_->run_grouped("all_to_all", [&] {
+      ncclResult_t result = ncclSuccess;
+      for (int r = 0; r < size() && result == ncclSuccess; ++r) {
+        const size_t sent = send[r] * row, received = recv[r] * row;
+        if (sent > 0) result = ncclSend(from, sent, ncclInt8, r, group_->comm(), stream());
+        if (received > 0 && result == ncclSuccess)
+          result = ncclRecv(to, received, ncclInt8, r, group_->comm(), stream());
+        from += sent;
+        to += received;
+      }
+      return result;
+    });
+  }
+
+  void do_broadcast(at::Tensor& inout, int root) override {
+    if (on_host(inout)) return host_->broadcast(inout, root);
+    group_->run("broadcast", [&] {
+      return ncclBroadcast(inout.data_ptr(), inout.data_ptr(), inout.nbytes(), ncclInt8, root, group_->comm(),
+                           stream());
+    });
+  }
+
+  void do_barrier() override { host_->barrier(); }
+
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
+    auto host = host_->split(color, key, name);
+    const bool alone = host->size() == 1;
+    auto group = group_->split(alone ? NcclGroup::kNoGroup : color, key, name);
+    if (alone) return host;
+    return std::make_unique<NcclCommunicator>(std::move(host), std::move(group), device_);
+  }
+
+  bool on_host(const at::Tensor& tensor) const {
+    if (tensor.is_cpu()) return true;
+    ENSURE(tensor.device() == device_, "{}: a tensor is on {}, the group on {}", name(), tensor.device().str(),
+           device_.str());
+    return false;
+  }
+
+  cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
+
+  std::unique_ptr<Communicator> host_;
+  std::unique_ptr<NcclGroup> group_;
+  c10::Device device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host, c10::Device device) {
+  ENSURE(device.is_cuda(), "NCCL joins GPUs, not {}", device.str());
+  if (host->size() == 1) return host;
+  if (!device.has_index()) device = c10::Device(c10::kCUDA, c10::cuda::current_device());
+  const c10::cuda::CUDAGuard guard(device);
+  launch_in_call_order();
+  const ncclUniqueId id = agree_on_id(*host);
+  auto group = std::make_unique<NcclGroup>(host->name(), host->rank(), host->size(), id);
+  return std::make_unique<NcclCommunicator>(std::move(host), std::move(group), device);
+}
+
+}  // namespace olmoe

@@ -1,0 +1,107 @@
+#include "parallel/rendezvous.h"
+
+#include <map>
+
+#include "core/error.h"
+#include "support/catch.h"
+
+using namespace olmoe;
+
+namespace {
+
+using Variables = std::map<std::string, std::string>;
+
+Environment environment(const Variables& variables) {
+  return [&variables](const char* name) {
+    const auto found = variables.find(name);
+    return found == variables.end() ? nullptr : found->second.c_str();
+  };
+}
+
+std::string refusal(const Variables& variables) {
+  try {
+    find_rendezvous(environment(variables));
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "none";
+}
+
+const Variables kTorchrun{
+    {"RANK", "3"}, {"WORLD_SIZE", "8"}, {"LOCAL_RANK", "1"}, {"MASTER_ADDR", "node1"}, {"MASTER_PORT", "29500"}};
+const Variables kSrun{{"SLURM_PROCID", "5"},   {"SLURM_NTASKS", "8"}, {"SLURM_STEP_NUM_TASKS", "8"},
+                      {"SLURM_LOCALID", "1"},  {"SLURM_JOB_ID", "123456"}, {"SLURM_STEP_ID", "2"},
+                      {"SLURM_STEP_NODELIST", "gpu[07-08,11]"}};
+
+}  // namespace
+
+TEST_CASE("torchrun's variables say where ranks meet") {
+  auto variables = kTorchrun;
+  auto meeting = find_rendezvous(environment(variables)).value();
+  CHECK(meeting.host == "node1");
+  CHECK(meeting.port == 29500);
+  CHECK(meeting.rank == 3);
+  CHECK(meeting.size == 8);
+  CHECK_FALSE(meeting.launcher_serves);
+  CHECK(local_rank(environment(variables)) == 1);
+
+  variables["TORCHELASTIC_USE_AGENT_STORE"] = "True";
+  variables["TORCHELASTIC_RESTART_COUNT"] = "2";
+  const auto second = find_rendezvous(environment(variables)).value();
+  CHECK(second.launcher_serves);
+  CHECK(second.job != meeting.job);
+}
+
+TEST_CASE("srun's variables say where ranks meet, all ranks alike") {
+  auto variables = kSrun;
+  const auto meeting = find_rendezvous(environment(variables)).value();
+  CHECK(meeting.host == "gpu07");
+  CHECK(meeting.rank == 5);
+  CHECK(meeting.size == 8);
+  CHECK(meeting.port == 15000 + (123456 * 7 + 2) % 15000);
+  CHECK(local_rank(environment(variables)) == 1);
+  variables["SLURM_PROCID"] = "0";
+  CHECK(find_rendezvous(environment(variables)).value().port == meeting.port);
+  variables["MASTER_ADDR"] = "10.0.0.1";
+  variables["MASTER_PORT"] = "4000";
+  CHECK(find_rendezvous(environment(variables)).value().host == "10.0.0.1");
+  CHECK(find_rendezvous(environment(variables)).value().port == 4000);
+}
+
+TEST_CASE("one rank has no one to meet") {
+  CHECK_FALSE(find_rendezvous(environment({})).has_value());
+  CHECK(local_rank(environment({})) == 0);
+  auto torchrun = kTorchrun;
+  torchrun["WORLD_SIZE"] = "1";
+  CHECK_FALSE(find_rendezvous(environment(torchrun)).has_value());
+  // In a batch script, beside whatever the allocation holds.
+  const Variables batch{{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "8"}, {"SLURM_JOB_ID", "1"}};
+  CHECK_FALSE(find_rendezvous(environment(batch)).has_value());
+}
+
+TEST_CASE("a variable that is missing or no number is named") {
+  for (const char* name : {"MASTER_ADDR", "MASTER_PORT"}) {
+    auto variables = kTorchrun;
+    variables.erase(name);
+    CHECK(refusal(variables) == fmt::format("torchrun started this rank, but {} is not set", name));
+  }
+  for (const char* name : {"SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID"}) {
+    auto variables = kSrun;
+    variables.erase(name);
+    CHECK(refusal(variables) == fmt::format("srun started this rank, but {} is not set", name));
+  }
+  auto variables = kTorchrun;
+  variables["RANK"] = "8";
+  CHECK(refusal(variables) == "RANK = \"8\", but it must be a number from 0 to 7");
+  variables["RANK"] = "1x";
+  CHECK(refusal(variables) == "RANK = \"1x\", but it must be a number from 0 to 7");
+}
+
+TEST_CASE("the first host of Slurm's list") {
+  CHECK(first_host("gpu07") == "gpu07");
+  CHECK(first_host("gpu07,gpu08") == "gpu07");
+  CHECK(first_host("gpu[07-09,12],login1") == "gpu07");
+  CHECK(first_host("gpu[7,9]") == "gpu7");
+  CHECK(first_host("gpu[3]-ib,gpu5-ib") == "gpu3-ib");
+  CHECK_THROWS_AS(first_host("gpu[3"), ConfigError);
+}
