@@ -29,7 +29,8 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   prepare_device(config);
   preemption::install_handlers();
   log::info("{}", describe_start(config, world.size(), mpi_version));
-  return Trainer(config, world).run();
+  const auto ranks = connect_devices(config, world);
+  return Trainer(config, *ranks).run();
 }
 
 /// Prints what was asked for, without training. A dry run plans for --ranks, else for the ranks that run, else for

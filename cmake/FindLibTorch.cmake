@@ -39,10 +39,11 @@ message(STATUS "LibTorch ${LibTorch_VERSION}: ${LIBTORCH_ROOT}")
 add_library(LibTorch::cpu INTERFACE IMPORTED)
 target_include_directories(LibTorch::cpu SYSTEM INTERFACE
   "${LIBTORCH_ROOT}/include" "${LIBTORCH_ROOT}/include/torch/csrc/api/include")
-# The wheel brings its own fmt; header-only, so that nothing of it must be linked.
-target_compile_definitions(LibTorch::cpu INTERFACE FMT_HEADER_ONLY)
+# The wheel brings the headers of a fmt of its own, and not its library.
+add_library(libtorch_fmt STATIC "${CMAKE_SOURCE_DIR}/cmake/libtorch_fmt.cpp")
+target_include_directories(libtorch_fmt SYSTEM PRIVATE "${LIBTORCH_ROOT}/include")
 target_link_libraries(LibTorch::cpu INTERFACE
-  "${LIBTORCH_ROOT}/lib/libtorch_cpu.so" "${LIBTORCH_ROOT}/lib/libc10.so")
+  libtorch_fmt "${LIBTORCH_ROOT}/lib/libtorch_cpu.so" "${LIBTORCH_ROOT}/lib/libc10.so")
 target_link_options(LibTorch::cpu INTERFACE -Wl,--allow-shlib-undefined "-Wl,-rpath,${LIBTORCH_ROOT}/lib")
 
 if(OLMOE_CUDA)

@@ -10,8 +10,8 @@ namespace olmoe::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 512;
-/// Two or three blocks to a multiprocessor: then the rows in work, 100 kB each at OLMoE's vocabulary, stay in the L2 cache
-/// between the two passes of logits_to_grads.
+/// Two or three blocks to a multiprocessor: then the rows in work, 100 kB each at OLMoE's vocabulary, stay in the L2
+/// cache between the two passes of logits_to_grads.
 template <typename T>
 constexpr int kBlocksAtOnce = sizeof(T) == sizeof(double) ? 1 : 2;
 

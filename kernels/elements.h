@@ -36,18 +36,12 @@ OLMOE_ELEMENT Acc<T> load(const T& value) {
 template <typename T>
 OLMOE_ELEMENT T rounded(Acc<T> value) {
   if constexpr (std::is_same_v<T, c10::BFloat16> && kDeviceCode) {
-    return c10::BFloat16(value);
+    return c10::BFloat16(value);  // one instruction for two values; a NaN's payload is lost
   } else if constexpr (std::is_same_v<T, c10::BFloat16>) {
-#ifdef __CUDA_ARCH__  // one instruction, which memory-bound kernels notice; a NaN's payload is lost
-    uint16_t bits;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return {bits, c10::BFloat16::from_bits()};
-#else
     const uint32_t bits = std::bit_cast<uint32_t>(value);
     const uint32_t nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const uint32_t quiet_nan = (bits >> 16) | 0x40u;
     return {static_cast<uint16_t>(value != value ? quiet_nan : nearest), c10::BFloat16::from_bits()};
-#endif
   } else {
     return value;
   }
@@ -57,7 +51,7 @@ OLMOE_ELEMENT T rounded(Acc<T> value) {
 /// call, which no loop can vectorise.
 /// Source: reduction by Cody & Waite, x = n ln2 + r; Taylor-like polynomial in r on [-ln2/2, ln2/2].
 OLMOE_ELEMENT float fast_exp(float x) {
-  if constexpr (kDeviceCode) return std::exp(x);  // a GPU's NaN, 0x7fffffff, would not survive the arithmetic on bits
+  if constexpr (kDeviceCode) return std::exp(x);  // a GPU's NaN, 0x7fffffff, would not survive what follows
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRoundToInt = 12582912.f;  // 1.5 * 2^23: adding it leaves the integer in the low bits
   constexpr float kMax = 88.72283f, kMin = -87.33654f;

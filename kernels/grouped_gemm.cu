@@ -1,8 +1,8 @@
 // Shapes: R rows sorted by expert, E experts, I inputs, O outputs, N rows of the dense case.
 //
-// bf16 goes through the libraries: ATen's grouped product (CUTLASS on compute capability 9.0 and 10.0; on older GPUs ATen
-// loops over the experts and waits for their offsets) and cuBLAS. float32 and float64, which tests compute in, have a plain
-// kernel: ATen's grouped product refuses float64, and for float32 it waits for the offsets.
+// bf16 goes through the libraries: ATen's grouped product (CUTLASS on compute capability 9.0 and 10.0; on older GPUs
+// ATen loops over the experts and waits for their offsets) and cuBLAS. float32 and float64, which tests compute in,
+// have a plain kernel: ATen's grouped product refuses float64, and for float32 it waits for the offsets.
 #include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>
@@ -89,8 +89,8 @@ __global__ void __launch_bounds__(kTile* kTile) add_weight_grad(WeightGradOperan
 /// dw_EOI += product_EOI for experts that have rows: what the library writes for the others is not its promise.
 template <int N>
 __global__ void __launch_bounds__(kThreads)
-    add_product(const c10::BFloat16* __restrict__ product_EOI, const int32_t* offsets_E, int64_t elements_per_expert,
-                float* __restrict__ dw_EOI) {
+    add_product(const c10::BFloat16* product_EOI, const int32_t* offsets_E, int64_t elements_per_expert,
+                float* dw_EOI) {
   const RowTile rows = rows_of_expert(blockIdx.y, offsets_E);
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
   if (rows.begin == rows.end || i >= elements_per_expert) return;
@@ -102,7 +102,8 @@ __global__ void __launch_bounds__(kThreads)
   store_vector(dw_EOI + at, sum);
 }
 
-void bf16_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E, at::Tensor& dw_EOI) {
+void bf16_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
+                      at::Tensor& dw_EOI) {
   const at::Tensor product_EOI = at::_grouped_mm(dy_RO.t(), x_RI, offsets_E);
   ENSURE(product_EOI.is_contiguous() && product_EOI.sizes() == dw_EOI.sizes(),
          "grouped GEMM: the product is not laid out as the weight gradient");
@@ -137,7 +138,8 @@ at::Tensor plain_grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EIO, c
 }
 
 template <typename T>
-void plain_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E, at::Tensor& dw_EOI) {
+void plain_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
+                       at::Tensor& dw_EOI) {
   const int64_t E = dw_EOI.size(0), O = dw_EOI.size(1), I = dw_EOI.size(2);
   const Launch launch(dw_EOI);
   const dim3 blocks(blocks_for(I, kTile), blocks_for(O, kTile), static_cast<unsigned>(E));
@@ -175,9 +177,9 @@ void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, c
   });
 }
 
-/// cuBLAS counts columns where we count rows: it computes dw^T = x^T dy of the same memory. The result is fp32, so neither
-/// TF32 nor sums in reduced precision, which ATen may have allowed on this handle, apply; and ATen leaves its handles in
-/// the host's pointer mode.
+/// cuBLAS counts columns where we count rows: it computes dw^T = x^T dy of the same memory. The result is fp32, so
+/// neither TF32 nor sums in reduced precision, which ATen may have allowed on this handle, apply; and ATen leaves its
+/// handles in the host's pointer mode.
 void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI) {
   const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
   const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);

@@ -1,4 +1,5 @@
-// Which rows of which expert a block multiplies. Shapes: R rows sorted by expert, E experts; offsets_E as in grouped_gemm.h.
+// Which rows of which expert a block multiplies. Shapes: R rows sorted by expert, E experts; offsets_E as in
+// grouped_gemm.h.
 #pragma once
 #include <c10/macros/Macros.h>
 

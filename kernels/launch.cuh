@@ -6,6 +6,8 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <bit>
+#include <iterator>
 
 #include "kernels/dtypes.h"
 
@@ -30,22 +32,34 @@ inline unsigned blocks_for(int64_t n, int threads) {
   return static_cast<unsigned>(std::max<int64_t>(1, (n + threads - 1) / threads));
 }
 
-/// N elements that one instruction loads or stores (16 bytes where N * sizeof(T) is 16).
+/// N elements that are loaded or stored at once: 16 bytes by one instruction, 32 by two.
 template <typename T, int N>
-struct alignas(sizeof(T) * N) Vector {
+struct alignas(std::min<size_t>(16, sizeof(T) * N)) Vector {
   T values[N];
 };
 /// Elements of T in 16 bytes.
 template <typename T>
 constexpr int kVectorWidth = 16 / sizeof(T);
 
+// By uint4, and stored by the intrinsic: else a Vector of bf16 is at times taken apart and stored element by element.
+template <typename T, int N>
+using Words = Vector<uint4, sizeof(T) * N / sizeof(uint4)>;
+
 template <int N, typename T>
 __device__ inline Vector<T, N> load_vector(const T* from) {
-  return *reinterpret_cast<const Vector<T, N>*>(from);
+  if constexpr (sizeof(T) * N % sizeof(uint4) == 0)
+    return std::bit_cast<Vector<T, N>>(*reinterpret_cast<const Words<T, N>*>(from));
+  else
+    return *reinterpret_cast<const Vector<T, N>*>(from);
 }
 template <int N, typename T>
 __device__ inline void store_vector(T* to, const Vector<T, N>& vector) {
-  *reinterpret_cast<Vector<T, N>*>(to) = vector;
+  if constexpr (sizeof(T) * N % sizeof(uint4) == 0) {
+    const auto words = std::bit_cast<Words<T, N>>(vector);
+    for (size_t i = 0; i < std::size(words.values); ++i) __stwb(reinterpret_cast<uint4*>(to) + i, words.values[i]);
+  } else {
+    *reinterpret_cast<Vector<T, N>*>(to) = vector;
+  }
 }
 
 /// True if 16 bytes at a time can be read from `data` on.

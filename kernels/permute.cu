@@ -168,7 +168,8 @@ void sort_by_expert(const at::Tensor& ids_TK, Permutation& out) {
   ENSURE(E <= 1024, "sort_by_expert: {} experts, but shared memory was laid out for 1024", E);
   if (E == 0) return;
   const Chunks chunks = chunks_of(R);
-  const at::Tensor counts_CE = at::empty({chunks.count, E}, ids_TK.options()), rows_E = at::empty({E}, ids_TK.options());
+  const at::Tensor counts_CE = at::empty({chunks.count, E}, ids_TK.options());
+  const at::Tensor rows_E = at::empty({E}, ids_TK.options());
   const SortOperands operands{.expert_R = ids_TK.const_data_ptr<int32_t>(),
                               .R = R,
                               .E = static_cast<int32_t>(E),

@@ -1,5 +1,5 @@
-// Shapes: T tokens, E experts, K chosen for each token, G groups of T/G consecutive tokens. A warp has one token: its lane l
-// holds the values of experts l, l + 32, ... in V registers.
+// Shapes: T tokens, E experts, K chosen for each token, G groups of T/G consecutive tokens. A warp has one token: its
+// lane l holds the values of experts l, l + 32, ... in V registers.
 #include <cmath>
 #include <limits>
 
@@ -61,8 +61,8 @@ __device__ Acc<T> softmax(const T* logits, int32_t E, int32_t lane, Acc<T> (&pro
   return highest + std::log(sum);
 }
 
-/// Writes the K experts that are chosen first, in order. Uses up `keys`, which come in as probabilities. NaN comes after
-/// every probability, and what is taken or no expert at all is never reached, as K <= E.
+/// Writes the K experts that are chosen first, in order. Uses up `keys`, which come in as probabilities. NaN comes
+/// after every probability, and what is taken or no expert at all is never reached, as K <= E.
 template <int V, typename A>
 __device__ void choose_top_k(A (&keys)[V], int32_t E, int32_t K, int32_t lane, int32_t* ids) {
 #pragma unroll

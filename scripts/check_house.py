@@ -16,7 +16,7 @@ NARROW = {
     ("model", "parallel"): {"parallel/communicator.h", "parallel/device_mesh.h", "parallel/collectives.h"},
     ("model", "data"): {"data/batch.h"},
 }
-CUDA_HOMES = r".*\.(cu|cuh)|parallel/(nccl_communicator|lane_cuda)\.cpp|core/stopwatch.*"
+CUDA_HOMES = r".*\.(cu|cuh)|parallel/nccl_communicator\.cpp"
 # (what is included, the files that may, how to call it)
 HOMES = [
     (r"mpi\.h", r"parallel/mpi_communicator\.cpp|apps/.*|tests/.*", "MPI"),
@@ -43,7 +43,7 @@ GENERATED = re.compile(r"(build.*|runs|tokens|__pycache__|\.(?!ci$|clang).*)")
 def files_of(root):
     """Yields the paths below root, without build outputs, runs and hidden folders (.ci is a part of the house)."""
     for path in sorted(root.iterdir()):
-        if GENERATED.fullmatch(path.name) and path.is_dir():
+        if path.name == ".git" or (GENERATED.fullmatch(path.name) and path.is_dir()):
             continue
         if path.is_dir():
             yield from files_of(path)

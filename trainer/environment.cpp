@@ -18,6 +18,8 @@
 #include "core/error.h"
 #include "core/version.h"
 #include "kernels/cuda_device.h"
+#include "parallel/nccl_communicator.h"
+#include "parallel/rendezvous.h"
 
 namespace olmoe {
 namespace {
@@ -71,7 +73,7 @@ void prepare_process() {
 
 int ranks_on_node() {
   // The last one reads "8(x4)" or "8,7" and is set by srun alone, for the tasks that it starts.
-  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"})
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"})
     if (const char* text = std::getenv(name); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
   return 1;
 }
@@ -88,12 +90,6 @@ int threads_of_rank(int own_cores, int launcher_cores, int ranks) {
   return std::max(1, std::min(own_cores, launcher_cores / std::max(1, ranks)));
 }
 
-int local_rank() {
-  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "LOCAL_RANK", "SLURM_LOCALID"})
-    if (const char* text = std::getenv(name); text != nullptr) return std::atoi(text);
-  return 0;
-}
-
 at::Device device_of_rank(DeviceKind kind) {
   if (kind == DeviceKind::cpu) return at::kCPU;
   const int count = kernels::cuda::device_count();
@@ -101,7 +97,7 @@ at::Device device_of_rank(DeviceKind kind) {
     throw ConfigError("train.device: this program was built without CUDA; build the preset cuda-release, or use "
                       "train.device=cpu");
   if (count == 0) throw ConfigError("train.device: no GPU is to be seen (nvidia-smi should list some)");
-  return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank() % count)};
+  return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank(process_environment()) % count)};
 }
 
 void prepare_device(const Config& config) {
@@ -116,6 +112,13 @@ void prepare_device(const Config& config) {
   // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
   at::globalContext().setAllowBF16ReductionCuBLAS(at::CuBLASReductionOption::DisallowReducedPrecisionAllowSplitK);
 }
+std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {
+  auto ranks = world.split(0, world.rank(), world.name());
+  const auto device = device_of_rank(config.train.device);
+  if (device.is_cpu() || config.parallel.transport == Transport::staged) return ranks;
+  return make_nccl_communicator(std::move(ranks), device);
+}
+
 std::map<std::string, std::string> describe_environment() {
   return {{"cpu_features", cpu_features()},
           {"libtorch", TORCH_VERSION},

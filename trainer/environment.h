@@ -2,8 +2,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <memory>
 #include <string>
 
+#include "parallel/communicator.h"
 #include "trainer/config.h"
 
 namespace olmoe {
@@ -20,13 +22,14 @@ int choose_threads(int64_t configured, int ranks_on_node);
 /// The launcher's cores / ranks, but no more than this rank may run on, for a launcher may have divided them already.
 /// At least 1.
 int threads_of_rank(int own_cores, int launcher_cores, int ranks);
-/// This rank's place among the ranks of its node, from the launcher's environment variables; 0 without a launcher.
-int local_rank();
-/// The CPU, or GPU number local_rank() mod the GPUs that this process sees. Throws ConfigError where there is none.
+/// The CPU, or GPU number (place of this rank on its node) mod the GPUs that this process sees. Throws ConfigError where there is none.
 at::Device device_of_rank(DeviceKind kind);
 /// Makes this rank's GPU current, or looks at the CPU. Refuses a device that this program has no code for, more ranks than
 /// GPUs over NCCL, and a compute dtype that this CPU would only emulate. Throws ConfigError.
 void prepare_device(const Config& config);
+/// The same ranks, joined as the config's device wants: GPUs over NCCL, or as `world` joins them. After prepare_device().
+/// Collective over world.
+std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world);
 /// What a result may depend on: CPU features, LibTorch, git commit, threads.
 std::map<std::string, std::string> describe_environment();
 

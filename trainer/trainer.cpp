@@ -39,7 +39,8 @@ StageRunner::Options runner_options(const Config& config) {
           .residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident,
           .recompute = config.train.recompute == Recompute::full,
           .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
-          .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0};
+          .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0,
+          .overlap = config.parallel.overlap};
 }
 
 /// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.

@@ -28,7 +28,7 @@ struct LaneByLaneSort {
         before += count;
       }
     for (int64_t c = 0; c < chunks_.count; ++c)
-      for (int64_t first = c * chunks_.rows; first < std::min(R, (c + 1) * chunks_.rows); first += kLanes) place(c, first);
+      for (int64_t i = c * chunks_.rows; i < std::min(R, (c + 1) * chunks_.rows); i += kLanes) place(c, i);
   }
 
  private:

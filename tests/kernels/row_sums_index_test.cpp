@@ -5,7 +5,7 @@
 using namespace olmoe::kernels;
 
 TEST_CASE("chunks cover every row once and in order, and fit one wave of blocks", "[kernels]") {
-  const int64_t rows = GENERATE(1, 7, 8, 9, 528, 4224, 4225, 16384, 131072, int64_t{1} << 33);
+  const int64_t rows = GENERATE(values<int64_t>({1, 7, 8, 9, 528, 4224, 4225, 16384, 131072, int64_t{1} << 33}));
   CAPTURE(rows);
   const RowChunks chunks{rows};
   REQUIRE(chunks.chunks() >= 1);

@@ -62,9 +62,8 @@ class Includes(unittest.TestCase):
         homes = {
             "<mpi.h>": ["parallel/mpi_communicator.cpp", "apps/train.cpp", "tests/parallel/mpi_test.cpp"],
             "<nccl.h>": ["parallel/nccl_communicator.cpp"],
-            "<cuda_runtime.h>": ["kernels/a.cu", "parallel/nccl_communicator.cpp", "parallel/lane_cuda.cpp",
-                                 "core/stopwatch_cuda.cpp"],
-            "<c10/cuda/CUDAStream.h>": ["kernels/a.cu", "parallel/lane_cuda.cpp"],
+            "<cuda_runtime.h>": ["kernels/a.cu", "kernels/a.cuh", "parallel/nccl_communicator.cpp"],
+            "<c10/cuda/CUDAStream.h>": ["kernels/a.cu", "parallel/nccl_communicator.cpp"],
             "<cub/cub.cuh>": ["kernels/a.cu"],
             "<yaml-cpp/yaml.h>": ["core/config_reader.cpp", "core/config_reader_document.cpp"],
             "<spdlog/spdlog.h>": ["core/log.cpp"],
