@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "core/version.h"
 #include "trainer/environment.h"
+#include "trainer/gpu_specs.h"
 #include "trainer/launch.h"
 #include "trainer/preemption.h"
 #include "trainer/report.h"
@@ -18,7 +19,7 @@ namespace {
 using namespace olmoe;
 
 struct Arguments {
-  std::string config;
+  std::string config, gpu;
   std::vector<std::string> overrides;
   bool dry_run = false, print_config = false;
   int ranks = 0;
@@ -39,7 +40,7 @@ ExitCode print(const Arguments& arguments, const Config& config, int running) {
   const auto& parallel = config.parallel;
   const auto configured = static_cast<int>(parallel.replicate * std::max<int64_t>(1, parallel.shard));
   const int ranks = arguments.ranks > 0 ? arguments.ranks : running > 1 ? running : configured;
-  const auto text = arguments.print_config ? write_config(config) : dry_run(config, ranks);
+  const auto text = arguments.print_config ? write_config(config) : dry_run(config, ranks, arguments.gpu);
   std::fputs(text.c_str(), stdout);
   return ExitCode::ok;
 }
@@ -52,9 +53,10 @@ int main(int argc, char* argv[]) {
   CLI::App app{"Pretrains OLMoE and its dense twin. Started again, a run goes on where its folder stands."};
   app.add_option("config", arguments.config, "YAML file")->required();
   app.add_option("overrides", arguments.overrides, "path.to.key=value, edited into the config before it is read");
-  app.add_flag("--dry-run", arguments.dry_run, "check everything and print the plan; run nothing");
+  auto* dry = app.add_flag("--dry-run", arguments.dry_run, "check everything and print the plan; run nothing");
   app.add_flag("--print-config", arguments.print_config, "print the resolved config; run nothing");
   app.add_option("--ranks", arguments.ranks, "ranks to plan for with --dry-run")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--gpu", arguments.gpu, "GPU that --dry-run predicts the speed of: " + gpu_names())->needs(dry);
   app.set_version_flag("--version", fmt::format("olmoe-train {} ({})", kVersion, kGitCommit));
   try {
     app.parse(argc, argv);

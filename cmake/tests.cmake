@@ -77,6 +77,6 @@ file(GLOB script_tests CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/scripts/test
 foreach(test IN LISTS script_tests)
   get_filename_component(name "${test}" NAME_WE)
   add_test(NAME scripts_${name} COMMAND "${SYSTEM_PYTHON}" "${test}" WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
-  set_tests_properties(scripts_${name} PROPERTIES TIMEOUT 200)
+  set_tests_properties(scripts_${name} PROPERTIES TIMEOUT 200 ENVIRONMENT "OLMOE_TRAIN=$<TARGET_FILE:olmoe-train>")
 endforeach()
 add_test(NAME house COMMAND "${SYSTEM_PYTHON}" scripts/check_house.py WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")

@@ -26,4 +26,17 @@ FlopsPerToken count_flops(const ModelConfig& config, int64_t sequence_length) {
   return {products + attention / 2, products + attention};
 }
 
+ForwardFlops count_forward_flops(const ModelConfig& config, int64_t sequence_length) {
+  const auto d = static_cast<double>(config.d_model), layers = static_cast<double>(config.num_layers);
+  const bool moe = config.ffn == Ffn::moe;
+  const int64_t hidden = moe ? config.top_k * config.expert_width : config.dense_hidden();
+  ForwardFlops out{};
+  out.ffn = layers * 6 * d * static_cast<double>(hidden);
+  out.projections = layers * 2 * d * static_cast<double>(config.qkv_width() + config.d_model);
+  out.router = moe ? layers * 2 * d * static_cast<double>(config.num_experts) : 0;
+  out.attention = layers * 2 * d * static_cast<double>(sequence_length);
+  out.head = 2 * d * static_cast<double>(config.vocab_size);
+  return out;
+}
+
 }  // namespace olmoe

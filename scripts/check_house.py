@@ -37,7 +37,7 @@ LEFTOVERS = [
 ]
 CPP = {".h", ".cuh", ".cpp", ".cu"}
 BINARY = {".safetensors", ".png", ".npy", ".gz", ".pdf"}
-GENERATED = re.compile(r"(build.*|runs|tokens|__pycache__|\.(?!ci$|clang).*)")
+GENERATED = re.compile(r"(build.*|gpu_bundle|runs|tokens|__pycache__|\.(?!ci$|clang).*)")
 
 
 def files_of(root):

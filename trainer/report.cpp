@@ -9,6 +9,7 @@
 #include "trainer/environment.h"
 #include "trainer/evaluator.h"
 #include "trainer/memory_plan.h"
+#include "trainer/roofline.h"
 
 namespace olmoe {
 namespace {
@@ -110,10 +111,10 @@ std::string describe_start(const Config& config, int world_size, const std::stri
                      env["cpu_features"], env["threads"], env["libtorch"], mpi_version);
 }
 
-std::string dry_run(const Config& config, int world_size) {
+std::string dry_run(const Config& config, int world_size, const std::string& gpu) {
   const auto mesh = mesh_shape(config.parallel, world_size);
   evaluation_set_names(config.evaluation.paths);
-  auto out = describe_run(config, mesh);
+  auto out = describe_run(config, mesh) + describe_speed(config, mesh, gpu);
   if (const auto& folder = config.train.init_from; !folder.empty()) {
     HfWeights::source(folder, config.model);
     out += fmt::format("initial weights: {}\n", folder);

@@ -12,8 +12,9 @@ std::string describe_run(const Config& config, MeshShape mesh);
 std::string describe_start(const Config& config, int world_size, const std::string& mpi_version);
 
 /// Checks a run without allocating or writing anything: layout, initial weights, token files, counts, memory of a rank
-/// of `world_size`. Token files that this machine lacks are listed, and do not fail it; the others are read as at the
-/// start of a run. Throws like the run would.
-std::string dry_run(const Config& config, int world_size);
+/// of `world_size`, and its predicted speed on `gpu` (a name of trainer/gpu_specs.h, or empty). Token files that this
+/// machine lacks are listed, and do not fail it; the others are read as at the start of a run. Throws like the run
+/// would.
+std::string dry_run(const Config& config, int world_size, const std::string& gpu);
 
 }  // namespace olmoe

@@ -33,6 +33,19 @@ class CommandLine(ProgramTest):
         self.assertEqual(code, 2, text)
         self.assertIn("parallel.shard", text)
 
+    def test_a_plan_predicts_the_speed_of_the_gpu_that_is_named(self):
+        config = REPOSITORY / "configs" / "olmoe-1b-7b.yaml"
+        code, text = self.outcome(config, "--dry-run", "--gpu", "h200")
+        self.assertEqual(code, 0, text)
+        self.assertRegex(text, r"predicted step: \d+\.\d ms, \d+ tokens/s per GPU")
+        code, text = self.outcome(config, "--dry-run")
+        self.assertEqual(code, 0, text)
+        self.assertIn("no GPU was named; name one with --gpu, of a100, b200, h100, h200", text)
+        code, text = self.outcome(config, "--dry-run", "--gpu", "h800")
+        self.assertEqual(code, 2, text)
+        self.assertIn("known are a100, b200, h100, h200", text)
+        self.assertEqual(self.outcome(config, "--gpu", "h200")[0], 2)  # without --dry-run nothing is predicted
+
     def test_the_printed_config_is_a_config(self):
         code, printed = self.outcome(self.config, "--print-config", "train.steps=7")
         self.assertEqual(code, 0, printed)
@@ -53,7 +66,7 @@ class CommandLine(ProgramTest):
         self.assertRegex(text, rf"^olmoe-train \d+\.\d+\.\d+ \({commit}\)\n$")
         code, text = self.outcome("--help")
         self.assertEqual(code, 0, text)
-        for option in ("--dry-run", "--print-config", "--ranks", "--version", "config"):
+        for option in ("--dry-run", "--print-config", "--gpu", "--ranks", "--version", "config"):
             self.assertIn(option, text)
 
     def test_a_wrong_command_line(self):

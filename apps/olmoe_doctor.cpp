@@ -1,0 +1,55 @@
+// mpirun olmoe-doctor CONFIG.yaml [path.to.key=value ...]
+#include <ATen/Parallel.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "core/error.h"
+#include "core/version.h"
+#include "trainer/doctor_probes.h"
+#include "trainer/environment.h"
+#include "trainer/launch.h"
+
+namespace {
+
+using namespace olmoe;
+
+constexpr auto kGo = ExitCode::ok, kNoGo = ExitCode::internal;
+
+struct Arguments {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::optional<double> slow_below;
+};
+
+ExitCode examine_ranks(const Arguments& arguments, Communicator& world) {
+  const auto config = load_config(arguments.config, arguments.overrides);
+  at::set_num_threads(choose_threads(config.run.threads, ranks_on_node()));
+  check_device(config.train);
+  const auto [measures, ranks] = examine(config, world, arguments.slow_below);
+  const auto verdict = judge(measures, ranks);
+  if (world.rank() == 0) std::fputs(describe(measures, ranks, verdict).c_str(), stdout);
+  return verdict.go() ? kGo : kNoGo;
+}
+
+}  // namespace
+
+int main(int argc, char* argv[]) {
+  prepare_process();
+  Arguments arguments;
+  CLI::App app{
+      "Measures every rank's device, files and links before a long run, names the slow ones, and says go (exit code 0) "
+      "or no go (1)."};
+  app.add_option("config", arguments.config, "YAML file of the run")->required();
+  app.add_option("overrides", arguments.overrides, "path.to.key=value, edited into the config before it is read");
+  app.add_option("--slow-below", arguments.slow_below,
+                 "share of the median below which a rank is slow, for all figures; by default each has its own")
+      ->check(CLI::Range(0.0, 1.0));
+  app.set_version_flag("--version", fmt::format("olmoe-doctor {} ({})", kVersion, kGitCommit));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::config);
+  }
+  return run_launched([&](Communicator& world, const std::string&) { return examine_ranks(arguments, world); });
+}

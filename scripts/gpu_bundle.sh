@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Packs what a machine with a GPU needs to check and to measure this program, into one folder that is copied there
+# whole: programs, the shared libraries that such a machine may lack, configs, a small token file, scripts. There, with
+# an NVIDIA driver, and LibTorch or Python torch 2.11.0: scripts/gpu_check.sh.
+# usage: scripts/gpu_bundle.sh [-b BUILD] [-o FOLDER]
+#   -b  packs this build folder as it is; without, cuda-release is built first
+#   -o  instead of gpu_bundle/, which is replaced
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$REPOSITORY" || exit
+
+build=""
+bundle=gpu_bundle
+while getopts "b:o:" option; do
+  case "$option" in
+    b) build="$OPTARG" ;;
+    o) bundle="$OPTARG" ;;
+    *) die "usage: scripts/gpu_bundle.sh [-b BUILD] [-o FOLDER]" ;;
+  esac
+done
+kMostMb=60
+# Tests that know no device.
+kLeftOut=" core_tests data_tests golden_tests mpi_tests sanitizer_tests "
+# There already: the system's, CUDA's and the driver's, LibTorch's.
+kSystem='linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s|libgomp'
+kPresent="^($kSystem|libtorch.*|libc10.*|libcaffe2.*|libshm|libcu.*|libnv.*|libnccl)[.-]"
+
+programs_of() {
+  local path
+  for path in "$1"/*; do
+    if [ -f "$path" ] && [ -x "$path" ] && [[ "$kLeftOut" != *" ${path##*/} "* ]]; then echo "$path"; fi
+  done
+}
+
+# Prints the path of each library to be packed, and fails for one that this machine lacks.
+libraries_of() {
+  local name path
+  ldd "$@" | while read -r name _ path _; do
+    name="${name##*/}"  # ld-linux comes with its path
+    if [[ "$name" != *.so* ]] || [[ "$name" =~ $kPresent ]]; then continue; fi
+    [ -e "$path" ] || die "$name is not on this machine"
+    echo "$path"
+  done | sort -u
+}
+
+# Bytes of our own sources as 16-bit tokens: enough for a few steps of configs/tiny-cpu.yaml.
+write_tokens() {
+  cat LICENSE README.md docs/*.md ./*/*.h ./*/*.cpp |
+    "$(system_python)" -c 'import array, sys
+array.array("H", list(sys.stdin.buffer.read())).tofile(sys.stdout.buffer)' >"$1"
+}
+
+if [ -z "$build" ]; then
+  build="build-cuda-release"
+  note "building"
+  cmake --preset cuda-release -DBUILD_TESTING=ON -DOLMOE_BENCH=ON
+  cmake --build --preset cuda-release --parallel "$(nproc)"
+fi
+mapfile -t programs < <(programs_of "$build")
+[[ " ${programs[*]##*/} " == *" olmoe-train "* ]] || die "there is no olmoe-train in $build"
+
+note "packing ${#programs[@]} programs of $build"
+# A folder that is not a bundle is nobody's to replace.
+[ ! -e "$bundle" ] || [ -e "$bundle/env.sh" ] || die "$bundle is there and is no bundle"
+rm -rf "$bundle"
+mkdir -p "$bundle"/{bin,lib,configs,data,scripts}
+cp scripts/gpu_env.sh "$bundle/env.sh"  # first: it marks a bundle
+cp "${programs[@]}" "$bundle/bin/"
+libraries="$(libraries_of "${programs[@]}")"
+# shellcheck disable=SC2086  # a path a word
+cp -L $libraries "$bundle/lib/"
+strip --strip-all "$bundle"/bin/*
+chmod u+w "$bundle"/lib/* && strip --strip-unneeded "$bundle"/lib/*
+cp configs/*.yaml "$bundle/configs/"
+cp -r configs/data "$bundle/configs/"
+write_tokens "$bundle/data/sources.npy"
+cp scripts/gpu_check.sh scripts/gpu_check.py scripts/gpu_report.py "$bundle/scripts/"
+
+size_mb=$(($(du -sk "$bundle" | cut -f 1) / 1000))
+[ "$size_mb" -lt $kMostMb ] || die "$bundle has $size_mb MB, and may have less than $kMostMb"
+note "$bundle: $size_mb MB; copy it to the machine with the GPU and run scripts/gpu_check.sh there"

@@ -1,0 +1,198 @@
+"""The bundle for a machine with a GPU: packed from the programs of this build, and rehearsed on the CPU."""
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from types import SimpleNamespace
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+gpu_check, gpu_report = (importlib.import_module(name) for name in ("gpu_check", "gpu_report"))
+
+
+def libtorch():
+    """The LibTorch that the programs of this build were linked with."""
+    cache = (BUILD / "CMakeCache.txt").read_text()
+    named = re.search(r"^LIBTORCH:\w+=(.+)$", cache, re.MULTILINE)
+    return named[1] if named else os.environ.get("LIBTORCH", str(REPOSITORY / ".deps" / "libtorch-2.11.0"))
+
+
+class Temporary(unittest.TestCase):
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory(prefix="olmoe-bundle-")
+        self.addCleanup(temporary.cleanup)
+        self.folder = Path(temporary.name)
+
+    def run_in(self, folder, *command, **environment):
+        """(exit code, what it said)"""
+        whole = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+        done = subprocess.run(list(map(str, command)), cwd=folder, env=whole, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return done.returncode, done.stdout
+
+
+class Bundle(Temporary):
+    def setUp(self):
+        super().setUp()
+        self.bundle = self.folder / "bundle"
+        code, text = self.run_in(REPOSITORY, "scripts/gpu_bundle.sh", "-b", BUILD, "-o", self.bundle)
+        self.assertEqual(code, 0, text)
+        self.environment = {"LIBTORCH": libtorch(), "OMP_NUM_THREADS": "1"}
+
+    def check(self, *arguments, **environment):
+        return self.run_in(self.bundle, "scripts/gpu_check.sh", *arguments, **self.environment | environment)
+
+    def libraries(self, program):
+        """{name: path} of what the program is linked with inside the bundle."""
+        code, text = self.run_in(self.bundle, "./env.sh", "--without-gpu", "ldd", self.bundle / "bin" / program,
+                                 **self.environment)
+        self.assertEqual(code, 0, text)
+        return dict(re.findall(r"^\s*(\S+) => (.+?)(?: \(0x|$)", text, re.MULTILINE))
+
+    def test_it_brings_its_libraries_and_is_rehearsed(self):
+        # One bundle for all of it: packing takes seconds.
+        linked = self.libraries("olmoe-train")
+        self.assertNotIn("not found", linked.values())
+        for name, path in linked.items():
+            ours = name.startswith(("libmpi.", "libopen-", "libyaml", "libspdlog", "libfmt", "libxxhash", "libhwloc"))
+            self.assertEqual(path.startswith(str(self.bundle)), ours or (self.bundle / "lib" / name).exists(), path)
+        self.assertTrue(any(name.startswith("libmpi.") for name in linked))
+        self.assertEqual([path.name for path in (self.bundle / "lib").glob("libtorch*")], [])
+        self.assertFalse((self.bundle / "bin" / "golden_tests").exists())
+        self.assertLess(sum(path.stat().st_size for path in self.bundle.rglob("*")), 60e6)
+
+        code, text = self.check("--rehearse")
+        self.assertEqual(code, 0, text)
+        report = json.loads((self.bundle / "report/report.json").read_text())
+        self.assertEqual((report["rehearsal"], report["go"]), (True, True))
+        parts = {part["name"]: part for part in report["parts"]}
+        for name in ("machine", "doctor", "tiny_device", "tiny_cpu", "device_against_cpu", "olmoe_2_layers",
+                     "olmoe_1_layers", "prediction"):
+            self.assertEqual(parts[name]["status"], "passed", parts[name])
+        for name in (*gpu_check.TESTS, "sanitizer_memcheck", "sanitizer_racecheck"):
+            self.assertEqual((parts[name]["status"], parts[name]["reason"]), ("not run", "there is no GPU"))
+        self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
+        self.assertLess(parts["tiny_device"]["figures"]["last_loss"], parts["tiny_device"]["figures"]["first_loss"])
+        self.assertGreater(report["computed_for_16_layers"]["tokens_per_s"], 0)
+        text = (self.bundle / "report/report.md").read_text()
+        self.assertIn("# Rehearsal without a GPU\n", text)
+        self.assertIn("| kernels_tests | NOT RUN: there is no GPU |", text)
+
+        (self.folder / "nvidia-smi").write_text("#!/bin/sh\nexit 6\n")  # as where there is no GPU
+        (self.folder / "nvidia-smi").chmod(0o755)
+        code, text = self.check(PATH=f"{self.folder}:{os.environ['PATH']}")
+        self.assertEqual((code, text), (3, "missing: a GPU: nvidia-smi tells of none\n"))
+
+
+class Environment(Temporary):
+    """env.sh in a folder of its own, with an nvidia-smi and a LibTorch that say what a test wants."""
+
+    def setUp(self):
+        super().setUp()
+        shutil.copy(REPOSITORY / "scripts/gpu_env.sh", self.folder / "env.sh")
+        self.add("programs/nvidia-smi", "#!/bin/sh\necho 580.65.06\n", 0o755)
+        self.add("torch/lib/libtorch_cpu.so", "")
+        self.version("2, 11, 0")
+
+    def add(self, name, text, mode=0o644):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+
+    def version(self, numbers):
+        names = ("MAJOR", "MINOR", "PATCH")
+        lines = [f"#define TORCH_VERSION_{name} {n}\n" for name, n in zip(names, numbers.split(", "))]
+        self.add("torch/include/torch/headeronly/version.h", "".join(lines))
+
+    def env(self, *command):
+        return self.run_in(self.folder, "./env.sh", *command, PATH=f"{self.folder}/programs:/usr/bin:/bin",
+                           LIBTORCH=str(self.folder))
+
+    def test_a_program_finds_the_libraries(self):
+        code, text = self.env("printenv", "LD_LIBRARY_PATH")
+        self.assertEqual(code, 0, text)
+        self.assertTrue(text.startswith(f"{self.folder}/lib:{self.folder}/torch/lib"), text)
+        self.assertEqual(self.env("sh", "-c", "exit 7")[0], 7)
+
+    def test_what_is_missing_is_named(self):
+        code, text = self.env()
+        self.assertEqual(code, 3)
+        self.assertIn("missing: a program to run: ", text)
+        self.version("2, 10, 0")
+        self.assertEqual(self.env("true"), (3, f"missing: torch 2.11.0: {self.folder}/torch is 2.10.0\n"))
+        (self.folder / "torch/lib/libtorch_cpu.so").unlink()
+        self.assertIn("missing: LibTorch: LIBTORCH names", self.env("true")[1])
+        self.add("programs/nvidia-smi", "#!/bin/sh\necho 570.10\n", 0o755)
+        self.assertEqual(self.env("true"), (3, "missing: driver 580 or newer: this one is 570.10\n"))
+        self.add("programs/nvidia-smi", "#!/bin/sh\nexit 6\n", 0o755)
+        self.assertEqual(self.env("true"), (3, "missing: a GPU: nvidia-smi tells of none\n"))
+
+
+class Parts(Temporary):
+    def machine(self, **changes):
+        answers = {"rehearse": False, "out": self.folder, "device": "cuda", "env": ["./env.sh"], "gpu": "NVIDIA H100",
+                   "listed": lambda *_: "3 matching test cases\ncuda/rms_norm\n", "most_layers": lambda: 8}
+        return SimpleNamespace(**answers | changes)
+
+    def test_all_limits_together_are_under_nine_minutes(self):
+        parts = list(gpu_check.all_parts(self.machine()))
+        self.assertLess(sum(part.limit_s + 2 for part in parts), gpu_check.MOST_SECONDS)
+        self.assertEqual(len({part.name for part in parts}), len(parts))
+
+    def test_a_bundle_without_cuda_cases_does_not_look_green(self):
+        machine = self.machine(listed=lambda *_: "0 matching test cases\n")
+        missing = {part.name: part.missing for part in gpu_check.all_parts(machine)}
+        for name in (*gpu_check.TESTS, "sanitizer_memcheck", "kernels_bench"):
+            self.assertTrue(missing[name], name)
+
+    def test_failures_and_limits(self):
+        for command, status in ((["true"], "passed"), (["false"], "failed"), (["sleep", "5"], "timed out")):
+            result = gpu_check.run(gpu_check.Part("part", 1, command), self.folder)
+            self.assertEqual(result["status"], status)
+            self.assertEqual(gpu_report.is_go([result], rehearse=True), status == "passed")
+        no_metrics = gpu_check.run(gpu_check.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder)
+        self.assertEqual(no_metrics["status"], "failed")
+
+    def test_what_could_not_run_is_no_go_but_in_a_rehearsal(self):
+        result = gpu_check.run(gpu_check.Part("part", 1, ["true"], missing="there is no GPU"), self.folder)
+        self.assertFalse(gpu_report.write(self.folder, [result], rehearse=False))
+        self.assertIn("NO GO", (self.folder / "report.md").read_text())
+        self.assertTrue(gpu_report.write(self.folder, [result], rehearse=True))
+
+
+class Report(Temporary):
+    def metrics(self, name, losses):
+        (self.folder / name).mkdir()
+        lines = [json.dumps({"step": i + 1, "tokens": 100, "loss": loss, "tokens_per_s": 50.0})
+                 for i, loss in enumerate(losses)]
+        (self.folder / name / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        return self.folder / name
+
+    def test_losses_are_compared_step_by_step(self):
+        run, near, far = (self.metrics(name, losses) for name, losses in
+                          {"run": [3.0, 2.0], "near": [3.0, 2.001], "far": [3.3, 2.0]}.items())
+        self.assertTrue(gpu_report.compare(run, near, 2, 1e-3))
+        self.assertFalse(gpu_report.compare(run, far, 2, 1e-3))
+        self.assertFalse(gpu_report.compare(run, near, 3, 1e-3))
+        self.assertFalse(gpu_report.compare(run, self.metrics("nan", [3.0, float("nan")]), 2, 1e-3))
+
+    def test_the_full_model_is_computed_from_two(self):
+        def run(layers, step_ms, status="passed"):
+            return {"name": f"olmoe_{layers}_layers", "status": status,
+                    "figures": {"layers": layers, "median_step_ms": step_ms, "tokens_per_step": 16384}}
+        computed = gpu_report.full_model([run(8, 200.0), run(4, 120.0)])
+        self.assertEqual((computed["layer_ms"], computed["step_ms"]), (20.0, 360.0))
+        self.assertAlmostEqual(computed["tokens_per_s"], 16384 / 0.36)
+        self.assertEqual(gpu_report.full_model([run(8, 200.0), run(4, 120.0, "failed")]), {})
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,27 @@
+#pragma once
+#include <c10/core/Device.h>
+
+#include <optional>
+#include <string>
+
+namespace olmoe {
+
+/// Now and at most, of what computes.
+struct Clock {
+  double now_mhz, most_mhz;
+};
+
+/// What a device says of itself.
+struct DeviceFacts {
+  std::string name;
+  double total_bytes, free_bytes;  ///< of its memory; a CPU's is shared by the ranks of the machine
+  std::optional<Clock> clock;      ///< where the system tells
+};
+
+/// Asks the system for a CPU, LibTorch and the driver for a GPU. Throws Error where the memory cannot be read.
+DeviceFacts read_device_facts(c10::Device device);
+
+/// "NVIDIA H100 80GB HBM3, 79.2 of 85.0 GB free, 1755 of 1980 MHz".
+std::string describe(const DeviceFacts& facts);
+
+}  // namespace olmoe

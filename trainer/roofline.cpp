@@ -1,0 +1,146 @@
+#include "trainer/roofline.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "model/flops.h"
+#include "trainer/memory_plan.h"
+
+namespace olmoe {
+namespace {
+
+// Shares of a GPU's peak that work of a kind is taken to reach. No GPU has confirmed them for this program yet.
+
+/// cuBLAS on large bf16 products: 0.66 to 0.76 of an H100's peak are published. Ours, N x 2048 x 2048 to 50304, are
+/// smaller, and power limits a GPU that computes for minutes.
+constexpr double kDenseGemm = 0.60;
+/// Puts forward and backward of an OLMoE layer, with the bytes that it moves, at 0.39 and 0.34 of an H100's peak for
+/// 16,384 tokens: between what is published of grouped products with data movement by ATen (0.33, 0.34) and of those
+/// with movement fused by hand (0.44, 0.36).
+constexpr double kGroupedGemm = 0.50;
+/// Flash attention, heads of 128, causal, of executed FLOPs: 0.35 to 0.40 forward is published for an H100, its
+/// backward reaches less. Low for an A100.
+constexpr double kAttention = 0.35;
+/// Row kernels that read and write each byte once: a plain copy of large tensors reaches 0.90 to 0.93.
+constexpr double kMemory = 0.80;
+/// What NCCL moves of what links can, in large all-gathers and reduce-scatters beside kernels that compute.
+constexpr double kLink = 0.80;
+/// Time between kernels: some 60 launches for each block and direction. A graph of the whole step saves most of it.
+constexpr double kGaps = 0.03;
+
+double share_of_peak(Bound bound) {
+  switch (bound) {
+    case Bound::dense_gemm: return kDenseGemm;
+    case Bound::grouped_gemm: return kGroupedGemm;
+    case Bound::attention: return kAttention;
+    case Bound::memory: return 1;  // has no products
+  }
+  throw Error("unreachable bound");
+}
+
+/// The roofline: arithmetic or memory, whichever takes longer.
+double seconds(const Cost& cost, Bound bound, const GpuSpecs& gpu) {
+  return std::max(cost.flops / (gpu.bf16_flop_per_s * share_of_peak(bound)),
+                  cost.bytes / (gpu.memory_byte_per_s * kMemory));
+}
+
+/// Ranks first, first + stride, ... of which nodes of eight hold `per_node` each.
+struct Group {
+  int size, stride;
+  int per_node() const { return std::max(1, std::min(size, kGpusPerNode / std::min(stride, kGpusPerNode))); }
+};
+
+/// An all-gather or reduce-scatter of `bytes` in whole. Inside a node each GPU takes in all that it lacks by NVLink; a
+/// node takes in what it lacks through the adapters of the group's ranks on it. Both go on at once.
+double gather_seconds(double bytes, Group group, const GpuSpecs& gpu) {
+  const double ranks = group.size, local = group.per_node(), nodes = ranks / local;
+  const double inside = local > 1 ? bytes * (ranks - 1) / ranks / gpu.nvlink_byte_per_s : 0;
+  const double between = bytes * (nodes - 1) / nodes / (local * gpu.network_byte_per_s);
+  return std::max(inside, std::max(0.0, between)) / kLink;
+}
+
+struct PhaseSeconds {
+  double forward = 0, backward = 0, update = 0;
+};
+
+/// What the collectives of a phase take beyond `hidden_by`, but at least `edge`, beside which nothing computes.
+double exposed(double transfer, double hidden_by, double edge) { return std::max(edge, transfer - hidden_by); }
+
+void add_transfers(StepPrediction& out, const StepTransfers& transfers, const PhaseSeconds& compute, MeshShape mesh,
+                   const GpuSpecs& gpu) {
+  const Group shard{mesh.shard, 1}, replicate{mesh.replicate, mesh.shard};
+  auto over_shard = [&](double bytes) { return gather_seconds(bytes, shard, gpu); };
+  const double forward = over_shard(transfers.forward_gather);
+  const double backward = over_shard(transfers.backward_gather + transfers.reduce_scatter);
+  // An all-reduce is a reduce-scatter and an all-gather; it waits for the last slice of the last pass.
+  const double replicas = 2 * gather_seconds(transfers.replica_reduce, replicate, gpu);
+  out.transfer_s = forward + backward + replicas;
+  out.exposed_s = exposed(forward, compute.forward, over_shard(transfers.first_gather)) +
+                  exposed(backward, compute.backward, over_shard(transfers.last_reduce)) + replicas;
+}
+
+std::string describe_parts(const StepPrediction& prediction) {
+  auto parts = prediction.parts;
+  std::stable_sort(parts.begin(), parts.end(), [](auto& a, auto& b) { return a.seconds > b.seconds; });
+  auto line = [&](std::string_view name, double part_s) {
+    return fmt::format("  {:<26}{:>9.2f} ms {:>5.1f} %\n", name, part_s * 1e3, 100 * part_s / prediction.step_s);
+  };
+  std::string out;
+  double computing_s = 0;
+  for (const auto& part : parts) {
+    out += line(part.name, part.seconds);
+    computing_s += part.seconds;
+  }
+  return out + line("gaps between kernels", prediction.compute_s - computing_s) +
+         line("collectives not hidden", prediction.exposed_s);
+}
+
+}  // namespace
+
+StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu) {
+  if (config.train.compute_dtype != ComputeDtype::bfloat16)
+    throw ConfigError("train.compute_dtype: step times on GPUs are predicted for bfloat16 only");
+  const auto work = count_step_work(config, mesh);
+  StepPrediction out{};
+  PhaseSeconds phases;
+  for (const auto& part : work.parts) {
+    const double forward = seconds(part.forward, part.bound, gpu), backward = seconds(part.backward, part.bound, gpu);
+    const double update = seconds(part.update, part.bound, gpu);
+    out.parts.push_back({part.name, forward + backward + update});
+    phases.forward += forward;
+    phases.backward += backward;
+    phases.update += update;
+  }
+  out.compute_s = (phases.forward + phases.backward + phases.update) * (1 + kGaps);
+  add_transfers(out, work.transfers, phases, mesh, gpu);
+  out.step_s = out.compute_s + out.exposed_s;
+  out.serial_step_s = out.compute_s + out.transfer_s;
+  const int ranks = mesh.replicate * mesh.shard;
+  out.token_per_s = work.global_tokens / ranks / out.step_s;
+  const auto flops = count_flops(config.model, config.data.sequence_length);
+  out.mfu_causal = flops.causal * out.token_per_s / gpu.bf16_flop_per_s;
+  out.mfu_full = flops.full_attention * out.token_per_s / gpu.bf16_flop_per_s;
+  return out;
+}
+
+std::string describe_speed(const Config& config, MeshShape mesh, const std::string& gpu) {
+  if (gpu.empty()) {
+    if (config.train.device == DeviceKind::cpu) return {};
+    return fmt::format("predicted speed: no GPU was named; name one with --gpu, of {}\n", gpu_names());
+  }
+  const auto& specs = find_gpu(gpu);
+  const auto prediction = predict_step(config, mesh, specs);
+  const double plan_bytes = static_cast<double>(plan_memory(config, mesh).total());
+  std::string out = fmt::format(
+      "predicted on {} ({:.1f} TFLOP/s dense bf16, {:.2f} TB/s, {:.0f} GB), not measured; docs/roofline.md says how:\n",
+      specs.name, specs.bf16_flop_per_s / 1e12, specs.memory_byte_per_s / 1e12, specs.memory_bytes / 1e9);
+  out += describe_parts(prediction);
+  out += fmt::format("predicted step: {:.1f} ms, {:.0f} tokens/s per GPU; without overlap {:.1f} ms\n",
+                     prediction.step_s * 1e3, prediction.token_per_s, prediction.serial_step_s * 1e3);
+  out += fmt::format("predicted MFU: {:.1f} % with causal attention, {:.1f} % with full attention\n",
+                     100 * prediction.mfu_causal, 100 * prediction.mfu_full);
+  return out + fmt::format("planned memory: {:.1f} of {:.0f} GB{}\n", plan_bytes / 1e9, specs.memory_bytes / 1e9,
+                           plan_bytes > specs.memory_bytes ? ": does not fit" : "");
+}
+
+}  // namespace olmoe

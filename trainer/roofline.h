@@ -1,0 +1,35 @@
+#pragma once
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "trainer/gpu_specs.h"
+#include "trainer/step_work.h"
+
+namespace olmoe {
+
+struct PredictedPart {
+  std::string_view name;
+  double seconds;
+};
+
+/// A step's time on the busiest rank, from a model and not from a run: see docs/roofline.md.
+struct StepPrediction {
+  std::vector<PredictedPart> parts;  ///< computing, without gaps
+  double compute_s;                  ///< their sum, with the gaps between kernels
+  double transfer_s;                 ///< all collectives, one after the other
+  double exposed_s;                  ///< what of them no computing hides
+  double step_s;                     ///< with overlap: compute_s + exposed_s
+  double serial_step_s;              ///< without: compute_s + transfer_s
+  double token_per_s;                ///< of one GPU, with overlap
+  double mfu_causal, mfu_full;       ///< with overlap; share of the GPU's dense bf16 peak
+};
+
+/// Throws ConfigError for another compute dtype than bfloat16, and for expert parallelism.
+StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu);
+
+/// The lines of a dry run: prediction on the GPU that is named, or, where none is and the config trains on GPUs, how to
+/// name one. Throws ConfigError for a GPU that is not known.
+std::string describe_speed(const Config& config, MeshShape mesh, const std::string& gpu);
+
+}  // namespace olmoe

@@ -1,0 +1,179 @@
+#include "trainer/step_work.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+#include "core/error.h"
+#include "model/flops.h"
+#include "model/transformer.h"
+
+namespace olmoe {
+namespace {
+
+constexpr double kCompute = 2, kMaster = 4;  // bytes of a bf16 and of an fp32 value
+
+/// Sizes of a step on one rank, as floating point: they are multiplied beyond 63 bits.
+struct Sizes {
+  double tokens, passes, layers, width, kv_width, qkv_width, hidden, rows_per_token, experts, vocab;
+};
+
+/// Sequences of the rank with the most micro-batches: micro-batch m goes to rank m mod W.
+int64_t busiest_sequences(const TrainConfig& train, int64_t ranks) {
+  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
+  const int64_t most = (micro_batches + ranks - 1) / ranks;
+  const bool has_last = (micro_batches - 1) % ranks == 0;  // rank 0 then has the last one, which may be smaller
+  const int64_t last = train.global_batch_size - (micro_batches - 1) * train.micro_batch_size;
+  return (most - (has_last ? 1 : 0)) * train.micro_batch_size + (has_last ? last : 0);
+}
+
+Sizes sizes_of(const Config& config, int64_t ranks) {
+  const auto& model = config.model;
+  const bool moe = model.ffn == Ffn::moe;
+  const int64_t sequences = busiest_sequences(config.train, ranks);
+  const int64_t passes = (sequences + config.train.micro_batch_size - 1) / config.train.micro_batch_size;
+  auto number = [](int64_t n) { return static_cast<double>(n); };
+  return {number(sequences * config.data.sequence_length), number(passes), number(model.num_layers),
+          number(model.d_model), number(model.kv_width()), number(model.qkv_width()),
+          number(moe ? model.expert_width : model.dense_hidden()), number(moe ? model.top_k : 1),
+          number(moe ? model.num_experts : 1), number(model.vocab_size)};
+}
+
+/// Products of `rows` rows with weights of `elements`, `edge` elements of a row in and out: y = x w, then dx and dw.
+Work products(std::string_view name, Bound bound, double forward_flops, double rows_x_edge, double elements,
+              double grad_bytes) {
+  const double one = kCompute * (elements + rows_x_edge);
+  return {name, bound, {forward_flops, one},
+          {2 * forward_flops, 2 * one - kCompute * elements + grad_bytes * elements}, {}};
+}
+
+/// Feed-forward products, and for experts what adds their bf16 weight gradients to the fp32 ones.
+void add_ffn(std::vector<Work>& parts, const Sizes& s, double flops, bool moe) {
+  const double elements = s.passes * s.layers * s.experts * 3 * s.width * s.hidden;
+  const double rows = s.tokens * s.layers * s.rows_per_token;
+  // Dense products read and write the fp32 gradient in place; a grouped product writes bf16.
+  parts.push_back(products(moe ? "experts" : "feed-forward", moe ? Bound::grouped_gemm : Bound::dense_gemm, flops,
+                           rows * (2 * s.width + 3 * s.hidden), elements, moe ? kCompute : 2 * kMaster));
+  const double gated = rows * s.hidden * kCompute;
+  parts.push_back({"SwiGLU", Bound::memory, {0, 3 * gated}, {0, 6 * gated}, {}});
+  if (!moe) return;
+  const double row = rows * s.width * kCompute, token = s.tokens * s.layers * s.width * kCompute;
+  // Forward: rows of x. Backward: rows of x again, and of dy.
+  parts.push_back({"permute", Bound::memory, {0, 2 * row}, {0, 4 * row}, {}});
+  parts.push_back({"combine", Bound::memory, {0, row + 2 * token}, {0, row + token}, {}});
+  parts.push_back({"expert gradient sums", Bound::memory, {}, {0, elements * (kCompute + 2 * kMaster)}, {}});
+}
+
+/// Everything of attention but the feed-forward of its block.
+void add_attention(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops) {
+  const double rows = s.tokens * s.layers;
+  parts.push_back(products("projections", Bound::dense_gemm, flops.projections * s.tokens,
+                           rows * (3 * s.width + s.qkv_width),
+                           s.passes * s.layers * s.width * (s.qkv_width + s.width), 2 * kMaster));
+  // Five products backward for two forward: scores are computed again.
+  const double qkvy = rows * (s.qkv_width + s.width) * kCompute, core = flops.attention * s.tokens;
+  parts.push_back({"attention core", Bound::attention, {core, qkvy}, {2.5 * core, 2 * qkvy}, {}});
+  const double qk = rows * (s.width + s.kv_width) * kCompute;
+  parts.push_back({"QK-norm and rotary", Bound::memory, {0, 2 * qk}, {0, 3 * qk}, {}});
+}
+
+/// Norms, residuals, router: what passes over [N, D] or [N, E].
+void add_rows(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops, bool moe) {
+  const double token = s.tokens * s.layers * s.width * kCompute;
+  const double final_norm = s.tokens * s.width * kCompute;
+  parts.push_back({"norms", Bound::memory, {0, 4 * token + 2 * final_norm}, {0, 6 * token + 3 * final_norm}, {}});
+  // A residual is added after attention (and after a dense feed-forward; combine adds its own), its gradient twice.
+  parts.push_back({"residuals", Bound::memory, {0, (moe ? 3 : 6) * token}, {0, 6 * token}, {}});
+  if (!moe) return;
+  const double logits = s.tokens * s.layers * s.experts, routing_bytes = logits * (kCompute + kMaster);
+  parts.push_back(products("router product", Bound::dense_gemm, flops.router * s.tokens,
+                           s.tokens * s.layers * s.width + logits, s.passes * s.layers * s.width * s.experts,
+                           2 * kMaster));
+  parts.push_back({"routing", Bound::memory, {0, routing_bytes}, {0, routing_bytes}, {}});
+}
+
+/// Embedding, and the head, whose backward computes the logits again.
+void add_ends(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops) {
+  const double rows = s.tokens * s.width;
+  parts.push_back({"embedding", Bound::memory, {0, 2 * rows * kCompute}, {0, rows * (kCompute + 2 * kMaster)}, {}});
+  auto head = products("head", Bound::dense_gemm, flops.head * s.tokens, s.tokens * (s.width + s.vocab),
+                       s.passes * s.width * s.vocab, 2 * kMaster);
+  head.backward.flops += head.forward.flops;
+  head.backward.bytes += head.forward.bytes;
+  parts.push_back(head);
+  const double logits = s.tokens * s.vocab * kCompute;
+  parts.push_back({"cross-entropy", Bound::memory, {0, logits}, {0, 2 * logits}, {}});
+}
+
+/// What is done to weights and gradients, and not to tokens. `mine`: trained values of a rank; all of `numel`.
+void add_state(std::vector<Work>& parts, const Config& config, double numel, double mine, double gathers,
+               double passes) {
+  const bool whole = mine == numel;
+  // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm.
+  parts.push_back({"AdamW and gradient norm", Bound::memory, {}, {}, {0, mine * (3 * 2 + 2 + 1) * kMaster}});
+  const bool in_adamw = config.parallel.zero_stage == 2;  // which writes bf16 weights in the same pass
+  const double cast = mine * (kMaster + kCompute);
+  parts.push_back({"casts to bf16", Bound::memory, {0, in_adamw ? 0 : cast * gathers / 2},
+                   {0, in_adamw ? 0 : cast * gathers / 2}, {0, in_adamw ? mine * kCompute : 0}});
+  if (whole) return;
+  // Full gradients are cleared before a pass; a rank's sum is added to its gradient after it.
+  parts.push_back({"gradient buffers", Bound::memory, {}, {0, passes * kMaster * (numel + 3 * mine)}, {}});
+}
+
+/// The stages' parameters, first stage first.
+std::vector<double> stage_numels(const ModelConfig& config) {
+  std::vector<double> out;
+  for (const auto& stage : make_stages(config)) {
+    double numel = 0;
+    for (const auto& param : stage->params())
+      numel += static_cast<double>(
+          std::accumulate(param.shape.begin(), param.shape.end(), int64_t{1}, std::multiplies<>()));
+    out.push_back(numel);
+  }
+  return out;
+}
+
+StepTransfers transfers_of(const std::vector<double>& numels, double passes, bool every_pass) {
+  const double all = std::accumulate(numels.begin(), numels.end(), 0.0);
+  StepTransfers out;
+  out.forward_gather = (every_pass ? passes : 1) * all * kCompute;
+  out.backward_gather = every_pass ? passes * (all - numels.back()) * kCompute : 0;  // the last stage's stay
+  out.reduce_scatter = passes * all * kMaster;
+  out.first_gather = numels.front() * kCompute;
+  out.last_reduce = numels.front() * kMaster;
+  return out;
+}
+
+/// A full recompute runs every forward but the head's again before its backward.
+void recompute(std::vector<Work>& parts) {
+  for (auto& part : parts) {
+    if (part.name == "head" || part.name == "cross-entropy" || part.name == "casts to bf16") continue;
+    part.backward.flops += part.forward.flops;
+    part.backward.bytes += part.forward.bytes;
+  }
+}
+
+}  // namespace
+
+StepWork count_step_work(const Config& config, MeshShape mesh) {
+  if (mesh.expert != 1)
+    throw ConfigError(fmt::format("parallel.expert: step times are predicted for 1 only, not for {}", mesh.expert));
+  const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
+  const auto sizes = sizes_of(config, ranks);
+  const auto flops = count_forward_flops(config.model, config.data.sequence_length);
+  const auto numels = stage_numels(config.model);
+  const double all = std::accumulate(numels.begin(), numels.end(), 0.0), mine = all / mesh.shard;
+  const bool moe = config.model.ffn == Ffn::moe, every_pass = config.parallel.zero_stage == 3;
+  StepWork out{sizes.tokens, static_cast<double>(config.train.global_batch_size * config.data.sequence_length), {}, {}};
+  add_ffn(out.parts, sizes, flops.ffn * sizes.tokens, moe);
+  add_attention(out.parts, sizes, flops);
+  add_rows(out.parts, sizes, flops, moe);
+  add_ends(out.parts, sizes, flops);
+  if (config.train.recompute == Recompute::full) recompute(out.parts);
+  add_state(out.parts, config, all, mine, every_pass ? 2 * sizes.passes : 1, sizes.passes);
+  if (mesh.shard > 1) out.transfers = transfers_of(numels, sizes.passes, every_pass);
+  if (mesh.replicate > 1) out.transfers.replica_reduce = mine * kMaster;
+  return out;
+}
+
+}  // namespace olmoe
