@@ -25,8 +25,9 @@ struct Arguments {
 ExitCode examine_ranks(const Arguments& arguments, Communicator& world) {
   const auto config = load_config(arguments.config, arguments.overrides);
   at::set_num_threads(choose_threads(config.run.threads, ranks_on_node()));
-  check_device(config.train);
-  const auto [measures, ranks] = examine(config, world, arguments.slow_below);
+  prepare_device(config);
+  const auto connected = connect_devices(config, world);
+  const auto [measures, ranks] = examine(config, *connected, arguments.slow_below);
   const auto verdict = judge(measures, ranks);
   if (world.rank() == 0) std::fputs(describe(measures, ranks, verdict).c_str(), stdout);
   return verdict.go() ? kGo : kNoGo;

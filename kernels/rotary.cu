@@ -155,7 +155,8 @@ struct BackwardRow {
 
 /// Block c has the rows of chunk c. Without a norm there are no sums.
 template <typename T, int kWidth, bool kHeld>
-__global__ void __launch_bounds__(kMaxRowThreads) backward_chunk(Operands<T> in, Gradients<T> out, RowChunks chunks) {
+__global__ void __launch_bounds__(kMaxRowThreads, 1)
+    backward_chunk(Operands<T> in, Gradients<T> out, RowChunks chunks) {
   using Parts = PairParts<T, kWidth, kHeld>;
   const int64_t items = in.W / 2 / kWidth, half = in.half, sums_row = in.w ? blockIdx.x * in.W : 0;
   const int64_t own_column = pair_column(threadIdx.x, half, kWidth);

@@ -55,9 +55,9 @@ __global__ void __launch_bounds__(kMaxRowThreads) backward_row(Operands<T> in, G
     Vector<T, kWidth> dgates, dups, hs;
     for (int i = 0; i < kWidth; ++i) {
       const auto element = swiglu_element_grads(dhs.values[i], gates.values[i], ups.values[i], score);
-      dgates.values[i] = element.dgate;
-      dups.values[i] = element.dup;
-      hs.values[i] = element.h;
+      dgates.values[i] = rounded<T>(element.dgate);
+      dups.values[i] = rounded<T>(element.dup);
+      hs.values[i] = rounded<T>(element.h);
       dscore += element.dscore;
     }
     store_vector<kWidth>(dgate + column, dgates);

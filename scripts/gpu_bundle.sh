@@ -51,9 +51,7 @@ array.array("H", list(sys.stdin.buffer.read())).tofile(sys.stdout.buffer)' >"$1"
 
 if [ -z "$build" ]; then
   build="build-cuda-release"
-  note "building"
-  cmake --preset cuda-release -DBUILD_TESTING=ON -DOLMOE_BENCH=ON
-  cmake --build --preset cuda-release --parallel "$(nproc)"
+  scripts/build_cuda.sh 90a -DOLMOE_BENCH=ON
 fi
 mapfile -t programs < <(programs_of "$build")
 [[ " ${programs[*]##*/} " == *" olmoe-train "* ]] || die "there is no olmoe-train in $build"

@@ -69,6 +69,8 @@ void prepare_process() {
   // oneDNN writes code for each shape of a bf16 product, and an expert's rows change from step to step; its default of
   // 1,024 kept shapes made half of a step compilation.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384", /*overwrite=*/0);
+  // What cuBLAS wants before it promises the same bits in every run.
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
 }
 
 int ranks_on_node() {
@@ -110,7 +112,7 @@ void prepare_device(const Config& config) {
                                   ranks, count));
   kernels::cuda::use_device(device.index());
   // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
-  at::globalContext().setAllowBF16ReductionCuBLAS(at::CuBLASReductionOption::DisallowReducedPrecisionAllowSplitK);
+  at::globalContext().setAllowBF16ReductionCuBLAS(false);
 }
 std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {
   auto ranks = world.split(0, world.rank(), world.name());

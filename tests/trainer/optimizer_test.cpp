@@ -87,7 +87,7 @@ TEST_CASE("weight decay spares norms and the embedding where told to") {
   const bool norms = GENERATE(true, false), embeddings = GENERATE(true, false);
   TestOptimizer ours({.weight_decay = 0.5, .decay_norms = norms, .decay_embeddings = embeddings});
   const auto before = ours.weights();
-  ours.optimizer.step(1, 0.1, 0.0);  // without gradients decay alone moves weights
+  ours.optimizer.step(1, 0.1, at::zeros({}, at::kDouble));  // without gradients decay alone moves weights
   int64_t spared = 0;
   for (const auto& [name, w] : ours.weights()) {
     INFO(name);
@@ -106,7 +106,7 @@ TEST_CASE("padding stays zero and outside the norm") {
   for (const auto& [name, w] : ours.weights()) ones[name] = at::ones_like(w), numel += w.numel();
   ours.set_grads(ones);
   CHECK(ours.optimizer.grad_norm(ours.mesh.shard()).item<double>() == Approx(std::sqrt(numel)).epsilon(1e-13));
-  ours.optimizer.step(1, 0.1, 1.0);
+  ours.optimizer.step(1, 0.1, at::ones({}, at::kDouble));
   CHECK(ours.optimizer.grad_norm(ours.mesh.shard()).item<double>() == 0.0);  // ready to be added to
   for (const auto& unit : ours.runner.units()) {
     auto padding = unit->shard.clone();
