@@ -153,7 +153,7 @@ TEST_CASE("GPU: embedding, and gradients of tokens that come often", "[cuda]") {
   CAPTURE(dtype, N, V, D);
   const auto ids = random_ids(V, {N}, at::kLong, 1);
   const auto w = normal({V, D}, dtype, 2), dx = normal({N, D}, dtype, 3);
-  CHECK(same_on_gpu(embedding(gpu(ids), gpu(w)), embedding(ids, w)));
+  CHECK(same_on_gpu(olmoe::kernels::embedding(gpu(ids), gpu(w)), olmoe::kernels::embedding(ids, w)));
   auto dw = normal({V, D}, statistics_dtype(dtype), 4), gpu_dw = gpu(dw), again = gpu(dw);
   embedding_backward(dx, ids, dw);
   embedding_backward(gpu(dx), gpu(ids), gpu_dw);
@@ -169,7 +169,7 @@ TEST_CASE("GPU: cross-entropy and its gradients", "[cuda]") {
   CAPTURE(dtype, N, D, V, chunk);
   const auto x = normal({N, D}, dtype, 1), w = normal({V, D}, dtype, 2) * 0.1;
   auto targets = random_ids(V, {N}, at::kLong, 3);
-  if (N > 2) targets[2] = kIgnoredTarget;
+  if (N > 2) targets[2] = olmoe::kIgnoredTarget;
   const auto loss = linear_cross_entropy(x, w, targets, chunk);
   // The products are another library's: in bf16 a logit may be rounded the other way in each of D roundings' places.
   const double tolerance = 4 * bound(dtype, D + V);

@@ -85,10 +85,11 @@ class Version(Temporary):
 
 
 class Configure(Temporary):
-    def test_cuda_is_refused_while_there_is_none(self):
-        code, text = self.run_program(CMAKE, "--preset", "cuda-release", "-B", self.folder, cwd=REPOSITORY)
+    def test_cuda_without_its_compiler_is_no_build_for_cpus(self):
+        code, text = self.run_program(CMAKE, "--preset", "cuda-release", "-B", self.folder,
+                                      "-DCMAKE_CUDA_COMPILER=/nowhere/nvcc", cwd=REPOSITORY)
         self.assertNotEqual(code, 0, text)
-        self.assertIn("there is no CUDA code yet", text)
+        self.assertIn("/nowhere/nvcc", text)
 
     def configure(self, *definitions):
         return self.run_program(CMAKE, "--preset", "cpu-release", "-B", self.folder, *definitions, cwd=REPOSITORY)
