@@ -42,8 +42,6 @@ at::Tensor random_ids(int64_t high, at::IntArrayRef sizes, at::ScalarType dtype,
   return at::randint(high, sizes, generator, at::TensorOptions().dtype(dtype));
 }
 
-Permutation gpu(const Permutation& p) { return {gpu(p.slot_R), gpu(p.row_TK), gpu(p.offsets_E)}; }
-
 }  // namespace
 
 TEST_CASE("GPU: rms_norm and its gradients", "[cuda]") {
