@@ -1,6 +1,9 @@
 # Programs of bench/. kernels_bench is Google Benchmark's; the others bring their own main.
 find_package(benchmark REQUIRED)
 add_executable(kernels_bench bench/kernels_bench.cpp)
+if(OLMOE_CUDA)
+  target_sources(kernels_bench PRIVATE bench/moe_layer_cuda.cpp)
+endif()
 target_link_libraries(kernels_bench PRIVATE olmoe_kernels benchmark::benchmark)
 
 add_executable(step_breakdown bench/step_breakdown.cpp bench/step_parts.cpp)

@@ -18,8 +18,8 @@ while getopts "b:o:" option; do
   esac
 done
 kMostMb=60
-# Tests that know no device.
-kLeftOut=" core_tests data_tests golden_tests mpi_tests sanitizer_tests "
+# What knows no GPU.
+kLeftOut=" core_tests data_tests golden_tests model_tests mpi_tests sanitizer_tests step_breakdown "
 # There already: the system's, CUDA's and the driver's, LibTorch's.
 kSystem='linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s|libgomp'
 kPresent="^($kSystem|libtorch.*|libc10.*|libcaffe2.*|libshm|libcu.*|libnv.*|libnccl)[.-]"
