@@ -3,7 +3,7 @@
 # usage: scripts/gpu_check.sh [--rehearse] [REPORT_FOLDER]
 #   --rehearse     for a machine without a GPU: runs what a CPU can, small, and does not mind what could not run
 #   REPORT_FOLDER  report/ if not named; replaced
-# Leaves report.json, report.md and a log of each part. Returns 0 if every part ran and passed, else 1.
+# Leaves report.json, report.md and a log of each part. Returns 0 if every part ran and passed, 3 where driver or torch are missing, else 1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! [ -x env.sh ] || ! [ -d bin ]; then

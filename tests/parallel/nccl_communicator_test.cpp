@@ -34,7 +34,7 @@ void run_gpu_ranks(int ranks, const std::function<void(Communicator&, at::Device
 
 }  // namespace
 
-TEST_CASE("NCCL: every collective meets its oracle, on every number of GPUs") {
+TEST_CASE("NCCL: every collective meets its oracle, on every number of GPUs", "[cuda]") {
   const int gpus = count_gpus();
   for (int ranks = 1; ranks <= gpus; ++ranks)
     for (const CollectiveCase& test : collective_cases()) {
@@ -43,14 +43,14 @@ TEST_CASE("NCCL: every collective meets its oracle, on every number of GPUs") {
     }
 }
 
-TEST_CASE("NCCL: tensors in host memory go over the host's communicator") {
+TEST_CASE("NCCL: tensors in host memory go over the host's communicator", "[cuda]") {
   for (const CollectiveCase& test : collective_cases()) {
     INFO(test.name);
     REQUIRE_NOTHROW(run_gpu_ranks(count_gpus(), [&](Communicator& world, at::Device) { test.check(world, at::kCPU); }));
   }
 }
 
-TEST_CASE("ranks that share a GPU meet in host memory") {
+TEST_CASE("ranks that share a GPU meet in host memory", "[cuda]") {
   const int ranks = GENERATE(1, 2, 3);
   const at::Device shared = gpu_of(count_gpus() - 1);
   for (const CollectiveCase& test : collective_cases()) {
@@ -59,7 +59,7 @@ TEST_CASE("ranks that share a GPU meet in host memory") {
   }
 }
 
-TEST_CASE("NCCL: a tensor of another device is refused by name") {
+TEST_CASE("NCCL: a tensor of another device is refused by name", "[cuda]") {
   const std::string text = error_of([] {
     make_nccl_communicator(make_single_communicator(), at::kCPU);
   });
