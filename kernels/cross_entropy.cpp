@@ -74,7 +74,7 @@ void logits_to_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, double 
   });
 }
 
-/// Targets in a GPU's memory were looked at when their batch was made: to ask the GPU would be to wait for it.
+/// Targets in a GPU's memory are looked at by the kernels there: to ask for them would be to wait for the GPU.
 void ensure_targets(const at::Tensor& targets_N, int64_t V) {
   const int64_t* const targets = targets_N.const_data_ptr<int64_t>();
   for (int64_t n = 0; n < targets_N.size(0); ++n)

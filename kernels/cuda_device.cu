@@ -3,6 +3,8 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 
+#include <cstring>
+
 #include "core/error.h"
 
 namespace olmoe::kernels::cuda {
@@ -20,7 +22,10 @@ int device_count() { return c10::cuda::device_count(); }
 DeviceFacts device_facts(int index) {
   cudaDeviceProp facts{};
   C10_CUDA_CHECK(cudaGetDeviceProperties(&facts, index));
-  return {facts.name, facts.major, facts.minor, facts.multiProcessorCount, static_cast<int64_t>(facts.totalGlobalMem)};
+  std::array<int64_t, 2> uuid{};
+  static_assert(sizeof(uuid) == sizeof(facts.uuid));
+  std::memcpy(uuid.data(), &facts.uuid, sizeof(uuid));
+  return {facts.name, facts.major, facts.minor, facts.multiProcessorCount, static_cast<int64_t>(facts.totalGlobalMem), uuid};
 }
 
 void use_device(int index) {

@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -10,6 +11,7 @@ struct DeviceFacts {
   int major, minor;      ///< compute capability
   int multiprocessors;
   int64_t memory_bytes;
+  std::array<int64_t, 2> uuid;  ///< tells it from every other GPU, or slice of one
 };
 
 /// True if this program has CUDA code at all.

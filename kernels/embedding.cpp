@@ -11,7 +11,7 @@
 namespace olmoe::kernels {
 namespace {
 
-/// Ids in a GPU's memory were looked at when their batch was made: to ask the GPU would be to wait for it.
+/// Ids in a GPU's memory are looked at by the kernels there: to ask for them would be to wait for the GPU.
 void ensure_ids(const at::Tensor& ids_N, int64_t rows) {
   ensure_dim(ids_N, 1, "embedding: ids");
   if (!ids_N.is_cpu()) return;

@@ -14,17 +14,19 @@ namespace {
 
 /// Block n has token n.
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kMaxRowThreads) copy_row(const int64_t* ids, const T* w_VD, int64_t D, T* x_ND) {
+__global__ void __launch_bounds__(kMaxRowThreads) copy_row(const int64_t* ids, const T* w_VD, int64_t V, int64_t D, T* x_ND) {
   const int64_t n = blockIdx.x;
+  CUDA_KERNEL_ASSERT(ids[n] >= 0 && ids[n] < V);
   const T* const from = w_VD + ids[n] * D;
   for_items<false>(D / kWidth, [&](int64_t item) {
     store_vector<kWidth>(x_ND + n * D + item * kWidth, load_vector<kWidth>(from + item * kWidth));
   });
 }
 
-__global__ void write_pairs(const int64_t* ids, int64_t N, int32_t* id, int32_t* token) {
+__global__ void write_pairs(const int64_t* ids, int64_t N, int64_t V, int32_t* id, int32_t* token) {
   const int64_t n = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (n >= N) return;
+  CUDA_KERNEL_ASSERT(ids[n] >= 0 && ids[n] < V);
   id[n] = static_cast<int32_t>(ids[n]);
   token[n] = static_cast<int32_t>(n);
 }
@@ -41,7 +43,7 @@ SortedTokens sort_tokens(const at::Tensor& ids_N, int64_t V) {
   int32_t *const id = unsorted.data_ptr<int32_t>(), *const sorted_id = sorted.data_ptr<int32_t>();
   constexpr int kThreads = 256;
   const Launch launch(ids_N);
-  write_pairs<<<blocks_for(N, kThreads), kThreads, 0, launch>>>(ids_N.const_data_ptr<int64_t>(), N, id, id + N);
+  write_pairs<<<blocks_for(N, kThreads), kThreads, 0, launch>>>(ids_N.const_data_ptr<int64_t>(), N, V, id, id + N);
   size_t size_bytes = 0;
   const auto sort = [&](void* memory) {
     C10_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(memory, size_bytes, id, sorted_id, id + N, sorted_id + N,
@@ -127,7 +129,7 @@ void embedding(const at::Tensor& ids_N, const at::Tensor& w_VD, at::Tensor& x_ND
     const T* const w = w_VD.const_data_ptr<T>();
     for_width<T>(rows_are_vectors(w, D, D), [&]<int kWidth>() {
       copy_row<T, kWidth><<<blocks_for_rows(N), threads_for_row(D / kWidth), 0, Launch(w_VD)>>>(
-          ids_N.const_data_ptr<int64_t>(), w, D, x_ND.data_ptr<T>());
+          ids_N.const_data_ptr<int64_t>(), w, w_VD.size(0), D, x_ND.data_ptr<T>());
     });
   });
 }

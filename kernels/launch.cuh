@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <exception>
 #include <bit>
 #include <iterator>
 
@@ -19,12 +20,15 @@ constexpr int kWarp = 32;
 class Launch {
  public:
   explicit Launch(const at::Tensor& x) : guard_(x.device()), stream_(c10::cuda::getCurrentCUDAStream()) {}
-  ~Launch() noexcept(false) { C10_CUDA_KERNEL_LAUNCH_CHECK(); }
+  ~Launch() noexcept(false) {
+    if (std::uncaught_exceptions() == exceptions_) C10_CUDA_KERNEL_LAUNCH_CHECK();  // two at once would end the program
+  }
   operator cudaStream_t() const { return stream_; }  // NOLINT(google-explicit-constructor): it is passed to <<<>>>
 
  private:
   c10::cuda::CUDAGuard guard_;
   c10::cuda::CUDAStream stream_;
+  int exceptions_ = std::uncaught_exceptions();
 };
 
 /// Blocks that `threads` threads each need for `n` elements; at least one, so that an empty launch is a launch.

@@ -95,7 +95,9 @@ std::vector<Param> Attention::params() {
 }
 
 at::Tensor Attention::rotary_table(const at::Tensor& like, int64_t sequence_length) {
-  const bool fits = table_Sd_.defined() && table_Sd_.size(0) == sequence_length && table_Sd_.device() == like.device();
+  const bool any_length = like.size(0) == 0;  // a rank without sequences keeps the table of those who have some
+  const bool fits = table_Sd_.defined() && (any_length || table_Sd_.size(0) == sequence_length) &&
+                    table_Sd_.device() == like.device();
   if (!fits) {
     const auto dtype = like.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
     table_Sd_ = kernels::rotary_table(sequence_length, config_.head_dim(), config_.rope_theta, dtype).to(like.device());

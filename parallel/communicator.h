@@ -55,6 +55,8 @@ class Communicator {
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
   /// Ends the whole job, without waiting for the other ranks.
   virtual void abort(int exit_code) = 0;
+  /// For one who waits for work that was enqueued: throws if the back end knows that it cannot end well.
+  virtual void poll() {}
 
   Traffic traffic() const { return traffic_; }
   /// The last 64 calls, newest last, one a line: sequence number, kind, dtype, elements, finished

@@ -1,6 +1,11 @@
 #include "parallel/host_tensor.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <chrono>
+#include <thread>
 
 namespace olmoe {
 namespace {
@@ -14,6 +19,21 @@ at::Tensor pinned_copy(const at::Tensor& tensor) {
 
 HostTensor::HostTensor(const at::Tensor& tensor)
     : tensor_(tensor), host_(tensor.is_cpu() ? tensor : pinned_copy(tensor)) {}
+
+at::Tensor fetch(const at::Tensor& tensor, Communicator& ranks) {
+  if (tensor.is_cpu()) return tensor;
+  at::Tensor host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));
+  host.copy_(tensor, /*non_blocking=*/true);
+  const auto device = tensor.device();
+  c10::Event done(device.type());
+  done.record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+  constexpr int kWaitsPerPoll = 1000;  // a tenth of a second: a poll may be a message to a server
+  for (int waits = 1; !done.query(); ++waits) {
+    if (waits % kWaitsPerPoll == 0) ranks.poll();
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  return host;
+}
 
 void HostTensor::copy_back() {
   if (!tensor_.is_cpu()) tensor_.detach().copy_(host_);

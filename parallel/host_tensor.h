@@ -1,6 +1,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include "parallel/communicator.h"
+
 namespace olmoe {
 
 /// Host memory that stands for a tensor during a collective: of a tensor in host memory that memory
@@ -21,5 +23,9 @@ class HostTensor {
   at::Tensor tensor_;
   at::Tensor host_;
 };
+
+/// A copy in host memory of a tensor that a GPU may still be working at. While the host waits it polls `ranks`, so that the
+/// death of another rank ends in an Error. On a CPU the tensor itself.
+at::Tensor fetch(const at::Tensor& tensor, Communicator& ranks);
 
 }  // namespace olmoe

@@ -56,7 +56,7 @@ class NcclGroup {
   /// `enqueue` makes one call, or several of which the first failure counts, as one group.
   template <class Enqueue>
   void run(const char* call, const Enqueue& enqueue) {
-    finish(ncclSuccess, call);  // what failed since the last call
+    check();
     finish(enqueue(), call);
   }
   template <class Enqueue>
@@ -69,10 +69,14 @@ class NcclGroup {
     });
   }
 
+  /// Throws if something failed since the last call.
+  void check() { finish(ncclSuccess, "poll"); }
+
   /// The ranks of equal color, ordered by key; null for kNoGroup. Collective over this group.
   static constexpr int kNoGroup = NCCL_SPLIT_NOCOLOR;
   std::unique_ptr<NcclGroup> split(int color, int key, const std::string& name) {
     auto config = non_blocking();
+    config.splitShare = 1;  // buffers of the parent: most groups of a mesh have its ranks anyway
     ncclComm_t part = nullptr;
     // Done when this group is: until then `part` may not have been written.
     run("split", [&] { return ncclCommSplit(comm_, color, key, &part, &config); });
@@ -129,10 +133,6 @@ class NcclGroup {
   int exceptions_ = std::uncaught_exceptions();
 };
 
-/// NCCL may run several groups of a rank at once on a GPU. Unless they start in the order of the calls, two ranks could
-/// each begin with a group that the other has no room for.
-void launch_in_call_order() { setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0); }
-
 /// The id that rank 0 draws. Collective over `host`.
 ncclUniqueId agree_on_id(Communicator& host) {
   ncclUniqueId id{};
@@ -153,6 +153,10 @@ class NcclCommunicator final : public Communicator {
         device_(device) {}
 
   void abort(int exit_code) override { host_->abort(exit_code); }
+  void poll() override {
+    group_->check();
+    host_->poll();
+  }
 
  private:
   void do_all_gather(at::Tensor& out, const at::Tensor& in) override {
@@ -256,7 +260,6 @@ std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicato
   if (host->size() == 1) return host;
   if (!device.has_index()) device = c10::Device(c10::kCUDA, c10::cuda::current_device());
   const c10::cuda::CUDAGuard guard(device);
-  launch_in_call_order();
   const ncclUniqueId id = agree_on_id(*host);
   auto group = std::make_unique<NcclGroup>(host->name(), host->rank(), host->size(), id);
   return std::make_unique<NcclCommunicator>(std::move(host), std::move(group), device);

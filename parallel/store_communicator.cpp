@@ -55,6 +55,11 @@ class StoreJob {
     });
   }
 
+  /// Throws if a rank has failed.
+  void poll() {
+    reach([&] { throw_if_failed(); });
+  }
+
   /// Tells all ranks, for their next wait, and leaves them; the first failure counts.
   void fail(int exit_code, const std::string& reason) {
     reach([&] {
@@ -115,6 +120,7 @@ class StoreCommunicator final : public ByteCommunicator {
   StoreCommunicator(std::shared_ptr<StoreJob> job, std::string path, std::string name, int rank, int size)
       : ByteCommunicator(std::move(name), rank, size), job_(std::move(job)), path_(std::move(path)) {}
 
+  void poll() override { job_->poll(); }
   void abort(int exit_code) override {
     try {
       job_->fail(exit_code, fmt::format("{}: rank {} aborted the job with exit code {}", name(), rank(), exit_code));

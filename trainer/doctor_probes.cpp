@@ -1,5 +1,6 @@
 #include "trainer/doctor_probes.h"
 
+#include <ATen/DeviceAccelerator.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
@@ -215,6 +216,7 @@ void Examiner::read_facts(const Config& config, MeshShape mesh) {
   if (gethostname(host.data(), host.size() - 1) != 0) host = {"unknown host"};
   mine.host = host.data();
   attempt("device", [&] {
+    if (!options_.device().is_cpu()) at::accelerator::emptyCache();  // what the probes used is free again
     const auto facts = read_device_facts(options_.device());
     mine.device = describe(facts);
     const int sharing = options_.device().is_cpu() ? ranks_on_node() : 1;

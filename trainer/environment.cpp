@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <vector>
 
@@ -69,6 +70,8 @@ void prepare_process() {
   // oneDNN writes code for each shape of a bf16 product, and an expert's rows change from step to step; its default of
   // 1,024 kept shapes made half of a step compilation.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384", /*overwrite=*/0);
+  // NCCL's groups start in the order of the calls. Else two ranks could each begin with one that the other has no room for.
+  setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
   // What cuBLAS wants before it promises the same bits in every run.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
 }
@@ -105,19 +108,35 @@ at::Device device_of_rank(DeviceKind kind) {
 void prepare_device(const Config& config) {
   const auto device = device_of_rank(config.train.device);
   if (device.is_cpu()) return check_cpu(config.train);
-  const int count = kernels::cuda::device_count(), ranks = ranks_on_node();
-  if (ranks > count && config.parallel.transport == Transport::nccl)
-    throw ConfigError(fmt::format("parallel.transport: {} ranks share {} GPUs of this node, which NCCL refuses; start one "
-                                  "rank a GPU, or use parallel.transport=staged",
-                                  ranks, count));
   kernels::cuda::use_device(device.index());
   // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
 }
+namespace {
+
+/// Two ranks on one GPU would wait for each other in NCCL. The number of GPUs that a rank sees does not tell: launchers may
+/// show each rank its own alone. Collective over ranks.
+void refuse_shared_gpus(Communicator& ranks, int index) {
+  const auto [high, low] = kernels::cuda::device_facts(index).uuid;
+  const auto own = at::tensor({high, low}, at::kLong);
+  auto all_W2 = at::empty({ranks.size() * 2}, at::kLong);
+  ranks.all_gather(all_W2, own);
+  std::set<std::pair<int64_t, int64_t>> gpus;
+  const int64_t* const ids = all_W2.const_data_ptr<int64_t>();
+  for (int rank = 0; rank < ranks.size(); ++rank) gpus.emplace(ids[2 * rank], ids[2 * rank + 1]);
+  if (std::ssize(gpus) < ranks.size())
+    throw ConfigError(fmt::format("parallel.transport: {} ranks share {} GPUs, which NCCL refuses; start one rank a GPU, or "
+                                  "use parallel.transport=staged",
+                                  ranks.size(), gpus.size()));
+}
+
+}  // namespace
+
 std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {
   auto ranks = world.split(0, world.rank(), world.name());
   const auto device = device_of_rank(config.train.device);
   if (device.is_cpu() || config.parallel.transport == Transport::staged) return ranks;
+  refuse_shared_gpus(*ranks, device.index());
   return make_nccl_communicator(std::move(ranks), device);
 }
 

@@ -144,6 +144,7 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
 //                         s+1) when the caller's line holds the last reader of the old tenant, and s not yet.
 //   buffer of gradients   Zeroed on the caller's line for stage s-1 after it waited for the reduction of s+1, its last
 //                         reader; it does so just before the reduction of s, which the backward of s-1 hides.
+//   any other tensor      None is made or freed on a lane: what it touches lives as long as the runner.
 //   shard, grad           The optimizer runs on the caller's line, which has waited for all gathers and reductions.
 at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages) {
   at::Tensor x;  // undefined for the first stage, which reads the batch

@@ -15,6 +15,7 @@
 #include "model/hf_checkpoint.h"
 #include "model/init.h"
 #include "model/transformer.h"
+#include "parallel/host_tensor.h"
 #include "trainer/agreement.h"
 #include "trainer/environment.h"
 #include "trainer/lr_schedule.h"
@@ -181,13 +182,14 @@ StepMetrics Trainer::train_step() {
   }
   runner_->reduce_replicas();
   const auto grad_norm = optimizer_->grad_norm(mesh_.shard());
+  mesh_.replicate().broadcast(grad_norm, 0);  // NCCL may sum in another order there, and all must clip alike
   auto totals = runner_->totals();
   mesh_.world().all_reduce(totals.losses_3);
   mesh_.world().all_reduce(totals.counts_LE);
   // The device decides by itself whether to update; the host asks once a step, and only then learns of it.
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
   optimizer_->step(step_ + 1, lr, grad_norm + 0 * totals.losses_3[0]);
-  const auto read = at::cat({totals.losses_3, grad_norm.view(1), max_expert_load(totals.counts_LE).view(1)}).cpu();
+  const auto read = fetch(at::cat({totals.losses_3, grad_norm, max_expert_load(totals.counts_LE).view(1)}), mesh_.world());
   const double* const numbers = read.const_data_ptr<double>();
   const double loss = numbers[0] / targets;
   if (!std::isfinite(loss) || !std::isfinite(numbers[3]))
@@ -226,9 +228,9 @@ void Trainer::save() {
 }
 
 bool Trainer::leave_now() {
-  auto asked = at::full({1}, preemption::requested() ? 1 : 0, at::kLong);
+  auto asked = at::full({1}, preemption::requested() ? 1 : 0, runner_->totals().losses_3.options().dtype(at::kLong));
   mesh_.world().all_reduce(asked, Reduce::max);
-  const bool leave = asked.item<int64_t>() != 0;
+  const bool leave = fetch(asked, mesh_.world()).item<int64_t>() != 0;
   if (leave) log::info("a signal asked this run to stop: saving step {} and leaving", step_);
   return leave;
 }

@@ -59,7 +59,7 @@ TEST_CASE("ranks that share a GPU meet in host memory", "[cuda]") {
   }
 }
 
-TEST_CASE("NCCL: a tensor of another device is refused by name", "[cuda]") {
+TEST_CASE("NCCL: a CPU is refused by name", "[cuda]") {
   const std::string text = error_of([] {
     make_nccl_communicator(make_single_communicator(), at::kCPU);
   });

@@ -124,6 +124,7 @@ TEST_CASE("a process that aborts makes the others throw, with its exit code") {
   }
   CHECK(code == ExitCode::hang);
   CHECK(text == "another rank failed: world: rank 1 aborted the job with exit code 71");
+  CHECK_THROWS_AS(world->poll(), Error);
   int status = 0;
   REQUIRE(::waitpid(child, &status, 0) == child);
   REQUIRE(WIFEXITED(status));
