@@ -4,6 +4,7 @@ set(sanitizer_options "OMP_NUM_THREADS=1"
   "ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
   "UBSAN_OPTIONS=print_stacktrace=1"
   "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/tests/support/thread_sanitizer.supp")
+set(sources "")
 foreach(room core kernels parallel data model trainer)
   olmoe_sources(of_room "${CMAKE_SOURCE_DIR}/tests/${room}")
   list(APPEND sources ${of_room})
