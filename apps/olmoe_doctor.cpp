@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/version.h"
+#include "trainer/devices.h"
 #include "trainer/doctor_probes.h"
 #include "trainer/environment.h"
 #include "trainer/launch.h"

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/version.h"
+#include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/gpu_specs.h"
 #include "trainer/launch.h"

@@ -19,13 +19,15 @@ bool built_in() { return true; }
 
 int device_count() { return c10::cuda::device_count(); }
 
-DeviceFacts device_facts(int index) {
+GpuFacts gpu_facts(int index) {
   cudaDeviceProp facts{};
   C10_CUDA_CHECK(cudaGetDeviceProperties(&facts, index));
   std::array<int64_t, 2> uuid{};
   static_assert(sizeof(uuid) == sizeof(facts.uuid));
   std::memcpy(uuid.data(), &facts.uuid, sizeof(uuid));
-  return {facts.name, facts.major, facts.minor, facts.multiProcessorCount, static_cast<int64_t>(facts.totalGlobalMem), uuid};
+  std::array<char, 32> pci_address{};
+  C10_CUDA_CHECK(cudaDeviceGetPCIBusId(pci_address.data(), static_cast<int>(pci_address.size()), index));
+  return {facts.name, facts.major, facts.minor, pci_address.data(), uuid};
 }
 
 void use_device(int index) {
@@ -34,7 +36,7 @@ void use_device(int index) {
   const auto status = cudaFuncGetAttributes(&code, probe);
   if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction) {
     cudaGetLastError();  // it is reported here, and must not be found again by the next launch
-    const auto facts = device_facts(index);
+    const auto facts = gpu_facts(index);
     throw ConfigError(fmt::format("train.device: this program has no code for GPU {}, {} (compute capability {}.{}); "
                                   "build it with OLMOE_CUDA_ARCHITECTURES={}{}",
                                   index, facts.name, facts.major, facts.minor, facts.major, facts.minor));

@@ -6,11 +6,10 @@
 namespace olmoe::kernels::cuda {
 
 /// A GPU as the CUDA runtime describes it.
-struct DeviceFacts {
+struct GpuFacts {
   std::string name;
-  int major, minor;      ///< compute capability
-  int multiprocessors;
-  int64_t memory_bytes;
+  int major, minor;             ///< compute capability
+  std::string pci_address;      ///< "0000:3b:00.0"
   std::array<int64_t, 2> uuid;  ///< tells it from every other GPU, or slice of one
 };
 
@@ -18,7 +17,7 @@ struct DeviceFacts {
 bool built_in();
 /// GPUs that this process sees; 0 where there is no driver.
 int device_count();
-DeviceFacts device_facts(int index);
+GpuFacts gpu_facts(int index);
 /// Makes a GPU the current one of this thread. Throws ConfigError, naming it, if this program has no code for it.
 void use_device(int index);
 

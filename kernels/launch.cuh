@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <limits>
 #include <bit>
 #include <iterator>
 
@@ -108,27 +109,27 @@ __device__ inline A warp_running_sum(A value) {
   return value;
 }
 
-/// Sum over the block, the same on every thread and in every run. blockDim.x is a multiple of the warp, at most 1,024.
+/// A warp's reduction carried on over the block: the same value on every thread. `neutral` changes no result. blockDim.x is a
+/// multiple of the warp, at most 1,024.
+template <typename A, typename WarpReduce>
+__device__ A block_reduce(A value, A neutral, const WarpReduce& warp_reduce) {
+  __shared__ A of_warp[kWarp];
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  value = warp_reduce(value);
+  __syncthreads();  // an earlier result may still be read
+  if (lane == 0) of_warp[warp] = value;
+  __syncthreads();
+  return warp_reduce(lane < warps ? of_warp[lane] : neutral);
+}
+/// Sum over the block, the same in every run.
 template <typename A>
 __device__ A block_sum(A value) {
-  __shared__ A of_warp[kWarp];
-  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  value = warp_sum(value);
-  __syncthreads();  // an earlier sum may still be read
-  if (lane == 0) of_warp[warp] = value;
-  __syncthreads();
-  return warp_sum(lane < warps ? of_warp[lane] : A{0});
+  return block_reduce(value, A{0}, [](A part) { return warp_sum(part); });
 }
-/// The greatest value of the block, on every thread; none may be NaN.
+/// The greatest value of the block; none may be NaN.
 template <typename A>
 __device__ A block_max(A value) {
-  __shared__ A of_warp[kWarp];
-  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  value = warp_max(value);
-  __syncthreads();  // an earlier maximum may still be read
-  if (lane == 0) of_warp[warp] = value;
-  __syncthreads();
-  return warp_max(of_warp[lane < warps ? lane : 0]);
+  return block_reduce(value, -std::numeric_limits<A>::infinity(), [](A part) { return warp_max(part); });
 }
 
 }  // namespace olmoe::kernels::cuda

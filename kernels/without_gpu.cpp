@@ -14,7 +14,7 @@ namespace {
 
 bool built_in() { return false; }
 int device_count() { return 0; }
-DeviceFacts device_facts(int) { refuse("device_facts"); }
+GpuFacts gpu_facts(int) { refuse("gpu_facts"); }
 void use_device(int) { refuse("use_device"); }
 NoHostSync::NoHostSync() { refuse("NoHostSync"); }
 NoHostSync::~NoHostSync() = default;

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "kernels/cuda_device.h"
 #include "trainer/nvidia_driver.h"
 
 namespace olmoe {
@@ -57,8 +58,8 @@ DeviceFacts cpu_facts() {
 DeviceFacts gpu_facts(c10::Device device) {
   const auto index = device.has_index() ? device.index() : at::accelerator::getDeviceIndex();
   const auto [free_bytes, total_bytes] = at::accelerator::getMemoryInfo(index);
-  auto [name, clock] = ask_nvidia_driver(index);
-  return {name.empty() ? device.str() : name, static_cast<double>(total_bytes), static_cast<double>(free_bytes), clock};
+  const auto gpu = kernels::cuda::gpu_facts(index);
+  return {gpu.name, static_cast<double>(total_bytes), static_cast<double>(free_bytes), sm_clock(gpu.pci_address)};
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 #include "trainer/environment.h"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <malloc.h>
@@ -12,15 +11,11 @@
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
-#include <set>
 #include <sstream>
 #include <vector>
 
 #include "core/error.h"
 #include "core/version.h"
-#include "kernels/cuda_device.h"
-#include "parallel/nccl_communicator.h"
-#include "parallel/rendezvous.h"
 
 namespace olmoe {
 namespace {
@@ -44,21 +39,6 @@ int cores_of(pid_t process) {
     if (errno != EINVAL) break;  // EINVAL: the machine has more cores than that
   }
   return 0;
-}
-
-/// Refuses a CPU without the vectors that the kernels are built for, and a compute dtype that it would only emulate.
-void check_cpu(const TrainConfig& config) {
-  const auto features = cpu_features();
-#if defined(__x86_64__)
-  if (features.find("avx2") == std::string::npos)
-    throw ConfigError("train.device: this program is built for CPUs with AVX2 and FMA, which this one lacks");
-#endif
-  if (config.compute_dtype != ComputeDtype::bfloat16) return;
-  if (features.find("bf16") == std::string::npos)
-    throw ConfigError(
-        fmt::format("train.compute_dtype: bfloat16 needs a CPU with amx_bf16 or avx512_bf16, this one has: {}; use "
-                    "float32",
-                    features));
 }
 
 }  // namespace
@@ -95,49 +75,18 @@ int threads_of_rank(int own_cores, int launcher_cores, int ranks) {
   return std::max(1, std::min(own_cores, launcher_cores / std::max(1, ranks)));
 }
 
-at::Device device_of_rank(DeviceKind kind) {
-  if (kind == DeviceKind::cpu) return at::kCPU;
-  const int count = kernels::cuda::device_count();
-  if (!kernels::cuda::built_in())
-    throw ConfigError("train.device: this program was built without CUDA; build the preset cuda-release, or use "
-                      "train.device=cpu");
-  if (count == 0) throw ConfigError("train.device: no GPU is to be seen (nvidia-smi should list some)");
-  return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank(process_environment()) % count)};
-}
-
-void prepare_device(const Config& config) {
-  const auto device = device_of_rank(config.train.device);
-  if (device.is_cpu()) return check_cpu(config.train);
-  kernels::cuda::use_device(device.index());
-  // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
-  at::globalContext().setAllowBF16ReductionCuBLAS(false);
-}
-namespace {
-
-/// Two ranks on one GPU would wait for each other in NCCL. The number of GPUs that a rank sees does not tell: launchers may
-/// show each rank its own alone. Collective over ranks.
-void refuse_shared_gpus(Communicator& ranks, int index) {
-  const auto [high, low] = kernels::cuda::device_facts(index).uuid;
-  const auto own = at::tensor({high, low}, at::kLong);
-  auto all_W2 = at::empty({ranks.size() * 2}, at::kLong);
-  ranks.all_gather(all_W2, own);
-  std::set<std::pair<int64_t, int64_t>> gpus;
-  const int64_t* const ids = all_W2.const_data_ptr<int64_t>();
-  for (int rank = 0; rank < ranks.size(); ++rank) gpus.emplace(ids[2 * rank], ids[2 * rank + 1]);
-  if (std::ssize(gpus) < ranks.size())
-    throw ConfigError(fmt::format("parallel.transport: {} ranks share {} GPUs, which NCCL refuses; start one rank a GPU, or "
-                                  "use parallel.transport=staged",
-                                  ranks.size(), gpus.size()));
-}
-
-}  // namespace
-
-std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {
-  auto ranks = world.split(0, world.rank(), world.name());
-  const auto device = device_of_rank(config.train.device);
-  if (device.is_cpu() || config.parallel.transport == Transport::staged) return ranks;
-  refuse_shared_gpus(*ranks, device.index());
-  return make_nccl_communicator(std::move(ranks), device);
+void check_cpu(const TrainConfig& config) {
+  const auto features = cpu_features();
+#if defined(__x86_64__)
+  if (features.find("avx2") == std::string::npos)
+    throw ConfigError("train.device: this program is built for CPUs with AVX2 and FMA, which this one lacks");
+#endif
+  if (config.compute_dtype != ComputeDtype::bfloat16) return;
+  if (features.find("bf16") == std::string::npos)
+    throw ConfigError(
+        fmt::format("train.compute_dtype: bfloat16 needs a CPU with amx_bf16 or avx512_bf16, this one has: {}; use "
+                    "float32",
+                    features));
 }
 
 std::map<std::string, std::string> describe_environment() {

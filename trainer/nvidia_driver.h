@@ -5,12 +5,9 @@
 
 namespace olmoe {
 
-/// Name and clock of a CUDA device, asked of the driver's own libraries, which are opened when this is called: no build
-/// needs CUDA for it. What they do not tell stays empty.
-struct DriverFacts {
-  std::string name;
-  std::optional<Clock> clock;  ///< of the multiprocessors
-};
-DriverFacts ask_nvidia_driver(int device_index);
+/// Clock of a GPU's multiprocessors, asked of NVML, which comes with the driver and is opened when this is called: no build
+/// needs it. Nothing where the system has none, or it does not tell. `pci_address` names the GPU, for NVML numbers them in
+/// another order than CUDA.
+std::optional<Clock> sm_clock(const std::string& pci_address);
 
 }  // namespace olmoe

@@ -1,8 +1,5 @@
 #include "trainer/optimizer.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "kernels/adamw.h"
 
 namespace olmoe {

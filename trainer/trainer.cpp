@@ -17,6 +17,7 @@
 #include "model/transformer.h"
 #include "parallel/host_tensor.h"
 #include "trainer/agreement.h"
+#include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
