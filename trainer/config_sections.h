@@ -12,6 +12,7 @@ namespace olmoe {
 enum class ComputeDtype { float32, bfloat16, float64 };
 enum class DeviceKind { cpu, cuda };
 enum class Transport { nccl, staged };
+enum class GradientWire { master, bfloat16 };
 enum class Recompute { none, full };
 enum class ScheduleKind { cosine, linear, constant };
 
@@ -22,6 +23,10 @@ struct EnumNames<ComputeDtype> {
 template <>
 struct EnumNames<DeviceKind> {
   static constexpr std::array names{"cpu", "cuda"};
+};
+template <>
+struct EnumNames<GradientWire> {
+  static constexpr std::array names{"master", "bfloat16"};
 };
 template <>
 struct EnumNames<Transport> {
@@ -127,7 +132,9 @@ struct ParallelConfig {
   int64_t replicate = 1;
   int64_t shard = 0;
   int64_t expert = 1;
+  int64_t expert_chunks = 1;
   int64_t zero_stage = 3;
+  GradientWire gradient_wire = GradientWire::master;
   bool overlap = true;
   Transport transport = Transport::nccl;
 
@@ -135,8 +142,11 @@ struct ParallelConfig {
   void fields(V& v) {
     v("replicate", replicate, "copies of the sharded model (hybrid sharding)");
     v("shard", shard, "ranks that share one copy of the trained state; 0: all of the world");
-    v("expert", expert, "ranks that share the experts of a layer");
-    v("zero_stage", zero_stage, "3: weights are gathered stage by stage; 2: once a step, and stay");
+    v("expert", expert, "ranks that share the experts of a layer; tokens travel to them. Divides shard and num_experts");
+    v("expert_chunks", expert_chunks, "pieces in which a micro-batch travels, one while another is computed; 1: at once");
+    v("zero_stage", zero_stage,
+      "3: weights are gathered stage by stage; 2: once a step, and stay; 1: and gradients are reduced once a step");
+    v("gradient_wire", gradient_wire, "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");
     v("overlap", overlap, "on GPUs, gather the next stage and reduce the last one while a stage computes");
     v("transport", transport, "between GPUs; staged: through host memory, slowly, so that ranks may share a GPU");
   }

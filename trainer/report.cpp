@@ -7,6 +7,7 @@
 #include "model/flops.h"
 #include "model/hf_checkpoint.h"
 #include "trainer/environment.h"
+#include "trainer/layout.h"
 #include "trainer/evaluator.h"
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
@@ -107,12 +108,12 @@ std::string describe_start(const Config& config, int world_size, const std::stri
   auto env = describe_environment();
   const char* device = config.train.device == DeviceKind::cpu ? "cpu" : "cuda";
   return fmt::format("olmoe-train {} ({})\n{}device: {} ({}), {} threads a rank\nLibTorch {}, MPI {}", env["version"],
-                     env["git_commit"], describe_run(config, mesh_shape(config.parallel, world_size)), device,
+                     env["git_commit"], describe_run(config, mesh_shape(config, world_size)), device,
                      env["cpu_features"], env["threads"], env["libtorch"], mpi_version);
 }
 
 std::string dry_run(const Config& config, int world_size, const std::string& gpu) {
-  const auto mesh = mesh_shape(config.parallel, world_size);
+  const auto mesh = mesh_shape(config, world_size);
   evaluation_set_names(config.evaluation.paths);
   auto out = describe_run(config, mesh) + describe_speed(config, mesh, gpu);
   if (const auto& folder = config.train.init_from; !folder.empty()) {

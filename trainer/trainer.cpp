@@ -19,6 +19,7 @@
 #include "trainer/agreement.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
+#include "trainer/layout.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
 #include "trainer/weights.h"
@@ -35,6 +36,18 @@ at::ScalarType scalar_type(ComputeDtype dtype) {
   throw Error("unreachable compute dtype");
 }
 
+Lane::Beside beside(const Config& config) {
+  return config.parallel.overlap ? Lane::Beside::yes : Lane::Beside::no;
+}
+
+DispatchOptions dispatch_options(const Config& config) {
+  return {device_of_rank(config.train.device), beside(config), config.parallel.expert_chunks};
+}
+
+std::optional<at::ScalarType> wire_dtype(GradientWire wire) {
+  return wire == GradientWire::bfloat16 ? std::optional(at::kBFloat16) : std::nullopt;
+}
+
 StageRunner::Options runner_options(const Config& config) {
   return {.compute_dtype = scalar_type(config.train.compute_dtype),
           .device = device_of_rank(config.train.device),
@@ -42,7 +55,9 @@ StageRunner::Options runner_options(const Config& config) {
           .recompute = config.train.recompute == Recompute::full,
           .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
           .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0,
-          .overlap = config.parallel.overlap};
+          .overlap = config.parallel.overlap,
+          .grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled,
+          .wire_dtype = wire_dtype(config.parallel.gradient_wire)};
 }
 
 /// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.
@@ -93,14 +108,15 @@ std::shared_ptr<const InstanceSource> make_source(const Config& config, Communic
 
 Trainer::Trainer(const Config& config, Communicator& world)
     : config_(check_run_folder(config, world)),
-      mesh_(world, mesh_shape(config.parallel, world.size())),
+      mesh_(world, mesh_shape(config, world.size())),
       source_(make_source(config_, world)),
       plan_{config_.train.global_batch_size, config_.train.micro_batch_size, world.rank(), world.size(),
             config_.data.prefetch},
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
-  runner_ = std::make_unique<StageRunner>(make_stages(config_.model), mesh_, runner_options(config_));
+  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, dispatch_options(config_)), mesh_,
+                                          runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
   start_or_resume();
   const bool writes = world.rank() == 0;
@@ -179,7 +195,7 @@ StepMetrics Trainer::train_step() {
   for (int64_t round = 0; round < plan_.rounds(); ++round) {
     const auto batch = loader_->next();
     const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(sequences);
-    runner_->train_pass(batch, {.per_target = 1.0 / targets, .aux_share = share});
+    runner_->train_pass(batch, {.per_target = 1.0 / targets, .aux_share = share}, round + 1 == plan_.rounds());
   }
   runner_->reduce_replicas();
   const auto grad_norm = optimizer_->grad_norm(mesh_.shard());
@@ -187,10 +203,12 @@ StepMetrics Trainer::train_step() {
   auto totals = runner_->totals();
   mesh_.world().all_reduce(totals.losses_3);
   mesh_.world().all_reduce(totals.counts_LE);
+  mesh_.world().all_reduce(totals.dropped_1);
   // The device decides by itself whether to update; the host asks once a step, and only then learns of it.
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
   optimizer_->step(step_ + 1, lr, grad_norm + 0 * totals.losses_3[0]);
-  const auto read = fetch(at::cat({totals.losses_3, grad_norm, max_expert_load(totals.counts_LE).view(1)}), mesh_.world());
+  const auto read = fetch(
+      at::cat({totals.losses_3, grad_norm, max_expert_load(totals.counts_LE).view(1), totals.dropped_1}), mesh_.world());
   const double* const numbers = read.const_data_ptr<double>();
   const double loss = numbers[0] / targets;
   if (!std::isfinite(loss) || !std::isfinite(numbers[3]))
@@ -205,6 +223,7 @@ StepMetrics Trainer::train_step() {
           .load_balancing_loss = numbers[1],
           .router_z_loss = numbers[2],
           .max_expert_load = numbers[4],
+          .dropped_assignments = std::llround(numbers[5]),
           .grad_norm = numbers[3],
           .lr = lr,
           .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s()};

@@ -7,6 +7,7 @@
 #include "model/flops.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
+#include "trainer/layout.h"
 
 namespace {
 
@@ -66,15 +67,6 @@ const std::vector<BadConfig>& bad_configs() {
   return table;
 }
 
-std::string mesh_problem(const ParallelConfig& parallel, int world_size) {
-  try {
-    mesh_shape(parallel, world_size);
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
 }  // namespace
 
 TEST_CASE(
@@ -85,7 +77,7 @@ TEST_CASE(
     INFO(file);
     const auto config = load_config(file, {});
     const auto ranks = config.parallel.replicate * std::max<int64_t>(1, config.parallel.shard);
-    CHECK_NOTHROW(mesh_shape(config.parallel, static_cast<int>(ranks)));
+    CHECK_NOTHROW(mesh_shape(config, static_cast<int>(ranks)));
     const auto again = read_config_text<Config>(write_config(config), "resolved");
     CHECK(differing_fields(config, again).empty());
   }
@@ -121,14 +113,6 @@ TEST_CASE("load_config lists the problems of a file together, with the path") {
     for (const char* part : {"olmoe-1b-7b.yaml", "model.top_k", "train.steps", "optimizer.eps"})
       CHECK_THAT(error.what(), Catch::Contains(part));
   }
-}
-
-TEST_CASE("a layout that does not fit the ranks is refused by its fields") {
-  CHECK(mesh_problem({.replicate = 2, .shard = 3}, 6) == "accepted");
-  CHECK(mesh_shape({.replicate = 2}, 6).shard == 3);
-  CHECK_THAT(mesh_problem({.replicate = 4}, 6), Catch::Contains("parallel.replicate"));
-  CHECK_THAT(mesh_problem({.replicate = 8}, 4), Catch::Contains("parallel.replicate"));
-  CHECK_THAT(mesh_problem({.replicate = 2, .shard = 2}, 6), Catch::Contains("parallel.shard"));
 }
 
 TEST_CASE("docs/config.md lists the fields as they are; OLMOE_UPDATE_DOCS=1 writes it") {

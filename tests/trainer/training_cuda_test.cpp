@@ -39,7 +39,7 @@ Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency = Resi
   options.device = device;
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  StageRunner runner(make_stages(model), mesh, options);
+  StageRunner runner(make_stages(model, mesh), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const auto batch = random_batch(model);
   runner.train_pass(batch, {1.0 / static_cast<double>(batch.num_targets), 1.0});
@@ -88,7 +88,7 @@ TEST_CASE("GPU: forward, backward and update never wait for the host", "[cuda]")
   options.device = at::Device(at::kCUDA, 0);
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  StageRunner runner(make_stages(model), mesh, options);
+  StageRunner runner(make_stages(model, mesh), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);
