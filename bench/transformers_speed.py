@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Times what OLMoE-1B-7B costs in Hugging Face transformers on this machine, to be seen beside our own figures.
 
-    bench/transformers_speed.py layer --json FILE [--device cpu]
+    bench/transformers_speed.py layer --json FILE [--experts eager ...] [--device cpu] [--shape published]
         The experts of one layer, forward and backward, with each experts implementation, for balanced and for skewed
-        routing: the shapes, routing and FLOPs of bench/moe_layer_cuda.cpp. And this machine's rate on one large product.
-    bench/transformers_speed.py train --json FILE --layers N [N ...] [--experts grouped_mm] [--device cpu]
+        routing. And this machine's rate on one large product. Ours: kernels_bench --benchmark_filter=moe_layer
+    bench/transformers_speed.py train --json FILE --layers N [N ...] [--experts grouped_mm] [--device cpu] [...]
         Training steps of OlmoeForCausalLM with so many layers: forward, backward, clipping, fused AdamW, on random
-        tokens, 4 x 4,096 a step, without gradient checkpointing. Layers that do not fit are said to, and half of them tried.
+        tokens, without gradient checkpointing and torch.compile. Layers that do not fit are said to, and half of them
+        tried. Ours: olmoe-train with model.num_layers=N
 
 All in bf16 but for what `train` keeps between steps, of which it tries two kinds:
     bf16   weights, gradients and moments, 8 bytes a parameter. The fastest, and less than a long run should keep.
     fp32   weights and moments, as ours: beside bf16 weights, 18 bytes a parameter.
-On a CPU all shapes are small, to try the program out. The file is written anew after each measurement.
+The file is written anew after each measurement.
 """
 import argparse
 import gc
@@ -35,6 +36,7 @@ EXPERTS = ("eager", "grouped_mm", "batched_mm", "deepgemm", "sonicmoe")  # eager
 SKEWS = (0, 1)             # 0: balanced. 1: as early in training, the busiest expert gets some three times the mean
 LARGEST_DIFFERENCE = 0.05  # of bf16 results, relative to the largest
 LAYER_WARMUP, LAYER_TIMED = 3, 15
+LONGEST_S = 1              # for one implementation and routing; a slow one is timed less often
 STEP_WARMUP, STEP_TIMED = 2, 6
 STATES = ("bf16", "fp32")
 LR, BETAS, EPS, WEIGHT_DECAY, CLIP_NORM, BALANCE_WEIGHT = 4e-4, (0.9, 0.95), 1e-8, 0.1, 1.0, 0.01
@@ -73,7 +75,12 @@ class Shape:
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
 
 
-SHAPES = {"cuda": Shape(4, 4096, 2048, 1024, 64, 8, 16, 50304, 8192), "cpu": Shape(2, 64, 64, 32, 8, 2, 4, 512, 512)}
+SHAPES = {
+    "published": Shape(4, 4096, 2048, 1024, 64, 8, 16, 50304, product=8192),  # of bench/moe_layer_cuda.cpp
+    "width": Shape(1, 1024, 2048, 1024, 64, 8, 16, 2048, product=2048),       # these two: of bench/kernels_bench.cpp
+    "tiny": Shape(8, 256, 256, 128, 16, 4, 4, 512, product=1024),
+    "rehearsal": Shape(4, 64, 64, 32, 8, 2, 4, 512, product=512),             # of scripts/gpu_check.py
+}
 
 
 class Device:
@@ -163,8 +170,10 @@ def time_layer(layer, implementation, inputs, device):
     layer.config._experts_implementation = implementation
     x, ids, scores, dy = inputs
     leaves = (x, scores, *layer.parameters())
-    forward_s, backward_s = [], []
-    for _ in range(LAYER_WARMUP + LAYER_TIMED):
+    forward_s, backward_s, began = [], [], time.monotonic()
+    while len(forward_s) < LAYER_WARMUP + LAYER_TIMED:
+        if len(forward_s) > 1 and time.monotonic() - began > LONGEST_S:
+            break
         for leaf in leaves:
             leaf.grad = None
         begin = device.now()
@@ -174,7 +183,8 @@ def time_layer(layer, implementation, inputs, device):
         end = device.now()
         backward_s.append(device.seconds(middle, end))
         forward_s.append(device.seconds(begin, middle))
-    return [statistics.median(times[LAYER_WARMUP:]) for times in (forward_s, backward_s)], y.detach()
+    warmup = min(LAYER_WARMUP, len(forward_s) - 1)
+    return [statistics.median(times[warmup:]) for times in (forward_s, backward_s)], y.detach()
 
 
 def time_product(shape, device):
@@ -188,7 +198,7 @@ def time_product(shape, device):
     return 2 * shape.product**3 / statistics.median(seconds[LAYER_WARMUP:])
 
 
-def layer_rows(shape, device):
+def layer_rows(shape, device, implementations):
     yield {"product": shape.product, "tflop_per_s": time_product(shape, device) / 1e12}
     layer = make_experts(shape, device)
     for skew in SKEWS:
@@ -196,7 +206,7 @@ def layer_rows(shape, device):
         x, dy = (torch.randn(shape.tokens(), shape.d_model, device=device.name).bfloat16() for _ in range(2))
         inputs = (x.requires_grad_(), ids, scores.bfloat16().requires_grad_(), dy)
         defined = None
-        for experts in EXPERTS:
+        for experts in implementations:
             row = {"experts": experts, "skew": skew, "busiest": busiest}
             if experts == "batched_mm" and shape.batched_mm_bytes() > device.free_bytes() / 2:
                 yield row | {"cannot": f"it copies weights for each row, {shape.batched_mm_bytes() / 1e9:.0f} GB at once"}
@@ -301,18 +311,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["layer", "train"])
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--device", choices=[*SHAPES], default="cuda")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--shape", choices=[*SHAPES], default="published")
     parser.add_argument("--layers", type=int, nargs="+", help="of the models to train")
-    parser.add_argument("--experts", choices=EXPERTS, default="grouped_mm", help="implementation for `train`")
+    parser.add_argument("--experts", choices=EXPERTS, nargs="+", help="implementations; without, layer times all")
     arguments = parser.parse_args()
     if (arguments.what == "train") != bool(arguments.layers):
         parser.error("--layers is needed by train, and by nothing else")
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(1)
-    device, shape = Device(arguments.device), SHAPES[arguments.device]
+    device, shape = Device(arguments.device), SHAPES[arguments.shape]
     findings = Findings(arguments.json, device, shape)
-    rows = layer_rows(shape, device) if arguments.what == "layer" else train_rows(shape, device, arguments.layers,
-                                                                                  arguments.experts)
+    if arguments.what == "layer":
+        rows = layer_rows(shape, device, arguments.experts or EXPERTS)
+    else:
+        rows = train_rows(shape, device, arguments.layers, (arguments.experts or ["grouped_mm"])[0])
     for row in rows:
         findings.add(row)
     return 0 if any("experts" in row and "cannot" not in row for row in findings.rows) else 1

@@ -95,7 +95,7 @@ std::string describe_run(const Config& config, MeshShape mesh) {
                      mesh.replicate * mesh.shard, mesh.replicate, mesh.shard, mesh.expert, mesh.expert_shard(),
                      config.parallel.zero_stage);
   out += fmt::format("parameters: {} total, {} active\n", grouped(counts.total), grouped(counts.active));
-  out += fmt::format("FLOPs per token: {:.3f} G with causal attention, {:.3f} G with full attention\n",
+  out += fmt::format("FLOPs per token: {:.4g} G with causal attention, {:.4g} G with full attention\n",
                      flops.causal / 1e9, flops.full_attention / 1e9);
   out += fmt::format("memory of a rank: {}\n", describe(plan_memory(config, mesh)));
   out += fmt::format("steps: {} of {} sequences x {} tokens = {} tokens a step, {} in all\n", config.train.steps,

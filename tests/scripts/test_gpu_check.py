@@ -14,7 +14,10 @@ from types import SimpleNamespace
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_check, gpu_report = (importlib.import_module(name) for name in ("gpu_check", "gpu_report"))
+gpu_check, gpu_report, gpu_tables, gpu_kernels = (importlib.import_module(name) for name in (
+    "gpu_check", "gpu_report", "gpu_tables", "gpu_kernels"))
+# A Python with torch and transformers, for development. Where there is none, the report has to say so.
+PEER_PYTHON = REPOSITORY / ".deps/venv-dev/bin"
 
 
 def libtorch():
@@ -68,7 +71,7 @@ class Bundle(Temporary):
         self.assertFalse((self.bundle / "bin" / "golden_tests").exists())
         self.assertLess(sum(path.stat().st_size for path in self.bundle.rglob("*")), 60e6)
 
-        code, text = self.check("--rehearse")
+        code, text = self.check("--rehearse", PATH=f"{PEER_PYTHON}:{os.environ['PATH']}")
         self.assertEqual(code, 0, text)
         report = json.loads((self.bundle / "report/report.json").read_text())
         self.assertEqual((report["rehearsal"], report["go"]), (True, True))
@@ -80,15 +83,40 @@ class Bundle(Temporary):
             self.assertEqual((parts[name]["status"], parts[name]["reason"]), ("not run", "there is no GPU"))
         self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
         self.assertLess(parts["tiny_device"]["figures"]["last_loss"], parts["tiny_device"]["figures"]["first_loss"])
-        self.assertGreater(report["computed_for_16_layers"]["tokens_per_s"], 0)
+        self.check_comparison(report, parts)
         text = (self.bundle / "report/report.md").read_text()
         self.assertIn("# Rehearsal without a GPU\n", text)
+        self.assertIn("## Experts of one layer, bf16\n", text)
+        self.assertIn("\n| ours, fp32 state | 2 | ", text)
         self.assertIn("| kernels_tests | NOT RUN: there is no GPU |", text)
 
         (self.folder / "nvidia-smi").write_text("#!/bin/sh\nexit 6\n")  # as where there is no GPU
         (self.folder / "nvidia-smi").chmod(0o755)
         code, text = self.check(PATH=f"{self.folder}:{os.environ['PATH']}")
         self.assertEqual((code, text), (3, "missing: a GPU: nvidia-smi tells of none\n"))
+
+
+    def check_comparison(self, report, parts):
+        """Ours in the tables, and transformers wherever its Python has it."""
+        present = all(subprocess.run([PEER_PYTHON / "python3", "-c", f"import importlib.util as u; u.find_spec('{name}').origin"],
+                                     stderr=subprocess.DEVNULL).returncode == 0 for name in ("torch", "transformers")) \
+            if (PEER_PYTHON / "python3").exists() else False
+        layer, steps = report["layer"]["rows"], report["steps"]["runs"]
+        ours = [row for row in layer if row["who"].startswith("ours")]
+        self.assertEqual([row["skew"] for row in ours], [0, 1])
+        for row in [row for row in layer if "cannot" not in row]:
+            self.assertGreater(min(row["forward_tflop_per_s"], row["backward_tflop_per_s"], row["busiest"] - 1), 0, row)
+        self.assertEqual([row["layers"] for row in steps if row["who"] == "ours"], [2, 1])
+        for row in steps:
+            self.assertGreater(row["median_tokens_per_s"], 0)
+            self.assertGreater(row["tflop_per_s_full"], row["tflop_per_s_causal"])
+        for what in ("layer", "train"):
+            part = parts[f"transformers_{what}"]
+            self.assertEqual(part["status"], "passed" if present else "not run", part)
+        if present:
+            self.assertEqual({row["who"] for row in layer} - {ours[0]["who"]}, {"transformers, eager", "transformers, grouped_mm"})
+            self.assertEqual([(row["state"], row["layers"]) for row in steps if row["who"] == "transformers"],
+                             [("bf16", 2), ("bf16", 1), ("fp32", 2), ("fp32", 1)])
 
 
 class Environment(Temporary):
@@ -155,14 +183,14 @@ class Parts(Temporary):
 
     def test_failures_and_limits(self):
         for command, status in ((["true"], "passed"), (["false"], "failed"), (["sleep", "5"], "timed out")):
-            result = gpu_check.run(gpu_check.Part("part", 1, command), self.folder)
+            result = gpu_check.run(gpu_check.Part("part", 1, command), self.folder, 1)
             self.assertEqual(result["status"], status)
             self.assertEqual(gpu_report.is_go([result], rehearse=True), status == "passed")
-        no_metrics = gpu_check.run(gpu_check.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder)
+        no_metrics = gpu_check.run(gpu_check.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder, 1)
         self.assertEqual(no_metrics["status"], "failed")
 
     def test_what_could_not_run_is_no_go_but_in_a_rehearsal(self):
-        result = gpu_check.run(gpu_check.Part("part", 1, ["true"], missing="there is no GPU"), self.folder)
+        result = gpu_check.run(gpu_check.Part("part", 1, ["true"], missing="there is no GPU"), self.folder, 1)
         self.assertFalse(gpu_report.write(self.folder, [result], rehearse=False))
         self.assertIn("NO GO", (self.folder / "report.md").read_text())
         self.assertTrue(gpu_report.write(self.folder, [result], rehearse=True))
@@ -183,15 +211,6 @@ class Report(Temporary):
         self.assertFalse(gpu_report.compare(run, far, 2, 1e-3))
         self.assertFalse(gpu_report.compare(run, near, 3, 1e-3))
         self.assertFalse(gpu_report.compare(run, self.metrics("nan", [3.0, float("nan")]), 2, 1e-3))
-
-    def test_the_full_model_is_computed_from_two(self):
-        def run(layers, step_ms, status="passed"):
-            return {"name": f"olmoe_{layers}_layers", "status": status,
-                    "figures": {"layers": layers, "median_step_ms": step_ms, "tokens_per_step": 16384}}
-        computed = gpu_report.full_model([run(8, 200.0), run(4, 120.0)])
-        self.assertEqual((computed["layer_ms"], computed["step_ms"]), (20.0, 360.0))
-        self.assertAlmostEqual(computed["tokens_per_s"], 16384 / 0.36)
-        self.assertEqual(gpu_report.full_model([run(8, 200.0), run(4, 120.0, "failed")]), {})
 
 
 if __name__ == "__main__":
