@@ -214,15 +214,18 @@ void cross_entropy_both(benchmark::State& state) {
   set_flops(state, 8.0 * s.T() * s.D() * s.V);
 }
 
-/// The experts of a layer as the model computes them; moe_layer_cuda.cpp has them at the published size. `skew` as there:
-/// logits that fall from expert to expert.
+/// The experts of a layer as the model computes them; moe_layer_cuda.cpp has them at the published
+/// size. `skew` as there: logits that fall from expert to expert.
 struct MoeLayer {
   explicit MoeLayer(const benchmark::State& state)
-      : s(shape(state)), x_TD(normal({s.T(), s.D()}, dtype(state))), gate_up_E2FD(normal({s.E, 2 * s.F, s.D()}, dtype(state))),
-        down_EDF(normal({s.E, s.D(), s.F}, dtype(state))), dgate_up_E2FD(at::zeros(gate_up_E2FD.sizes())),
+      : s(shape(state)),
+        x_TD(normal({s.T(), s.D()}, dtype(state))),
+        gate_up_E2FD(normal({s.E, 2 * s.F, s.D()}, dtype(state))),
+        down_EDF(normal({s.E, s.D(), s.F}, dtype(state))),
+        dgate_up_E2FD(at::zeros(gate_up_E2FD.sizes())),
         ddown_EDF(at::zeros(down_EDF.sizes())) {
-    const auto logits_TE = normal({s.T(), s.E}, at::kFloat) - at::arange(s.E) * (0.03 * static_cast<double>(state.range(2)));
-    routed = route(logits_TE, s.K, 1, false, {});
+    const double skew = 0.03 * static_cast<double>(state.range(2));
+    routed = route(normal({s.T(), s.E}, at::kFloat) - at::arange(s.E) * skew, s.K, 1, false, {});
   }
   at::Tensor forward() {
     order = sort_by_expert(routed.ids_TK, s.E);

@@ -32,7 +32,7 @@ try:
 except ImportError as error:
     sys.exit(f"{error}. Install what is timed: pip install torch==2.11.0 transformers==5.17.0")
 
-EXPERTS = ("eager", "grouped_mm", "batched_mm", "deepgemm", "sonicmoe")  # eager, the definition, is what others are held against
+EXPERTS = ("eager", "grouped_mm", "batched_mm", "deepgemm", "sonicmoe")  # results are held against the first one's
 SKEWS = (0, 1)             # 0: balanced. 1: as early in training, the busiest expert gets some three times the mean
 LARGEST_DIFFERENCE = 0.05  # of bf16 results, relative to the largest
 LAYER_WARMUP, LAYER_TIMED = 3, 15
@@ -104,7 +104,9 @@ class Device:
         return begin.elapsed_time(end) * 1e-3
 
     def free_bytes(self):
-        return torch.cuda.mem_get_info()[0] if self.is_gpu else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if self.is_gpu:
+            return torch.cuda.mem_get_info()[0]
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def forget(self):
         """Gives back what nothing holds any more, and counts the peak anew."""
@@ -209,7 +211,7 @@ def layer_rows(shape, device, implementations):
         for experts in implementations:
             row = {"experts": experts, "skew": skew, "busiest": busiest}
             if experts == "batched_mm" and shape.batched_mm_bytes() > device.free_bytes() / 2:
-                yield row | {"cannot": f"it copies weights for each row, {shape.batched_mm_bytes() / 1e9:.0f} GB at once"}
+                yield row | {"cannot": f"it copies weights for each row, {shape.batched_mm_bytes() / 1e9:.0f} GB"}
                 continue
             found, why_not = attempt(lambda: time_layer(layer, experts, inputs, device))
             device.forget()
@@ -241,7 +243,8 @@ class Trained:
             self.ids = torch.randint(0, shape.vocab, (shape.sequences, shape.length))
         self.weights = list(self.model.parameters())
         self.kept = self.weights if state == "bf16" else [self.master_of(weight) for weight in self.weights]
-        self.optimizer = torch.optim.AdamW(self.kept, lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True)
+        self.optimizer = torch.optim.AdamW(self.kept, lr=LR, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY,
+                                           fused=True)
 
     def master_of(self, weight):
         """An fp32 copy, whose gradient takes the place of the weight's as soon as that is complete."""

@@ -41,7 +41,7 @@ class Part:
 
 
 class Budget:
-    """Gives a part its own limit and what those before it left of theirs: one that hangs takes nothing of those to come."""
+    """Gives a part its own limit and what those before it left of theirs: one that hangs takes nothing from others."""
 
     def __init__(self, seconds, now=time.monotonic):
         self.now = now
@@ -149,9 +149,16 @@ def peer_part(machine, what, limit_s, shape, *arguments):
     """transformers, in the python3 that runs this."""
     absent = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
     missing = f"{sys.executable} has no {' and no '.join(absent)}" if absent else ""
-    command = [sys.executable, "bench/transformers_speed.py", what, "--device", machine.device, "--shape",
-               shape if machine.rehearse else "published", "--json", machine.out / f"transformers_{what}.json", *arguments]
-    return Part(f"transformers_{what}", limit_s, command, missing, gpu_report.measured_in)
+    name = f"transformers_{what}"
+    command = [sys.executable, "bench/transformers_speed.py", what, "--device", machine.device, "--shape", shape,
+               "--json", machine.out / f"{name}.json", *arguments]
+    return Part(name, limit_s, command, missing, gpu_report.measured_in)
+
+
+def peer_layer_part(machine):
+    if machine.rehearse:  # on a CPU the others are slow or not there
+        return peer_part(machine, "layer", 32, "tiny", "--experts", "eager", "grouped_mm")
+    return peer_part(machine, "layer", 32, "published")
 
 
 def fastest_experts(machine):
@@ -173,7 +180,8 @@ def step_parts(machine):
         if not gpu_report.ran_out_of_memory(machine.out / f"{part.name}.log"):
             fitted.append(layers)
         layers //= 2
-    yield peer_part(machine, "train", 50, "rehearsal", "--experts", fastest_experts(machine), "--layers", *(fitted or [1]))
+    yield peer_part(machine, "train", 50, "rehearsal" if machine.rehearse else "published",
+                    "--experts", fastest_experts(machine), "--layers", *(fitted or [1]))
 
 
 def prediction_part(machine):
@@ -213,8 +221,7 @@ def all_parts(machine):
     yield from test_parts(machine)
     yield from tiny_parts(machine)
     yield benchmark_part(machine)
-    # What is slow on a CPU does not need rehearsing.
-    yield peer_part(machine, "layer", 32, "tiny", *(["--experts", "eager", "grouped_mm"] if machine.rehearse else []))
+    yield peer_layer_part(machine)
     yield prediction_part(machine)
     yield from step_parts(machine)
     yield from sanitizer_parts(machine)
@@ -223,7 +230,7 @@ def all_parts(machine):
 
 @contextmanager
 def memory_watched(log, wanted):
-    """Yields what says, afterwards, how many bytes of the GPU were in use at most: of all programs, a sample each 0.2 s."""
+    """Yields what says, afterwards, how many bytes of the GPU all programs used at most, by a sample each 0.2 s."""
     if not wanted:
         yield lambda: None
         return

@@ -29,15 +29,18 @@ def launches_of(text):
 
 
 def one_step(launches, steps):
-    """The launches of one step of a run of `steps` equal ones, {} where none can be told.
+    """The launches of the last step but one of a run of `steps`, [] where it cannot be told.
 
-    A kernel that was launched once a step shows how many launches a step has."""
-    places = defaultdict(list)
-    for place, (name, _) in enumerate(launches):
+    A kernel that was launched once a step shows where a step begins, if the next step launches the same kernels."""
+    names, places = [name for name, _ in launches], defaultdict(list)
+    for place, name in enumerate(names):
         places[name].append(place)
     for found in places.values():
-        if len(found) == steps:
-            return launches[-(found[-1] - found[-2]):]
+        if len(found) != steps:
+            continue
+        begin, end = found[-2:]
+        if sorted(names[begin:end]) == sorted(names[end:2 * end - begin]):
+            return launches[begin:end]
     return []
 
 

@@ -36,7 +36,7 @@ def our_layer_rows(figures):
 
 
 def layer_table(results):
-    """{"cublas_tflop_per_s", "rows": [...]}: TFLOP/s of forward and backward; a row with `cannot` says why it has none."""
+    """{"cublas_tflop_per_s", "rows": [...]}: TFLOP/s of forward and backward, or why there are none (`cannot`)."""
     ours, theirs = figures_of(results, "kernels_bench"), figures_of(results, "transformers_layer")
     their_rows = theirs.get("rows", [])
     product = next((row["tflop_per_s"] for row in their_rows if "product" in row), None)
@@ -72,7 +72,7 @@ def our_runs(results):
 
 
 def flops_at(runs, layers):
-    """(causal, full attention) FLOPs a token: linear in the layers, and known of the runs of ours. None where unknown."""
+    """(causal, full attention) FLOPs a token: linear in the layers, known of our runs. None where they do not tell."""
     known = {run["layers"]: run["flops_per_token"] for run in runs if "flops_per_token" in run}
     if layers in known:
         return known[layers]
@@ -92,7 +92,7 @@ def with_mfu(row, flops, peak_tflop_per_s):
 
 
 def computed(runs):
-    """What runs of one contestant with few and many layers say of 16: computed, not measured. {} where it cannot be told."""
+    """What runs of one contestant with few and many layers say of 16: computed, not measured. {} if they do not tell."""
     done = sorted((run for run in runs if "median_step_ms" in run), key=lambda run: run["layers"])
     if len(done) < 2 or done[0]["layers"] == done[-1]["layers"]:
         return {}
@@ -153,8 +153,8 @@ def layer_markdown(table):
                      for way in ("forward", "backward")])
     return ["", "## Experts of one layer, bf16", "", f"One large product on this machine: "
             f"{cell(table['cublas_tflop_per_s'], '{:.4g}')} TFLOP/s. FLOPs are those of the layer's products.", ""] + \
-        markdown_table(["experts", "routing", "busiest / mean", "forward TFLOP/s", "backward TFLOP/s", "forward of product",
-                        "backward of product", "forward ms", "backward ms"], rows)
+        markdown_table(["experts", "routing", "busiest / mean", "forward TFLOP/s", "backward TFLOP/s",
+                        "forward of product", "backward of product", "forward ms", "backward ms"], rows)
 
 
 def step_cells(row):
@@ -172,10 +172,10 @@ def step_markdown(table):
         return []
     whole = table[f"computed_for_{PUBLISHED_LAYERS}_layers"]
     lines = ["", "## Training steps of OLMoE-1B-7B with fewer layers", "",
-             f"MFU against {cell(table['peak_tflop_per_s'])} TFLOP/s, the data sheet's dense bf16; with causal and with full "
-             f"attention counted. A row of {PUBLISHED_LAYERS} layers is computed from the two others of its kind, not "
-             "measured. State: what is kept between steps, fp32 as ours or all of it bf16. Memory: the peak of tensors, "
-             "and of the whole GPU as nvidia-smi saw it.", ""]
+             f"MFU against {cell(table['peak_tflop_per_s'])} TFLOP/s, the data sheet's dense bf16; with causal and with "
+             f"full attention counted. A row of {PUBLISHED_LAYERS} layers is computed from the two others of its kind, "
+             "not measured. State: what is kept between steps, fp32 as ours or all of it bf16. Memory: the peak of "
+             "tensors, and of the whole GPU as nvidia-smi saw it.", ""]
     rows = [step_cells(row) for row in table["runs"]]
     for row in whole:
         cells = step_cells(row)

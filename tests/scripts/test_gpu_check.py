@@ -14,8 +14,7 @@ from types import SimpleNamespace
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_check, gpu_report, gpu_tables, gpu_kernels = (importlib.import_module(name) for name in (
-    "gpu_check", "gpu_report", "gpu_tables", "gpu_kernels"))
+gpu_check, gpu_report = (importlib.import_module(name) for name in ("gpu_check", "gpu_report"))
 # A Python with torch and transformers, for development. Where there is none, the report has to say so.
 PEER_PYTHON = REPOSITORY / ".deps/venv-dev/bin"
 
@@ -98,9 +97,7 @@ class Bundle(Temporary):
 
     def check_comparison(self, report, parts):
         """Ours in the tables, and transformers wherever its Python has it."""
-        present = all(subprocess.run([PEER_PYTHON / "python3", "-c", f"import importlib.util as u; u.find_spec('{name}').origin"],
-                                     stderr=subprocess.DEVNULL).returncode == 0 for name in ("torch", "transformers")) \
-            if (PEER_PYTHON / "python3").exists() else False
+        present = any(PEER_PYTHON.parent.glob("lib/python3*/site-packages/transformers"))
         layer, steps = report["layer"]["rows"], report["steps"]["runs"]
         ours = [row for row in layer if row["who"].startswith("ours")]
         self.assertEqual([row["skew"] for row in ours], [0, 1])
@@ -114,7 +111,8 @@ class Bundle(Temporary):
             part = parts[f"transformers_{what}"]
             self.assertEqual(part["status"], "passed" if present else "not run", part)
         if present:
-            self.assertEqual({row["who"] for row in layer} - {ours[0]["who"]}, {"transformers, eager", "transformers, grouped_mm"})
+            self.assertEqual({row["who"] for row in layer} - {ours[0]["who"]},
+                             {"transformers, eager", "transformers, grouped_mm"})
             self.assertEqual([(row["state"], row["layers"]) for row in steps if row["who"] == "transformers"],
                              [("bf16", 2), ("bf16", 1), ("fp32", 2), ("fp32", 1)])
 
@@ -211,6 +209,52 @@ class Report(Temporary):
         self.assertFalse(gpu_report.compare(run, far, 2, 1e-3))
         self.assertFalse(gpu_report.compare(run, near, 3, 1e-3))
         self.assertFalse(gpu_report.compare(run, self.metrics("nan", [3.0, float("nan")]), 2, 1e-3))
+
+
+class TimeBudget(unittest.TestCase):
+    def test_what_a_part_leaves_goes_to_those_after_it(self):
+        clock = SimpleNamespace(now=100.0)
+        budget = gpu_check.Budget(60, lambda: clock.now)
+        part = gpu_check.Part("part", 10, [])
+        self.assertEqual(budget.limit_s(part), 10)
+        clock.now += 4  # eight of the twelve seconds are left
+        self.assertEqual(budget.limit_s(part), 18)
+        clock.now += 20  # it hung
+        self.assertEqual(budget.limit_s(part), 10)
+        clock.now += 30  # what no limit foresaw
+        self.assertLess(budget.limit_s(part), 1)
+
+    def test_a_part_without_time_is_said_to_have_none(self):
+        result = gpu_check.run(gpu_check.Part("part", 1, ["true"]), Path("unused"), 0)
+        self.assertEqual((result["status"], result["reason"]), ("not run", "the parts before it left it no time"))
+
+
+class OutOfMemory(Temporary):
+    def run_model(self, layers, says):
+        part = gpu_check.Part(f"olmoe_{layers}_layers", 5, ["sh", "-c", says], may_not_fit=True)
+        return gpu_check.run(part, self.folder, 5)
+
+    def test_it_is_a_finding_where_fewer_layers_fit(self):
+        full = self.run_model(8, "echo CUDA out of memory; exit 1")
+        self.assertEqual(full["status"], "out of memory")
+        self.assertFalse(gpu_report.is_go([full], rehearse=False))
+        self.assertTrue(gpu_report.is_go([full, self.run_model(4, "true")], rehearse=False))
+        self.assertEqual(self.run_model(8, "echo something else; exit 1")["status"], "failed")
+
+    def test_half_as_many_layers_are_tried(self):
+        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 8)
+        (self.folder / "olmoe_8_layers.log").write_text("CUDA out of memory")
+        parts = list(gpu_check.step_parts(machine))
+        self.assertEqual([part.name for part in parts],
+                         ["olmoe_8_layers", "olmoe_4_layers", "olmoe_2_layers", "transformers_train"])
+        self.assertEqual(parts[-1].command[-3:], ["--layers", 4, 2])
+
+    def test_it_does_not_go_below_one_layer(self):
+        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 2)
+        for layers in (2, 1):
+            (self.folder / f"olmoe_{layers}_layers.log").write_text("CUDA out of memory")
+        self.assertEqual([part.name for part in gpu_check.step_parts(machine)],
+                         ["olmoe_2_layers", "olmoe_1_layers", "transformers_train"])
 
 
 if __name__ == "__main__":
