@@ -109,7 +109,7 @@ def sanitizer_parts(machine):
         missing = "there is no compute-sanitizer on the path"
     for tool in ("memcheck", "racecheck"):
         checker = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-        yield Part(f"sanitizer_{tool}", 42, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing)
+        yield Part(f"sanitizer_{tool}", 38, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing)
 
 
 def train(machine, name, limit_s, config, *overrides):
@@ -133,16 +133,16 @@ def benchmark_part(machine):
     listed = machine.listed("kernels_bench", "--benchmark_list_tests", f"--benchmark_filter={pattern}")
     missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
     quick = ["--benchmark_min_time=0.01"] if machine.rehearse else []
-    return Part("kernels_bench", 40, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
+    return Part("kernels_bench", 32, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
                                       f"--benchmark_out={machine.out}/kernels_bench.json", *quick], missing,
                 gpu_report.benchmarks_of)
 
 
-def whole_model(machine, name, limit_s, layers, steps):
+def whole_model(machine, name, limit_s, layers, steps, *overrides):
     """OLMoE-1B-7B with so many layers, on generated tokens, one micro-batch a step."""
     return train(machine, name, limit_s, "olmoe-1b-7b", f"train.device={machine.device}", f"model.num_layers={layers}",
                  "parallel.shard=1", "parallel.zero_stage=2", f"train.steps={steps}", "train.global_batch_size=4",
-                 *GENERATED_TOKENS, *(SMALL if machine.rehearse else []))
+                 *GENERATED_TOKENS, *(SMALL if machine.rehearse else []), *overrides)
 
 
 def peer_part(machine, what, limit_s, shape, *arguments):
@@ -157,8 +157,8 @@ def peer_part(machine, what, limit_s, shape, *arguments):
 
 def peer_layer_part(machine):
     if machine.rehearse:  # on a CPU the others are slow or not there
-        return peer_part(machine, "layer", 32, "tiny", "--experts", "eager", "grouped_mm")
-    return peer_part(machine, "layer", 32, "published")
+        return peer_part(machine, "layer", 26, "tiny", "--experts", "eager", "grouped_mm")
+    return peer_part(machine, "layer", 26, "published")
 
 
 def fastest_experts(machine):
@@ -173,14 +173,14 @@ def step_parts(machine):
     same of transformers."""
     layers, fitted = machine.most_layers(), []
     while layers and len(fitted) < 2:
-        part = whole_model(machine, f"olmoe_{layers}_layers", 38, layers, steps=12)
+        part = whole_model(machine, f"olmoe_{layers}_layers", 34, layers, 12)
         part.may_not_fit = True
         part.watch_memory = not machine.rehearse
         yield part
         if not gpu_report.ran_out_of_memory(machine.out / f"{part.name}.log"):
             fitted.append(layers)
         layers //= 2
-    yield peer_part(machine, "train", 50, "rehearsal" if machine.rehearse else "published",
+    yield peer_part(machine, "train", 42, "rehearsal" if machine.rehearse else "published",
                     "--experts", fastest_experts(machine), "--layers", *(fitted or [1]))
 
 
@@ -195,7 +195,7 @@ def profile_part(machine):
     """Kernels of a training step with one layer, by nsys or else by ncu, which runs them one by one. Rented machines
     often forbid ncu to read counters."""
     trace, steps = machine.out / "profile.csv", gpu_report.PROFILED_STEPS
-    part = whole_model(machine, "profile", 36, 1, steps)
+    part = whole_model(machine, "profile", 32, 1, steps)
     part.figures, part.needed = gpu_report.profile_of, False
     if machine.rehearse:
         part.missing = "there is no GPU"
@@ -216,7 +216,7 @@ def profile_part(machine):
 def all_parts(machine):
     """In order of need: does it work, how fast is it, what else is to be known."""
     yield machine_part(machine)
-    yield Part("doctor", 22, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
+    yield Part("doctor", 20, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
                               f"run.folder={machine.out}/doctor"])
     yield from test_parts(machine)
     yield from tiny_parts(machine)

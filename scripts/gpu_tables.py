@@ -60,15 +60,16 @@ def fastest_experts(rows, default):
 # Training steps
 
 def our_runs(results):
+    """Parts named olmoe_N_layers, and those named olmoe_ and what is special about them, which tell their layers."""
     for result in results:
-        match = re.fullmatch(r"olmoe_(\d+)_layers", result["name"])
+        match = re.fullmatch(r"olmoe_(?:(\d+)_layers|(\w+))", result["name"])
         if not match:
             continue
-        row = {"who": "ours", "state": OUR_STATE, "layers": int(match[1])}
+        row = {"who": f"ours, {match[2]}" if match[2] else "ours", "state": OUR_STATE}
         if result["status"] == "passed":
             yield row | result["figures"] | {"used_bytes": result.get("used_bytes")}
-        else:
-            yield row | {"cannot": result.get("reason", result["status"])}
+        elif match[1]:
+            yield row | {"layers": int(match[1]), "cannot": result.get("reason", result["status"])}
 
 
 def flops_at(runs, layers):
@@ -92,7 +93,7 @@ def with_mfu(row, flops, peak_tflop_per_s):
 
 
 def computed(runs):
-    """What runs of one contestant with few and many layers say of 16: computed, not measured. {} if they do not tell."""
+    """What runs of one contestant with few and many layers say of 16: computed, not measured; {} if unknown."""
     done = sorted((run for run in runs if "median_step_ms" in run), key=lambda run: run["layers"])
     if len(done) < 2 or done[0]["layers"] == done[-1]["layers"]:
         return {}
@@ -172,8 +173,8 @@ def step_markdown(table):
         return []
     whole = table[f"computed_for_{PUBLISHED_LAYERS}_layers"]
     lines = ["", "## Training steps of OLMoE-1B-7B with fewer layers", "",
-             f"MFU against {cell(table['peak_tflop_per_s'])} TFLOP/s, the data sheet's dense bf16; with causal and with "
-             f"full attention counted. A row of {PUBLISHED_LAYERS} layers is computed from the two others of its kind, "
+             f"MFU against {cell(table['peak_tflop_per_s'])} TFLOP/s, the data sheet's dense bf16; with causal and "
+             f"with full attention counted. A row of {PUBLISHED_LAYERS} layers is computed from the two others of its kind, "
              "not measured. State: what is kept between steps, fp32 as ours or all of it bf16. Memory: the peak of "
              "tensors, and of the whole GPU as nvidia-smi saw it.", ""]
     rows = [step_cells(row) for row in table["runs"]]

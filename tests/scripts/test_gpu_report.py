@@ -43,6 +43,9 @@ class Tables(unittest.TestCase):
         table = gpu_tables.step_table(results)
         self.assertEqual(table["computed_for_16_layers"], [])
         self.assertEqual([row.get("cannot") for row in table["runs"]], [None, "failed"])
+        graph = gpu_tables.step_table(results + [self.part("olmoe_graph", self.run_of(4, 100.0))])
+        self.assertEqual(([row["who"] for row in graph["runs"]], graph["computed_for_16_layers"]),
+                         (["ours", "ours", "ours, graph"], []))
         slower = [self.part(f"olmoe_{layers}_layers", self.run_of(layers, step_ms))
                   for layers, step_ms in ((8, 200.0), (4, 210.0))]
         self.assertEqual(gpu_tables.step_table(slower)["computed_for_16_layers"], [])
