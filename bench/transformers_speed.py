@@ -7,7 +7,7 @@
     bench/transformers_speed.py train --json FILE --layers N [N ...] [--experts grouped_mm] [--device cpu] [...]
         Training steps of OlmoeForCausalLM with so many layers: forward, backward, clipping, fused AdamW, on random
         tokens, without gradient checkpointing and torch.compile. Layers that do not fit are said to, and half of them
-        tried. Ours: olmoe-train with model.num_layers=N
+        tried until two runs fitted. Ours: olmoe-train with model.num_layers=N
 
 All in bf16 but for what `train` keeps between steps, of which it tries two kinds:
     bf16   weights, gradients and moments, 8 bytes a parameter. The fastest, and less than a long run should keep.
@@ -39,6 +39,7 @@ LAYER_WARMUP, LAYER_TIMED = 3, 15
 LONGEST_S = 1              # for one implementation and routing; a slow one is timed less often
 STEP_WARMUP, STEP_TIMED = 2, 6
 STATES = ("bf16", "fp32")
+OUT_OF_MEMORY = "out of memory"
 LR, BETAS, EPS, WEIGHT_DECAY, CLIP_NORM, BALANCE_WEIGHT = 4e-4, (0.9, 0.95), 1e-8, 0.1, 1.0, 0.01
 
 
@@ -143,7 +144,7 @@ def attempt(measure):
     try:
         return measure(), ""
     except torch.OutOfMemoryError:
-        return None, "out of memory"
+        return None, OUT_OF_MEMORY
     except (ImportError, RuntimeError, ValueError, KeyError, OSError) as error:  # of kernels that are not there
         return None, f"{type(error).__name__}: {error}".split("\n")[0]
 
@@ -299,15 +300,16 @@ def fastest_attention(shape, experts, device):
 def train_rows(shape, device, layer_counts, experts):
     attention = fastest_attention(shape, experts, device)
     for state in STATES:
-        wanted = sorted(set(layer_counts), reverse=True)
-        for layers in wanted:  # grows where layers do not fit
+        wanted, fitted, ran_out = sorted(set(layer_counts), reverse=True), 0, False
+        for layers in wanted:  # grows where layers do not fit: two runs say what a layer costs
             row = {"state": state, "layers": layers, "experts": experts, "attention": attention}
             device.forget()
             found, why_not = attempt(lambda: time_steps(shape, layers, state, experts, attention, device))
             yield row | (found or {"cannot": why_not})
-            half = layers // 2
-            if why_not == "out of memory" and half and half not in wanted:
-                wanted.append(half)
+            fitted += found is not None
+            ran_out |= why_not == OUT_OF_MEMORY
+            if ran_out and fitted < 2 and layers == wanted[-1] and layers > 1:
+                wanted.append(layers // 2)
 
 
 def main():

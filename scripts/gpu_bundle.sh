@@ -76,4 +76,4 @@ cp bench/transformers_speed.py "$bundle/bench/"
 
 size_mb=$(($(du -sk "$bundle" | cut -f 1) / 1000))
 [ "$size_mb" -lt $kMostMb ] || die "$bundle has $size_mb MB, and may have less than $kMostMb"
-note "$bundle: $size_mb MB; copy it to the machine with the GPU and run scripts/gpu_check.sh there"
+note "$bundle: $size_mb MB; copy it to the machine with the GPU and run its scripts/gpu_check.sh there"

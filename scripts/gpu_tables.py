@@ -174,8 +174,8 @@ def step_markdown(table):
     whole = table[f"computed_for_{PUBLISHED_LAYERS}_layers"]
     lines = ["", "## Training steps of OLMoE-1B-7B with fewer layers", "",
              f"MFU against {cell(table['peak_tflop_per_s'])} TFLOP/s, the data sheet's dense bf16; with causal and "
-             f"with full attention counted. A row of {PUBLISHED_LAYERS} layers is computed from the two others of its kind, "
-             "not measured. State: what is kept between steps, fp32 as ours or all of it bf16. Memory: the peak of "
+             f"with full attention counted. A row of {PUBLISHED_LAYERS} layers is computed from the two others of its "
+             "kind, not measured. State: what is kept between steps, fp32 as ours or all of it bf16. Memory: the peak of "
              "tensors, and of the whole GPU as nvidia-smi saw it.", ""]
     rows = [step_cells(row) for row in table["runs"]]
     for row in whole:
