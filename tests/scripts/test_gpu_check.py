@@ -10,6 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
@@ -178,6 +179,18 @@ class Parts(Temporary):
         missing = {part.name: part.missing for part in gpu_check.all_parts(machine)}
         for name in (*gpu_check.TESTS, "sanitizer_memcheck", "kernels_bench"):
             self.assertTrue(missing[name], name)
+
+    def test_kernels_are_listed_by_the_profiler_that_is_there(self):
+        for there, first in (({"nsys", "ncu"}, "nsys"), ({"ncu"}, "ncu"), (set(), "")):
+            with mock.patch.object(shutil, "which", lambda tool: tool if tool in there else None):
+                part = gpu_check.profile_part(self.machine())
+            self.assertEqual(bool(part.missing), not there)
+            self.assertFalse(part.needed)
+            if there:
+                program = part.command.index("olmoe-train")
+                self.assertIn("./env.sh", part.command[:program])
+                self.assertIn(first, part.command[:program])
+                self.assertIn(f"train.steps={gpu_report.PROFILED_STEPS}", part.command)
 
     def test_failures_and_limits(self):
         for command, status in ((["true"], "passed"), (["false"], "failed"), (["sleep", "5"], "timed out")):
