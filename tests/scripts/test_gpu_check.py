@@ -254,6 +254,14 @@ class OutOfMemory(Temporary):
         self.assertTrue(gpu_report.is_go([full, self.run_model(4, "true")], rehearse=False))
         self.assertEqual(self.run_model(8, "echo something else; exit 1")["status"], "failed")
 
+    def test_memory_in_use_is_the_most_that_was_seen(self):
+        (self.folder / "nvidia-smi").write_text("#!/bin/sh\nprintf '1000\\n3000\\n2000\\n'; exec sleep 60\n")
+        (self.folder / "nvidia-smi").chmod(0o755)
+        part = gpu_check.Part("part", 5, ["sleep", "0.5"], watch_memory=True)
+        with mock.patch.dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}"):
+            result = gpu_check.run(part, self.folder, 5)
+        self.assertEqual((result["status"], result["used_bytes"]), ("passed", 3000 << 20))
+
     def test_half_as_many_layers_are_tried(self):
         machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 8)
         (self.folder / "olmoe_8_layers.log").write_text("CUDA out of memory")
