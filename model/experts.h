@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
+#include "model/layers.h"
 #include "model/stage.h"
 
 namespace olmoe {
@@ -15,7 +16,7 @@ class Experts {
  public:
   Experts(const ModelConfig& config, std::string prefix);
   std::vector<Param> params();
-  at::Tensor forward(const at::Tensor& x_ND, const at::Tensor& scores_NK, const at::Tensor& ids_NK,
+  at::Tensor forward(const Normed& x, const at::Tensor& scores_NK, const at::Tensor& ids_NK,
                      const at::Tensor& residual_ND);
 
  private:

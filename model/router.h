@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
+#include "model/layers.h"
 #include "model/stage.h"
 
 namespace olmoe {
@@ -23,7 +24,7 @@ class Router {
   Router(const ModelConfig& config, std::string prefix);
   std::vector<Param> params();
   /// Chooses experts, or follows `routing` where it is already written (recompute never routes again).
-  RouterOut forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing);
+  RouterOut forward(const Normed& x, int64_t sequences, Routing& routing, Keep keep);
 
  private:
   const ModelConfig& config_;

@@ -25,6 +25,10 @@ struct Param {
 
 enum class Phase { train, recompute, eval };
 
+/// What the graph of a stage holds for its backward: all that it needs, or the least, from which the rest (norms, rotated
+/// queries and keys, router probabilities) is computed again by the same kernels.
+enum class Keep { all, least };
+
 /// The choice of experts of one stage and micro-batch. Written by the first forward, only read afterwards.
 struct Routing {
   at::Tensor ids_NK;  ///< int32
@@ -34,6 +38,7 @@ struct StageContext {
   const Batch& batch;
   Phase phase;
   Routing& routing;
+  Keep keep = Keep::all;
 };
 
 struct StageOut {

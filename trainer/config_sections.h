@@ -12,7 +12,7 @@ namespace olmoe {
 enum class ComputeDtype { float32, bfloat16, float64 };
 enum class DeviceKind { cpu, cuda };
 enum class Transport { nccl, staged };
-enum class Recompute { none, full };
+enum class Recompute { none, selective, full };
 enum class ScheduleKind { cosine, linear, constant };
 
 template <>
@@ -29,7 +29,7 @@ struct EnumNames<Transport> {
 };
 template <>
 struct EnumNames<Recompute> {
-  static constexpr std::array names{"none", "full"};
+  static constexpr std::array names{"none", "selective", "full"};
 };
 template <>
 struct EnumNames<ScheduleKind> {
@@ -65,7 +65,9 @@ struct TrainConfig {
     v("device", device, "where tensors live");
     v("micro_batch_size", micro_batch_size, "sequences of one pass of one rank");
     v("global_batch_size", global_batch_size, "sequences of one optimizer step, all ranks together");
-    v("recompute", recompute, "full: keep only the input of each stage and its routing for the backward");
+    v("recompute", recompute,
+      "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of each "
+      "stage and its routing");
     v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
   }
 };

@@ -43,6 +43,7 @@ class StageRunner {
     int64_t num_moe_layers;  ///< rows of the counts; 0 for a dense model
     int64_t num_experts;
     bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
+    Keep keep = Keep::all;  ///< of graphs that wait for their backward while other stages run
   };
   StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options);
 

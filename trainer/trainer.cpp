@@ -42,7 +42,8 @@ StageRunner::Options runner_options(const Config& config) {
           .recompute = config.train.recompute == Recompute::full,
           .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
           .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0,
-          .overlap = config.parallel.overlap};
+          .overlap = config.parallel.overlap,
+          .keep = config.train.recompute == Recompute::selective ? Keep::least : Keep::all};
 }
 
 /// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.

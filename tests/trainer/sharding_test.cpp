@@ -68,7 +68,7 @@ TEST_CASE("in float64 every layout gives losses, gradients and weights of the ru
 
   for (const auto& [replicate, shard] : kLayouts)
     for (int64_t zero_stage : {2, 3})
-      for (auto recompute : {Recompute::none, Recompute::full}) {
+      for (auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
         INFO(fmt::format("replicate {} x shard {}, ZeRO-{}, recompute {}", replicate, shard,
                          zero_stage, enum_name(recompute)));
         TempFolder folder;
