@@ -36,6 +36,11 @@ struct EnumNames<ScheduleKind> {
   static constexpr std::array names{"cosine", "linear", "constant"};
 };
 
+/// Bytes of one value.
+constexpr int64_t element_bytes(ComputeDtype dtype) {
+  return dtype == ComputeDtype::bfloat16 ? 2 : dtype == ComputeDtype::float32 ? 4 : 8;
+}
+
 struct RunConfig {
   std::string folder;
   int64_t seed = 6198;

@@ -21,6 +21,7 @@
 #include "trainer/environment.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
+#include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
 
 namespace olmoe {
@@ -208,7 +209,8 @@ StepMetrics Trainer::train_step() {
           .max_expert_load = numbers[4],
           .grad_norm = numbers[3],
           .lr = lr,
-          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s()};
+          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),
+          .peak_memory_bytes = tensor_memory::peak_bytes(totals.losses_3.device())};
 }
 
 void Trainer::evaluate() { metrics_->write(step_, evaluator_.evaluate(*runner_, mesh_.world())); }

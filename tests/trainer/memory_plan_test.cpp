@@ -10,17 +10,6 @@ namespace {
 using namespace olmoe;
 using namespace olmoe::test;
 
-/// Sizes whose units need no alignment padding on two ranks: the plan counts none.
-Config even_run() {
-  auto config = tiny_run("unused");
-  config.model.vocab_size = 64;
-  config.model.d_model = 256;
-  config.model.num_kv_heads = 4;
-  config.model.num_experts = 4;
-  config.model.expert_width = 64;
-  return config;
-}
-
 /// Bytes of the distinct buffers behind some tensors, without those that are a unit's own shard or
 /// gradient.
 int64_t shared_bytes(StageRunner& runner,
@@ -65,7 +54,7 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
                               Dtype{ComputeDtype::float64, at::kDouble});
   const MeshShape shape =
       GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 1, 1}, MeshShape{2, 2, 1});
-  auto config = even_run();
+  auto config = tiny_run("unused");  // of sizes that need padding everywhere
   config.train.compute_dtype = dtype.config;
   config.parallel.zero_stage = GENERATE(2, 3);
   std::vector<MemoryPlan> plans(static_cast<size_t>(shape.replicate * shape.shard));
@@ -89,7 +78,8 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
 TEST_CASE("a rank of 256 of OLMoE-1B-7B keeps a 256th of the trained state") {
   const auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", {});
   const auto plan = plan_memory(config, {1, 256, 1});
-  CHECK(plan.weights == 6'919'161'856 / 256 * 4);
+  CHECK(plan.weights >= 6'919'161'856 / 256 * 4);
+  CHECK(static_cast<double>(plan.weights) == Approx(6'919'161'856. / 256 * 4).epsilon(1e-3));  // padding
   CHECK(plan.gradients == plan.weights);
   CHECK(plan.moments == 2 * plan.weights);
 }
