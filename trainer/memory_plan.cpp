@@ -118,13 +118,15 @@ MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
 }
 
 std::string describe(const MemoryPlan& plan) {
-  auto size = [](int64_t bytes) {
-    const double mib = static_cast<double>(bytes) / (1 << 20);
-    return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
-  };
   std::string sum;
-  for (const auto& kind : plan.kinds()) sum += fmt::format("{}{} {}", sum.empty() ? "" : " + ", kind.name, size(kind.size_bytes));
-  return fmt::format("{} = {}; most at the {}", size(plan.total()), sum, plan.fullest);
+  for (const auto& kind : plan.kinds())
+    sum += fmt::format("{}{} {}", sum.empty() ? "" : " + ", kind.name, describe_size(kind.size_bytes));
+  return fmt::format("{} = {}; most at the {}", describe_size(plan.total()), sum, plan.fullest);
+}
+
+std::string describe_size(int64_t size_bytes) {
+  const double mib = static_cast<double>(size_bytes) / (1 << 20);
+  return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
 }
 
 }  // namespace olmoe

@@ -32,7 +32,9 @@ struct MemoryPlan {
   int64_t total() const;
 };
 MemoryPlan plan_memory(const Config& config, MeshShape mesh);
-/// The plan as a line for people, in MiB or GiB.
+/// The plan as a line for people.
 std::string describe(const MemoryPlan& plan);
+/// Bytes in MiB, or GiB where they make one.
+std::string describe_size(int64_t size_bytes);
 
 }  // namespace olmoe

@@ -5,6 +5,7 @@
 
 #include "core/files.h"
 #include "core/log.h"
+#include "trainer/memory_plan.h"
 
 namespace olmoe {
 namespace {
@@ -19,10 +20,6 @@ std::string count(int64_t n) {
   if (n >= 10'000'000'000) return fmt::format("{:.1f}B", static_cast<double>(n) / 1e9);
   if (n >= 10'000'000) return fmt::format("{:.1f}M", static_cast<double>(n) / 1e6);
   return n >= 10'000 ? fmt::format("{:.1f}k", static_cast<double>(n) / 1e3) : fmt::format("{}", n);
-}
-
-std::string memory(std::optional<int64_t> peak_bytes) {
-  return peak_bytes ? fmt::format("  mem {:.2f} GiB", static_cast<double>(*peak_bytes) / (1 << 30)) : "";
 }
 
 /// Renames a file that holds a whole line: a run that never came to its first step leaves none.
@@ -65,7 +62,7 @@ void MetricsLog::write(const StepMetrics& m) {
   if (m.step % console_every_ != 0 && m.step != train_steps_) return;
   log::info("step {}/{}  tokens {}  loss {:.4f}  lb {:.3f}  z {:.3f}  grad {:.3f}  lr {:.2e}  {} tok/s{}  eta {}", m.step,
             train_steps_, count(m.tokens), m.loss, m.load_balancing_loss, m.router_z_loss, m.grad_norm, m.lr,
-            count(std::llround(m.tokens_per_s)), memory(m.peak_memory_bytes),
+            count(std::llround(m.tokens_per_s)), m.peak_memory_bytes ? "  mem " + describe_size(*m.peak_memory_bytes) : "",
             duration(static_cast<double>(train_steps_ - m.step) * seconds_per_step_));
 }
 

@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "model/flops.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
 
@@ -73,6 +74,34 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
     CHECK(plan.gathered_weights == planned.gathered_weights);
     CHECK(plan.full_gradients == planned.full_gradients);
   }
+}
+
+TEST_CASE("the plan cuts experts over expert x expert_shard, and with ZeRO-1 keeps every full gradient") {
+  auto config = tiny_run("unused");
+  auto& model = config.model;
+  model.vocab_size = model.d_model = 128;  // blocks are larger than embedding and head
+  model.num_kv_heads = 4;
+  model.num_experts = 4;
+  model.expert_width = 64;
+  config.train.compute_dtype = ComputeDtype::float32;
+  constexpr int64_t kExperts = 4 * 3 * 64 * 128;  // elements of a block
+  const auto together = plan_memory(config, {1, 4, 1}), apart = plan_memory(config, {1, 4, 4}),
+             half = plan_memory(config, {1, 4, 2});
+  for (const auto& plan : {apart, half}) {  // a rank trains as much either way
+    CHECK(plan.weights == together.weights);
+    CHECK(plan.moments == together.moments);
+  }
+  // A rank with a fourth of the experts computes from its own copy, one with half of them gathers that half, twice.
+  CHECK(together.gathered_weights - apart.gathered_weights == 2 * kExperts * 4);
+  CHECK(together.gathered_weights - half.gathered_weights == 2 * kExperts / 2 * 4);
+  CHECK(together.full_gradients - half.full_gradients == 2 * kExperts / 2 * 4);
+
+  config.parallel.zero_stage = 1;
+  const auto resident = plan_memory(config, {1, 4, 1});
+  const int64_t all = count_parameters(model).total * 4, padding = resident.full_gradients - all;
+  CHECK(padding >= 0);
+  CHECK(padding < 8 * 4 * 128 * 4);  // units x ranks x 128 elements
+  CHECK(resident.gathered_weights == resident.full_gradients);
 }
 
 TEST_CASE("a rank of 256 of OLMoE-1B-7B keeps a 256th of the trained state") {
