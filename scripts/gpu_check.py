@@ -5,14 +5,14 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import gpu_report
 
 MOST_SECONDS = 540
 PATIENCE = 4  # a rehearsal's limits are so many times longer: its machine may be busy with something else
-TESTS = {"kernels_tests": 80, "parallel_tests": 25, "trainer_tests": 40}
+TESTS = {"kernels_tests": 70, "parallel_tests": 25, "trainer_tests": 45}
 KNOWN_GPUS = ("a100", "b200", "h100", "h200")  # of --dry-run --gpu
 GB_PER_LAYER, GB_BESIDE = 9, 12  # trained state and activations of a block of OLMoE-1B-7B; of all that is not a block
 NO_FILES = ["checkpoint.every_steps=0", "checkpoint.save_last=false", "evaluation.paths=[]", "log.every_steps=1"]
@@ -85,10 +85,12 @@ def test_parts(machine):
         if not missing and not shutil.which("compute-sanitizer"):
             missing = "there is no compute-sanitizer on the path"
         checker = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-        yield Part(f"sanitizer_{tool}", 55, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing)
+        yield Part(f"sanitizer_{tool}", 50, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing)
 
 
 def train(machine, name, limit_s, config, *overrides):
+    if f"train.device={machine.device}" in overrides and not machine.rehearse:
+        overrides += ("log.host_syncs=true",)
     return Part(name, limit_s, [*machine.env, "olmoe-train", f"configs/{config}.yaml", *overrides, *NO_FILES,
                                 f"run.folder={machine.out}/{name}"], figures=gpu_report.steps_of)
 
@@ -109,18 +111,27 @@ def benchmark_part(machine):
     listed = machine.listed("kernels_bench", "--benchmark_list_tests", f"--benchmark_filter={pattern}")
     missing = "" if pattern in listed else f"the bundle has no benchmark of kernels_bench named {pattern}"
     quick = ["--benchmark_min_time=0.01"] if machine.rehearse else []
-    return Part("kernels_bench", 45, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
+    return Part("kernels_bench", 40, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
                                       f"--benchmark_out={machine.out}/kernels_bench.json", *quick], missing,
                 gpu_report.benchmarks_of)
 
 
 def layer_parts(machine):
-    """OLMoE-1B-7B with fewer layers, on generated tokens, twice: the difference is what a layer costs."""
+    """OLMoE-1B-7B with fewer layers, on generated tokens, twice: the difference is what a layer costs. And as a CUDA graph."""
     most = machine.most_layers()
+
+    def part(name, layers, *overrides):
+        return train(machine, name, 45, "olmoe-1b-7b", f"train.device={machine.device}", f"model.num_layers={layers}",
+                     "parallel.shard=1", "parallel.zero_stage=2", "train.steps=12", "train.global_batch_size=4",
+                     *GENERATED_TOKENS, *(SMALL if machine.rehearse else []), *overrides)
+
     for layers in (most, most // 2):
-        yield train(machine, f"olmoe_{layers}_layers", 50, "olmoe-1b-7b", f"train.device={machine.device}",
-                    f"model.num_layers={layers}", "parallel.shard=1", "parallel.zero_stage=2", "train.steps=12",
-                    "train.global_batch_size=4", *GENERATED_TOKENS, *(SMALL if machine.rehearse else []))
+        yield part(f"olmoe_{layers}_layers", layers)
+    missing = "there is no GPU" if machine.rehearse else ""
+    yield replace(part("olmoe_graph", most // 2, "train.cuda_graph=true"), limit_s=36, missing=missing)
+    runs = [machine.out / "olmoe_graph", machine.out / f"olmoe_{most // 2}_layers"]
+    yield Part("graph_against_no_graph", 5, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",
+                                             "--tolerance", "0"], missing)
 
 
 def prediction_part(machine):
@@ -131,7 +142,7 @@ def prediction_part(machine):
 
 def all_parts(machine):
     yield machine_part(machine)
-    yield Part("doctor", 35, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
+    yield Part("doctor", 30, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
                               f"run.folder={machine.out}/doctor"])
     yield from test_parts(machine)
     yield from tiny_parts(machine)

@@ -56,6 +56,14 @@ std::vector<std::string> validate(const Config& config) {
   require(parallel.expert <= 1, fmt::format("parallel.expert: {} is not supported yet, use 1", parallel.expert));
   require(parallel.zero_stage == 2 || parallel.zero_stage == 3,
           fmt::format("parallel.zero_stage: {} is not supported, use 2 or 3", parallel.zero_stage));
+  const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;
+  require(!config.train.cuda_graph || over_nccl,
+          "train.cuda_graph: needs train.device=cuda and parallel.transport=nccl: nothing else records a step");
+  require(!config.train.cuda_graph || parallel.expert <= 1,
+          "train.cuda_graph: not with parallel.expert > 1, whose ranks wait for the counts of rows that they exchange");
+  require(!parallel.registered_memory || over_nccl,
+          "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, with which it is registered");
+  require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
   return problems;
 }
 

@@ -56,6 +56,7 @@ struct TrainConfig {
   int64_t micro_batch_size = 4;
   int64_t global_batch_size = 1024;
   Recompute recompute = Recompute::none;
+  bool cuda_graph = false;
   std::string init_from;
 
   template <class V>
@@ -66,6 +67,7 @@ struct TrainConfig {
     v("micro_batch_size", micro_batch_size, "sequences of one pass of one rank");
     v("global_batch_size", global_batch_size, "sequences of one optimizer step, all ranks together");
     v("recompute", recompute, "full: keep only the input of each stage and its routing for the backward");
+    v("cuda_graph", cuda_graph, "on GPUs over NCCL, replay a step as one CUDA graph from the third on");
     v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
   }
 };
@@ -130,6 +132,7 @@ struct ParallelConfig {
   int64_t zero_stage = 3;
   bool overlap = true;
   Transport transport = Transport::nccl;
+  bool registered_memory = false;
 
   template <class V>
   void fields(V& v) {
@@ -138,6 +141,7 @@ struct ParallelConfig {
     v("expert", expert, "ranks that share the experts of a layer");
     v("zero_stage", zero_stage, "3: weights are gathered stage by stage; 2: once a step, and stay");
     v("overlap", overlap, "on GPUs, gather the next stage and reduce the last one while a stage computes");
+    v("registered_memory", registered_memory, "register gathered weights and full gradients with NCCL");
     v("transport", transport, "between GPUs; staged: through host memory, slowly, so that ranks may share a GPU");
   }
 };
@@ -157,10 +161,12 @@ struct EvaluationConfig {
 
 struct LogConfig {
   int64_t every_steps = 10;
+  bool host_syncs = false;
 
   template <class V>
   void fields(V& v) {
     v("every_steps", every_steps, "steps between console lines (metrics.jsonl has every step)");
+    v("host_syncs", host_syncs, "on GPUs, count in metrics.jsonl how often LibTorch made the host wait within a step");
   }
 };
 

@@ -44,16 +44,18 @@ MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step,
 
 void MetricsLog::write(const StepMetrics& m) {
   if (!file_) return;
-  file_->write(JsonLine()
-                   .add("step", m.step)
-                   .add("tokens", m.tokens)
-                   .add("loss", m.loss)
-                   .add("load_balancing_loss", m.load_balancing_loss)
-                   .add("router_z_loss", m.router_z_loss)
-                   .add("max_expert_load", m.max_expert_load)
-                   .add("grad_norm", m.grad_norm)
-                   .add("lr", m.lr)
-                   .add("tokens_per_s", m.tokens_per_s));
+  JsonLine line;
+  line.add("step", m.step)
+      .add("tokens", m.tokens)
+      .add("loss", m.loss)
+      .add("load_balancing_loss", m.load_balancing_loss)
+      .add("router_z_loss", m.router_z_loss)
+      .add("max_expert_load", m.max_expert_load)
+      .add("grad_norm", m.grad_norm)
+      .add("lr", m.lr)
+      .add("tokens_per_s", m.tokens_per_s);
+  if (m.host_syncs) line.add("host_syncs", *m.host_syncs);
+  file_->write(line);
   const double step_s = m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;
   seconds_per_step_ = seconds_per_step_ > 0 ? 0.95 * seconds_per_step_ + 0.05 * step_s : step_s;
   if (m.step % console_every_ != 0 && m.step != train_steps_) return;

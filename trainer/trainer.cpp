@@ -12,6 +12,8 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "core/stopwatch.h"
+#include "kernels/cuda_device.h"
+#include "kernels/cuda_graph.h"
 #include "model/hf_checkpoint.h"
 #include "model/init.h"
 #include "model/transformer.h"
@@ -42,13 +44,12 @@ StageRunner::Options runner_options(const Config& config) {
           .recompute = config.train.recompute == Recompute::full,
           .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
           .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0,
+          .registered_memory = config.parallel.registered_memory,
           .overlap = config.parallel.overlap};
 }
 
-/// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.
-at::Tensor max_expert_load(const at::Tensor& counts_LE) {
-  if (counts_LE.numel() == 0) return at::zeros({}, counts_LE.options());
-  return (counts_LE.amax(1) / counts_LE.mean(1)).max();
+std::unique_ptr<kernels::Recorder> recorder_of(const TrainConfig& config) {
+  return config.cuda_graph ? kernels::cuda::make_graph_recorder(device_of_rank(config.device)) : nullptr;
 }
 
 namespace fs = std::filesystem;
@@ -102,6 +103,9 @@ Trainer::Trainer(const Config& config, Communicator& world)
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
   runner_ = std::make_unique<StageRunner>(make_stages(config_.model), mesh_, runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
+  const int64_t sequences = plan_.global_batch, targets = sequences * (config_.data.sequence_length - 1);
+  device_step_.emplace(*runner_, *optimizer_, mesh_, DeviceStep::Size{plan_.rounds(), sequences, targets},
+                       recorder_of(config_.train));
   start_or_resume();
   const bool writes = world.rank() == 0;
   if (writes) write_text_atomic(config_.run.folder + "/config.yaml", write_config(config_));
@@ -173,26 +177,13 @@ ExitCode Trainer::run() {
 
 StepMetrics Trainer::train_step() {
   const Stopwatch watch;
-  const int64_t sequence_length = config_.data.sequence_length, sequences = config_.train.global_batch_size;
-  const auto targets = static_cast<double>(sequences * (sequence_length - 1));
-  runner_->reset_totals();
-  for (int64_t round = 0; round < plan_.rounds(); ++round) {
-    const auto batch = loader_->next();
-    const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(sequences);
-    runner_->train_pass(batch, {.per_target = 1.0 / targets, .aux_share = share});
-  }
-  runner_->reduce_replicas();
-  const auto grad_norm = optimizer_->grad_norm(mesh_.shard());
-  mesh_.replicate().broadcast(grad_norm, 0);  // NCCL may sum in another order there, and all must clip alike
-  auto totals = runner_->totals();
-  mesh_.world().all_reduce(totals.losses_3);
-  mesh_.world().all_reduce(totals.counts_LE);
-  // The device decides by itself whether to update; the host asks once a step, and only then learns of it.
+  std::optional<kernels::cuda::HostSyncCounter> host_syncs;
+  if (config_.log.host_syncs) host_syncs.emplace();
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
-  optimizer_->step(step_ + 1, lr, grad_norm + 0 * totals.losses_3[0]);
-  const auto read = fetch(at::cat({totals.losses_3, grad_norm, max_expert_load(totals.counts_LE).view(1)}), mesh_.world());
+  const auto read = fetch(device_step_->run([this] { return loader_->next(); }, step_ + 1, lr), mesh_.world());
   const double* const numbers = read.const_data_ptr<double>();
-  const double loss = numbers[0] / targets;
+  const int64_t sequences = config_.train.global_batch_size, sequence_length = config_.data.sequence_length;
+  const double loss = numbers[0] / static_cast<double>(sequences * (sequence_length - 1));
   if (!std::isfinite(loss) || !std::isfinite(numbers[3]))
     throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved",
                             step_ + 1, loss, numbers[3]),
@@ -207,7 +198,8 @@ StepMetrics Trainer::train_step() {
           .max_expert_load = numbers[4],
           .grad_norm = numbers[3],
           .lr = lr,
-          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s()};
+          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),
+          .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt};
 }
 
 void Trainer::evaluate() { metrics_->write(step_, evaluator_.evaluate(*runner_, mesh_.world())); }
@@ -221,7 +213,7 @@ void Trainer::save() {
   manifest.tokens = manifest.sequences * config_.data.sequence_length;
   manifest.config = write_config(config_);
   manifest.data_fingerprint = source_->fingerprint();
-  manifest.made_by = describe_environment();
+  manifest.made_by = describe_environment(device_of_rank(config_.train.device));
   manifest.made_by["mesh"] = mesh_.describe();
   checkpointer_.save(std::move(manifest), optimizer_->state());
   saved_step_ = step_;
