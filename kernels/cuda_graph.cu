@@ -6,6 +6,8 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 
+#include <mutex>
+
 #include "core/error.h"
 
 namespace olmoe::kernels::cuda {
@@ -26,6 +28,7 @@ class GraphRecorder final : public Recorder {
 
   void record(const std::function<void()>& work) override {
     ENSURE(!recorded_, "a graph is recorded once");
+    const std::lock_guard one_at_a_time(mutex());
     // A graph has a pool of memory of its own: what the rehearsals needed would lie idle beside it.
     c10::cuda::device_synchronize();
     c10::cuda::CUDACachingAllocator::emptyCache();
@@ -39,6 +42,12 @@ class GraphRecorder final : public Recorder {
   }
 
  private:
+  /// LibTorch's allocator is the whole process's, and gives no memory back while any thread records.
+  static std::mutex& mutex() {
+    static std::mutex only_one;
+    return only_one;
+  }
+
   /// The caller's own stream may be the default one, which cannot be captured.
   void beside_caller(const std::function<void()>& work) const {
     const auto caller = c10::cuda::getCurrentCUDAStream(stream_.device_index());

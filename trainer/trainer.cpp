@@ -48,6 +48,14 @@ StageRunner::Options runner_options(const Config& config) {
           .overlap = config.parallel.overlap};
 }
 
+DataLoader::Plan make_plan(const Config& config, const Communicator& world) {
+  const auto& train = config.train;
+  DataLoader::Plan plan{train.global_batch_size, train.micro_batch_size, world.rank(), world.size(), config.data.prefetch};
+  // A graph takes all batches of a step at its start.
+  if (train.cuda_graph) plan.prefetch = std::max(plan.prefetch, plan.rounds());
+  return plan;
+}
+
 std::unique_ptr<kernels::Recorder> recorder_of(const TrainConfig& config) {
   return config.cuda_graph ? kernels::cuda::make_graph_recorder(device_of_rank(config.device)) : nullptr;
 }
@@ -96,8 +104,7 @@ Trainer::Trainer(const Config& config, Communicator& world)
     : config_(check_run_folder(config, world)),
       mesh_(world, mesh_shape(config.parallel, world.size())),
       source_(make_source(config_, world)),
-      plan_{config_.train.global_batch_size, config_.train.micro_batch_size, world.rank(), world.size(),
-            config_.data.prefetch},
+      plan_(make_plan(config_, world)),
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
