@@ -4,6 +4,8 @@
 // compare minima.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/_grouped_mm.h>
@@ -212,6 +214,59 @@ void cross_entropy_both(benchmark::State& state) {
   set_flops(state, 8.0 * s.T() * s.D() * s.V);
 }
 
+/// The experts of a layer as the model computes them; moe_layer_cuda.cpp has them at the published
+/// size. `skew` as there: logits that fall from expert to expert.
+struct MoeLayer {
+  explicit MoeLayer(const benchmark::State& state)
+      : s(shape(state)),
+        x_TD(normal({s.T(), s.D()}, dtype(state))),
+        gate_up_E2FD(normal({s.E, 2 * s.F, s.D()}, dtype(state))),
+        down_EDF(normal({s.E, s.D(), s.F}, dtype(state))),
+        dgate_up_E2FD(at::zeros(gate_up_E2FD.sizes())),
+        ddown_EDF(at::zeros(down_EDF.sizes())) {
+    const double skew = 0.03 * static_cast<double>(state.range(2));
+    routed = route(normal({s.T(), s.E}, at::kFloat) - at::arange(s.E) * skew, s.K, 1, false, {});
+  }
+  at::Tensor forward() {
+    order = sort_by_expert(routed.ids_TK, s.E);
+    scores_R = to_rows(routed.scores_TK, order);
+    z_R2F = grouped_gemm(gather_rows(x_TD, order), gate_up_E2FD, order.offsets_E);
+    return combine_rows(grouped_gemm(swiglu(z_R2F, scores_R), down_EDF, order.offsets_E), order, {});
+  }
+  /// The output's gradient is x: any values will do.
+  at::Tensor backward() {
+    const auto dy_RD = gather_rows(x_TD, order);
+    const auto d = swiglu_backward(grouped_gemm_input_grad(dy_RD, down_EDF, order.offsets_E), z_R2F, scores_R);
+    grouped_gemm_weight_grad(dy_RD, d.h_RF, order.offsets_E, ddown_EDF);
+    grouped_gemm_weight_grad(d.dz_R2F, gather_rows(x_TD, order), order.offsets_E, dgate_up_E2FD);
+    benchmark::DoNotOptimize(to_assignments(d.dscore_R, order));
+    return combine_rows(grouped_gemm_input_grad(d.dz_R2F, gate_up_E2FD, order.offsets_E), order, {});
+  }
+  /// Of the forward's products; the backward has twice as many.
+  double flops() const { return 6.0 * s.R() * s.D() * s.F; }
+  /// Rows of the busiest expert over the mean.
+  double busiest() const { return routed.counts_GE.max().item<int64_t>() * static_cast<double>(s.E) / s.R(); }
+
+  const Shape& s;
+  at::Tensor x_TD, gate_up_E2FD, down_EDF, dgate_up_E2FD, ddown_EDF, scores_R, z_R2F;
+  Router routed;
+  Permutation order;
+};
+
+void moe_layer_forward(benchmark::State& state) {
+  MoeLayer layer(state);
+  for (auto _ : state) benchmark::DoNotOptimize(layer.forward());
+  state.counters["busiest"] = layer.busiest();
+  set_flops(state, layer.flops());
+}
+void moe_layer_backward(benchmark::State& state) {
+  MoeLayer layer(state);
+  layer.forward();
+  for (auto _ : state) benchmark::DoNotOptimize(layer.backward());
+  state.counters["busiest"] = layer.busiest();
+  set_flops(state, 2 * layer.flops());
+}
+
 }  // namespace
 
 #define OLMOE_BENCHMARK(function)     \
@@ -237,6 +292,16 @@ OLMOE_BENCHMARK(norm_rotary_both);
 OLMOE_BENCHMARK(gather_and_combine);
 OLMOE_BENCHMARK(route_both);
 OLMOE_BENCHMARK(cross_entropy_both);
+
+#define OLMOE_LAYER_BENCHMARK(function)       \
+  BENCHMARK(function)                         \
+      ->ArgsProduct({{0, 1}, {0, 1}, {0, 1}}) \
+      ->ArgNames({"width", "bf16", "skew"})   \
+      ->UseRealTime()                         \
+      ->Unit(benchmark::kMillisecond)
+
+OLMOE_LAYER_BENCHMARK(moe_layer_forward);
+OLMOE_LAYER_BENCHMARK(moe_layer_backward);
 
 int main(int argc, char** argv) {
   // As the trainer does: freed blocks stay with the process, so that page faults are not what is

@@ -39,12 +39,12 @@ struct Layer {
         ddown(at::zeros({kE, kD, kF}, kBf16.dtype(at::kFloat))) {
     const auto fp32 = kBf16.dtype(at::kFloat);
     const auto logits_TE = at::empty({kT, kE}, fp32).normal_() - at::arange(kE, fp32) * (0.03 * static_cast<double>(skew));
-    const auto routed = route(logits_TE, kK, 1, false, {});
-    order = sort_by_expert(routed.ids_TK, kE);
-    scores_R = to_rows(routed.scores_TK, order);
+    routed = route(logits_TE, kK, 1, false, {});
     busiest = routed.counts_GE.max().item<int64_t>() / (static_cast<double>(kT * kK) / kE);
   }
   at::Tensor forward() {
+    order = sort_by_expert(routed.ids_TK, kE);
+    scores_R = to_rows(routed.scores_TK, order);
     z_R2F = grouped_gemm(gather_rows(x_TD, order), gate_up, order.offsets_E);
     return combine_rows(grouped_gemm(swiglu(z_R2F, scores_R), down, order.offsets_E), order, {});
   }
@@ -57,6 +57,7 @@ struct Layer {
   }
 
   at::Tensor x_TD, dy_TD, gate_up, down, dgate_up, ddown, scores_R, z_R2F;
+  Router routed;
   Permutation order;
   double busiest;  ///< rows of the busiest expert over the mean
 };

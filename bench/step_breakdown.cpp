@@ -69,7 +69,7 @@ class WholeStep {
       : batch_(random_batch(shape, model.vocab_size)),
         world_(make_single_communicator()),
         mesh_(*world_, {}),
-        runner_(make_stages(model), mesh_,
+        runner_(make_stages(model, mesh_), mesh_,
                 {dtype, at::kCPU, Residency::resident, /*recompute=*/false, model.num_layers,
                  model.num_experts}),
         optimizer_(runner_.units(), config_) {

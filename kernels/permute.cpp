@@ -36,6 +36,7 @@ void combine(const at::Tensor& y_RD, const int32_t* row_TK, int64_t K,
           for (int64_t j = 0; j < width; ++j) sum[j] = load(residual[j]);
         }
         for (int64_t k = 0; k < K; ++k) {
+          if (row_TK[t * K + k] < 0) continue;
           const T* const y = y_all + row_TK[t * K + k] * y_stride + first;
 #pragma omp simd
           for (int64_t j = 0; j < width; ++j) sum[j] += load(y[j]);
@@ -48,9 +49,8 @@ void combine(const at::Tensor& y_RD, const int32_t* row_TK, int64_t K,
   });
 }
 
-/// out[i] = values[index[i]], for any dtype that a kernel computes in.
+/// out[i] = values[index[i]], 0 where the index is negative, for any dtype that a kernel computes in.
 at::Tensor take(const at::Tensor& values, const at::Tensor& index, at::IntArrayRef sizes) {
-  ENSURE(values.numel() == index.numel(), "{} values for {} assignments", values.numel(), index.numel());
   ensure_together(values, index, "values by assignment");
   const at::Tensor dense = values.contiguous();
   at::Tensor out = at::empty(sizes, values.options());
@@ -60,7 +60,7 @@ at::Tensor take(const at::Tensor& values, const at::Tensor& index, at::IntArrayR
     const T* const in = dense.const_data_ptr<T>();
     T* const to = out.data_ptr<T>();
     for_rows(index.numel(), 1, [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) to[i] = in[from[i]];
+      for (int64_t i = begin; i < end; ++i) to[i] = from[i] < 0 ? T{} : in[from[i]];
     });
   });
   return out;
@@ -68,28 +68,29 @@ at::Tensor take(const at::Tensor& values, const at::Tensor& index, at::IntArrayR
 
 }  // namespace
 
-Permutation sort_by_expert(const at::Tensor& ids_TK, int64_t num_experts) {
+Permutation sort_by_expert(const at::Tensor& ids_TK, int64_t num_experts, std::optional<int64_t> rows) {
   ensure_dim(ids_TK, 2, "sort_by_expert: ids");
-  const int64_t R = ids_TK.numel();
-  ENSURE(R <= std::numeric_limits<int32_t>::max(), "{} routed rows do not fit int32", R);
+  const int64_t assignments = ids_TK.numel(), R = rows.value_or(assignments);
+  ENSURE(assignments <= std::numeric_limits<int32_t>::max(), "{} assignments do not fit int32", assignments);
+  ENSURE(R >= 0 && R <= assignments, "{} rows of {} assignments", R, assignments);
   const at::Tensor ids = ids_TK.contiguous();
   Permutation out{at::empty({R}, ids.options()), at::empty(ids.sizes(), ids.options()),
                   at::empty({num_experts}, ids.options())};
   if (ids.is_cuda()) return cuda::sort_by_expert(ids, out), out;
   const int32_t* const expert = ids.const_data_ptr<int32_t>();
-  std::vector<int32_t> next_row(num_experts + 1,
-                                0);  // counts first, then where each expert's rows go
-  for (int64_t i = 0; i < R; ++i) {
-    ENSURE(expert[i] >= 0 && expert[i] < num_experts, "expert {} of {}", expert[i], num_experts);
-    ++next_row[expert[i] + 1];
+  std::vector<int32_t> next_row(num_experts + 1, 0);  // counts first, then where each expert's rows go
+  const int64_t least = R == assignments ? 0 : -1;
+  for (int64_t i = 0; i < assignments; ++i) {
+    ENSURE(expert[i] >= least && expert[i] < num_experts, "expert {} of {}", expert[i], num_experts);
+    if (expert[i] >= 0) ++next_row[expert[i] + 1];
   }
   int32_t* const offsets = out.offsets_E.data_ptr<int32_t>();
   for (int64_t e = 0; e < num_experts; ++e) offsets[e] = next_row[e + 1] += next_row[e];
+  ENSURE(next_row[num_experts] == R, "{} assignments have an expert, {} rows were announced", next_row[num_experts], R);
   int32_t *const slot = out.slot_R.data_ptr<int32_t>(), *const row = out.row_TK.data_ptr<int32_t>();
-  for (int64_t i = 0; i < R; ++i) {
-    const int32_t r = next_row[expert[i]]++;
-    slot[r] = static_cast<int32_t>(i);
-    row[i] = r;
+  for (int64_t i = 0; i < assignments; ++i) {
+    row[i] = expert[i] < 0 ? -1 : next_row[expert[i]]++;
+    if (row[i] >= 0) slot[row[i]] = static_cast<int32_t>(i);
   }
   return out;
 }
@@ -119,7 +120,8 @@ at::Tensor combine_rows(const at::Tensor& y_RD, const Permutation& permutation,
   ensure_dim(y_RD, 2, "combine_rows: y");
   ensure_together(permutation.row_TK, y_RD, "combine_rows: the permutation");
   const int64_t T = permutation.row_TK.size(0), K = permutation.row_TK.size(1), D = y_RD.size(1);
-  ENSURE(y_RD.size(0) == T * K, "{} rows, but the permutation is of {}", y_RD.size(0), T * K);
+  ENSURE(y_RD.size(0) == permutation.slot_R.size(0), "{} rows, but the permutation is of {}", y_RD.size(0),
+         permutation.slot_R.size(0));
   at::Tensor residual;
   if (residual_TD.defined()) {
     ENSURE(residual_TD.sizes() == at::IntArrayRef({T, D}) &&
@@ -137,10 +139,13 @@ at::Tensor combine_rows(const at::Tensor& y_RD, const Permutation& permutation,
 }
 
 at::Tensor to_rows(const at::Tensor& v_TK, const Permutation& permutation) {
+  ENSURE(v_TK.numel() == permutation.row_TK.numel(), "{} values for {} assignments", v_TK.numel(),
+         permutation.row_TK.numel());
   return take(v_TK, permutation.slot_R, permutation.slot_R.sizes());
 }
 
 at::Tensor to_assignments(const at::Tensor& v_R, const Permutation& permutation) {
+  ENSURE(v_R.numel() == permutation.slot_R.numel(), "{} values for {} rows", v_R.numel(), permutation.slot_R.numel());
   return take(v_R, permutation.row_TK, permutation.row_TK.sizes());
 }
 

@@ -1,4 +1,5 @@
-// Shapes: T tokens, K experts for each, R = T*K routed rows sorted by expert (stable), D width, E experts, C chunks.
+// Shapes: T tokens, K experts for each, A = T*K assignments, R of them with a row, sorted by expert (stable), D width, E
+// experts, C chunks of assignments.
 #include <ATen/ops/empty.h>
 
 #include "kernels/cuda_kernels.h"
@@ -13,12 +14,12 @@ constexpr int kSortWarps = 4;  // few, as each has E counts in shared memory
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct SortOperands {
-  const int32_t* expert_R;
-  int64_t R;
+  const int32_t* expert_A;  ///< -1: no row
+  int64_t A, R;
   int32_t E;
   Chunks chunks;
   int32_t *count_CE, *rows_E;  ///< scratch: counts, then rows of the expert in earlier chunks; all rows of each expert
-  int32_t *slot_R, *row_R, *offsets_E;
+  int32_t *slot_R, *row_A, *offsets_E;
 };
 
 __device__ int64_t sort_chunk() { return static_cast<int64_t>(blockIdx.x) * kSortWarps + threadIdx.x / kWarp; }
@@ -28,15 +29,15 @@ __global__ void __launch_bounds__(kSortWarps* kWarp) count_rows(SortOperands s) 
   extern __shared__ int32_t counts[];
   int32_t* const count_E = counts + threadIdx.x / kWarp * s.E;
   const int32_t lane = threadIdx.x % kWarp;
-  const int64_t c = sort_chunk(), begin = c * s.chunks.rows, end = std::min(s.R, begin + s.chunks.rows);
+  const int64_t c = sort_chunk(), begin = c * s.chunks.rows, end = std::min(s.A, begin + s.chunks.rows);
   if (c >= s.chunks.count) return;
   for (int32_t e = lane; e < s.E; e += kWarp) count_E[e] = 0;
   __syncwarp();
 #pragma unroll 4
   for (int64_t i = begin + lane; i < end; i += kWarp) {
-    const int32_t expert = s.expert_R[i];
-    CUDA_KERNEL_ASSERT(expert >= 0 && expert < s.E);
-    atomicAdd(count_E + expert, 1);
+    const int32_t expert = s.expert_A[i];
+    CUDA_KERNEL_ASSERT(expert >= (s.R == s.A ? 0 : -1) && expert < s.E);
+    if (expert >= 0) atomicAdd(count_E + expert, 1);
   }
   __syncwarp();
   for (int32_t e = lane; e < s.E; e += kWarp) s.count_CE[c * s.E + e] = count_E[e];
@@ -82,13 +83,13 @@ __global__ void __launch_bounds__(kSortWarps* kWarp) place_rows(SortOperands s) 
   extern __shared__ int32_t next_rows[];
   int32_t* const next_E = next_rows + threadIdx.x / kWarp * s.E;
   const int32_t lane = threadIdx.x % kWarp;
-  const int64_t c = sort_chunk(), begin = c * s.chunks.rows, end = std::min(s.R, begin + s.chunks.rows);
+  const int64_t c = sort_chunk(), begin = c * s.chunks.rows, end = std::min(s.A, begin + s.chunks.rows);
   if (c >= s.chunks.count) return;
   find_next_rows(s, c, lane, next_E);
   for (int64_t tile = begin + lane; tile - lane < end; tile += kTileRows) {
     int32_t experts[kStepsPerTile];
 #pragma unroll
-    for (int j = 0; j < kStepsPerTile; ++j) experts[j] = tile + j * kWarp < end ? s.expert_R[tile + j * kWarp] : -1;
+    for (int j = 0; j < kStepsPerTile; ++j) experts[j] = tile + j * kWarp < end ? s.expert_A[tile + j * kWarp] : -1;
 #pragma unroll
     for (int j = 0; j < kStepsPerTile; ++j) {
       const int32_t expert = experts[j];
@@ -98,10 +99,12 @@ __global__ void __launch_bounds__(kSortWarps* kWarp) place_rows(SortOperands s) 
       __syncwarp();  // all have read what one of them moves on
       if (expert >= 0 && rank == 0) next_E[expert] = row + __popc(peers);
       __syncwarp();
-      if (expert < 0) continue;
       const int64_t i = tile + j * kWarp;
+      if (i >= end) continue;
+      s.row_A[i] = expert < 0 ? -1 : row;
+      if (expert < 0) continue;
+      CUDA_KERNEL_ASSERT(row < s.R);
       s.slot_R[row] = static_cast<int32_t>(i);
-      s.row_R[i] = row;
     }
   }
 }
@@ -143,6 +146,7 @@ __global__ void __launch_bounds__(kThreads) combine(CombineOperands<T> c) {
     }
 #pragma unroll 8
     for (int32_t k = 0; k < c.K; ++k) {
+      if (row_K[k] < 0) continue;
       const auto part = load_vector<N>(c.y + row_K[k] * c.y_stride + j);
 #pragma unroll
       for (int i = 0; i < N; ++i) sum[i] += load(part.values[i]);
@@ -158,26 +162,27 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     take_elements(const T* __restrict__ values, const int32_t* __restrict__ index, int64_t n, T* __restrict__ out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < n) out[i] = values[index[i]];
+  if (i < n) out[i] = index[i] < 0 ? T{} : values[index[i]];
 }
 
 }  // namespace
 
 void sort_by_expert(const at::Tensor& ids_TK, Permutation& out) {
-  const int64_t R = ids_TK.numel(), E = out.offsets_E.size(0);
+  const int64_t A = ids_TK.numel(), E = out.offsets_E.size(0);
   ENSURE(E <= 1024, "sort_by_expert: {} experts, but shared memory was laid out for 1024", E);
   if (E == 0) return;
-  const Chunks chunks = chunks_of(R);
+  const Chunks chunks = chunks_of(A);
   const at::Tensor counts_CE = at::empty({chunks.count, E}, ids_TK.options());
   const at::Tensor rows_E = at::empty({E}, ids_TK.options());
-  const SortOperands operands{.expert_R = ids_TK.const_data_ptr<int32_t>(),
-                              .R = R,
+  const SortOperands operands{.expert_A = ids_TK.const_data_ptr<int32_t>(),
+                              .A = A,
+                              .R = out.slot_R.size(0),
                               .E = static_cast<int32_t>(E),
                               .chunks = chunks,
                               .count_CE = counts_CE.data_ptr<int32_t>(),
                               .rows_E = rows_E.data_ptr<int32_t>(),
                               .slot_R = out.slot_R.data_ptr<int32_t>(),
-                              .row_R = out.row_TK.data_ptr<int32_t>(),
+                              .row_A = out.row_TK.data_ptr<int32_t>(),
                               .offsets_E = out.offsets_E.data_ptr<int32_t>()};
   const Launch launch(ids_TK);
   const unsigned blocks = blocks_for(chunks.count, kSortWarps);

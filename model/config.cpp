@@ -37,6 +37,8 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
   require(config.norm_eps > 0, fmt::format("norm_eps: {} must be positive", config.norm_eps));
   require(config.load_balancing_weight >= 0, "load_balancing_weight: must not be negative");
   require(config.router_z_weight >= 0, "router_z_weight: must not be negative");
+  require(!config.capacity_factor || (*config.capacity_factor > 0 && *config.capacity_factor <= 1 << 14),
+          "capacity_factor: must be positive and at most 16384, or null for dropless");
   require(config.init_std > 0, fmt::format("init_std: {} must be positive", config.init_std));
   require(config.init_cutoff > 0, fmt::format("init_cutoff: {} must be positive", config.init_cutoff));
   return problems;

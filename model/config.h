@@ -10,7 +10,7 @@
 namespace olmoe {
 
 enum class Ffn { moe, dense };
-enum class BalanceGranularity { micro_batch, sequence };
+enum class BalanceGranularity { micro_batch, sequence, global };
 enum class RouterDtype { float32, compute };
 
 template <>
@@ -19,7 +19,7 @@ struct EnumNames<Ffn> {
 };
 template <>
 struct EnumNames<BalanceGranularity> {
-  static constexpr std::array names{"micro_batch", "sequence"};
+  static constexpr std::array names{"micro_batch", "sequence", "global"};
 };
 template <>
 struct EnumNames<RouterDtype> {
@@ -47,6 +47,7 @@ struct ModelConfig {
   double load_balancing_weight = 0.01;
   BalanceGranularity load_balancing_granularity = BalanceGranularity::micro_batch;
   double router_z_weight = 0.001;
+  std::optional<double> capacity_factor;
   double init_std = 0.02;
   double init_cutoff = 3.0;
   int64_t loss_chunk = 1024;
@@ -70,8 +71,11 @@ struct ModelConfig {
     v("norm_eps", norm_eps, "epsilon of every RMSNorm");
     v("router_dtype", router_dtype, "dtype of the router's product; softmax is at least fp32 either way");
     v("load_balancing_weight", load_balancing_weight, "alpha: weight of the load-balancing loss");
-    v("load_balancing_granularity", load_balancing_granularity, "tokens over which balance is taken");
+    v("load_balancing_granularity", load_balancing_granularity,
+      "tokens over which balance is taken; global: those of one micro-batch of every rank");
     v("router_z_weight", router_z_weight, "beta: weight of mean(logsumexp^2) of the router logits");
+    v("capacity_factor", capacity_factor,
+      "an expert takes this times the mean number of assignments from a micro-batch and drops later ones; null: dropless");
     v("init_std", init_std, "standard deviation of initial weights (norm weights start at 1)");
     v("init_cutoff", init_cutoff, "initial weights are cut at this many standard deviations");
     v("loss_chunk", loss_chunk, "tokens whose logits exist at one time");

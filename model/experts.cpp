@@ -15,46 +15,53 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 struct ExpertsFunction : Function<ExpertsFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& scores_NK,
-                            const at::Tensor& ids_NK, const at::Tensor& gate_up, const at::Tensor& down,
-                            const at::Tensor& residual_ND) {
-    auto order = kernels::sort_by_expert(ids_NK, gate_up.size(0));
-    auto scores_R = kernels::to_rows(scores_NK, order);
-    auto z_R2F = kernels::grouped_gemm(kernels::gather_rows(x_ND, order), gate_up, order.offsets_E);
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_MD, const at::Tensor& scores_MK,
+                            const kernels::Permutation& order, const at::Tensor& gate_up, const at::Tensor& down,
+                            const std::optional<at::Tensor>& residual_MD) {
+    auto scores_R = kernels::to_rows(scores_MK, order);
+    auto z_R2F = kernels::grouped_gemm(kernels::gather_rows(x_MD, order), gate_up, order.offsets_E);
     auto y_RD = kernels::grouped_gemm(kernels::swiglu(z_R2F, scores_R), down, order.offsets_E);
-    ctx->save_for_backward({x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, gate_up, down});
-    return kernels::combine_rows(y_RD, order, residual_ND);
+    ctx->save_for_backward({x_MD, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, gate_up, down});
+    ctx->saved_data["residual"] = residual_MD.has_value();
+    return kernels::combine_rows(y_RD, order, residual_MD.value_or(at::Tensor()));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const auto &x_ND = saved[0], &z_R2F = saved[1], &gate_up = saved[6], &down = saved[7];
+    const auto &x_MD = saved[0], &z_R2F = saved[1], &gate_up = saved[6], &down = saved[7];
     const kernels::Permutation order{saved[3], saved[4], saved[5]};
-    auto dy_ND = grads[0].contiguous();
-    auto dy_RD = kernels::gather_rows(dy_ND, order);
+    auto dy_MD = grads[0].contiguous();
+    auto dy_RD = kernels::gather_rows(dy_MD, order);
     auto d = kernels::swiglu_backward(kernels::grouped_gemm_input_grad(dy_RD, down, order.offsets_E), z_R2F, saved[2]);
     kernels::grouped_gemm_weight_grad(dy_RD, d.h_RF, order.offsets_E, weight_grad(down));
-    kernels::grouped_gemm_weight_grad(d.dz_R2F, kernels::gather_rows(x_ND, order), order.offsets_E,
+    kernels::grouped_gemm_weight_grad(d.dz_R2F, kernels::gather_rows(x_MD, order), order.offsets_E,
                                       weight_grad(gate_up));
     auto dx_RD = kernels::grouped_gemm_input_grad(d.dz_R2F, gate_up, order.offsets_E);
-    return {kernels::combine_rows(dx_RD, order, {}), kernels::to_assignments(d.dscore_R, order), {}, {}, {}, dy_ND};
+    return {kernels::combine_rows(dx_RD, order, {}), kernels::to_assignments(d.dscore_R, order), {}, {}, {},
+            ctx->saved_data["residual"].toBool() ? dy_MD : at::Tensor()};
   }
 };
 
 }  // namespace
 
-Experts::Experts(const ModelConfig& config, std::string prefix) : config_(config), prefix_(std::move(prefix)) {}
+Experts::Experts(const ModelConfig& config, std::string prefix, const Communicator& group)
+    : config_(config),
+      prefix_(std::move(prefix)),
+      first_(config.num_experts / group.size() * group.rank()),
+      count_(config.num_experts / group.size()) {}
 
 std::vector<Param> Experts::params() {
-  const std::vector<int64_t> gate_up{config_.num_experts, 2 * config_.expert_width, config_.d_model};
-  const std::vector<int64_t> down{config_.num_experts, config_.d_model, config_.expert_width};
-  return {{prefix_ + ".gate_up.weight", gate_up, gate_up, 0, Axis::expert_shard, &gate_up_E2FD_},
-          {prefix_ + ".down.weight", down, down, 0, Axis::expert_shard, &down_EDF_}};
+  const int64_t D = config_.d_model, F = config_.expert_width;
+  const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot) {
+    return Param{prefix_ + name, {count_, outputs, inputs}, {config_.num_experts, outputs, inputs},
+                 first_ * outputs * inputs, Axis::expert_shard, slot};
+  };
+  return {param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_), param(".down.weight", D, F, &down_eDF_)};
 }
 
-at::Tensor Experts::forward(const at::Tensor& x_ND, const at::Tensor& scores_NK, const at::Tensor& ids_NK,
-                            const at::Tensor& residual_ND) {
-  return ExpertsFunction::apply(x_ND, scores_NK, ids_NK, gate_up_E2FD_, down_EDF_, residual_ND);
+at::Tensor Experts::forward(const at::Tensor& x_MD, const at::Tensor& scores_MK, const kernels::Permutation& rows,
+                            const std::optional<at::Tensor>& residual_MD) {
+  return ExpertsFunction::apply(x_MD, scores_MK, rows, gate_up_e2FD_, down_eDF_, residual_MD);
 }
 
 }  // namespace olmoe

@@ -1,28 +1,37 @@
-// Shapes: N tokens, K experts a token, R = N*K routed rows sorted by expert, E experts, D model width, F expert width.
+// Shapes: M tokens, K experts a token, R routed rows sorted by expert, E experts, e of them here, D model width, F expert
+// width.
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/permute.h"
 #include "model/config.h"
 #include "model/stage.h"
 
 namespace olmoe {
 
-/// The SwiGLU experts of a block, as stacked weights over contiguous rows:
-///   y_n = residual_n + sum over the chosen e of score * down_e(silu(gate_e x_n) * up_e x_n).
+/// The SwiGLU experts of a block that are on this rank, as stacked weights over contiguous rows:
+///   y_m = residual_m (where given) + sum over the chosen e of score * down_e(silu(gate_e x_m) * up_e x_m).
 /// The score is folded in at the activation, so nothing expanded is kept: the graph holds x, the pre-activation
 /// z_R2F, the scores and the row order (reference: SonicMoE, Megatron-Core 0.13).
 class Experts {
  public:
-  Experts(const ModelConfig& config, std::string prefix);
+  /// Ranks of `group` hold equal numbers of experts, in rank order.
+  Experts(const ModelConfig& config, std::string prefix, const Communicator& group);
   std::vector<Param> params();
-  at::Tensor forward(const at::Tensor& x_ND, const at::Tensor& scores_NK, const at::Tensor& ids_NK,
-                     const at::Tensor& residual_ND);
+  /// `rows` are assignments of the M tokens to the experts here.
+  at::Tensor forward(const at::Tensor& x_MD, const at::Tensor& scores_MK, const kernels::Permutation& rows,
+                     const std::optional<at::Tensor>& residual_MD = {});
 
  private:
   const ModelConfig& config_;
   std::string prefix_;
-  at::Tensor gate_up_E2FD_;  // rows of an expert: F of the gate, then F of up
-  at::Tensor down_EDF_;
+  int64_t first_, count_;  // experts [first, first + count) are here
+  at::Tensor gate_up_e2FD_;  // rows of an expert: F of the gate, then F of up
+  at::Tensor down_eDF_;
 };
 
 }  // namespace olmoe

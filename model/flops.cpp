@@ -9,8 +9,8 @@ namespace olmoe {
 
 ParameterCounts count_parameters(const ModelConfig& config) {
   ParameterCounts out{0, 0, config.vocab_size * config.d_model};
-  for (const auto& stage : make_stages(config))
-    for (const auto& param : stage->params()) {
+  for (const auto& params : list_params(config))
+    for (const auto& param : params) {
       const auto& shape = param.global_shape;
       const auto numel = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
       out.total += numel;

@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <functional>
+
 #include "kernels/grouped_gemm.h"
 #include "kernels/router.h"
 #include "model/layers.h"
@@ -17,6 +19,7 @@ struct RouteOptions {
   int64_t top_k, groups;
   bool renormalize, upcast;
   double balance_weight, z_weight;  // alpha / L, beta / L
+  std::function<at::Tensor(const at::Tensor& counts_GE)> balance_counts;  // of the balancing loss, from those of the groups
 };
 
 /// The losses of one layer and what their gradients need.
@@ -26,9 +29,9 @@ struct Losses {
   double dlse = 0;          // d z / d logsumexp, as a factor of logsumexp
 };
 
-Losses router_losses(const kernels::Router& routed, int64_t groups, int64_t top_k) {
+Losses router_losses(const kernels::Router& routed, const at::Tensor& balance_counts_GE) {
   const auto& probs_TE = routed.probs_TE;
-  const int64_t tokens = probs_TE.size(0), num_experts = probs_TE.size(1);
+  const int64_t tokens = probs_TE.size(0), num_experts = probs_TE.size(1), groups = balance_counts_GE.size(0);
   Losses out;
   if (tokens == 0) {
     out.balance = out.z = at::zeros({}, probs_TE.options().dtype(at::kDouble));
@@ -36,7 +39,8 @@ Losses router_losses(const kernels::Router& routed, int64_t groups, int64_t top_
     return out;
   }
   const auto group_tokens = static_cast<double>(tokens / groups);
-  auto share_GE = routed.counts_GE.to(at::kDouble) / (group_tokens * static_cast<double>(top_k));
+  const auto counts_GE = balance_counts_GE.to(at::kDouble);
+  auto share_GE = counts_GE / counts_GE.sum(1, /*keepdim=*/true);
   auto mean_prob_GE = probs_TE.unflatten(0, {groups, tokens / groups}).mean(1, false, at::kDouble);
   const auto scale = static_cast<double>(num_experts) / static_cast<double>(groups);
   out.balance = (share_GE * mean_prob_GE).sum() * scale;
@@ -57,9 +61,10 @@ struct RouteFunction : Function<RouteFunction> {
     auto logits_NE = kernels::gemm(operand(x_ND, options.upcast), operand(w_ED, options.upcast));
     auto routed = kernels::route(logits_NE, options.top_k, options.groups, options.renormalize,
                                  given_ids_NK.value_or(at::Tensor()));
-    auto losses = router_losses(routed, options.groups, options.top_k);
+    auto losses = router_losses(routed, options.balance_counts(routed.counts_GE));
     auto aux = losses.balance * options.balance_weight + losses.z * options.z_weight;
-    auto stats = at::cat({losses.balance.view(1), losses.z.view(1), routed.counts_GE.sum(0).to(at::kDouble)});
+    auto stats = at::cat({losses.balance.view(1), losses.z.view(1), at::zeros({1}, losses.z.options()),
+                          routed.counts_GE.sum(0).to(at::kDouble)});
 
     ctx->save_for_backward({x_ND, w_ED, routed.probs_TE, routed.lse_T, routed.ids_TK, routed.scores_TK,
                             routed.counts_GE, losses.dprobs_GE * options.balance_weight});
@@ -88,11 +93,23 @@ struct RouteFunction : Function<RouteFunction> {
 
 }  // namespace
 
-Router::Router(const ModelConfig& config, std::string prefix) : config_(config), prefix_(std::move(prefix)) {}
+Router::Router(const ModelConfig& config, std::string prefix, Communicator& data)
+    : config_(config), prefix_(std::move(prefix)), data_(data) {}
 
 std::vector<Param> Router::params() {
   const std::vector<int64_t> shape{config_.num_experts, config_.d_model};
   return {{prefix_ + ".weight", shape, shape, 0, Axis::shard, &w_ED_}};
+}
+
+at::Tensor Router::balance_counts(const at::Tensor& counts_GE, Routing& routing) {
+  auto& counts = routing.balance_counts_GE;
+  if (counts.defined()) return counts;
+  counts = counts_GE;
+  if (config_.load_balancing_granularity == BalanceGranularity::global) {
+    counts = counts_GE.clone();
+    data_.all_reduce(counts);
+  }
+  return counts;
 }
 
 RouterOut Router::forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing) {
@@ -103,7 +120,8 @@ RouterOut Router::forward(const at::Tensor& x_ND, int64_t sequences, Routing& ro
                        .renormalize = config_.renormalize_scores,
                        .upcast = config_.router_dtype == RouterDtype::float32,
                        .balance_weight = config_.load_balancing_weight / layers,
-                       .z_weight = config_.router_z_weight / layers};
+                       .z_weight = config_.router_z_weight / layers,
+                       .balance_counts = [&](const at::Tensor& counts_GE) { return balance_counts(counts_GE, routing); }};
   auto out = RouteFunction::apply(x_ND, w_ED_, std::optional(routing.ids_NK), options);
   if (!routing.ids_NK.defined()) routing.ids_NK = out[2].detach();
   return {out[0], out[1], out[3].detach()};

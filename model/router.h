@@ -10,24 +10,31 @@ namespace olmoe {
 struct RouterOut {
   at::Tensor scores_NK;  ///< at least fp32, differentiable
   at::Tensor aux;        ///< (alpha * load-balancing loss + beta * z-loss) / num_layers, a differentiable scalar
-  at::Tensor stats;      ///< float64 [2 + E]; see StageOut
+  at::Tensor stats;      ///< float64 [3 + E], none dropped; see StageOut
 };
 
-/// Dropless token-choice routing: softmax over all experts, then the K largest, ties to the lower index.
+/// Token-choice routing: softmax over all experts, then the K largest, ties to the lower index.
 ///   load balancing = mean over groups of E * sum_e f_e * p_e,  f_e the share of the group's N/G*K assignments,
-///                    p_e the mean probability; the group is the micro-batch or each sequence
+///                    p_e the mean probability; the group is the micro-batch or each sequence. Global: f_e is the share
+///                    of one round's assignments on all ranks, so that the ranks' losses, each weighted by its tokens,
+///                    add up to that of the whole round
 ///   z-loss         = mean over tokens of logsumexp(logits)^2
 /// Source: arXiv 2409.02060 section 2; Shazeer et al. 2017; ST-MoE (arXiv 2202.08906).
 class Router {
  public:
-  Router(const ModelConfig& config, std::string prefix);
+  /// `data` are the ranks that a global balance counts over.
+  Router(const ModelConfig& config, std::string prefix, Communicator& data);
   std::vector<Param> params();
-  /// Chooses experts, or follows `routing` where it is already written (recompute never routes again).
+  /// Chooses experts, or follows `routing` where it is already written (recompute never routes again). Collective over
+  /// `data` where balance is global and not written yet.
   RouterOut forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing);
 
  private:
+  at::Tensor balance_counts(const at::Tensor& counts_GE, Routing& routing);
+
   const ModelConfig& config_;
   std::string prefix_;
+  Communicator& data_;
   at::Tensor w_ED_;
 };
 

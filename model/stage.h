@@ -3,10 +3,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "data/batch.h"
+#include "model/routing.h"
 
 namespace olmoe {
 
@@ -23,12 +25,14 @@ struct Param {
   at::Tensor* slot;
 };
 
-enum class Phase { train, recompute, eval };
-
-/// The choice of experts of one stage and micro-batch. Written by the first forward, only read afterwards.
-struct Routing {
-  at::Tensor ids_NK;  ///< int32
+/// The ranks that stages talk to by themselves.
+struct ModelRanks {
+  std::shared_ptr<RowExchange> experts;  ///< between those that share the experts of a layer
+  Communicator& data;                    ///< all that have tokens of their own: what a global balance counts over
+  int64_t chunks = 1;                    ///< pieces in which a micro-batch travels to its experts
 };
+
+enum class Phase { train, recompute, eval };
 
 struct StageContext {
   const Batch& batch;
@@ -39,8 +43,8 @@ struct StageContext {
 struct StageOut {
   at::Tensor y;      ///< [N, D]; of the last stage: the summed cross-entropy, a float64 scalar
   at::Tensor aux;    ///< weighted auxiliary loss of this stage, a scalar; undefined where there is none
-  at::Tensor stats;  ///< detached float64 [2 + E]: load-balancing loss, router z-loss (unweighted), assignments of
-                     ///< each expert; undefined where there is none
+  at::Tensor stats;  ///< detached float64 [3 + E]: load-balancing loss, router z-loss (unweighted), assignments that were
+                     ///< dropped, assignments to each expert (dropped ones too); undefined where there is none
 };
 
 /// A piece of the model that is gathered, run and released as one. Knows nothing of sharding.

@@ -1,10 +1,9 @@
 #include "model/transformer.h"
 
 #include "model/attention.h"
-#include "model/experts.h"
 #include "model/head.h"
 #include "model/layers.h"
-#include "model/router.h"
+#include "model/moe_layer.h"
 
 namespace olmoe {
 namespace {
@@ -66,24 +65,17 @@ class Block : public Stage {
 
 class MoeBlock : public Block {
  public:
-  MoeBlock(const ModelConfig& config, const std::string& name)
-      : Block(config, name), router_(config, name + ".moe.router"), experts_(config, name + ".moe.experts") {}
+  MoeBlock(const ModelConfig& config, const std::string& name, const ModelRanks& ranks)
+      : Block(config, name), moe_(config, name + ".moe", ranks) {}
 
  protected:
-  std::vector<Param> ffn_params() override {
-    auto out = router_.params();
-    append(out, experts_.params());
-    return out;
-  }
+  std::vector<Param> ffn_params() override { return moe_.params(); }
   StageOut ffn(const at::Tensor& x_ND, const at::Tensor& residual_ND, StageContext& context) override {
-    auto routed = router_.forward(x_ND, context.batch.ids_BS.size(0), context.routing);
-    auto y_ND = experts_.forward(x_ND, routed.scores_NK, context.routing.ids_NK, residual_ND);
-    return {y_ND, routed.aux, routed.stats};
+    return moe_.forward(x_ND, residual_ND, context);
   }
 
  private:
-  Router router_;
-  Experts experts_;
+  MoeLayer moe_;
 };
 
 class DenseBlock : public Block {
@@ -106,18 +98,32 @@ class DenseBlock : public Block {
 
 }  // namespace
 
-std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config) {
+std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, DispatchOptions options) {
+  const ModelRanks ranks{.experts = std::make_shared<RowExchange>(mesh.expert(), options.device, options.beside),
+                         .data = mesh.world(),
+                         .chunks = options.chunks};
   std::vector<std::unique_ptr<Stage>> stages;
   stages.push_back(std::make_unique<EmbeddingStage>(config));
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
     if (config.ffn == Ffn::moe)
-      stages.push_back(std::make_unique<MoeBlock>(config, name));
+      stages.push_back(std::make_unique<MoeBlock>(config, name, ranks));
     else
       stages.push_back(std::make_unique<DenseBlock>(config, name));
   }
   stages.push_back(std::make_unique<Head>(config));
   return stages;
+}
+
+std::vector<std::vector<Param>> list_params(const ModelConfig& config) {
+  const auto alone = make_single_communicator();
+  DeviceMesh mesh(*alone, {});
+  std::vector<std::vector<Param>> out;
+  for (const auto& stage : make_stages(config, mesh)) {
+    out.push_back(stage->params());
+    for (auto& param : out.back()) param.slot = nullptr;
+  }
+  return out;
 }
 
 }  // namespace olmoe

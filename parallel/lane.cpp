@@ -1,7 +1,8 @@
 #include "parallel/lane.h"
 
-#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <utility>
 
 namespace olmoe {
 
@@ -16,6 +17,17 @@ Lane::Lane(c10::Device device, Beside beside) {
 
 void Lane::wait() {
   if (stream_) order(*stream_, callers_stream());
+}
+
+Lane::Mark Lane::mark() const {
+  if (!stream_) return {};
+  Mark mark(std::in_place, stream_->device_type());
+  mark->record(*stream_);
+  return mark;
+}
+
+void Lane::wait(const Mark& mark) const {
+  if (mark) mark->block(callers_stream());
 }
 
 /// All that `second` is given from now on starts after what `first` was given so far.

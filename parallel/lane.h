@@ -1,5 +1,6 @@
 #pragma once
 #include <c10/core/Device.h>
+#include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 #include <c10/core/StreamGuard.h>
 
@@ -27,6 +28,12 @@ class Lane {
 
   /// What the caller's stream is given from now on starts after all that the lane was given so far.
   void wait();
+  /// A point in the lane's work. None where the lane is the caller's own line.
+  using Mark = std::optional<c10::Event>;
+  /// The point after all that the lane was given so far.
+  Mark mark() const;
+  /// What the caller's stream is given from now on starts after `mark`, whatever the lane was given since.
+  void wait(const Mark& mark) const;
 
  private:
   static void order(const c10::Stream& first, const c10::Stream& second);

@@ -134,12 +134,12 @@ at::Tensor ShardedUnit::rounded_shard() const {
 
 void ShardedUnit::zero_full_grads() {
   ENSURE(grads_, "a unit is bound before it is used");
-  if (grads_are_grad_) return;
+  if (grads_are_grad_ || grads_->held_by(this)) return;
   grads_->claim(this);
   grads_->flat().variable_data().zero_();
 }
 
-void ShardedUnit::reduce_grads() {
+void ShardedUnit::reduce_grads(const at::Tensor& wire) {
   ENSURE(grads_, "a unit is bound before it is used");
   if (grads_are_grad_) return;
   ENSURE(grads_->held_by(this),
@@ -148,7 +148,10 @@ void ShardedUnit::reduce_grads() {
   // This rank's part of the full gradients is read only by this rank, and is the staging slice.
   at::Tensor full = grads_->flat().variable_data();
   at::Tensor sum = own_part(full);
-  group_.reduce_scatter(sum, full);
+  if (wire.defined())
+    group_.reduce_scatter(sum, wire.narrow(0, 0, flat_numel_).copy_(full));
+  else
+    group_.reduce_scatter(sum, full);
   grad.add_(sum);
   grads_->vacate(this);
 }

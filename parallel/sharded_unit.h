@@ -67,11 +67,13 @@ class ShardedUnit {
   /// [flat_numel / size] compute dtype: this rank's part of the bound weights, for one who changes
   /// `shard` anyway. Undefined where another unit may take the buffer, and where it is `shard`.
   at::Tensor rounded_shard() const;
-  /// Claims the bound full gradients and zeroes them, before a backward.
+  /// Before a backward: claims the bound full gradients and zeroes them, unless they hold this unit's of earlier
+  /// micro-batches that were not reduced yet (ZeRO-1).
   void zero_full_grads();
   /// reduce_scatter of the full gradients, *added* to grad; then their buffer is free. Throws if
-  /// another unit has claimed it since zero_full_grads(). Collective over the group.
-  void reduce_grads();
+  /// another unit has claimed it since zero_full_grads(). `wire` ([at least flat_numel], or undefined): the gradients
+  /// travel in its dtype and are summed in that of grad. Collective over the group.
+  void reduce_grads(const at::Tensor& wire = {});
 
   at::Tensor shard;  ///< [flat_numel / size] master dtype
   at::Tensor grad;   ///< same shape

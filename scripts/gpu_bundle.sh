@@ -60,7 +60,7 @@ note "packing ${#programs[@]} programs of $build"
 # A folder that is not a bundle is nobody's to replace.
 [ ! -e "$bundle" ] || [ -e "$bundle/env.sh" ] || die "$bundle is there and is no bundle"
 rm -rf "$bundle"
-mkdir -p "$bundle"/{bin,lib,configs,data,scripts}
+mkdir -p "$bundle"/{bench,bin,lib,configs,data,scripts}
 cp scripts/gpu_env.sh "$bundle/env.sh"  # first: it marks a bundle
 cp "${programs[@]}" "$bundle/bin/"
 libraries="$(libraries_of "${programs[@]}")"
@@ -71,8 +71,9 @@ chmod u+w "$bundle"/lib/* && strip --strip-unneeded "$bundle"/lib/*
 cp configs/*.yaml "$bundle/configs/"
 cp -r configs/data "$bundle/configs/"
 write_tokens "$bundle/data/sources.npy"
-cp scripts/gpu_check.sh scripts/gpu_check.py scripts/gpu_report.py "$bundle/scripts/"
+cp scripts/gpu_{check.sh,check.py,report.py,tables.py,kernels.py} "$bundle/scripts/"
+cp bench/transformers_speed.py "$bundle/bench/"
 
 size_mb=$(($(du -sk "$bundle" | cut -f 1) / 1000))
 [ "$size_mb" -lt $kMostMb ] || die "$bundle has $size_mb MB, and may have less than $kMostMb"
-note "$bundle: $size_mb MB; copy it to the machine with the GPU and run scripts/gpu_check.sh there"
+note "$bundle: $size_mb MB; copy it to the machine with the GPU and run its scripts/gpu_check.sh there"

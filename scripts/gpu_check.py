@@ -1,19 +1,24 @@
 """The parts of scripts/gpu_check.sh, which starts this in a bundle's folder: what runs, and for how long."""
 import argparse
+import importlib.util
+import json
 import re
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import gpu_report
+import gpu_tables
 
 MOST_SECONDS = 540
+GRACE_S = 2   # from a part's limit to its death
 PATIENCE = 4  # a rehearsal's limits are so many times longer: its machine may be busy with something else
-TESTS = {"kernels_tests": 70, "parallel_tests": 25, "trainer_tests": 45}
-KNOWN_GPUS = ("a100", "b200", "h100", "h200")  # of --dry-run --gpu
+TESTS = {"kernels_tests": 60, "parallel_tests": 20, "trainer_tests": 30}
+KNOWN_GPUS = r"\b(a100|b200|h100|h200)\b(?!.*(pcie|nvl))"  # of --dry-run --gpu, which are the SXM ones
 GB_PER_LAYER, GB_BESIDE = 9, 12  # trained state and activations of a block of OLMoE-1B-7B; of all that is not a block
 NO_FILES = ["checkpoint.every_steps=0", "checkpoint.save_last=false", "evaluation.paths=[]", "log.every_steps=1"]
 REAL_TOKENS = ["data.paths=[data/sources.npy]", "train.steps=20"]
@@ -30,6 +35,22 @@ class Part:
     command: list
     missing: str = ""  # why it cannot run here; empty: it can
     figures: object = field(default=gpu_report.last_lines)  # what the report says of its log
+    needed: bool = True        # for a "go"
+    may_not_fit: bool = False  # out of memory is a finding, not a failure
+    watch_memory: bool = False
+
+
+class Budget:
+    """Gives a part its own limit and what those before it left of theirs: one that hangs takes nothing from others."""
+
+    def __init__(self, seconds, now=time.monotonic):
+        self.now = now
+        self.due = now()
+        self.end = self.due + seconds
+
+    def limit_s(self, part):
+        self.due = min(self.due + part.limit_s + GRACE_S, self.end)
+        return int(self.due - self.now()) - GRACE_S
 
 
 class Machine:
@@ -47,11 +68,11 @@ class Machine:
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")[0].strip()
 
     def listed(self, program, *arguments):
-        """What a program of the bundle lists, "" where there is none."""
+        """What a program of the bundle lists, "" where there is none or it takes too long."""
         if not Path("bin", program).exists():
             return ""
-        done = subprocess.run([*self.env, program, *arguments], capture_output=True, text=True, timeout=20)
-        return done.stdout
+        command = ["timeout", "20", *self.env, program, *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout
 
     def most_layers(self):
         if self.rehearse:
@@ -66,7 +87,7 @@ def machine_part(machine):
            "--format=csv; nvidia-smi -L; ")
     script = ("" if machine.rehearse else gpu) + "lscpu | grep -E '^(Model name|CPU.s.):'; free -g | sed -n 2p; " + \
         " ".join(machine.env) + " olmoe-train --version"
-    return Part("machine", 15, ["bash", "-euo", "pipefail", "-c", script])
+    return Part("machine", 8, ["bash", "-euo", "pipefail", "-c", script])
 
 
 def cuda_cases(machine, program):
@@ -80,12 +101,15 @@ def cuda_cases(machine, program):
 def test_parts(machine):
     for program, limit_s in TESTS.items():
         yield Part(program, limit_s, [*machine.env, program, "[cuda]"], cuda_cases(machine, program))
+
+
+def sanitizer_parts(machine):
+    missing = cuda_cases(machine, "kernels_tests")
+    if not missing and not shutil.which("compute-sanitizer"):
+        missing = "there is no compute-sanitizer on the path"
     for tool in ("memcheck", "racecheck"):
-        missing = cuda_cases(machine, "kernels_tests")
-        if not missing and not shutil.which("compute-sanitizer"):
-            missing = "there is no compute-sanitizer on the path"
         checker = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-        yield Part(f"sanitizer_{tool}", 50, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing)
+        yield Part(f"sanitizer_{tool}", 38, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing)
 
 
 def train(machine, name, limit_s, config, *overrides):
@@ -98,75 +122,166 @@ def train(machine, name, limit_s, config, *overrides):
 def tiny_parts(machine):
     """The tiny model on the device and on a CPU; in a rehearsal in float64 and in fp32."""
     other = ["train.compute_dtype=float64"] if machine.rehearse else []
-    yield train(machine, "tiny_device", 15, "tiny-cpu", *REAL_TOKENS, f"train.device={machine.device}", *other)
-    yield train(machine, "tiny_cpu", 20, "tiny-cpu", *REAL_TOKENS, "train.device=cpu", "run.threads=1")
+    yield train(machine, "tiny_device", 12, "tiny-cpu", *REAL_TOKENS, f"train.device={machine.device}", *other)
+    yield train(machine, "tiny_cpu", 12, "tiny-cpu", *REAL_TOKENS, "train.device=cpu", "run.threads=1")
     # fp32 on both: sums in another order change a loss by 1e-6 in 20 steps, a choice of expert that flips by 1e-4.
     runs = [machine.out / "tiny_device", machine.out / "tiny_cpu"]
-    yield Part("device_against_cpu", 5, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "20",
+    yield Part("device_against_cpu", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "20",
                                          "--tolerance", "1e-3"])
 
 
 def benchmark_part(machine):
-    pattern = "rms_norm_both/width:0" if machine.rehearse else "cuda"
+    pattern = "moe_layer.*width:0/bf16:1" if machine.rehearse else "cuda"
     listed = machine.listed("kernels_bench", "--benchmark_list_tests", f"--benchmark_filter={pattern}")
-    missing = "" if pattern in listed else f"the bundle has no benchmark of kernels_bench named {pattern}"
+    missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
     quick = ["--benchmark_min_time=0.01"] if machine.rehearse else []
-    return Part("kernels_bench", 40, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
+    return Part("kernels_bench", 32, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
                                       f"--benchmark_out={machine.out}/kernels_bench.json", *quick], missing,
                 gpu_report.benchmarks_of)
 
 
-def layer_parts(machine):
-    """OLMoE-1B-7B with fewer layers, on generated tokens, twice: the difference is what a layer costs. And as a CUDA graph."""
-    most = machine.most_layers()
+def whole_model(machine, name, limit_s, layers, steps, *overrides):
+    """OLMoE-1B-7B with so many layers, on generated tokens, one micro-batch a step."""
+    return train(machine, name, limit_s, "olmoe-1b-7b", f"train.device={machine.device}", f"model.num_layers={layers}",
+                 "parallel.shard=1", "parallel.zero_stage=2", f"train.steps={steps}", "train.global_batch_size=4",
+                 *GENERATED_TOKENS, *(SMALL if machine.rehearse else []), *overrides)
 
-    def part(name, layers, *overrides):
-        return train(machine, name, 45, "olmoe-1b-7b", f"train.device={machine.device}", f"model.num_layers={layers}",
-                     "parallel.shard=1", "parallel.zero_stage=2", "train.steps=12", "train.global_batch_size=4",
-                     *GENERATED_TOKENS, *(SMALL if machine.rehearse else []), *overrides)
 
-    for layers in (most, most // 2):
-        yield part(f"olmoe_{layers}_layers", layers)
-    missing = "there is no GPU" if machine.rehearse else ""
-    yield replace(part("olmoe_graph", most // 2, "train.cuda_graph=true"), limit_s=36, missing=missing)
-    runs = [machine.out / "olmoe_graph", machine.out / f"olmoe_{most // 2}_layers"]
-    yield Part("graph_against_no_graph", 5, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",
+def peer_part(machine, what, limit_s, shape, *arguments):
+    """transformers, in the python3 that runs this."""
+    absent = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
+    missing = f"{sys.executable} has no {' and no '.join(absent)}" if absent else ""
+    name = f"transformers_{what}"
+    command = [sys.executable, "bench/transformers_speed.py", what, "--device", machine.device, "--shape", shape,
+               "--json", machine.out / f"{name}.json", *arguments]
+    return Part(name, limit_s, command, missing, gpu_report.measured_in)
+
+
+def peer_layer_part(machine):
+    if machine.rehearse:  # on a CPU the others are slow or not there
+        return peer_part(machine, "layer", 26, "tiny", "--experts", "eager", "grouped_mm")
+    return peer_part(machine, "layer", 26, "published")
+
+
+def fastest_experts(machine):
+    """The implementation that transformers was fastest with on one layer."""
+    found = machine.out / "transformers_layer.json"
+    rows = json.loads(found.read_text())["rows"] if found.exists() else []
+    return gpu_tables.fastest_experts(rows, default="grouped_mm")
+
+
+def step_parts(machine):
+    """Training steps with as many layers as fit and with half of them, whose difference is what a layer costs; then the
+    same of transformers."""
+    layers, fitted = machine.most_layers(), []
+    while layers and len(fitted) < 2:
+        part = whole_model(machine, f"olmoe_{layers}_layers", 34, layers, 12)
+        part.may_not_fit = True
+        part.watch_memory = not machine.rehearse
+        yield part
+        if not gpu_report.ran_out_of_memory(machine.out / f"{part.name}.log"):
+            fitted.append(layers)
+        layers //= 2
+    yield peer_part(machine, "train", 42, "rehearsal" if machine.rehearse else "published",
+                    "--experts", fastest_experts(machine), "--layers", *(fitted or [1]))
+
+
+def graph_parts(machine):
+    """Half of the layers as a CUDA graph, whose losses are those of the run without one."""
+    layers, missing = max(1, machine.most_layers() // 2), "there is no GPU" if machine.rehearse else ""
+    yield replace(whole_model(machine, "olmoe_graph", 24, layers, 12, "train.cuda_graph=true"), missing=missing)
+    runs = [machine.out / "olmoe_graph", machine.out / f"olmoe_{layers}_layers"]
+    yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",
                                              "--tolerance", "0"], missing)
 
 
 def prediction_part(machine):
-    gpu = "h100" if machine.rehearse else next((known for known in KNOWN_GPUS if known in machine.gpu.lower()), "")
-    return Part("prediction", 10, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
-                "" if gpu else f"the dry run does not know {machine.gpu}", gpu_report.predictions_of)
+    found = re.search(KNOWN_GPUS, machine.gpu.lower())
+    gpu = "h100" if machine.rehearse else found[1] if found else ""
+    return Part("prediction", 5, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
+                "" if gpu else f"the dry run does not know {machine.gpu}", gpu_report.predictions_of, needed=False)
+
+
+def profile_part(machine):
+    """Kernels of a training step with one layer, by nsys or else by ncu, which runs them one by one. Rented machines
+    often forbid ncu to read counters."""
+    trace, steps = machine.out / "profile.csv", gpu_report.PROFILED_STEPS
+    part = whole_model(machine, "profile", 32, 1, steps)
+    part.figures, part.needed = gpu_report.profile_of, False
+    if machine.rehearse:
+        part.missing = "there is no GPU"
+    elif shutil.which("nsys"):
+        told = machine.out / "profile_nsys"
+        traced = ["nsys", "profile", "--trace=cuda", "--sample=none", "--cpuctxsw=none", f"--output={told}"]
+        script = f'"$@" && nsys stats --report cuda_gpu_trace --format csv --output - {told}.nsys-rep >{trace}'
+        part.command = ["bash", "-euc", script, "-", *machine.env, *traced, *part.command[len(machine.env):]]
+    elif shutil.which("ncu"):
+        counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", "gpu__time_duration.sum",
+                   "--cache-control", "none", "--clock-control", "none", "--log-file", trace]
+        part.command = [*machine.env, *counted, *part.command[len(machine.env):]]
+    else:
+        part.missing = "there is neither nsys nor ncu on the path"
+    return part
 
 
 def all_parts(machine):
+    """In order of need: does it work, how fast is it, what else is to be known."""
     yield machine_part(machine)
-    yield Part("doctor", 30, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
+    yield Part("doctor", 20, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
                               f"run.folder={machine.out}/doctor"])
     yield from test_parts(machine)
     yield from tiny_parts(machine)
     yield benchmark_part(machine)
-    yield from layer_parts(machine)
+    yield peer_layer_part(machine)
     yield prediction_part(machine)
+    yield from step_parts(machine)
+    yield from graph_parts(machine)
+    yield from sanitizer_parts(machine)
+    yield profile_part(machine)
 
 
-def run(part, out, patience=1):
+@contextmanager
+def memory_watched(log, wanted):
+    """Yields what says, afterwards, how many bytes of the GPU all programs used at most, by a sample each 0.2 s."""
+    if not wanted:
+        yield lambda: None
+        return
+    with log.open("w") as sink:
+        watcher = subprocess.Popen(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits",
+                                    "--id=0", "--loop-ms=200"], stdout=sink, stderr=subprocess.DEVNULL)
+        try:
+            yield lambda: max((int(mib) << 20 for mib in log.read_text().split() if mib.isdigit()), default=None)
+        finally:
+            watcher.terminate()
+            watcher.wait()
+
+
+def status_of(part, rc, log):
+    if rc in (124, 137):
+        return "timed out"
+    if rc and part.may_not_fit and gpu_report.ran_out_of_memory(log):
+        return "out of memory"
+    return "failed" if rc else "passed"
+
+
+def run(part, out, limit_s):
     """Runs one part and returns what the report keeps of it."""
-    limit_s = part.limit_s * patience
-    result = {"name": part.name, "limit_s": limit_s, "command": " ".join(map(str, part.command))}
-    if part.missing:
-        return result | {"status": "not run", "reason": part.missing}
+    result = {"name": part.name, "needed": part.needed, "may_not_fit": part.may_not_fit, "limit_s": limit_s,
+              "command": " ".join(map(str, part.command))}
+    if part.missing or limit_s < 1:
+        return result | {"status": "not run", "reason": part.missing or "the parts before it left it no time"}
     log = out / f"{part.name}.log"
     begin = time.monotonic()
-    with log.open("w") as sink:
-        rc = subprocess.run(["timeout", "--kill-after=2", str(limit_s), *map(str, part.command)], stdout=sink,
+    with log.open("w") as sink, memory_watched(out / f"{part.name}.memory", part.watch_memory) as used_bytes:
+        rc = subprocess.run(["timeout", f"--kill-after={GRACE_S}", str(limit_s), *map(str, part.command)], stdout=sink,
                             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode
-    status = "passed" if rc == 0 else "timed out" if rc in (124, 137) else "failed"
+        result["used_bytes"] = used_bytes()
+    status = status_of(part, rc, log)
     result |= {"status": status, "rc": rc, "seconds": round(time.monotonic() - begin, 2)}
     try:
         result["figures"] = part.figures(log, out / part.name)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        result["figures"] = gpu_report.last_lines(log, None)
         if status == "passed":
             result |= {"status": "failed", "reason": f"ended well, but left no figures: {error}"}
     return result
@@ -186,10 +301,10 @@ def main():
         refused = subprocess.run(["./env.sh", "true"]).returncode
         if refused:
             sys.exit(refused)
-    results = []
+    results, budget = [], Budget(MOST_SECONDS)
     for part in all_parts(Machine(arguments.rehearse, out)):
         print(f"== {part.name}", file=sys.stderr, flush=True)
-        results.append(run(part, out, PATIENCE if arguments.rehearse else 1))
+        results.append(run(part, out, part.limit_s * PATIENCE if arguments.rehearse else budget.limit_s(part)))
         print(f"   {gpu_report.outcome(results[-1])}", file=sys.stderr, flush=True)
     go = gpu_report.write(out, results, arguments.rehearse)
     print(f"{out / 'report.md'}", file=sys.stderr)

@@ -3,13 +3,14 @@
 # usage: scripts/gpu_check.sh [--rehearse] [REPORT_FOLDER]
 #   --rehearse     for a machine without a GPU: runs what a CPU can, small, and does not mind what could not run
 #   REPORT_FOLDER  report/ if not named; replaced
-# Leaves report.json, report.md and a log of each part. Returns 0 if every part ran and passed, 3 where driver or torch are missing, else 1.
+# Leaves report.json, report.md and a log of each part. Returns 0 if every part that a verdict needs ran and passed, 3 where
+# driver or torch are missing, else 1. docs/gpu.md says what the parts are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if ! [ -x env.sh ] || ! [ -d bin ]; then
   echo "error: $PWD is no bundle: make one with scripts/gpu_bundle.sh" >&2
   exit 1
 fi
-export PATH="$PATH:/usr/local/cuda/bin"  # where compute-sanitizer is, if nowhere else
+export PATH="$PATH:/usr/local/cuda/bin"  # where compute-sanitizer and the profilers are, if nowhere else
 command -v python3 >/dev/null || { echo "error: there is no python3 on the path" >&2; exit 1; }
 exec python3 scripts/gpu_check.py "$@"

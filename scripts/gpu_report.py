@@ -10,8 +10,11 @@ import statistics
 import sys
 from pathlib import Path
 
-PUBLISHED_LAYERS = 16
+import gpu_kernels
+import gpu_tables
+
 LOG_LINES = 12
+PROFILED_STEPS = 3
 
 
 def steps(run):
@@ -27,8 +30,10 @@ def last_lines(log, _):
 
 
 def steps_of(log, run):
-    """Time of a step, without the first quarter, which makes memory and picks algorithms."""
+    """Time of a step, without the first quarter, which makes memory and picks algorithms; FLOPs a token, memory."""
     lines = steps(run)
+    said = re.search(r"FLOPs per token: ([\d.e+-]+) G with causal attention, ([\d.e+-]+) G with full", log.read_text())
+    peaks = [line["peak_memory_bytes"] for line in lines if "peak_memory_bytes" in line]
     late = lines[len(lines) // 4:]
     tokens = lines[0]["tokens"]
     rates = [line["tokens_per_s"] for line in late]
@@ -39,33 +44,36 @@ def steps_of(log, run):
     return syncs | {"layers": int(re.search(r"^ *num_layers: (\d+)", config, re.MULTILINE)[1]), "steps": len(lines),
             "tokens_per_step": tokens, "median_tokens_per_s": median, "median_step_ms": 1e3 * tokens / median,
             "fastest_step_ms": 1e3 * tokens / max(rates), "slowest_step_ms": 1e3 * tokens / min(rates),
-            "first_loss": lines[0]["loss"], "last_loss": lines[-1]["loss"]}
+            "first_loss": lines[0]["loss"], "last_loss": lines[-1]["loss"]} | \
+        ({"flops_per_token": [float(figure) * 1e9 for figure in said.groups()]} if said else {}) | \
+        ({"peak_memory_bytes": max(peaks)} if peaks else {})
+
+
+def ran_out_of_memory(log):
+    return log.exists() and "out of memory" in log.read_text(errors="replace")
 
 
 def benchmarks_of(_, folder):
     found = json.loads(folder.with_name("kernels_bench.json").read_text())["benchmarks"]
-    kept = ("real_time", "time_unit", "FLOP/s", "B/s")
+    kept = ("real_time", "time_unit", "FLOP/s", "B/s", "busiest")
     return {entry["name"]: {key: entry[key] for key in kept if key in entry} for entry in found}
 
 
 def predictions_of(log, _):
     lines = [line for line in log.read_text().splitlines() if line.startswith(("predicted", "planned"))]
-    if not lines:
+    peak = re.search(r"\(([\d.]+) TFLOP/s dense bf16", "\n".join(lines))
+    if not peak:
         raise ValueError("the dry run predicted nothing")
-    return {"says": lines}
+    return {"says": lines, "peak_tflop_per_s": float(peak[1])}
 
 
-def full_model(results):
-    """What two runs with fewer layers say of a model of 16: computed, not measured. {} where there are not two."""
-    runs = sorted((result["figures"] for result in results
-                   if re.fullmatch(r"olmoe_\d+_layers", result["name"]) and result["status"] == "passed"),
-                  key=lambda figures: figures["layers"])
-    if len(runs) < 2 or runs[0]["layers"] == runs[-1]["layers"]:
-        return {}
-    few, many = runs[0], runs[-1]
-    layer_ms = (many["median_step_ms"] - few["median_step_ms"]) / (many["layers"] - few["layers"])
-    step_ms = many["median_step_ms"] + (PUBLISHED_LAYERS - many["layers"]) * layer_ms
-    return {"layer_ms": layer_ms, "step_ms": step_ms, "tokens_per_s": 1e3 * many["tokens_per_step"] / step_ms}
+def measured_in(_, folder):
+    """What a part wrote into the JSON file of its name."""
+    return json.loads(folder.with_suffix(".json").read_text())
+
+
+def profile_of(_, folder):
+    return gpu_kernels.summary(folder.with_suffix(".csv").read_text(errors="replace"), PROFILED_STEPS)
 
 
 def outcome(result):
@@ -76,45 +84,62 @@ def outcome(result):
 
 
 def is_go(results, rehearse):
-    """Every part passed; a rehearsal does not mind what could not run."""
+    """Every part that is needed passed; a rehearsal does not mind what could not run. Layers that do not fit are a
+    finding, if fewer do."""
     good = {"passed", "not run"} if rehearse else {"passed"}
-    return all(result["status"] in good for result in results)
+    fits = any(result["status"] == "passed" for result in results if result.get("may_not_fit"))
+    good |= {"out of memory"} if fits else set()
+    return all(result["status"] in good for result in results if result["needed"])
+
+
+def verdict(results, rehearse):
+    without = [result["name"] for result in results if not result["needed"] and result["status"] != "passed"]
+    if not is_go(results, rehearse):
+        return "NO GO"
+    if rehearse:
+        return "all parts that could run passed"
+    return "go" + (f", without {', '.join(without)}" if without else "")
 
 
 def text(figure):
     if isinstance(figure, dict):
         return ", ".join(f"{key} {text(value)}" for key, value in figure.items())
+    if isinstance(figure, list):
+        return " | ".join(map(text, figure))
     return f"{figure:.6g}" if isinstance(figure, float) else str(figure)
 
 
-def markdown(results, rehearse, go, computed):
+def part_markdown(result):
+    """The command of a part, what it said, and its figures; rows and kernels each on a line."""
+    figures = dict(result["figures"])
+    lines = ["", f"## {result['name']}", "", f"    {result['command']}", ""]
+    lines += [f"    | {line}".rstrip() for line in figures.pop("says", [])]
+    for name in ("rows", "kernels"):
+        lines += [f"    | {text(row)}" for row in figures.pop(name, [])]
+    return lines + [""] * bool(figures) + [f"* {key}: {text(value)}" for key, value in figures.items()]
+
+
+def markdown(results, report):
+    rehearse = report["rehearsal"]
     lines = ["# Rehearsal without a GPU" if rehearse else "# Check on a GPU", "",
-             "No figure of this page is of a GPU." if rehearse else "", "| part | outcome |", "| --- | --- |"]
+             "No figure of this page is of a GPU." if rehearse else "", f"Result: {report['verdict']}", "",
+             "| part | outcome |", "| --- | --- |"]
     lines += [f"| {result['name']} | {outcome(result)} |" for result in results]
-    lines += ["", "Result: " + ("all parts that could run passed" if go and rehearse else "go" if go else "NO GO")]
-    if computed:
-        lines += ["", f"Computed for {PUBLISHED_LAYERS} layers from the two runs with fewer, not measured: a layer "
-                  f"{computed['layer_ms']:.2f} ms, a step {computed['step_ms']:.1f} ms, "
-                  f"{computed['tokens_per_s']:.0f} tokens/s."]
+    lines += gpu_tables.layer_markdown(report["layer"]) + gpu_tables.step_markdown(report["steps"])
     for result in results:
-        if "figures" not in result:
-            continue
-        figures = dict(result["figures"])
-        lines += ["", f"## {result['name']}", "", f"    {result['command']}", ""]
-        lines += [f"    | {line}".rstrip() for line in figures.pop("says", [])]
-        lines += [f"* {key}: {text(value)}" for key, value in figures.items()]
+        if "figures" in result:
+            lines += part_markdown(result)
     return "\n".join(lines) + "\n"
 
 
 def write(out, results, rehearse):
     """Writes report.json and report.md; returns whether all is well."""
-    go, computed = is_go(results, rehearse), full_model(results)
-    seconds = round(sum(result.get("seconds", 0) for result in results), 1)
-    report = {"rehearsal": rehearse, "go": go, "seconds": seconds,
-              f"computed_for_{PUBLISHED_LAYERS}_layers": computed, "parts": results}
+    report = {"rehearsal": rehearse, "go": is_go(results, rehearse), "verdict": verdict(results, rehearse),
+              "seconds": round(sum(result.get("seconds", 0) for result in results), 1),
+              "layer": gpu_tables.layer_table(results), "steps": gpu_tables.step_table(results), "parts": results}
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    (out / "report.md").write_text(markdown(results, rehearse, go, computed))
-    return go
+    (out / "report.md").write_text(markdown(results, report))
+    return report["go"]
 
 
 def compare(run, other, count, tolerance):

@@ -53,9 +53,9 @@ std::vector<std::string> validate(const Config& config) {
   at_least("parallel.replicate", parallel.replicate, 1);
   at_least("parallel.shard", parallel.shard, 0);
   at_least("parallel.expert", parallel.expert, 1);
-  require(parallel.expert <= 1, fmt::format("parallel.expert: {} is not supported yet, use 1", parallel.expert));
-  require(parallel.zero_stage == 2 || parallel.zero_stage == 3,
-          fmt::format("parallel.zero_stage: {} is not supported, use 2 or 3", parallel.zero_stage));
+  at_least("parallel.expert_chunks", parallel.expert_chunks, 1);
+  require(parallel.zero_stage >= 1 && parallel.zero_stage <= 3,
+          fmt::format("parallel.zero_stage: {} must be 1, 2 or 3", parallel.zero_stage));
   const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;
   require(!config.train.cuda_graph || over_nccl,
           "train.cuda_graph: needs train.device=cuda and parallel.transport=nccl: nothing else records a step");
@@ -88,19 +88,6 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
   if (const auto problems = validate(config); !problems.empty())
     throw ConfigError(fmt::format("{}:\n  {}", path, fmt::join(problems, "\n  ")));
   return config;
-}
-
-MeshShape mesh_shape(const ParallelConfig& config, int world_size) {
-  if (config.replicate > world_size || world_size % config.replicate != 0)
-    throw ConfigError(
-        fmt::format("parallel.replicate: {} does not divide the world of {} ranks", config.replicate, world_size));
-  const int64_t shard = config.shard > 0 ? config.shard : world_size / config.replicate;
-  if (config.replicate * shard != world_size)
-    throw ConfigError(fmt::format("parallel.replicate x parallel.shard = {} x {} = {}, but {} ranks run; start {} "
-                                  "ranks, or leave parallel.shard out",
-                                  config.replicate, shard, config.replicate * shard, world_size,
-                                  config.replicate * shard));
-  return {static_cast<int>(config.replicate), static_cast<int>(shard), static_cast<int>(config.expert)};
 }
 
 }  // namespace olmoe

@@ -42,7 +42,5 @@ struct Config {
 Config load_config(const std::string& path, const std::vector<std::string>& overrides);
 /// Problems that span fields, one sentence each. Empty: valid.
 std::vector<std::string> validate(const Config& config);
-/// The mesh of `world_size` ranks. Throws ConfigError naming the fields in conflict.
-MeshShape mesh_shape(const ParallelConfig& config, int world_size);
 
 }  // namespace olmoe

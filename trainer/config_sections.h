@@ -1,40 +1,12 @@
 #pragma once
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "core/config_reader.h"
+#include "trainer/config_choices.h"
 
 /// The trainer's own sections of a run's config; those of model and data stand beside their owners.
 namespace olmoe {
-
-enum class ComputeDtype { float32, bfloat16, float64 };
-enum class DeviceKind { cpu, cuda };
-enum class Transport { nccl, staged };
-enum class Recompute { none, full };
-enum class ScheduleKind { cosine, linear, constant };
-
-template <>
-struct EnumNames<ComputeDtype> {
-  static constexpr std::array names{"float32", "bfloat16", "float64"};
-};
-template <>
-struct EnumNames<DeviceKind> {
-  static constexpr std::array names{"cpu", "cuda"};
-};
-template <>
-struct EnumNames<Transport> {
-  static constexpr std::array names{"nccl", "staged"};
-};
-template <>
-struct EnumNames<Recompute> {
-  static constexpr std::array names{"none", "full"};
-};
-template <>
-struct EnumNames<ScheduleKind> {
-  static constexpr std::array names{"cosine", "linear", "constant"};
-};
 
 struct RunConfig {
   std::string folder;
@@ -129,7 +101,9 @@ struct ParallelConfig {
   int64_t replicate = 1;
   int64_t shard = 0;
   int64_t expert = 1;
+  int64_t expert_chunks = 1;
   int64_t zero_stage = 3;
+  GradientWire gradient_wire = GradientWire::master;
   bool overlap = true;
   Transport transport = Transport::nccl;
   bool registered_memory = false;
@@ -138,8 +112,11 @@ struct ParallelConfig {
   void fields(V& v) {
     v("replicate", replicate, "copies of the sharded model (hybrid sharding)");
     v("shard", shard, "ranks that share one copy of the trained state; 0: all of the world");
-    v("expert", expert, "ranks that share the experts of a layer");
-    v("zero_stage", zero_stage, "3: weights are gathered stage by stage; 2: once a step, and stay");
+    v("expert", expert, "ranks that share the experts of a layer; tokens travel to them. Divides shard and num_experts");
+    v("expert_chunks", expert_chunks, "pieces in which a micro-batch travels, one while another is computed; 1: at once");
+    v("zero_stage", zero_stage,
+      "3: weights are gathered stage by stage; 2: once a step, and stay; 1: and gradients are reduced once a step");
+    v("gradient_wire", gradient_wire, "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");
     v("overlap", overlap, "on GPUs, gather the next stage and reduce the last one while a stage computes");
     v("registered_memory", registered_memory, "register gathered weights and full gradients with NCCL");
     v("transport", transport, "between GPUs; staged: through host memory, slowly, so that ranks may share a GPU");

@@ -38,7 +38,7 @@ at::Tensor DeviceStep::compute(const std::function<Batch(int64_t round)>& batch_
   for (int64_t round = 0; round < size_.rounds; ++round) {
     const auto batch = batch_of(round);
     const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(size_.sequences);
-    runner_.train_pass(batch, {.per_target = per_target, .aux_share = share});
+    runner_.train_pass(batch, {.per_target = per_target, .aux_share = share}, round + 1 == size_.rounds);
   }
   runner_.reduce_replicas();
   const auto grad_norm = optimizer_.grad_norm(mesh_.shard());
@@ -46,9 +46,10 @@ at::Tensor DeviceStep::compute(const std::function<Batch(int64_t round)>& batch_
   auto totals = runner_.totals();
   mesh_.world().all_reduce(totals.losses_3);
   mesh_.world().all_reduce(totals.counts_LE);
+  mesh_.world().all_reduce(totals.dropped_1);
   // The device decides by itself whether to update; the host asks once a step, and only then learns of it.
   optimizer_.update(grad_norm + 0 * totals.losses_3[0]);
-  return at::cat({totals.losses_3, grad_norm, max_expert_load(totals.counts_LE).view(1)});
+  return at::cat({totals.losses_3, grad_norm, max_expert_load(totals.counts_LE).view(1), totals.dropped_1});
 }
 
 }  // namespace olmoe

@@ -25,6 +25,7 @@
 #include "parallel/device_mesh.h"
 #include "trainer/device_facts.h"
 #include "trainer/environment.h"
+#include "trainer/layout.h"
 #include "trainer/memory_plan.h"
 
 namespace olmoe {
@@ -265,7 +266,7 @@ std::vector<RankReport> gather_reports(Communicator& world, const RankReport& mi
 }  // namespace
 
 Examination examine(const Config& config, Communicator& world, std::optional<double> slow_below) {
-  const auto shape = mesh_shape(config.parallel, world.size());
+  const auto shape = mesh_shape(config, world.size());
   DeviceMesh mesh(world, shape);
   Examiner examiner(world, config, slow_below);
   examiner.measure_compute();

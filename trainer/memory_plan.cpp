@@ -17,9 +17,9 @@ int64_t element_bytes(ComputeDtype dtype) {
 /// Elements of the flat units of each stage, dense and expert together, without alignment padding.
 std::vector<int64_t> stage_numels(const ModelConfig& config) {
   std::vector<int64_t> out;
-  for (const auto& stage : make_stages(config)) {
+  for (const auto& params : list_params(config)) {
     int64_t numel = 0;
-    for (const auto& param : stage->params())
+    for (const auto& param : params)
       numel += std::accumulate(param.shape.begin(), param.shape.end(), int64_t{1}, std::multiplies<>());
     out.push_back(numel);
   }

@@ -51,6 +51,7 @@ void MetricsLog::write(const StepMetrics& m) {
       .add("load_balancing_loss", m.load_balancing_loss)
       .add("router_z_loss", m.router_z_loss)
       .add("max_expert_load", m.max_expert_load)
+      .add("dropped_assignments", m.dropped_assignments)
       .add("grad_norm", m.grad_norm)
       .add("lr", m.lr)
       .add("tokens_per_s", m.tokens_per_s);

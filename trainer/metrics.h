@@ -16,6 +16,7 @@ struct StepMetrics {
   double loss;           ///< mean cross-entropy, nats
   double load_balancing_loss, router_z_loss;  ///< unweighted, means over layers and micro-batches
   double max_expert_load;  ///< assignments of the busiest expert / the mean, largest over layers; 0 without experts
+  int64_t dropped_assignments;  ///< of all ranks and layers; 0 unless model.capacity_factor is set
   double grad_norm, lr;
   double tokens_per_s;     ///< all ranks together
   std::optional<int64_t> host_syncs = {};  ///< how often the host waited for its GPU within the step, where that is counted

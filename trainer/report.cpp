@@ -8,6 +8,7 @@
 #include "model/hf_checkpoint.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
+#include "trainer/layout.h"
 #include "trainer/evaluator.h"
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
@@ -95,7 +96,7 @@ std::string describe_run(const Config& config, MeshShape mesh) {
                      mesh.replicate * mesh.shard, mesh.replicate, mesh.shard, mesh.expert, mesh.expert_shard(),
                      config.parallel.zero_stage);
   out += fmt::format("parameters: {} total, {} active\n", grouped(counts.total), grouped(counts.active));
-  out += fmt::format("FLOPs per token: {:.3f} G with causal attention, {:.3f} G with full attention\n",
+  out += fmt::format("FLOPs per token: {:.4g} G with causal attention, {:.4g} G with full attention\n",
                      flops.causal / 1e9, flops.full_attention / 1e9);
   out += fmt::format("memory of a rank: {}\n", describe(plan_memory(config, mesh)));
   out += fmt::format("steps: {} of {} sequences x {} tokens = {} tokens a step, {} in all\n", config.train.steps,
@@ -108,12 +109,12 @@ std::string describe_start(const Config& config, int world_size, const std::stri
   const auto device = device_of_rank(config.train.device);
   auto env = describe_environment(device);
   return fmt::format("olmoe-train {} ({})\n{}device: {} ({}), {} threads a rank\nLibTorch {}, MPI {}", env["version"],
-                     env["git_commit"], describe_run(config, mesh_shape(config.parallel, world_size)), device.str(),
+                     env["git_commit"], describe_run(config, mesh_shape(config, world_size)), device.str(),
                      env[device.is_cpu() ? "cpu_features" : "gpu"], env["threads"], env["libtorch"], mpi_version);
 }
 
 std::string dry_run(const Config& config, int world_size, const std::string& gpu) {
-  const auto mesh = mesh_shape(config.parallel, world_size);
+  const auto mesh = mesh_shape(config, world_size);
   evaluation_set_names(config.evaluation.paths);
   auto out = describe_run(config, mesh) + describe_speed(config, mesh, gpu);
   if (const auto& folder = config.train.init_from; !folder.empty()) {

@@ -89,7 +89,7 @@ std::map<const ShardedUnit*, PoolRange> StageRunner::share_buffers(
 }
 
 /// Gives each unit its memory. One that is whole on this rank computes from its shard and adds to its gradient
-/// directly; others use a buffer of their own (ZeRO-2 weights) or take turns in a shared one.
+/// directly; others use a buffer of their own or take turns in a shared one.
 void StageRunner::bind_units() {
   const auto master = master_dtype(options_.compute_dtype);
   const auto whole = [](const ShardedUnit& unit) { return unit.shard.numel() == unit.flat_numel(); };
@@ -98,20 +98,29 @@ void StageRunner::bind_units() {
     return options_.residency == Residency::pooled && !aliases(unit);
   };
   const auto weights = share_buffers(pooled, options_.compute_dtype);
-  const auto grads = share_buffers(std::not_fn(whole), master);
+  const bool pooled_grads = options_.grads == Residency::pooled;
+  const auto grads = share_buffers([&](const ShardedUnit& unit) { return pooled_grads && !whole(unit); }, master);
+  int64_t widest = 0;
   for (const auto& unit : units_) {
     const auto own_weights = [&] {
       if (aliases(*unit)) return PoolRange(unit->shard);
       return PoolRange(make_buffer(unit->flat_numel(), options_.compute_dtype, sharding_));
     };
+    const auto own_grads = [&] {
+      return PoolRange(whole(*unit) ? unit->grad : make_buffer(unit->flat_numel(), master, sharding_));
+    };
     unit->bind(pooled(*unit) ? weights.at(unit.get()) : own_weights(),
-               whole(*unit) ? PoolRange(unit->grad) : grads.at(unit.get()));
+               grads.contains(unit.get()) ? grads.at(unit.get()) : own_grads());
+    if (!whole(*unit)) widest = std::max(widest, unit->flat_numel());
   }
+  if (options_.wire_dtype)
+    wire_ = make_buffer(widest, *options_.wire_dtype, sharding_);
 }
 
 void StageRunner::reset_totals() {
   const auto options = at::TensorOptions().dtype(at::kDouble).device(options_.device);
-  totals_ = {at::zeros({3}, options), at::zeros({options_.num_moe_layers, options_.num_experts}, options)};
+  totals_ = {at::zeros({3}, options), at::zeros({options_.num_moe_layers, options_.num_experts}, options),
+             at::zeros({1}, options)};
 }
 
 /// Nothing where the weights are there already, or on their way.
@@ -123,7 +132,7 @@ void StageRunner::gather(size_t stage) {
 
 void StageRunner::reduce(size_t stage) {
   reduce_lane_.run([&] {
-    for (auto* unit : units_of_[stage]) unit->reduce_grads();
+    for (auto* unit : units_of_[stage]) unit->reduce_grads(wire_);
   });
 }
 
@@ -132,11 +141,11 @@ void StageRunner::release(size_t stage) {
   for (auto* unit : units_of_[stage]) unit->release();
 }
 
-void StageRunner::train_pass(const Batch& batch, LossScale scale) {
+void StageRunner::train_pass(const Batch& batch, LossScale scale, bool last_of_step) {
   const auto here = on_device(batch, options_.device);
   const auto loss = forward(here, Phase::train, stages_.size());
   totals_.losses_3[0] += loss;
-  backward(here, scale);
+  backward(here, scale, /*reduces=*/last_of_step || options_.grads == Residency::pooled);
 }
 
 at::Tensor StageRunner::evaluate(const Batch& batch) {
@@ -158,7 +167,8 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
 //                         s+1) when the caller's line holds the last reader of the old tenant, and s not yet.
 //   buffer of gradients   Zeroed on the caller's line for stage s-1 after it waited for the reduction of s+1, its last
 //                         reader; it does so just before the reduction of s, which the backward of s-1 hides.
-//   any other tensor      None is made or freed on a lane: what it touches lives as long as the runner.
+//   any other tensor      What a lane touches lives as long as the runner. (Communicators may make scratch of their own
+//                         on the lane's stream, and use it nowhere else.)
 //   shard, grad           The optimizer runs on the caller's line, which has waited for all gathers and reductions.
 at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages) {
   at::Tensor x;  // undefined for the first stage, which reads the batch
@@ -184,7 +194,7 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
   return x;
 }
 
-void StageRunner::backward(const Batch& batch, LossScale scale) {
+void StageRunner::backward(const Batch& batch, LossScale scale, bool reduces) {
   auto dy = at::full({}, scale.per_target, at::TensorOptions().dtype(at::kDouble).device(options_.device));
   for (size_t s = stages_.size(); s-- > 0;) {
     add_to_totals(s, scale.aux_share);
@@ -193,7 +203,7 @@ void StageRunner::backward(const Batch& batch, LossScale scale) {
     if (s > 0) gather(s - 1);
     backward_stage(s, batch, dy, scale.aux_share);
     reduce_lane_.wait();  // for stage s + 1, whose gradients lie where those of s - 1 go
-    reduce(s);
+    if (reduces) reduce(s);
     release(s);
     if (s > 0) dy = saved_[s].x.grad();
     saved_[s] = {};
@@ -229,7 +239,12 @@ void StageRunner::add_to_totals(size_t stage, double aux_share) {
   if (!stats.defined()) return;
   const double weight = aux_share / static_cast<double>(options_.num_moe_layers);
   totals_.losses_3.narrow(0, 1, 2).add_(stats.narrow(0, 0, 2), weight);
-  totals_.counts_LE[static_cast<int64_t>(stage) - 1].add_(stats.narrow(0, 2, options_.num_experts));
+  totals_.dropped_1.add_(stats.narrow(0, 2, 1));
+  totals_.counts_LE[static_cast<int64_t>(stage) - 1].add_(stats.narrow(0, 3, options_.num_experts));
+  for (const auto& plan : saved_[stage].routing.plans) {
+    totals_.copies_sent += plan.copies_sent;
+    totals_.copies_received += plan.copies_received;
+  }
 }
 
 }  // namespace olmoe

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -18,7 +19,8 @@
 
 namespace olmoe {
 
-/// Where gathered weights live: in two buffers shared by all stages (ZeRO-3), or in one of their own (ZeRO-2).
+/// Where whole weights, or whole gradients, live: in two buffers that all stages share, or in one of each unit's own.
+/// ZeRO-3 pools both, ZeRO-2 the gradients, ZeRO-1 neither.
 enum class Residency { pooled, resident };
 
 /// Weights of a micro-batch's losses in the step's total: nothing is divided again afterwards.
@@ -31,6 +33,8 @@ struct LossScale {
 struct PassTotals {
   at::Tensor losses_3;   ///< cross-entropy sum; share-weighted load-balancing and z-loss, means over layers
   at::Tensor counts_LE;  ///< assignments of each expert, L the blocks with experts
+  at::Tensor dropped_1;  ///< assignments that found no room in their expert
+  int64_t copies_sent = 0, copies_received = 0;  ///< of tokens, to and from the experts of other ranks
 };
 
 /// Walks the stages forward and backward, and decides when their units gather and reduce.
@@ -45,12 +49,15 @@ class StageRunner {
     int64_t num_experts;
     bool registered_memory = false;  ///< buffers of collectives come from the groups that use them
     bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
+    Residency grads = Residency::pooled;  ///< resident: reduced once a step, not after each micro-batch
+    std::optional<at::ScalarType> wire_dtype = {};  ///< gradients travel in it; none: in their own
   };
   StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options);
 
-  /// One micro-batch, forward and backward; gradients are added to each unit's `grad`. A batch of no sequences
-  /// still makes every collective. Collective over shard.
-  void train_pass(const Batch& batch, LossScale scale);
+  /// One micro-batch, forward and backward; gradients are added to each unit's `grad`, those of resident buffers in the
+  /// last pass of the step. A batch of no sequences still makes every collective. Collective over shard, and over world
+  /// with a global balance.
+  void train_pass(const Batch& batch, LossScale scale, bool last_of_step = true);
   /// Adds up gradient slices over replicas, once a step. Collective over replicate.
   void reduce_replicas();
   /// Cross-entropy sum of a batch, forward only, as a float64 scalar. Collective over shard.
@@ -78,7 +85,7 @@ class StageRunner {
   void reduce(size_t stage);
   void release(size_t stage);
   at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages);
-  void backward(const Batch& batch, LossScale scale);
+  void backward(const Batch& batch, LossScale scale, bool reduces);
   void backward_stage(size_t stage, const Batch& batch, const at::Tensor& dy, double aux_share);
   void add_to_totals(size_t stage, double aux_share);
 
@@ -89,6 +96,7 @@ class StageRunner {
   Lane gather_lane_, reduce_lane_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;
   std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
+  at::Tensor wire_;  // gradients of a unit on their way, where they travel in a dtype of their own
   std::vector<Saved> saved_;
   PassTotals totals_;
 };

@@ -123,9 +123,9 @@ void add_state(std::vector<Work>& parts, const Config& config, double numel, dou
 /// The stages' parameters, first stage first.
 std::vector<double> stage_numels(const ModelConfig& config) {
   std::vector<double> out;
-  for (const auto& stage : make_stages(config)) {
+  for (const auto& params : list_params(config)) {
     double numel = 0;
-    for (const auto& param : stage->params())
+    for (const auto& param : params)
       numel += static_cast<double>(
           std::accumulate(param.shape.begin(), param.shape.end(), int64_t{1}, std::multiplies<>()));
     out.push_back(numel);

@@ -21,6 +21,7 @@
 #include "trainer/agreement.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
+#include "trainer/layout.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
 #include "trainer/weights.h"
@@ -37,6 +38,18 @@ at::ScalarType scalar_type(ComputeDtype dtype) {
   throw Error("unreachable compute dtype");
 }
 
+Lane::Beside beside(const Config& config) {
+  return config.parallel.overlap ? Lane::Beside::yes : Lane::Beside::no;
+}
+
+DispatchOptions dispatch_options(const Config& config) {
+  return {device_of_rank(config.train.device), beside(config), config.parallel.expert_chunks};
+}
+
+std::optional<at::ScalarType> wire_dtype(GradientWire wire) {
+  return wire == GradientWire::bfloat16 ? std::optional(at::kBFloat16) : std::nullopt;
+}
+
 StageRunner::Options runner_options(const Config& config) {
   return {.compute_dtype = scalar_type(config.train.compute_dtype),
           .device = device_of_rank(config.train.device),
@@ -45,7 +58,9 @@ StageRunner::Options runner_options(const Config& config) {
           .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
           .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0,
           .registered_memory = config.parallel.registered_memory,
-          .overlap = config.parallel.overlap};
+          .overlap = config.parallel.overlap,
+          .grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled,
+          .wire_dtype = wire_dtype(config.parallel.gradient_wire)};
 }
 
 DataLoader::Plan make_plan(const Config& config, const Communicator& world) {
@@ -102,13 +117,14 @@ std::shared_ptr<const InstanceSource> make_source(const Config& config, Communic
 
 Trainer::Trainer(const Config& config, Communicator& world)
     : config_(check_run_folder(config, world)),
-      mesh_(world, mesh_shape(config.parallel, world.size())),
+      mesh_(world, mesh_shape(config, world.size())),
       source_(make_source(config_, world)),
       plan_(make_plan(config_, world)),
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
-  runner_ = std::make_unique<StageRunner>(make_stages(config_.model), mesh_, runner_options(config_));
+  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, dispatch_options(config_)), mesh_,
+                                          runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
   const int64_t sequences = plan_.global_batch, targets = sequences * (config_.data.sequence_length - 1);
   device_step_.emplace(*runner_, *optimizer_, mesh_, DeviceStep::Size{plan_.rounds(), sequences, targets},
@@ -203,6 +219,7 @@ StepMetrics Trainer::train_step() {
           .load_balancing_loss = numbers[1],
           .router_z_loss = numbers[2],
           .max_expert_load = numbers[4],
+          .dropped_assignments = std::llround(numbers[5]),
           .grad_norm = numbers[3],
           .lr = lr,
           .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),

@@ -60,7 +60,7 @@ class Parity {
         world_(make_single_communicator()),
         mesh_(*world_, {}),
         batch_(test::batch_of(reference_["input_ids"])),
-        runner_(make_stages(model_), mesh_, test::runner_options(model_, at::kFloat)) {
+        runner_(make_stages(model_, mesh_), mesh_, test::runner_options(model_, at::kFloat)) {
     fill_weights(runner_.units(), HfWeights::source(folder, model_));
   }
 

@@ -141,8 +141,8 @@ TEST_CASE("each element of each parameter is in exactly one Hugging Face tensor"
       CHECK(names.insert(tensor.hf_name).second);
       CHECK(ranges[tensor.name].emplace(tensor.first, numel_of(tensor.shape)).second);
     }
-    for (const auto& stage : make_stages(model))
-      for (const auto& param : stage->params()) {
+    for (const auto& params : list_params(model))
+      for (const auto& param : params) {
         int64_t end = 0;
         for (const auto& [first, numel] : ranges[param.name]) end = first == end ? end + numel : -1;
         INFO(param.name);

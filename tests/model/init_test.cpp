@@ -57,8 +57,8 @@ TEST_CASE("norm weights start at one, and nothing else does") {
   const auto model = test::tiny_model();
   const auto source = random_init(model, 1);
   int64_t norms = 0;
-  for (const auto& stage : make_stages(model))
-    for (const auto& param : stage->params()) {
+  for (const auto& params : list_params(model))
+    for (const auto& param : params) {
       INFO(param.name);
       const auto x = values(source, param.name, 0, at::empty(param.global_shape).numel());
       const bool norm = param.global_shape.size() == 1;

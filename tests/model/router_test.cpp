@@ -11,12 +11,14 @@ using namespace olmoe;
 
 /// A router with random weights.
 struct TestRouter {
-  explicit TestRouter(const ModelConfig& model, at::ScalarType dtype) : router(model, "router") {
+  explicit TestRouter(const ModelConfig& model, at::ScalarType dtype)
+      : world(make_single_communicator()), router(model, "router", *world) {
     at::manual_seed(5);
     auto param = router.params().at(0);
     *param.slot = at::randn(param.shape, at::kDouble).to(dtype);
     weight = *param.slot;
   }
+  std::unique_ptr<Communicator> world;
   Router router;
   at::Tensor weight;
 };
@@ -32,10 +34,11 @@ TEST_CASE("a choice that was made before is followed, not made again") {
   REQUIRE(own.ids_NK.defined());
 
   const auto other_NK = (own.ids_NK + 1).remainder(model.num_experts).to(at::kInt);
-  Routing given{other_NK};
+  Routing given;
+  given.ids_NK = other_NK;
   const auto out = test.router.forward(x_ND, 3, given);
   CHECK(given.ids_NK.is_same(other_NK));
-  const auto counts_E = out.stats.narrow(0, 2, model.num_experts).to(at::kLong);
+  const auto counts_E = out.stats.narrow(0, 3, model.num_experts).to(at::kLong);
   CHECK(at::equal(counts_E, at::bincount(other_NK.flatten(), {}, model.num_experts)));
   const auto probs_NE = x_ND.matmul(test.weight.t()).softmax(-1);
   CHECK(at::allclose(out.scores_NK, probs_NE.gather(1, other_NK.to(at::kLong)), 1e-12, 0));

@@ -55,7 +55,7 @@ class Includes(unittest.TestCase):
     def test_model_sees_little_of_parallel_and_data(self):
         self.assert_refused("model/a.h", '"parallel/sharded_unit.h"', "may not include parallel/sharded_unit.h")
         self.assert_refused("model/a.h", '"data/data_loader.h"', "may not include data/data_loader.h")
-        for target in ("parallel/communicator.h", "parallel/device_mesh.h", "parallel/collectives.h", "data/batch.h"):
+        for target in ("parallel/communicator.h", "parallel/device_mesh.h", "parallel/row_exchange.h", "data/batch.h"):
             self.assert_allowed("model/a.h", f'"{target}"')
 
     def test_outside_libraries_have_one_home(self):

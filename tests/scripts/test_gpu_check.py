@@ -10,11 +10,14 @@ import tempfile
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 gpu_check, gpu_report = (importlib.import_module(name) for name in ("gpu_check", "gpu_report"))
+# A Python with torch and transformers, for development. Where there is none, the report has to say so.
+PEER_PYTHON = REPOSITORY / ".deps/venv-dev/bin"
 
 
 def libtorch():
@@ -68,7 +71,7 @@ class Bundle(Temporary):
         self.assertFalse((self.bundle / "bin" / "golden_tests").exists())
         self.assertLess(sum(path.stat().st_size for path in self.bundle.rglob("*")), 60e6)
 
-        code, text = self.check("--rehearse")
+        code, text = self.check("--rehearse", PATH=f"{PEER_PYTHON}:{os.environ['PATH']}")
         self.assertEqual(code, 0, text)
         report = json.loads((self.bundle / "report/report.json").read_text())
         self.assertEqual((report["rehearsal"], report["go"]), (True, True))
@@ -81,15 +84,39 @@ class Bundle(Temporary):
         self.assertEqual(parts["olmoe_graph"]["status"], "not run")
         self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
         self.assertLess(parts["tiny_device"]["figures"]["last_loss"], parts["tiny_device"]["figures"]["first_loss"])
-        self.assertGreater(report["computed_for_16_layers"]["tokens_per_s"], 0)
+        self.check_comparison(report, parts)
         text = (self.bundle / "report/report.md").read_text()
         self.assertIn("# Rehearsal without a GPU\n", text)
+        self.assertIn("## Experts of one layer, bf16\n", text)
+        self.assertIn("\n| ours, fp32 state | 2 | ", text)
         self.assertIn("| kernels_tests | NOT RUN: there is no GPU |", text)
 
         (self.folder / "nvidia-smi").write_text("#!/bin/sh\nexit 6\n")  # as where there is no GPU
         (self.folder / "nvidia-smi").chmod(0o755)
         code, text = self.check(PATH=f"{self.folder}:{os.environ['PATH']}")
         self.assertEqual((code, text), (3, "missing: a GPU: nvidia-smi tells of none\n"))
+
+
+    def check_comparison(self, report, parts):
+        """Ours in the tables, and transformers wherever its Python has it."""
+        present = any(PEER_PYTHON.parent.glob("lib/python3*/site-packages/transformers"))
+        layer, steps = report["layer"]["rows"], report["steps"]["runs"]
+        ours = [row for row in layer if row["who"].startswith("ours")]
+        self.assertEqual([row["skew"] for row in ours], [0, 1])
+        for row in [row for row in layer if "cannot" not in row]:
+            self.assertGreater(min(row["forward_tflop_per_s"], row["backward_tflop_per_s"], row["busiest"] - 1), 0, row)
+        self.assertEqual([row["layers"] for row in steps if row["who"] == "ours"], [2, 1])
+        for row in steps:
+            self.assertGreater(row["median_tokens_per_s"], 0)
+            self.assertGreater(row["tflop_per_s_full"], row["tflop_per_s_causal"])
+        for what in ("layer", "train"):
+            part = parts[f"transformers_{what}"]
+            self.assertEqual(part["status"], "passed" if present else "not run", part)
+        if present:
+            self.assertEqual({row["who"] for row in layer} - {ours[0]["who"]},
+                             {"transformers, eager", "transformers, grouped_mm"})
+            self.assertEqual([(row["state"], row["layers"]) for row in steps if row["who"] == "transformers"],
+                             [("bf16", 2), ("bf16", 1), ("fp32", 2), ("fp32", 1)])
 
 
 class Environment(Temporary):
@@ -153,7 +180,7 @@ class Parts(Temporary):
             parts = {part.name: part for part in gpu_check.all_parts(self.machine(rehearse=rehearse, device=device))}
             counted = {name for name, part in parts.items() if "log.host_syncs=true" in part.command}
             self.assertEqual(counted, set() if rehearse else
-                             {"tiny_device", "olmoe_8_layers", "olmoe_4_layers", "olmoe_graph"})
+                             {"tiny_device", "olmoe_8_layers", "olmoe_4_layers", "olmoe_graph", "profile"})
             self.assertIn("train.cuda_graph=true", parts["olmoe_graph"].command)
             self.assertEqual(bool(parts["olmoe_graph"].missing), rehearse)
 
@@ -163,16 +190,28 @@ class Parts(Temporary):
         for name in (*gpu_check.TESTS, "sanitizer_memcheck", "kernels_bench"):
             self.assertTrue(missing[name], name)
 
+    def test_kernels_are_listed_by_the_profiler_that_is_there(self):
+        for there, first in (({"nsys", "ncu"}, "nsys"), ({"ncu"}, "ncu"), (set(), "")):
+            with mock.patch.object(shutil, "which", lambda tool: tool if tool in there else None):
+                part = gpu_check.profile_part(self.machine())
+            self.assertEqual(bool(part.missing), not there)
+            self.assertFalse(part.needed)
+            if there:
+                program = part.command.index("olmoe-train")
+                self.assertIn("./env.sh", part.command[:program])
+                self.assertIn(first, part.command[:program])
+                self.assertIn(f"train.steps={gpu_report.PROFILED_STEPS}", part.command)
+
     def test_failures_and_limits(self):
         for command, status in ((["true"], "passed"), (["false"], "failed"), (["sleep", "5"], "timed out")):
-            result = gpu_check.run(gpu_check.Part("part", 1, command), self.folder)
+            result = gpu_check.run(gpu_check.Part("part", 1, command), self.folder, 1)
             self.assertEqual(result["status"], status)
             self.assertEqual(gpu_report.is_go([result], rehearse=True), status == "passed")
-        no_metrics = gpu_check.run(gpu_check.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder)
+        no_metrics = gpu_check.run(gpu_check.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder, 1)
         self.assertEqual(no_metrics["status"], "failed")
 
     def test_what_could_not_run_is_no_go_but_in_a_rehearsal(self):
-        result = gpu_check.run(gpu_check.Part("part", 1, ["true"], missing="there is no GPU"), self.folder)
+        result = gpu_check.run(gpu_check.Part("part", 1, ["true"], missing="there is no GPU"), self.folder, 1)
         self.assertFalse(gpu_report.write(self.folder, [result], rehearse=False))
         self.assertIn("NO GO", (self.folder / "report.md").read_text())
         self.assertTrue(gpu_report.write(self.folder, [result], rehearse=True))
@@ -195,22 +234,68 @@ class Report(Temporary):
         self.assertFalse(gpu_report.compare(run, self.metrics("nan", [3.0, float("nan")]), 2, 1e-3))
 
     def test_waits_of_the_host_are_reported_where_they_were_counted(self):
-        run = self.metrics("run", [3.0] * 8)
+        run, log = self.metrics("run", [3.0] * 8), self.folder / "run.log"
         (run / "config.yaml").write_text("model:\n  num_layers: 2\n")
-        self.assertNotIn("most_host_syncs_of_a_step", gpu_report.steps_of(None, run))
+        log.write_text("")
+        self.assertNotIn("most_host_syncs_of_a_step", gpu_report.steps_of(log, run))
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         text = "\n".join(json.dumps(line | {"host_syncs": syncs}) for line, syncs in zip(lines, [9, 9, 0, 0, 1, 0, 0, 0]))
         (run / "metrics.jsonl").write_text(text + "\n")
-        self.assertEqual(gpu_report.steps_of(None, run)["most_host_syncs_of_a_step"], 1)
+        self.assertEqual(gpu_report.steps_of(log, run)["most_host_syncs_of_a_step"], 1)
 
-    def test_the_full_model_is_computed_from_two(self):
-        def run(layers, step_ms, status="passed"):
-            return {"name": f"olmoe_{layers}_layers", "status": status,
-                    "figures": {"layers": layers, "median_step_ms": step_ms, "tokens_per_step": 16384}}
-        computed = gpu_report.full_model([run(8, 200.0), run(4, 120.0)])
-        self.assertEqual((computed["layer_ms"], computed["step_ms"]), (20.0, 360.0))
-        self.assertAlmostEqual(computed["tokens_per_s"], 16384 / 0.36)
-        self.assertEqual(gpu_report.full_model([run(8, 200.0), run(4, 120.0, "failed")]), {})
+
+class TimeBudget(unittest.TestCase):
+    def test_what_a_part_leaves_goes_to_those_after_it(self):
+        clock = SimpleNamespace(now=100.0)
+        budget = gpu_check.Budget(60, lambda: clock.now)
+        part = gpu_check.Part("part", 10, [])
+        self.assertEqual(budget.limit_s(part), 10)
+        clock.now += 4  # eight of the twelve seconds are left
+        self.assertEqual(budget.limit_s(part), 18)
+        clock.now += 20  # it hung
+        self.assertEqual(budget.limit_s(part), 10)
+        clock.now += 30  # what no limit foresaw
+        self.assertLess(budget.limit_s(part), 1)
+
+    def test_a_part_without_time_is_said_to_have_none(self):
+        result = gpu_check.run(gpu_check.Part("part", 1, ["true"]), Path("unused"), 0)
+        self.assertEqual((result["status"], result["reason"]), ("not run", "the parts before it left it no time"))
+
+
+class OutOfMemory(Temporary):
+    def run_model(self, layers, says):
+        part = gpu_check.Part(f"olmoe_{layers}_layers", 5, ["sh", "-c", says], may_not_fit=True)
+        return gpu_check.run(part, self.folder, 5)
+
+    def test_it_is_a_finding_where_fewer_layers_fit(self):
+        full = self.run_model(8, "echo CUDA out of memory; exit 1")
+        self.assertEqual(full["status"], "out of memory")
+        self.assertFalse(gpu_report.is_go([full], rehearse=False))
+        self.assertTrue(gpu_report.is_go([full, self.run_model(4, "true")], rehearse=False))
+        self.assertEqual(self.run_model(8, "echo something else; exit 1")["status"], "failed")
+
+    def test_memory_in_use_is_the_most_that_was_seen(self):
+        (self.folder / "nvidia-smi").write_text("#!/bin/sh\nprintf '1000\\n3000\\n2000\\n'; exec sleep 60\n")
+        (self.folder / "nvidia-smi").chmod(0o755)
+        part = gpu_check.Part("part", 5, ["sleep", "0.5"], watch_memory=True)
+        with mock.patch.dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}"):
+            result = gpu_check.run(part, self.folder, 5)
+        self.assertEqual((result["status"], result["used_bytes"]), ("passed", 3000 << 20))
+
+    def test_half_as_many_layers_are_tried(self):
+        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 8)
+        (self.folder / "olmoe_8_layers.log").write_text("CUDA out of memory")
+        parts = list(gpu_check.step_parts(machine))
+        self.assertEqual([part.name for part in parts],
+                         ["olmoe_8_layers", "olmoe_4_layers", "olmoe_2_layers", "transformers_train"])
+        self.assertEqual(parts[-1].command[-3:], ["--layers", 4, 2])
+
+    def test_it_does_not_go_below_one_layer(self):
+        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 2)
+        for layers in (2, 1):
+            (self.folder / f"olmoe_{layers}_layers.log").write_text("CUDA out of memory")
+        self.assertEqual([part.name for part in gpu_check.step_parts(machine)],
+                         ["olmoe_2_layers", "olmoe_1_layers", "transformers_train"])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class TrainedState {
   TrainedState(Communicator& world, const std::string& folder, int64_t keep = 0)
       : model_(tiny_model()),
         mesh_(world, {1, world.size(), 1}),
-        runner_(make_stages(model_), mesh_, runner_options(model_, at::kFloat)),
+        runner_(make_stages(model_, mesh_), mesh_, runner_options(model_, at::kFloat)),
         optimizer_(runner_.units(), optimizer_config_),
         checkpointer(folder, mesh_, keep) {}
 

@@ -67,7 +67,7 @@ std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool 
   std::vector<Outcome> outcomes(static_cast<size_t>(ranks));
   run_ranks(ranks, [&](Communicator& world) {
     DeviceMesh mesh(world, {.replicate = 1, .shard = ranks, .expert = 1});
-    StageRunner runner(make_stages(model), mesh, options);
+    StageRunner runner(make_stages(model, mesh), mesh, options);
     fill_weights(runner.units(), random_init(model, 7));
     Optimizer optimizer(runner.units(), config);
     auto& outcome = outcomes[static_cast<size_t>(world.rank())];

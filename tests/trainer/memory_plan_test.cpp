@@ -39,7 +39,7 @@ int64_t shared_bytes(StageRunner& runner,
 
 MemoryPlan allocated(const Config& config, DeviceMesh& mesh, at::ScalarType dtype) {
   const auto residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident;
-  StageRunner runner(make_stages(config.model), mesh,
+  StageRunner runner(make_stages(config.model, mesh), mesh,
                      runner_options(config.model, dtype, residency));
   Optimizer optimizer(runner.units(), config.optimizer);
   MemoryPlan plan{};

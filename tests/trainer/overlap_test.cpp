@@ -26,7 +26,7 @@ std::vector<Outcome> run(const ModelConfig& model, const StageRunner::Options& o
   std::vector<Outcome> outcomes(static_cast<size_t>(ranks));
   run_ranks(ranks, [&](Communicator& world) {
     DeviceMesh mesh(world, {.replicate = 1, .shard = ranks, .expert = 1});
-    StageRunner runner(make_stages(model), mesh, options);
+    StageRunner runner(make_stages(model, mesh), mesh, options);
     fill_weights(runner.units(), random_init(model, 7));
     for (const auto& batch : batches) runner.train_pass(batch, {1.0 / 60, 0.5});
     auto& outcome = outcomes[static_cast<size_t>(world.rank())];
@@ -89,7 +89,7 @@ TEST_CASE("a stage computes when the next one's weights have been asked for, and
     DeviceMesh mesh(world, {.replicate = 1, .shard = 2, .expert = 1});
     std::vector<int64_t> own_counts;
     std::vector<std::unique_ptr<Stage>> stages;
-    for (auto& stage : make_stages(model))
+    for (auto& stage : make_stages(model, mesh))
       stages.push_back(std::make_unique<GatherCounter>(std::move(stage), mesh.shard(), own_counts));
     if (world.rank() == 0) num_stages = std::ssize(stages);
     auto options = runner_options(model, at::kFloat, Residency::pooled, /*recompute=*/true);

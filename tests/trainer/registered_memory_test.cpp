@@ -58,7 +58,7 @@ std::vector<Outcome> run(StageRunner::Options options, MeshShape shape, bool reg
   run_ranks(ranks, [&](Communicator& world) {
     ENSURE(world.size() == ranks, "{} ranks", world.size());
     DeviceMesh mesh(world, shape);
-    StageRunner runner(make_stages(model), mesh, options);
+    StageRunner runner(make_stages(model, mesh), mesh, options);
     fill_weights(runner.units(), random_init(model, 7));
     for (int pass = 0; pass < 2; ++pass) runner.train_pass(batch, {1.0 / 60, 0.5});
     runner.reduce_replicas();
@@ -80,7 +80,7 @@ TEST_CASE("buffers of collectives come from the groups that use them, where that
     DeviceMesh mesh(world, {});
     auto options = runner_options(tiny_model(), at::kBFloat16, residency);
     options.registered_memory = registered;
-    const StageRunner runner(make_stages(tiny_model()), mesh, options);
+    const StageRunner runner(make_stages(tiny_model(), mesh), mesh, options);
     if (!registered) {
       CHECK(asked.allocated.empty());
       CHECK(asked.enrolled.empty());

@@ -27,18 +27,20 @@ ParamSource uneven_weights(const ModelConfig& model) {
   };
 }
 
+using Stages = std::vector<std::unique_ptr<Stage>>;
+
 /// A runner that is the only rank, with weights.
 struct OneRank {
   OneRank(const ModelConfig& model, StageRunner::Options options,
-          std::vector<std::unique_ptr<Stage>> stages)
+          const std::function<Stages(Stages)>& wrap)
       : world(make_single_communicator()),
         mesh(*world, {}),
-        runner(std::move(stages), mesh, options) {
+        runner(wrap(make_stages(model, mesh)), mesh, options) {
     fill_weights(runner.units(), uneven_weights(model));
   }
   OneRank(const ModelConfig& model, at::ScalarType dtype, bool recompute = false)
       : OneRank(model, runner_options(model, dtype, Residency::pooled, recompute),
-                make_stages(model)) {}
+                [](Stages stages) { return stages; }) {}
 
   void pass(const Batch& batch) {
     const double per_target = 1.0 / static_cast<double>(batch.num_targets);
@@ -213,12 +215,13 @@ TEST_CASE("recompute changes no bit") {
 TEST_CASE("recompute runs every stage but the last again, with the routing of its forward") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
-  std::vector<std::unique_ptr<Stage>> stages;
-  for (auto& stage : make_stages(model))
-    stages.push_back(std::make_unique<Recorder>(std::move(stage), stages.size(), calls));
-  const size_t num_stages = stages.size();
+  size_t num_stages = 0;
   OneRank rank(model, runner_options(model, at::kDouble, Residency::pooled, true),
-               std::move(stages));
+               [&](Stages stages) {
+                 for (auto& stage : stages)
+                   stage = std::make_unique<Recorder>(std::move(stage), num_stages++, calls);
+                 return stages;
+               });
   rank.pass(random_batch(model));
 
   REQUIRE(calls.size() == 2 * num_stages - 1);

@@ -43,7 +43,7 @@ Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency = Resi
   options.device = device;
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  StageRunner runner(make_stages(model), mesh, options);
+  StageRunner runner(make_stages(model, mesh), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const auto batch = random_batch(model);
   runner.train_pass(batch, {1.0 / static_cast<double>(batch.num_targets), 1.0});
@@ -68,7 +68,7 @@ Trained train(Communicator& world, at::Device device, StageRunner::Options optio
   options.device = device;
   const auto model = gpu_model();
   DeviceMesh mesh(world, {.replicate = 1, .shard = world.size(), .expert = 1});
-  StageRunner runner(make_stages(model), mesh, options);
+  StageRunner runner(make_stages(model, mesh), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);
@@ -136,7 +136,7 @@ TEST_CASE("GPU: forward, backward and update never wait for the host", "[cuda]")
   options.device = at::Device(at::kCUDA, 0);
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  StageRunner runner(make_stages(model), mesh, options);
+  StageRunner runner(make_stages(model, mesh), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);
@@ -196,7 +196,7 @@ TEST_CASE("GPU: waits of the host are counted, and a step has none", "[cuda]") {
   DeviceMesh mesh(*world, {});
   auto options = runner_options(gpu_model(), at::kBFloat16);
   options.device = device;
-  StageRunner runner(make_stages(gpu_model()), mesh, options);
+  StageRunner runner(make_stages(gpu_model(), mesh), mesh, options);
   fill_weights(runner.units(), random_init(gpu_model(), 7));
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);

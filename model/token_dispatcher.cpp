@@ -1,0 +1,135 @@
+#include "model/token_dispatcher.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/stack.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <numeric>
+#include <utility>
+
+#include "core/error.h"
+#include "parallel/host_tensor.h"
+
+namespace olmoe {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+void save(AutogradContext* ctx, const kernels::Permutation& p) {
+  ctx->save_for_backward({p.slot_R, p.row_TK, p.offsets_E});
+}
+kernels::Permutation saved_permutation(AutogradContext* ctx) {
+  auto saved = ctx->get_saved_variables();
+  return {saved[0], saved[1], saved[2]};
+}
+
+/// Copies of tokens, one for each rank they go to: x_SD.
+struct CopyFunction : Function<CopyFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND, const kernels::Permutation& copies) {
+    save(ctx, copies);
+    return kernels::gather_rows(x_ND, copies);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    return {kernels::combine_rows(grads[0].contiguous(), saved_permutation(ctx), {}), {}};
+  }
+};
+
+/// The sum of the copies of each token, and a residual: y_ND.
+struct SumFunction : Function<SumFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& y_SD, const kernels::Permutation& copies,
+                            const at::Tensor& residual_ND) {
+    save(ctx, copies);
+    return kernels::combine_rows(y_SD, copies, residual_ND);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const auto dy_ND = grads[0].contiguous();
+    return {kernels::gather_rows(dy_ND, saved_permutation(ctx)), {}, dy_ND};
+  }
+};
+
+/// How many elements are 0, 1, ..., size - 1: int64 [size].
+at::Tensor count_each(const at::Tensor& values, int64_t size) {
+  return (values.reshape({-1, 1}) == at::arange(size, values.options())).sum(0);
+}
+
+std::vector<int64_t> column(const at::Tensor& host, int64_t index) {
+  const auto values = host.select(1, index).contiguous();
+  const auto* const begin = values.const_data_ptr<int64_t>();
+  return {begin, begin + values.numel()};
+}
+
+int64_t sum(const std::vector<int64_t>& values) { return std::accumulate(values.begin(), values.end(), int64_t{0}); }
+
+}  // namespace
+
+TokenDispatcher::TokenDispatcher(std::shared_ptr<RowExchange> exchange, int64_t num_experts)
+    : exchange_(std::move(exchange)), num_local_experts_(num_experts / exchange_->group().size()) {
+  const int ranks = exchange_->group().size();
+  ENSURE(num_experts % ranks == 0, "{} experts on {} ranks", num_experts, ranks);
+}
+
+DispatchPlan TokenDispatcher::plan_here(const at::Tensor& ids_NK, bool some_absent) const {
+  std::optional<int64_t> rows;
+  if (some_absent) rows = fetch((ids_NK >= 0).sum(), exchange_->group()).item<int64_t>();
+  DispatchPlan plan;
+  plan.rows = kernels::sort_by_expert(ids_NK, num_local_experts_, rows);
+  return plan;
+}
+
+DispatchPlan TokenDispatcher::plan(const at::Tensor& ids_NK) const {
+  auto& group = exchange_->group();
+  const int64_t P = group.size(), K = ids_NK.size(1);
+  const auto rank_NK = ids_NK.div(num_local_experts_, "floor");  // -1 stays -1
+  const auto seen_NK = (rank_NK.unsqueeze(2) == rank_NK.unsqueeze(1)).tril(-1).any(2);  // by an earlier assignment
+  const auto copy_rank_NK = rank_NK.masked_fill(seen_NK, -1);
+
+  // To each rank: copies of tokens, and assignments to its experts.
+  const auto sent_P2 = at::stack({count_each(copy_rank_NK, P), count_each(rank_NK, P)}, 1);
+  auto received_P2 = at::empty_like(sent_P2);
+  const std::vector<int64_t> one_each(static_cast<size_t>(P), 1);
+  group.all_to_all(received_P2, sent_P2, one_each, one_each);
+  const auto counts_P4 = fetch(at::cat({sent_P2, received_P2}, 1), group);
+
+  DispatchPlan plan;
+  plan.counts = {column(counts_P4, 0), column(counts_P4, 2)};
+  const auto me = static_cast<size_t>(group.rank());
+  plan.copies_sent = sum(plan.counts.send) - plan.counts.send[me];
+  plan.copies_received = sum(plan.counts.recv) - plan.counts.recv[me];
+  plan.copies = kernels::sort_by_expert(copy_rank_NK, P, sum(plan.counts.send));
+  const auto ids_SK = ids_NK.index_select(0, plan.copies.slot_R.div(K, "floor"));
+  auto ids_MK = at::empty({sum(plan.counts.recv), K}, ids_NK.options());
+  group.all_to_all(ids_MK, ids_SK, plan.counts.recv, plan.counts.send);
+  const auto local_MK = ids_MK - group.rank() * num_local_experts_;
+  const auto elsewhere_MK = (local_MK < 0).logical_or_(local_MK >= num_local_experts_);
+  plan.rows = kernels::sort_by_expert(local_MK.masked_fill(elsewhere_MK, -1), num_local_experts_,
+                                      sum(column(counts_P4, 3)));
+  return plan;
+}
+
+TokenDispatcher::Sent TokenDispatcher::send(const at::Tensor& x_ND, const at::Tensor& scores_NK,
+                                            const DispatchPlan& plan) const {
+  auto x_SD = exchange_->start(CopyFunction::apply(x_ND, plan.copies), plan.counts);
+  return {std::move(x_SD), exchange_->start(CopyFunction::apply(scores_NK, plan.copies), plan.counts)};
+}
+
+TokenDispatcher::Received TokenDispatcher::receive(const Sent& sent) const {
+  auto x_MD = exchange_->wait(sent.x_SD);
+  return {std::move(x_MD), exchange_->wait(sent.scores_SK)};
+}
+
+RowExchange::Started TokenDispatcher::send_back(const at::Tensor& y_MD, const DispatchPlan& plan) const {
+  return exchange_->start(y_MD, {plan.counts.recv, plan.counts.send});
+}
+
+at::Tensor TokenDispatcher::receive_back(const RowExchange::Started& sent, const DispatchPlan& plan,
+                                         const at::Tensor& residual_ND) const {
+  return SumFunction::apply(exchange_->wait(sent), plan.copies, residual_ND);
+}
+
+}  // namespace olmoe

@@ -1,0 +1,185 @@
+"""Ours beside transformers, in the report of scripts/gpu_check.py: one layer's experts, and training steps."""
+import re
+from collections import defaultdict
+
+PUBLISHED_LAYERS = 16
+OUR_STATE = "fp32"  # weights, gradients and moments; bf16 copies are computed with
+
+
+def figures_of(results, name):
+    """Figures of the part of that name, also of one that did not come to its end; {} where it left none."""
+    return next((result.get("figures", {}) for result in results if result["name"] == name), {})
+
+
+def ratio(value, of):
+    return value / of if value and of else None
+
+
+# One layer's experts
+
+def our_layer_rows(figures):
+    """Rows of kernels_bench: cuda_moe_layer_forward/skew:0/real_time, or with a variant's name in front of the skew."""
+    rows = defaultdict(dict)
+    for name, entry in figures.items():
+        words = name.split("/")
+        match = re.fullmatch(r"(?:cuda_)?moe_layer_(?:(\w+)_)?(forward|backward)(?:_(\w+))?", words[0])
+        if not match:
+            continue
+        options = dict(word.partition(":")[::2] for word in words[1:])
+        skew = int(options.pop("skew", 0))
+        variant = [word for word in (match[1], match[3]) if word]
+        variant += [f"{key} {value}" for key, value in options.items() if value]  # real_time has no value
+        row = rows[" ".join(variant) or "unfused", skew]
+        row |= {"skew": skew, "busiest": entry.get("busiest"), f"{match[2]}_ms": entry["real_time"],
+                f"{match[2]}_tflop_per_s": entry["FLOP/s"] / 1e12}
+    return [{"who": f"ours, {variant}"} | row for (variant, _), row in rows.items()]
+
+
+def layer_table(results):
+    """{"cublas_tflop_per_s", "rows": [...]}: TFLOP/s of forward and backward, or why there are none (`cannot`)."""
+    ours, theirs = figures_of(results, "kernels_bench"), figures_of(results, "transformers_layer")
+    their_rows = theirs.get("rows", [])
+    product = next((row["tflop_per_s"] for row in their_rows if "product" in row), None)
+    if entry := ours.get("cuda_cublas/real_time"):
+        product = entry["FLOP/s"] / 1e12
+    rows = our_layer_rows(ours)
+    rows += [{"who": f"transformers, {row['experts']}"} | row for row in their_rows if "experts" in row]
+    for row in rows:
+        for way in ("forward", "backward"):
+            row[f"{way}_of_cublas"] = ratio(row.get(f"{way}_tflop_per_s"), product)
+    return {"cublas_tflop_per_s": product, "rows": sorted(rows, key=lambda row: row["skew"])}
+
+
+def fastest_experts(rows, default):
+    """The implementation with the least time for forward and backward, of what transformers_speed.py layer wrote."""
+    times = {row["experts"]: row["forward_ms"] + row["backward_ms"]
+             for row in rows if row.get("skew") == 0 and "forward_ms" in row}
+    return min(times, key=times.get, default=default)
+
+
+# Training steps
+
+def our_runs(results):
+    """Parts named olmoe_N_layers, and those named olmoe_ and what is special about them, which tell their layers."""
+    for result in results:
+        match = re.fullmatch(r"olmoe_(?:(\d+)_layers|(\w+))", result["name"])
+        if not match:
+            continue
+        row = {"who": f"ours, {match[2]}" if match[2] else "ours", "state": OUR_STATE}
+        if result["status"] == "passed":
+            yield row | result["figures"] | {"used_bytes": result.get("used_bytes")}
+        elif match[1]:
+            yield row | {"layers": int(match[1]), "cannot": result.get("reason", result["status"])}
+
+
+def flops_at(runs, layers):
+    """(causal, full attention) FLOPs a token: linear in the layers, known of our runs. None where they do not tell."""
+    known = {run["layers"]: run["flops_per_token"] for run in runs if "flops_per_token" in run}
+    if layers in known:
+        return known[layers]
+    if len(known) < 2:
+        return None
+    (few, low), (many, high) = sorted(known.items())[:2]
+    return [a + (b - a) * (layers - few) / (many - few) for a, b in zip(low, high)]
+
+
+def with_mfu(row, flops, peak_tflop_per_s):
+    """Adds the share of the GPU's peak, with causal attention and with full attention counted."""
+    if flops is None or "median_tokens_per_s" not in row:
+        return row
+    rates = [row["median_tokens_per_s"] * each / 1e12 for each in flops]
+    row |= {"tflop_per_s_causal": rates[0], "tflop_per_s_full": rates[1]}
+    return row | {"mfu_causal": ratio(rates[0], peak_tflop_per_s), "mfu_full": ratio(rates[1], peak_tflop_per_s)}
+
+
+def computed(runs):
+    """What runs of one contestant with few and many layers say of 16: computed, not measured; {} if unknown."""
+    done = sorted((run for run in runs if "median_step_ms" in run), key=lambda run: run["layers"])
+    if len(done) < 2 or done[0]["layers"] == done[-1]["layers"]:
+        return {}
+    few, many = done[0], done[-1]
+
+    def at_published(key):
+        """(of a layer, of the whole model)"""
+        each = (many[key] - few[key]) / (many["layers"] - few["layers"])
+        return each, many[key] + (PUBLISHED_LAYERS - many["layers"]) * each
+    layer_ms, step_ms = at_published("median_step_ms")
+    if layer_ms <= 0:  # noise: such small models are those of a rehearsal
+        return {}
+    row = {"who": many["who"], "state": many["state"], "layers": PUBLISHED_LAYERS,
+           "from_layers": [few["layers"], many["layers"]], "layer_ms": layer_ms, "median_step_ms": step_ms,
+           "median_tokens_per_s": 1e3 * many["tokens_per_step"] / step_ms}
+    if few.get("peak_memory_bytes") and many.get("peak_memory_bytes"):
+        row["layer_bytes"], row["peak_memory_bytes"] = at_published("peak_memory_bytes")
+    return row
+
+
+def step_table(results):
+    """{"peak_tflop_per_s", "runs": [...], "computed_for_16_layers": [...]}"""
+    peak = figures_of(results, "prediction").get("peak_tflop_per_s")
+    ours = list(our_runs(results))
+    theirs = [{"who": "transformers"} | row for row in figures_of(results, "transformers_train").get("rows", [])]
+    contestants = defaultdict(list)
+    for row in ours + theirs:
+        contestants[row["who"], row["state"]].append(with_mfu(row, flops_at(ours, row["layers"]), peak))
+    whole = [row for runs in contestants.values() if (row := computed(runs))]
+    return {"peak_tflop_per_s": peak, "runs": [row for runs in contestants.values() for row in runs],
+            f"computed_for_{PUBLISHED_LAYERS}_layers":
+                [with_mfu(row, flops_at(ours, PUBLISHED_LAYERS), peak) for row in whole]}
+
+
+# As Markdown
+
+def cell(value, form="{:.1f}", scale=1.0):
+    return "-" if value is None else form.format(value * scale)
+
+
+def markdown_table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def layer_markdown(table):
+    if not table["rows"]:
+        return []
+    rows = []
+    for row in table["rows"]:
+        routing = "skewed" if row["skew"] else "balanced"
+        if "cannot" in row:
+            rows.append([row["who"], routing, f"cannot run: {row['cannot']}", "-", "-", "-", "-", "-", "-"])
+            continue
+        rows.append([row["who"], routing, cell(row.get("busiest"), "{:.2f}")] +
+                    [cell(row.get(f"{way}_{unit}"), form, scale) for unit, form, scale in
+                     (("tflop_per_s", "{:.4g}", 1), ("of_cublas", "{:.1f} %", 100), ("ms", "{:.2f}", 1))
+                     for way in ("forward", "backward")])
+    return ["", "## Experts of one layer, bf16", "", f"One large product on this machine: "
+            f"{cell(table['cublas_tflop_per_s'], '{:.4g}')} TFLOP/s. FLOPs are those of the layer's products.", ""] + \
+        markdown_table(["experts", "routing", "busiest / mean", "forward TFLOP/s", "backward TFLOP/s",
+                        "forward of product", "backward of product", "forward ms", "backward ms"], rows)
+
+
+def step_cells(row):
+    who = f"{row['who']}, {row['state']} state"
+    if "cannot" in row:
+        return [who, str(row["layers"]), row["cannot"]] + ["-"] * 6
+    return [who, str(row["layers"]), cell(row["median_tokens_per_s"], "{:.0f}"), cell(row["median_step_ms"]),
+            cell(row.get("mfu_causal"), "{:.1f} %", 100), cell(row.get("mfu_full"), "{:.1f} %", 100),
+            cell(row.get("peak_memory_bytes"), "{:.1f}", 1e-9), cell(row.get("used_bytes"), "{:.1f}", 1e-9),
+            cell(row.get("layer_ms"), "{:.2f}")]
+
+
+def step_markdown(table):
+    if not table["runs"]:
+        return []
+    whole = table[f"computed_for_{PUBLISHED_LAYERS}_layers"]
+    lines = ["", "## Training steps of OLMoE-1B-7B with fewer layers", "",
+             f"MFU against {cell(table['peak_tflop_per_s'])} TFLOP/s, the data sheet's dense bf16; with causal and "
+             f"with full attention counted. A row of {PUBLISHED_LAYERS} layers is computed from the two others of its "
+             "kind, not measured. State: what is kept between steps, fp32 as ours or all of it bf16. Memory: the peak of "
+             "tensors, and of the whole GPU as nvidia-smi saw it.", ""]
+    rows = [step_cells(row) for row in table["runs"]]
+    for row in whole:
+        cells = step_cells(row)
+        rows.append([cells[0], f"{PUBLISHED_LAYERS}, computed"] + cells[2:])
+    return lines + markdown_table(["who", "layers", "tokens/s", "step ms", "MFU causal", "MFU full", "tensors GB",
+                                   "GPU GB", "ms a layer"], rows)

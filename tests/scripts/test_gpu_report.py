@@ -1,0 +1,117 @@
+"""What the report of the GPU check makes of figures: tables beside transformers, 16 layers out of fewer, kernels."""
+import importlib
+import re
+import sys
+import unittest
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+gpu_check, gpu_tables, gpu_kernels = map(importlib.import_module, ("gpu_check", "gpu_tables", "gpu_kernels"))
+
+
+class Tables(unittest.TestCase):
+    def part(self, name, figures, status="passed"):
+        return {"name": name, "status": status, "figures": figures}
+
+    def run_of(self, layers, step_ms, **figures):
+        return {"layers": layers, "median_step_ms": step_ms, "tokens_per_step": 16384,
+                "median_tokens_per_s": 16384e3 / step_ms} | figures
+
+    def test_the_full_model_is_computed_from_two(self):
+        few = self.run_of(4, 120.0, flops_per_token=[2e9, 3e9], peak_memory_bytes=40e9)
+        many = self.run_of(8, 200.0, flops_per_token=[4e9, 6e9], peak_memory_bytes=70e9)
+        theirs = [row | {"state": "bf16"} for row in (self.run_of(8, 400.0), self.run_of(4, 200.0))]
+        theirs.append({"state": "fp32", "layers": 8, "cannot": "out of memory"})
+        results = [self.part("olmoe_8_layers", many), self.part("olmoe_4_layers", few),
+                   self.part("prediction", {"peak_tflop_per_s": 1000.0}),
+                   self.part("transformers_train", {"rows": theirs})]
+        table = gpu_tables.step_table(results)
+        ours, peer = table["computed_for_16_layers"]
+        self.assertEqual((ours["layer_ms"], ours["median_step_ms"]), (20.0, 360.0))
+        self.assertEqual((ours["layer_bytes"], ours["peak_memory_bytes"]), (7.5e9, 130e9))
+        self.assertAlmostEqual(ours["median_tokens_per_s"], 16384 / 0.36)
+        self.assertAlmostEqual(ours["mfu_causal"], 16384 / 0.36 * 8e9 / 1e15)
+        self.assertAlmostEqual(ours["mfu_full"], 16384 / 0.36 * 12e9 / 1e15)
+        self.assertEqual((peer["who"], peer["median_step_ms"]), ("transformers", 800.0))
+        text = "\n".join(gpu_tables.step_markdown(table))
+        self.assertIn("| ours, fp32 state | 16, computed | 45511 | 360.0 | 36.4 % | 54.6 % | 130.0 | - | 20.00 |", text)
+        self.assertIn("| transformers, fp32 state | 8 | out of memory | - |", text)
+
+    def test_without_two_runs_nothing_is_computed(self):
+        results = [self.part("olmoe_8_layers", self.run_of(8, 200.0)), self.part("olmoe_4_layers", {}, "failed")]
+        table = gpu_tables.step_table(results)
+        self.assertEqual(table["computed_for_16_layers"], [])
+        self.assertEqual([row.get("cannot") for row in table["runs"]], [None, "failed"])
+        graph = gpu_tables.step_table(results + [self.part("olmoe_graph", self.run_of(4, 100.0))])
+        self.assertEqual(([row["who"] for row in graph["runs"]], graph["computed_for_16_layers"]),
+                         (["ours", "ours", "ours, graph"], []))
+        slower = [self.part(f"olmoe_{layers}_layers", self.run_of(layers, step_ms))
+                  for layers, step_ms in ((8, 200.0), (4, 210.0))]
+        self.assertEqual(gpu_tables.step_table(slower)["computed_for_16_layers"], [])
+
+    def test_layers_of_all_stand_beside_the_product(self):
+        ours = {f"cuda_moe_layer_{way}{variant}/skew:{skew}/real_time":
+                {"real_time": ms, "FLOP/s": rate, "busiest": 1.1 + skew}
+                for way, ms, rate in (("forward", 4.0, 4e14), ("backward", 9.0, 3e14))
+                for skew in (0, 1) for variant in ("", "_fused")}
+        theirs = [{"product": 8192, "tflop_per_s": 700.0},
+                  {"experts": "eager", "skew": 0, "busiest": 1.1, "forward_ms": 50.0, "backward_ms": 100.0,
+                   "forward_tflop_per_s": 30.0, "backward_tflop_per_s": 35.0},
+                  {"experts": "grouped_mm", "skew": 0, "busiest": 1.1, "forward_ms": 5.0, "backward_ms": 12.0,
+                   "forward_tflop_per_s": 300.0, "backward_tflop_per_s": 250.0},
+                  {"experts": "sonicmoe", "skew": 0, "busiest": 1.1, "cannot": "not installed"}]
+        table = gpu_tables.layer_table([
+            self.part("kernels_bench", ours | {"cuda_cublas/real_time": {"real_time": 1.4, "FLOP/s": 8e14}}),
+            self.part("transformers_layer", {"rows": theirs}, "timed out")])
+        self.assertEqual(table["cublas_tflop_per_s"], 800)
+        rows = {(row["who"], row["skew"]): row for row in table["rows"]}
+        self.assertEqual((rows["ours, unfused", 1]["forward_of_cublas"], rows["ours, fused", 0]["backward_of_cublas"]),
+                         (0.5, 0.375))
+        self.assertEqual(len(rows), 7)
+        text = "\n".join(gpu_tables.layer_markdown(table))
+        self.assertIn("| ours, unfused | balanced | 1.10 | 400 | 300 | 50.0 % | 37.5 % | 4.00 | 9.00 |", text)
+        self.assertIn("| transformers, sonicmoe | balanced | cannot run: not installed |", text)
+        self.assertEqual(gpu_tables.fastest_experts(theirs, "eager"), "grouped_mm")
+        self.assertEqual(gpu_tables.fastest_experts([], "eager"), "eager")
+
+
+class Kernels(unittest.TestCase):
+    STEP = ["start<float>(int *)", "gemm", "void (anonymous namespace)::swiglu<float, Pair<int>>(X<int>, long)"]
+    NAMES = ["void init(int)", "gemm", *STEP, *STEP, *STEP, "last"]
+
+    def test_nsys(self):
+        rows = [f'{i},"{1000 * (i + 1)}",7,"{name}"' for i, name in enumerate(self.NAMES)]
+        text = "\n".join(["Generating SQLite file", 'Start (ns),Duration (ns),CorrId,Name', *rows])
+        found = gpu_kernels.summary(text, 3)
+        self.assertEqual((found["of"], found["launches"]), ("one step", 3))
+        self.assertEqual([row[:2] for row in found["kernels"]],
+                         [["swiglu<float, Pair<int>>", 1], ["gemm", 1], ["start<float>", 1]])
+        self.assertAlmostEqual(found["gpu_ms"], (6000 + 7000 + 8000) * 1e-6)
+
+    def test_ncu(self):
+        head = '"ID","Process ID","Kernel Name","gpu__time_duration.sum"'
+        rows = [f'"{i}","7","{name}","2,000"' for i, name in enumerate(self.NAMES)]
+        text = "\n".join(["==PROF== Connected", head, '"","","","ns"', *rows])
+        found = gpu_kernels.summary(text, 5)
+        self.assertEqual((found["of"], found["launches"]), ("the whole run of 5 steps", 12))
+        self.assertEqual(found["kernels"][0][:2], ["gemm", 4])
+        self.assertAlmostEqual(found["kernels"][0][2], 0.008)
+
+    def test_no_kernel_is_an_error(self):
+        with self.assertRaises(ValueError):
+            gpu_kernels.summary("==ERROR== ERR_NVGPUCTRPERM", 3)
+
+
+class KnownGpus(unittest.TestCase):
+    def test_only_those_of_the_data_sheets(self):
+        names = {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA A100-SXM4-80GB": "a100", "NVIDIA B200": "b200",
+                 "NVIDIA H200": "h200", "NVIDIA H100 PCIe": None, "NVIDIA H200 NVL": None, "NVIDIA GB200": None,
+                 "NVIDIA A100-PCIE-40GB": None}
+        for name, known in names.items():
+            found = re.search(gpu_check.KNOWN_GPUS, name.lower())
+            self.assertEqual(found and found[1], known, name)
+
+
+if __name__ == "__main__":
+    unittest.main()
