@@ -18,7 +18,7 @@ struct StepMetrics {
   double max_expert_load;  ///< assignments of the busiest expert / the mean, largest over layers; 0 without experts
   double grad_norm, lr;
   double tokens_per_s;     ///< all ranks together
-  std::optional<int64_t> host_syncs = {};  ///< how often the host waited for its GPU within the step, where that is counted
+  std::optional<int64_t> host_syncs = {};  ///< how often the host waited for its GPU within the step, where counted
 };
 
 /// metrics.jsonl and the console. Writes on rank 0, does nothing on the others.
