@@ -44,8 +44,8 @@ class File {
 /// Takes bytes of a tensor, which may be gone when it returns.
 using Sink = std::function<void(std::span<const std::byte>)>;
 
-/// A tensor to be written: its bytes, or, where these are not in memory, what hands them out when their turn comes, piece by
-/// piece and in order. One item is asked at a time, in the order of the file.
+/// A tensor to be written: its bytes, or, where these are not in memory, what hands them out when their turn comes,
+/// piece by piece and in order. One item is asked at a time, in the order of the file.
 struct Item {
   std::string name;
   Dtype dtype;

@@ -97,7 +97,8 @@ void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tenso
            c10::toString(param.scalar_type()));
   }
   ensure_together(constants, param, "adamw: the constants of the step");
-  ENSURE(constants.numel() == kAdamWConstants && constants.is_contiguous() && constants.scalar_type() == param.scalar_type(),
+  const bool fit = constants.numel() == kAdamWConstants && constants.is_contiguous();
+  ENSURE(fit && constants.scalar_type() == param.scalar_type(),
          "adamw: the constants of the step must be {} of the parameters' dtype", kAdamWConstants);
   ensure_together(grad_factor, param, "adamw: the factor of the gradients");
   ENSURE(grad_factor.numel() == 1 && grad_factor.scalar_type() == at::kDouble,

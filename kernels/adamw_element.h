@@ -5,7 +5,7 @@
 
 namespace olmoe::kernels {
 
-/// Constants of one AdamW step, in the dtype of the parameters. Aligned, so that a GPU reads four or two of them at once.
+/// Constants of one AdamW step, in the dtype of the parameters. Aligned, so that a GPU reads several at once.
 template <typename P>
 struct alignas(16) AdamWConstants {
   P beta1, beta2, keep1, keep2, eps, decay, step_size, root_scale;

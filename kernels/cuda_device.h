@@ -32,8 +32,9 @@ class NoHostSync {
   NoHostSync& operator=(const NoHostSync&) = delete;
 };
 
-/// While it lives, counts how often this thread was made to wait for a GPU through LibTorch. What waits without LibTorch's
-/// knowledge is not seen: in this program `fetch` (parallel/host_tensor.h), by which the host reads what it asked for.
+/// While it lives, counts how often this thread was made to wait for a GPU through LibTorch. What waits without
+/// LibTorch's knowledge is not seen: in this program `fetch` (parallel/host_tensor.h), by which the host reads what it
+/// asked for.
 class HostSyncCounter {
  public:
   HostSyncCounter();

@@ -8,7 +8,8 @@ namespace olmoe::kernels {
 
 class WarningCounter::Handler final : public c10::WarningHandler {
  public:
-  explicit Handler(std::string text) : text_(std::move(text)), others_(c10::WarningUtils::get_warning_handler()), guard_(this) {}
+  explicit Handler(std::string text)
+      : text_(std::move(text)), others_(c10::WarningUtils::get_warning_handler()), guard_(this) {}
   void process(const c10::Warning& warning) override {
     if (warning.msg().find(text_) == std::string::npos) return others_->process(warning);
     ++count_;

@@ -5,8 +5,8 @@
 
 namespace olmoe::kernels {
 
-/// While it lives, counts LibTorch's warnings in this thread that contain `text`, and keeps them to itself. Others are told as
-/// before.
+/// While it lives, counts LibTorch's warnings in this thread that contain `text`, and keeps them to itself. Others are
+/// told as before.
 class WarningCounter {
  public:
   explicit WarningCounter(std::string text);

@@ -53,9 +53,9 @@ class Communicator {
   void barrier();
   /// Ranks of equal `color` form a group, ordered by (key, rank). Collective.
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
-  /// `bytes` zero bytes on `device` for what this group's collectives read and write. NCCL moves memory that it gave itself,
-  /// and that is registered with the group, with fewer copies; for other back ends it is memory like any. Goes with the last
-  /// tensor over it. Collective, with the same arguments.
+  /// `bytes` zero bytes on `device` for what this group's collectives read and write. NCCL moves memory that it gave
+  /// itself, and that is registered with the group, with fewer copies; for other back ends it is memory like any. Goes
+  /// with the last tensor over it. Collective, with the same arguments.
   at::Tensor allocate(int64_t bytes, c10::Device device);
   /// Says that this group's collectives will use memory which allocate() of another group gave. Collective.
   void enroll(const at::Tensor& memory);

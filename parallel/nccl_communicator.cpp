@@ -78,8 +78,8 @@ class NcclGroup final : public Registrar {
   /// Throws if something failed since the last call.
   void check() { finish(ncclSuccess, "poll"); }
 
-  /// Collective: all ranks tell of memory of the same size. Offsets into it are the same on all ranks where one reads or writes
-  /// another's, as ours are. Where ranks are not all joined by NVLink, NCCL registers it for itself alone.
+  /// Collective: all ranks tell of memory of the same size. Offsets into it are the same on all ranks where one reads
+  /// or writes another's, as ours are. Where ranks are not all joined by NVLink, NCCL registers it for itself alone.
   void* remember(void* data, size_t size_bytes) override {
     ncclWindow_t window = nullptr;
     run("register", [&] { return ncclCommWindowRegister(comm_, data, size_bytes, &window, NCCL_WIN_COLL_SYMMETRIC); });
@@ -117,8 +117,8 @@ class NcclGroup final : public Registrar {
 
   static bool failed(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
 
-  /// State of the group, once nothing is under way. Waits as `fetch` does: without a limit of its own, for how long ranks take
-  /// to come to a call is not known here, but it asks the host whether all of them still live.
+  /// State of the group, once nothing is under way. Waits as `fetch` does: without a limit of its own, for how long
+  /// ranks take to come to a call is not known here, but it asks the host whether all of them still live.
   ncclResult_t settle() const {
     constexpr int kQuick = 10000, kWaitsPerPoll = 1000;  // a tenth of a second: a poll may be a message to a server
     for (int waits = 1;; ++waits) {
@@ -139,7 +139,8 @@ class NcclGroup final : public Registrar {
     if (!failed(result)) result = settle();
     if (!failed(result)) return;
     broken_ = true;
-    throw Error(fmt::format("{}.{}: NCCL: {} ({})", host_.name(), call, ncclGetErrorString(result), ncclGetLastError(comm_)));
+    throw Error(fmt::format("{}.{}: NCCL: {} ({})", host_.name(), call, ncclGetErrorString(result),
+                            ncclGetLastError(comm_)));
   }
 
   /// True where the call and what it started went well; for calls on the way out, which have no one to tell.

@@ -12,7 +12,8 @@ RegisteredMemory::RegisteredMemory(void* data, size_t size_bytes, Free free)
 RegisteredMemory::~RegisteredMemory() {
   if (std::uncaught_exceptions() > exceptions_) return;
   for (const auto& told : told_)
-    if (const auto registrar = told.registrar.lock(); registrar && told.handle != nullptr) registrar->forget(told.handle);
+    if (const auto registrar = told.registrar.lock(); registrar && told.handle != nullptr)
+      registrar->forget(told.handle);
   free_(data_);
 }
 

@@ -8,7 +8,7 @@
 
 namespace olmoe {
 
-/// One who moves memory faster when it was told of it before: a group of NCCL. One that goes away forgets all by itself.
+/// One who moves memory faster when it was told of it before: a group of NCCL. One that dies forgets all by itself.
 class Registrar {
  public:
   virtual ~Registrar() = default;
@@ -17,9 +17,9 @@ class Registrar {
   virtual void forget(void* handle) noexcept = 0;
 };
 
-/// Memory with those who were told of it. It goes with the last tensor over it: then those who still live forget it, and only
-/// then is it freed. Where an exception unwinds, nothing is done: work that another rank's death has stopped may hold the
-/// memory for ever, and the process ends.
+/// Memory with those who were told of it. It goes with the last tensor over it: then those who still live forget it,
+/// and only then is it freed. Where an exception unwinds, nothing is done: work that another rank's death has stopped
+/// may hold the memory for ever, and the process ends.
 class RegisteredMemory {
  public:
   using Free = std::function<void(void*)>;

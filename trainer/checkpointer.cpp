@@ -86,8 +86,8 @@ void together(Communicator& world, const std::string& what, const std::function<
   });
 }
 
-/// A flat tensor as the writer takes it: one in host memory as it lies there, one on a GPU piece by piece in its turn, so
-/// that a save needs one piece of host memory and not the whole state.
+/// A flat tensor as the writer takes it: one in host memory as it lies there, one on a GPU piece by piece in its turn,
+/// so that a save needs one piece of host memory and not the whole state.
 safetensors::Item file_item(std::string name, const at::Tensor& flat, StagedBytes& staged) {
   const auto dtype = flat.scalar_type() == at::kDouble ? safetensors::Dtype::f64 : safetensors::Dtype::f32;
   safetensors::Item item{std::move(name), dtype, {flat.numel()}};

@@ -62,7 +62,7 @@ std::vector<std::string> validate(const Config& config) {
   require(!config.train.cuda_graph || parallel.expert <= 1,
           "train.cuda_graph: not with parallel.expert > 1, whose ranks wait for the counts of rows that they exchange");
   require(!parallel.registered_memory || over_nccl,
-          "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, with which it is registered");
+          "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, which it is for");
   require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
   return problems;
 }

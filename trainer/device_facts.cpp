@@ -66,7 +66,8 @@ DeviceFacts gpu_facts(c10::Device device) {
 DeviceFacts read_device_facts(c10::Device device) { return device.is_cpu() ? cpu_facts() : gpu_facts(device); }
 
 std::string describe(const kernels::cuda::GpuFacts& gpu, const std::optional<std::string>& driver) {
-  return fmt::format("{}, compute capability {}.{}, driver {}", gpu.name, gpu.major, gpu.minor, driver.value_or("not told"));
+  return fmt::format("{}, compute capability {}.{}, driver {}", gpu.name, gpu.major, gpu.minor,
+                     driver.value_or("not told"));
 }
 
 std::string describe(const DeviceFacts& facts) {

@@ -15,8 +15,8 @@
 
 namespace olmoe {
 
-/// All that the device does in an optimizer step: forward, backward, reductions and update, without asking the host. With a
-/// recorder, as one CUDA graph.
+/// All that the device does in an optimizer step: forward, backward, reductions and update, without asking the host.
+/// With a recorder, as one CUDA graph.
 class DeviceStep {
  public:
   struct Size {
@@ -27,11 +27,10 @@ class DeviceStep {
   /// What it refers to outlives it. `recorder` is null for a step without a graph.
   DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, Size size,
              std::unique_ptr<kernels::Recorder> recorder);
-  /// Step `step`, the first is 1, on the batches that `next` gives, one a round. Nothing is updated where loss or gradient norm
-  /// is not finite: the host learns of it from what is returned, float64 [6] on the device, of all ranks: cross-entropy sum;
-  /// load-balancing and z-loss, means over layers; gradient norm; load of the busiest expert, in means of its layer;
-  /// assignments that found no room.
-  /// Collective over world.
+  /// Step `step`, the first is 1, on the batches that `next` gives, one a round. Nothing is updated where loss or
+  /// gradient norm is not finite: the host learns of it from what is returned, float64 [6] on the device, of all ranks:
+  /// cross-entropy sum; load-balancing and z-loss, means over layers; gradient norm; load of the busiest expert, in
+  /// means of its layer; assignments that found no room. Collective over world.
   at::Tensor run(const std::function<Batch()>& next, int64_t step, double lr);
 
  private:

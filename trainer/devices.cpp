@@ -53,8 +53,8 @@ void check_gpu(const Config& config, const kernels::cuda::GpuFacts& gpu) {
   const bool grouped = config.model.ffn == Ffn::moe && config.train.compute_dtype == ComputeDtype::bfloat16;
   const bool waits = grouped && gpu.major != 9 && gpu.major != 10;
   if (config.train.cuda_graph && waits)
-    throw ConfigError(fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped product of bfloat16 "
-                                  "waits for the host; it does not on 9.0 and 10.0 (H100, H200, B200)",
+    throw ConfigError(fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped product of "
+                                  "bfloat16 waits for the host; it does not on 9.0 and 10.0 (H100, H200, B200)",
                                   gpu.name, gpu.major, gpu.minor));
 }
 

@@ -12,8 +12,8 @@ namespace olmoe {
 /// The CPU, or GPU number (place of this rank on its node) mod (GPUs that this process sees). Throws ConfigError where there
 /// is none.
 c10::Device device_of_rank(DeviceKind kind);
-/// Makes this rank's GPU current, or looks at the CPU. Refuses a device that this program has no code for, a compute dtype that
-/// this CPU would only emulate, and what check_gpu() does. Throws ConfigError.
+/// Makes this rank's GPU current, or looks at the CPU. Refuses a device that this program has no code for, a compute
+/// dtype that this CPU would only emulate, and what check_gpu() does. Throws ConfigError.
 void prepare_device(const Config& config);
 /// Refuses train.cuda_graph on a GPU where a step of this config waits for the host. Throws ConfigError.
 void check_gpu(const Config& config, const kernels::cuda::GpuFacts& gpu);

@@ -19,7 +19,7 @@ struct StepMetrics {
   int64_t dropped_assignments;  ///< of all ranks and layers; 0 unless model.capacity_factor is set
   double grad_norm, lr;
   double tokens_per_s;     ///< all ranks together
-  std::optional<int64_t> host_syncs = {};  ///< how often the host waited for its GPU within the step, where that is counted
+  std::optional<int64_t> host_syncs = {};  ///< how often the host waited for its GPU within the step, where counted
 };
 
 /// metrics.jsonl and the console. Writes on rank 0, does nothing on the others.

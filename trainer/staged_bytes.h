@@ -13,8 +13,8 @@ class StagedBytes {
  public:
   using Take = std::function<void(std::span<const std::byte>)>;
   explicit StagedBytes(int64_t piece_bytes);
-  /// `take` gets all bytes of a flat, contiguous tensor in order, at most piece_bytes at once; they are gone when it returns.
-  /// Waits for the device.
+  /// `take` gets all bytes of a flat, contiguous tensor in order, at most piece_bytes at once; they are gone when it
+  /// returns. Waits for the device.
   void read(const at::Tensor& flat, const Take& take);
 
  private:

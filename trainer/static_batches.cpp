@@ -16,8 +16,8 @@ void StaticBatches::load(const std::function<Batch()>& next) {
     }
     const Batch& here = of_round(round);
     ENSURE(host.ids_BS.sizes() == here.ids_BS.sizes() && host.num_targets == here.num_targets,
-           "round {}: a batch of {} sequences with {} targets, the first step's had {} and {}", round, host.ids_BS.size(0),
-           host.num_targets, here.ids_BS.size(0), here.num_targets);
+           "round {}: a batch of {} sequences with {} targets, the first step's had {} and {}", round,
+           host.ids_BS.size(0), host.num_targets, here.ids_BS.size(0), here.num_targets);
     send(host.ids_BS, here.ids_BS);
     send(host.targets_BS, here.targets_BS);
   }

@@ -65,7 +65,8 @@ StageRunner::Options runner_options(const Config& config) {
 
 DataLoader::Plan make_plan(const Config& config, const Communicator& world) {
   const auto& train = config.train;
-  DataLoader::Plan plan{train.global_batch_size, train.micro_batch_size, world.rank(), world.size(), config.data.prefetch};
+  DataLoader::Plan plan{train.global_batch_size, train.micro_batch_size, world.rank(), world.size(),
+                        config.data.prefetch};
   // A graph takes all batches of a step at its start.
   if (train.cuda_graph) plan.prefetch = std::max(plan.prefetch, plan.rounds());
   return plan;

@@ -136,7 +136,8 @@ TEST_CASE("bytes that are produced in their turn make the same file, and are let
     held.push_back({name, Dtype::f64, {static_cast<int64_t>(data[i].size() / 8)}, bytes_of(data[i])});
     given.push_back(i % 2 == 0 ? produced(name, data[i]) : held.back());
   }
-  const Written expected = write(folder / "held", held, {{"k", "v"}}), written = write(folder / "given", given, {{"k", "v"}});
+  const Written expected = write(folder / "held", held, {{"k", "v"}});
+  const Written written = write(folder / "given", given, {{"k", "v"}});
   CHECK(read_text(folder / "given") == read_text(folder / "held"));
   CHECK(written.size_bytes == expected.size_bytes);
   CHECK(written.xxh3_128 == expected.xxh3_128);
@@ -152,8 +153,8 @@ TEST_CASE("a tensor whose produced bytes are too few or too many is named") {
   item.produce = [&](const Sink& sink) {
     for (size_t i = 0; i < pieces; ++i) sink(bytes_of(data));
   };
-  CHECK_THROWS_WITH(write(folder / "bad", {item}, {}),
-                    Catch::Contains("tensor 'a': " + std::to_string(16 * pieces) + " bytes produced, dtype and shape make 32"));
+  const auto says = "tensor 'a': " + std::to_string(16 * pieces) + " bytes produced, dtype and shape make 32";
+  CHECK_THROWS_WITH(write(folder / "bad", {item}, {}), Catch::Contains(says));
   item.bytes = bytes_of(data);
   CHECK_THROWS_WITH(write(folder / "bad", {item}, {}), Catch::Contains("it has bytes and what produces them"));
 }

@@ -26,7 +26,9 @@ class Listener final : public Registrar {
     events_.push_back(name_ + " is told of " + std::to_string(size_bytes));
     return this;
   }
-  void forget(void* handle) noexcept override { events_.push_back(name_ + (handle == this ? " forgets" : " is confused")); }
+  void forget(void* handle) noexcept override {
+    events_.push_back(name_ + (handle == this ? " forgets" : " is confused"));
+  }
 
  private:
   std::string name_;
@@ -53,7 +55,8 @@ struct Fixture {
 
 TEST_CASE("memory goes with its last tensor, after those who know it have forgotten it") {
   Fixture f;
-  const auto world = std::make_shared<Listener>("world", f.events), shard = std::make_shared<Listener>("shard", f.events);
+  const auto world = std::make_shared<Listener>("world", f.events);
+  const auto shard = std::make_shared<Listener>("shard", f.events);
   at::Tensor view;
   {
     const at::Tensor memory = f.wrap();

@@ -1,5 +1,5 @@
-// A step that is recorded and replayed is the step that is done: the same bits, whatever varies from step to step. Without a
-// GPU the recorder is a stand-in, which keeps the work with the host's values of its recording.
+// A step that is recorded and replayed is the step that is done: the same bits, whatever varies from step to step.
+// Without a GPU the recorder is a stand-in, which keeps the work with the host's values of its recording.
 #include "trainer/device_step.h"
 
 #include "data/data_loader.h"
@@ -35,7 +35,7 @@ class StandIn final : public kernels::Recorder {
   std::function<void()> work_;
 };
 
-/// As a graph does it: the recording runs the host's part, and a replay writes its results into the tensors of that time.
+/// As a graph does it: the recording runs the host's part, a replay writes results into the tensors of that time.
 class Tape final : public kernels::Recorder {
  public:
   Tape(at::Tensor& input, at::Tensor& output) : input_(input), output_(output) {}

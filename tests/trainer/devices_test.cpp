@@ -10,7 +10,9 @@ namespace {
 
 using namespace olmoe;
 
-kernels::cuda::GpuFacts gpu(const char* name, int major, int minor) { return {name, major, minor, "0000:3b:00.0", {1, 2}}; }
+kernels::cuda::GpuFacts gpu(const char* name, int major, int minor) {
+  return {name, major, minor, "0000:3b:00.0", {1, 2}};
+}
 
 Config graph_config() {
   Config config;
