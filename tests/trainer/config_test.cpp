@@ -71,6 +71,12 @@ const std::vector<BadConfig>& bad_configs() {
          c.train.device = DeviceKind::cuda;
          c.parallel.transport = Transport::staged;
        }},
+      {"train.cuda_graph",
+       [](auto& c) {
+         c.train.cuda_graph = true;
+         c.train.device = DeviceKind::cuda;
+         c.model.capacity_factor = 1.5;
+       }},
       {"parallel.registered_memory", [](auto& c) { c.parallel.registered_memory = true; }},
   };
   return table;
