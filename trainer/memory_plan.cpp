@@ -58,6 +58,15 @@ int64_t activation_bytes(const Config& config, int64_t element, int64_t master) 
 
 }  // namespace
 
+std::vector<MemoryPlan::Kind> MemoryPlan::kinds() const {
+  return {{"weights", weights},
+          {"gradients", gradients},
+          {"moments", moments},
+          {"gathered weights", gathered_weights},
+          {"full gradients", full_gradients},
+          {"activations", activations}};
+}
+
 MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
   const int64_t element = element_bytes(config.train.compute_dtype), master = std::max<int64_t>(element, 4);
   const auto numels = stage_numels(config.model);

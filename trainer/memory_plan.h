@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,12 @@ struct MemoryPlan {
   int64_t gathered_weights;  ///< buffers that stages compute from
   int64_t full_gradients;    ///< buffers that backward adds into
   int64_t activations;       ///< kept from forward to backward, with the head's chunk of logits; an estimate
+  struct Kind {
+    std::string_view name;
+    int64_t size_bytes;
+  };
+  /// Every kind, in the order above.
+  std::vector<Kind> kinds() const;
   int64_t total() const { return weights + gradients + moments + gathered_weights + full_gradients + activations; }
 };
 MemoryPlan plan_memory(const Config& config, MeshShape mesh);
