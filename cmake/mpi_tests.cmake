@@ -18,3 +18,14 @@ set_tests_properties(mpi_large PROPERTIES LABELS "mpi;large" TIMEOUT 240 RUN_SER
 add_test(NAME mpi_missing_rank COMMAND ${MPIRUN} -n 2 $<TARGET_FILE:mpi_tests>)
 set_tests_properties(mpi_missing_rank PROPERTIES LABELS mpi TIMEOUT 120
   ENVIRONMENT "OLMOE_EXPECT_RANKS=3" PASS_REGULAR_EXPRESSION "2 ranks run, OLMOE_EXPECT_RANKS = 3")
+
+# Whole runs in every layout: one start for each world.
+add_executable(mpi_layouts_tests "${CMAKE_CURRENT_LIST_DIR}/../tests/parallel/mpi/main.cpp"
+  "${CMAKE_CURRENT_LIST_DIR}/../tests/trainer/mpi/layouts_test.cpp")
+target_link_libraries(mpi_layouts_tests PRIVATE test_main olmoe_trainer nlohmann_json::nlohmann_json)
+olmoe_reuse_torch_pch(mpi_layouts_tests)
+foreach(ranks RANGE 1 8)
+  add_test(NAME mpi_layouts_${ranks} COMMAND ${MPIRUN} -n ${ranks} $<TARGET_FILE:mpi_layouts_tests>)
+  set_tests_properties(mpi_layouts_${ranks} PROPERTIES LABELS mpi TIMEOUT 200 PROCESSORS 2
+    ENVIRONMENT "OMP_NUM_THREADS=1;OLMOE_EXPECT_RANKS=${ranks}")
+endforeach()

@@ -82,3 +82,24 @@ TEST_CASE("sort_by_expert refuses an expert that does not exist", "[kernels]") {
   CHECK_THROWS_AS(gather_rows(at::zeros({3, 4}), sorted), olmoe::Error);
   CHECK_THROWS_AS(combine_rows(at::zeros({3, 4}), sorted, {}), olmoe::Error);
 }
+
+TEST_CASE("an assignment without a row takes no part") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const at::Tensor ids = at::tensor({2, -1, -1, -1, 0, 2}, at::kInt).view({3, 2});
+  const Permutation sorted = sort_by_expert(ids, 3, 3);
+  CHECK(same_bits(sorted.slot_R, at::tensor({4, 0, 5}, at::kInt)));
+  CHECK(same_bits(sorted.row_TK, at::tensor({1, -1, -1, -1, 0, 2}, at::kInt).view({3, 2})));
+  CHECK(same_bits(sorted.offsets_E, at::tensor({1, 1, 3}, at::kInt)));
+
+  const at::Tensor x = normal({3, 5}, dtype, 1), y = normal({3, 5}, dtype, 2);
+  CHECK(same_bits(gather_rows(x, sorted), x.index_select(0, at::tensor({2, 0, 2}, at::kLong))));
+  const at::Tensor sums = combine_rows(y, sorted, x).to(at::kDouble), exact = x.to(at::kDouble).clone();
+  exact[0] += y[1].to(at::kDouble);
+  exact[2] += y[0].to(at::kDouble) + y[2].to(at::kDouble);
+  CHECK(relative_error(sums, exact) < bound(dtype, 2));
+  CHECK(same_bits(sums[1].to(dtype), x[1]));
+  const at::Tensor values = at::tensor({7.0, 8.0, 9.0}, at::kDouble);
+  CHECK(same_bits(to_assignments(values, sorted), at::tensor({8.0, 0.0, 0.0, 0.0, 7.0, 9.0}, at::kDouble).view({3, 2})));
+  CHECK_THROWS_AS(sort_by_expert(ids, 3), olmoe::Error);     // nobody said that some are absent
+  CHECK_THROWS_AS(sort_by_expert(ids, 3, 2), olmoe::Error);  // or how many are
+}

@@ -82,6 +82,9 @@ class DenseOracle {
     const auto chosen_NE =
         at::zeros_like(probs_NE).scatter(1, std::get<1>(probs_NE.topk(model_.top_k)), 1.0);
     auto scores_NE = probs_NE * chosen_NE;
+    const double capacity = std::ceil(model_.capacity_factor.value_or(1e6) * static_cast<double>(logits_NE.size(0)) *
+                                      static_cast<double>(model_.top_k) / static_cast<double>(model_.num_experts));
+    const auto has_room_NE = (chosen_NE.cumsum(0) <= capacity).to(scores_NE.dtype());
     if (model_.renormalize_scores) scores_NE = scores_NE / scores_NE.sum(-1, true);
 
     const bool by_sequence = model_.load_balancing_granularity == BalanceGranularity::sequence;
@@ -98,7 +101,7 @@ class DenseOracle {
     const auto gate_up_NE =
         at::einsum("nd,efd->nef", {x_ND, weight(name + "experts.gate_up")}).chunk(2, -1);
     const auto hidden_NEF = at::silu(gate_up_NE[0]) * gate_up_NE[1];
-    return at::einsum("ne,nef,edf->nd", {scores_NE, hidden_NEF, weight(name + "experts.down")});
+    return at::einsum("ne,nef,edf->nd", {scores_NE * has_room_NE, hidden_NEF, weight(name + "experts.down")});
   }
 
   at::Tensor dense(const at::Tensor& x_ND, const std::string& name) const {

@@ -74,4 +74,14 @@ inline double layout_error(Config config, const Layout& layout, Communicator& wo
   return largest.item<double>();
 }
 
+/// The same with ranks that are threads of this process.
+inline double error_on_threads(const Config& config, const Layout& layout, const FinishedRun& reference) {
+  double error = INFINITY;
+  run_ranks(static_cast<int>(layout.replicate * layout.shard), [&](Communicator& world) {
+    const double of_all = layout_error(config, layout, world, reference);
+    if (world.rank() == 0) error = of_all;
+  });
+  return error;
+}
+
 }  // namespace olmoe::test

@@ -7,30 +7,12 @@ namespace {
 using namespace olmoe;
 using namespace olmoe::test;
 
-/// Errors of all layouts of a world, in order.
-std::vector<double> errors_of(const Config& config, int world_size, const FinishedRun& reference) {
-  std::vector<double> errors;
+void check_all(Config config, int world_size, const FinishedRun& reference) {
   for (const auto& layout : layouts_of(world_size)) {
     TempFolder folder;
-    auto run = config;
-    run.run.folder = folder / "run";
-    double error = -1;
-    run_ranks(world_size, [&](Communicator& world) {
-      const double of_all = layout_error(run, layout, world, reference);
-      if (world.rank() == 0) error = of_all;
-    });
-    errors.push_back(error);
-  }
-  return errors;
-}
-
-void check(const std::vector<double>& errors, int world_size, double tolerance) {
-  const auto layouts = layouts_of(world_size);
-  REQUIRE(errors.size() == layouts.size());
-  for (size_t i = 0; i < layouts.size(); ++i) {
-    INFO(describe(layouts[i]));
-    CHECK(errors[i] >= 0);
-    CHECK(errors[i] <= tolerance);
+    config.run.folder = folder / "run";
+    INFO(describe(layout));
+    CHECK(error_on_threads(config, layout, reference) <= 1e-12);
   }
 }
 
@@ -48,7 +30,7 @@ TEST_CASE("in float64 every layout of threads gives the losses, gradients and we
   const auto config = ladder_run(folder / "single", world_size);
   const auto reference = run_single(config);
   REQUIRE(reference.metrics.size() == 5);
-  check(errors_of(config, world_size, reference), world_size, 1e-12);
+  check_all(config, world_size, reference);
 }
 
 TEST_CASE("with balance over the global batch every layout gives what one rank does with all of it") {
@@ -64,5 +46,5 @@ TEST_CASE("with balance over the global batch every layout gives what one rank d
     return other;
   }());
   CHECK(metrics_error(sequences.metrics, reference.metrics) <= 1e-12);  // of one rank and micro-batch they are the same
-  check(errors_of(global_balance(config, world_size), world_size, reference), world_size, 1e-12);
+  check_all(global_balance(config, world_size), world_size, reference);
 }

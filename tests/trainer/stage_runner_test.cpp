@@ -152,9 +152,19 @@ class Recorder : public Stage {
 TEST_CASE("the MoE model equals the dense oracle in float64") {
   auto model = strong_losses();
   model.load_balancing_granularity =
-      GENERATE(BalanceGranularity::micro_batch, BalanceGranularity::sequence);
+      GENERATE(BalanceGranularity::micro_batch, BalanceGranularity::sequence, BalanceGranularity::global);
   model.renormalize_scores = GENERATE(false, true);
   check_against_oracle(model);
+}
+
+TEST_CASE("experts with a capacity equal the dense oracle without what they drop") {
+  auto model = strong_losses();
+  model.capacity_factor = GENERATE(0.4, 1.0);
+  model.renormalize_scores = GENERATE(false, true);
+  check_against_oracle(model);
+  OneRank rank(model, at::kDouble);
+  rank.pass(random_batch(model));
+  CHECK(rank.runner.totals().dropped_1.item<double>() > 0);
 }
 
 TEST_CASE("clipped queries, keys and values equal the dense oracle") {
