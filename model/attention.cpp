@@ -4,7 +4,6 @@
 
 #include "kernels/attention.h"
 #include "kernels/rotary.h"
-#include "model/layers.h"
 
 namespace olmoe {
 namespace {
@@ -17,6 +16,7 @@ struct HeadShape {
   int64_t sequences, heads, kv_heads, head_dim;
   double eps;
   std::optional<double> clip;
+  Keep keep;
 };
 
 /// From the fused projection to the attended values: qkv_NC -> y_ND.
@@ -31,22 +31,34 @@ struct AttentionFunction : Function<AttentionFunction> {
             qkv_NC.narrow(1, q_width + kv_width, kv_width)};
   }
 
+  /// What attention proper computes with, from saved[0..3]: the projection, both norms' weights, the rotary table.
+  struct Rotated {
+    kernels::NormRotary q, k;
+    at::Tensor v_NW;
+  };
+  static Rotated rotated(const variable_list& saved, const HeadShape& shape) {
+    auto [q_raw, k_raw, v_raw] = split(saved[0], shape);
+    return {kernels::norm_rotary({q_raw, saved[1], saved[3], shape.clip}, shape.eps),
+            kernels::norm_rotary({k_raw, saved[2], saved[3], shape.clip}, shape.eps),
+            shape.clip ? v_raw.clamp(-*shape.clip, *shape.clip) : v_raw};
+  }
+
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_NC, const std::optional<at::Tensor>& q_weight,
                             const std::optional<at::Tensor>& k_weight, const at::Tensor& table_Sd,
                             const HeadShape& shape) {
-    const auto q_norm = q_weight.value_or(at::Tensor()), k_norm = k_weight.value_or(at::Tensor());
-    auto [q_raw, k_raw, v_raw] = split(qkv_NC, shape);
-    auto q = kernels::norm_rotary({q_raw, q_norm, table_Sd, shape.clip}, shape.eps);
-    auto k = kernels::norm_rotary({k_raw, k_norm, table_Sd, shape.clip}, shape.eps);
-    auto v = shape.clip ? v_raw.clamp(-*shape.clip, *shape.clip) : v_raw;
+    variable_list saved{qkv_NC, q_weight.value_or(at::Tensor()), k_weight.value_or(at::Tensor()), table_Sd};
+    const auto [q, k, v] = rotated(saved, shape);
     auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
     auto out = kernels::causal_attention({as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)});
-    ctx->save_for_backward({qkv_NC, q_norm, k_norm, table_Sd, q.y_NW, q.rstd_N, k.y_NW, k.rstd_N, v,
-                            out.y_BSHd, out.lse_BHS});
+    saved.insert(saved.end(), {out.y_BSHd, out.lse_BHS});
+    if (shape.keep == Keep::all) saved.insert(saved.end(), {q.y_NW, q.rstd_N, k.y_NW, k.rstd_N, v});
+    ctx->save_for_backward(std::move(saved));
     ctx->saved_data["sequences"] = shape.sequences;
     ctx->saved_data["heads"] = shape.heads;
     ctx->saved_data["kv_heads"] = shape.kv_heads;
     ctx->saved_data["head_dim"] = shape.head_dim;
+    ctx->saved_data["eps"] = shape.eps;
+    ctx->saved_data["keep_all"] = shape.keep == Keep::all;
     if (shape.clip) ctx->saved_data["clip"] = *shape.clip;
     return out.y_BSHd.flatten(2).flatten(0, 1);
   }
@@ -56,22 +68,24 @@ struct AttentionFunction : Function<AttentionFunction> {
     std::optional<double> clip;
     if (data.count("clip")) clip = data["clip"].toDouble();
     return {data["sequences"].toInt(), data["heads"].toInt(), data["kv_heads"].toInt(), data["head_dim"].toInt(),
-            0.0, clip};
+            data["eps"].toDouble(), clip, data["keep_all"].toBool() ? Keep::all : Keep::least};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto shape = saved_shape(ctx);
     auto saved = ctx->get_saved_variables();
     const auto &qkv = saved[0], &q_norm = saved[1], &k_norm = saved[2], &table = saved[3];
+    const auto [q, k, v] = shape.keep == Keep::all ? Rotated{{saved[6], saved[7]}, {saved[8], saved[9]}, saved[10]}
+                                                   : rotated(saved, shape);
     auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
     auto dqkv = at::empty_like(qkv);
     auto [q_raw, k_raw, v_raw] = split(qkv, shape);
     auto [dq, dk, dv] = split(dqkv, shape);
-    kernels::causal_attention_backward(as_heads(grads[0]), {as_heads(saved[4]), as_heads(saved[6]), as_heads(saved[8])},
-                                       {saved[9], saved[10]}, {as_heads(dq), as_heads(dk), as_heads(dv)});
+    kernels::causal_attention_backward(as_heads(grads[0]), {as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)},
+                                       {saved[4], saved[5]}, {as_heads(dq), as_heads(dk), as_heads(dv)});
     auto norm_grad = [](const at::Tensor& w) { return w.defined() ? weight_grad(w) : at::Tensor(); };
-    kernels::norm_rotary_backward(dq, {q_raw, q_norm, table, shape.clip}, saved[5], dq, norm_grad(q_norm));
-    kernels::norm_rotary_backward(dk, {k_raw, k_norm, table, shape.clip}, saved[7], dk, norm_grad(k_norm));
+    kernels::norm_rotary_backward(dq, {q_raw, q_norm, table, shape.clip}, q.rstd_N, dq, norm_grad(q_norm));
+    kernels::norm_rotary_backward(dk, {k_raw, k_norm, table, shape.clip}, k.rstd_N, dk, norm_grad(k_norm));
     if (shape.clip) dv.masked_fill_(v_raw.abs() > *shape.clip, 0);
     return {dqkv, {}, {}, {}, {}};
   }
@@ -105,12 +119,13 @@ at::Tensor Attention::rotary_table(const at::Tensor& like, int64_t sequence_leng
   return table_Sd_;
 }
 
-at::Tensor Attention::forward(const at::Tensor& x_ND, const at::Tensor& residual_ND, int64_t sequences) {
-  const int64_t positions = sequences > 0 ? x_ND.size(0) / sequences : 1;
+at::Tensor Attention::forward(const Normed& x, const at::Tensor& residual_ND, int64_t sequences, Keep keep) {
+  const int64_t positions = sequences > 0 ? residual_ND.size(0) / sequences : 1;
   HeadShape shape{sequences, config_.num_heads, config_.num_kv_heads, config_.head_dim(), config_.norm_eps,
-                  config_.clip_qkv};
-  auto qkv_NC = olmoe::linear(x_ND, qkv_CD_);
-  auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_), rotary_table(x_ND, positions), shape);
+                  config_.clip_qkv, keep};
+  auto qkv_NC = olmoe::linear(x, qkv_CD_);
+  auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_),
+                                       rotary_table(residual_ND, positions), shape);
   return olmoe::linear(y_ND, output_DD_, residual_ND);
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/layers.h"
 #include "model/stage.h"
 
 namespace olmoe {
@@ -16,8 +17,8 @@ class Attention {
  public:
   Attention(const ModelConfig& config, std::string prefix);
   std::vector<Param> params();
-  /// Returns residual_ND + attention(x_ND) for `sequences` sequences of equal length.
-  at::Tensor forward(const at::Tensor& x_ND, const at::Tensor& residual_ND, int64_t sequences);
+  /// Returns residual_ND + attention(x) for `sequences` sequences of equal length.
+  at::Tensor forward(const Normed& x, const at::Tensor& residual_ND, int64_t sequences, Keep keep);
 
  private:
   at::Tensor rotary_table(const at::Tensor& like, int64_t sequence_length);

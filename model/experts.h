@@ -9,6 +9,7 @@
 
 #include "kernels/permute.h"
 #include "model/config.h"
+#include "model/layers.h"
 #include "model/stage.h"
 
 namespace olmoe {
@@ -23,7 +24,7 @@ class Experts {
   Experts(const ModelConfig& config, std::string prefix, const Communicator& group);
   std::vector<Param> params();
   /// `rows` are assignments of the M tokens to the experts here.
-  at::Tensor forward(const at::Tensor& x_MD, const at::Tensor& scores_MK, const kernels::Permutation& rows,
+  at::Tensor forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                      const std::optional<at::Tensor>& residual_MD = {});
 
  private:

@@ -42,29 +42,36 @@ struct RmsNormFunction : Function<RmsNormFunction> {
 };
 
 struct LinearFunction : Function<LinearFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_NI, const at::Tensor& w_OI,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_NI, const KeptRows& kept, const at::Tensor& w_OI,
                             const std::optional<at::Tensor>& residual_NO) {
-    ctx->save_for_backward({x_NI, w_OI});
+    ctx->save_for_backward({kept.x_ND, kept.norm_D, w_OI});
+    ctx->saved_data["eps"] = kept.eps;
     ctx->saved_data["residual"] = residual_NO.has_value();
     auto y = kernels::gemm(x_NI, w_OI);
     return residual_NO ? y.add_(*residual_NO) : y;
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
+    const KeptRows kept{saved[0], saved[1], ctx->saved_data["eps"].toDouble()};
     auto dy = grads[0].contiguous();
-    kernels::gemm_weight_grad(dy, saved[0], weight_grad(saved[1]));
-    return {kernels::gemm_input_grad(dy, saved[1]), {}, ctx->saved_data["residual"].toBool() ? dy : at::Tensor()};
+    kernels::gemm_weight_grad(dy, kept.again(), weight_grad(saved[2]));
+    return {kernels::gemm_input_grad(dy, saved[2]), {}, {}, ctx->saved_data["residual"].toBool() ? dy : at::Tensor()};
   }
 };
 
-struct SwigluFunction : Function<SwigluFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& z_N2F) {
-    ctx->save_for_backward({z_N2F});
-    return kernels::swiglu(z_N2F, {});
+/// Its backward of SwiGLU makes the hidden rows anyway: to keep them would buy nothing.
+struct SwigluLinearFunction : Function<SwigluLinearFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& z_N2F, const at::Tensor& w_OF,
+                            const at::Tensor& residual_NO) {
+    ctx->save_for_backward({z_N2F, w_OF});
+    return kernels::gemm(kernels::swiglu(z_N2F, {}), w_OF).add_(residual_NO);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    return {kernels::swiglu_backward(grads[0].contiguous(), saved[0], {}).dz_R2F};
+    auto dy = grads[0].contiguous();
+    auto d = kernels::swiglu_backward(kernels::gemm_input_grad(dy, saved[1]), saved[0], {});
+    kernels::gemm_weight_grad(dy, d.h_RF, weight_grad(saved[1]));
+    return {d.dz_R2F, {}, dy};
   }
 };
 
@@ -93,15 +100,25 @@ at::Tensor weight_grad(const at::Tensor& weight) {
 
 at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) { return EmbeddingFunction::apply(ids_N, w_VD); }
 
-at::Tensor rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps) {
-  return RmsNormFunction::apply(x_ND, w_D, eps);
+at::Tensor KeptRows::again() const { return norm_D.defined() ? kernels::rms_norm(x_ND, norm_D, eps).y_ND : x_ND; }
+
+Normed rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps, Keep keep) {
+  auto y_ND = RmsNormFunction::apply(x_ND, w_D, eps);
+  if (keep == Keep::all) return {y_ND, {y_ND.detach(), {}, 0}};
+  return {y_ND, {x_ND.detach(), w_D, eps}};
 }
 
 at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI, const std::optional<at::Tensor>& residual_NO) {
-  return LinearFunction::apply(x_NI, w_OI, residual_NO);
+  return LinearFunction::apply(x_NI, KeptRows{x_NI.detach(), {}, 0}, w_OI, residual_NO);
 }
 
-at::Tensor swiglu(const at::Tensor& z_N2F) { return SwigluFunction::apply(z_N2F); }
+at::Tensor linear(const Normed& x, const at::Tensor& w_OI) {
+  return LinearFunction::apply(x.y_ND, x.kept, w_OI, std::optional<at::Tensor>());
+}
+
+at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO) {
+  return SwigluLinearFunction::apply(z_N2F, w_OF, residual_NO);
+}
 
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                 int64_t chunk) {

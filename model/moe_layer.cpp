@@ -52,16 +52,16 @@ void MoeLayer::make_plans(Routing& routing) const {
   }
 }
 
-StageOut MoeLayer::forward(const at::Tensor& x_ND, const at::Tensor& residual_ND, StageContext& context) {
+StageOut MoeLayer::forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context) {
   auto& routing = context.routing;
-  const auto routed = router_.forward(x_ND, context.batch.ids_BS.size(0), routing);
+  const auto routed = router_.forward(x, context.batch.ids_BS.size(0), routing, context.keep);
   if (routing.plans.empty()) make_plans(routing);
   if (routing.dropped.defined()) routed.stats[2].copy_(routing.dropped);
   if (dispatcher_.travels())
-    return {forward_chunks(x_ND, routed.scores_NK, residual_ND, routing), routed.aux, routed.stats};
+    return {forward_chunks(x.y_ND, routed.scores_NK, residual_ND, routing), routed.aux, routed.stats};
   // Nothing travels, and the residual is added in the pass that sums the experts.
   const auto& rows = routing.plans.front().rows;
-  return {experts_.forward(x_ND, routed.scores_NK, rows, residual_ND), routed.aux, routed.stats};
+  return {experts_.forward(x, routed.scores_NK, rows, residual_ND), routed.aux, routed.stats};
 }
 
 at::Tensor MoeLayer::forward_chunks(const at::Tensor& x_ND, const at::Tensor& scores_NK, const at::Tensor& residual_ND,
@@ -78,7 +78,8 @@ at::Tensor MoeLayer::forward_chunks(const at::Tensor& x_ND, const at::Tensor& sc
   std::vector<RowExchange::Started> sent_back;
   for (size_t c = 0; c < plans.size(); ++c) {
     const auto here = dispatcher_.receive(std::exchange(sent[c], {}));
-    sent_back.push_back(dispatcher_.send_back(experts_.forward(here.x_MD, here.scores_MK, plans[c].rows), plans[c]));
+    const Normed x{here.x_MD, {here.x_MD.detach(), {}}};  // what arrived cannot be made again, and is kept
+    sent_back.push_back(dispatcher_.send_back(experts_.forward(x, here.scores_MK, plans[c].rows), plans[c]));
   }
   std::vector<at::Tensor> y;
   for (size_t c = 0; c < plans.size(); ++c)

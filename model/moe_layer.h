@@ -20,9 +20,9 @@ class MoeLayer {
   /// A micro-batch travels in `chunks` pieces: one is on its way while another is computed.
   MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks);
   std::vector<Param> params();
-  /// residual_ND + the weighted sum of the experts of x_ND, with the auxiliary losses. Collective over expert, and over
+  /// residual_ND + the weighted sum of the experts of x, with the auxiliary losses. Collective over expert, and over
   /// all ranks if balance is global.
-  StageOut forward(const at::Tensor& x_ND, const at::Tensor& residual_ND, StageContext& context);
+  StageOut forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context);
 
  private:
   void make_plans(Routing& routing) const;

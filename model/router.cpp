@@ -6,7 +6,6 @@
 
 #include "kernels/grouped_gemm.h"
 #include "kernels/router.h"
-#include "model/layers.h"
 
 namespace olmoe {
 namespace {
@@ -19,6 +18,7 @@ struct RouteOptions {
   int64_t top_k, groups;
   bool renormalize, upcast;
   double balance_weight, z_weight;  // alpha / L, beta / L
+  Keep keep;
   std::function<at::Tensor(const at::Tensor& counts_GE)> balance_counts;  // of the balancing loss, from those of the groups
 };
 
@@ -56,18 +56,27 @@ struct RouteFunction : Function<RouteFunction> {
     return upcast && x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x;
   }
 
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& w_ED,
-                               const std::optional<at::Tensor>& given_ids_NK, const RouteOptions& options) {
+  /// ids_NK undefined: chooses. Else follows the choice, with the same bits as when it was made.
+  static kernels::Router route(const at::Tensor& x_ND, const at::Tensor& w_ED, const at::Tensor& ids_NK,
+                               const RouteOptions& options) {
     auto logits_NE = kernels::gemm(operand(x_ND, options.upcast), operand(w_ED, options.upcast));
-    auto routed = kernels::route(logits_NE, options.top_k, options.groups, options.renormalize,
-                                 given_ids_NK.value_or(at::Tensor()));
+    return kernels::route(logits_NE, options.top_k, options.groups, options.renormalize, ids_NK);
+  }
+
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_ND, const KeptRows& kept,
+                               const at::Tensor& w_ED, const std::optional<at::Tensor>& given_ids_NK,
+                               const RouteOptions& options) {
+    auto routed = route(x_ND, w_ED, given_ids_NK.value_or(at::Tensor()), options);
     auto losses = router_losses(routed, options.balance_counts(routed.counts_GE));
     auto aux = losses.balance * options.balance_weight + losses.z * options.z_weight;
     auto stats = at::cat({losses.balance.view(1), losses.z.view(1), at::zeros({1}, losses.z.options()),
                           routed.counts_GE.sum(0).to(at::kDouble)});
 
-    ctx->save_for_backward({x_ND, w_ED, routed.probs_TE, routed.lse_T, routed.ids_TK, routed.scores_TK,
-                            routed.counts_GE, losses.dprobs_GE * options.balance_weight});
+    variable_list saved{kept.x_ND, kept.norm_D, w_ED, losses.dprobs_GE * options.balance_weight, routed.ids_TK};
+    if (options.keep == Keep::all)
+      saved.insert(saved.end(), {routed.probs_TE, routed.lse_T, routed.scores_TK, routed.counts_GE});
+    ctx->save_for_backward(std::move(saved));
+    ctx->saved_data["eps"] = kept.eps;
     ctx->saved_data["dlse"] = losses.dlse * options.z_weight;
     ctx->saved_data["renormalize"] = options.renormalize;
     ctx->saved_data["upcast"] = options.upcast;
@@ -77,17 +86,22 @@ struct RouteFunction : Function<RouteFunction> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const auto &x_ND = saved[0], &w_ED = saved[1];
-    const bool upcast = ctx->saved_data["upcast"].toBool();
-    const auto daux = grads[1].defined() ? grads[1] : at::zeros({}, saved[2].options().dtype(at::kDouble));
-    kernels::Router routed{saved[2], saved[3], saved[4], saved[5], saved[6]};
+    auto& data = ctx->saved_data;
+    const auto &w_ED = saved[2], &dprobs_GE = saved[3], &ids_NK = saved[4];
+    const auto x_ND = KeptRows{saved[0], saved[1], data["eps"].toDouble()}.again();
+    const RouteOptions options{ids_NK.size(1), dprobs_GE.size(0), data["renormalize"].toBool(), data["upcast"].toBool(),
+                               0, 0, saved.size() > 5 ? Keep::all : Keep::least, {}};
+    const auto routed = options.keep == Keep::all
+                            ? kernels::Router{saved[5], saved[6], ids_NK, saved[7], saved[8]}
+                            : route(x_ND, w_ED, ids_NK, options);
+    const auto daux = grads[1].defined() ? grads[1] : at::zeros({}, dprobs_GE.options().dtype(at::kDouble));
     auto dscores = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(routed.scores_TK);
-    auto dlogits_NE = kernels::route_backward(dscores, saved[7] * daux, daux * ctx->saved_data["dlse"].toDouble(),
-                                              routed, ctx->saved_data["renormalize"].toBool());
-    if (!upcast) dlogits_NE = dlogits_NE.to(x_ND.scalar_type());
-    kernels::gemm_weight_grad(dlogits_NE, operand(x_ND, upcast), weight_grad(w_ED));
-    auto dx_ND = kernels::gemm_input_grad(dlogits_NE, operand(w_ED, upcast)).to(x_ND.scalar_type());
-    return {dx_ND, {}, {}, {}};
+    auto dlogits_NE = kernels::route_backward(dscores, dprobs_GE * daux, daux * data["dlse"].toDouble(), routed,
+                                              options.renormalize);
+    if (!options.upcast) dlogits_NE = dlogits_NE.to(x_ND.scalar_type());
+    kernels::gemm_weight_grad(dlogits_NE, operand(x_ND, options.upcast), weight_grad(w_ED));
+    auto dx_ND = kernels::gemm_input_grad(dlogits_NE, operand(w_ED, options.upcast)).to(x_ND.scalar_type());
+    return {dx_ND, {}, {}, {}, {}};
   }
 };
 
@@ -112,7 +126,7 @@ at::Tensor Router::balance_counts(const at::Tensor& counts_GE, Routing& routing)
   return counts;
 }
 
-RouterOut Router::forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing) {
+RouterOut Router::forward(const Normed& x, int64_t sequences, Routing& routing, Keep keep) {
   const auto layers = static_cast<double>(config_.num_layers);
   const bool by_sequence = config_.load_balancing_granularity == BalanceGranularity::sequence;
   RouteOptions options{.top_k = config_.top_k,
@@ -121,8 +135,9 @@ RouterOut Router::forward(const at::Tensor& x_ND, int64_t sequences, Routing& ro
                        .upcast = config_.router_dtype == RouterDtype::float32,
                        .balance_weight = config_.load_balancing_weight / layers,
                        .z_weight = config_.router_z_weight / layers,
+                       .keep = keep,
                        .balance_counts = [&](const at::Tensor& counts_GE) { return balance_counts(counts_GE, routing); }};
-  auto out = RouteFunction::apply(x_ND, w_ED_, std::optional(routing.ids_NK), options);
+  auto out = RouteFunction::apply(x.y_ND, x.kept, w_ED_, std::optional(routing.ids_NK), options);
   if (!routing.ids_NK.defined()) routing.ids_NK = out[2].detach();
   return {out[0], out[1], out[3].detach()};
 }

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
+#include "model/layers.h"
 #include "model/stage.h"
 
 namespace olmoe {
@@ -27,7 +28,7 @@ class Router {
   std::vector<Param> params();
   /// Chooses experts, or follows `routing` where it is already written (recompute never routes again). Collective over
   /// `data` where balance is global and not written yet.
-  RouterOut forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing);
+  RouterOut forward(const Normed& x, int64_t sequences, Routing& routing, Keep keep);
 
  private:
   at::Tensor balance_counts(const at::Tensor& counts_GE, Routing& routing);

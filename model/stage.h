@@ -25,6 +25,12 @@ struct Param {
   at::Tensor* slot;
 };
 
+enum class Phase { train, recompute, eval };
+
+/// What the graph of a stage holds for its backward: all that it needs, or the least, from which the rest (norms, rotated
+/// queries and keys, router probabilities) is computed again by the same kernels.
+enum class Keep { all, least };
+
 /// The ranks that stages talk to by themselves.
 struct ModelRanks {
   std::shared_ptr<RowExchange> experts;  ///< between those that share the experts of a layer
@@ -32,12 +38,11 @@ struct ModelRanks {
   int64_t chunks = 1;                    ///< pieces in which a micro-batch travels to its experts
 };
 
-enum class Phase { train, recompute, eval };
-
 struct StageContext {
   const Batch& batch;
   Phase phase;
   Routing& routing;
+  Keep keep = Keep::all;
 };
 
 struct StageOut {

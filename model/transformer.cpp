@@ -47,13 +47,16 @@ class Block : public Stage {
 
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const int64_t sequences = context.batch.ids_BS.size(0);
-    auto mid_ND = attention_.forward(olmoe::rms_norm(x_ND, attention_norm_D_, config_.norm_eps), x_ND, sequences);
-    return ffn(olmoe::rms_norm(mid_ND, ffn_norm_D_, config_.norm_eps), mid_ND, context);
+    const auto norm = [&](const at::Tensor& rows_ND, const at::Tensor& w_D) {
+      return olmoe::rms_norm(rows_ND, w_D, config_.norm_eps, context.keep);
+    };
+    auto mid_ND = attention_.forward(norm(x_ND, attention_norm_D_), x_ND, sequences, context.keep);
+    return ffn(norm(mid_ND, ffn_norm_D_), mid_ND, context);
   }
 
  protected:
   virtual std::vector<Param> ffn_params() = 0;
-  virtual StageOut ffn(const at::Tensor& x_ND, const at::Tensor& residual_ND, StageContext& context) = 0;
+  virtual StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) = 0;
 
   const ModelConfig& config_;
   const std::string name_;
@@ -70,8 +73,8 @@ class MoeBlock : public Block {
 
  protected:
   std::vector<Param> ffn_params() override { return moe_.params(); }
-  StageOut ffn(const at::Tensor& x_ND, const at::Tensor& residual_ND, StageContext& context) override {
-    return moe_.forward(x_ND, residual_ND, context);
+  StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) override {
+    return moe_.forward(x, residual_ND, context);
   }
 
  private:
@@ -88,8 +91,8 @@ class DenseBlock : public Block {
     return {dense_param(name_ + ".ffn.gate_up.weight", {2 * width, config_.d_model}, &gate_up_),
             dense_param(name_ + ".ffn.down.weight", {config_.d_model, width}, &down_)};
   }
-  StageOut ffn(const at::Tensor& x_ND, const at::Tensor& residual_ND, StageContext&) override {
-    return {olmoe::linear(swiglu(olmoe::linear(x_ND, gate_up_)), down_, residual_ND), {}, {}};
+  StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext&) override {
+    return {swiglu_linear(olmoe::linear(x, gate_up_), down_, residual_ND), {}, {}};
   }
 
  private:

@@ -10,15 +10,10 @@
 #include <utility>
 
 #include "core/error.h"
+#include "parallel/flat_layout.h"
 
 namespace olmoe {
 namespace {
-
-// 256 bytes of bfloat16; wider types start at a multiple of that. One number for all dtypes keeps
-// the layout, and so the shard, independent of the compute dtype.
-constexpr int64_t kAlign = 128;
-
-int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 int64_t numel_of(const std::vector<int64_t>& shape) {
   return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
@@ -43,17 +38,18 @@ ShardedUnit::ShardedUnit(std::vector<UnitParam> params, Communicator& group,
 /// Places the parameters one behind the other and lists the pieces that fall into this rank's
 /// slice.
 void ShardedUnit::lay_out() {
-  int64_t end = 0;
+  std::vector<int64_t> numels;
   for (const UnitParam& param : params_) {
     const int64_t numel = numel_of(param.shape);
     ENSURE(param.slot != nullptr, "parameter {} has no slot", param.name);
     ENSURE(param.first >= 0 && param.first + numel <= numel_of(param.global_shape),
            "parameter {}: elements [{}, {}) of a global shape {}", param.name, param.first,
            param.first + numel, fmt::join(param.global_shape, "x"));
-    begins_.push_back(end);
-    end = round_up(end + numel, kAlign);
+    numels.push_back(numel);
   }
-  flat_numel_ = round_up(end, kAlign * group_.size());
+  auto layout = lay_out_flat(numels, group_.size());
+  begins_ = std::move(layout.begins);
+  flat_numel_ = layout.numel;
   const int64_t slice_numel = flat_numel_ / group_.size(),
                 slice_begin = group_.rank() * slice_numel;
   for (size_t i = 0; i < params_.size(); ++i) {

@@ -5,7 +5,6 @@
 #include <functional>
 #include <numeric>
 
-#include "core/error.h"
 #include "model/transformer.h"
 #include "parallel/flat_layout.h"
 
@@ -37,14 +36,7 @@ int64_t all_reduce_numel(int64_t numel, int ranks, int rank) {
 
 }  // namespace
 
-int64_t compute_bytes(const Config& config) {
-  switch (config.train.compute_dtype) {
-    case ComputeDtype::bfloat16: return 2;
-    case ComputeDtype::float32: return 4;
-    case ComputeDtype::float64: return 8;
-  }
-  throw Error("unreachable compute dtype");
-}
+int64_t compute_bytes(const Config& config) { return element_bytes(config.train.compute_dtype); }
 
 int64_t master_bytes(const Config& config) { return std::max<int64_t>(compute_bytes(config), 4); }
 

@@ -13,7 +13,7 @@ enum class ComputeDtype { float32, bfloat16, float64 };
 enum class DeviceKind { cpu, cuda };
 enum class Transport { nccl, staged };
 enum class GradientWire { master, bfloat16 };
-enum class Recompute { none, full };
+enum class Recompute { none, selective, full };
 enum class ScheduleKind { cosine, linear, constant };
 
 template <>
@@ -34,12 +34,17 @@ struct EnumNames<Transport> {
 };
 template <>
 struct EnumNames<Recompute> {
-  static constexpr std::array names{"none", "full"};
+  static constexpr std::array names{"none", "selective", "full"};
 };
 template <>
 struct EnumNames<ScheduleKind> {
   static constexpr std::array names{"cosine", "linear", "constant"};
 };
+
+/// Bytes of one value.
+constexpr int64_t element_bytes(ComputeDtype dtype) {
+  return dtype == ComputeDtype::bfloat16 ? 2 : dtype == ComputeDtype::float32 ? 4 : 8;
+}
 
 struct RunConfig {
   std::string folder;
@@ -70,7 +75,9 @@ struct TrainConfig {
     v("device", device, "where tensors live");
     v("micro_batch_size", micro_batch_size, "sequences of one pass of one rank");
     v("global_batch_size", global_batch_size, "sequences of one optimizer step, all ranks together");
-    v("recompute", recompute, "full: keep only the input of each stage and its routing for the backward");
+    v("recompute", recompute,
+      "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of each "
+      "stage and its routing");
     v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
   }
 };

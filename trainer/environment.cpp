@@ -16,6 +16,7 @@
 
 #include "core/error.h"
 #include "core/version.h"
+#include "trainer/tensor_memory.h"
 
 namespace olmoe {
 namespace {
@@ -54,6 +55,7 @@ void prepare_process() {
   setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
   // What cuBLAS wants before it promises the same bits in every run.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  tensor_memory::count_host();
 }
 
 int ranks_on_node() {

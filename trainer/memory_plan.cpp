@@ -6,54 +6,68 @@
 #include <numeric>
 
 #include "model/transformer.h"
+#include "parallel/flat_layout.h"
+#include "trainer/activation_plan.h"
 
 namespace olmoe {
 namespace {
 
-int64_t element_bytes(ComputeDtype dtype) {
-  return dtype == ComputeDtype::bfloat16 ? 2 : dtype == ComputeDtype::float32 ? 4 : 8;
-}
+/// A sharded unit, in elements.
+struct Unit {
+  int64_t numel;    ///< padding included
+  int64_t largest;  ///< of its parameters
+  int ranks;        ///< that share it
+  int64_t slice() const { return numel / ranks; }
+};
 
-/// Elements of the flat units of each stage, dense and expert together, without alignment padding.
-std::vector<int64_t> stage_numels(const ModelConfig& config) {
-  std::vector<int64_t> out;
-  for (const auto& params : list_params(config)) {
-    int64_t numel = 0;
-    for (const auto& param : params)
-      numel += std::accumulate(param.shape.begin(), param.shape.end(), int64_t{1}, std::multiplies<>());
-    out.push_back(numel);
+/// The units of one stage as StageRunner makes them, dense and experts.
+std::vector<Unit> units_of(const std::vector<Param>& params, MeshShape mesh) {
+  std::vector<Unit> out;
+  for (const auto axis : {Axis::shard, Axis::expert_shard}) {
+    const bool experts = axis == Axis::expert_shard;
+    const int ranks = experts ? mesh.expert_shard() : mesh.shard;
+    std::vector<int64_t> numels;
+    for (const auto& param : params) {
+      if (param.axis != axis) continue;
+      const auto& shape = param.global_shape;
+      const int64_t numel = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+      numels.push_back(experts ? numel / mesh.expert : numel);
+    }
+    if (numels.empty()) continue;
+    out.push_back({lay_out_flat(numels, ranks).numel, *std::max_element(numels.begin(), numels.end()), ranks});
   }
   return out;
 }
 
-/// Elements that one block keeps for each token, and fp32 values beside them.
-struct KeptPerToken {
-  int64_t compute_elements;
-  int64_t fp32_elements;
+/// Elements of buffers, one for each stage or two that stages of equal parity share.
+struct Buffers {
+  int64_t of_all_stages = 0;
+  std::array<int64_t, 2> by_parity{0, 0};
+  void add(size_t stage, int64_t numel) {
+    of_all_stages += numel;
+    by_parity[stage % 2] = std::max(by_parity[stage % 2], numel);
+  }
+  int64_t pooled() const { return by_parity[0] + by_parity[1]; }
 };
 
-KeptPerToken kept_by_block(const ModelConfig& c) {
-  const int64_t d = c.d_model;
-  // Input, two normed copies, middle residual; qkv; rotated q and k; attention output.
-  KeptPerToken kept{4 * d + c.qkv_width() + d + c.kv_width() + d, 4 + c.num_heads};
-  if (c.ffn == Ffn::moe) {
-    kept.compute_elements += c.top_k * 2 * c.expert_width;
-    kept.fp32_elements += c.num_experts + 6 * c.top_k;  // probabilities; scores and indices
-  } else {
-    kept.compute_elements += 3 * c.dense_hidden();
-  }
-  return kept;
-}
-
-int64_t activation_bytes(const Config& config, int64_t element, int64_t master) {
-  const auto& model = config.model;
-  const int64_t tokens = config.train.micro_batch_size * config.data.sequence_length;
-  const auto kept = kept_by_block(model);
-  const int64_t block = tokens * (kept.compute_elements * element + kept.fp32_elements * master);
-  const int64_t stage_input = tokens * model.d_model * element;
-  const int64_t chunk = std::min(tokens, model.loss_chunk) * model.vocab_size * (element + master);
-  const bool full = config.train.recompute == Recompute::full;
-  return (full ? model.num_layers * stage_input + block : model.num_layers * block) + 2 * stage_input + chunk;
+/// Fills in what a pass takes, or the slice that initial weights are made in where that is more.
+void add_activations(MemoryPlan& plan, const Config& config, MeshShape mesh, int64_t slice_bytes) {
+  const auto& train = config.train;
+  const bool on_cpu = train.device == DeviceKind::cpu;
+  const int64_t tokens = std::min(train.micro_batch_size, train.global_batch_size) * config.data.sequence_length;
+  // The loader's are in host memory: those ready, the one that waits for room, and the one in use.
+  const int64_t num_batches = on_cpu ? config.data.prefetch + 2 : 1;
+  const auto fullest = fullest_moment(config, mesh);
+  const int64_t angle = std::max<int64_t>(element_bytes(train.compute_dtype), 4);
+  plan.batches = num_batches * tokens * 2 * static_cast<int64_t>(sizeof(int64_t));
+  plan.tables = config.model.num_layers * config.data.sequence_length * config.model.head_dim() * angle;
+  plan.activations = fullest.kept;
+  plan.temporaries = fullest.temporaries;
+  plan.fullest = fullest.name;
+  if (!on_cpu || slice_bytes <= plan.batches + plan.tables + fullest.total()) return;
+  plan.batches = plan.tables = plan.activations = 0;
+  plan.temporaries = slice_bytes;
+  plan.fullest = "initial weights";
 }
 
 }  // namespace
@@ -64,36 +78,55 @@ std::vector<MemoryPlan::Kind> MemoryPlan::kinds() const {
           {"moments", moments},
           {"gathered weights", gathered_weights},
           {"full gradients", full_gradients},
-          {"activations", activations}};
+          {"batches", batches},
+          {"tables", tables},
+          {"activations", activations},
+          {"temporaries", temporaries}};
+}
+
+int64_t MemoryPlan::total() const {
+  int64_t sum = 0;
+  for (const auto& kind : kinds()) sum += kind.size_bytes;
+  return sum;
 }
 
 MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
   const int64_t element = element_bytes(config.train.compute_dtype), master = std::max<int64_t>(element, 4);
-  const auto numels = stage_numels(config.model);
-  const int64_t all = std::accumulate(numels.begin(), numels.end(), int64_t{0});
-  const int64_t mine = (all + mesh.shard - 1) / mesh.shard;
-  std::array<int64_t, 2> by_parity{0, 0};
-  for (size_t s = 0; s < numels.size(); ++s) by_parity[s % 2] = std::max(by_parity[s % 2], numels[s]);
-  const int64_t pool = by_parity[0] + by_parity[1];
-  const bool whole = mesh.shard == 1, same_dtype = element == master;
+  const int64_t zero_stage = config.parallel.zero_stage;
+  const auto stages = list_params(config.model);
+  Buffers weights, grads;
+  int64_t mine = 0, largest_slice = 0;
+  for (size_t s = 0; s < stages.size(); ++s) {
+    int64_t stage_weights = 0, stage_grads = 0;
+    for (const auto& unit : units_of(stages[s], mesh)) {
+      const bool whole = unit.ranks == 1;  // computes from its own slice where that has the dtype, adds to its gradient
+      mine += unit.slice();
+      largest_slice = std::max(largest_slice, std::min(unit.largest, unit.slice()));
+      stage_weights += whole && element == master ? 0 : unit.numel;
+      stage_grads += whole ? 0 : unit.numel;
+    }
+    weights.add(s, stage_weights);
+    grads.add(s, stage_grads);
+  }
   MemoryPlan plan{};
   plan.weights = plan.gradients = mine * master;
   plan.moments = 2 * mine * master;
-  if (!(whole && same_dtype)) plan.gathered_weights = (config.parallel.zero_stage == 3 ? pool : all) * element;
-  if (!whole) plan.full_gradients = pool * master;
-  plan.activations = activation_bytes(config, element, master);
+  plan.gathered_weights = (zero_stage == 3 ? weights.pooled() : weights.of_all_stages) * element;
+  plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
+  add_activations(plan, config, mesh, largest_slice * master);
   return plan;
 }
 
 std::string describe(const MemoryPlan& plan) {
-  auto size = [](int64_t bytes) {
-    const double mib = static_cast<double>(bytes) / (1 << 20);
-    return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
-  };
-  return fmt::format(
-      "{} = weights {} + gradients {} + moments {} + gathered weights {} + full gradients {} + activations about {}",
-      size(plan.total()), size(plan.weights), size(plan.gradients), size(plan.moments), size(plan.gathered_weights),
-      size(plan.full_gradients), size(plan.activations));
+  std::string sum;
+  for (const auto& kind : plan.kinds())
+    sum += fmt::format("{}{} {}", sum.empty() ? "" : " + ", kind.name, describe_size(kind.size_bytes));
+  return fmt::format("{} = {}; most at the {}", describe_size(plan.total()), sum, plan.fullest);
+}
+
+std::string describe_size(int64_t size_bytes) {
+  const double mib = static_cast<double>(size_bytes) / (1 << 20);
+  return mib < 1024 ? fmt::format("{:.1f} MiB", mib) : fmt::format("{:.2f} GiB", mib / 1024);
 }
 
 }  // namespace olmoe

@@ -2,31 +2,39 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "trainer/config.h"
 
 namespace olmoe {
 
-/// Bytes of one rank by kind, from the config alone: nothing is allocated.
+/// Bytes of tensors of one rank by kind, at the moment when they take most, from the config alone: nothing is allocated.
+/// The rank is one with a whole micro-batch, its device the config's. docs/memory.md states the formulas, and what is no
+/// tensor: threads, libraries, buffers of communication.
 struct MemoryPlan {
   int64_t weights;           ///< trained copy, this rank's slices
   int64_t gradients;         ///< reduced, this rank's slices
   int64_t moments;           ///< both of AdamW
   int64_t gathered_weights;  ///< buffers that stages compute from
   int64_t full_gradients;    ///< buffers that backward adds into
-  int64_t activations;       ///< kept from forward to backward, with the head's chunk of logits; an estimate
+  int64_t batches;           ///< token ids and targets, those prepared ahead too
+  int64_t tables;            ///< rotary angles
+  int64_t activations;       ///< kept from forward to backward
+  int64_t temporaries;       ///< of the stage at work
+  std::string_view fullest;  ///< the moment
+
   struct Kind {
     std::string_view name;
     int64_t size_bytes;
   };
   /// Every kind, in the order above.
   std::vector<Kind> kinds() const;
-  int64_t total() const { return weights + gradients + moments + gathered_weights + full_gradients + activations; }
+  int64_t total() const;
 };
 MemoryPlan plan_memory(const Config& config, MeshShape mesh);
-/// The plan as a line for people, in MiB or GiB.
+/// The plan as a line for people.
 std::string describe(const MemoryPlan& plan);
+/// Bytes in MiB, or GiB where they make one.
+std::string describe_size(int64_t size_bytes);
 
 }  // namespace olmoe

@@ -5,6 +5,7 @@
 
 #include "core/files.h"
 #include "core/log.h"
+#include "trainer/memory_plan.h"
 
 namespace olmoe {
 namespace {
@@ -44,23 +45,25 @@ MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step,
 
 void MetricsLog::write(const StepMetrics& m) {
   if (!file_) return;
-  file_->write(JsonLine()
-                   .add("step", m.step)
-                   .add("tokens", m.tokens)
-                   .add("loss", m.loss)
-                   .add("load_balancing_loss", m.load_balancing_loss)
-                   .add("router_z_loss", m.router_z_loss)
-                   .add("max_expert_load", m.max_expert_load)
-                   .add("dropped_assignments", m.dropped_assignments)
-                   .add("grad_norm", m.grad_norm)
-                   .add("lr", m.lr)
-                   .add("tokens_per_s", m.tokens_per_s));
+  JsonLine line;
+  line.add("step", m.step)
+      .add("tokens", m.tokens)
+      .add("loss", m.loss)
+      .add("load_balancing_loss", m.load_balancing_loss)
+      .add("router_z_loss", m.router_z_loss)
+      .add("max_expert_load", m.max_expert_load)
+      .add("dropped_assignments", m.dropped_assignments)
+      .add("grad_norm", m.grad_norm)
+      .add("lr", m.lr)
+      .add("tokens_per_s", m.tokens_per_s);
+  if (m.peak_memory_bytes) line.add("peak_memory_bytes", *m.peak_memory_bytes);
+  file_->write(line);
   const double step_s = m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;
   seconds_per_step_ = seconds_per_step_ > 0 ? 0.95 * seconds_per_step_ + 0.05 * step_s : step_s;
   if (m.step % console_every_ != 0 && m.step != train_steps_) return;
-  log::info("step {}/{}  tokens {}  loss {:.4f}  lb {:.3f}  z {:.3f}  grad {:.3f}  lr {:.2e}  {} tok/s  eta {}", m.step,
+  log::info("step {}/{}  tokens {}  loss {:.4f}  lb {:.3f}  z {:.3f}  grad {:.3f}  lr {:.2e}  {} tok/s{}  eta {}", m.step,
             train_steps_, count(m.tokens), m.loss, m.load_balancing_loss, m.router_z_loss, m.grad_norm, m.lr,
-            count(std::llround(m.tokens_per_s)),
+            count(std::llround(m.tokens_per_s)), m.peak_memory_bytes ? "  mem " + describe_size(*m.peak_memory_bytes) : "",
             duration(static_cast<double>(train_steps_ - m.step) * seconds_per_step_));
 }
 

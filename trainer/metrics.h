@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct StepMetrics {
   int64_t dropped_assignments;  ///< of all ranks and layers; 0 unless model.capacity_factor is set
   double grad_norm, lr;
   double tokens_per_s;     ///< all ranks together
+  std::optional<int64_t> peak_memory_bytes;  ///< of tensors on rank 0's device since the start; where they are counted
 };
 
 /// metrics.jsonl and the console. Writes on rank 0, does nothing on the others.

@@ -70,8 +70,12 @@ std::string describe_best(const Config& config, int gpus, const GpuSpecs& gpu, c
   out += fmt::format("time of a step, ms:");
   auto parts = best.step.parts;
   std::stable_sort(parts.begin(), parts.end(), [](auto& a, auto& b) { return a.seconds > b.seconds; });
-  for (const auto& part : parts) out += fmt::format(" {} {:.1f},", part.name, part.seconds * 1e3);
-  out += fmt::format(" collectives not hidden {:.1f}\n", best.step.exposed_s * 1e3);
+  double gaps_s = best.step.compute_s;
+  for (const auto& part : parts) {
+    out += fmt::format(" {} {:.1f},", part.name, part.seconds * 1e3);
+    gaps_s -= part.seconds;
+  }
+  out += fmt::format(" gaps between kernels {:.1f}, collectives not hidden {:.1f}\n", gaps_s * 1e3, best.step.exposed_s * 1e3);
   const auto run = predict_run(config, gpus, best.step);
   return out + fmt::format("the run of {} steps, {:.4g} T tokens: {:.1f} days, {:.0f} GPU-hours, predicted\n",
                            config.train.steps, run.tokens / 1e12, run.days, run.gpu_hours);

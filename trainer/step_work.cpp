@@ -144,12 +144,23 @@ void add_state(std::vector<Work>& parts, const Config& config, MeshShape mesh) {
   parts.push_back({"gradient buffers", Bound::memory, {}, {0, static_cast<double>(counts.reductions) * once}, {}});
 }
 
+void run_again(Work& part) {
+  part.backward.flops += part.forward.flops;
+  part.backward.bytes += part.forward.bytes;
+}
+
 /// A full recompute runs every forward but the head's again before its backward.
-void recompute(std::vector<Work>& parts) {
+void recompute_all(std::vector<Work>& parts) {
+  for (auto& part : parts)
+    if (part.name != "head" && part.name != "cross-entropy" && part.name != "casts to bf16") run_again(part);
+}
+
+/// A selective one the cheap parts: of the norms those of blocks, where router and experts each make theirs.
+void recompute_selected(std::vector<Work>& parts, const Sizes& s, bool moe) {
+  const double norm = s.tokens * s.layers * 2 * s.width * kCompute;
   for (auto& part : parts) {
-    if (part.name == "head" || part.name == "cross-entropy" || part.name == "casts to bf16") continue;
-    part.backward.flops += part.forward.flops;
-    part.backward.bytes += part.forward.bytes;
+    if (part.name == "QK-norm and rotary" || part.name == "router product" || part.name == "routing") run_again(part);
+    if (part.name == "norms") part.backward.bytes += (moe ? 3 : 2) * norm;
   }
 }
 
@@ -164,7 +175,8 @@ StepWork count_step_work(const Config& config, MeshShape mesh) {
   add_attention(out.parts, sizes, flops);
   add_rows(out.parts, sizes, flops, moe);
   add_ends(out.parts, sizes, flops);
-  if (config.train.recompute == Recompute::full) recompute(out.parts);
+  if (config.train.recompute == Recompute::full) recompute_all(out.parts);
+  if (config.train.recompute == Recompute::selective) recompute_selected(out.parts, sizes, moe);
   add_state(out.parts, config, mesh);
   return out;
 }

@@ -22,6 +22,7 @@
 #include "trainer/layout.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
+#include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
 
 namespace olmoe {
@@ -57,7 +58,8 @@ StageRunner::Options runner_options(const Config& config) {
           .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0,
           .overlap = config.parallel.overlap,
           .grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled,
-          .wire_dtype = wire_dtype(config.parallel.gradient_wire)};
+          .wire_dtype = wire_dtype(config.parallel.gradient_wire),
+          .keep = config.train.recompute == Recompute::selective ? Keep::least : Keep::all};
 }
 
 /// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.
@@ -226,7 +228,8 @@ StepMetrics Trainer::train_step() {
           .dropped_assignments = std::llround(numbers[5]),
           .grad_norm = numbers[3],
           .lr = lr,
-          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s()};
+          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),
+          .peak_memory_bytes = tensor_memory::peak_bytes(totals.losses_3.device())};
 }
 
 void Trainer::evaluate() { metrics_->write(step_, evaluator_.evaluate(*runner_, mesh_.world())); }

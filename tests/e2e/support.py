@@ -107,10 +107,10 @@ class Job:
 
 
 def step_lines(run):
-    """Whole lines of metrics.jsonl, without the only number that is allowed to change from run to run."""
+    """Whole lines of metrics.jsonl, without the two numbers that are allowed to change from run to run."""
     path = Path(run, "metrics.jsonl")
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [re.sub(r',"tokens_per_s":[^,}]+', "", line) for line in lines]
+    return [re.sub(r',"(tokens_per_s|peak_memory_bytes)":[^,}]+', "", line) for line in lines]
 
 
 def last_step(run):

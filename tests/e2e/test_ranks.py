@@ -20,7 +20,8 @@ class Ranks(ProgramTest):
     def test_hybrid_sharding_and_zero_2_follow_it_too(self):
         for name, layout in {"hybrid": ("parallel.replicate=2", "parallel.shard=2"),
                              "hybrid_zero_2": ("parallel.replicate=2", "parallel.shard=2", "parallel.zero_stage=2"),
-                             "recompute": ("parallel.shard=4", "train.recompute=full")}.items():
+                             "recompute": ("parallel.shard=4", "train.recompute=full"),
+                             "selective": ("parallel.shard=4", "train.recompute=selective")}.items():
             with self.subTest(layout=name):
                 run = self.train(name, "train.compute_dtype=float64", *layout, ranks=4)
                 self.assert_close(run, self.alone, 1e-12)

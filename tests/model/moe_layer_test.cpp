@@ -51,7 +51,7 @@ Pass run(TestLayer& test, const at::Tensor& x_ND, const at::Tensor& ids_NK) {
   Routing routing;
   routing.ids_NK = ids_NK;
   StageContext context{batch, Phase::train, routing};
-  const auto out = test.layer.forward(x, x * 0.5, context);
+  const auto out = test.layer.forward({x, {x.detach(), {}}}, x * 0.5, context);
   ((out.y * out.y.detach().cos()).sum() + out.aux * static_cast<double>(x.size(0))).backward();
   return {out.y.detach(), x.grad(), out.stats};
 }

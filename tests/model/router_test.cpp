@@ -19,6 +19,9 @@ struct TestRouter {
     weight = *param.slot;
   }
   std::unique_ptr<Communicator> world;
+  RouterOut forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing) {
+    return router.forward({x_ND, {x_ND, {}, 0}}, sequences, routing, Keep::all);
+  }
   Router router;
   at::Tensor weight;
 };
@@ -30,13 +33,13 @@ TEST_CASE("a choice that was made before is followed, not made again") {
   TestRouter test(model, at::kDouble);
   const auto x_ND = at::randn({12, model.d_model}, at::kDouble);
   Routing own;
-  test.router.forward(x_ND, 3, own);
+  test.forward(x_ND, 3, own);
   REQUIRE(own.ids_NK.defined());
 
   const auto other_NK = (own.ids_NK + 1).remainder(model.num_experts).to(at::kInt);
   Routing given;
   given.ids_NK = other_NK;
-  const auto out = test.router.forward(x_ND, 3, given);
+  const auto out = test.forward(x_ND, 3, given);
   CHECK(given.ids_NK.is_same(other_NK));
   const auto counts_E = out.stats.narrow(0, 3, model.num_experts).to(at::kLong);
   CHECK(at::equal(counts_E, at::bincount(other_NK.flatten(), {}, model.num_experts)));
@@ -52,7 +55,7 @@ TEST_CASE("the router multiplies in fp32 under bf16 compute, or in bf16 when tol
     model.router_dtype = dtype;
     TestRouter test(model, at::kBFloat16);
     Routing routing;
-    const auto out = test.router.forward(x_ND, 4, routing);
+    const auto out = test.forward(x_ND, 4, routing);
     CHECK(out.scores_NK.scalar_type() == at::kFloat);
     const auto logits_NE = x_ND.to(at::kDouble).matmul(test.weight.to(at::kDouble).t());
     const auto exact_NK = logits_NE.log_softmax(-1).gather(1, routing.ids_NK.to(at::kLong));

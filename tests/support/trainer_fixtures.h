@@ -39,13 +39,14 @@ inline std::string token_bytes(int count, int step) {
   return bytes;
 }
 
-/// The lines of metrics.jsonl without what depends on the clock.
+/// The lines of metrics.jsonl without what depends on the clock and on the layout.
 inline std::vector<nlohmann::json> metrics_of(const std::string& run_folder) {
   std::istringstream text(read_text(run_folder + "/metrics.jsonl"));
   std::vector<nlohmann::json> lines;
   for (std::string line; std::getline(text, line);) {
     lines.push_back(nlohmann::json::parse(line));
     lines.back().erase("tokens_per_s");
+    lines.back().erase("peak_memory_bytes");
   }
   return lines;
 }

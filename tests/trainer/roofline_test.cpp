@@ -74,6 +74,9 @@ TEST_CASE("a step's products: three times the forward, and what a backward compu
   const auto recomputed = count_step_work(published("olmoe-1b-7b", {"train.recompute=full"}), kPublished);
   const double blocks = flops.total() - flops.head;
   CHECK(executed_flops(recomputed) == Approx(executed_flops(work) + work.tokens * blocks).epsilon(1e-12));
+
+  const auto selective = count_step_work(published("olmoe-1b-7b", {"train.recompute=selective"}), kPublished);
+  CHECK(executed_flops(selective) == Approx(executed_flops(work) + work.tokens * flops.router).epsilon(1e-12));
 }
 
 TEST_CASE("a step's bytes, by hand") {
@@ -82,6 +85,10 @@ TEST_CASE("a step's bytes, by hand") {
   CHECK(part(work, "permute").forward.bytes == rows * 2 * 2048 * 2);
   CHECK(part(work, "SwiGLU").backward.bytes == rows * 6 * 1024 * 2);
   CHECK(part(work, "cross-entropy").forward.bytes == 16384. * 50304 * 2);
+  const auto selective = count_step_work(published("olmoe-1b-7b", {"train.recompute=selective"}), kPublished);
+  const double one_norm = 16384. * 16 * 2048 * 2 * 2;  // of all blocks
+  CHECK(part(selective, "norms").backward.bytes == part(work, "norms").backward.bytes + 3 * one_norm);
+  CHECK(part(selective, "SwiGLU").backward.bytes == part(work, "SwiGLU").backward.bytes);
   CHECK(part(work, "AdamW and gradient norm").update.bytes == Approx(6919161856. / 256 * 36));
 }
 

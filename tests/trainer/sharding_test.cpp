@@ -28,7 +28,7 @@ TEST_CASE("in float64 a sharded run, recomputed or in chunks or of the dense mod
   CHECK((reference.metrics.front().at("dropped_assignments") > 0) == config.model.capacity_factor.has_value());
 
   for (const auto& layout : kLayouts)
-    for (auto recompute : {Recompute::none, Recompute::full}) {
+    for (auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
       if (ffn == Ffn::dense && layout.expert > 1) continue;  // refused: layout_test.cpp
       INFO(fmt::format("{}, recompute {}", describe(layout), enum_name(recompute)));
       TempFolder folder;

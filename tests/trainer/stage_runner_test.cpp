@@ -7,6 +7,7 @@
 #include "model/init.h"
 #include "support/catch.h"
 #include "support/dense_oracle.h"
+#include "trainer/config_sections.h"
 #include "trainer/weights.h"
 
 namespace {
@@ -28,6 +29,12 @@ ParamSource uneven_weights(const ModelConfig& model) {
 }
 
 using Stages = std::vector<std::unique_ptr<Stage>>;
+StageRunner::Options recompute_options(const ModelConfig& model, at::ScalarType dtype,
+                                       Recompute recompute) {
+  auto options = runner_options(model, dtype, Residency::pooled, recompute == Recompute::full);
+  if (recompute == Recompute::selective) options.keep = Keep::least;
+  return options;
+}
 
 /// A runner that is the only rank, with weights.
 struct OneRank {
@@ -38,9 +45,8 @@ struct OneRank {
         runner(wrap(make_stages(model, mesh)), mesh, options) {
     fill_weights(runner.units(), uneven_weights(model));
   }
-  OneRank(const ModelConfig& model, at::ScalarType dtype, bool recompute = false)
-      : OneRank(model, runner_options(model, dtype, Residency::pooled, recompute),
-                [](Stages stages) { return stages; }) {}
+  OneRank(const ModelConfig& model, at::ScalarType dtype, Recompute recompute = Recompute::none)
+      : OneRank(model, recompute_options(model, dtype, recompute), [](Stages stages) { return stages; }) {}
 
   void pass(const Batch& batch) {
     const double per_target = 1.0 / static_cast<double>(batch.num_targets);
@@ -206,9 +212,12 @@ TEST_CASE("an expert without tokens equals the dense oracle and has exactly zero
 
 TEST_CASE("recompute changes no bit") {
   auto model = strong_losses();
-  model.ffn = GENERATE(Ffn::moe, Ffn::dense);
+  const auto ffn = GENERATE(Ffn::moe, Ffn::dense);
+  const auto recompute = GENERATE(Recompute::selective, Recompute::full);
   const auto dtype = GENERATE(at::kFloat, at::kDouble, at::kBFloat16);
-  OneRank kept(model, dtype), recomputed(model, dtype, /*recompute=*/true);
+  CAPTURE(enum_name(ffn), enum_name(recompute), dtype);
+  model.ffn = ffn;
+  OneRank kept(model, dtype), recomputed(model, dtype, recompute);
   for (int pass = 0; pass < 2; ++pass) {  // the second one adds to the gradients of the first
     kept.pass(random_batch(model));
     recomputed.pass(random_batch(model));
@@ -222,11 +231,50 @@ TEST_CASE("recompute changes no bit") {
   }
 }
 
+TEST_CASE("selective recompute changes no bit of any variant of attention and router") {
+  auto model = strong_losses();
+  model.clip_qkv = 0.8;
+  model.qk_norm = GENERATE(true, false);
+  model.renormalize_scores = GENERATE(false, true);
+  model.router_dtype = GENERATE(RouterDtype::float32, RouterDtype::compute);
+  model.load_balancing_granularity =
+      GENERATE(BalanceGranularity::micro_batch, BalanceGranularity::sequence);
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  OneRank kept(model, dtype), recomputed(model, dtype, Recompute::selective);
+  const auto batch = random_batch(model), no_batch = batch_of(batch.ids_BS.narrow(0, 0, 0));
+  for (auto* rank : {&kept, &recomputed}) {
+    rank->pass(batch);
+    rank->runner.train_pass(no_batch, {1.0, 1.0});
+  }
+  CHECK(at::equal(kept.runner.totals().losses_3, recomputed.runner.totals().losses_3));
+  const auto expected = whole_params(kept.runner, &ShardedUnit::grad);
+  for (const auto& [name, grad] : whole_params(recomputed.runner, &ShardedUnit::grad)) {
+    INFO(name);
+    CHECK(at::equal(grad, expected.at(name)));
+    CHECK(grad.count_nonzero().item<int64_t>() > 0);
+  }
+}
+
+TEST_CASE("selective recompute runs no stage again") {
+  const auto model = tiny_model();
+  std::vector<Recorder::Call> calls;
+  size_t num_stages = 0;
+  OneRank rank(model, recompute_options(model, at::kDouble, Recompute::selective),
+               [&](Stages stages) {
+                 for (auto& stage : stages)
+                   stage = std::make_unique<Recorder>(std::move(stage), num_stages++, calls);
+                 return stages;
+               });
+  rank.pass(random_batch(model));
+  REQUIRE(calls.size() == num_stages);
+  for (size_t s = 0; s < num_stages; ++s) CHECK(calls[s].phase == Phase::train);
+}
+
 TEST_CASE("recompute runs every stage but the last again, with the routing of its forward") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
   size_t num_stages = 0;
-  OneRank rank(model, runner_options(model, at::kDouble, Residency::pooled, true),
+  OneRank rank(model, recompute_options(model, at::kDouble, Recompute::full),
                [&](Stages stages) {
                  for (auto& stage : stages)
                    stage = std::make_unique<Recorder>(std::move(stage), num_stages++, calls);

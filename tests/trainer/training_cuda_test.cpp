@@ -4,6 +4,8 @@
 #include "model/init.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
+#include "trainer/memory_plan.h"
+#include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
 
 namespace {
@@ -32,10 +34,17 @@ struct Pass {
   at::Tensor losses_3, counts_LE;
   FlatParams grads;
 };
-Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency = Residency::resident, bool recompute = false) {
+StageRunner::Options gpu_options(const ModelConfig& model, at::ScalarType dtype, Residency residency, Recompute recompute) {
+  auto options = runner_options(model, dtype, residency, recompute == Recompute::full);
+  options.keep = recompute == Recompute::selective ? Keep::least : Keep::all;
+  return options;
+}
+
+Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency = Residency::resident,
+             Recompute recompute = Recompute::none) {
   auto model = gpu_model();
   if (dtype == at::kBFloat16) model.top_k = model.num_experts;  // a choice that falls the other way is no rounding error
-  auto options = runner_options(model, dtype, residency, recompute);
+  auto options = gpu_options(model, dtype, residency, recompute);
   options.device = device;
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
@@ -58,8 +67,8 @@ double relative(const at::Tensor& ours, const at::Tensor& reference) {
 TEST_CASE("GPU: losses and every gradient are those of the CPU", "[cuda]") {
   const auto [dtype, tolerance] = GENERATE(table<at::ScalarType, double>(
       {{at::kDouble, 1e-11}, {at::kFloat, 2e-5}, {at::kBFloat16, 6e-2}}));  // bf16: some forty roundings of 2^-8 in a row
-  const bool recompute = GENERATE(false, true);
-  CAPTURE(dtype, recompute);
+  const auto recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
+  CAPTURE(dtype, enum_name(recompute));
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const auto cpu = pass_on(at::kCPU, dtype), gpu = pass_on(at::Device(at::kCUDA, 0), dtype, residency, recompute);
   CHECK(relative(gpu.losses_3, cpu.losses_3) <= tolerance);
@@ -81,10 +90,50 @@ TEST_CASE("GPU: a pass gives the same bits each time", "[cuda]") {
   }
 }
 
+TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
+  auto config = tiny_run("unused");
+  config.model = gpu_model();
+  config.model.d_model = 256;
+  config.model.expert_width = 256;
+  config.train.device = DeviceKind::cuda;
+  config.train.compute_dtype = ComputeDtype::bfloat16;
+  config.train.recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
+  config.data.sequence_length = 2048;
+  CAPTURE(enum_name(config.train.recompute));
+  const at::Device device(at::kCUDA, 0);
+  auto options = gpu_options(config.model, at::kBFloat16, Residency::resident, config.train.recompute);
+  options.device = device;
+  const auto world = make_single_communicator();
+  DeviceMesh mesh(*world, {});
+  StageRunner runner(make_stages(config.model), mesh, options);
+  fill_weights(runner.units(), random_init(config.model, 7));
+  const auto batch = batch_of(at::randint(config.model.vocab_size, {config.train.micro_batch_size, 2048}, at::kLong));
+  const LossScale scale{1.0 / static_cast<double>(batch.num_targets), 1.0};
+  runner.train_pass(batch, scale);  // the first one makes tables, handles and the libraries' workspaces
+  const int64_t before = tensor_memory::bytes(device).value();
+  tensor_memory::forget_peak(device);
+  runner.train_pass(batch, scale);
+  const auto plan = plan_memory(config, {});
+  INFO(describe(plan));
+  CHECK(static_cast<double>(plan.batches + plan.activations + plan.temporaries) ==
+        Approx(static_cast<double>(tensor_memory::peak_bytes(device).value() - before)).epsilon(0.05));
+}
+
+TEST_CASE("GPU: selective recompute changes no bit", "[cuda]") {
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  const at::Device device(at::kCUDA, 0);
+  const auto kept = pass_on(device, dtype), again = pass_on(device, dtype, Residency::resident, Recompute::selective);
+  CHECK(at::equal(kept.losses_3, again.losses_3));
+  for (const auto& [name, grad] : kept.grads) {
+    INFO(name);
+    CHECK(at::equal(grad, again.grads.at(name)));
+  }
+}
+
 TEST_CASE("GPU: forward, backward and update never wait for the host", "[cuda]") {
-  const bool recompute = GENERATE(false, true);
+  const auto recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
   const auto model = gpu_model();
-  auto options = runner_options(model, at::kBFloat16, GENERATE(Residency::pooled, Residency::resident), recompute);
+  auto options = gpu_options(model, at::kBFloat16, GENERATE(Residency::pooled, Residency::resident), recompute);
   options.device = at::Device(at::kCUDA, 0);
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});

@@ -1,0 +1,62 @@
+"""The peak of tensor bytes that a run counts is what its dry run plans, in each layout of ranks."""
+import json
+import re
+import unittest
+
+from support import ProgramTest
+
+# No kind of memory is a rounding error, and none needs to divide by the ranks.
+MEASURABLE = """\
+model: {vocab_size: 1000, d_model: 168, num_layers: 3, num_heads: 6, num_kv_heads: 3, num_experts: 6, top_k: 2,
+        expert_width: 136, loss_chunk: 100}
+train: {steps: 2, compute_dtype: float32, micro_batch_size: 2, global_batch_size: 8}
+schedule: {warmup_steps: 1}
+data: {synthetic: true, sequence_length: 96}
+checkpoint: {every_steps: 1, keep: 1}
+run: {threads: 1, folder: run}
+"""
+UNIT_BYTES = {"MiB": 2**20, "GiB": 2**30}
+
+
+class Memory(ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.config = self.write_config(MEASURABLE, "measurable.yaml")
+
+    def planned(self, ranks, *overrides):
+        """The dry run's total, in bytes."""
+        code, text = self.outcome(self.config, *overrides, "--dry-run", "--ranks", ranks)
+        self.assertEqual(code, 0, text)
+        total, unit = re.search(r"memory of a rank: ([0-9.]+) (MiB|GiB) = ", text).groups()
+        return float(total) * UNIT_BYTES[unit]
+
+    def check(self, ranks, *overrides):
+        with self.subTest(ranks=ranks, overrides=overrides):
+            planned = self.planned(ranks, *overrides)
+            name = "_".join((str(ranks), *overrides))
+            run = self.train(name, *overrides, ranks=ranks)
+            peak = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["peak_memory_bytes"]
+            self.assertGreater(planned, 4 * 2**20)
+            self.assertAlmostEqual(planned / peak, 1, delta=0.05, msg=f"planned {planned:.0f}, measured {peak}")
+
+    def test_one_rank(self):
+        self.check(1)
+        self.check(1, "train.compute_dtype=bfloat16", "train.recompute=selective")
+
+    def test_two_ranks(self):
+        for zero_stage in (2, 3):
+            zero = f"parallel.zero_stage={zero_stage}"
+            self.check(2, zero)
+            self.check(2, zero, "train.recompute=selective", "train.compute_dtype=bfloat16")
+        self.check(2, "parallel.replicate=2", "train.recompute=full")
+
+    def test_four_ranks(self):
+        for zero_stage in (2, 3):
+            zero = f"parallel.zero_stage={zero_stage}"
+            self.check(4, zero, "train.recompute=full")
+            self.check(4, zero, "parallel.replicate=2", "parallel.shard=2", "train.compute_dtype=bfloat16")
+        self.check(4, "model.ffn=dense", "train.recompute=selective")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,118 @@
+// Names of sizes: N tokens of a micro-batch, D model width, C fused q|k|v width, G key/value width, H heads, E experts,
+// K experts a token, F hidden width.
+#include "trainer/activation_plan.h"
+
+#include <algorithm>
+#include <array>
+
+#include "model/stage.h"
+
+namespace olmoe {
+namespace {
+
+constexpr int64_t kIndex = 4;   // bytes of an expert's id, of a row's place
+constexpr int64_t kDouble = 8;  // of a count, of statistics
+
+/// What a plan is made from, the sizes of one block and of the pass.
+struct Pass {
+  const ModelConfig& model;
+  int64_t N, sequences;
+  int64_t value, master;  // bytes of a computed value; of statistics, at least fp32
+  Keep keep;              // of a graph
+  int64_t product_bytes;  // see product_bytes()
+  bool moe() const { return model.ffn == Ffn::moe; }
+};
+
+/// A GPU makes the gate and up gradients of a rank's experts in bf16 before it adds them to the fp32 ones; of down, half.
+int64_t product_bytes(const Config& config, MeshShape mesh) {
+  const auto& m = config.model;
+  if (m.ffn == Ffn::dense || config.train.device == DeviceKind::cpu) return 0;
+  return m.num_experts / mesh.expert * 2 * m.expert_width * m.d_model * element_bytes(config.train.compute_dtype);
+}
+
+Pass pass_of(const Config& config, MeshShape mesh) {
+  const auto& train = config.train;
+  const int64_t sequences = std::min(train.micro_batch_size, train.global_batch_size);
+  const int64_t value = element_bytes(train.compute_dtype);
+  return {config.model, sequences * config.data.sequence_length, sequences, value, std::max<int64_t>(value, 4),
+          train.recompute == Recompute::selective ? Keep::least : Keep::all, product_bytes(config, mesh)};
+}
+
+/// Rotated queries and keys, clamped values, and 1/rms of queries and keys: for one token.
+int64_t rotated_bytes(const Pass& p) {
+  const auto& m = p.model;
+  return (m.d_model + (m.clip_qkv ? 2 : 1) * m.kv_width()) * p.value + (m.qk_norm ? 2 * p.master : 0);
+}
+
+/// Kept by attention and both norms of a block, for one token, without the block's input.
+int64_t kept_by_attention(const Pass& p) {
+  const auto& m = p.model;
+  // The projection, the attended values, the sum with the residual; log-sum-exp of each head, 1/rms of both norms.
+  const int64_t least = (m.qkv_width() + 2 * m.d_model) * p.value + (m.num_heads + 2) * p.master;
+  return p.keep == Keep::least ? least : least + 2 * m.d_model * p.value + rotated_bytes(p);
+}
+
+/// Kept by the feed-forward of a block, for one token. Its input is attention's.
+int64_t kept_by_ffn(const Pass& p) {
+  const auto& m = p.model;
+  if (!p.moe()) return 2 * m.dense_hidden() * p.value;
+  // The pre-activation; of each choice its score and id, and its place among the rows both ways.
+  const int64_t least = m.top_k * (2 * m.expert_width * p.value + p.master + 3 * kIndex);
+  // Probabilities, log-sum-exp and scores by token.
+  return p.keep == Keep::least ? least : least + (m.num_experts + 1 + m.top_k) * p.master;
+}
+
+/// Kept by a block whatever the tokens: expert offsets, balance gradients and counts, statistics.
+int64_t kept_by_layer(const Pass& p) {
+  if (!p.moe()) return 0;
+  const auto& m = p.model;
+  const int64_t groups = m.load_balancing_granularity == BalanceGranularity::sequence ? p.sequences : 1;
+  const int64_t by_group = p.master + (p.keep == Keep::all ? kDouble : 0);
+  return m.num_experts * (kIndex + groups * by_group + kDouble);
+}
+
+/// Temporaries of the feed-forward's backward.
+int64_t ffn_temporaries(const Pass& p) {
+  const auto& m = p.model;
+  if (!p.moe()) return p.N * 4 * m.dense_hidden() * p.value;  // gradients of hidden rows and pre-activation, hidden rows
+  const int64_t rows = p.N * m.top_k, hidden = rows * m.expert_width * p.value, wide = rows * m.d_model * p.value;
+  const int64_t token_rows = p.N * m.d_model * p.value;
+  // Rows of dy, gradients of the pre-activation, hidden rows; their gradients, then those of the weight.
+  const int64_t down = wide + 3 * hidden + std::max(hidden, p.product_bytes / 2);
+  // Gradients of the pre-activation; rows of x (and the normed copy) with the weight's gradients, then of dx with their sums.
+  const int64_t again = p.keep == Keep::least ? token_rows : 0;
+  const int64_t up = wide + 2 * hidden + std::max(token_rows, again + p.product_bytes);
+  return std::max(down, up) + rows * p.master;  // gradients of scores
+}
+
+/// Temporaries of attention's backward, for one token: gradients of its output, its residual and the projection; what was
+/// not kept.
+int64_t attention_temporaries(const Pass& p) {
+  const auto& m = p.model;
+  return (2 * m.d_model + m.qkv_width()) * p.value + (p.keep == Keep::least ? rotated_bytes(p) : 0);
+}
+
+}  // namespace
+
+Moment fullest_moment(const Config& config, MeshShape mesh) {
+  const auto p = pass_of(config, mesh);
+  const auto& m = p.model;
+  const bool full = config.train.recompute == Recompute::full;
+  const int64_t row = m.d_model * p.value;
+  const int64_t attention = p.N * kept_by_attention(p), ffn = p.N * kept_by_ffn(p) + kept_by_layer(p);
+  // Inputs of all stages but the first; blocks that wait keep their graph, or their choice of experts alone.
+  const int64_t inputs = p.N * (m.num_layers + 1) * row;
+  const int64_t choice = full && p.moe() ? p.N * m.top_k * kIndex : 0;
+  const int64_t waiting = full ? choice : attention + ffn;
+  const int64_t before = inputs + (m.num_layers - 1) * waiting;
+
+  const int64_t logits = std::min(p.N, m.loss_chunk) * m.vocab_size * p.value;
+  const std::array moments{
+      Moment{"backward of the head", before + waiting, p.N * (2 * row + p.master) + logits},
+      Moment{"backward of the last feed-forward", before + attention + ffn, p.N * row + ffn_temporaries(p)},
+      Moment{"backward of the last attention", before + attention, p.N * (row + attention_temporaries(p))}};
+  return *std::max_element(moments.begin(), moments.end(),
+                           [](const Moment& a, const Moment& b) { return a.total() < b.total(); });
+}
+
+}  // namespace olmoe
