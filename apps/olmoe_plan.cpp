@@ -21,7 +21,7 @@ struct Arguments {
   bool all = false, json = false;
 };
 
-/// --gpus, else replicate x shard of the config. One table or JSON object for each GPU, the latter a line of an array.
+/// --gpus, else replicate x shard of the config. One table for each GPU, or one object of a JSON array.
 ExitCode print(const Arguments& arguments) {
   const auto config = load_config(arguments.config, arguments.overrides);
   const auto& parallel = config.parallel;
@@ -44,11 +44,16 @@ ExitCode print(const Arguments& arguments) {
 int main(int argc, char* argv[]) {
   prepare_process();
   Arguments arguments;
-  CLI::App app{"Predicts memory, traffic and speed of every layout of a run on a number of GPUs, the best first. Runs nothing."};
+  CLI::App app{
+      "Predicts memory, traffic and speed of every layout of a run on a number of GPUs, the best first. Runs nothing."};
   app.add_option("config", arguments.config, "YAML file of the run")->required();
   app.add_option("overrides", arguments.overrides, "path.to.key=value, edited into the config before it is read");
-  app.add_option("--gpus", arguments.gpus, "GPUs to plan for; else replicate x shard of the config")->check(CLI::Range(1, kMostGpus));
-  app.add_option("--gpu", arguments.gpu_names, "GPU, of " + gpu_names() + "; several with commas")->delimiter(',')->allow_extra_args(false)->capture_default_str();
+  app.add_option("--gpus", arguments.gpus, "GPUs to plan for; else replicate x shard of the config")
+      ->check(CLI::Range(1, kMostGpus));
+  app.add_option("--gpu", arguments.gpu_names, "GPU, of " + gpu_names() + "; several with commas")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str();
   app.add_option("--top", arguments.top, "layouts to print")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_flag("--all", arguments.all, "print all layouts");
   app.add_flag("--json", arguments.json, "print all layouts as a JSON array with one object for each GPU");

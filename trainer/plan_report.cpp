@@ -10,7 +10,10 @@ namespace {
 
 double gb(int64_t bytes) { return static_cast<double>(bytes) / 1e9; }
 
-std::string_view name_of(Recompute recompute) { return EnumNames<Recompute>::names[static_cast<size_t>(recompute)]; }
+template <class E>
+std::string_view name_of(E value) {
+  return EnumNames<E>::names[static_cast<size_t>(value)];
+}
 
 /// What the whole run would take.
 struct RunPrediction {
@@ -28,16 +31,17 @@ std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) 
   const auto flops = count_flops(config.model, config.data.sequence_length);
   const int64_t busy = busy_ranks(config, gpus);
   std::string out = fmt::format(
-      "parameters: {:.4g} G, {:.4g} G active; FLOPs per token: {:.4g} G with causal attention, {:.4g} G with full attention\n"
+      "parameters: {:.4g} G, {:.4g} G active\n"
+      "FLOPs per token: {:.4g} G with causal attention, {:.4g} G with full attention\n"
       "step: {} sequences of {} tokens in micro-batches of {}; gradients travel as {}, tokens in {} pieces\n",
       gb(counts.total), gb(counts.active), flops.causal / 1e9, flops.full_attention / 1e9,
       config.train.global_batch_size, config.data.sequence_length, config.train.micro_batch_size,
-      EnumNames<GradientWire>::names[static_cast<size_t>(config.parallel.gradient_wire)], config.parallel.expert_chunks);
+      name_of(config.parallel.gradient_wire), config.parallel.expert_chunks);
   out += fmt::format("{} {} in nodes of {}: predicted, no GPU has confirmed it; docs/parallelism.md says how\n", gpus,
                      gpu.name, kGpusPerNode);
   if (busy < gpus)
-    out += fmt::format("only {} of {} GPUs have tokens: make train.micro_batch_size smaller or train.global_batch_size larger\n",
-                       busy, gpus);
+    out += fmt::format("only {} of {} GPUs have tokens: make train.micro_batch_size smaller or "
+                       "train.global_batch_size larger\n", busy, gpus);
   return out;
 }
 
@@ -54,20 +58,24 @@ std::string describe_row(const PlannedLayout& p, int gpus) {
       gb(bytes.exchange));
 }
 
-constexpr std::string_view kHeader =
-    "                                                                                     tokens/s     MFU %      GB that a rank sends in a step\n"
-    "replicate  shard expert ZeRO  recompute       GB fits   step ms   exposed   per GPU  all, M causal  full   gather   reduce replicas exchange\n";
+std::string describe_header() {
+  return fmt::format("{:>87} {:>11}{:>14}\n", "tokens/s", "MFU %", "GB that a rank sends in a step") +
+         "replicate  shard expert ZeRO  recompute       GB fits   step ms   exposed   per GPU   all, M causal  full"
+         "   gather   reduce replicas exchange\n";
+}
 
 std::string describe_best(const Config& config, int gpus, const GpuSpecs& gpu, const PlannedLayout& best) {
-  if (!best.fits) return fmt::format("no layout fits: tensors may take {:.1f} of {:.0f} GB\n",
-                                     kUsableMemory * gpu.memory_bytes / 1e9, gpu.memory_bytes / 1e9);
+  const double usable = kUsableMemory * gpu.memory_bytes;
+  if (!best.fits)
+    return fmt::format("no layout fits: tensors may take {:.1f} of {:.0f} GB\n", usable / 1e9, gpu.memory_bytes / 1e9);
   const auto& [mesh, zero_stage, recompute] = best.layout;
-  auto out = fmt::format("best: parallel.replicate={} parallel.shard={} parallel.expert={} parallel.zero_stage={} train.recompute={}\n",
-                         mesh.replicate, mesh.shard, mesh.expert, zero_stage, name_of(recompute));
-  out += fmt::format("memory of a rank, of {:.1f} GB that tensors may take:", kUsableMemory * gpu.memory_bytes / 1e9);
+  auto out = fmt::format(
+      "best: parallel.replicate={} parallel.shard={} parallel.expert={} parallel.zero_stage={} train.recompute={}\n",
+      mesh.replicate, mesh.shard, mesh.expert, zero_stage, name_of(recompute));
+  out += fmt::format("memory of a rank, of {:.1f} GB that tensors may take:", usable / 1e9);
   for (const auto& kind : best.memory.kinds()) out += fmt::format(" {} {:.2f},", kind.name, gb(kind.size_bytes));
   out.back() = '\n';
-  out += fmt::format("time of a step, ms:");
+  out += "time of a step, ms:";
   auto parts = best.step.parts;
   std::stable_sort(parts.begin(), parts.end(), [](auto& a, auto& b) { return a.seconds > b.seconds; });
   double gaps_s = best.step.compute_s;
@@ -75,7 +83,8 @@ std::string describe_best(const Config& config, int gpus, const GpuSpecs& gpu, c
     out += fmt::format(" {} {:.1f},", part.name, part.seconds * 1e3);
     gaps_s -= part.seconds;
   }
-  out += fmt::format(" gaps between kernels {:.1f}, collectives not hidden {:.1f}\n", gaps_s * 1e3, best.step.exposed_s * 1e3);
+  out += fmt::format(" gaps between kernels {:.1f}, collectives not hidden {:.1f}\n", gaps_s * 1e3,
+                     best.step.exposed_s * 1e3);
   const auto run = predict_run(config, gpus, best.step);
   return out + fmt::format("the run of {} steps, {:.4g} T tokens: {:.1f} days, {:.0f} GPU-hours, predicted\n",
                            config.train.steps, run.tokens / 1e12, run.days, run.gpu_hours);
@@ -116,7 +125,7 @@ nlohmann::ordered_json json_of(const PlannedLayout& p, int gpus) {
 std::string describe_plan(const Config& config, int gpus, const GpuSpecs& gpu, std::span<const PlannedLayout> layouts,
                           size_t rows) {
   auto out = describe_model(config, gpus, gpu);
-  out += kHeader;
+  out += describe_header();
   for (const auto& planned : layouts.first(std::min(rows, layouts.size()))) out += describe_row(planned, gpus);
   const auto fitting = std::count_if(layouts.begin(), layouts.end(), [](auto& p) { return p.fits; });
   out += fmt::format("{} layouts, {} fit; {} shown\n", layouts.size(), fitting, std::min(rows, layouts.size()));

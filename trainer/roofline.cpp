@@ -54,20 +54,22 @@ bool is_of_experts(std::string_view part) { return part == "experts" || part == 
 /// What `hidden_by` does not hide of a phase's collectives, but at least `edge`, beside which nothing computes.
 double exposed(double transfer, double hidden_by, double edge) { return std::max(edge, transfer - hidden_by); }
 
-/// Of tokens that travel in `chunks` pieces: the first piece's way there and the last one's way back have nothing beside
-/// them, the others the experts of one piece less than all.
+/// Of tokens that travel in `chunks` pieces: the first piece's way there and the last one's way back have nothing
+/// beside them, the others the experts of one piece less than all.
 double exposed_exchange(double exchange, double experts, double chunks) {
   return exposed(exchange, experts * (chunks - 1) / chunks, exchange / chunks);
 }
 
-/// With overlap. Weights and gradients hide behind the passes in which they move, tokens behind experts, and all of them
-/// share the links.
-double exposed_seconds(const TransferTimes& times, const PhaseSeconds& compute, const StepCounts& counts, double chunks) {
-  const auto passes = static_cast<double>(counts.passes);
+/// With overlap. Weights and gradients hide behind the passes in which they move, tokens behind experts, and all of
+/// them share the links.
+double exposed_seconds(const Config& config, const TransferTimes& times, const PhaseSeconds& compute,
+                       const StepCounts& counts) {
+  const auto passes = static_cast<double>(counts.passes), chunks = static_cast<double>(config.parallel.expert_chunks);
   const double gather_passes = static_cast<double>(counts.forward_gathers) / passes;
   const double reduce_passes = static_cast<double>(counts.reductions) / passes;
   const double gather = exposed(times.forward_gather, compute.forward * gather_passes, times.first_gather);
-  const double reduce = exposed(times.backward_gather + times.reduce, compute.backward * reduce_passes, times.last_reduce);
+  const double reduce =
+      exposed(times.backward_gather + times.reduce, compute.backward * reduce_passes, times.last_reduce);
   const double there = exposed_exchange(times.forward_exchange, compute.forward_experts, chunks);
   const double back = exposed_exchange(times.backward_exchange, compute.backward_experts, chunks);
   return exposed(times.forward_gather + times.forward_exchange, compute.forward, gather + there) +
@@ -114,9 +116,8 @@ StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs
   out.compute_s = (phases.forward + phases.backward + phases.update) * (1 + kGaps);
   const auto times = predict_transfers(config, mesh, work.tokens, gpu);
   out.transfer_s = times.total();
-  out.exposed_s = config.parallel.overlap
-                      ? exposed_seconds(times, phases, count_step(config, mesh), static_cast<double>(config.parallel.expert_chunks))
-                      : out.transfer_s;
+  out.exposed_s =
+      config.parallel.overlap ? exposed_seconds(config, times, phases, count_step(config, mesh)) : out.transfer_s;
   out.step_s = out.compute_s + out.exposed_s;
   out.serial_step_s = out.compute_s + out.transfer_s;
   const int ranks = mesh.replicate * mesh.shard;

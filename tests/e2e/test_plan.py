@@ -27,7 +27,8 @@ class Plan(ProgramTest):
         self.assertGreater(len(everything.splitlines()), len(text.splitlines()) + 100)
 
     def test_json_of_several_gpus(self):
-        code, text = self.plan(CONFIG, "--gpus", "16", "--gpu", "h200,a100", "--gpu", "b200", "--json", "train.micro_batch_size=2")
+        code, text = self.plan(CONFIG, "--gpus", "16", "--gpu", "h200,a100", "--gpu", "b200", "--json",
+                               "train.micro_batch_size=2")
         self.assertEqual(code, 0, text)
         plans = json.loads(text)
         self.assertEqual([plan["gpu"] for plan in plans], ["h200", "a100", "b200"])
