@@ -9,8 +9,8 @@ namespace {
 
 /// What NCCL moves of what links can, in large all-gathers and reduce-scatters beside kernels that compute.
 constexpr double kLink = 0.80;
-// Latencies of NCCL's own cost model, for rings and its protocol for large messages (src/graph/tuning.cc): of a call, of
-// a step of the ring between GPUs of a node, and of one between nodes.
+// Latencies of NCCL's own cost model, for rings and its protocol for large messages (src/graph/tuning.cc): a call,
+// a step of the ring between GPUs of a node, and one between nodes.
 constexpr double kCall_s = 8.4e-6, kNvlinkStep_s = 3.4e-6, kNetworkStep_s = 14e-6;
 
 /// One unit's way through a step's collectives.
