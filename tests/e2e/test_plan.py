@@ -32,11 +32,16 @@ class Plan(ProgramTest):
         self.assertEqual(code, 0, text)
         plans = json.loads(text)
         self.assertEqual([plan["gpu"] for plan in plans], ["h200", "a100", "b200"])
+        fitting = {}
         for plan in plans:
             self.assertEqual(plan["gpus"], 16)
             steps = [layout["step_s"] for layout in plan["layouts"] if layout["fits"]]
             self.assertEqual(steps, sorted(steps))
-            self.assertLess(len(steps), len(plan["layouts"]))
+            fitting[plan["gpu"]] = len(steps)
+        layouts = len(plans[0]["layouts"])
+        self.assertLess(fitting["a100"], fitting["h200"])  # 80, 141 and 180 GB
+        self.assertLess(fitting["h200"], layouts)          # a whole copy of the state is 124 GB
+        self.assertEqual(fitting["b200"], layouts)
 
     def test_the_best_line_is_what_a_run_takes(self):
         code, text = self.plan(CONFIG, "--gpus", "64")
