@@ -18,6 +18,11 @@ struct GpuSpecs {
 /// GPUs of a node, all joined by NVLink, of every one in the table.
 constexpr int kGpusPerNode = 8;
 
+/// Share of a GPU's memory that tensors may take: CUDA, NCCL and cuBLAS have buffers of their own, and an allocator
+/// cannot fill every gap.
+constexpr double kUsableMemory = 0.9;
+inline bool fits(double bytes, const GpuSpecs& gpu) { return bytes <= kUsableMemory * gpu.memory_bytes; }
+
 /// In the order of their names.
 std::span<const GpuSpecs> known_gpus();
 /// Their names: "a100, b200, h100, h200".

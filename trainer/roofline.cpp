@@ -4,7 +4,9 @@
 
 #include "core/error.h"
 #include "model/flops.h"
+#include "trainer/collective_bytes.h"
 #include "trainer/memory_plan.h"
+#include "trainer/transfer_time.h"
 
 namespace olmoe {
 namespace {
@@ -23,8 +25,6 @@ constexpr double kGroupedGemm = 0.50;
 constexpr double kAttention = 0.35;
 /// Row kernels that read and write each byte once: a plain copy of large tensors reaches 0.90 to 0.93.
 constexpr double kMemory = 0.80;
-/// What NCCL moves of what links can, in large all-gathers and reduce-scatters beside kernels that compute.
-constexpr double kLink = 0.80;
 /// Time between kernels: some 60 launches for each block and direction. A graph of the whole step saves most of it.
 constexpr double kGaps = 0.03;
 
@@ -44,39 +44,37 @@ double seconds(const Cost& cost, Bound bound, const GpuSpecs& gpu) {
                   cost.bytes / (gpu.memory_byte_per_s * kMemory));
 }
 
-/// Ranks first, first + stride, ... of which nodes of eight hold `per_node` each.
-struct Group {
-  int size, stride;
-  int per_node() const { return std::max(1, std::min(size, kGpusPerNode / std::min(stride, kGpusPerNode))); }
-};
-
-/// An all-gather or reduce-scatter of `bytes` in whole. Inside a node each GPU takes in all that it lacks by NVLink; a
-/// node takes in what it lacks through the adapters of the group's ranks on it. Both go on at once.
-double gather_seconds(double bytes, Group group, const GpuSpecs& gpu) {
-  const double ranks = group.size, local = group.per_node(), nodes = ranks / local;
-  const double inside = local > 1 ? bytes * (ranks - 1) / ranks / gpu.nvlink_byte_per_s : 0;
-  const double between = bytes * (nodes - 1) / nodes / (local * gpu.network_byte_per_s);
-  return std::max(inside, std::max(0.0, between)) / kLink;
-}
-
 struct PhaseSeconds {
   double forward = 0, backward = 0, update = 0;
+  double forward_experts = 0, backward_experts = 0;  ///< of these, what a piece of a micro-batch can travel beside
 };
 
-/// What the collectives of a phase take beyond `hidden_by`, but at least `edge`, beside which nothing computes.
+bool is_of_experts(std::string_view part) { return part == "experts" || part == "SwiGLU" || part == "permute"; }
+
+/// What `hidden_by` does not hide of a phase's collectives, but at least `edge`, beside which nothing computes.
 double exposed(double transfer, double hidden_by, double edge) { return std::max(edge, transfer - hidden_by); }
 
-void add_transfers(StepPrediction& out, const StepTransfers& transfers, const PhaseSeconds& compute, MeshShape mesh,
-                   const GpuSpecs& gpu) {
-  const Group shard{mesh.shard, 1}, replicate{mesh.replicate, mesh.shard};
-  auto over_shard = [&](double bytes) { return gather_seconds(bytes, shard, gpu); };
-  const double forward = over_shard(transfers.forward_gather);
-  const double backward = over_shard(transfers.backward_gather + transfers.reduce_scatter);
-  // An all-reduce is a reduce-scatter and an all-gather; it waits for the last slice of the last pass.
-  const double replicas = 2 * gather_seconds(transfers.replica_reduce, replicate, gpu);
-  out.transfer_s = forward + backward + replicas;
-  out.exposed_s = exposed(forward, compute.forward, over_shard(transfers.first_gather)) +
-                  exposed(backward, compute.backward, over_shard(transfers.last_reduce)) + replicas;
+/// Of tokens that travel in `chunks` pieces: the first piece's way there and the last one's way back have nothing
+/// beside them, the others the experts of one piece less than all.
+double exposed_exchange(double exchange, double experts, double chunks) {
+  return exposed(exchange, experts * (chunks - 1) / chunks, exchange / chunks);
+}
+
+/// With overlap. Weights and gradients hide behind the passes in which they move, tokens behind experts, and all of
+/// them share the links.
+double exposed_seconds(const Config& config, const TransferTimes& times, const PhaseSeconds& compute,
+                       const StepCounts& counts) {
+  const auto passes = static_cast<double>(counts.passes), chunks = static_cast<double>(config.parallel.expert_chunks);
+  const double gather_passes = static_cast<double>(counts.forward_gathers) / passes;
+  const double reduce_passes = static_cast<double>(counts.reductions) / passes;
+  const double gather = exposed(times.forward_gather, compute.forward * gather_passes, times.first_gather);
+  const double reduce =
+      exposed(times.backward_gather + times.reduce, compute.backward * reduce_passes, times.last_reduce);
+  const double there = exposed_exchange(times.forward_exchange, compute.forward_experts, chunks);
+  const double back = exposed_exchange(times.backward_exchange, compute.backward_experts, chunks);
+  return exposed(times.forward_gather + times.forward_exchange, compute.forward, gather + there) +
+         exposed(times.backward_gather + times.reduce + times.backward_exchange, compute.backward, reduce + back) +
+         times.replicas;
 }
 
 std::string describe_parts(const StepPrediction& prediction) {
@@ -100,8 +98,11 @@ std::string describe_parts(const StepPrediction& prediction) {
 StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu) {
   if (config.train.compute_dtype != ComputeDtype::bfloat16)
     throw ConfigError("train.compute_dtype: step times on GPUs are predicted for bfloat16 only");
+  if (config.parallel.transport != Transport::nccl)
+    throw ConfigError("parallel.transport: step times on GPUs are predicted for nccl only");
   const auto work = count_step_work(config, mesh);
   StepPrediction out{};
+  out.tokens = work.tokens;
   PhaseSeconds phases;
   for (const auto& part : work.parts) {
     const double forward = seconds(part.forward, part.bound, gpu), backward = seconds(part.backward, part.bound, gpu);
@@ -110,9 +111,13 @@ StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs
     phases.forward += forward;
     phases.backward += backward;
     phases.update += update;
+    if (is_of_experts(part.name)) phases.forward_experts += forward, phases.backward_experts += backward;
   }
   out.compute_s = (phases.forward + phases.backward + phases.update) * (1 + kGaps);
-  add_transfers(out, work.transfers, phases, mesh, gpu);
+  const auto times = predict_transfers(config, mesh, work.tokens, gpu);
+  out.transfer_s = times.total();
+  out.exposed_s =
+      config.parallel.overlap ? exposed_seconds(config, times, phases, count_step(config, mesh)) : out.transfer_s;
   out.step_s = out.compute_s + out.exposed_s;
   out.serial_step_s = out.compute_s + out.transfer_s;
   const int ranks = mesh.replicate * mesh.shard;
@@ -140,7 +145,7 @@ std::string describe_speed(const Config& config, MeshShape mesh, const std::stri
   out += fmt::format("predicted MFU: {:.1f} % with causal attention, {:.1f} % with full attention\n",
                      100 * prediction.mfu_causal, 100 * prediction.mfu_full);
   return out + fmt::format("planned memory: {:.1f} of {:.0f} GB{}\n", plan_bytes / 1e9, specs.memory_bytes / 1e9,
-                           plan_bytes > specs.memory_bytes ? ": does not fit" : "");
+                           fits(plan_bytes, specs) ? "" : ": does not fit");
 }
 
 }  // namespace olmoe

@@ -15,17 +15,18 @@ struct PredictedPart {
 
 /// A step's time on the busiest rank, from a model and not from a run: see docs/roofline.md.
 struct StepPrediction {
+  double tokens;                     ///< of that rank
   std::vector<PredictedPart> parts;  ///< computing, without gaps
   double compute_s;                  ///< their sum, with the gaps between kernels
   double transfer_s;                 ///< all collectives, one after the other
-  double exposed_s;                  ///< what of them no computing hides
-  double step_s;                     ///< with overlap: compute_s + exposed_s
-  double serial_step_s;              ///< without: compute_s + transfer_s
-  double token_per_s;                ///< of one GPU, with overlap
-  double mfu_causal, mfu_full;       ///< with overlap; share of the GPU's dense bf16 peak
+  double exposed_s;                  ///< what of them no computing hides; all where parallel.overlap is off
+  double step_s;                     ///< compute_s + exposed_s
+  double serial_step_s;              ///< without overlap: compute_s + transfer_s
+  double token_per_s;                ///< of one GPU
+  double mfu_causal, mfu_full;       ///< share of the GPU's dense bf16 peak
 };
 
-/// Throws ConfigError for another compute dtype than bfloat16, and for expert parallelism.
+/// Throws ConfigError for another compute dtype than bfloat16, and another transport than NCCL.
 StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu);
 
 /// The lines of a dry run: prediction on the GPU that is named, or, where none is and the config trains on GPUs, how to

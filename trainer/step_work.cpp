@@ -1,12 +1,10 @@
 #include "trainer/step_work.h"
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
+#include <utility>
 
-#include "core/error.h"
 #include "model/flops.h"
-#include "model/transformer.h"
+#include "trainer/collective_bytes.h"
 
 namespace olmoe {
 namespace {
@@ -16,6 +14,8 @@ constexpr double kCompute = 2, kMaster = 4;  // bytes of a bf16 and of an fp32 v
 /// Sizes of a step on one rank, as floating point: they are multiplied beyond 63 bits.
 struct Sizes {
   double tokens, passes, layers, width, kv_width, qkv_width, hidden, rows_per_token, experts, vocab;
+  double experts_here;     // of a rank
+  double ranks_per_token;  // that have experts which it chose; 1 where nothing travels
 };
 
 /// Sequences of the rank with the most micro-batches: micro-batch m goes to rank m mod W.
@@ -27,16 +27,24 @@ int64_t busiest_sequences(const TrainConfig& train, int64_t ranks) {
   return (most - (has_last ? 1 : 0)) * train.micro_batch_size + (has_last ? last : 0);
 }
 
-Sizes sizes_of(const Config& config, int64_t ranks) {
+/// All ranks that a token goes to, its own included: with routing that favours no expert, each is as likely.
+double ranks_per_token(const ModelConfig& model, int expert_ranks) {
+  if (model.ffn == Ffn::dense || expert_ranks == 1) return 1;
+  return expected_copies(model.num_experts, model.top_k, expert_ranks) * expert_ranks / (expert_ranks - 1);
+}
+
+Sizes sizes_of(const Config& config, MeshShape mesh) {
   const auto& model = config.model;
   const bool moe = model.ffn == Ffn::moe;
+  const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
   const int64_t sequences = busiest_sequences(config.train, ranks);
   const int64_t passes = (sequences + config.train.micro_batch_size - 1) / config.train.micro_batch_size;
   auto number = [](int64_t n) { return static_cast<double>(n); };
   return {number(sequences * config.data.sequence_length), number(passes), number(model.num_layers),
           number(model.d_model), number(model.kv_width()), number(model.qkv_width()),
           number(moe ? model.expert_width : model.dense_hidden()), number(moe ? model.top_k : 1),
-          number(moe ? model.num_experts : 1), number(model.vocab_size)};
+          number(moe ? model.num_experts : 1), number(model.vocab_size),
+          number(moe ? model.num_experts / mesh.expert : 1), ranks_per_token(model, mesh.expert)};
 }
 
 /// Products of `rows` rows with weights of `elements`, `edge` elements of a row in and out: y = x w, then dx and dw.
@@ -49,7 +57,7 @@ Work products(std::string_view name, Bound bound, double forward_flops, double r
 
 /// Feed-forward products, and for experts what adds their bf16 weight gradients to the fp32 ones.
 void add_ffn(std::vector<Work>& parts, const Sizes& s, double flops, bool moe) {
-  const double elements = s.passes * s.layers * s.experts * 3 * s.width * s.hidden;
+  const double elements = s.passes * s.layers * s.experts_here * 3 * s.width * s.hidden;
   const double rows = s.tokens * s.layers * s.rows_per_token;
   // Dense products read and write the fp32 gradient in place; a grouped product writes bf16.
   parts.push_back(products(moe ? "experts" : "feed-forward", moe ? Bound::grouped_gemm : Bound::dense_gemm, flops,
@@ -60,7 +68,14 @@ void add_ffn(std::vector<Work>& parts, const Sizes& s, double flops, bool moe) {
   const double row = rows * s.width * kCompute, token = s.tokens * s.layers * s.width * kCompute;
   // Forward: rows of x. Backward: rows of x again, and of dy.
   parts.push_back({"permute", Bound::memory, {0, 2 * row}, {0, 4 * row}, {}});
-  parts.push_back({"combine", Bound::memory, {0, row + 2 * token}, {0, row + token}, {}});
+  const double copies = token * s.ranks_per_token;
+  if (s.ranks_per_token == 1) {
+    parts.push_back({"combine", Bound::memory, {0, row + 2 * token}, {0, row + token}, {}});
+  } else {
+    parts.push_back({"combine", Bound::memory, {0, row + copies}, {0, row + copies}, {}});
+    // A copy for each rank is made, and later their sum; the backward does the same with gradients.
+    parts.push_back({"dispatch", Bound::memory, {0, 3 * copies + 2 * token}, {0, 3 * copies + 2 * token}, {}});
+  }
   parts.push_back({"expert gradient sums", Bound::memory, {}, {0, elements * (kCompute + 2 * kMaster)}, {}});
 }
 
@@ -105,43 +120,28 @@ void add_ends(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flop
   parts.push_back({"cross-entropy", Bound::memory, {0, logits}, {0, 2 * logits}, {}});
 }
 
-/// What is done to weights and gradients, and not to tokens. `mine`: trained values of a rank; all of `numel`.
-void add_state(std::vector<Work>& parts, const Config& config, double numel, double mine, double gathers,
-               double passes) {
-  const bool whole = mine == numel;
+/// What is done to weights and gradients, and not to tokens.
+void add_state(std::vector<Work>& parts, const Config& config, MeshShape mesh) {
+  double mine = 0, shared = 0, shared_mine = 0;  // values of a rank; of units that it shares, all and its own
+  for (const auto& [dense, experts] : stage_units(config.model, mesh))
+    for (const auto& [numel, ranks] : {std::pair(dense, mesh.shard), std::pair(experts, mesh.expert_shard())}) {
+      const double slice = static_cast<double>(numel) / ranks;
+      mine += slice;
+      if (ranks > 1) shared += static_cast<double>(numel), shared_mine += slice;
+    }
+  const auto counts = count_step(config, mesh);
   // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm.
   parts.push_back({"AdamW and gradient norm", Bound::memory, {}, {}, {0, mine * (3 * 2 + 2 + 1) * kMaster}});
-  const bool in_adamw = config.parallel.zero_stage == 2;  // which writes bf16 weights in the same pass
-  const double cast = mine * (kMaster + kCompute);
-  parts.push_back({"casts to bf16", Bound::memory, {0, in_adamw ? 0 : cast * gathers / 2},
-                   {0, in_adamw ? 0 : cast * gathers / 2}, {0, in_adamw ? mine * kCompute : 0}});
-  if (whole) return;
-  // Full gradients are cleared before a pass; a rank's sum is added to its gradient after it.
-  parts.push_back({"gradient buffers", Bound::memory, {}, {0, passes * kMaster * (numel + 3 * mine)}, {}});
-}
-
-/// The stages' parameters, first stage first.
-std::vector<double> stage_numels(const ModelConfig& config) {
-  std::vector<double> out;
-  for (const auto& params : list_params(config)) {
-    double numel = 0;
-    for (const auto& param : params)
-      numel += static_cast<double>(
-          std::accumulate(param.shape.begin(), param.shape.end(), int64_t{1}, std::multiplies<>()));
-    out.push_back(numel);
-  }
-  return out;
-}
-
-StepTransfers transfers_of(const std::vector<double>& numels, double passes, bool every_pass) {
-  const double all = std::accumulate(numels.begin(), numels.end(), 0.0);
-  StepTransfers out;
-  out.forward_gather = (every_pass ? passes : 1) * all * kCompute;
-  out.backward_gather = every_pass ? passes * (all - numels.back()) * kCompute : 0;  // the last stage's stay
-  out.reduce_scatter = passes * all * kMaster;
-  out.first_gather = numels.front() * kCompute;
-  out.last_reduce = numels.front() * kMaster;
-  return out;
+  const bool in_adamw = config.parallel.zero_stage != 3;  // which writes bf16 weights in the same pass
+  const auto passes = static_cast<double>(counts.passes);
+  const double cast = in_adamw ? 0 : mine * (kMaster + kCompute) * passes;
+  parts.push_back({"casts to bf16", Bound::memory, {0, cast}, {0, cast}, {0, in_adamw ? mine * kCompute : 0}});
+  if (shared == 0) return;
+  // Full gradients are cleared before a pass, and take the dtype that they travel in; a rank's sum is added to its
+  // gradient after it.
+  const double wire = config.parallel.gradient_wire == GradientWire::bfloat16 ? shared * (kMaster + kCompute) : 0;
+  const double once = kMaster * (shared + 3 * shared_mine) + wire;
+  parts.push_back({"gradient buffers", Bound::memory, {}, {0, static_cast<double>(counts.reductions) * once}, {}});
 }
 
 void run_again(Work& part) {
@@ -167,24 +167,17 @@ void recompute_selected(std::vector<Work>& parts, const Sizes& s, bool moe) {
 }  // namespace
 
 StepWork count_step_work(const Config& config, MeshShape mesh) {
-  if (mesh.expert != 1)
-    throw ConfigError(fmt::format("parallel.expert: step times are predicted for 1 only, not for {}", mesh.expert));
-  const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
-  const auto sizes = sizes_of(config, ranks);
+  const auto sizes = sizes_of(config, mesh);
   const auto flops = count_forward_flops(config.model, config.data.sequence_length);
-  const auto numels = stage_numels(config.model);
-  const double all = std::accumulate(numels.begin(), numels.end(), 0.0), mine = all / mesh.shard;
-  const bool moe = config.model.ffn == Ffn::moe, every_pass = config.parallel.zero_stage == 3;
-  StepWork out{sizes.tokens, static_cast<double>(config.train.global_batch_size * config.data.sequence_length), {}, {}};
+  const bool moe = config.model.ffn == Ffn::moe;
+  StepWork out{sizes.tokens, static_cast<double>(config.train.global_batch_size * config.data.sequence_length), {}};
   add_ffn(out.parts, sizes, flops.ffn * sizes.tokens, moe);
   add_attention(out.parts, sizes, flops);
   add_rows(out.parts, sizes, flops, moe);
   add_ends(out.parts, sizes, flops);
   if (config.train.recompute == Recompute::full) recompute_all(out.parts);
   if (config.train.recompute == Recompute::selective) recompute_selected(out.parts, sizes, moe);
-  add_state(out.parts, config, all, mine, every_pass ? 2 * sizes.passes : 1, sizes.passes);
-  if (mesh.shard > 1) out.transfers = transfers_of(numels, sizes.passes, every_pass);
-  if (mesh.replicate > 1) out.transfers.replica_reduce = mine * kMaster;
+  add_state(out.parts, config, mesh);
   return out;
 }
 

@@ -23,25 +23,14 @@ struct Work {
   Cost forward, backward, update;
 };
 
-/// Bytes of whole buffers (all ranks' parts together) that one step's collectives go through.
-struct StepTransfers {
-  double forward_gather = 0;    ///< over shard, under the forward
-  double backward_gather = 0;   ///< over shard, under the backward
-  double reduce_scatter = 0;    ///< over shard, under the backward
-  double replica_reduce = 0;    ///< all_reduce over replicate, of a rank's slices, after the backward
-  double first_gather = 0;      ///< of forward_gather: that of the first stage, which nothing runs beside
-  double last_reduce = 0;       ///< of reduce_scatter: that of the first stage, the last to finish
-};
-
 struct StepWork {
   double tokens;         ///< of the busiest rank
   double global_tokens;  ///< of all ranks
   std::vector<Work> parts;
-  StepTransfers transfers;
 };
 
-/// Counts the FLOPs, bytes and transfers of one optimizer step on CUDA kernels, from the config alone. The busiest rank
-/// is the one with the most micro-batches. Throws ConfigError for expert parallelism, which it does not know.
+/// Counts the FLOPs and bytes of one optimizer step on CUDA kernels, from the config alone. The busiest rank is the one
+/// with the most micro-batches; its experts have as many rows as those of any other.
 StepWork count_step_work(const Config& config, MeshShape mesh);
 
 }  // namespace olmoe

@@ -34,6 +34,9 @@ class Trainer {
 
   const Optimizer& optimizer() const { return *optimizer_; }
   int64_t step() const { return step_; }
+  /// The ranks, with the traffic since the start, and what the last step's passes counted on this one.
+  DeviceMesh& mesh() { return mesh_; }
+  const PassTotals& totals() const { return runner_->totals(); }
 
  private:
   void start_or_resume();

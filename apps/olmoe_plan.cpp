@@ -1,0 +1,69 @@
+// olmoe-plan CONFIG.yaml [--gpus N] [--gpu NAME ...] [path.to.key=value ...]
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "core/error.h"
+#include "core/version.h"
+#include "trainer/environment.h"
+#include "trainer/gpu_specs.h"
+#include "trainer/launch.h"
+#include "trainer/plan_report.h"
+
+namespace {
+
+using namespace olmoe;
+
+struct Arguments {
+  std::string config;
+  std::vector<std::string> gpu_names{"h100"}, overrides;
+  int gpus = 0;
+  size_t top = 10;
+  bool all = false, json = false;
+};
+
+/// --gpus, else replicate x shard of the config. One table for each GPU, or one object of a JSON array.
+ExitCode print(const Arguments& arguments) {
+  const auto config = load_config(arguments.config, arguments.overrides);
+  const auto& parallel = config.parallel;
+  const auto configured = static_cast<int>(parallel.replicate * std::max<int64_t>(1, parallel.shard));
+  const int gpus = arguments.gpus > 0 ? arguments.gpus : configured;
+  std::string out;
+  for (const auto& name : arguments.gpu_names) {
+    const auto& gpu = find_gpu(name);
+    const auto layouts = plan_layouts(config, gpus, gpu);
+    if (!out.empty()) out += arguments.json ? ",\n" : "\n";
+    out += arguments.json ? plan_json(config, gpus, gpu, layouts)
+                          : describe_plan(config, gpus, gpu, layouts, arguments.all ? layouts.size() : arguments.top);
+  }
+  std::fputs((arguments.json ? "[" + out + "]\n" : out).c_str(), stdout);
+  return ExitCode::ok;
+}
+
+}  // namespace
+
+int main(int argc, char* argv[]) {
+  prepare_process();
+  Arguments arguments;
+  CLI::App app{
+      "Predicts memory, traffic and speed of every layout of a run on a number of GPUs, the best first. Runs nothing."};
+  app.add_option("config", arguments.config, "YAML file of the run")->required();
+  app.add_option("overrides", arguments.overrides, "path.to.key=value, edited into the config before it is read");
+  app.add_option("--gpus", arguments.gpus, "GPUs to plan for; else replicate x shard of the config")
+      ->check(CLI::Range(1, kMostGpus));
+  app.add_option("--gpu", arguments.gpu_names, "GPU, of " + gpu_names() + "; several with commas")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str();
+  app.add_option("--top", arguments.top, "layouts to print")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_flag("--all", arguments.all, "print all layouts");
+  app.add_flag("--json", arguments.json, "print all layouts as a JSON array with one object for each GPU");
+  app.set_version_flag("--version", fmt::format("olmoe-plan {} ({})", kVersion, kGitCommit));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::config);
+  }
+  return run_launched([&](Communicator& world, const std::string&) {
+    return world.rank() == 0 ? print(arguments) : ExitCode::ok;
+  });
+}

@@ -1,0 +1,78 @@
+#include "trainer/plan.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "core/error.h"
+
+namespace olmoe {
+namespace {
+
+PlannedLayout plan_layout(const Config& config, const Layout& layout, const GpuSpecs& gpu) {
+  const auto laid_out = with_layout(config, layout);
+  const auto memory = plan_memory(laid_out, layout.mesh);
+  const auto step = predict_step(laid_out, layout.mesh, gpu);
+  const auto copies = expected_copies_of_step(config.model, layout.mesh, static_cast<int64_t>(step.tokens));
+  return {layout, memory, fits(static_cast<double>(memory.total()), gpu),
+          count_collective_bytes(laid_out, layout.mesh, copies), step};
+}
+
+/// What is better has the smaller key.
+std::tuple<bool, double, int64_t> key_of(const PlannedLayout& planned) {
+  return {!planned.fits, planned.fits ? planned.step.step_s : 0, planned.memory.total()};
+}
+
+std::vector<MeshShape> list_meshes(const Config& config, int gpus) {
+  std::vector<MeshShape> out;
+  const int64_t experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 1;
+  for (int shard = 1; shard <= gpus; ++shard)
+    for (int expert = 1; expert <= std::min<int64_t>(shard, experts); ++expert)
+      if (gpus % shard == 0 && shard % expert == 0 && experts % expert == 0)
+        out.push_back({gpus / shard, shard, expert});
+  return out;
+}
+
+}  // namespace
+
+bool Layout::operator==(const Layout& other) const {
+  const auto fields = [](const Layout& l) {
+    return std::tuple(l.mesh.replicate, l.mesh.shard, l.mesh.expert, l.zero_stage, l.recompute);
+  };
+  return fields(*this) == fields(other);
+}
+
+std::vector<Layout> list_layouts(const Config& config, int gpus) {
+  if (gpus < 1 || gpus > kMostGpus)
+    throw ConfigError(fmt::format("--gpus: {} must be between 1 and {}", gpus, kMostGpus));
+  std::vector<Layout> out;
+  for (const auto& mesh : list_meshes(config, gpus))
+    for (int64_t zero_stage = 1; zero_stage <= 3; ++zero_stage)
+      for (size_t mode = 0; mode < EnumNames<Recompute>::names.size(); ++mode)
+        out.push_back({mesh, zero_stage, static_cast<Recompute>(mode)});
+  return out;
+}
+
+Config with_layout(Config config, const Layout& layout) {
+  config.parallel.replicate = layout.mesh.replicate;
+  config.parallel.shard = layout.mesh.shard;
+  config.parallel.expert = layout.mesh.expert;
+  config.parallel.zero_stage = layout.zero_stage;
+  config.train.recompute = layout.recompute;
+  return config;
+}
+
+std::vector<PlannedLayout> plan_layouts(const Config& config, int gpus, const GpuSpecs& gpu) {
+  auto bare = config;  // a list of token files may be long, and no plan needs it
+  bare.data.paths.clear();
+  std::vector<PlannedLayout> out;
+  for (const auto& layout : list_layouts(config, gpus)) out.push_back(plan_layout(bare, layout, gpu));
+  std::stable_sort(out.begin(), out.end(), [](auto& a, auto& b) { return key_of(a) < key_of(b); });
+  return out;
+}
+
+int64_t busy_ranks(const Config& config, int gpus) {
+  const auto& train = config.train;
+  return std::min<int64_t>(gpus, (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size);
+}
+
+}  // namespace olmoe

@@ -1,0 +1,46 @@
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "trainer/collective_bytes.h"
+#include "trainer/config.h"
+#include "trainer/memory_plan.h"
+#include "trainer/roofline.h"
+
+namespace olmoe {
+
+/// GPUs of the largest cluster that is planned for.
+constexpr int kMostGpus = 4096;
+
+/// How a run lies on its ranks: what the planner chooses. All else is as the config says.
+struct Layout {
+  MeshShape mesh;
+  int64_t zero_stage;
+  Recompute recompute;
+  bool operator==(const Layout& other) const;
+};
+
+/// A layout and what is predicted of it. No GPU has run it: see docs/parallelism.md.
+struct PlannedLayout {
+  Layout layout;
+  MemoryPlan memory;  ///< of one rank
+  bool fits;          ///< into the share of the GPU's memory that tensors may take
+  CollectiveBytes bytes;
+  StepPrediction step;
+};
+
+/// Every layout of a world of `gpus`, each once: replicate x shard = gpus, expert divides shard and the experts, all
+/// ZeRO stages and modes of recompute.
+std::vector<Layout> list_layouts(const Config& config, int gpus);
+/// The config with a layout in place of its own.
+Config with_layout(Config config, const Layout& layout);
+
+/// All layouts of `gpus`, those that fit first, of these the one with the shortest step first (at equal times the one
+/// that takes less memory); of those that do not fit, the smallest first. Nothing is run or allocated. Throws
+/// ConfigError where predict_step does, and for less than one or more than kMostGpus GPUs.
+std::vector<PlannedLayout> plan_layouts(const Config& config, int gpus, const GpuSpecs& gpu);
+
+/// GPUs that have tokens: with fewer micro-batches than ranks, the others idle.
+int64_t busy_ranks(const Config& config, int gpus);
+
+}  // namespace olmoe
