@@ -2,9 +2,9 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/experts.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/permute.h"
-#include "kernels/swiglu.h"
 #include "model/layers.h"
 
 namespace olmoe {
@@ -15,35 +15,35 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 struct ExpertsFunction : Function<ExpertsFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& scores_NK,
-                            const at::Tensor& ids_NK, const at::Tensor& gate_up, const at::Tensor& down,
-                            const at::Tensor& residual_ND) {
+  static at::Tensor forward(AutogradContext* ctx, kernels::ExpertKernels kernels, const at::Tensor& x_ND,
+                            const at::Tensor& scores_NK, const at::Tensor& ids_NK, const at::Tensor& gate_up,
+                            const at::Tensor& down, const at::Tensor& residual_ND) {
     auto order = kernels::sort_by_expert(ids_NK, gate_up.size(0));
     auto scores_R = kernels::to_rows(scores_NK, order);
-    auto z_R2F = kernels::grouped_gemm(kernels::gather_rows(x_ND, order), gate_up, order.offsets_E);
-    auto y_RD = kernels::grouped_gemm(kernels::swiglu(z_R2F, scores_R), down, order.offsets_E);
+    auto [z_R2F, h_RF] = kernels::experts_up(kernels, x_ND, {order, scores_R}, gate_up);
+    auto y_RD = kernels::grouped_gemm(h_RF, down, order.offsets_E);
+    ctx->saved_data["kernels"] = static_cast<int64_t>(kernels);
     ctx->save_for_backward({x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, gate_up, down});
     return kernels::combine_rows(y_RD, order, residual_ND);
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const auto &x_ND = saved[0], &z_R2F = saved[1], &gate_up = saved[6], &down = saved[7];
+    const auto kernels = static_cast<kernels::ExpertKernels>(ctx->saved_data["kernels"].toInt());
+    const auto &x_ND = saved[0], &z_R2F = saved[1], &scores_R = saved[2], &gate_up = saved[6], &down = saved[7];
     const kernels::Permutation order{saved[3], saved[4], saved[5]};
     auto dy_ND = grads[0].contiguous();
-    auto dy_RD = kernels::gather_rows(dy_ND, order);
-    auto d = kernels::swiglu_backward(kernels::grouped_gemm_input_grad(dy_RD, down, order.offsets_E), z_R2F, saved[2]);
-    kernels::grouped_gemm_weight_grad(dy_RD, d.h_RF, order.offsets_E, weight_grad(down));
-    kernels::grouped_gemm_weight_grad(d.dz_R2F, kernels::gather_rows(x_ND, order), order.offsets_E,
-                                      weight_grad(gate_up));
+    auto d = kernels::experts_down_backward(kernels, dy_ND, {order, scores_R}, z_R2F, down, weight_grad(down));
+    kernels::experts_up_weight_grad(kernels, d.dz_R2F, x_ND, order, weight_grad(gate_up));
     auto dx_RD = kernels::grouped_gemm_input_grad(d.dz_R2F, gate_up, order.offsets_E);
-    return {kernels::combine_rows(dx_RD, order, {}), kernels::to_assignments(d.dscore_R, order), {}, {}, {}, dy_ND};
+    return {{}, kernels::combine_rows(dx_RD, order, {}), kernels::to_assignments(d.dscore_R, order), {}, {}, {}, dy_ND};
   }
 };
 
 }  // namespace
 
-Experts::Experts(const ModelConfig& config, std::string prefix) : config_(config), prefix_(std::move(prefix)) {}
+Experts::Experts(const ModelConfig& config, std::string prefix, kernels::ExpertKernels kernels)
+    : config_(config), prefix_(std::move(prefix)), kernels_(kernels) {}
 
 std::vector<Param> Experts::params() {
   const std::vector<int64_t> gate_up{config_.num_experts, 2 * config_.expert_width, config_.d_model};
@@ -54,7 +54,7 @@ std::vector<Param> Experts::params() {
 
 at::Tensor Experts::forward(const at::Tensor& x_ND, const at::Tensor& scores_NK, const at::Tensor& ids_NK,
                             const at::Tensor& residual_ND) {
-  return ExpertsFunction::apply(x_ND, scores_NK, ids_NK, gate_up_E2FD_, down_EDF_, residual_ND);
+  return ExpertsFunction::apply(kernels_, x_ND, scores_NK, ids_NK, gate_up_E2FD_, down_EDF_, residual_ND);
 }
 
 }  // namespace olmoe

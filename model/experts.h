@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include "kernels/experts.h"
 #include "model/config.h"
 #include "model/stage.h"
 
@@ -13,7 +14,7 @@ namespace olmoe {
 /// z_R2F, the scores and the row order (reference: SonicMoE, Megatron-Core 0.13).
 class Experts {
  public:
-  Experts(const ModelConfig& config, std::string prefix);
+  Experts(const ModelConfig& config, std::string prefix, kernels::ExpertKernels kernels);
   std::vector<Param> params();
   at::Tensor forward(const at::Tensor& x_ND, const at::Tensor& scores_NK, const at::Tensor& ids_NK,
                      const at::Tensor& residual_ND);
@@ -21,6 +22,7 @@ class Experts {
  private:
   const ModelConfig& config_;
   std::string prefix_;
+  kernels::ExpertKernels kernels_;
   at::Tensor gate_up_E2FD_;  // rows of an expert: F of the gate, then F of up
   at::Tensor down_EDF_;
 };

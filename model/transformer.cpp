@@ -66,8 +66,8 @@ class Block : public Stage {
 
 class MoeBlock : public Block {
  public:
-  MoeBlock(const ModelConfig& config, const std::string& name)
-      : Block(config, name), router_(config, name + ".moe.router"), experts_(config, name + ".moe.experts") {}
+  MoeBlock(const ModelConfig& config, const std::string& name, kernels::ExpertKernels kernels)
+      : Block(config, name), router_(config, name + ".moe.router"), experts_(config, name + ".moe.experts", kernels) {}
 
  protected:
   std::vector<Param> ffn_params() override {
@@ -106,13 +106,13 @@ class DenseBlock : public Block {
 
 }  // namespace
 
-std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config) {
+std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, kernels::ExpertKernels kernels) {
   std::vector<std::unique_ptr<Stage>> stages;
   stages.push_back(std::make_unique<EmbeddingStage>(config));
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
     if (config.ffn == Ffn::moe)
-      stages.push_back(std::make_unique<MoeBlock>(config, name));
+      stages.push_back(std::make_unique<MoeBlock>(config, name, kernels));
     else
       stages.push_back(std::make_unique<DenseBlock>(config, name));
   }

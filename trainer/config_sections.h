@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/config_reader.h"
+#include "kernels/experts.h"
 
 /// The trainer's own sections of a run's config; those of model and data stand beside their owners.
 namespace olmoe {
@@ -32,6 +33,10 @@ struct EnumNames<Recompute> {
   static constexpr std::array names{"none", "full"};
 };
 template <>
+struct EnumNames<kernels::ExpertKernels> {
+  static constexpr std::array names{"unfused", "fused"};
+};
+template <>
 struct EnumNames<ScheduleKind> {
   static constexpr std::array names{"cosine", "linear", "constant"};
 };
@@ -56,6 +61,7 @@ struct TrainConfig {
   int64_t micro_batch_size = 4;
   int64_t global_batch_size = 1024;
   Recompute recompute = Recompute::none;
+  kernels::ExpertKernels expert_kernels = kernels::ExpertKernels::unfused;
   std::string init_from;
 
   template <class V>
@@ -66,6 +72,8 @@ struct TrainConfig {
     v("micro_batch_size", micro_batch_size, "sequences of one pass of one rank");
     v("global_batch_size", global_batch_size, "sequences of one optimizer step, all ranks together");
     v("recompute", recompute, "full: keep only the input of each stage and its routing for the backward");
+    v("expert_kernels", expert_kernels,
+      "fused: gathering and SwiGLU inside the experts' products; for bfloat16 on GPUs of compute capability 9.0");
     v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
   }
 };

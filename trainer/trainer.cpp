@@ -100,7 +100,8 @@ Trainer::Trainer(const Config& config, Communicator& world)
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
-  runner_ = std::make_unique<StageRunner>(make_stages(config_.model), mesh_, runner_options(config_));
+  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, config_.train.expert_kernels), mesh_,
+                                          runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
   start_or_resume();
   const bool writes = world.rank() == 0;
