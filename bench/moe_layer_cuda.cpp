@@ -1,6 +1,7 @@
-// The experts of one layer of OLMoE-1B-7B on a GPU, as the model computes them: 16,384 tokens (a micro-batch of 4 x 4,096),
-// d 2048, 64 experts of width 1024, top-8, bf16; and cuBLAS beside them. FLOP/s count the products alone, 6 T n d K forward
-// and 12 T n d K backward, though gathering, SwiGLU and combining are timed too. fused: train.expert_kernels.
+// The experts of one layer of OLMoE-1B-7B on a GPU, as the model computes them: 16,384 tokens (a micro-batch of 4 x
+// 4,096), d 2048, 64 experts of width 1024, top-8, bf16; and cuBLAS beside them. FLOP/s count the products alone, 6 T n
+// d K forward and 12 T n d K backward, though gathering, SwiGLU and combining are timed too. fused:
+// train.expert_kernels.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
@@ -24,22 +25,25 @@ constexpr double kForwardFlops = 6.0 * kT * kF * kD * kK;
 
 const auto kBf16 = at::TensorOptions().device(at::kCUDA).dtype(at::kBFloat16);
 
-at::Tensor normal(at::IntArrayRef sizes, double deviation = 1) {
-  return at::empty(sizes, kBf16).normal_(0, deviation);
-}
+at::Tensor normal(at::IntArrayRef sizes, double deviation = 1) { return at::empty(sizes, kBf16).normal_(0, deviation); }
 
 /// The host waits until the GPU is done, as a timer must.
 void finish(const at::Tensor& last) { last.flatten()[0].item(); }
 
-/// `skew` 0: each expert is as likely as any. Above: logits fall from expert to expert, the busiest gets some three times
-/// the mean at 1, as early in training.
+/// `skew` 0: each expert is as likely as any. Above: logits fall from expert to expert, the busiest gets some three
+/// times the mean at 1, as early in training.
 struct Layer {
   Layer(int64_t fused, int64_t skew)
-      : kernels(fused ? ExpertKernels::fused : ExpertKernels::unfused), x_TD(normal({kT, kD})), dy_TD(normal({kT, kD})),
-        gate_up(normal({kE, 2 * kF, kD}, 0.02)), down(normal({kE, kD, kF}, 0.02)), dgate_up(at::zeros({kE, 2 * kF, kD}, kBf16.dtype(at::kFloat))),
+      : kernels(fused ? ExpertKernels::fused : ExpertKernels::unfused),
+        x_TD(normal({kT, kD})),
+        dy_TD(normal({kT, kD})),
+        gate_up(normal({kE, 2 * kF, kD}, 0.02)),
+        down(normal({kE, kD, kF}, 0.02)),
+        dgate_up(at::zeros({kE, 2 * kF, kD}, kBf16.dtype(at::kFloat))),
         ddown(at::zeros({kE, kD, kF}, kBf16.dtype(at::kFloat))) {
     const auto fp32 = kBf16.dtype(at::kFloat);
-    const auto logits_TE = at::empty({kT, kE}, fp32).normal_() - at::arange(kE, fp32) * (0.03 * static_cast<double>(skew));
+    const auto logits_TE =
+        at::empty({kT, kE}, fp32).normal_() - at::arange(kE, fp32) * (0.03 * static_cast<double>(skew));
     const auto routed = route(logits_TE, kK, 1, false, {});
     order = sort_by_expert(routed.ids_TK, kE);
     scores_R = to_rows(routed.scores_TK, order);

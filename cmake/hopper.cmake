@@ -1,8 +1,9 @@
-# The fused kernels of the experts: CUTLASS's headers, and code for compute capability 9.0 alone, whatever else is built for.
-set(CUTLASS_HOME "${CMAKE_SOURCE_DIR}/.deps/cutlass-4.2.0" CACHE PATH "Folder of CUTLASS 4.2.0: scripts/install_cutlass.sh")
+# The fused kernels of the experts: CUTLASS's headers, and code for compute capability 9.0 alone, whatever else is built
+# for.
+set(CUTLASS_HOME "${CMAKE_SOURCE_DIR}/.deps/cutlass-4.2.0" CACHE PATH "CUTLASS 4.2.0: scripts/install_cutlass.sh")
 find_path(CUTLASS_INCLUDE cutlass/version.h PATHS "${CUTLASS_HOME}/include" NO_DEFAULT_PATH)
 if(NOT CUTLASS_INCLUDE)
-  message(FATAL_ERROR "There is no CUTLASS in ${CUTLASS_HOME}: run scripts/install_cutlass.sh, or name its folder in CUTLASS_HOME")
+  message(FATAL_ERROR "There is no CUTLASS in ${CUTLASS_HOME}: run scripts/install_cutlass.sh, or set CUTLASS_HOME")
 endif()
 file(STRINGS "${CUTLASS_INCLUDE}/cutlass/version.h" cutlass_version REGEX "^#define CUTLASS_(MAJOR|MINOR|PATCH) ")
 string(REGEX REPLACE "[^0-9;]" "" cutlass_version "${cutlass_version}")

@@ -1,5 +1,5 @@
-// How the fused kernels of the experts cut their products into tiles, and where a thread's values lie in one. Shapes: R rows
-// sorted by expert, E experts; offsets_E as in grouped_gemm.h.
+// How the fused kernels of the experts cut their products into tiles, and where a thread's values lie in one. Shapes: R
+// rows sorted by expert, E experts; offsets_E as in grouped_gemm.h.
 #pragma once
 #include <c10/macros/Macros.h>
 
@@ -9,8 +9,8 @@ namespace olmoe::kernels {
 
 constexpr int kTileM = 128, kTileN = 256, kTileK = 64;  ///< of a product [M, N] over K, by one block
 
-/// Tiles of all experts, one expert after the other. Of a product whose M are the rows of an expert (`tiles_m` 0), an expert
-/// has as many as its rows fill; of a weight gradient tiles_m * tiles_n, or none if it has no rows.
+/// Tiles of all experts, one expert after the other. Of a product whose M are the rows of an expert (`tiles_m` 0), an
+/// expert has as many as its rows fill; of a weight gradient tiles_m * tiles_n, or none if it has no rows.
 struct ExpertTiles {
   const int32_t* offsets_E;
   int32_t E, tiles_m, tiles_n;
@@ -47,8 +47,8 @@ struct TileCursor {
   }
 };
 
-/// A block has two warp groups that multiply, and each of their 8 warps 16 rows of the tile and all its columns. Value i of
-/// lane l is at fragment_row(l, i), fragment_column(l, i) of the warp's part (PTX: wgmma, register fragment of D).
+/// A block has two warp groups that multiply, and each of their 8 warps 16 rows of the tile and all its columns. Value
+/// i of lane l is at fragment_row(l, i), fragment_column(l, i) of the warp's part (PTX: wgmma, register fragment of D).
 constexpr int kWarpRows = 16, kValuesPerThread = kWarpRows * kTileN / 32, kValuesPerBlock = 4, kBlockColumns = 8;
 C10_HOST_DEVICE constexpr int fragment_row(int lane, int i) { return lane / 4 + i / 2 % 2 * 8; }
 C10_HOST_DEVICE constexpr int fragment_column(int lane, int i) {
@@ -57,16 +57,16 @@ C10_HOST_DEVICE constexpr int fragment_column(int lane, int i) {
 /// The value at `column` columns right of value i of the same lane; a multiple of kBlockColumns.
 C10_HOST_DEVICE constexpr int value_right_of(int i, int column) { return i + column / kBlockColumns * kValuesPerBlock; }
 
-/// A warp turns its values into whole lines of memory, and back, in a strip of 16 rows of 64 columns in shared memory. The
-/// padding keeps its accesses free of bank conflicts: by pairs as above, by 8 as below.
+/// A warp turns its values into whole lines of memory, and back, in a strip of 16 rows of 64 columns in shared memory.
+/// The padding keeps its accesses free of bank conflicts: by pairs as above, by 8 as below.
 constexpr int kStripColumns = 64, kStripPitch = kStripColumns + 8, kStripVector = 8;
 constexpr int kStripElements = kWarpRows * kStripPitch, kStripPasses = kWarpRows * kStripColumns / (32 * kStripVector);
 C10_HOST_DEVICE constexpr int strip_at(int row, int column) { return row * kStripPitch + column; }
 C10_HOST_DEVICE constexpr int strip_row(int lane, int pass) { return pass * 4 + lane / 8; }
 C10_HOST_DEVICE constexpr int strip_column(int lane) { return lane % 8 * kStripVector; }
 
-/// What the 128 threads that load gather of a tile of A, 16 bytes in each of 8 passes: of rows of 64 where the tile has its
-/// rows along M, of 128 where along K.
+/// What the 128 threads that load gather of a tile of A, 16 bytes in each of 8 passes: of rows of 64 where the tile has
+/// its rows along M, of 128 where along K.
 constexpr int kLoadThreads = 128, kLoadVector = 8, kLoadPasses = kTileM * kTileK / (kLoadThreads * kLoadVector);
 struct LoadedPiece {
   int row, column;

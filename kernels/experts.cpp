@@ -19,8 +19,8 @@ at::Tensor operand(const at::Tensor& x, at::IntArrayRef sizes, const char* name)
          "fused experts: {} has {} elements of {} on {}; bf16 on a GPU and another shape expected", name, x.numel(),
          c10::toString(x.scalar_type()), x.device().str());
   const at::Tensor dense = x.contiguous();
-  ENSURE(reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0, "fused experts: {} does not start at a multiple of 16 bytes",
-         name);
+  ENSURE(reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0,
+         "fused experts: {} does not start at a multiple of 16 bytes", name);
   return dense;
 }
 
@@ -33,7 +33,8 @@ void ensure_rows(const Permutation& order, const at::Tensor& w_EOI) {
   ensure_dim(w_EOI, 3, "fused experts: a weight");
   ENSURE(order.offsets_E.size(0) == w_EOI.size(0), "fused experts: {} offsets for {} experts", order.offsets_E.size(0),
          w_EOI.size(0));
-  ENSURE(order.slot_R.is_contiguous() && order.offsets_E.is_contiguous(), "fused experts: the order must be contiguous");
+  ENSURE(order.slot_R.is_contiguous() && order.offsets_E.is_contiguous(),
+         "fused experts: the order must be contiguous");
 }
 
 void ensure_scores(const at::Tensor& scores_R, const Permutation& order) {
@@ -42,8 +43,8 @@ void ensure_scores(const at::Tensor& scores_R, const Permutation& order) {
 }
 
 void ensure_widths(int64_t D, int64_t F) {
-  ENSURE(fused_experts_fit(D, F), "fused experts: widths {} and {} are no multiples of {} and {}", D, F, kFusedModelWidths,
-         kFusedExpertWidths);
+  ENSURE(fused_experts_fit(D, F), "fused experts: widths {} and {} are no multiples of {} and {}", D, F,
+         kFusedModelWidths, kFusedExpertWidths);
 }
 
 ExpertsUp fused_up(const at::Tensor& x_TD, const ScoredRows& rows, const at::Tensor& gate_up_E2FD) {

@@ -1,5 +1,5 @@
-// The products of the experts with what surrounds them, over rows that are gathered on the way. Shapes: T tokens, R routed rows
-// sorted by expert, E experts, D model width, F expert width; a row of z is gate [F] and up [F].
+// The products of the experts with what surrounds them, over rows that are gathered on the way. Shapes: T tokens, R
+// routed rows sorted by expert, E experts, D model width, F expert width; a row of z is gate [F] and up [F].
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -9,8 +9,9 @@
 
 namespace olmoe::kernels {
 
-/// unfused: gathering, grouped products and SwiGLU one after the other, for every dtype and device. fused: gathering and SwiGLU
-/// inside the products, weight gradients summed in fp32 where they stay; for bf16 on GPUs of compute capability 9.0.
+/// unfused: gathering, grouped products and SwiGLU one after the other, for every dtype and device. fused: gathering
+/// and SwiGLU inside the products, weight gradients summed in fp32 where they stay; for bf16 on GPUs of compute
+/// capability 9.0.
 enum class ExpertKernels { unfused, fused };
 
 /// True if this program has the fused kernels, and if they can compute experts of these widths.
@@ -28,18 +29,19 @@ struct ScoredRows {
 struct ExpertsUp {
   at::Tensor z_R2F, h_RF;
 };
-ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const ScoredRows& rows, const at::Tensor& gate_up_E2FD);
+ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const ScoredRows& rows,
+                     const at::Tensor& gate_up_E2FD);
 
-/// Backward of y_RD = h_RF down^T where a row's gradient is dy of its token, and of h: z is the forward's. Adds to ddown_EDF
-/// (at least fp32), leaving experts without rows alone.
+/// Backward of y_RD = h_RF down^T where a row's gradient is dy of its token, and of h: z is the forward's. Adds to
+/// ddown_EDF (at least fp32), leaving experts without rows alone.
 struct ExpertsDownGrads {
   at::Tensor dz_R2F, dscore_R;
 };
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
                                        const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF);
 
-/// dgate_up_E2FD += dz^T gather(x) of each expert's rows. A row that is not finite may spoil the gradients of the expert
-/// before its own too where the kernels are fused.
+/// dgate_up_E2FD += dz^T gather(x) of each expert's rows. A row that is not finite may spoil the gradients of the
+/// expert before its own too where the kernels are fused.
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
                             const Permutation& order, at::Tensor dgate_up_E2FD);
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that the pinned CUTLASS, headers alone, is there, and prints its folder as the last line. Takes the one that
-# CUTLASS_HOME names; else puts it into .deps/cutlass-4.2.0, from NVIDIA's Python wheel (6 MB to download).
+# Makes sure that the pinned CUTLASS, headers alone, is there, and prints its folder as the last line. Takes the one
+# that CUTLASS_HOME names; else puts it into .deps/cutlass-4.2.0, from NVIDIA's Python wheel (6 MB to download).
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 version=4.2.0

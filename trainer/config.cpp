@@ -19,7 +19,7 @@ std::vector<std::string> refuse_fused_experts(const Config& config) {
   refuse(config.train.device != DeviceKind::cuda, "needs train.device=cuda");
   refuse(config.train.compute_dtype != ComputeDtype::bfloat16, "needs train.compute_dtype=bfloat16");
   refuse(!kernels::fused_experts_fit(model.d_model, model.expert_width),
-         fmt::format("needs a model.d_model that is a multiple of {} and a model.expert_width that is one of {}, not {} and {}",
+         fmt::format("needs model.d_model to be a multiple of {} and model.expert_width one of {}, not {} and {}",
                      kernels::kFusedModelWidths, kernels::kFusedExpertWidths, model.d_model, model.expert_width));
   return problems;
 }

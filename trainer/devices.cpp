@@ -36,8 +36,8 @@ void ensure_fused_experts(int index) {
                       "OLMOE_CUDA_ARCHITECTURES=90a, or use train.expert_kernels=unfused");
   const auto facts = kernels::cuda::gpu_facts(index);
   if (facts.major != 9 || facts.minor != 0)
-    throw ConfigError(fmt::format("train.expert_kernels: the fused kernels are for GPUs of compute capability 9.0, and GPU "
-                                  "{}, {}, has {}.{}; use train.expert_kernels=unfused",
+    throw ConfigError(fmt::format("train.expert_kernels: the fused kernels are for GPUs of compute capability 9.0, and "
+                                  "GPU {}, {}, has {}.{}; use train.expert_kernels=unfused",
                                   index, facts.name, facts.major, facts.minor));
 }
 

@@ -101,7 +101,7 @@ StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs
   if (config.train.compute_dtype != ComputeDtype::bfloat16)
     throw ConfigError("train.compute_dtype: step times on GPUs are predicted for bfloat16 only");
   if (config.train.expert_kernels != kernels::ExpertKernels::unfused)
-    throw ConfigError("train.expert_kernels: step times are predicted for unfused only, until a GPU has measured the fused");
+    throw ConfigError("train.expert_kernels: step times are predicted for unfused only: no GPU has measured fused");
   const auto work = count_step_work(config, mesh);
   StepPrediction out{};
   PhaseSeconds phases;

@@ -1,6 +1,6 @@
-// dh = gather(dy) w of each row's expert, and from it, without writing it, dz, h and the gradient of each row's score. The
-// score's gradient is a sum over F: a block sums its columns, and what the blocks of a row found is added in their order.
-// Shapes as in kernels/experts.h.
+// dh = gather(dy) w of each row's expert, and from it, without writing it, dz, h and the gradient of each row's score.
+// The score's gradient is a sum over F: a block sums its columns, and what the blocks of a row found is added in their
+// order. Shapes as in kernels/experts.h.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
 
@@ -35,15 +35,18 @@ struct DownBackward {
     for (int line = static_cast<int>(threadIdx.x) % cuda::kWarp; line < kLines; line += cuda::kWarp) {
       const int row = line / kParts, column = line % kParts * kStripColumns;
       const Element* const gate = p.z_R2F + (rows.first + row) * 2 * p.F + int64_t{at.n} * kTileN + column;
-      if (row < rows.count) asm volatile("prefetch.global.L2 [%0]; prefetch.global.L2 [%1];" ::"l"(gate), "l"(gate + p.F));
+      if (row < rows.count)
+        asm volatile("prefetch.global.L2 [%0]; prefetch.global.L2 [%1];" ::"l"(gate), "l"(gate + p.F));
     }
   }
 
   template <class Values>
-  static __device__ void finish(const Params& p, const TileCursor& at, const Values& values, int warp, Element* memory) {
+  static __device__ void finish(const Params& p, const TileCursor& at, const Values& values, int warp,
+                                Element* memory) {
     const WarpRows rows(at, warp);
     Strip strip(memory);
-    const int64_t first_z = rows.first * 2 * p.F + int64_t{at.n} * kTileN, first_h = rows.first * p.F + int64_t{at.n} * kTileN;
+    const int64_t first_z = rows.first * 2 * p.F + int64_t{at.n} * kTileN,
+                  first_h = rows.first * p.F + int64_t{at.n} * kTileN;
     const RowScores scores(p.scores_R, rows, strip.lane());
     float dscores[2] = {0, 0};
 #pragma unroll

@@ -1,7 +1,7 @@
 // The one kernel behind the fused products of the experts. A block has four warps that load and two groups of four that
-// multiply and then do what is fused; it takes one tile after the other until there are none. A stage of shared memory is
-// full when B's bytes and the pieces of A of all loading threads have arrived, and both are counted by one barrier of
-// CUTLASS's pipeline (reference: quack, gemm_sm90.py). Blocks know nothing of each other: no clusters.
+// multiply and then do what is fused; it takes one tile after the other until there are none. A stage of shared memory
+// is full when B's bytes and the pieces of A of all loading threads have arrived, and both are counted by one barrier
+// of CUTLASS's pipeline (reference: quack, gemm_sm90.py). Blocks know nothing of each other: no clusters.
 #pragma once
 #include <ATen/cuda/CUDAContextLight.h>
 #include <cutlass/arch/reg_reconfig.h>
@@ -70,8 +70,8 @@ __device__ void multiply_tiles(const typename Gemm::Params& params, Pipeline& pi
   TileCursor at;
   for (uint32_t tile = blockIdx.x; at.seek(params.tiles, static_cast<int32_t>(tile)); tile += gridDim.x) {
     Gemm::prefetch(params, at, warp);
-    auto values = cute::partition_fragment_C(typename Main::TiledMma{},
-                                             cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>>{});
+    auto values =
+        cute::partition_fragment_C(typename Main::TiledMma{}, cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>>{});
     static_assert(cute::size(values) == kValuesPerThread &&
                   std::is_same_v<decltype(typename Main::TiledMma{}.get_layoutC_TV()), Fragments>);
     const int32_t count = Gemm::A::k_tiles(params.a, params.K, at);
@@ -98,7 +98,9 @@ __global__ void __launch_bounds__(kThreads, 1) multiply(const __grid_constant__ 
   }
 }
 
-inline const Bf16* bf16(const at::Tensor& x) { return reinterpret_cast<const Bf16*>(x.const_data_ptr<c10::BFloat16>()); }
+inline const Bf16* bf16(const at::Tensor& x) {
+  return reinterpret_cast<const Bf16*>(x.const_data_ptr<c10::BFloat16>());
+}
 
 inline GatheredRows gathered_rows(const at::Tensor& x_TD, const Permutation& order) {
   return {bf16(x_TD), x_TD.size(1), order.slot_R.const_data_ptr<int32_t>(),

@@ -1,5 +1,5 @@
-// What a block of a fused kernel reads into shared memory: A by rows that an index names, through cp.async; B through TMA.
-// Shapes: R rows sorted by expert, E experts, D width of a row; M, N, K of a product as in kernels/expert_tiles.h.
+// What a block of a fused kernel reads into shared memory: A by rows that an index names, through cp.async; B through
+// TMA. Shapes: R rows sorted by expert, E experts, D width of a row; M, N, K of a product as in kernels/expert_tiles.h.
 #pragma once
 #include <cute/tensor.hpp>
 #include <cutlass/arch/memory_sm80.h>
@@ -24,8 +24,8 @@ using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
     cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>, cute::Int<kTileK>>, cute::Shape<cute::_1, cute::_1, cute::_1>,
     cutlass::gemm::collective::StageCount<4>, cutlass::gemm::KernelTmaWarpSpecializedCooperative>::CollectiveOp;
 
-/// Where fragment_row() and fragment_column() say that the values of a product are: thread (lane % 4, lane / 4, warp) and value
-/// (i % 2, i / 2 % 2, i / 4) to row + column * kTileM. CUTLASS's own account of it must be the same.
+/// Where fragment_row() and fragment_column() say that the values of a product are: thread (lane % 4, lane / 4, warp)
+/// and value (i % 2, i / 2 % 2, i / 4) to row + column * kTileM. CUTLASS's own account of it must be the same.
 using Fragments =
     cute::Layout<cute::Shape<cute::Shape<cute::_4, cute::_8, cute::Int<kTileM / kWarpRows>>,
                              cute::Shape<cute::Shape<cute::_2, cute::_2, cute::Int<kTileN / kBlockColumns>>,
@@ -79,8 +79,8 @@ class RowsAlongM {
   bool exists_[kLoadPasses];
 };
 
-/// The same where the gathered rows are along K, and M are their columns. Rows past the expert's last are zero, which takes
-/// what B has there out of the sum, unless it is not finite.
+/// The same where the gathered rows are along K, and M are their columns. Rows past the expert's last are zero, which
+/// takes what B has there out of the sum, unless it is not finite.
 class RowsAlongK {
  public:
   static constexpr Along kMajor = Along::MN;

@@ -1,5 +1,5 @@
-// What a warp does with its 16 rows of a tile: its values, spread over lanes as wgmma leaves them, to whole lines of memory
-// and back, 64 columns at a time, through a strip of shared memory of its own. Indices: kernels/expert_tiles.h.
+// What a warp does with its 16 rows of a tile: its values, spread over lanes as wgmma leaves them, to whole lines of
+// memory and back, 64 columns at a time, through a strip of shared memory of its own. Indices: kernels/expert_tiles.h.
 #pragma once
 #include "kernels/expert_tiles.h"
 #include "kernels/launch.cuh"

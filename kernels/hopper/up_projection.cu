@@ -1,5 +1,5 @@
-// z = gather(x) w^T of each row's expert, and h = SwiGLU(z) * score, in one kernel. A tile of B is 128 rows of the gate's
-// weights and the 128 rows of up's that belong to them, so that a thread has both of an element. Shapes as in
+// z = gather(x) w^T of each row's expert, and h = SwiGLU(z) * score, in one kernel. A tile of B is 128 rows of the
+// gate's weights and the 128 rows of up's that belong to them, so that a thread has both of an element. Shapes as in
 // kernels/experts.h.
 #include "kernels/hopper/fused.h"
 #include "kernels/hopper/grouped_kernel.cuh"
@@ -27,7 +27,8 @@ struct UpProjection {
   static __device__ void prefetch(const Params&, const TileCursor&, int) {}
 
   template <class Values>
-  static __device__ void finish(const Params& p, const TileCursor& at, const Values& values, int warp, Element* memory) {
+  static __device__ void finish(const Params& p, const TileCursor& at, const Values& values, int warp,
+                                Element* memory) {
     const WarpRows rows(at, warp);
     Strip strip(memory);
     const RowScores scores(p.scores_R, rows, strip.lane());

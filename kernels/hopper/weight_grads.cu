@@ -1,6 +1,6 @@
-// Gradients of the experts' weights: gather(x)^T y over the rows of each expert, added to fp32 where they stay. The gathered
-// operand is A, so that up's gradient comes out transposed; a lane's values of it lie in memory beside those of other lanes.
-// Shapes as in kernels/experts.h; O columns of y.
+// Gradients of the experts' weights: gather(x)^T y over the rows of each expert, added to fp32 where they stay. The
+// gathered operand is A, so that up's gradient comes out transposed; a lane's values of it lie in memory beside those
+// of other lanes. Shapes as in kernels/experts.h; O columns of y.
 #include "kernels/hopper/fused.h"
 #include "kernels/hopper/grouped_kernel.cuh"
 
@@ -34,11 +34,13 @@ struct WeightGrad {
     for (int first = 0; first < kValuesPerThread; first += kAtOnce) {
       cuda::Vector<float, kRun> sums[kAtOnce / kRun];
 #pragma unroll
-      for (int j = 0; j < kAtOnce; j += kRun) sums[j / kRun] = cuda::load_vector<kRun>(place(dw, lane, first + j, step_m, step_n));
+      for (int j = 0; j < kAtOnce; j += kRun)
+        sums[j / kRun] = cuda::load_vector<kRun>(place(dw, lane, first + j, step_m, step_n));
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) sums[j / kRun].values[j % kRun] += values(first + j);
 #pragma unroll
-      for (int j = 0; j < kAtOnce; j += kRun) cuda::store_vector(place(dw, lane, first + j, step_m, step_n), sums[j / kRun]);
+      for (int j = 0; j < kAtOnce; j += kRun)
+        cuda::store_vector(place(dw, lane, first + j, step_m, step_n), sums[j / kRun]);
     }
   }
   static __device__ float* place(float* dw, int lane, int i, int64_t step_m, int64_t step_n) {
@@ -65,11 +67,13 @@ void add(const at::Tensor& x_TD, const Permutation& order, const at::Tensor& y_R
 
 bool built_in() { return true; }
 
-void down_weight_grad(const at::Tensor& dy_TD, const Permutation& order, const at::Tensor& h_RF, at::Tensor& ddown_EDF) {
+void down_weight_grad(const at::Tensor& dy_TD, const Permutation& order, const at::Tensor& h_RF,
+                      at::Tensor& ddown_EDF) {
   add<false>(dy_TD, order, h_RF, ddown_EDF);
 }
 
-void up_weight_grad(const at::Tensor& x_TD, const Permutation& order, const at::Tensor& dz_R2F, at::Tensor& dgate_up_E2FD) {
+void up_weight_grad(const at::Tensor& x_TD, const Permutation& order, const at::Tensor& dz_R2F,
+                    at::Tensor& dgate_up_E2FD) {
   add<true>(x_TD, order, dz_R2F, dgate_up_E2FD);
 }
 

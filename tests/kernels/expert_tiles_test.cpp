@@ -99,21 +99,23 @@ TEST_CASE("the values of a warp are its 16 rows and all columns, in pairs", "[ke
 TEST_CASE("a strip takes pairs, gives lines, and has no bank conflict in either", "[kernels]") {
   std::vector<int> writes(kStripElements, 0), reads(kStripElements, 0);
   for (int lane = 0; lane < 32; ++lane) {
-    for (int i = 0; i < kWarpRows * kStripColumns / 32; ++i) ++writes[strip_at(fragment_row(lane, i), fragment_column(lane, i))];
+    for (int i = 0; i < kWarpRows * kStripColumns / 32; ++i)
+      ++writes[strip_at(fragment_row(lane, i), fragment_column(lane, i))];
     for (int pass = 0; pass < kStripPasses; ++pass)
       for (int j = 0; j < kStripVector; ++j) ++reads[strip_at(strip_row(lane, pass), strip_column(lane) + j)];
   }
   CHECK(writes == reads);
   CHECK(std::count(reads.begin(), reads.end(), 1) == kWarpRows * kStripColumns);
   for (int i = 0; i < kWarpRows * kStripColumns / 32; i += 2)
-    CHECK(free_of_conflicts(32, 2, [&](int lane) { return strip_at(fragment_row(lane, i), fragment_column(lane, i)); }));
+    CHECK(
+        free_of_conflicts(32, 2, [&](int lane) { return strip_at(fragment_row(lane, i), fragment_column(lane, i)); }));
   for (int pass = 0; pass < kStripPasses; ++pass)
     CHECK(free_of_conflicts(8, 8, [&](int lane) { return strip_at(strip_row(lane, pass), strip_column(lane)); }));
   CHECK(kStripPitch * 2 % 16 == 0);
 }
 
-TEMPLATE_TEST_CASE_SIG("the loading threads take each 16 bytes of a tile of A once", "[kernels]", ((int kColumns), kColumns),
-                       kTileK, kTileM) {
+TEMPLATE_TEST_CASE_SIG("the loading threads take each 16 bytes of a tile of A once", "[kernels]",
+                       ((int kColumns), kColumns), kTileK, kTileM) {
   std::set<std::pair<int, int>> seen;
   for (int thread = 0; thread < kLoadThreads; ++thread) {
     for (int pass = 0; pass < kLoadPasses; ++pass) {

@@ -1,4 +1,5 @@
-// Experts for the tests of kernels/experts.h: their inputs, and what a float64 loop over the experts makes of the same values.
+// Experts for the tests of kernels/experts.h: their inputs, and what a float64 loop over the experts makes of the same
+// values.
 #pragma once
 #include <ATen/ops/full.h>
 #include <ATen/ops/silu.h>
@@ -19,9 +20,13 @@ struct ExpertsSize {
 
 struct ExpertsCase {
   explicit ExpertsCase(const ExpertsSize& s, at::ScalarType dtype)
-      : order(sort_by_expert(ids(s), s.E)), scores_R(normal({s.T * s.K}, statistics_dtype(dtype), 2).abs()),
-        x_TD(normal({s.T, s.D}, dtype, 3)), dy_TD(normal({s.T, s.D}, dtype, 4)), z_R2F(normal({s.T * s.K, 2 * s.F}, dtype, 5)),
-        dz_R2F(normal({s.T * s.K, 2 * s.F}, dtype, 6)), gate_up(normal({s.E, 2 * s.F, s.D}, dtype, 7) * std::pow(s.D, -0.5)),
+      : order(sort_by_expert(ids(s), s.E)),
+        scores_R(normal({s.T * s.K}, statistics_dtype(dtype), 2).abs()),
+        x_TD(normal({s.T, s.D}, dtype, 3)),
+        dy_TD(normal({s.T, s.D}, dtype, 4)),
+        z_R2F(normal({s.T * s.K, 2 * s.F}, dtype, 5)),
+        dz_R2F(normal({s.T * s.K, 2 * s.F}, dtype, 6)),
+        gate_up(normal({s.E, 2 * s.F, s.D}, dtype, 7) * std::pow(s.D, -0.5)),
         down(normal({s.E, s.D, s.F}, dtype, 8) * std::pow(s.F, -0.5)),
         dgate_up(normal({s.E, 2 * s.F, s.D}, statistics_dtype(dtype), 9)),
         ddown(normal({s.E, s.D, s.F}, statistics_dtype(dtype), 10)) {}
@@ -34,8 +39,8 @@ struct ExpertsCase {
   }
   ExpertsCase on(at::Device device) const {
     ExpertsCase out = *this;
-    for (at::Tensor* x : {&out.order.slot_R, &out.order.row_TK, &out.order.offsets_E, &out.scores_R, &out.x_TD, &out.dy_TD,
-                          &out.z_R2F, &out.dz_R2F, &out.gate_up, &out.down, &out.dgate_up, &out.ddown})
+    for (at::Tensor* x : {&out.order.slot_R, &out.order.row_TK, &out.order.offsets_E, &out.scores_R, &out.x_TD,
+                          &out.dy_TD, &out.z_R2F, &out.dz_R2F, &out.gate_up, &out.down, &out.dgate_up, &out.ddown})
       *x = x->to(device, x->scalar_type(), false, /*copy=*/true);
     return out;
   }

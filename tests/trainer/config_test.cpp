@@ -126,7 +126,7 @@ TEST_CASE("fused experts are refused where they cannot compute a run") {
     spoil(spoilt);
     const auto problems = validate(spoilt);
     REQUIRE(problems.size() == 1);
-    CHECK_THAT(problems[0], Catch::StartsWith("train.expert_kernels: fused needs ") && Catch::EndsWith("; use unfused"));
+    CHECK_THAT(problems[0], Catch::StartsWith("train.expert_kernels: fused needs ") && Catch::EndsWith("use unfused"));
     return problems[0];
   };
   CHECK_THAT(refused([](auto& c) { c.train.device = DeviceKind::cpu; }), Catch::Contains("train.device=cuda"));
