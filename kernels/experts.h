@@ -40,8 +40,8 @@ struct ExpertsDownGrads {
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
                                        const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF);
 
-/// dgate_up_E2FD += dz^T gather(x) of each expert's rows. A row that is not finite may spoil the gradients of the
-/// expert before its own too where the kernels are fused.
+/// dgate_up_E2FD += dz^T gather(x) of each expert's rows. Fused, and for ddown too: a row that is not finite may spoil
+/// the gradients of the expert before its own; so no row may lie behind the last expert's.
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
                             const Permutation& order, at::Tensor dgate_up_E2FD);
 
