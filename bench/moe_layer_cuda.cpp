@@ -1,6 +1,7 @@
-// The experts of one layer of OLMoE-1B-7B on a GPU, as the model computes them: 16,384 tokens (a micro-batch of 4 x 4,096),
-// d 2048, 64 experts of width 1024, top-8, bf16; and cuBLAS beside them. FLOP/s count the products alone, 6 T n d K forward
-// and 12 T n d K backward, though sorting, gathering, SwiGLU and combining are timed too.
+// The experts of one layer of OLMoE-1B-7B on a GPU, as the model computes them: 16,384 tokens (a micro-batch of 4 x
+// 4,096), d 2048, 64 experts of width 1024, top-8, bf16; and cuBLAS beside them. FLOP/s count the products alone, 6 T n
+// d K forward and 12 T n d K backward, though gathering, SwiGLU and combining are timed too. fused:
+// train.expert_kernels.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
@@ -9,10 +10,11 @@
 #include <ATen/ops/zeros.h>
 #include <benchmark/benchmark.h>
 
+#include "kernels/cuda_device.h"
+#include "kernels/experts.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/permute.h"
 #include "kernels/router.h"
-#include "kernels/swiglu.h"
 
 namespace {
 
@@ -23,39 +25,43 @@ constexpr double kForwardFlops = 6.0 * kT * kF * kD * kK;
 
 const auto kBf16 = at::TensorOptions().device(at::kCUDA).dtype(at::kBFloat16);
 
-at::Tensor normal(at::IntArrayRef sizes, double deviation = 1) {
-  return at::empty(sizes, kBf16).normal_(0, deviation);
-}
+at::Tensor normal(at::IntArrayRef sizes, double deviation = 1) { return at::empty(sizes, kBf16).normal_(0, deviation); }
 
 /// The host waits until the GPU is done, as a timer must.
 void finish(const at::Tensor& last) { last.flatten()[0].item(); }
 
-/// `skew` 0: each expert is as likely as any. Above: logits fall from expert to expert, the busiest gets some three times
-/// the mean at 1, as early in training.
+/// `skew` 0: each expert is as likely as any. Above: logits fall from expert to expert, the busiest gets some three
+/// times the mean at 1, as early in training.
 struct Layer {
-  explicit Layer(int64_t skew)
-      : x_TD(normal({kT, kD})), dy_TD(normal({kT, kD})), gate_up(normal({kE, 2 * kF, kD}, 0.02)),
-        down(normal({kE, kD, kF}, 0.02)), dgate_up(at::zeros({kE, 2 * kF, kD}, kBf16.dtype(at::kFloat))),
+  Layer(int64_t fused, int64_t skew)
+      : kernels(fused ? ExpertKernels::fused : ExpertKernels::unfused),
+        x_TD(normal({kT, kD})),
+        dy_TD(normal({kT, kD})),
+        gate_up(normal({kE, 2 * kF, kD}, 0.02)),
+        down(normal({kE, kD, kF}, 0.02)),
+        dgate_up(at::zeros({kE, 2 * kF, kD}, kBf16.dtype(at::kFloat))),
         ddown(at::zeros({kE, kD, kF}, kBf16.dtype(at::kFloat))) {
     const auto fp32 = kBf16.dtype(at::kFloat);
-    const auto logits_TE = at::empty({kT, kE}, fp32).normal_() - at::arange(kE, fp32) * (0.03 * static_cast<double>(skew));
+    const auto logits_TE =
+        at::empty({kT, kE}, fp32).normal_() - at::arange(kE, fp32) * (0.03 * static_cast<double>(skew));
     routed = route(logits_TE, kK, 1, false, {});
     busiest = routed.counts_GE.max().item<int64_t>() / (static_cast<double>(kT * kK) / kE);
   }
   at::Tensor forward() {
     order = sort_by_expert(routed.ids_TK, kE);
     scores_R = to_rows(routed.scores_TK, order);
-    z_R2F = grouped_gemm(gather_rows(x_TD, order), gate_up, order.offsets_E);
-    return combine_rows(grouped_gemm(swiglu(z_R2F, scores_R), down, order.offsets_E), order, {});
+    z_R2F.reset();  // the last one's memory
+    const auto up = experts_up(kernels, x_TD, {order, scores_R}, gate_up);
+    z_R2F = up.z_R2F;
+    return combine_rows(grouped_gemm(up.h_RF, down, order.offsets_E), order, {});
   }
   at::Tensor backward() {
-    const auto dy_RD = gather_rows(dy_TD, order);
-    const auto d = swiglu_backward(grouped_gemm_input_grad(dy_RD, down, order.offsets_E), z_R2F, scores_R);
-    grouped_gemm_weight_grad(dy_RD, d.h_RF, order.offsets_E, ddown);
-    grouped_gemm_weight_grad(d.dz_R2F, gather_rows(x_TD, order), order.offsets_E, dgate_up);
+    const auto d = experts_down_backward(kernels, dy_TD, {order, scores_R}, z_R2F, down, ddown);
+    experts_up_weight_grad(kernels, d.dz_R2F, x_TD, order, dgate_up);
     return combine_rows(grouped_gemm_input_grad(d.dz_R2F, gate_up, order.offsets_E), order, {});
   }
 
+  ExpertKernels kernels;
   at::Tensor x_TD, dy_TD, gate_up, down, dgate_up, ddown, scores_R, z_R2F;
   Router routed;
   Permutation order;
@@ -69,17 +75,49 @@ void time_runs(benchmark::State& state, double flops, const Run& run) {
   state.counters["FLOP/s"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-void cuda_moe_layer_forward(benchmark::State& state) {
-  Layer layer(state.range(0));
+bool has_fused() {
+  const auto facts = cuda::gpu_facts(0);
+  return fused_experts_built_in() && facts.major == 9 && facts.minor == 0;
+}
+
+/// Times `run`, of a layer after its forward, which computes `share` of the forward's products.
+template <typename Run>
+void time_layer(benchmark::State& state, double share, const Run& run) {
+  if (state.range(0) == 1 && !has_fused()) return state.SkipWithError("no fused kernels for this GPU in this program");
+  Layer layer(state.range(0), state.range(1));
   state.counters["busiest"] = layer.busiest;
-  time_runs(state, kForwardFlops, [&] { return layer.forward(); });
+  layer.forward();
+  time_runs(state, kForwardFlops * share, [&] { return run(layer); });
+}
+
+void cuda_moe_layer_forward(benchmark::State& state) {
+  time_layer(state, 1, [](Layer& layer) { return layer.forward(); });
 }
 
 void cuda_moe_layer_backward(benchmark::State& state) {
-  Layer layer(state.range(0));
-  layer.forward();
-  state.counters["busiest"] = layer.busiest;
-  time_runs(state, 2 * kForwardFlops, [&] { return layer.backward(); });
+  time_layer(state, 2, [](Layer& layer) { return layer.backward(); });
+}
+
+// The parts that train.expert_kernels chooses.
+
+void cuda_experts_up(benchmark::State& state) {
+  time_layer(state, 2 / 3., [](Layer& layer) {
+    return experts_up(layer.kernels, layer.x_TD, {layer.order, layer.scores_R}, layer.gate_up).h_RF;
+  });
+}
+
+void cuda_experts_down_backward(benchmark::State& state) {
+  time_layer(state, 2 / 3., [](Layer& layer) {
+    const ScoredRows rows{layer.order, layer.scores_R};
+    return experts_down_backward(layer.kernels, layer.dy_TD, rows, layer.z_R2F, layer.down, layer.ddown).dz_R2F;
+  });
+}
+
+void cuda_experts_up_weight_grad(benchmark::State& state) {
+  time_layer(state, 2 / 3., [](Layer& layer) {
+    experts_up_weight_grad(layer.kernels, layer.z_R2F, layer.x_TD, layer.order, layer.dgate_up);
+    return layer.dgate_up;
+  });
 }
 
 /// The rate of this GPU on one large product: what the layer's is to be seen beside.
@@ -88,8 +126,16 @@ void cuda_cublas(benchmark::State& state) {
   time_runs(state, 2.0 * 8192 * 8192 * 8192, [&] { return at::mm(a, b.t()); });
 }
 
-BENCHMARK(cuda_moe_layer_forward)->ArgName("skew")->Arg(0)->Arg(1)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK(cuda_moe_layer_backward)->ArgName("skew")->Arg(0)->Arg(1)->UseRealTime()->Unit(benchmark::kMillisecond);
+/// Unfused and fused, balanced and skewed.
+void both_kernels(benchmark::internal::Benchmark* run) {
+  run->ArgNames({"fused", "skew"})->ArgsProduct({{0, 1}, {0, 1}})->UseRealTime()->Unit(benchmark::kMillisecond);
+}
+
+BENCHMARK(cuda_moe_layer_forward)->Apply(both_kernels);
+BENCHMARK(cuda_moe_layer_backward)->Apply(both_kernels);
+BENCHMARK(cuda_experts_up)->Apply(both_kernels);
+BENCHMARK(cuda_experts_down_backward)->Apply(both_kernels);
+BENCHMARK(cuda_experts_up_weight_grad)->Apply(both_kernels);
 BENCHMARK(cuda_cublas)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 }  // namespace

@@ -141,10 +141,10 @@ struct SwigluElementGrads {
 };
 /// Not rounded: a struct of several types would keep a loop from being vectorised.
 template <typename T>
-OLMOE_ELEMENT SwigluElementGrads<Acc<T>> swiglu_element_grads(T dh, T gate, T up, Acc<T> score) {
-  const Acc<T> g = load(gate), u = load(up), d = load(dh);
+OLMOE_ELEMENT SwigluElementGrads<Acc<T>> swiglu_element_grads(Acc<T> dh, T gate, T up, Acc<T> score) {
+  const Acc<T> g = load(gate), u = load(up);
   const Acc<T> s = sigmoid(g), silu = g * s;
-  return {d * score * u * (s + silu * (1 - s)), d * score * silu, silu * u * score, d * silu * u};
+  return {dh * score * u * (s + silu * (1 - s)), dh * score * silu, silu * u * score, dh * silu * u};
 }
 
 /// Whether expert a is chosen before expert b: the more probable, among equals the lower index.

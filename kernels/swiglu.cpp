@@ -41,7 +41,7 @@ void backward_rows(const at::Tensor& dh_RF, const at::Tensor& z_R2F, const Acc<T
       Acc<T> dscore = 0;
 #pragma omp simd reduction(+ : dscore)
       for (int64_t j = 0; j < F; ++j) {
-        const auto element = swiglu_element_grads(dh[j], gate[j], up[j], score);
+        const auto element = swiglu_element_grads(load(dh[j]), gate[j], up[j], score);
         h[j] = rounded<T>(element.h);
         dup[j] = rounded<T>(element.dup);
         dgate[j] = rounded<T>(element.dgate);

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) backward_row(Operands<T> in, G
                ups = load_vector<kWidth>(up + column);
     Vector<T, kWidth> dgates, dups, hs;
     for (int i = 0; i < kWidth; ++i) {
-      const auto element = swiglu_element_grads(dhs.values[i], gates.values[i], ups.values[i], score);
+      const auto element = swiglu_element_grads(load(dhs.values[i]), gates.values[i], ups.values[i], score);
       dgates.values[i] = rounded<T>(element.dgate);
       dups.values[i] = rounded<T>(element.dup);
       hs.values[i] = rounded<T>(element.h);

@@ -2,9 +2,9 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/experts.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/permute.h"
-#include "kernels/swiglu.h"
 
 namespace olmoe {
 namespace {
@@ -13,52 +13,51 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
+/// Assignments of tokens to the experts here, and how they are computed.
+struct ExpertRows {
+  const kernels::Permutation& order;
+  kernels::ExpertKernels kernels;
+};
+
 struct ExpertsFunction : Function<ExpertsFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_MD, const KeptRows& kept,
-                            const at::Tensor& scores_MK, const kernels::Permutation& order, const at::Tensor& gate_up,
+                            const at::Tensor& scores_MK, const ExpertRows& rows, const at::Tensor& gate_up,
                             const at::Tensor& down, const std::optional<at::Tensor>& residual_MD) {
+    const auto& order = rows.order;
     auto scores_R = kernels::to_rows(scores_MK, order);
-    auto z_R2F = kernels::grouped_gemm(kernels::gather_rows(x_MD, order), gate_up, order.offsets_E);
-    auto y_RD = kernels::grouped_gemm(kernels::swiglu(z_R2F, scores_R), down, order.offsets_E);
+    auto [z_R2F, h_RF] = kernels::experts_up(rows.kernels, x_MD, {order, scores_R}, gate_up);
+    auto y_RD = kernels::grouped_gemm(h_RF, down, order.offsets_E);
     ctx->save_for_backward({kept.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, gate_up, down,
                             kept.norm_D});
     ctx->saved_data["eps"] = kept.eps;
+    ctx->saved_data["kernels"] = static_cast<int64_t>(rows.kernels);
     ctx->saved_data["residual"] = residual_MD.has_value();
     return kernels::combine_rows(y_RD, order, residual_MD.value_or(at::Tensor()));
   }
 
-  struct DownGrads {
-    at::Tensor dz_R2F, dscore_R;
-  };
-  /// Rows of dy and hidden rows live no longer than this.
-  static DownGrads down_backward(const at::Tensor& dy_MD, const kernels::Permutation& order, const at::Tensor& scores_R,
-                                 const at::Tensor& z_R2F, const at::Tensor& down) {
-    auto dy_RD = kernels::gather_rows(dy_MD, order);
-    auto d = kernels::swiglu_backward(kernels::grouped_gemm_input_grad(dy_RD, down, order.offsets_E), z_R2F, scores_R);
-    kernels::grouped_gemm_weight_grad(dy_RD, d.h_RF, order.offsets_E, weight_grad(down));
-    return {d.dz_R2F, d.dscore_R};
-  }
-
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const KeptRows kept{saved[0], saved[8], ctx->saved_data["eps"].toDouble()};
-    const auto &z_R2F = saved[1], &gate_up = saved[6], &down = saved[7];
+    auto& data = ctx->saved_data;
+    const KeptRows kept{saved[0], saved[8], data["eps"].toDouble()};
+    const auto kernels = static_cast<kernels::ExpertKernels>(data["kernels"].toInt());
+    const auto &z_R2F = saved[1], &scores_R = saved[2], &gate_up = saved[6], &down = saved[7];
     const kernels::Permutation order{saved[3], saved[4], saved[5]};
     auto dy_MD = grads[0].contiguous();
-    auto d = down_backward(dy_MD, order, saved[2], z_R2F, down);
-    kernels::grouped_gemm_weight_grad(d.dz_R2F, kernels::gather_rows(kept.again(), order), order.offsets_E,
-                                      weight_grad(gate_up));
+    auto d = kernels::experts_down_backward(kernels, dy_MD, {order, scores_R}, z_R2F, down, weight_grad(down));
+    kernels::experts_up_weight_grad(kernels, d.dz_R2F, kept.again(), order, weight_grad(gate_up));
     auto dx_RD = kernels::grouped_gemm_input_grad(d.dz_R2F, gate_up, order.offsets_E);
     return {kernels::combine_rows(dx_RD, order, {}), {}, kernels::to_assignments(d.dscore_R, order), {}, {}, {},
-            ctx->saved_data["residual"].toBool() ? dy_MD : at::Tensor()};
+            data["residual"].toBool() ? dy_MD : at::Tensor()};
   }
 };
 
 }  // namespace
 
-Experts::Experts(const ModelConfig& config, std::string prefix, const Communicator& group)
+Experts::Experts(const ModelConfig& config, std::string prefix, const Communicator& group,
+                 kernels::ExpertKernels kernels)
     : config_(config),
       prefix_(std::move(prefix)),
+      kernels_(kernels),
       first_(config.num_experts / group.size() * group.rank()),
       count_(config.num_experts / group.size()) {}
 
@@ -73,7 +72,7 @@ std::vector<Param> Experts::params() {
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                             const std::optional<at::Tensor>& residual_MD) {
-  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, rows, gate_up_e2FD_, down_eDF_, residual_MD);
+  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, ExpertRows{rows, kernels_}, gate_up_e2FD_, down_eDF_, residual_MD);
 }
 
 }  // namespace olmoe

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/experts.h"
 #include "kernels/permute.h"
 #include "model/config.h"
 #include "model/layers.h"
@@ -21,7 +22,7 @@ namespace olmoe {
 class Experts {
  public:
   /// Ranks of `group` hold equal numbers of experts, in rank order.
-  Experts(const ModelConfig& config, std::string prefix, const Communicator& group);
+  Experts(const ModelConfig& config, std::string prefix, const Communicator& group, kernels::ExpertKernels kernels);
   std::vector<Param> params();
   /// `rows` are assignments of the M tokens to the experts here.
   at::Tensor forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
@@ -30,6 +31,7 @@ class Experts {
  private:
   const ModelConfig& config_;
   std::string prefix_;
+  kernels::ExpertKernels kernels_;
   int64_t first_, count_;  // experts [first, first + count) are here
   at::Tensor gate_up_e2FD_;  // rows of an expert: F of the gate, then F of up
   at::Tensor down_eDF_;

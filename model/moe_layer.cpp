@@ -21,12 +21,13 @@ at::Tensor drop_overflow(const at::Tensor& ids_NK, int64_t num_experts, int64_t 
 
 }  // namespace
 
-MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks)
+MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks,
+                   const MoeOptions& options)
     : config_(config),
       router_(config, prefix + ".router", ranks.data),
       dispatcher_(ranks.experts, config.num_experts),
-      experts_(config, prefix + ".experts", ranks.experts->group()),
-      chunks_(dispatcher_.travels() ? ranks.chunks : 1) {}
+      experts_(config, prefix + ".experts", ranks.experts->group(), options.kernels),
+      chunks_(dispatcher_.travels() ? options.chunks : 1) {}
 
 std::vector<Param> MoeLayer::params() {
   auto out = router_.params();

@@ -17,8 +17,7 @@ namespace olmoe {
 /// how many assignments an expert takes from a micro-batch: later ones, in the order of tokens, are dropped.
 class MoeLayer {
  public:
-  /// A micro-batch travels in `chunks` pieces: one is on its way while another is computed.
-  MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks);
+  MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks, const MoeOptions& options);
   std::vector<Param> params();
   /// residual_ND + the weighted sum of the experts of x, with the auxiliary losses. Collective over expert, and over
   /// all ranks if balance is global.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "data/batch.h"
+#include "kernels/experts.h"
 #include "model/routing.h"
 
 namespace olmoe {
@@ -35,7 +36,14 @@ enum class Keep { all, least };
 struct ModelRanks {
   std::shared_ptr<RowExchange> experts;  ///< between those that share the experts of a layer
   Communicator& data;                    ///< all that have tokens of their own: what a global balance counts over
-  int64_t chunks = 1;                    ///< pieces in which a micro-batch travels to its experts
+};
+
+/// How experts are computed, and how tokens travel to those of other ranks.
+struct MoeOptions {
+  at::Device device = at::kCPU;
+  Lane::Beside beside = Lane::Beside::yes;
+  int64_t chunks = 1;  ///< pieces of a micro-batch: one is on its way while another is computed
+  kernels::ExpertKernels kernels = kernels::ExpertKernels::unfused;
 };
 
 struct StageContext {

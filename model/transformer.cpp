@@ -68,8 +68,8 @@ class Block : public Stage {
 
 class MoeBlock : public Block {
  public:
-  MoeBlock(const ModelConfig& config, const std::string& name, const ModelRanks& ranks)
-      : Block(config, name), moe_(config, name + ".moe", ranks) {}
+  MoeBlock(const ModelConfig& config, const std::string& name, const ModelRanks& ranks, const MoeOptions& options)
+      : Block(config, name), moe_(config, name + ".moe", ranks, options) {}
 
  protected:
   std::vector<Param> ffn_params() override { return moe_.params(); }
@@ -101,16 +101,15 @@ class DenseBlock : public Block {
 
 }  // namespace
 
-std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, DispatchOptions options) {
+std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options) {
   const ModelRanks ranks{.experts = std::make_shared<RowExchange>(mesh.expert(), options.device, options.beside),
-                         .data = mesh.world(),
-                         .chunks = options.chunks};
+                         .data = mesh.world()};
   std::vector<std::unique_ptr<Stage>> stages;
   stages.push_back(std::make_unique<EmbeddingStage>(config));
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
     if (config.ffn == Ffn::moe)
-      stages.push_back(std::make_unique<MoeBlock>(config, name, ranks));
+      stages.push_back(std::make_unique<MoeBlock>(config, name, ranks, options));
     else
       stages.push_back(std::make_unique<DenseBlock>(config, name));
   }

@@ -7,6 +7,25 @@
 
 namespace olmoe {
 
+namespace {
+
+/// Why the fused kernels cannot compute this run's experts. Whether its GPUs have them is seen on the GPUs.
+std::vector<std::string> refuse_fused_experts(const Config& config) {
+  std::vector<std::string> problems;
+  auto refuse = [&](bool bad, std::string why) {
+    if (bad) problems.push_back("train.expert_kernels: fused " + std::move(why) + "; use unfused");
+  };
+  const auto& model = config.model;
+  refuse(config.train.device != DeviceKind::cuda, "needs train.device=cuda");
+  refuse(config.train.compute_dtype != ComputeDtype::bfloat16, "needs train.compute_dtype=bfloat16");
+  refuse(!kernels::fused_experts_fit(model.d_model, model.expert_width),
+         fmt::format("needs model.d_model to be a multiple of {} and model.expert_width one of {}, not {} and {}",
+                     kernels::kFusedModelWidths, kernels::kFusedExpertWidths, model.d_model, model.expert_width));
+  return problems;
+}
+
+}  // namespace
+
 std::vector<std::string> validate(const Config& config) {
   constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
   auto problems = validate(config.model, "model");
@@ -67,6 +86,8 @@ std::vector<std::string> validate(const Config& config) {
   require(!parallel.registered_memory || over_nccl,
           "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, which it is for");
   require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
+  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
+    for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));
   return problems;
 }
 

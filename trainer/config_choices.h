@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/config_reader.h"
+#include "kernels/experts.h"
 
 /// What fields of a run's config choose between.
 namespace olmoe {
@@ -33,6 +34,10 @@ struct EnumNames<Transport> {
 template <>
 struct EnumNames<Recompute> {
   static constexpr std::array names{"none", "selective", "full"};
+};
+template <>
+struct EnumNames<kernels::ExpertKernels> {
+  static constexpr std::array names{"unfused", "fused"};
 };
 template <>
 struct EnumNames<ScheduleKind> {

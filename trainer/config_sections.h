@@ -32,6 +32,7 @@ struct TrainConfig {
   int64_t global_batch_size = 1024;
   Recompute recompute = Recompute::none;
   bool cuda_graph = false;
+  kernels::ExpertKernels expert_kernels = kernels::ExpertKernels::unfused;
   std::string init_from;
 
   template <class V>
@@ -45,6 +46,8 @@ struct TrainConfig {
       "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of each "
       "stage and its routing");
     v("cuda_graph", cuda_graph, "on GPUs over NCCL, replay a step as one CUDA graph from the third on");
+    v("expert_kernels", expert_kernels,
+      "fused: gathering and SwiGLU inside the experts' products; for bfloat16 on GPUs of compute capability 9.0");
     v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
   }
 };

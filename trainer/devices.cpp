@@ -5,6 +5,8 @@
 #include <set>
 
 #include "core/error.h"
+#include "kernels/cuda_device.h"
+#include "kernels/experts.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/rendezvous.h"
 #include "trainer/environment.h"
@@ -28,6 +30,17 @@ void refuse_shared_gpus(Communicator& ranks, int index) {
                                   ranks.size(), gpus.size()));
 }
 
+void ensure_fused_experts(int index) {
+  if (!kernels::fused_experts_built_in())
+    throw ConfigError("train.expert_kernels: this program has no fused kernels; build it with "
+                      "OLMOE_CUDA_ARCHITECTURES=90a, or use train.expert_kernels=unfused");
+  const auto facts = kernels::cuda::gpu_facts(index);
+  if (facts.major != 9 || facts.minor != 0)
+    throw ConfigError(fmt::format("train.expert_kernels: the fused kernels are for GPUs of compute capability 9.0, and "
+                                  "GPU {}, {}, has {}.{}; use train.expert_kernels=unfused",
+                                  index, facts.name, facts.major, facts.minor));
+}
+
 }  // namespace
 
 c10::Device device_of_rank(DeviceKind kind) {
@@ -45,6 +58,8 @@ void prepare_device(const Config& config) {
   if (device.is_cpu()) return check_cpu(config.train);
   kernels::cuda::use_device(device.index());
   check_gpu(config, kernels::cuda::gpu_facts(device.index()));
+  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
+    ensure_fused_experts(device.index());
   // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
 }

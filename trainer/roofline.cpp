@@ -100,6 +100,8 @@ StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs
     throw ConfigError("train.compute_dtype: step times on GPUs are predicted for bfloat16 only");
   if (config.parallel.transport != Transport::nccl)
     throw ConfigError("parallel.transport: step times on GPUs are predicted for nccl only");
+  if (config.train.expert_kernels != kernels::ExpertKernels::unfused)
+    throw ConfigError("train.expert_kernels: step times are predicted for unfused only: no GPU has measured fused");
   const auto work = count_step_work(config, mesh);
   StepPrediction out{};
   out.tokens = work.tokens;

@@ -43,8 +43,8 @@ Lane::Beside beside(const Config& config) {
   return config.parallel.overlap ? Lane::Beside::yes : Lane::Beside::no;
 }
 
-DispatchOptions dispatch_options(const Config& config) {
-  return {device_of_rank(config.train.device), beside(config), config.parallel.expert_chunks};
+MoeOptions moe_options(const Config& config) {
+  return {device_of_rank(config.train.device), beside(config), config.parallel.expert_chunks, config.train.expert_kernels};
 }
 
 std::optional<at::ScalarType> wire_dtype(GradientWire wire) {
@@ -126,7 +126,7 @@ Trainer::Trainer(const Config& config, Communicator& world)
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
-  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, dispatch_options(config_)), mesh_,
+  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(config_)), mesh_,
                                           runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
   const int64_t sequences = plan_.global_batch, targets = sequences * (config_.data.sequence_length - 1);

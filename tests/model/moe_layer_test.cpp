@@ -30,7 +30,7 @@ at::Tensor values_of(const Param& param) {
 struct TestLayer {
   TestLayer(const ModelConfig& model, Communicator& experts, int64_t chunks)
       : layer(model, "moe",
-              {std::make_shared<RowExchange>(experts, at::kCPU, Lane::Beside::yes), experts, chunks}) {
+              {std::make_shared<RowExchange>(experts, at::kCPU, Lane::Beside::yes), experts}, {.chunks = chunks}) {
     for (auto& param : layer.params()) {
       *param.slot = values_of(param).requires_grad_();
       param.slot->mutable_grad() = at::zeros(param.shape, at::kDouble);

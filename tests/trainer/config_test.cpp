@@ -119,6 +119,31 @@ TEST_CASE("each bad value is one problem that starts with its key") {
   }
 }
 
+TEST_CASE("fused experts are refused where they cannot compute a run") {
+  TempFolder folder;
+  auto config = tiny_run(folder / "run");
+  config.train.expert_kernels = kernels::ExpertKernels::fused;
+  config.train.device = DeviceKind::cuda;
+  config.train.compute_dtype = ComputeDtype::bfloat16;
+  config.model.d_model = 2048;
+  config.model.expert_width = 1024;
+  REQUIRE(validate(config).empty());
+  const auto refused = [config](const std::function<void(Config&)>& spoil) {
+    auto spoilt = config;
+    spoil(spoilt);
+    const auto problems = validate(spoilt);
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0], Catch::StartsWith("train.expert_kernels: fused needs ") && Catch::EndsWith("use unfused"));
+    return problems[0];
+  };
+  CHECK_THAT(refused([](auto& c) { c.train.device = DeviceKind::cpu; }), Catch::Contains("train.device=cuda"));
+  CHECK_THAT(refused([](auto& c) { c.train.compute_dtype = ComputeDtype::float32; }), Catch::Contains("bfloat16"));
+  CHECK_THAT(refused([](auto& c) { c.model.expert_width = 1000; }), Catch::Contains("2048 and 1000"));
+  config.model.ffn = Ffn::dense;  // has no experts
+  config.train.device = DeviceKind::cpu;
+  CHECK(validate(config).empty());
+}
+
 TEST_CASE("load_config lists the problems of a file together, with the path") {
   try {
     load_config(kConfigs + "/olmoe-1b-7b.yaml",

@@ -211,4 +211,7 @@ TEST_CASE("what is printed of a prediction") {
   CHECK(describe_speed(config, kPublished, "").empty());
   config.train.compute_dtype = ComputeDtype::float32;
   CHECK_THROWS_WITH(describe_speed(config, kPublished, "h100"), Contains("train.compute_dtype"));
+  config.train.compute_dtype = ComputeDtype::bfloat16;
+  config.train.expert_kernels = kernels::ExpertKernels::fused;
+  CHECK_THROWS_WITH(describe_speed(config, kPublished, "h100"), Contains("train.expert_kernels"));
 }

@@ -44,21 +44,24 @@ StageRunner::Options gpu_options(const ModelConfig& model, at::ScalarType dtype,
   return options;
 }
 
-Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency = Residency::resident,
-             Recompute recompute = Recompute::none) {
-  auto model = gpu_model();
-  if (dtype == at::kBFloat16) model.top_k = model.num_experts;  // a choice that falls the other way is no rounding error
-  auto options = gpu_options(model, dtype, residency, recompute);
-  options.device = device;
+Pass pass_of(const ModelConfig& model, const StageRunner::Options& options, kernels::ExpertKernels kernels) {
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  StageRunner runner(make_stages(model, mesh), mesh, options);
+  StageRunner runner(make_stages(model, mesh, {.device = options.device, .kernels = kernels}), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const auto batch = random_batch(model);
   runner.train_pass(batch, {1.0 / static_cast<double>(batch.num_targets), 1.0});
   Pass out{runner.totals().losses_3.cpu(), runner.totals().counts_LE.cpu(), whole_params(runner, &ShardedUnit::grad)};
   for (auto& [name, grad] : out.grads) grad = grad.cpu();
   return out;
+}
+Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency = Residency::resident,
+             Recompute recompute = Recompute::none) {
+  auto model = gpu_model();
+  if (dtype == at::kBFloat16) model.top_k = model.num_experts;  // a choice that falls the other way is no rounding error
+  auto options = gpu_options(model, dtype, residency, recompute);
+  options.device = device;
+  return pass_of(model, options, kernels::ExpertKernels::unfused);
 }
 
 double relative(const at::Tensor& ours, const at::Tensor& reference) {
@@ -124,6 +127,23 @@ TEST_CASE("GPU: losses and every gradient are those of the CPU", "[cuda]") {
   for (const auto& [name, grad] : cpu.grads) {
     INFO(name);
     CHECK(relative(gpu.grads.at(name), grad) <= tolerance);
+  }
+}
+
+TEST_CASE("GPU: fused experts give the losses and gradients of the unfused", "[cuda]") {
+  auto model = gpu_model();
+  model.expert_width = 256;
+  model.top_k = model.num_experts;
+  auto options = runner_options(model, at::kBFloat16, Residency::resident, GENERATE(false, true));
+  options.device = at::Device(at::kCUDA, 0);
+  const auto unfused = pass_of(model, options, kernels::ExpertKernels::unfused);
+  const auto fused = pass_of(model, options, kernels::ExpertKernels::fused);
+  const auto again = pass_of(model, options, kernels::ExpertKernels::fused);
+  CHECK(relative(fused.losses_3, unfused.losses_3) <= 6e-2);  // as of the CPU, above
+  for (const auto& [name, grad] : unfused.grads) {
+    INFO(name);
+    CHECK(relative(fused.grads.at(name), grad) <= 6e-2);
+    CHECK(at::equal(fused.grads.at(name), again.grads.at(name)));
   }
 }
 

@@ -1,0 +1,121 @@
+#include "kernels/experts.h"
+
+#include <ATen/ops/empty.h>
+
+#include "kernels/dtypes.h"
+#include "kernels/expert_tiles.h"
+#include "kernels/grouped_gemm.h"
+#include "kernels/hopper/fused.h"
+#include "kernels/swiglu.h"
+
+namespace olmoe::kernels {
+namespace {
+
+static_assert(kFusedModelWidths % kTileM == 0 && kFusedModelWidths % kTileK == 0 && kFusedExpertWidths % kTileN == 0);
+
+/// Contiguous, and where TMA and loads of 16 bytes can begin.
+at::Tensor operand(const at::Tensor& x, at::IntArrayRef sizes, const char* name) {
+  ENSURE(x.sizes() == sizes && x.scalar_type() == at::kBFloat16 && x.is_cuda(),
+         "fused experts: {} has {} elements of {} on {}; bf16 on a GPU and another shape expected", name, x.numel(),
+         c10::toString(x.scalar_type()), x.device().str());
+  const at::Tensor dense = x.contiguous();
+  ENSURE(reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0,
+         "fused experts: {} does not start at a multiple of 16 bytes", name);
+  return dense;
+}
+
+/// Tokens whose rows `order` gathers.
+at::Tensor tokens(const at::Tensor& x_TD, const Permutation& order, int64_t D, const char* name) {
+  return operand(x_TD, {order.row_TK.size(0), D}, name);
+}
+
+void ensure_rows(const Permutation& order, const at::Tensor& w_EOI) {
+  ensure_dim(w_EOI, 3, "fused experts: a weight");
+  ENSURE(order.offsets_E.size(0) == w_EOI.size(0), "fused experts: {} offsets for {} experts", order.offsets_E.size(0),
+         w_EOI.size(0));
+  ENSURE(order.slot_R.is_contiguous() && order.offsets_E.is_contiguous(),
+         "fused experts: the order must be contiguous");
+}
+
+void ensure_scores(const at::Tensor& scores_R, const Permutation& order) {
+  ENSURE(scores_R.sizes() == order.slot_R.sizes() && scores_R.is_contiguous() && scores_R.scalar_type() == at::kFloat,
+         "fused experts: scores must be contiguous fp32, one for each of {} rows", order.slot_R.size(0));
+}
+
+void ensure_widths(int64_t D, int64_t F) {
+  ENSURE(fused_experts_fit(D, F), "fused experts: widths {} and {} are no multiples of {} and {}", D, F,
+         kFusedModelWidths, kFusedExpertWidths);
+}
+
+ExpertsUp fused_up(const at::Tensor& x_TD, const ScoredRows& rows, const at::Tensor& gate_up_E2FD) {
+  ensure_rows(rows.order, gate_up_E2FD);
+  ensure_scores(rows.scores_R, rows.order);
+  const int64_t R = rows.order.slot_R.size(0), F = gate_up_E2FD.size(1) / 2, D = gate_up_E2FD.size(2);
+  ensure_widths(D, F);
+  const auto x = tokens(x_TD, rows.order, D, "x"), weights = operand(gate_up_E2FD, gate_up_E2FD.sizes(), "gate_up");
+  ExpertsUp out{at::empty({R, 2 * F}, x.options()), at::empty({R, F}, x.options())};
+  if (R > 0) hopper::up_projection(x, rows, weights, out);
+  return out;
+}
+
+ExpertsDownGrads fused_down_backward(const at::Tensor& dy_TD, const ScoredRows& rows, const at::Tensor& z_R2F,
+                                     const at::Tensor& down_EDF, at::Tensor& ddown_EDF) {
+  ensure_rows(rows.order, down_EDF);
+  ensure_scores(rows.scores_R, rows.order);
+  const int64_t R = rows.order.slot_R.size(0), D = down_EDF.size(1), F = down_EDF.size(2);
+  ensure_widths(D, F);
+  const auto dy = tokens(dy_TD, rows.order, D, "dy"), z = operand(z_R2F, {R, 2 * F}, "z");
+  const auto weights = operand(down_EDF, down_EDF.sizes(), "down");
+  SwigluGrads grads{at::empty({R, 2 * F}, z.options()), at::empty({R, F}, z.options()),
+                    at::empty({R}, rows.scores_R.options())};
+  if (R > 0) {
+    hopper::down_projection_backward(dy, rows, z, weights, grads);
+    hopper::down_weight_grad(dy, rows.order, grads.h_RF, ddown_EDF);
+  }
+  return {grads.dz_R2F, grads.dscore_R};
+}
+
+void fused_up_weight_grad(const at::Tensor& dz_R2F, const at::Tensor& x_TD, const Permutation& order,
+                          at::Tensor& dgate_up_E2FD) {
+  ensure_rows(order, dgate_up_E2FD);
+  const int64_t R = order.slot_R.size(0), D = dgate_up_E2FD.size(2);
+  ensure_widths(D, dgate_up_E2FD.size(1) / 2);
+  const auto dz = operand(dz_R2F, {R, dgate_up_E2FD.size(1)}, "dz");
+  if (R > 0) hopper::up_weight_grad(tokens(x_TD, order, D, "x"), order, dz, dgate_up_E2FD);
+}
+
+}  // namespace
+
+bool fused_experts_built_in() { return hopper::built_in(); }
+
+bool fused_experts_fit(int64_t d_model, int64_t expert_width) {
+  return d_model > 0 && expert_width > 0 && d_model % kFusedModelWidths == 0 && expert_width % kFusedExpertWidths == 0;
+}
+
+ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const ScoredRows& rows,
+                     const at::Tensor& gate_up_E2FD) {
+  if (kernels == ExpertKernels::fused) return fused_up(x_TD, rows, gate_up_E2FD);
+  auto z_R2F = grouped_gemm(gather_rows(x_TD, rows.order), gate_up_E2FD, rows.order.offsets_E);
+  auto h_RF = swiglu(z_R2F, rows.scores_R);
+  return {z_R2F, h_RF};
+}
+
+ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
+                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF) {
+  ensure_weight_grad(ddown_EDF, z_R2F.scalar_type());
+  ENSURE(ddown_EDF.sizes() == down_EDF.sizes(), "experts: the gradient of down has another shape than down");
+  if (kernels == ExpertKernels::fused) return fused_down_backward(dy_TD, rows, z_R2F, down_EDF, ddown_EDF);
+  const auto dy_RD = gather_rows(dy_TD, rows.order);
+  auto grads = swiglu_backward(grouped_gemm_input_grad(dy_RD, down_EDF, rows.order.offsets_E), z_R2F, rows.scores_R);
+  grouped_gemm_weight_grad(dy_RD, grads.h_RF, rows.order.offsets_E, ddown_EDF);
+  return {grads.dz_R2F, grads.dscore_R};
+}
+
+void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
+                            const Permutation& order, at::Tensor dgate_up_E2FD) {
+  ensure_weight_grad(dgate_up_E2FD, dz_R2F.scalar_type());
+  if (kernels == ExpertKernels::fused) return fused_up_weight_grad(dz_R2F, x_TD, order, dgate_up_E2FD);
+  grouped_gemm_weight_grad(dz_R2F, gather_rows(x_TD, order), order.offsets_E, dgate_up_E2FD);
+}
+
+}  // namespace olmoe::kernels

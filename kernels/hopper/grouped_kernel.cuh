@@ -1,0 +1,126 @@
+// The one kernel behind the fused products of the experts. A block has four warps that load and two groups of four that
+// multiply and then do what is fused; it takes one tile after the other until there are none. A stage of shared memory
+// is full when B's bytes and the pieces of A of all loading threads have arrived, and both are counted by one barrier
+// of CUTLASS's pipeline (reference: quack, gemm_sm90.py). Blocks know nothing of each other: no clusters.
+#pragma once
+#include <ATen/cuda/CUDAContextLight.h>
+#include <cutlass/arch/reg_reconfig.h>
+#include <cutlass/pipeline/sm90_pipeline.hpp>
+
+#include "kernels/hopper/operands.cuh"
+#include "kernels/launch.cuh"
+#include "kernels/permute.h"
+
+namespace olmoe::kernels::hopper {
+
+constexpr int kMultiplyingThreads = 256, kThreads = kLoadThreads + kMultiplyingThreads;
+constexpr int kWarps = kMultiplyingThreads / cuda::kWarp;
+/// Registers of a thread that loads, and of one that multiplies: all that the multiprocessor has.
+constexpr int kLoadRegisters = 56, kMultiplyRegisters = 224;
+static_assert(kLoadRegisters * kLoadThreads + kMultiplyRegisters * kMultiplyingThreads <= 65536);
+
+template <class Gemm>
+struct SharedStorage {
+  typename Gemm::Main::TensorStorage operands;  // first: its swizzled layout counts on 1,024-byte alignment
+  alignas(16) c10::BFloat16 strips[kWarps][kStripElements];
+  typename Gemm::Main::PipelineStorage pipeline;
+};
+
+template <class Gemm>
+__device__ auto make_pipeline(SharedStorage<Gemm>& shared, bool loads) {
+  using Pipeline = typename Gemm::Main::MainloopPipeline;
+  typename Pipeline::Params params;
+  params.role = loads ? Pipeline::ThreadCategory::Producer : Pipeline::ThreadCategory::Consumer;
+  params.is_leader = threadIdx.x == 0;
+  params.transaction_bytes = Gemm::B::kTileBytes;
+  params.num_producers = 1 + kLoadThreads;  // the leader, which tells of the bytes to come, and each thread's copies
+  params.num_consumers = kMultiplyingThreads;
+  return Pipeline(shared.pipeline, params, cute::Shape<cute::_1, cute::_1, cute::_1>{});
+}
+
+template <class Gemm, class Pipeline>
+__device__ void load_tiles(const typename Gemm::Params& params, Pipeline& pipeline,
+                           typename Gemm::Main::TensorStorage& operands) {
+  using SmemA = typename Gemm::Main::SmemLayoutA;
+  const auto stages_A = cute::make_tensor(cute::make_smem_ptr(operands.smem_A.data()), SmemA{});
+  auto state = cutlass::make_producer_start_state<Pipeline>();
+  TileCursor at;
+  for (uint32_t tile = blockIdx.x; at.seek(params.tiles, static_cast<int32_t>(tile)); tile += gridDim.x) {
+    typename Gemm::A a(params.a, at, static_cast<int>(threadIdx.x));
+    const auto origin = Gemm::origin_B(at);
+    const int32_t count = Gemm::A::k_tiles(params.a, params.K, at);
+    for (int32_t k = 0; k < count; ++k, ++state) {
+      pipeline.producer_acquire(state);
+      if (threadIdx.x == 0)
+        params.b.copy(origin, k, pipeline.producer_get_barrier(state),
+                      operands.smem_B.data() + state.index() * kTileN * kTileK);
+      a.copy(k, stages_A(cute::_, cute::_, state.index()));
+      pipeline.producer_commit(state, cutlass::arch::cpasync_barrier_arrive_noinc);
+    }
+  }
+  pipeline.producer_tail(state);
+}
+
+template <class Gemm, class Pipeline>
+__device__ void multiply_tiles(const typename Gemm::Params& params, Pipeline& pipeline, SharedStorage<Gemm>& shared) {
+  using Main = typename Gemm::Main;
+  const int thread = static_cast<int>(threadIdx.x) - kLoadThreads, warp = thread / cuda::kWarp;
+  typename Main::PipelineState state;
+  Main main;
+  TileCursor at;
+  for (uint32_t tile = blockIdx.x; at.seek(params.tiles, static_cast<int32_t>(tile)); tile += gridDim.x) {
+    Gemm::prefetch(params, at, warp);
+    auto values =
+        cute::partition_fragment_C(typename Main::TiledMma{}, cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>>{});
+    static_assert(cute::size(values) == kValuesPerThread &&
+                  std::is_same_v<decltype(typename Main::TiledMma{}.get_layoutC_TV()), Fragments>);
+    const int32_t count = Gemm::A::k_tiles(params.a, params.K, at);
+    main.mma(pipeline, state, values, count, thread, shared.operands, typename Main::Params{});
+    main.mma_tail(pipeline, state, count);
+    state.advance(count);
+    Gemm::finish(params, at, values, warp, shared.strips[warp]);
+  }
+}
+
+template <class Gemm>
+__global__ void __launch_bounds__(kThreads, 1) multiply(const __grid_constant__ typename Gemm::Params params) {
+  extern __shared__ __align__(1024) char memory[];
+  auto& shared = *reinterpret_cast<SharedStorage<Gemm>*>(memory);
+  const bool loads = cutlass::canonical_warp_group_idx() == 0;
+  auto pipeline = make_pipeline(shared, loads);
+  __syncthreads();  // the barriers are there
+  if (loads) {
+    cutlass::arch::warpgroup_reg_dealloc<kLoadRegisters>();
+    load_tiles<Gemm>(params, pipeline, shared.operands);
+  } else {
+    cutlass::arch::warpgroup_reg_alloc<kMultiplyRegisters>();
+    multiply_tiles<Gemm>(params, pipeline, shared);
+  }
+}
+
+inline const Bf16* bf16(const at::Tensor& x) {
+  return reinterpret_cast<const Bf16*>(x.const_data_ptr<c10::BFloat16>());
+}
+
+inline GatheredRows gathered_rows(const at::Tensor& x_TD, const Permutation& order) {
+  return {bf16(x_TD), x_TD.size(1), order.slot_R.const_data_ptr<int32_t>(),
+          cutlass::FastDivmod(static_cast<int>(order.row_TK.size(1)))};
+}
+
+inline ExpertTiles expert_tiles(const Permutation& order, int64_t tiles_m, int64_t tiles_n) {
+  return {order.offsets_E.const_data_ptr<int32_t>(), static_cast<int32_t>(order.offsets_E.size(0)),
+          static_cast<int32_t>(tiles_m), static_cast<int32_t>(tiles_n)};
+}
+
+/// Enqueues a product over the rows of `x`'s device; R rows at most.
+template <class Gemm>
+void launch(const typename Gemm::Params& params, int64_t R, const at::Tensor& x) {
+  const cuda::Launch stream(x);
+  constexpr int kBytes = sizeof(SharedStorage<Gemm>);
+  C10_CUDA_CHECK(cudaFuncSetAttribute(multiply<Gemm>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
+  const int64_t processors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+  const auto blocks = static_cast<unsigned>(std::min(processors, most_tiles(params.tiles, R)));
+  multiply<Gemm><<<blocks, kThreads, kBytes, stream>>>(params);
+}
+
+}  // namespace olmoe::kernels::hopper

@@ -1,0 +1,90 @@
+// What a warp does with its 16 rows of a tile: its values, spread over lanes as wgmma leaves them, to whole lines of
+// memory and back, 64 columns at a time, through a strip of shared memory of its own. Indices: kernels/expert_tiles.h.
+#pragma once
+#include "kernels/expert_tiles.h"
+#include "kernels/launch.cuh"
+
+namespace olmoe::kernels::hopper {
+
+using Element = c10::BFloat16;
+constexpr int kStripValues = kWarpRows * kStripColumns / cuda::kWarp;
+
+/// A warp's rows of a tile: `first`, and how many the expert has from there on, which may be more than 16 or none.
+struct WarpRows {
+  int64_t first;
+  int32_t count;
+
+  __device__ WarpRows(const TileCursor& at, int warp)
+      : first(int64_t{at.begin} + at.m * kTileM + warp * kWarpRows),
+        count(at.end - at.begin - at.m * kTileM - warp * kWarpRows) {}
+};
+
+/// Scores of the two rows that a lane has values of; zero where the expert has no such row.
+struct RowScores {
+  float of_half[2];
+
+  __device__ RowScores(const float* scores_R, const WarpRows& rows, int lane) {
+    for (int half = 0; half < 2; ++half) {
+      const int row = fragment_row(lane, 2 * half);
+      of_half[half] = row < rows.count ? scores_R[rows.first + row] : 0;
+    }
+  }
+};
+
+/// 16 rows of 64 columns of a matrix as a lane reads and writes them: 16 bytes of 4 rows.
+struct Lines {
+  cuda::Vector<Element, kStripVector> pieces[kStripPasses];
+};
+
+class Strip {
+ public:
+  __device__ explicit Strip(Element* memory) : memory_(memory), lane_(static_cast<int>(threadIdx.x) % cuda::kWarp) {}
+
+  /// Rows of a matrix `stride` apart from `from` on; zero from row `rows` on.
+  __device__ Lines read(const Element* from, int64_t stride, int32_t rows) const {
+    Lines lines{};
+#pragma unroll
+    for (int pass = 0; pass < kStripPasses; ++pass) {
+      const int row = strip_row(lane_, pass);
+      if (row < rows) lines.pieces[pass] = cuda::load_vector<kStripVector>(from + row * stride + strip_column(lane_));
+    }
+    return lines;
+  }
+  /// The lane's values of what was read.
+  __device__ void to_values(const Lines& lines, Element (&values)[kStripValues]) {
+#pragma unroll
+    for (int pass = 0; pass < kStripPasses; ++pass)
+      cuda::store_vector(memory_ + strip_at(strip_row(lane_, pass), strip_column(lane_)), lines.pieces[pass]);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kStripValues; i += 2) {
+      const auto pair = *reinterpret_cast<const Pair*>(pair_at(i));
+      values[i] = pair.values[0];
+      values[i + 1] = pair.values[1];
+    }
+    __syncwarp();
+  }
+  /// The lane's values into rows of a matrix, those from row `rows` on left out.
+  __device__ void write(const Element (&values)[kStripValues], Element* to, int64_t stride, int32_t rows) {
+#pragma unroll
+    for (int i = 0; i < kStripValues; i += 2) *reinterpret_cast<Pair*>(pair_at(i)) = Pair{values[i], values[i + 1]};
+    __syncwarp();
+#pragma unroll
+    for (int pass = 0; pass < kStripPasses; ++pass) {
+      const int row = strip_row(lane_, pass), column = strip_column(lane_);
+      const auto piece = cuda::load_vector<kStripVector>(memory_ + strip_at(row, column));
+      if (row < rows) cuda::store_vector(to + row * stride + column, piece);
+    }
+    __syncwarp();
+  }
+  __device__ int lane() const { return lane_; }
+
+ private:
+  using Pair = cuda::Vector<Element, 2>;
+  __device__ Element* pair_at(int i) { return memory_ + strip_at(fragment_row(lane_, i), fragment_column(lane_, i)); }
+
+  Element* memory_;
+  int lane_;
+};
+
+}  // namespace olmoe::kernels::hopper
