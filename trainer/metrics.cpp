@@ -44,17 +44,19 @@ MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step,
 
 void MetricsLog::write(const StepMetrics& m) {
   if (!file_) return;
-  file_->write(JsonLine()
-                   .add("step", m.step)
-                   .add("tokens", m.tokens)
-                   .add("loss", m.loss)
-                   .add("load_balancing_loss", m.load_balancing_loss)
-                   .add("router_z_loss", m.router_z_loss)
-                   .add("max_expert_load", m.max_expert_load)
-                   .add("dropped_assignments", m.dropped_assignments)
-                   .add("grad_norm", m.grad_norm)
-                   .add("lr", m.lr)
-                   .add("tokens_per_s", m.tokens_per_s));
+  auto line = JsonLine()
+                  .add("step", m.step)
+                  .add("tokens", m.tokens)
+                  .add("loss", m.loss)
+                  .add("load_balancing_loss", m.load_balancing_loss)
+                  .add("router_z_loss", m.router_z_loss)
+                  .add("max_expert_load", m.max_expert_load)
+                  .add("dropped_assignments", m.dropped_assignments)
+                  .add("grad_norm", m.grad_norm)
+                  .add("lr", m.lr)
+                  .add("tokens_per_s", m.tokens_per_s);
+  for (const auto& [key, value] : m.traffic) line.add(key, value);
+  file_->write(line);
   const double step_s = m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;
   seconds_per_step_ = seconds_per_step_ > 0 ? 0.95 * seconds_per_step_ + 0.05 * step_s : step_s;
   if (m.step % console_every_ != 0 && m.step != train_steps_) return;

@@ -6,10 +6,11 @@
 
 #include "core/json_lines.h"
 #include "trainer/evaluator.h"
+#include "trainer/mesh_traffic.h"
 
 namespace olmoe {
 
-/// What one optimizer step says of itself; the same on all ranks.
+/// What one optimizer step says of itself; the same on all ranks, but for its traffic.
 struct StepMetrics {
   int64_t step, tokens;  ///< tokens since the start of the run
   double loss;           ///< mean cross-entropy, nats
@@ -18,6 +19,7 @@ struct StepMetrics {
   int64_t dropped_assignments;  ///< of all ranks and layers; 0 unless model.capacity_factor is set
   double grad_norm, lr;
   double tokens_per_s;     ///< all ranks together
+  MeshTraffic traffic;     ///< of this rank, in this step; with expert parallelism also its copies of tokens
 };
 
 /// metrics.jsonl and the console. Writes on rank 0, does nothing on the others.

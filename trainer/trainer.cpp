@@ -191,6 +191,7 @@ StepMetrics Trainer::train_step() {
   const Stopwatch watch;
   const int64_t sequence_length = config_.data.sequence_length, sequences = config_.train.global_batch_size;
   const auto targets = static_cast<double>(sequences * (sequence_length - 1));
+  const auto traffic_before = traffic_of(mesh_);
   runner_->reset_totals();
   for (int64_t round = 0; round < plan_.rounds(); ++round) {
     const auto batch = loader_->next();
@@ -217,6 +218,11 @@ StepMetrics Trainer::train_step() {
                 ExitCode::non_finite);
 
   ++step_;
+  auto traffic = traffic_between(traffic_before, traffic_of(mesh_));
+  if (mesh_.expert().size() > 1) {
+    traffic["copies_sent"] = totals.copies_sent;
+    traffic["copies_received"] = totals.copies_received;
+  }
   return {.step = step_,
           .tokens = step_ * sequences * sequence_length,
           .loss = loss,
@@ -226,7 +232,8 @@ StepMetrics Trainer::train_step() {
           .dropped_assignments = std::llround(numbers[5]),
           .grad_norm = numbers[3],
           .lr = lr,
-          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s()};
+          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),
+          .traffic = std::move(traffic)};
 }
 
 void Trainer::evaluate() { metrics_->write(step_, evaluator_.evaluate(*runner_, mesh_.world())); }
