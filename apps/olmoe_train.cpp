@@ -11,6 +11,8 @@
 #include "trainer/environment.h"
 #include "trainer/gpu_specs.h"
 #include "trainer/launch.h"
+#include "trainer/layout.h"
+#include "trainer/placement.h"
 #include "trainer/preemption.h"
 #include "trainer/report.h"
 #include "trainer/trainer.h"
@@ -31,6 +33,7 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   prepare_device(config);
   preemption::install_handlers();
   log::info("{}", describe_start(config, world.size(), mpi_version));
+  check_placement(world, mesh_shape(config, world.size()));
   const auto ranks = connect_devices(config, world);
   return Trainer(config, *ranks).run();
 }
