@@ -16,6 +16,7 @@
 #include "trainer/preemption.h"
 #include "trainer/report.h"
 #include "trainer/trainer.h"
+#include "trainer/watchdog.h"
 
 namespace {
 
@@ -35,7 +36,9 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   log::info("{}", describe_start(config, world.size(), mpi_version));
   check_placement(world, mesh_shape(config, world.size()));
   const auto ranks = connect_devices(config, world);
-  return Trainer(config, *ranks).run();
+  Trainer trainer(config, *ranks);
+  const auto watchdog = watch_run(config.run, *ranks);
+  return trainer.run();
 }
 
 /// Prints what was asked for, without training. A dry run plans for --ranks, else for the ranks that run, else for
