@@ -76,10 +76,10 @@ class TimedCommunicator final : public Communicator {
   CollectiveCost& cost_;
 };
 
-enum class Axis { shard, expert, replicate };
+enum class Spread { shard, expert, replicate };
 
 /// A run whose arithmetic is next to nothing, with as much of it on each rank whatever their number.
-Config run_of(int ranks, Axis axis, int64_t steps, const std::string& folder) {
+Config run_of(int ranks, Spread spread, int64_t steps, const std::string& folder) {
   Config config;
   config.run.folder = folder;
   config.model.vocab_size = 64;
@@ -93,8 +93,8 @@ Config run_of(int ranks, Axis axis, int64_t steps, const std::string& folder) {
   config.train.compute_dtype = ComputeDtype::float32;
   config.train.micro_batch_size = 1;
   config.train.global_batch_size = ranks;
-  config.parallel.replicate = axis == Axis::replicate ? ranks : 1;
-  config.parallel.expert = axis == Axis::expert ? ranks : 1;
+  config.parallel.replicate = spread == Spread::replicate ? ranks : 1;
+  config.parallel.expert = spread == Spread::expert ? ranks : 1;
   config.data.synthetic = true;
   config.data.sequence_length = 8;
   config.checkpoint.every_steps = 0;
@@ -130,11 +130,11 @@ Cost measure(const Config& config, int ranks) {
   return {1e6 * outside_s / rank_steps, 1e6 * inside_s / rank_steps, calls / config.train.steps};
 }
 
-Cost least_of(int rounds, int ranks, Axis axis, int64_t steps) {
+Cost least_of(int rounds, int ranks, Spread spread, int64_t steps) {
   const auto folder = std::filesystem::temp_directory_path() / fmt::format("step_overhead_{}", getpid());
   Cost least;
   for (int round = 0; round < rounds; ++round) {
-    const auto cost = measure(run_of(ranks, axis, steps, folder.string()), ranks);
+    const auto cost = measure(run_of(ranks, spread, steps, folder.string()), ranks);
     std::filesystem::remove_all(folder);
     if (cost.outside_us < least.outside_us) least = cost;
   }
@@ -156,9 +156,11 @@ int main(int argc, char* argv[]) {
   log::set_level(log::Level::warn);
   std::printf("| axis | ranks | us outside collectives | calls of collectives | us inside them |\n");
   std::printf("| --- | ---: | ---: | ---: | ---: |\n");
-  for (const auto& [name, axis] : {std::pair{"shard", Axis::shard}, {"replicate", Axis::replicate}, {"expert", Axis::expert}})
+  const std::vector<std::pair<const char*, Spread>> spreads{
+      {"shard", Spread::shard}, {"replicate", Spread::replicate}, {"expert", Spread::expert}};
+  for (const auto& [name, spread] : spreads)
     for (int count : ranks) {
-      const auto cost = least_of(rounds, count, axis, steps);
+      const auto cost = least_of(rounds, count, spread, steps);
       std::printf("| %s | %d | %.0f | %lld | %.0f |\n", name, count, cost.outside_us, static_cast<long long>(cost.calls),
                   cost.inside_us);
       std::fflush(stdout);

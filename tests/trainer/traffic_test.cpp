@@ -77,10 +77,11 @@ TEST_CASE("copies of tokens and the bytes of their way are the same count: exper
   for (const auto& line : run(config, units)) {
     const int64_t sent = line.at("copies_sent"), received = line.at("copies_received");
     const int64_t width = config.model.d_model * kDouble, scores = config.model.top_k * kDouble;
+    const int64_t ids = config.model.top_k * 4;
     CHECK(sent > 0);
     CHECK(received > 0);
     // A copy carries its token's ids and scores; result and gradients come and go. Each plan tells two numbers first.
-    const int64_t of_copies = sent * (2 * scores + 2 * width) + received * (2 * width + scores);
+    const int64_t of_copies = sent * (ids + scores + 2 * width) + received * (2 * width + scores);
     const int64_t of_plans = kRounds * config.model.num_layers * 2 * kDouble;
     CHECK(line.at("sent_bytes/expert/all_to_all") == of_copies + of_plans);
   }
