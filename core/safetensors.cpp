@@ -244,7 +244,8 @@ namespace {
 void check_item(const Item& item) {
   const int64_t bytes = tensor_bytes(item.dtype, item.shape);
   if (item.name == kMetadata) throw Error("the name is reserved");
-  if (bytes != static_cast<int64_t>(item.bytes.size()))
+  if (item.produce && !item.bytes.empty()) throw Error("it has bytes and what produces them");
+  if (!item.produce && bytes != static_cast<int64_t>(item.bytes.size()))
     throw Error(fmt::format("{} bytes given, dtype and shape make {}", item.bytes.size(), bytes));
 }
 
@@ -257,7 +258,7 @@ std::string header_text(const std::vector<Item>& items,
   for (const Item& item : items) {
     if (header.contains(item.name))
       throw Error(fmt::format("two tensors are named '{}'", item.name));
-    const int64_t end = begin + static_cast<int64_t>(item.bytes.size());
+    const int64_t end = begin + tensor_bytes(item.dtype, item.shape);
     header[item.name] = {
         {"dtype", name(item.dtype)}, {"shape", item.shape}, {"data_offsets", {begin, end}}};
     begin = end;
@@ -273,6 +274,20 @@ std::string header_text(const std::vector<Item>& items,
   return std::string(reinterpret_cast<const char*>(&length), sizeof length) + text;
 }
 
+/// Hands the bytes of an item to `append`; a producer's are counted, for the header has told their number.
+void append_item(const Item& item, const Sink& append) {
+  if (!item.produce) return append(item.bytes);
+  const int64_t expected_bytes = tensor_bytes(item.dtype, item.shape);
+  int64_t produced_bytes = 0;
+  item.produce([&](std::span<const std::byte> piece) {
+    produced_bytes += static_cast<int64_t>(piece.size());
+    append(piece);
+  });
+  if (produced_bytes != expected_bytes)
+    throw Error(fmt::format("tensor '{}': {} bytes produced, dtype and shape make {}", item.name, produced_bytes,
+                            expected_bytes));
+}
+
 Written write_file(const std::string& path, const std::string& header,
                    const std::vector<Item>& items) {
   FileDescriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
@@ -284,7 +299,7 @@ Written write_file(const std::string& path, const std::string& header,
     written_bytes += static_cast<int64_t>(bytes.size());
   };
   append(std::as_bytes(std::span(header)));
-  for (const Item& item : items) append(item.bytes);
+  for (const Item& item : items) append_item(item, append);
   file.sync();
   file.close();
   return {written_bytes, hasher.hex()};

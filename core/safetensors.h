@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -40,18 +41,24 @@ class File {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Takes bytes of a tensor, which may be gone when it returns.
+using Sink = std::function<void(std::span<const std::byte>)>;
+
+/// A tensor to be written: its bytes, or, where these are not in memory, what hands them out when their turn comes,
+/// piece by piece and in order. One item is asked at a time, in the order of the file.
 struct Item {
   std::string name;
   Dtype dtype;
   std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;
+  std::span<const std::byte> bytes = {};
+  std::function<void(const Sink&)> produce = {};
 };
 struct Written {
   int64_t size_bytes;
   std::string xxh3_128;  ///< of the whole file, in hex, taken from memory while writing
 };
-/// Writes and fsyncs `path` (not atomic by itself). Order: falling dtype size, then name. Throws
-/// Error with errno text.
+/// Writes and fsyncs `path` (not atomic by itself). Order: falling dtype size, then name. Holds no
+/// bytes itself. Throws Error with errno text, or naming the tensor whose bytes are too few or too many.
 Written write(const std::string& path, std::vector<Item> items,
               const std::map<std::string, std::string>& metadata);
 

@@ -1,8 +1,10 @@
 #include "kernels/adamw.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -67,7 +69,16 @@ double sum_of_squares(const T* values, int64_t n) {
 
 }  // namespace
 
-void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& grad_factor) {
+at::Tensor adamw_constants(const AdamWStep& step, at::ScalarType dtype) {
+  ENSURE(step.step >= 1, "adamw: steps count from 1, not {}", step.step);
+  ENSURE(dtype == at::kFloat || dtype == at::kDouble, "adamw: parameters must be float32 or float64");
+  at::Tensor constants = at::empty({kAdamWConstants}, dtype);
+  const auto write = [&](const auto& values) { std::memcpy(constants.data_ptr(), &values, sizeof values); };
+  dtype == at::kDouble ? write(adamw_constants_of<double>(step)) : write(adamw_constants_of<float>(step));
+  return constants;
+}
+
+void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor) {
   const auto& [param, grad, exp_avg, exp_avg_sq, copy] = state;
   ensure_dim(param, 1, "adamw: param");
   for (const at::Tensor& x : {param, grad, exp_avg, exp_avg_sq}) {
@@ -85,11 +96,14 @@ void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& gra
            "adamw: {} is not what {} parameters are rounded to", c10::toString(copy.scalar_type()),
            c10::toString(param.scalar_type()));
   }
-  ENSURE(step.step >= 1, "adamw: steps count from 1, not {}", step.step);
+  ensure_together(constants, param, "adamw: the constants of the step");
+  const bool fit = constants.numel() == kAdamWConstants && constants.is_contiguous();
+  ENSURE(fit && constants.scalar_type() == param.scalar_type(),
+         "adamw: the constants of the step must be {} of the parameters' dtype", kAdamWConstants);
   ensure_together(grad_factor, param, "adamw: the factor of the gradients");
   ENSURE(grad_factor.numel() == 1 && grad_factor.scalar_type() == at::kDouble,
          "adamw: the factor of the gradients must be one float64");
-  if (param.is_cuda()) return cuda::adamw(state, step, grad_factor);
+  if (param.is_cuda()) return cuda::adamw(state, constants, grad_factor);
   const double factor = grad_factor.item<double>();
   if (!std::isfinite(factor)) {
     grad.zero_();
@@ -99,7 +113,9 @@ void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& gra
     const auto run = [&]<typename C>(C* rounded_copy) {
       const Pointers<P, C> pointers{param.data_ptr<P>(), grad.data_ptr<P>(), exp_avg.data_ptr<P>(),
                                     exp_avg_sq.data_ptr<P>(), rounded_copy};
-      update(pointers, param.numel(), adamw_constants<Acc<P>>(step), static_cast<Acc<P>>(factor));
+      AdamWConstants<P> of_step;
+      std::memcpy(&of_step, constants.const_data_ptr(), sizeof of_step);
+      update(pointers, param.numel(), of_step, static_cast<P>(factor));
     };
     if constexpr (std::is_same_v<P, Acc<P>>) {
       if (!copy.defined()) return run(static_cast<void*>(nullptr));

@@ -21,11 +21,12 @@ struct Pointers {
 
 /// Elements [first, first + N). They are read before the factor is known, so that nothing waits in line.
 template <int N, typename P, typename C>
-__device__ void update_elements(const Pointers<P, C>& s, int64_t first, const AdamWConstants<P>& constants,
+__device__ void update_elements(const Pointers<P, C>& s, int64_t first, const AdamWConstants<P>* constants_of_step,
                                 const double* grad_factor) {
   auto param = load_vector<N>(s.param + first), exp_avg = load_vector<N>(s.exp_avg + first),
        exp_avg_sq = load_vector<N>(s.exp_avg_sq + first);
   const auto grad = load_vector<N>(s.grad + first);
+  const AdamWConstants<P> constants = *constants_of_step;
   const double factor = *grad_factor;
   store_vector(s.grad + first, Vector<P, N>{});
   if (!std::isfinite(factor)) return;
@@ -51,18 +52,19 @@ __device__ void update_elements(const Pointers<P, C>& s, int64_t first, const Ad
 /// A thread has N neighbours; the last one goes through the elements that are no whole vector.
 template <int N, typename P, typename C>
 __global__ void __launch_bounds__(kThreads)
-    update(Pointers<P, C> s, AdamWConstants<P> constants, const double* grad_factor) {
+    update(Pointers<P, C> s, const AdamWConstants<P>* constants, const double* grad_factor) {
   int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
   if (first + N <= s.n) return update_elements<N>(s, first, constants, grad_factor);
   for (; first < s.n; ++first) update_elements<1>(s, first, constants, grad_factor);
 }
 
 template <typename P, typename C>
-void launch_update(const Pointers<P, C>& s, const AdamWStep& step, const double* grad_factor, cudaStream_t stream) {
+void launch_update(const Pointers<P, C>& s, const AdamWConstants<P>* constants, const double* grad_factor,
+                   cudaStream_t stream) {
   const bool vectors = starts_vector(s.param) && starts_vector(s.grad) && starts_vector(s.exp_avg) &&
                        starts_vector(s.exp_avg_sq) && starts_vector(s.copy);
   for_width<P>(vectors, [&]<int N>() {
-    update<N><<<blocks_for(s.n, kThreads * N), kThreads, 0, stream>>>(s, adamw_constants<P>(step), grad_factor);
+    update<N><<<blocks_for(s.n, kThreads * N), kThreads, 0, stream>>>(s, constants, grad_factor);
   });
 }
 
@@ -102,16 +104,17 @@ __global__ void __launch_bounds__(kAddThreads) add_in_order(const double* partia
 
 }  // namespace
 
-void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& grad_factor) {
+void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor) {
   const int64_t n = state.param.numel();
   if (n == 0) return;
+  ENSURE(starts_vector(constants.const_data_ptr()), "adamw: the constants of the step must start at 16 bytes");
   const Launch launch(state.param);
   const double* const factor = grad_factor.const_data_ptr<double>();
   for_dtype(state.param.scalar_type(), [&]<typename P>() {
     const auto run = [&]<typename C>(C* copy) {
       const Pointers<P, C> pointers{state.param.data_ptr<P>(), state.grad.data_ptr<P>(), state.exp_avg.data_ptr<P>(),
                                     state.exp_avg_sq.data_ptr<P>(), copy, n};
-      launch_update(pointers, step, factor, launch);
+      launch_update(pointers, static_cast<const AdamWConstants<P>*>(constants.const_data_ptr()), factor, launch);
     };
     if constexpr (std::is_same_v<P, Acc<P>>) {
       if (!state.rounded.defined()) return run(static_cast<void*>(nullptr));

@@ -5,13 +5,16 @@
 
 namespace olmoe::kernels {
 
-/// Constants of one AdamW step, in the dtype of the parameters.
+/// Constants of one AdamW step, in the dtype of the parameters. Aligned, so that a GPU reads several at once.
 template <typename P>
-struct AdamWConstants {
+struct alignas(16) AdamWConstants {
   P beta1, beta2, keep1, keep2, eps, decay, step_size, root_scale;
 };
+static_assert(sizeof(AdamWConstants<float>) == kAdamWConstants * sizeof(float) &&
+              sizeof(AdamWConstants<double>) == kAdamWConstants * sizeof(double));
+
 template <typename P>
-AdamWConstants<P> adamw_constants(const AdamWStep& s) {
+AdamWConstants<P> adamw_constants_of(const AdamWStep& s) {
   const double bias1 = 1 - std::pow(s.beta1, s.step), bias2 = 1 - std::pow(s.beta2, s.step);
   return {.beta1 = static_cast<P>(s.beta1),
           .beta2 = static_cast<P>(s.beta2),

@@ -47,4 +47,12 @@ void use_device(int index) {
 NoHostSync::NoHostSync() { c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR); }
 NoHostSync::~NoHostSync() { c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED); }
 
+// LibTorch's words for it, which a [cuda] test holds it to.
+HostSyncCounter::HostSyncCounter() : warnings_("synchronizing CUDA operation") {
+  c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_WARN);
+}
+HostSyncCounter::~HostSyncCounter() {
+  c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED);
+}
+
 }  // namespace olmoe::kernels::cuda

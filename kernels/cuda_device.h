@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/warning_counter.h"
+
 namespace olmoe::kernels::cuda {
 
 /// A GPU as the CUDA runtime describes it.
@@ -28,6 +30,21 @@ class NoHostSync {
   ~NoHostSync();
   NoHostSync(const NoHostSync&) = delete;
   NoHostSync& operator=(const NoHostSync&) = delete;
+};
+
+/// While it lives, counts how often this thread was made to wait for a GPU through LibTorch. What waits without
+/// LibTorch's knowledge is not seen: in this program `fetch` (parallel/host_tensor.h), by which the host reads what it
+/// asked for.
+class HostSyncCounter {
+ public:
+  HostSyncCounter();
+  ~HostSyncCounter();
+  HostSyncCounter(const HostSyncCounter&) = delete;
+  HostSyncCounter& operator=(const HostSyncCounter&) = delete;
+  int64_t count() const { return warnings_.count(); }
+
+ private:
+  WarningCounter warnings_;
 };
 
 }  // namespace olmoe::kernels::cuda

@@ -66,7 +66,7 @@ void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, c
 /// dw_OI (fp32) += dy^T x of bf16 operands, without rounding on the way.
 void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI);
 
-void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& grad_factor);
+void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor);
 at::Tensor squared_norm(const at::Tensor& x);
 
 }  // namespace cuda

@@ -1,6 +1,7 @@
 // What a build without CUDA has instead of the .cu files.
 #include "core/error.h"
 #include "kernels/cuda_device.h"
+#include "kernels/cuda_graph.h"
 #include "kernels/cuda_kernels.h"
 
 namespace olmoe::kernels::cuda {
@@ -18,6 +19,9 @@ GpuFacts gpu_facts(int) { refuse("gpu_facts"); }
 void use_device(int) { refuse("use_device"); }
 NoHostSync::NoHostSync() { refuse("NoHostSync"); }
 NoHostSync::~NoHostSync() = default;
+HostSyncCounter::HostSyncCounter() : warnings_("") { refuse("HostSyncCounter"); }
+HostSyncCounter::~HostSyncCounter() = default;
+std::unique_ptr<Recorder> make_graph_recorder(c10::Device) { refuse("make_graph_recorder"); }
 
 void rms_norm(const at::Tensor&, const at::Tensor&, double, RmsNorm&) { refuse("rms_norm"); }
 void rms_norm_backward(const at::Tensor&, const RmsNormForward&, at::Tensor&, at::Tensor&) {
@@ -52,7 +56,7 @@ void grouped_gemm_weight_grad(const at::Tensor&, const at::Tensor&, const at::Te
   refuse("grouped_gemm_weight_grad");
 }
 void gemm_weight_grad(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("gemm_weight_grad"); }
-void adamw(const AdamWState&, const AdamWStep&, const at::Tensor&) { refuse("adamw"); }
+void adamw(const AdamWState&, const at::Tensor&, const at::Tensor&) { refuse("adamw"); }
 at::Tensor squared_norm(const at::Tensor&) { refuse("squared_norm"); }
 
 }  // namespace olmoe::kernels::cuda

@@ -1,5 +1,6 @@
 #include "parallel/communicator.h"
 
+#include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
 
 #include <cstdlib>
@@ -155,6 +156,20 @@ void Communicator::barrier() {
   if (size_ > 1) do_barrier();
   traffic_.barrier.calls += 1;
   trace_->finish(call);
+}
+
+at::Tensor Communicator::allocate(int64_t bytes, c10::Device device) {
+  ENSURE(bytes >= 0, "{}.allocate: {} bytes", name_, bytes);
+  return do_allocate(bytes, device);
+}
+
+void Communicator::enroll(const at::Tensor& memory) {
+  check_tensor(memory, "enroll");
+  do_enroll(memory);
+}
+
+at::Tensor Communicator::do_allocate(int64_t bytes, c10::Device device) {
+  return at::zeros({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string name) {

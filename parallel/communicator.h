@@ -53,6 +53,12 @@ class Communicator {
   void barrier();
   /// Ranks of equal `color` form a group, ordered by (key, rank). Collective.
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
+  /// `bytes` zero bytes on `device` for what this group's collectives read and write. NCCL moves memory that it gave
+  /// itself, and that is registered with the group, with fewer copies; for other back ends it is memory like any. Goes
+  /// with the last tensor over it. Collective, with the same arguments.
+  at::Tensor allocate(int64_t bytes, c10::Device device);
+  /// Says that this group's collectives will use memory which allocate() of another group gave. Collective.
+  void enroll(const at::Tensor& memory);
   /// Ends the whole job, without waiting for the other ranks.
   virtual void abort(int exit_code) = 0;
   /// For one who waits for work that was enqueued: throws if the back end knows that it cannot end well.
@@ -73,6 +79,8 @@ class Communicator {
                              const std::vector<int64_t>& send) = 0;
   virtual void do_broadcast(at::Tensor& inout, int root) = 0;
   virtual void do_barrier() = 0;
+  virtual at::Tensor do_allocate(int64_t bytes, c10::Device device);
+  virtual void do_enroll(const at::Tensor&) {}
   virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string name) = 0;
 
   void check_tensor(const at::Tensor& tensor, const char* call) const;

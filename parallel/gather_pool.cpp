@@ -37,8 +37,10 @@ void PoolRange::vacate(const void* tenant) {
 }
 
 GatherPool::GatherPool(int64_t numel, at::ScalarType dtype, at::Device device)
-    : flat_(at::zeros({numel}, at::TensorOptions().dtype(dtype).device(device))),
-      tenancies_(std::make_shared<PoolRange::Tenancies>()) {}
+    : GatherPool(at::zeros({numel}, at::TensorOptions().dtype(dtype).device(device))) {}
+
+GatherPool::GatherPool(at::Tensor flat)
+    : flat_(std::move(flat)), tenancies_(std::make_shared<PoolRange::Tenancies>()) {}
 
 PoolRange GatherPool::range(int64_t begin, int64_t numel) const {
   ENSURE(begin >= 0 && numel >= 0 && begin + numel <= flat_.numel(),

@@ -42,6 +42,8 @@ class PoolRange {
 class GatherPool {
  public:
   GatherPool(int64_t numel, at::ScalarType dtype, at::Device device);
+  /// Over a flat tensor that was made for it.
+  explicit GatherPool(at::Tensor flat);
   int64_t numel() const { return flat_.numel(); }
   /// The elements [begin, begin + numel). Units of one stage get ranges side by side.
   PoolRange range(int64_t begin, int64_t numel) const;

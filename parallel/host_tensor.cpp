@@ -20,6 +20,11 @@ at::Tensor pinned_copy(const at::Tensor& tensor) {
 HostTensor::HostTensor(const at::Tensor& tensor)
     : tensor_(tensor), host_(tensor.is_cpu() ? tensor : pinned_copy(tensor)) {}
 
+void send(const at::Tensor& host, const at::Tensor& to) {
+  // The allocator of pinned memory gives no block away before the copies that read it are done.
+  to.copy_(to.is_cpu() ? host : host.pin_memory(), /*non_blocking=*/true);
+}
+
 at::Tensor fetch(const at::Tensor& tensor, Communicator& ranks) {
   if (tensor.is_cpu()) return tensor;
   at::Tensor host = at::empty(tensor.sizes(), tensor.options().device(at::kCPU).pinned_memory(true));

@@ -24,6 +24,10 @@ class HostTensor {
   at::Tensor host_;
 };
 
+/// Copies a tensor in host memory to one on a device, through pinned memory where that is a GPU. The host waits for
+/// nothing, and may change `host` at once.
+void send(const at::Tensor& host, const at::Tensor& to);
+
 /// A copy in host memory of a tensor that a GPU may still be working at. While the host waits it polls `ranks`, so that the
 /// death of another rank ends in an Error. On a CPU the tensor itself.
 at::Tensor fetch(const at::Tensor& tensor, Communicator& ranks);

@@ -9,13 +9,17 @@
 #include <c10/cuda/CUDAStream.h>
 #include <nccl.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "core/error.h"
+#include "parallel/rank_sum.h"
+#include "parallel/registered_memory.h"
 
 namespace olmoe {
 namespace {
@@ -37,17 +41,19 @@ int64_t row_bytes(const at::Tensor& tensor) {
   return bytes;
 }
 
+static_assert(NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0), "windows over registered memory came with NCCL 2.27");
+
 /// An NCCL communicator that never blocks: a call which is under way is asked for its state until it is done or has
 /// failed, so that a failure of a peer ends in an Error and not in a hang.
-class NcclGroup {
+class NcclGroup final : public Registrar {
  public:
-  /// Joins `size` ranks that hold the same id. Collective.
-  NcclGroup(std::string name, int rank, int size, const ncclUniqueId& id) : NcclGroup(std::move(name), nullptr) {
+  /// Joins the ranks of `host`, which outlives it and which hold the same id. Collective.
+  NcclGroup(Communicator& host, const ncclUniqueId& id) : NcclGroup(host, ncclComm_t{nullptr}) {
     auto config = non_blocking();
-    const auto result = ncclCommInitRankConfig(&comm_, size, id, rank, &config);
+    const auto result = ncclCommInitRankConfig(&comm_, host.size(), id, host.rank(), &config);
     finish(result, "init");
   }
-  ~NcclGroup() { leave(); }
+  ~NcclGroup() override { leave(); }
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;
 
@@ -72,23 +78,36 @@ class NcclGroup {
   /// Throws if something failed since the last call.
   void check() { finish(ncclSuccess, "poll"); }
 
-  /// The ranks of equal color, ordered by key; null for kNoGroup. Collective over this group.
+  /// Collective: all ranks tell of memory of the same size. Offsets into it are the same on all ranks where one reads
+  /// or writes another's, as ours are. Where ranks are not all joined by NVLink, NCCL registers it for itself alone.
+  void* remember(void* data, size_t size_bytes) override {
+    ncclWindow_t window = nullptr;
+    run("register", [&] { return ncclCommWindowRegister(comm_, data, size_bytes, &window, NCCL_WIN_COLL_SYMMETRIC); });
+    if (window != nullptr) windows_.push_back(window);
+    return window;
+  }
+  void forget(void* handle) noexcept override {
+    std::erase(windows_, handle);
+    drop(static_cast<ncclWindow_t>(handle));
+  }
+
+  /// The ranks of equal color, ordered by key, which `host` joins too; null for kNoGroup. Collective over this group.
   static constexpr int kNoGroup = NCCL_SPLIT_NOCOLOR;
-  std::unique_ptr<NcclGroup> split(int color, int key, const std::string& name) {
+  std::shared_ptr<NcclGroup> split(int color, int key, Communicator& host) {
     auto config = non_blocking();
     config.splitShare = 1;  // buffers of the parent: most groups of a mesh have its ranks anyway
     ncclComm_t part = nullptr;
     // Done when this group is: until then `part` may not have been written.
     run("split", [&] { return ncclCommSplit(comm_, color, key, &part, &config); });
     if (color == kNoGroup) return nullptr;
-    ENSURE(part != nullptr, "{}.split: NCCL made no group {}", name_, name);
-    std::unique_ptr<NcclGroup> group(new NcclGroup(name, part));
+    ENSURE(part != nullptr, "{}.split: NCCL made no group {}", host_.name(), host.name());
+    std::shared_ptr<NcclGroup> group(new NcclGroup(host, part));
     group->finish(ncclSuccess, "init");
     return group;
   }
 
  private:
-  NcclGroup(std::string name, ncclComm_t comm) : name_(std::move(name)), comm_(comm) {}
+  NcclGroup(Communicator& host, ncclComm_t comm) : host_(host), comm_(comm) {}
 
   static ncclConfig_t non_blocking() {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -98,37 +117,66 @@ class NcclGroup {
 
   static bool failed(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
 
-  /// State of the group, once nothing is under way.
+  /// State of the group, once nothing is under way. Waits as `fetch` does: without a limit of its own, for how long
+  /// ranks take to come to a call is not known here, but it asks the host whether all of them still live.
   ncclResult_t settle() const {
-    ncclResult_t state = ncclInProgress;
-    while (state == ncclInProgress) {
+    constexpr int kQuick = 10000, kWaitsPerPoll = 1000;  // a tenth of a second: a poll may be a message to a server
+    for (int waits = 1;; ++waits) {
+      ncclResult_t state = ncclInProgress;
       const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
       if (failed(asked)) return asked;
-      if (state == ncclInProgress) std::this_thread::yield();
+      if (state != ncclInProgress) return state;
+      if (waits < kQuick) {  // most calls are done by then
+        std::this_thread::yield();
+        continue;
+      }
+      if (waits % kWaitsPerPoll == 0) host_.poll();
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
     }
-    return state;
   }
 
   void finish(ncclResult_t result, const char* call) {
     if (!failed(result)) result = settle();
     if (!failed(result)) return;
     broken_ = true;
-    throw Error(fmt::format("{}.{}: NCCL: {} ({})", name_, call, ncclGetErrorString(result), ncclGetLastError(comm_)));
+    throw Error(fmt::format("{}.{}: NCCL: {} ({})", host_.name(), call, ncclGetErrorString(result),
+                            ncclGetLastError(comm_)));
+  }
+
+  /// True where the call and what it started went well; for calls on the way out, which have no one to tell.
+  bool ends_well(ncclResult_t result) const noexcept {
+    try {
+      return !failed(result) && !failed(settle());
+    } catch (const std::exception&) {  // another rank is dead
+      return false;
+    }
+  }
+
+  /// After all work that still uses the window.
+  void drop(ncclWindow_t window) noexcept {
+    int device = 0;
+    broken_ = broken_ || failed(ncclCommCuDevice(comm_, &device));
+    if (broken_) return;
+    const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+    broken_ = cudaDeviceSynchronize() != cudaSuccess || !ends_well(ncclCommWindowDeregister(comm_, window));
   }
 
   /// All ranks leave together and let their last work end; but a rank that unwinds does not wait for the others.
   void leave() noexcept {
     if (comm_ == nullptr) return;
-    const bool in_order = !broken_ && std::uncaught_exceptions() == exceptions_;
-    if (in_order && !failed(ncclCommFinalize(comm_)) && !failed(settle())) {
+    const auto in_order = [&] { return !broken_ && std::uncaught_exceptions() == exceptions_; };
+    if (in_order())
+      for (auto* const window : windows_) drop(window);
+    if (in_order() && ends_well(ncclCommFinalize(comm_))) {
       ncclCommDestroy(comm_);
     } else {
       ncclCommAbort(comm_);
     }
   }
 
-  std::string name_;
+  Communicator& host_;
   ncclComm_t comm_ = nullptr;
+  std::vector<ncclWindow_t> windows_;  // of memory that it was told of and that is still there
   bool broken_ = false;
   int exceptions_ = std::uncaught_exceptions();
 };
@@ -146,7 +194,7 @@ ncclUniqueId agree_on_id(Communicator& host) {
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(std::unique_ptr<Communicator> host, std::unique_ptr<NcclGroup> group, c10::Device device)
+  NcclCommunicator(std::unique_ptr<Communicator> host, std::shared_ptr<NcclGroup> group, c10::Device device)
       : Communicator(host->name(), host->rank(), host->size()),
         host_(std::move(host)),
         group_(std::move(group)),
@@ -180,8 +228,7 @@ class NcclCommunicator final : public Communicator {
     at::Tensor parts_WN = at::empty({size(), out.numel()}, in.options());
     const std::vector<int64_t> one_each(size(), 1);
     do_all_to_all(parts_WN, in.view({size(), out.numel()}), one_each, one_each);
-    at::Tensor sum_N = out.view(-1).copy_(parts_WN[0]);
-    for (int r = 1; r < size(); ++r) sum_N.add_(parts_WN[r]);
+    sum_in_rank_order(out, parts_WN);
   }
 
   void do_all_reduce(at::Tensor& inout, Reduce op) override {
@@ -231,10 +278,34 @@ class NcclCommunicator final : public Communicator {
 
   void do_barrier() override { host_->barrier(); }
 
+  at::Tensor do_allocate(int64_t bytes, c10::Device device) override {
+    if (device.is_cpu() || bytes == 0) return host_->allocate(bytes, device);
+    const c10::cuda::CUDAGuard guard(device_);
+    void* data = nullptr;
+    const ncclResult_t result = ncclMemAlloc(&data, static_cast<size_t>(bytes));
+    ENSURE(result == ncclSuccess, "{}.allocate: {} bytes: {}", name(), bytes, ncclGetErrorString(result));
+    at::Tensor memory = RegisteredMemory::wrap(data, bytes, device_, [place = device_](void* freed) {
+      const c10::cuda::CUDAGuard its_device(place);
+      cudaDeviceSynchronize();  // LibTorch's allocator would wait for what still uses it
+      ncclMemFree(freed);
+    });
+    memory.zero_();
+    do_enroll(memory);
+    return memory;
+  }
+
+  void do_enroll(const at::Tensor& memory) override {
+    if (memory.numel() == 0 || on_host(memory)) return;
+    auto* const known = RegisteredMemory::of(memory);
+    ENSURE(known != nullptr, "{}.enroll: no group over NCCL gave this memory", name());
+    const c10::cuda::CUDAGuard guard(device_);
+    known->tell(group_);
+  }
+
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
     auto host = host_->split(color, key, name);
     const bool alone = host->size() == 1;
-    auto group = group_->split(alone ? NcclGroup::kNoGroup : color, key, name);
+    auto group = group_->split(alone ? NcclGroup::kNoGroup : color, key, *host);
     if (alone) return host;
     return std::make_unique<NcclCommunicator>(std::move(host), std::move(group), device_);
   }
@@ -249,7 +320,7 @@ class NcclCommunicator final : public Communicator {
   cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
 
   std::unique_ptr<Communicator> host_;
-  std::unique_ptr<NcclGroup> group_;
+  std::shared_ptr<NcclGroup> group_;
   c10::Device device_;
 };
 
@@ -261,7 +332,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicato
   if (!device.has_index()) device = c10::Device(c10::kCUDA, c10::cuda::current_device());
   const c10::cuda::CUDAGuard guard(device);
   const ncclUniqueId id = agree_on_id(*host);
-  auto group = std::make_unique<NcclGroup>(host->name(), host->rank(), host->size(), id);
+  auto group = std::make_shared<NcclGroup>(*host, id);
   return std::make_unique<NcclCommunicator>(std::move(host), std::move(group), device);
 }
 

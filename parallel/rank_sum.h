@@ -1,5 +1,6 @@
+// Shapes: W ranks, N elements of a part.
 #pragma once
-#include <c10/core/ScalarType.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -26,5 +27,8 @@ struct HostArray {
 /// them.
 void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts,
                           at::ScalarType dtype, Reduce op);
+
+/// The same sum of the rows of parts [W, N], on whatever device they are, into out of N elements.
+void sum_in_rank_order(const at::Tensor& out, const at::Tensor& parts_WN);
 
 }  // namespace olmoe

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import gpu_report
@@ -113,6 +113,8 @@ def sanitizer_parts(machine):
 
 
 def train(machine, name, limit_s, config, *overrides):
+    if f"train.device={machine.device}" in overrides and not machine.rehearse:
+        overrides += ("log.host_syncs=true",)
     return Part(name, limit_s, [*machine.env, "olmoe-train", f"configs/{config}.yaml", *overrides, *NO_FILES,
                                 f"run.folder={machine.out}/{name}"], figures=gpu_report.steps_of)
 
@@ -184,6 +186,15 @@ def step_parts(machine):
                     "--experts", fastest_experts(machine), "--layers", *(fitted or [1]))
 
 
+def graph_parts(machine):
+    """Half of the layers as a CUDA graph, whose losses are those of the run without one."""
+    layers, missing = max(1, machine.most_layers() // 2), "there is no GPU" if machine.rehearse else ""
+    yield replace(whole_model(machine, "olmoe_graph", 24, layers, 12, "train.cuda_graph=true"), missing=missing)
+    runs = [machine.out / "olmoe_graph", machine.out / f"olmoe_{layers}_layers"]
+    yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",
+                                             "--tolerance", "0"], missing)
+
+
 def prediction_part(machine):
     found = re.search(KNOWN_GPUS, machine.gpu.lower())
     gpu = "h100" if machine.rehearse else found[1] if found else ""
@@ -224,6 +235,7 @@ def all_parts(machine):
     yield peer_layer_part(machine)
     yield prediction_part(machine)
     yield from step_parts(machine)
+    yield from graph_parts(machine)
     yield from sanitizer_parts(machine)
     yield profile_part(machine)
 

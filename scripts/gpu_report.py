@@ -39,7 +39,9 @@ def steps_of(log, run):
     rates = [line["tokens_per_s"] for line in late]
     config = (run / "config.yaml").read_text()
     median = statistics.median(rates)
-    return {"layers": int(re.search(r"^ *num_layers: (\d+)", config, re.MULTILINE)[1]), "steps": len(lines),
+    counted = [line["host_syncs"] for line in late if "host_syncs" in line]
+    syncs = {"most_host_syncs_of_a_step": max(counted)} if counted else {}
+    return syncs | {"layers": int(re.search(r"^ *num_layers: (\d+)", config, re.MULTILINE)[1]), "steps": len(lines),
             "tokens_per_step": tokens, "median_tokens_per_s": median, "median_step_ms": 1e3 * tokens / median,
             "fastest_step_ms": 1e3 * tokens / max(rates), "slowest_step_ms": 1e3 * tokens / min(rates),
             "first_loss": lines[0]["loss"], "last_loss": lines[-1]["loss"]} | \

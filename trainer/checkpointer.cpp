@@ -16,6 +16,7 @@
 #include "core/safetensors.h"
 #include "model/tensor_pieces.h"
 #include "trainer/agreement.h"
+#include "trainer/staged_bytes.h"
 
 namespace olmoe {
 namespace {
@@ -85,12 +86,16 @@ void together(Communicator& world, const std::string& what, const std::function<
   });
 }
 
-std::span<const std::byte> bytes_of(const at::Tensor& x) {
-  return {static_cast<const std::byte*>(x.const_data_ptr()), x.nbytes()};
-}
-
-safetensors::Dtype file_dtype(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? safetensors::Dtype::f64 : safetensors::Dtype::f32;
+/// A flat tensor as the writer takes it: one in host memory as it lies there, one on a GPU piece by piece in its turn,
+/// so that a save needs one piece of host memory and not the whole state.
+safetensors::Item file_item(std::string name, const at::Tensor& flat, StagedBytes& staged) {
+  const auto dtype = flat.scalar_type() == at::kDouble ? safetensors::Dtype::f64 : safetensors::Dtype::f32;
+  safetensors::Item item{std::move(name), dtype, {flat.numel()}};
+  if (flat.is_cpu())
+    item.bytes = {static_cast<const std::byte*>(flat.const_data_ptr()), flat.nbytes()};
+  else
+    item.produce = [flat, &staged](const safetensors::Sink& sink) { staged.read(flat, sink); };
+  return item;
 }
 
 /// What every rank wrote, on every rank, in rank order.
@@ -147,15 +152,13 @@ std::optional<int64_t> Checkpointer::latest_step() const {
 }
 
 Manifest::ShardFile Checkpointer::write_shard(const std::string& folder, std::span<const StateTensor> state) const {
+  constexpr int64_t kPieceBytes = 64 << 20;
+  StagedBytes staged(kPieceBytes);
   std::vector<safetensors::Item> items;
-  std::vector<at::Tensor> host;  // keeps the bytes alive while they are written
-  for (const auto& tensor : state) {
-    host.push_back(tensor.flat.cpu());
-    for (const auto& slice : tensor.unit->slices()) {
-      auto part = host.back().narrow(0, slice.offset, slice.end - slice.begin);
-      items.push_back({piece_name(tensor.kind, slice), file_dtype(part), {part.numel()}, bytes_of(part)});
-    }
-  }
+  for (const auto& tensor : state)
+    for (const auto& slice : tensor.unit->slices())
+      items.push_back(file_item(piece_name(tensor.kind, slice),
+                                tensor.flat.narrow(0, slice.offset, slice.end - slice.begin), staged));
   const auto name = shard_name(mesh_.shard().rank());
   const auto written = safetensors::write(folder + "/" + name, std::move(items), {{"format", "olmoe-shard"}});
   return {name, written.size_bytes, written.xxh3_128};

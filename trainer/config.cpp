@@ -56,6 +56,16 @@ std::vector<std::string> validate(const Config& config) {
   at_least("parallel.expert_chunks", parallel.expert_chunks, 1);
   require(parallel.zero_stage >= 1 && parallel.zero_stage <= 3,
           fmt::format("parallel.zero_stage: {} must be 1, 2 or 3", parallel.zero_stage));
+  const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;
+  require(!config.train.cuda_graph || over_nccl,
+          "train.cuda_graph: needs train.device=cuda and parallel.transport=nccl: nothing else records a step");
+  require(!config.train.cuda_graph || parallel.expert <= 1,
+          "train.cuda_graph: not with parallel.expert > 1, whose ranks wait for the counts of rows that they exchange");
+  require(!config.train.cuda_graph || !config.model.capacity_factor,
+          "train.cuda_graph: not with model.capacity_factor: the host asks how many assignments were kept");
+  require(!parallel.registered_memory || over_nccl,
+          "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, which it is for");
+  require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
   return problems;
 }
 

@@ -1,50 +1,12 @@
 #pragma once
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "core/config_reader.h"
+#include "trainer/config_choices.h"
 
 /// The trainer's own sections of a run's config; those of model and data stand beside their owners.
 namespace olmoe {
-
-enum class ComputeDtype { float32, bfloat16, float64 };
-enum class DeviceKind { cpu, cuda };
-enum class Transport { nccl, staged };
-enum class GradientWire { master, bfloat16 };
-enum class Recompute { none, selective, full };
-enum class ScheduleKind { cosine, linear, constant };
-
-template <>
-struct EnumNames<ComputeDtype> {
-  static constexpr std::array names{"float32", "bfloat16", "float64"};
-};
-template <>
-struct EnumNames<DeviceKind> {
-  static constexpr std::array names{"cpu", "cuda"};
-};
-template <>
-struct EnumNames<GradientWire> {
-  static constexpr std::array names{"master", "bfloat16"};
-};
-template <>
-struct EnumNames<Transport> {
-  static constexpr std::array names{"nccl", "staged"};
-};
-template <>
-struct EnumNames<Recompute> {
-  static constexpr std::array names{"none", "selective", "full"};
-};
-template <>
-struct EnumNames<ScheduleKind> {
-  static constexpr std::array names{"cosine", "linear", "constant"};
-};
-
-/// Bytes of one value.
-constexpr int64_t element_bytes(ComputeDtype dtype) {
-  return dtype == ComputeDtype::bfloat16 ? 2 : dtype == ComputeDtype::float32 ? 4 : 8;
-}
 
 struct RunConfig {
   std::string folder;
@@ -66,6 +28,7 @@ struct TrainConfig {
   int64_t micro_batch_size = 4;
   int64_t global_batch_size = 1024;
   Recompute recompute = Recompute::none;
+  bool cuda_graph = false;
   std::string init_from;
 
   template <class V>
@@ -78,6 +41,7 @@ struct TrainConfig {
     v("recompute", recompute,
       "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of each "
       "stage and its routing");
+    v("cuda_graph", cuda_graph, "on GPUs over NCCL, replay a step as one CUDA graph from the third on");
     v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
   }
 };
@@ -144,6 +108,7 @@ struct ParallelConfig {
   GradientWire gradient_wire = GradientWire::master;
   bool overlap = true;
   Transport transport = Transport::nccl;
+  bool registered_memory = false;
 
   template <class V>
   void fields(V& v) {
@@ -155,6 +120,7 @@ struct ParallelConfig {
       "3: weights are gathered stage by stage; 2: once a step, and stay; 1: and gradients are reduced once a step");
     v("gradient_wire", gradient_wire, "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");
     v("overlap", overlap, "on GPUs, gather the next stage and reduce the last one while a stage computes");
+    v("registered_memory", registered_memory, "register gathered weights and full gradients with NCCL");
     v("transport", transport, "between GPUs; staged: through host memory, slowly, so that ranks may share a GPU");
   }
 };
@@ -174,10 +140,12 @@ struct EvaluationConfig {
 
 struct LogConfig {
   int64_t every_steps = 10;
+  bool host_syncs = false;
 
   template <class V>
   void fields(V& v) {
     v("every_steps", every_steps, "steps between console lines (metrics.jsonl has every step)");
+    v("host_syncs", host_syncs, "on GPUs, count in metrics.jsonl how often LibTorch made the host wait within a step");
   }
 };
 

@@ -8,7 +8,6 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "kernels/cuda_device.h"
 #include "trainer/nvidia_driver.h"
 
 namespace olmoe {
@@ -65,6 +64,11 @@ DeviceFacts gpu_facts(c10::Device device) {
 }  // namespace
 
 DeviceFacts read_device_facts(c10::Device device) { return device.is_cpu() ? cpu_facts() : gpu_facts(device); }
+
+std::string describe(const kernels::cuda::GpuFacts& gpu, const std::optional<std::string>& driver) {
+  return fmt::format("{}, compute capability {}.{}, driver {}", gpu.name, gpu.major, gpu.minor,
+                     driver.value_or("not told"));
+}
 
 std::string describe(const DeviceFacts& facts) {
   const auto clock =

@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "kernels/cuda_device.h"
+
 namespace olmoe {
 
 /// Now and at most, of what computes.
@@ -20,6 +22,9 @@ struct DeviceFacts {
 
 /// Asks the system for a CPU, LibTorch and the driver for a GPU. Throws Error where the memory cannot be read.
 DeviceFacts read_device_facts(c10::Device device);
+
+/// What results on a GPU may depend on: "NVIDIA H100 80GB HBM3, compute capability 9.0, driver 580.65.06".
+std::string describe(const kernels::cuda::GpuFacts& gpu, const std::optional<std::string>& driver);
 
 /// "NVIDIA H100 80GB HBM3, 79.2 of 85.0 GB free, 1755 of 1980 MHz".
 std::string describe(const DeviceFacts& facts);

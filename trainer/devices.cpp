@@ -5,7 +5,6 @@
 #include <set>
 
 #include "core/error.h"
-#include "kernels/cuda_device.h"
 #include "parallel/nccl_communicator.h"
 #include "parallel/rendezvous.h"
 #include "trainer/environment.h"
@@ -45,8 +44,18 @@ void prepare_device(const Config& config) {
   const auto device = device_of_rank(config.train.device);
   if (device.is_cpu()) return check_cpu(config.train);
   kernels::cuda::use_device(device.index());
+  check_gpu(config, kernels::cuda::gpu_facts(device.index()));
   // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
+}
+
+void check_gpu(const Config& config, const kernels::cuda::GpuFacts& gpu) {
+  const bool grouped = config.model.ffn == Ffn::moe && config.train.compute_dtype == ComputeDtype::bfloat16;
+  const bool waits = grouped && gpu.major != 9 && gpu.major != 10;
+  if (config.train.cuda_graph && waits)
+    throw ConfigError(fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped product of "
+                                  "bfloat16 waits for the host; it does not on 9.0 and 10.0 (H100, H200, B200)",
+                                  gpu.name, gpu.major, gpu.minor));
 }
 
 std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {

@@ -16,6 +16,8 @@
 
 #include "core/error.h"
 #include "core/version.h"
+#include "trainer/device_facts.h"
+#include "trainer/nvidia_driver.h"
 #include "trainer/tensor_memory.h"
 
 namespace olmoe {
@@ -91,12 +93,14 @@ void check_cpu(const TrainConfig& config) {
                     features));
 }
 
-std::map<std::string, std::string> describe_environment() {
-  return {{"cpu_features", cpu_features()},
-          {"libtorch", TORCH_VERSION},
-          {"git_commit", kGitCommit},
-          {"version", kVersion},
-          {"threads", std::to_string(at::get_num_threads())}};
+std::map<std::string, std::string> describe_environment(c10::Device device) {
+  std::map<std::string, std::string> out{{"cpu_features", cpu_features()},
+                                         {"libtorch", TORCH_VERSION},
+                                         {"git_commit", kGitCommit},
+                                         {"version", kVersion},
+                                         {"threads", std::to_string(at::get_num_threads())}};
+  if (device.is_cuda()) out["gpu"] = describe(kernels::cuda::gpu_facts(device.index()), driver_version());
+  return out;
 }
 
 }  // namespace olmoe

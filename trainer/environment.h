@@ -1,4 +1,6 @@
 #pragma once
+#include <c10/core/Device.h>
+
 #include <map>
 #include <string>
 
@@ -22,7 +24,7 @@ int threads_of_rank(int own_cores, int launcher_cores, int ranks);
 /// Refuses a CPU without the vectors that the kernels are built for, and a compute dtype that it would only emulate.
 /// Throws ConfigError.
 void check_cpu(const TrainConfig& config);
-/// What a result may depend on: CPU features, LibTorch, git commit, threads.
-std::map<std::string, std::string> describe_environment();
+/// What a result on `device` may depend on: the GPU and its driver, or CPU features; LibTorch, git commit, threads.
+std::map<std::string, std::string> describe_environment(c10::Device device);
 
 }  // namespace olmoe

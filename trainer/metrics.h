@@ -20,6 +20,7 @@ struct StepMetrics {
   double grad_norm, lr;
   double tokens_per_s;     ///< all ranks together
   std::optional<int64_t> peak_memory_bytes;  ///< of tensors on rank 0's device since the start; where they are counted
+  std::optional<int64_t> host_syncs = {};  ///< how often the host waited for its GPU within the step, where counted
 };
 
 /// metrics.jsonl and the console. Writes on rank 0, does nothing on the others.

@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <array>
+
 namespace olmoe {
 namespace {
 
@@ -40,6 +42,16 @@ std::optional<Clock> sm_clock(const std::string& pci_address) {
   nvml.call("nvmlShutdown");
   if (!read) return {};
   return Clock{static_cast<double>(now_mhz), static_cast<double>(most_mhz)};
+}
+
+std::optional<std::string> driver_version() {
+  const Library nvml("libnvidia-ml.so.1");
+  std::array<char, 80> version{};  // NVML's own bound
+  if (!nvml.call("nvmlInit_v2")) return {};
+  const bool read = nvml.call("nvmlSystemGetDriverVersion", version.data(), static_cast<unsigned>(version.size()));
+  nvml.call("nvmlShutdown");
+  if (!read) return {};
+  return version.data();
 }
 
 }  // namespace olmoe

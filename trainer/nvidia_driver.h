@@ -10,4 +10,7 @@ namespace olmoe {
 /// another order than CUDA.
 std::optional<Clock> sm_clock(const std::string& pci_address);
 
+/// Version of NVIDIA's driver, "580.65.06", asked of NVML too. Nothing where there is none.
+std::optional<std::string> driver_version();
+
 }  // namespace olmoe

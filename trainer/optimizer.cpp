@@ -1,6 +1,7 @@
 #include "trainer/optimizer.h"
 
 #include "kernels/adamw.h"
+#include "parallel/host_tensor.h"
 
 namespace olmoe {
 
@@ -10,6 +11,8 @@ Optimizer::Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const 
     exp_avg_.push_back(at::zeros_like(unit->shard));
     exp_avg_sq_.push_back(at::zeros_like(unit->shard));
   }
+  decaying_ = at::zeros({kernels::kAdamWConstants}, units_.front()->shard.options());
+  constant_ = at::zeros_like(decaying_);
 }
 
 at::Tensor Optimizer::grad_norm(Communicator& shard) const {
@@ -33,20 +36,37 @@ at::Tensor Optimizer::clip_factor(const at::Tensor& grad_norm) const {
 }
 
 void Optimizer::step(int64_t step, double lr, const at::Tensor& grad_norm) {
+  begin_step(step, lr);
+  update(grad_norm);
+}
+
+void Optimizer::begin_step(int64_t step, double lr) {
+  const auto tell = [&](double weight_decay, at::Tensor& constants) {
+    send(kernels::adamw_constants({lr, config_.beta1, config_.beta2, config_.eps, weight_decay, step},
+                                  constants.scalar_type()),
+         constants);
+  };
+  tell(config_.weight_decay, decaying_);
+  tell(0.0, constant_);
+}
+
+void Optimizer::update(const at::Tensor& grad_norm) {
   const auto factor = clip_factor(grad_norm);
-  kernels::AdamWStep update{lr, config_.beta1, config_.beta2, config_.eps, 0.0, step};
   for (size_t u = 0; u < units_.size(); ++u) {
-    auto& unit = *units_[u];
+    const auto& unit = *units_[u];
     const auto rounded = unit.rounded_shard();
     for (const auto& slice : unit.slices()) {
       auto part = [&](const at::Tensor& flat) { return flat.narrow(0, slice.offset, slice.end - slice.begin); };
-      update.weight_decay = decays(slice) ? config_.weight_decay : 0.0;
       kernels::adamw({part(unit.shard), part(unit.grad), part(exp_avg_[u]), part(exp_avg_sq_[u]),
                       rounded.defined() ? part(rounded) : at::Tensor()},
-                     update, factor);
+                     decays(slice) ? decaying_ : constant_, factor);
     }
-    unit.invalidate(rounded.defined());
   }
+  mark_updated();
+}
+
+void Optimizer::mark_updated() {
+  for (const auto& unit : units_) unit->invalidate(unit->rounded_shard().defined());
 }
 
 std::vector<StateTensor> Optimizer::state() const {

@@ -6,6 +6,7 @@
 #include "data/token_files.h"
 #include "model/flops.h"
 #include "model/hf_checkpoint.h"
+#include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/layout.h"
 #include "trainer/evaluator.h"
@@ -105,11 +106,11 @@ std::string describe_run(const Config& config, MeshShape mesh) {
 }
 
 std::string describe_start(const Config& config, int world_size, const std::string& mpi_version) {
-  auto env = describe_environment();
-  const char* device = config.train.device == DeviceKind::cpu ? "cpu" : "cuda";
+  const auto device = device_of_rank(config.train.device);
+  auto env = describe_environment(device);
   return fmt::format("olmoe-train {} ({})\n{}device: {} ({}), {} threads a rank\nLibTorch {}, MPI {}", env["version"],
-                     env["git_commit"], describe_run(config, mesh_shape(config, world_size)), device,
-                     env["cpu_features"], env["threads"], env["libtorch"], mpi_version);
+                     env["git_commit"], describe_run(config, mesh_shape(config, world_size)), device.str(),
+                     env[device.is_cpu() ? "cpu_features" : "gpu"], env["threads"], env["libtorch"], mpi_version);
 }
 
 std::string dry_run(const Config& config, int world_size, const std::string& gpu) {

@@ -17,7 +17,7 @@ UnitParam unit_param(Param& param) { return {param.name, param.shape, param.glob
 
 /// The loader makes batches in host memory. From pinned memory they are copied without a host synchronisation.
 Batch on_device(const Batch& batch, at::Device device) {
-  if (device.is_cpu()) return batch;
+  if (batch.ids_BS.device().type() == device.type()) return batch;
   const auto copy = [&](const at::Tensor& host) { return host.pin_memory().to(device, /*non_blocking=*/true); };
   return {copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets};
 }
@@ -31,6 +31,7 @@ Lane::Beside beside(const StageRunner::Options& options) {
 StageRunner::StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options)
     : stages_(std::move(stages)),
       replicate_(mesh.replicate()),
+      sharding_{&mesh.shard(), &mesh.expert_shard()},
       options_(options),
       gather_lane_(options.device, beside(options)),
       reduce_lane_(options.device, beside(options)),
@@ -48,11 +49,23 @@ void StageRunner::make_units(DeviceMesh& mesh) {
     auto add = [&](std::vector<UnitParam> params, Communicator& group) {
       if (params.empty()) return;
       units_.push_back(std::make_unique<ShardedUnit>(std::move(params), group, options_.compute_dtype, options_.device));
+      auto& unit = *units_.back();
+      if (options_.registered_memory)
+        unit.grad = make_buffer(unit.grad.numel(), unit.grad.scalar_type(), std::array{&mesh.replicate()});
       of_stage.push_back(units_.back().get());
     };
     add(std::move(dense), mesh.shard());
     add(std::move(experts), mesh.expert_shard());
   }
+}
+
+/// Zero elements for the collectives of `groups`.
+at::Tensor StageRunner::make_buffer(int64_t numel, at::ScalarType dtype, std::span<Communicator* const> groups) const {
+  if (!options_.registered_memory) return at::zeros({numel}, at::TensorOptions().dtype(dtype).device(options_.device));
+  const auto bytes = numel * static_cast<int64_t>(c10::elementSize(dtype));
+  const auto memory = groups.front()->allocate(bytes, options_.device);
+  for (auto* group : groups.subspan(1)) group->enroll(memory);
+  return memory.view(dtype);
 }
 
 /// Memory for the units that `shares` picks: stages of equal parity use one buffer, units of a stage lie side by side.
@@ -66,7 +79,8 @@ std::map<const ShardedUnit*, PoolRange> StageRunner::share_buffers(
       if (shares(*unit)) begins[unit] = end, end += unit->flat_numel();
     numel[s % 2] = std::max(numel[s % 2], end);
   }
-  const std::array pools{GatherPool(numel[0], dtype, options_.device), GatherPool(numel[1], dtype, options_.device)};
+  const std::array pools{GatherPool(make_buffer(numel[0], dtype, sharding_)),
+                         GatherPool(make_buffer(numel[1], dtype, sharding_))};
   std::map<const ShardedUnit*, PoolRange> ranges;
   for (size_t s = 0; s < stages_.size(); ++s)
     for (const auto* unit : units_of_[s])
@@ -90,17 +104,17 @@ void StageRunner::bind_units() {
   for (const auto& unit : units_) {
     const auto own_weights = [&] {
       if (aliases(*unit)) return PoolRange(unit->shard);
-      return PoolRange(at::zeros({unit->flat_numel()}, unit->shard.options().dtype(options_.compute_dtype)));
+      return PoolRange(make_buffer(unit->flat_numel(), options_.compute_dtype, sharding_));
     };
     const auto own_grads = [&] {
-      return PoolRange(whole(*unit) ? unit->grad : at::zeros({unit->flat_numel()}, unit->grad.options()));
+      return PoolRange(whole(*unit) ? unit->grad : make_buffer(unit->flat_numel(), master, sharding_));
     };
     unit->bind(pooled(*unit) ? weights.at(unit.get()) : own_weights(),
                grads.contains(unit.get()) ? grads.at(unit.get()) : own_grads());
     if (!whole(*unit)) widest = std::max(widest, unit->flat_numel());
   }
   if (options_.wire_dtype)
-    wire_ = at::empty({widest}, at::TensorOptions().dtype(*options_.wire_dtype).device(options_.device));
+    wire_ = make_buffer(widest, *options_.wire_dtype, sharding_);
 }
 
 void StageRunner::reset_totals() {

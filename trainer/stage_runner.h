@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <functional>
 #include <map>
 #include <memory>
@@ -46,6 +47,7 @@ class StageRunner {
     bool recompute;          ///< keep only each stage's input and routing, and run it again for its backward
     int64_t num_moe_layers;  ///< rows of the counts; 0 for a dense model
     int64_t num_experts;
+    bool registered_memory = false;  ///< buffers of collectives come from the groups that use them
     bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
     Residency grads = Residency::pooled;  ///< resident: reduced once a step, not after each micro-batch
     std::optional<at::ScalarType> wire_dtype = {};  ///< gradients travel in it; none: in their own
@@ -77,6 +79,7 @@ class StageRunner {
   };
   void make_units(DeviceMesh& mesh);
   void bind_units();
+  at::Tensor make_buffer(int64_t numel, at::ScalarType dtype, std::span<Communicator* const> groups) const;
   std::map<const ShardedUnit*, PoolRange> share_buffers(const std::function<bool(const ShardedUnit&)>& shares,
                                                         at::ScalarType dtype) const;
   void gather(size_t stage);
@@ -89,6 +92,7 @@ class StageRunner {
 
   std::vector<std::unique_ptr<Stage>> stages_;
   Communicator& replicate_;
+  std::array<Communicator*, 2> sharding_;  // the groups that gather and reduce: of dense units, and of experts
   Options options_;
   Lane gather_lane_, reduce_lane_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;

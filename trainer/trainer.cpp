@@ -12,6 +12,8 @@
 #include "core/files.h"
 #include "core/log.h"
 #include "core/stopwatch.h"
+#include "kernels/cuda_device.h"
+#include "kernels/cuda_graph.h"
 #include "model/hf_checkpoint.h"
 #include "model/init.h"
 #include "model/transformer.h"
@@ -56,16 +58,24 @@ StageRunner::Options runner_options(const Config& config) {
           .recompute = config.train.recompute == Recompute::full,
           .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
           .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0,
+          .registered_memory = config.parallel.registered_memory,
           .overlap = config.parallel.overlap,
           .grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled,
           .wire_dtype = wire_dtype(config.parallel.gradient_wire),
           .keep = config.train.recompute == Recompute::selective ? Keep::least : Keep::all};
 }
 
-/// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.
-at::Tensor max_expert_load(const at::Tensor& counts_LE) {
-  if (counts_LE.numel() == 0) return at::zeros({}, counts_LE.options());
-  return (counts_LE.amax(1) / counts_LE.mean(1)).max();
+DataLoader::Plan make_plan(const Config& config, const Communicator& world) {
+  const auto& train = config.train;
+  DataLoader::Plan plan{train.global_batch_size, train.micro_batch_size, world.rank(), world.size(),
+                        config.data.prefetch};
+  // A graph takes all batches of a step at its start.
+  if (train.cuda_graph) plan.prefetch = std::max(plan.prefetch, plan.rounds());
+  return plan;
+}
+
+std::unique_ptr<kernels::Recorder> recorder_of(const TrainConfig& config) {
+  return config.cuda_graph ? kernels::cuda::make_graph_recorder(device_of_rank(config.device)) : nullptr;
 }
 
 namespace fs = std::filesystem;
@@ -112,14 +122,16 @@ Trainer::Trainer(const Config& config, Communicator& world)
     : config_(check_run_folder(config, world)),
       mesh_(world, mesh_shape(config, world.size())),
       source_(make_source(config_, world)),
-      plan_{config_.train.global_batch_size, config_.train.micro_batch_size, world.rank(), world.size(),
-            config_.data.prefetch},
+      plan_(make_plan(config_, world)),
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
   runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, dispatch_options(config_)), mesh_,
                                           runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
+  const int64_t sequences = plan_.global_batch, targets = sequences * (config_.data.sequence_length - 1);
+  device_step_.emplace(*runner_, *optimizer_, mesh_, DeviceStep::Size{plan_.rounds(), sequences, targets},
+                       recorder_of(config_.train));
   start_or_resume();
   const bool writes = world.rank() == 0;
   if (writes) write_text_atomic(config_.run.folder + "/config.yaml", write_config(config_));
@@ -191,28 +203,13 @@ ExitCode Trainer::run() {
 
 StepMetrics Trainer::train_step() {
   const Stopwatch watch;
-  const int64_t sequence_length = config_.data.sequence_length, sequences = config_.train.global_batch_size;
-  const auto targets = static_cast<double>(sequences * (sequence_length - 1));
-  runner_->reset_totals();
-  for (int64_t round = 0; round < plan_.rounds(); ++round) {
-    const auto batch = loader_->next();
-    const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(sequences);
-    runner_->train_pass(batch, {.per_target = 1.0 / targets, .aux_share = share}, round + 1 == plan_.rounds());
-  }
-  runner_->reduce_replicas();
-  const auto grad_norm = optimizer_->grad_norm(mesh_.shard());
-  mesh_.replicate().broadcast(grad_norm, 0);  // NCCL may sum in another order there, and all must clip alike
-  auto totals = runner_->totals();
-  mesh_.world().all_reduce(totals.losses_3);
-  mesh_.world().all_reduce(totals.counts_LE);
-  mesh_.world().all_reduce(totals.dropped_1);
-  // The device decides by itself whether to update; the host asks once a step, and only then learns of it.
+  std::optional<kernels::cuda::HostSyncCounter> host_syncs;
+  if (config_.log.host_syncs) host_syncs.emplace();
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
-  optimizer_->step(step_ + 1, lr, grad_norm + 0 * totals.losses_3[0]);
-  const auto read = fetch(
-      at::cat({totals.losses_3, grad_norm, max_expert_load(totals.counts_LE).view(1), totals.dropped_1}), mesh_.world());
+  const auto read = fetch(device_step_->run([this] { return loader_->next(); }, step_ + 1, lr), mesh_.world());
   const double* const numbers = read.const_data_ptr<double>();
-  const double loss = numbers[0] / targets;
+  const int64_t sequences = config_.train.global_batch_size, sequence_length = config_.data.sequence_length;
+  const double loss = numbers[0] / static_cast<double>(sequences * (sequence_length - 1));
   if (!std::isfinite(loss) || !std::isfinite(numbers[3]))
     throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved",
                             step_ + 1, loss, numbers[3]),
@@ -229,7 +226,8 @@ StepMetrics Trainer::train_step() {
           .grad_norm = numbers[3],
           .lr = lr,
           .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),
-          .peak_memory_bytes = tensor_memory::peak_bytes(totals.losses_3.device())};
+          .peak_memory_bytes = tensor_memory::peak_bytes(device_of_rank(config_.train.device)),
+          .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt};
 }
 
 void Trainer::evaluate() { metrics_->write(step_, evaluator_.evaluate(*runner_, mesh_.world())); }
@@ -243,7 +241,7 @@ void Trainer::save() {
   manifest.tokens = manifest.sequences * config_.data.sequence_length;
   manifest.config = write_config(config_);
   manifest.data_fingerprint = source_->fingerprint();
-  manifest.made_by = describe_environment();
+  manifest.made_by = describe_environment(device_of_rank(config_.train.device));
   manifest.made_by["mesh"] = mesh_.describe();
   checkpointer_.save(std::move(manifest), optimizer_->state());
   saved_step_ = step_;

@@ -11,6 +11,7 @@
 #include "parallel/device_mesh.h"
 #include "trainer/checkpointer.h"
 #include "trainer/config.h"
+#include "trainer/device_step.h"
 #include "trainer/evaluator.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
@@ -52,6 +53,7 @@ class Trainer {
   Evaluator evaluator_;
   std::unique_ptr<StageRunner> runner_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::optional<DeviceStep> device_step_;
   Checkpointer checkpointer_;
   int64_t step_ = 0;        // finished steps
   int64_t saved_step_ = -1; // of the newest checkpoint

@@ -108,6 +108,57 @@ TEST_CASE("what is written reads back: every dtype, order, shapes, metadata, dig
                     "safetensors file '" + folder / "all" + "' has no tensor 'none'");
 }
 
+TEST_CASE("bytes that are produced in their turn make the same file, and are let go piece by piece") {
+  constexpr size_t kPiece = 7, kTensors = 5;
+  const TempFolder folder;
+  std::vector<std::string> data;
+  for (size_t i = 0; i < kTensors; ++i) data.push_back(std::string(8 * (10 * i + 3), static_cast<char>('a' + i)));
+  size_t live_bytes = 0, most_bytes = 0;
+  std::vector<std::string> order;
+  const auto produced = [&](std::string name, const std::string& text) {
+    Item item{name, Dtype::f64, {static_cast<int64_t>(text.size() / 8)}};
+    item.produce = [&, name](const Sink& sink) {
+      order.push_back(name);
+      for (size_t begin = 0; begin < text.size(); begin += kPiece) {
+        auto piece = text.substr(begin, kPiece);
+        live_bytes += piece.size();
+        most_bytes = std::max(most_bytes, live_bytes);
+        sink(bytes_of(piece));
+        live_bytes -= piece.size();
+        piece.assign(piece.size(), '?');  // what was taken is gone
+      }
+    };
+    return item;
+  };
+  std::vector<Item> held, given;
+  for (size_t i = kTensors; i-- > 0;) {
+    const auto name = "t" + std::to_string(i);
+    held.push_back({name, Dtype::f64, {static_cast<int64_t>(data[i].size() / 8)}, bytes_of(data[i])});
+    given.push_back(i % 2 == 0 ? produced(name, data[i]) : held.back());
+  }
+  const Written expected = write(folder / "held", held, {{"k", "v"}});
+  const Written written = write(folder / "given", given, {{"k", "v"}});
+  CHECK(read_text(folder / "given") == read_text(folder / "held"));
+  CHECK(written.size_bytes == expected.size_bytes);
+  CHECK(written.xxh3_128 == expected.xxh3_128);
+  CHECK(order == std::vector<std::string>{"t0", "t2", "t4"});
+  CHECK(most_bytes == kPiece);
+}
+
+TEST_CASE("a tensor whose produced bytes are too few or too many is named") {
+  const TempFolder folder;
+  const std::string data(16, 'x');
+  const size_t pieces = GENERATE(0, 1, 3);
+  Item item{"a", Dtype::f32, {8}};
+  item.produce = [&](const Sink& sink) {
+    for (size_t i = 0; i < pieces; ++i) sink(bytes_of(data));
+  };
+  const auto says = "tensor 'a': " + std::to_string(16 * pieces) + " bytes produced, dtype and shape make 32";
+  CHECK_THROWS_WITH(write(folder / "bad", {item}, {}), Catch::Contains(says));
+  item.bytes = bytes_of(data);
+  CHECK_THROWS_WITH(write(folder / "bad", {item}, {}), Catch::Contains("it has bytes and what produces them"));
+}
+
 TEST_CASE("the writer refuses what the reader would") {
   const TempFolder folder;
   const std::string data(8, 'x');

@@ -14,6 +14,10 @@ namespace {
 
 constexpr AdamWStep kStep{4e-4, 0.9, 0.95, 1e-8, 0.1, 3};
 
+void adamw(const AdamWState& state, const AdamWStep& step, const at::Tensor& grad_factor) {
+  adamw(state, adamw_constants(step, state.param.scalar_type()), grad_factor);
+}
+
 at::Tensor factor(double value = 0.5) { return at::full({}, value, at::kDouble); }
 
 AdamWState random_state(int64_t n, at::ScalarType dtype) {
@@ -86,6 +90,11 @@ TEST_CASE("adamw of no parameters, and of operands that do not fit", "[kernels]"
   CHECK_THROWS_AS(adamw({two, at::ones({3}), two, two, {}}, kStep, factor()), olmoe::Error);
   CHECK_THROWS_AS(adamw({two, two, two, two, {}}, kStep, at::ones({2}, at::kDouble)), olmoe::Error);
   CHECK_THROWS_AS(adamw({two, two, two, two, {}}, kStep, at::ones({})), olmoe::Error);
+  const at::Tensor constants = adamw_constants(kStep, at::kFloat);
+  CHECK_THROWS_AS(adamw({two, two, two, two, {}}, constants.to(at::kDouble), factor()), olmoe::Error);
+  CHECK_THROWS_AS(adamw({two, two, two, two, {}}, constants.narrow(0, 0, 7), factor()), olmoe::Error);
+  CHECK_THROWS_AS(adamw_constants(kStep, at::kBFloat16), olmoe::Error);
+  CHECK_THROWS_AS(adamw_constants({4e-4, 0.9, 0.95, 1e-8, 0.1, 0}, at::kFloat), olmoe::Error);
 }
 
 TEST_CASE("squared_norm sums in float64 in an order of its own", "[kernels][openmp]") {

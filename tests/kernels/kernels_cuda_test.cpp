@@ -192,9 +192,9 @@ TEST_CASE("GPU: AdamW and the norm of gradients", "[cuda]") {
   const AdamWState g{gpu(s.param), gpu(s.grad), gpu(s.exp_avg), gpu(s.exp_avg_sq), gpu(rounded)};
   const auto factor = at::full({}, GENERATE(0.5, std::numeric_limits<double>::infinity()), at::kDouble);
   CHECK(relative_error(squared_norm(g.grad).cpu(), squared_norm(s.grad)) < 1e-13);
-  const AdamWStep step{4e-4, 0.9, 0.95, 1e-8, 0.1, 3};
-  adamw(s, step, factor);
-  adamw(g, step, gpu(factor));
+  const at::Tensor constants = adamw_constants({4e-4, 0.9, 0.95, 1e-8, 0.1, 3}, dtype);
+  adamw(s, constants, factor);
+  adamw(g, gpu(constants), gpu(factor));
   CHECK(close(g.param, s.param, 4));
   CHECK(close(g.exp_avg, s.exp_avg, 4));
   CHECK(close(g.exp_avg_sq, s.exp_avg_sq, 4));

@@ -59,6 +59,40 @@ TEST_CASE("ranks that share a GPU meet in host memory", "[cuda]") {
   }
 }
 
+TEST_CASE("NCCL: memory that it registered serves collectives, and goes before its group or after", "[cuda]") {
+  constexpr int64_t kPart = 4096;
+  const bool group_first = GENERATE(false, true);
+  run_gpu_ranks(count_gpus(), [&](Communicator& world, at::Device device) {
+    const int64_t ranks = world.size();
+    auto group = world.split(0, world.rank(), "shard");
+    auto other = world.split(0, world.rank(), "expert_shard");
+    at::Tensor memory = group->allocate(ranks * kPart * static_cast<int64_t>(sizeof(float)), device);
+    other->enroll(memory);
+    at::Tensor flat = memory.view(at::kFloat), own = flat.narrow(0, world.rank() * kPart, kPart);
+    for (Communicator* user : {group.get(), other.get()}) {
+      flat.zero_();
+      own.fill_(world.rank() + 1);
+      user->all_gather(flat, own);
+      ENSURE(flat.sum().item<double>() == static_cast<double>(kPart * ranks * (ranks + 1) / 2), "gathered {}",
+             flat.sum().item<double>());
+      user->reduce_scatter(own, flat);
+      ENSURE(own.sum().item<double>() == static_cast<double>(kPart * ranks * (world.rank() + 1)), "reduced to {}",
+             own.sum().item<double>());
+    }
+    if (group_first) group.reset(), other.reset();
+    flat = own = memory = at::Tensor();
+  });
+}
+
+TEST_CASE("NCCL: memory of another origin is not registered", "[cuda]") {
+  const int ranks = count_gpus();
+  run_gpu_ranks(ranks, [&](Communicator& world, at::Device device) {
+    const auto other = at::zeros({16}, at::device(device).dtype(at::kByte));
+    if (ranks > 1) check_contains(error_of([&] { world.enroll(other); }), "no group over NCCL gave this memory");
+    world.enroll(other.cpu());
+  });
+}
+
 TEST_CASE("NCCL: a CPU is refused by name", "[cuda]") {
   const std::string text = error_of([] {
     make_nccl_communicator(make_single_communicator(), at::kCPU);

@@ -81,6 +81,7 @@ class Bundle(Temporary):
             self.assertEqual(parts[name]["status"], "passed", parts[name])
         for name in (*gpu_check.TESTS, "sanitizer_memcheck", "sanitizer_racecheck"):
             self.assertEqual((parts[name]["status"], parts[name]["reason"]), ("not run", "there is no GPU"))
+        self.assertEqual(parts["olmoe_graph"]["status"], "not run")
         self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
         self.assertLess(parts["tiny_device"]["figures"]["last_loss"], parts["tiny_device"]["figures"]["first_loss"])
         self.check_comparison(report, parts)
@@ -174,6 +175,15 @@ class Parts(Temporary):
         self.assertLess(sum(part.limit_s + 2 for part in parts), gpu_check.MOST_SECONDS)
         self.assertEqual(len({part.name for part in parts}), len(parts))
 
+    def test_runs_on_a_gpu_count_the_waits_of_the_host_and_one_is_a_graph(self):
+        for rehearse, device in ((False, "cuda"), (True, "cpu")):
+            parts = {part.name: part for part in gpu_check.all_parts(self.machine(rehearse=rehearse, device=device))}
+            counted = {name for name, part in parts.items() if "log.host_syncs=true" in part.command}
+            self.assertEqual(counted, set() if rehearse else
+                             {"tiny_device", "olmoe_8_layers", "olmoe_4_layers", "olmoe_graph", "profile"})
+            self.assertIn("train.cuda_graph=true", parts["olmoe_graph"].command)
+            self.assertEqual(bool(parts["olmoe_graph"].missing), rehearse)
+
     def test_a_bundle_without_cuda_cases_does_not_look_green(self):
         machine = self.machine(listed=lambda *_: "0 matching test cases\n")
         missing = {part.name: part.missing for part in gpu_check.all_parts(machine)}
@@ -222,6 +232,16 @@ class Report(Temporary):
         self.assertFalse(gpu_report.compare(run, far, 2, 1e-3))
         self.assertFalse(gpu_report.compare(run, near, 3, 1e-3))
         self.assertFalse(gpu_report.compare(run, self.metrics("nan", [3.0, float("nan")]), 2, 1e-3))
+
+    def test_waits_of_the_host_are_reported_where_they_were_counted(self):
+        run, log = self.metrics("run", [3.0] * 8), self.folder / "run.log"
+        (run / "config.yaml").write_text("model:\n  num_layers: 2\n")
+        log.write_text("")
+        self.assertNotIn("most_host_syncs_of_a_step", gpu_report.steps_of(log, run))
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        text = "\n".join(json.dumps(line | {"host_syncs": syncs}) for line, syncs in zip(lines, [9, 9, 0, 0, 1, 0, 0, 0]))
+        (run / "metrics.jsonl").write_text(text + "\n")
+        self.assertEqual(gpu_report.steps_of(log, run)["most_host_syncs_of_a_step"], 1)
 
 
 class TimeBudget(unittest.TestCase):

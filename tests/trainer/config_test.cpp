@@ -63,6 +63,21 @@ const std::vector<BadConfig>& bad_configs() {
       {"checkpoint.every_steps", [](auto& c) { c.checkpoint.every_steps = -1; }},
       {"checkpoint.keep", [](auto& c) { c.checkpoint.keep = -1; }},
       {"log.every_steps", [](auto& c) { c.log.every_steps = 0; }},
+      {"log.host_syncs", [](auto& c) { c.log.host_syncs = true; }},
+      {"train.cuda_graph", [](auto& c) { c.train.cuda_graph = true; }},
+      {"train.cuda_graph",
+       [](auto& c) {
+         c.train.cuda_graph = true;
+         c.train.device = DeviceKind::cuda;
+         c.parallel.transport = Transport::staged;
+       }},
+      {"train.cuda_graph",
+       [](auto& c) {
+         c.train.cuda_graph = true;
+         c.train.device = DeviceKind::cuda;
+         c.model.capacity_factor = 1.5;
+       }},
+      {"parallel.registered_memory", [](auto& c) { c.parallel.registered_memory = true; }},
   };
   return table;
 }

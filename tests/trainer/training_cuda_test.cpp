@@ -1,9 +1,13 @@
 // The model on a GPU beside the CPU, and what a step on a GPU promises: it never waits for the host, and gives the same bits
 // each time. Tagged [cuda]; without a GPU these fail.
 #include "kernels/cuda_device.h"
+#include "kernels/cuda_graph.h"
 #include "model/init.h"
+#include "parallel/nccl_communicator.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
+#include "trainer/device_step.h"
+#include "trainer/staged_bytes.h"
 #include "trainer/memory_plan.h"
 #include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
@@ -60,6 +64,50 @@ Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency = Resi
 double relative(const at::Tensor& ours, const at::Tensor& reference) {
   const double scale = reference.abs().max().item<double>(), error = (ours - reference).abs().max().item<double>();
   return scale > 0 ? error / scale : error;
+}
+
+/// What a rank has after some steps, on the CPU.
+struct Trained {
+  std::vector<at::Tensor> numbers, held_out, state;
+};
+/// Steps of three rounds, the last of them smaller, with an evaluation after each: it leaves weights gathered.
+Trained train(Communicator& world, at::Device device, StageRunner::Options options, bool graph) {
+  constexpr int64_t kSteps = 5, kMicroBatch = 2, kLength = 16;
+  const int64_t global_batch = 4 * world.size() + 1;
+  options.device = device;
+  const auto model = gpu_model();
+  DeviceMesh mesh(world, {.replicate = 1, .shard = world.size(), .expert = 1});
+  StageRunner runner(make_stages(model, mesh), mesh, options);
+  fill_weights(runner.units(), random_init(model, 7));
+  const OptimizerConfig config;
+  Optimizer optimizer(runner.units(), config);
+  const std::shared_ptr<const InstanceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
+  const DataLoader::Plan plan{global_batch, kMicroBatch, world.rank(), world.size(), 2};
+  DeviceStep step(runner, optimizer, mesh, {plan.rounds(), global_batch, global_batch * (kLength - 1)},
+                  graph ? kernels::cuda::make_graph_recorder(device) : nullptr);
+  DataLoader loader(source, plan, 0);
+  Trained out;
+  for (int64_t s = 1; s <= kSteps; ++s) {
+    out.numbers.push_back(step.run([&] { return loader.next(); }, s, 1e-2 / static_cast<double>(s)).cpu());
+    out.held_out.push_back(runner.evaluate(make_batch(*source, 1000, 2)).cpu());
+  }
+  for (const auto& state : optimizer.state()) out.state.push_back(state.flat.cpu());
+  return out;
+}
+
+void check_same(const std::vector<at::Tensor>& ours, const std::vector<at::Tensor>& reference) {
+  REQUIRE(ours.size() == reference.size());
+  REQUIRE_FALSE(ours.empty());
+  for (size_t i = 0; i < ours.size(); ++i) {
+    INFO("number " << i);
+    CHECK(at::equal(ours[i], reference[i]));
+  }
+}
+
+void check_same(const Trained& ours, const Trained& reference) {
+  check_same(ours.numbers, reference.numbers);
+  check_same(ours.held_out, reference.held_out);
+  check_same(ours.state, reference.state);
 }
 
 }  // namespace
@@ -152,4 +200,92 @@ TEST_CASE("GPU: forward, backward and update never wait for the host", "[cuda]")
     optimizer.step(step, 1e-3, optimizer.grad_norm(mesh.shard()));
   }
   CHECK_THROWS(runner.totals().losses_3.cpu());  // what the guard is there to see
+}
+
+TEST_CASE("GPU: steps that are replayed as a CUDA graph have the bits of steps that are not", "[cuda]") {
+  const auto residency = GENERATE(Residency::pooled, Residency::resident);
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  const bool recompute = GENERATE(false, true), overlap = GENERATE(true, false);
+  CAPTURE(dtype, recompute, overlap);
+  auto options = runner_options(gpu_model(), dtype, residency, recompute);
+  options.overlap = overlap;
+  const at::Device device(at::kCUDA, 0);
+  const auto world = make_single_communicator();
+  check_same(train(*world, device, options, true), train(*world, device, options, false));
+}
+
+TEST_CASE("GPU: over NCCL, with registered memory or without, a graph has the bits of steps without one", "[cuda]") {
+  const int ranks = kernels::cuda::device_count();
+  REQUIRE(ranks > 0);
+  const auto residency = GENERATE(Residency::pooled, Residency::resident);
+  const bool registered = GENERATE(false, true);
+  auto options = runner_options(gpu_model(), at::kBFloat16, residency);
+  options.registered_memory = registered;
+  const auto run = [&](bool graph) {
+    std::vector<Trained> out(static_cast<size_t>(ranks));
+    run_ranks(ranks, [&](Communicator& threads) {
+      const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(threads.rank()));
+      kernels::cuda::use_device(threads.rank());
+      const auto world = make_nccl_communicator(threads.split(0, threads.rank(), "world"), device);
+      out[static_cast<size_t>(threads.rank())] = train(*world, device, options, graph);
+    });
+    return out;
+  };
+  const auto with = run(true), without = run(false);
+  for (size_t rank = 0; rank < with.size(); ++rank) {
+    INFO("rank " << rank << " of " << ranks);
+    check_same(with[rank], without[rank]);
+  }
+}
+
+TEST_CASE("GPU: waits of the host are counted, and a step has none", "[cuda]") {
+  const bool graph = GENERATE(false, true);
+  const at::Device device(at::kCUDA, 0);
+  const auto world = make_single_communicator();
+  DeviceMesh mesh(*world, {});
+  auto options = runner_options(gpu_model(), at::kBFloat16);
+  options.device = device;
+  StageRunner runner(make_stages(gpu_model(), mesh), mesh, options);
+  fill_weights(runner.units(), random_init(gpu_model(), 7));
+  const OptimizerConfig config;
+  Optimizer optimizer(runner.units(), config);
+  const auto batch = random_batch(gpu_model());
+  DeviceStep step(runner, optimizer, mesh, {2, 6, 2 * batch.num_targets},
+                  graph ? kernels::cuda::make_graph_recorder(device) : nullptr);
+  const auto next = [&] { return batch; };
+  int64_t done = 0;
+  for (int i = 0; i <= StepGraph::kRehearsals; ++i) step.run(next, ++done, 1e-3);  // the last of them records
+  const kernels::cuda::HostSyncCounter counter;
+  at::Tensor numbers;
+  for (int i = 0; i < 3; ++i) numbers = step.run(next, ++done, 1e-3);
+  CHECK(counter.count() == 0);
+  const auto read = numbers.cpu();
+  CHECK(counter.count() == 1);
+  CHECK(read[3].item<double>() > 0);
+}
+
+TEST_CASE("GPU: what is recorded is not done before it is replayed", "[cuda]") {
+  const at::Device device(at::kCUDA, 0);
+  const auto recorder = kernels::cuda::make_graph_recorder(device);
+  auto x = at::ones({8}, at::device(device).dtype(at::kFloat));
+  CHECK_THROWS(recorder->replay());
+  recorder->rehearse([&] { x.add_(1); });
+  CHECK(x.sum().item<double>() == 16);
+  recorder->record([&] { x.add_(1); });
+  CHECK(x.sum().item<double>() == 16);
+  recorder->replay();
+  recorder->replay();
+  CHECK(x.sum().item<double>() == 32);
+  CHECK_THROWS(recorder->record([] {}));
+}
+
+TEST_CASE("GPU: the bytes of a tensor come through a piece of host memory", "[cuda]") {
+  const auto host = at::arange(1000, at::kFloat), there = host.to(at::kCUDA);
+  StagedBytes staged(512);
+  std::string bytes;
+  staged.read(there.narrow(0, 3, 900), [&](std::span<const std::byte> piece) {
+    CHECK(piece.size() <= 512);
+    bytes.append(reinterpret_cast<const char*>(piece.data()), piece.size());
+  });
+  CHECK(bytes == std::string(static_cast<const char*>(host.narrow(0, 3, 900).const_data_ptr()), 3600));
 }
