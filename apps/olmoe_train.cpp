@@ -11,9 +11,12 @@
 #include "trainer/environment.h"
 #include "trainer/gpu_specs.h"
 #include "trainer/launch.h"
+#include "trainer/layout.h"
+#include "trainer/placement.h"
 #include "trainer/preemption.h"
 #include "trainer/report.h"
 #include "trainer/trainer.h"
+#include "trainer/watchdog.h"
 
 namespace {
 
@@ -31,8 +34,11 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   prepare_device(config);
   preemption::install_handlers();
   log::info("{}", describe_start(config, world.size(), mpi_version));
+  check_placement(world, mesh_shape(config, world.size()));
   const auto ranks = connect_devices(config, world);
-  return Trainer(config, *ranks).run();
+  Trainer trainer(config, *ranks);
+  const auto watchdog = watch_run(config.run, *ranks);
+  return trainer.run();
 }
 
 /// Prints what was asked for, without training. A dry run plans for --ranks, else for the ranks that run, else for

@@ -8,3 +8,6 @@ target_link_libraries(kernels_bench PRIVATE olmoe_kernels benchmark::benchmark)
 
 add_executable(step_breakdown bench/step_breakdown.cpp bench/step_parts.cpp)
 target_link_libraries(step_breakdown PRIVATE olmoe_trainer CLI11::CLI11)
+
+add_executable(step_overhead bench/step_overhead.cpp)
+target_link_libraries(step_overhead PRIVATE olmoe_trainer CLI11::CLI11)

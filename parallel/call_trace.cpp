@@ -26,27 +26,46 @@ const char* name_of(Collective kind) {
   throw Error(fmt::format("unknown collective {}", static_cast<int>(kind)));
 }
 
+std::string TracedCall::text() const {
+  return fmt::format("#{} {} {} {}", sequence, what, elements, finished ? "finished" : "entered");
+}
+
 int64_t CallTrace::enter(const std::string& group, Collective kind, at::ScalarType dtype,
                          int64_t elements) {
   std::lock_guard lock(mutex_);
-  ring_[next_ % kCalls] = {group, kind, dtype, elements, false};
+  changed_ = Clock::now();
+  ring_[next_ % kCalls] = {group, kind, dtype, elements, false, changed_};
   return next_++;
 }
 
 void CallTrace::finish(int64_t sequence) {
   std::lock_guard lock(mutex_);
+  changed_ = Clock::now();
   ring_[sequence % kCalls].finished = true;
+  ring_[sequence % kCalls].changed = changed_;
+}
+
+std::vector<TracedCall> CallTrace::calls() const {
+  std::lock_guard lock(mutex_);
+  const auto now = Clock::now();
+  std::vector<TracedCall> calls;
+  for (int64_t call = std::max<int64_t>(0, next_ - kCalls); call < next_; ++call) {
+    const Entry& entry = ring_[call % kCalls];
+    calls.push_back({call, fmt::format("{}.{} {}", entry.group, name_of(entry.kind), c10::toString(entry.dtype)),
+                     entry.elements, entry.finished, std::chrono::duration<double>(now - entry.changed).count()});
+  }
+  return calls;
 }
 
 std::string CallTrace::text() const {
-  std::lock_guard lock(mutex_);
   std::string lines;
-  for (int64_t call = std::max<int64_t>(0, next_ - kCalls); call < next_; ++call) {
-    const Entry& entry = ring_[call % kCalls];
-    lines += fmt::format("#{} {}.{} {} {} {}\n", call, entry.group, name_of(entry.kind),
-                         c10::toString(entry.dtype), entry.elements, entry.finished ? "finished" : "entered");
-  }
+  for (const auto& call : calls()) lines += call.text() + "\n";
   return lines;
+}
+
+double CallTrace::quiet_s() const {
+  std::lock_guard lock(mutex_);
+  return std::chrono::duration<double>(Clock::now() - changed_).count();
 }
 
 }  // namespace olmoe

@@ -65,9 +65,15 @@ class Communicator {
   virtual void poll() {}
 
   Traffic traffic() const { return traffic_; }
-  /// The last 64 calls, newest last, one a line: sequence number, kind, dtype, elements, finished
-  /// or not. May be called from another thread.
+  /// The last 64 calls of this rank in all of its groups, newest last, one a line: sequence number, kind, dtype,
+  /// elements, finished or not. May be called from another thread.
   std::string trace() const { return trace_->text(); }
+  /// The same for a watchdog, which may outlive this.
+  std::shared_ptr<const CallTrace> shared_trace() const { return trace_; }
+
+ protected:
+  /// For a back end that stands on another one: one order of all calls of this rank.
+  void join_trace_of(const Communicator& other) { trace_ = other.trace_; }
 
  private:
   // The back end. Called with checked arguments and, but for do_split, in groups of more than one.

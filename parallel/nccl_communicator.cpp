@@ -198,7 +198,9 @@ class NcclCommunicator final : public Communicator {
       : Communicator(host->name(), host->rank(), host->size()),
         host_(std::move(host)),
         group_(std::move(group)),
-        device_(device) {}
+        device_(device) {
+    join_trace_of(*host_);
+  }
 
   void abort(int exit_code) override { host_->abort(exit_code); }
   void poll() override {

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 #include <string>
@@ -73,5 +74,16 @@ void agree(Communicator& world, const std::function<void()>& work) {
 }
 
 bool is_agreed(const std::exception& error) { return dynamic_cast<const Agreed*>(&error) != nullptr; }
+
+std::vector<std::string> gather_text(Communicator& world, const std::string& text) {
+  constexpr int64_t kTextBytes = 1024;
+  auto own = at::zeros({kTextBytes}, at::kByte), all = at::zeros({world.size() * kTextBytes}, at::kByte);
+  std::memcpy(own.data_ptr(), text.data(), std::min<size_t>(text.size(), kTextBytes - 1));
+  world.all_gather(all, own);
+  std::vector<std::string> out;
+  for (int rank = 0; rank < world.size(); ++rank)
+    out.emplace_back(static_cast<const char*>(all.const_data_ptr()) + rank * kTextBytes);
+  return out;
+}
 
 }  // namespace olmoe

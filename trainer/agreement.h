@@ -1,6 +1,8 @@
 #pragma once
 #include <exception>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "parallel/communicator.h"
 
@@ -13,5 +15,8 @@ void agree(Communicator& world, const std::function<void()>& work);
 
 /// True for what agree() throws: every rank has this error, so that one may tell it for all.
 bool is_agreed(const std::exception& error);
+
+/// Every rank's text, in rank order, cut to 1,023 bytes. Collective over world.
+std::vector<std::string> gather_text(Communicator& world, const std::string& text);
 
 }  // namespace olmoe

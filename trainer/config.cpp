@@ -23,6 +23,7 @@ std::vector<std::string> validate(const Config& config) {
   at_least("data.sequence_length", config.data.sequence_length, 2);
   at_least("data.prefetch", config.data.prefetch, 1);
   at_least("run.threads", config.run.threads, 0);
+  at_least("run.hang_timeout_s", config.run.hang_timeout_s, 0);
   require(config.run.seed >= 0, fmt::format("run.seed: {} must not be negative", config.run.seed));
   at_least("checkpoint.every_steps", config.checkpoint.every_steps, 0);
   at_least("checkpoint.keep", config.checkpoint.keep, 0);

@@ -12,12 +12,15 @@ struct RunConfig {
   std::string folder;
   int64_t seed = 6198;
   int64_t threads = 0;
+  int64_t hang_timeout_s = 1800;
 
   template <class V>
   void fields(V& v) {
     v.required("folder", folder, "run folder: resolved config, metrics and checkpoints; a run found there goes on");
     v("seed", seed, "of initial weights and data order");
     v("threads", threads, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node");
+    v("hang_timeout_s", hang_timeout_s,
+      "ranks hang, and end with exit code 71, once no collective call began or returned for so long; more than a save takes; 0: never");
   }
 };
 

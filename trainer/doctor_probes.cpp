@@ -11,9 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <limits>
@@ -23,6 +21,7 @@
 #include "core/file_descriptor.h"
 #include "core/stopwatch.h"
 #include "parallel/device_mesh.h"
+#include "trainer/agreement.h"
 #include "trainer/device_facts.h"
 #include "trainer/environment.h"
 #include "trainer/layout.h"
@@ -213,9 +212,7 @@ void Examiner::measure_axis(Communicator& axis) {
 
 /// After the other probes: the clock is that of a device that was busy.
 void Examiner::read_facts(const Config& config, MeshShape mesh) {
-  std::array<char, 256> host{};
-  if (gethostname(host.data(), host.size() - 1) != 0) host = {"unknown host"};
-  mine.host = host.data();
+  mine.host = host_name();
   attempt("device", [&] {
     if (!options_.device().is_cpu()) at::accelerator::emptyCache();  // what the probes used is free again
     const auto facts = read_device_facts(options_.device());
@@ -228,19 +225,6 @@ void Examiner::read_facts(const Config& config, MeshShape mesh) {
                                           facts.free_bytes / 1e9));
     return 0.0;
   });
-}
-
-constexpr int64_t kTextBytes = 1024;
-
-/// Every rank's text, in rank order, cut to kTextBytes. Collective over world.
-std::vector<std::string> gather_text(Communicator& world, const std::string& text) {
-  auto own = at::zeros({kTextBytes}, at::kByte), all = at::zeros({world.size() * kTextBytes}, at::kByte);
-  std::memcpy(own.data_ptr(), text.data(), std::min<size_t>(text.size(), kTextBytes - 1));
-  world.all_gather(all, own);
-  std::vector<std::string> out;
-  for (int rank = 0; rank < world.size(); ++rank)
-    out.emplace_back(static_cast<const char*>(all.const_data_ptr()) + rank * kTextBytes);
-  return out;
 }
 
 /// Collective over world.

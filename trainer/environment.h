@@ -15,6 +15,8 @@ void prepare_process();
 /// Ranks that the launcher started on this machine, from its environment variables; 1 without a launcher. What Slurm
 /// says of an allocation does not count: a program may run alone inside.
 int ranks_on_node();
+/// This machine's name, or "unknown-host".
+std::string host_name();
 /// Threads of this rank: run.threads, else OMP_NUM_THREADS, else threads_of_rank() of the cores that this process and
 /// its launcher may run on.
 int choose_threads(int64_t configured, int ranks_on_node);

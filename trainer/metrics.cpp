@@ -57,6 +57,7 @@ void MetricsLog::write(const StepMetrics& m) {
       .add("lr", m.lr)
       .add("tokens_per_s", m.tokens_per_s);
   if (m.peak_memory_bytes) line.add("peak_memory_bytes", *m.peak_memory_bytes);
+  for (const auto& [key, value] : m.traffic) line.add(key, value);
   if (m.host_syncs) line.add("host_syncs", *m.host_syncs);
   file_->write(line);
   const double step_s = m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;

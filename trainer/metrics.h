@@ -7,10 +7,11 @@
 
 #include "core/json_lines.h"
 #include "trainer/evaluator.h"
+#include "trainer/mesh_traffic.h"
 
 namespace olmoe {
 
-/// What one optimizer step says of itself; the same on all ranks.
+/// What one optimizer step says of itself; the same on all ranks, but for its traffic.
 struct StepMetrics {
   int64_t step, tokens;  ///< tokens since the start of the run
   double loss;           ///< mean cross-entropy, nats
@@ -20,6 +21,7 @@ struct StepMetrics {
   double grad_norm, lr;
   double tokens_per_s;     ///< all ranks together
   std::optional<int64_t> peak_memory_bytes;  ///< of tensors on rank 0's device since the start; where they are counted
+  MeshTraffic traffic = {};  ///< of this rank, in this step; with expert parallelism also its copies of tokens
   std::optional<int64_t> host_syncs = {};  ///< how often the host waited for its GPU within the step, where counted
 };
 

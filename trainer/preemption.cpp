@@ -1,13 +1,16 @@
 #include "trainer/preemption.h"
 
+#include <atomic>
 #include <csignal>
 
 namespace olmoe::preemption {
 namespace {
 
-volatile std::sig_atomic_t arrived = 0;
+// Any thread may be the one that handles the signal.
+std::atomic<bool> arrived = false;
+static_assert(std::atomic<bool>::is_always_lock_free);
 
-extern "C" void on_signal(int) { arrived = 1; }
+extern "C" void on_signal(int) { arrived = true; }
 
 }  // namespace
 
@@ -20,6 +23,6 @@ void install_handlers() {
   }
 }
 
-bool requested() { return arrived != 0; }
+bool requested() { return arrived; }
 
 }  // namespace olmoe::preemption

@@ -205,6 +205,7 @@ StepMetrics Trainer::train_step() {
   const Stopwatch watch;
   std::optional<kernels::cuda::HostSyncCounter> host_syncs;
   if (config_.log.host_syncs) host_syncs.emplace();
+  const auto traffic_before = traffic_of(mesh_);
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
   const auto read = fetch(device_step_->run([this] { return loader_->next(); }, step_ + 1, lr), mesh_.world());
   const double* const numbers = read.const_data_ptr<double>();
@@ -216,6 +217,11 @@ StepMetrics Trainer::train_step() {
                 ExitCode::non_finite);
 
   ++step_;
+  auto traffic = traffic_between(traffic_before, traffic_of(mesh_));  // a graph that is replayed makes no calls
+  if (mesh_.expert().size() > 1) {
+    traffic["copies_sent"] = runner_->totals().copies_sent;
+    traffic["copies_received"] = runner_->totals().copies_received;
+  }
   return {.step = step_,
           .tokens = step_ * sequences * sequence_length,
           .loss = loss,
@@ -227,6 +233,7 @@ StepMetrics Trainer::train_step() {
           .lr = lr,
           .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),
           .peak_memory_bytes = tensor_memory::peak_bytes(device_of_rank(config_.train.device)),
+          .traffic = std::move(traffic),
           .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt};
 }
 

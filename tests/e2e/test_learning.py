@@ -4,8 +4,8 @@ import unittest
 
 from support import ProgramTest
 
-KEYS = ["step", "tokens", "loss", "load_balancing_loss", "router_z_loss", "max_expert_load", "grad_norm", "lr",
-        "tokens_per_s", "peak_memory_bytes"]
+KEYS = ["step", "tokens", "loss", "load_balancing_loss", "router_z_loss", "max_expert_load", "dropped_assignments", "grad_norm",
+        "lr", "tokens_per_s", "peak_memory_bytes"]
 
 
 def digits(number):

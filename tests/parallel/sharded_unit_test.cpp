@@ -279,6 +279,34 @@ TEST_CASE("bfloat16 weights accumulate float32 gradients") {
   });
 }
 
+TEST_CASE("a bfloat16 wire rounds each rank's whole gradient once, and sums in float32 in rank order") {
+  constexpr int kRanks = 3;
+  run_ranks(kRanks, [](Communicator& world) {
+    TestUnit u("unit", world, at::kFloat);
+    const int64_t n = u.unit.flat_numel(), own = n / kRanks;
+    const auto grad_of = [&](int rank) { return draw(rank, {n}, at::kFloat, 5); };
+    at::Tensor full = at::zeros({n});
+    u.unit.bind(at::zeros({n}), full);
+    const auto reduce = [&](const at::Tensor& wire) {
+      u.unit.grad.zero_();
+      u.unit.zero_full_grads();
+      full.copy_(grad_of(world.rank()));
+      const int64_t before = world.traffic().reduce_scatter.bytes;
+      u.unit.reduce_grads(wire);
+      return world.traffic().reduce_scatter.bytes - before;
+    };
+    const int64_t master_bytes = reduce({});
+    const at::Tensor master = u.unit.grad.clone();
+    const int64_t wire_bytes = reduce(at::empty({n + 5}, at::kBFloat16));  // of a wider unit
+    ENSURE(2 * wire_bytes == master_bytes && wire_bytes == (kRanks - 1) * own * 2, "{} and {} bytes", wire_bytes,
+           master_bytes);
+    at::Tensor sum = at::zeros({n});
+    for (int rank = 0; rank < kRanks; ++rank) sum = sum + grad_of(rank).to(at::kBFloat16).to(at::kFloat);
+    check_same_bits(u.unit.grad, sum.narrow(0, world.rank() * own, own), "the sum");
+    ENSURE(!at::equal(u.unit.grad, master), "nothing was rounded");
+  });
+}
+
 TEST_CASE("misuse of a unit is refused") {
   auto world = make_single_communicator();
   TestUnit u("one", *world, at::kFloat), v("second", *world, at::kFloat);

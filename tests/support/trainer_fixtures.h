@@ -39,8 +39,13 @@ inline std::string token_bytes(int count, int step) {
   return bytes;
 }
 
-/// The lines of metrics.jsonl without what depends on the clock and on the layout.
-inline std::vector<nlohmann::json> metrics_of(const std::string& run_folder) {
+/// True for what a layout sends, which the curve of a run does not depend on.
+inline bool is_traffic(const std::string& key) {
+  return key.starts_with("calls/") || key.starts_with("sent_bytes/") || key.starts_with("copies_");
+}
+
+/// The lines of metrics.jsonl without what depends on the clock.
+inline std::vector<nlohmann::json> lines_of(const std::string& run_folder) {
   std::istringstream text(read_text(run_folder + "/metrics.jsonl"));
   std::vector<nlohmann::json> lines;
   for (std::string line; std::getline(text, line);) {
@@ -48,6 +53,15 @@ inline std::vector<nlohmann::json> metrics_of(const std::string& run_folder) {
     lines.back().erase("tokens_per_s");
     lines.back().erase("peak_memory_bytes");
   }
+  return lines;
+}
+
+/// The same without what depends on the layout.
+inline std::vector<nlohmann::json> metrics_of(const std::string& run_folder) {
+  auto lines = lines_of(run_folder);
+  for (auto& line : lines)
+    for (auto item = line.begin(); item != line.end();)
+      item = is_traffic(item.key()) ? line.erase(item) : std::next(item);
   return lines;
 }
 

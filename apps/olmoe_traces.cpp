@@ -1,0 +1,24 @@
+// olmoe-traces RUN_FOLDER/traces
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "core/error.h"
+#include "trainer/watchdog.h"
+
+int main(int argc, char* argv[]) {
+  std::string folder;
+  CLI::App app{"Compares the last collective calls of the ranks of a run that died: who was at which call."};
+  app.add_option("folder", folder, "RUN_FOLDER/traces")->required();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(olmoe::ExitCode::config);
+  }
+  try {
+    std::fputs(olmoe::compare_trace_folder(folder).c_str(), stdout);
+    return static_cast<int>(olmoe::ExitCode::ok);
+  } catch (const olmoe::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return static_cast<int>(error.code());
+  }
+}
