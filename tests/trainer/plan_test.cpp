@@ -137,7 +137,7 @@ TEST_CASE("what cannot be planned is refused") {
   CHECK_THROWS_AS(plan_layouts(published({"parallel.transport=staged"}), 8, gpu), ConfigError);
 }
 
-TEST_CASE("config, mesh, plan and checkpoint metadata of 4096 ranks take less than a second") {
+TEST_CASE("config, mesh, plan and checkpoint metadata of 4096 ranks take less than a second", "[timed]") {
   constexpr int kRanks = 4096;
   const TempFolder temporary;
   const auto folder = temporary / "checkpoint";
