@@ -1,11 +1,13 @@
-// Names of sizes: N tokens of a micro-batch, D model width, C fused q|k|v width, G key/value width, H heads, E experts,
+// Names of sizes: N tokens of a micro-batch, M tokens that a rank's experts see, D model width, C fused q|k|v width, G key/value width, H heads, E experts,
 // K experts a token, F hidden width.
 #include "trainer/activation_plan.h"
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "model/stage.h"
+#include "trainer/collective_bytes.h"
 
 namespace olmoe {
 namespace {
@@ -17,6 +19,8 @@ constexpr int64_t kDouble = 8;  // of a count, of statistics
 struct Pass {
   const ModelConfig& model;
   int64_t N, sequences;
+  bool travels;           // tokens to experts of other ranks
+  int64_t M;              // expected: choices fall on all experts alike
   int64_t value, master;  // bytes of a computed value; of statistics, at least fp32
   Keep keep;              // of a graph
   int64_t product_bytes;  // see product_bytes()
@@ -33,8 +37,11 @@ int64_t product_bytes(const Config& config, MeshShape mesh) {
 Pass pass_of(const Config& config, MeshShape mesh) {
   const auto& train = config.train;
   const int64_t sequences = std::min(train.micro_batch_size, train.global_batch_size);
-  const int64_t value = element_bytes(train.compute_dtype);
-  return {config.model, sequences * config.data.sequence_length, sequences, value, std::max<int64_t>(value, 4),
+  const int64_t value = element_bytes(train.compute_dtype), N = sequences * config.data.sequence_length;
+  const bool travels = mesh.expert > 1;
+  const double to_others = expected_copies(config.model.num_experts, config.model.top_k, mesh.expert);
+  const double seen = travels ? to_others * mesh.expert / (mesh.expert - 1) : 1;
+  return {config.model, N, sequences, travels, std::llround(seen * static_cast<double>(N)), value, std::max<int64_t>(value, 4),
           train.recompute == Recompute::selective ? Keep::least : Keep::all, product_bytes(config, mesh)};
 }
 
@@ -62,6 +69,12 @@ int64_t kept_by_ffn(const Pass& p) {
   return p.keep == Keep::least ? least : least + (m.num_experts + 1 + m.top_k) * p.master;
 }
 
+/// What says where rows go, for all tokens, beside what kept_by_ffn() counts of it: of copies, their place and their token's;
+/// of received tokens, places by choice in place of those by own choice.
+int64_t kept_by_dispatch(const Pass& p) {
+  return p.travels ? (p.M + p.M * p.model.top_k) * kIndex + p.M * p.model.d_model * p.value : 0;
+}
+
 /// Kept by a block whatever the tokens: expert offsets, balance gradients and counts, statistics.
 int64_t kept_by_layer(const Pass& p) {
   if (!p.moe()) return 0;
@@ -76,13 +89,13 @@ int64_t ffn_temporaries(const Pass& p) {
   const auto& m = p.model;
   if (!p.moe()) return p.N * 4 * m.dense_hidden() * p.value;  // gradients of hidden rows and pre-activation, hidden rows
   const int64_t rows = p.N * m.top_k, hidden = rows * m.expert_width * p.value, wide = rows * m.d_model * p.value;
-  const int64_t token_rows = p.N * m.d_model * p.value;
+  const int64_t token_rows = p.M * m.d_model * p.value, arrived = p.travels ? token_rows : 0;
   // Rows of dy, gradients of the pre-activation, hidden rows; their gradients, then those of the weight.
   const int64_t down = wide + 3 * hidden + std::max(hidden, p.product_bytes / 2);
   // Gradients of the pre-activation; rows of x (and the normed copy) with the weight's gradients, then of dx with their sums.
   const int64_t again = p.keep == Keep::least ? token_rows : 0;
   const int64_t up = wide + 2 * hidden + std::max(token_rows, again + p.product_bytes);
-  return std::max(down, up) + rows * p.master;  // gradients of scores
+  return arrived + std::max(down, up) + rows * p.master;  // the gradient that came back to the experts; of scores
 }
 
 /// Temporaries of attention's backward, for one token: gradients of its output, its residual and the projection; what was
@@ -99,10 +112,11 @@ Moment fullest_moment(const Config& config, MeshShape mesh) {
   const auto& m = p.model;
   const bool full = config.train.recompute == Recompute::full;
   const int64_t row = m.d_model * p.value;
-  const int64_t attention = p.N * kept_by_attention(p), ffn = p.N * kept_by_ffn(p) + kept_by_layer(p);
-  // Inputs of all stages but the first; blocks that wait keep their graph, or their choice of experts alone.
+  const int64_t attention = p.N * kept_by_attention(p), ffn = p.N * kept_by_ffn(p) + kept_by_layer(p) + kept_by_dispatch(p);
+  // Inputs of all stages but the first; blocks that wait keep their graph, or their choice of experts and its places alone.
   const int64_t inputs = p.N * (m.num_layers + 1) * row;
-  const int64_t choice = full && p.moe() ? p.N * m.top_k * kIndex : 0;
+  const int64_t places = p.travels ? (p.M + p.M * m.top_k) * kIndex : 0;
+  const int64_t choice = full && p.moe() ? p.N * m.top_k * 3 * kIndex + places : 0;
   const int64_t waiting = full ? choice : attention + ffn;
   const int64_t before = inputs + (m.num_layers - 1) * waiting;
 

@@ -78,6 +78,7 @@ std::vector<MemoryPlan::Kind> MemoryPlan::kinds() const {
           {"moments", moments},
           {"gathered weights", gathered_weights},
           {"full gradients", full_gradients},
+          {"wire", wire},
           {"batches", batches},
           {"tables", tables},
           {"activations", activations},
@@ -95,7 +96,7 @@ MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
   const int64_t zero_stage = config.parallel.zero_stage;
   const auto stages = list_params(config.model);
   Buffers weights, grads;
-  int64_t mine = 0, largest_slice = 0;
+  int64_t mine = 0, largest_slice = 0, widest = 0;
   for (size_t s = 0; s < stages.size(); ++s) {
     int64_t stage_weights = 0, stage_grads = 0;
     for (const auto& unit : units_of(stages[s], mesh)) {
@@ -104,6 +105,7 @@ MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
       largest_slice = std::max(largest_slice, std::min(unit.largest, unit.slice()));
       stage_weights += whole && element == master ? 0 : unit.numel;
       stage_grads += whole ? 0 : unit.numel;
+      widest = std::max(widest, whole ? 0 : unit.numel);
     }
     weights.add(s, stage_weights);
     grads.add(s, stage_grads);
@@ -113,6 +115,7 @@ MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
   plan.moments = 2 * mine * master;
   plan.gathered_weights = (zero_stage == 3 ? weights.pooled() : weights.of_all_stages) * element;
   plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
+  if (config.parallel.gradient_wire == GradientWire::bfloat16) plan.wire = widest * element_bytes(ComputeDtype::bfloat16);
   add_activations(plan, config, mesh, largest_slice * master);
   return plan;
 }

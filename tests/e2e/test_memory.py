@@ -44,11 +44,18 @@ class Memory(ProgramTest):
         self.check(1, "train.compute_dtype=bfloat16", "train.recompute=selective")
 
     def test_two_ranks(self):
-        for zero_stage in (2, 3):
+        for zero_stage in (1, 2, 3):
             zero = f"parallel.zero_stage={zero_stage}"
             self.check(2, zero)
             self.check(2, zero, "train.recompute=selective", "train.compute_dtype=bfloat16")
         self.check(2, "parallel.replicate=2", "train.recompute=full")
+        self.check(2, "parallel.gradient_wire=bfloat16")
+
+    def test_experts_on_two_ranks(self):
+        for recompute in ("none", "selective", "full"):
+            self.check(2, "parallel.expert=2", f"train.recompute={recompute}")
+        self.check(2, "parallel.expert=2", "parallel.zero_stage=1", "train.compute_dtype=bfloat16")
+        self.check(4, "parallel.expert=2", "parallel.zero_stage=2")
 
     def test_four_ranks(self):
         for zero_stage in (2, 3):
