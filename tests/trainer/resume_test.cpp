@@ -102,6 +102,26 @@ TEST_CASE("a run goes on with another number of ranks within 1e-12 in float64") 
           Approx(expected[i]["loss"].get<double>()).epsilon(1e-12).margin(0));
 }
 
+TEST_CASE("a run goes on in another layout within 1e-12 in float64") {
+  TempFolder folder;
+  auto whole = long_run(folder / "whole", ComputeDtype::float64), cut = long_run(folder / "cut", ComputeDtype::float64);
+  whole.model.num_experts = cut.model.num_experts = 6;
+  run_on(1, whole, kSteps);
+  cut.parallel = {.replicate = 1, .expert = 2, .zero_stage = 2};
+  run_on(4, cut, 3);
+  cut.parallel = {.replicate = 2, .expert = 3, .zero_stage = 1};
+  run_on(6, cut, 6);
+  cut.parallel = {.replicate = 1, .expert = 1, .zero_stage = 3};
+  run_on(2, cut, 9);
+  cut.parallel = {.replicate = 1, .expert = 3, .zero_stage = 3};
+  run_on(3, cut, kSteps);
+  const auto expected = metrics_of(whole.run.folder), ours = metrics_of(cut.run.folder);
+  REQUIRE(ours.size() == expected.size());
+  for (size_t i = 0; i < ours.size(); ++i)
+    for (const char* key : {"loss", "grad_norm"})
+      CHECK(ours[i][key].get<double>() == Approx(expected[i][key].get<double>()).epsilon(1e-12).margin(0));
+}
+
 TEST_CASE("a step that was trained but not saved is trained again, and its line replaced") {
   TempFolder folder;
   auto config = long_run(folder / "run", ComputeDtype::float64);
