@@ -38,8 +38,9 @@ void use_device(int index) {
     cudaGetLastError();  // it is reported here, and must not be found again by the next launch
     const auto facts = gpu_facts(index);
     throw ConfigError(fmt::format("train.device: this program has no code for GPU {}, {} (compute capability {}.{}); "
-                                  "build it with OLMOE_CUDA_ARCHITECTURES={}{}",
-                                  index, facts.name, facts.major, facts.minor, facts.major, facts.minor));
+                                  "build it with OLMOE_CUDA_ARCHITECTURES={}{}{}",
+                                  index, facts.name, facts.major, facts.minor, facts.major, facts.minor,
+                                  facts.major >= 9 ? "a" : ""));
   }
   C10_CUDA_CHECK(status);
 }

@@ -11,7 +11,8 @@ namespace olmoe {
 /// A line of work beside the caller's: a high-priority stream of the device, ordered with the
 /// caller's current stream by events, without waiting on the host. Where the device has no streams
 /// (CPU), or with Beside::no, work runs in the caller's line, at once and in order: then `run` is a
-/// call and `wait` is nothing. Tensors that work on a lane touches are made outside it.
+/// call and `wait` is nothing. Tensors that work on a lane touches are made
+/// outside it, or are scratch that nothing else uses.
 class Lane {
  public:
   enum class Beside { no, yes };

@@ -58,6 +58,7 @@ class Machine:
 
     def __init__(self, rehearse, out):
         self.rehearse, self.out = rehearse, out
+        self.fitted = []  # numbers of layers of OLMoE-1B-7B that training steps had room for
         self.device = "cpu" if rehearse else "cuda"
         self.env = ["./env.sh", "--without-gpu"] if rehearse else ["./env.sh"]
         self.gpu = "" if rehearse else self.ask("name")
@@ -109,7 +110,8 @@ def sanitizer_parts(machine):
         missing = "there is no compute-sanitizer on the path"
     for tool in ("memcheck", "racecheck"):
         checker = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-        yield Part(f"sanitizer_{tool}", 38, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing)
+        yield Part(f"sanitizer_{tool}", 38, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing,
+                   needed=tool == "memcheck")  # racecheck is slow: one that is cut short says nothing against a kernel
 
 
 def train(machine, name, limit_s, config, *overrides):
@@ -173,7 +175,7 @@ def fastest_experts(machine):
 def step_parts(machine):
     """Training steps with as many layers as fit and with half of them, whose difference is what a layer costs; then the
     same of transformers."""
-    layers, fitted = machine.most_layers(), []
+    layers, fitted = machine.most_layers(), machine.fitted
     while layers and len(fitted) < 2:
         part = whole_model(machine, f"olmoe_{layers}_layers", 34, layers, 12)
         part.may_not_fit = True
@@ -187,8 +189,10 @@ def step_parts(machine):
 
 
 def graph_parts(machine):
-    """Half of the layers as a CUDA graph, whose losses are those of the run without one."""
-    layers, missing = max(1, machine.most_layers() // 2), "there is no GPU" if machine.rehearse else ""
+    """The fewer of the layers that fitted as a CUDA graph, whose losses are those of the run without one."""
+    layers, missing = min(machine.fitted or [1]), "there is no GPU" if machine.rehearse else ""
+    if not machine.rehearse and not machine.fitted:
+        missing = "no number of layers fitted"
     yield replace(whole_model(machine, "olmoe_graph", 24, layers, 12, "train.cuda_graph=true"), missing=missing)
     runs = [machine.out / "olmoe_graph", machine.out / f"olmoe_{layers}_layers"]
     yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",

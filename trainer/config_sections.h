@@ -47,7 +47,8 @@ struct TrainConfig {
       "stage and its routing");
     v("cuda_graph", cuda_graph, "on GPUs over NCCL, replay a step as one CUDA graph from the third on");
     v("expert_kernels", expert_kernels,
-      "fused: gathering and SwiGLU inside the experts' products; for bfloat16 on GPUs of compute capability 9.0");
+      "fused: gathering and SwiGLU inside the experts' products; for bfloat16 on GPUs of compute capability 9.0; "
+      "without effect in a dense model");
     v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
   }
 };
@@ -121,7 +122,8 @@ struct ParallelConfig {
     v("replicate", replicate, "copies of the sharded model (hybrid sharding)");
     v("shard", shard, "ranks that share one copy of the trained state; 0: all of the world");
     v("expert", expert, "ranks that share the experts of a layer; tokens travel to them. Divides shard and num_experts");
-    v("expert_chunks", expert_chunks, "pieces in which a micro-batch travels, one while another is computed; 1: at once");
+    v("expert_chunks", expert_chunks, "pieces in which a micro-batch travels, one while another is computed; 1: at once; "
+      "nothing travels with expert: 1");
     v("zero_stage", zero_stage,
       "3: weights are gathered stage by stage; 2: once a step, and stay; 1: and gradients are reduced once a step");
     v("gradient_wire", gradient_wire, "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");

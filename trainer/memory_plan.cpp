@@ -56,7 +56,10 @@ void add_activations(MemoryPlan& plan, const Config& config, MeshShape mesh, int
   const bool on_cpu = train.device == DeviceKind::cpu;
   const int64_t tokens = std::min(train.micro_batch_size, train.global_batch_size) * config.data.sequence_length;
   // The loader's are in host memory: those ready, the one that waits for room, and the one in use.
-  const int64_t num_batches = on_cpu ? config.data.prefetch + 2 : 1;
+  // On a GPU there is one, or with a graph those of a whole step.
+  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
+  const int64_t ranks = int64_t{mesh.replicate} * mesh.shard, rounds = (micro_batches + ranks - 1) / ranks;
+  const int64_t num_batches = on_cpu ? config.data.prefetch + 2 : train.cuda_graph ? rounds : 1;
   const auto fullest = fullest_moment(config, mesh);
   const int64_t angle = std::max<int64_t>(element_bytes(train.compute_dtype), 4);
   plan.batches = num_batches * tokens * 2 * static_cast<int64_t>(sizeof(int64_t));
@@ -115,7 +118,7 @@ MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
   plan.moments = 2 * mine * master;
   plan.gathered_weights = (zero_stage == 3 ? weights.pooled() : weights.of_all_stages) * element;
   plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
-  if (config.parallel.gradient_wire == GradientWire::bfloat16) plan.wire = widest * element_bytes(ComputeDtype::bfloat16);
+  if (config.parallel.gradient_wire == GradientWire::bfloat16) plan.wire = widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);
   add_activations(plan, config, mesh, largest_slice * master);
   return plan;
 }

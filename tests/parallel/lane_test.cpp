@@ -96,6 +96,20 @@ TEST_CASE("two lanes have a stream each, and wait for the caller alone") {
                                                   "reduce on stream 2"});
 }
 
+TEST_CASE("a mark is waited for alone, whatever the lane was given since") {
+  notes() = {};
+  Lane lane(kNoting, Lane::Beside::yes);
+  lane.run([] { work("first"); });
+  const auto first = lane.mark();
+  lane.run([] { work("second"); });
+  notes().lines.clear();
+  lane.wait(first);
+  CHECK(notes().lines == std::vector<std::string>{"stream 0 waits for event 2"});  // 1 and 3 are the caller's
+  Lane in_line(kNoting, Lane::Beside::no);
+  CHECK_FALSE(in_line.mark());
+  in_line.wait(in_line.mark());
+}
+
 TEST_CASE("work that throws leaves the caller on its stream") {
   notes() = {};
   Lane lane(kNoting, Lane::Beside::yes);

@@ -98,7 +98,7 @@ inline double slice_error(const Trainer& trainer, const std::string& kind,
     if (state.kind != kind) continue;
     for (const auto& slice : state.unit->slices()) {
       const auto& whole = reference.state.at(kind).at(slice.name);
-      const auto ours = state.flat.narrow(0, slice.offset, slice.end - slice.begin);
+      const auto ours = state.flat.narrow(0, slice.offset, slice.end - slice.begin).cpu();
       const auto gap = (ours - whole.narrow(0, slice.begin, slice.end - slice.begin)).abs();
       const double scale = whole.abs().max().item<double>();
       ENSURE(scale > 0, "{} of {} is zero in the reference", kind, slice.name);

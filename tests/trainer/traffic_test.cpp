@@ -74,7 +74,9 @@ TEST_CASE("copies of tokens and the bytes of their way are the same count: exper
   config.model.num_experts = 4;
   config.parallel.expert = 2;
   Units units;
-  for (const auto& line : run(config, units)) {
+  const auto lines = run(config, units);
+  REQUIRE(lines.size() == static_cast<size_t>(config.train.steps));
+  for (const auto& line : lines) {
     const int64_t sent = line.at("copies_sent"), received = line.at("copies_received");
     const int64_t width = config.model.d_model * kDouble, scores = config.model.top_k * kDouble;
     const int64_t ids = config.model.top_k * 4;

@@ -173,7 +173,7 @@ TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
   options.device = device;
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  StageRunner runner(make_stages(config.model), mesh, options);
+  StageRunner runner(make_stages(config.model, mesh), mesh, options);
   fill_weights(runner.units(), random_init(config.model, 7));
   const auto batch = batch_of(at::randint(config.model.vocab_size, {config.train.micro_batch_size, 2048}, at::kLong));
   const LossScale scale{1.0 / static_cast<double>(batch.num_targets), 1.0};
