@@ -168,7 +168,7 @@ class Parts(Temporary):
     def machine(self, **changes):
         answers = {"rehearse": False, "out": self.folder, "device": "cuda", "env": ["./env.sh"], "gpu": "NVIDIA H100",
                    "listed": lambda *_: "3 matching test cases\ncuda/rms_norm\n", "most_layers": lambda: 8}
-        return SimpleNamespace(**answers | changes)
+        return SimpleNamespace(**answers | {"fitted": []} | changes)
 
     def test_all_limits_together_are_under_nine_minutes(self):
         parts = list(gpu_check.all_parts(self.machine()))
@@ -283,7 +283,7 @@ class OutOfMemory(Temporary):
         self.assertEqual((result["status"], result["used_bytes"]), ("passed", 3000 << 20))
 
     def test_half_as_many_layers_are_tried(self):
-        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 8)
+        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 8, fitted=[])
         (self.folder / "olmoe_8_layers.log").write_text("CUDA out of memory")
         parts = list(gpu_check.step_parts(machine))
         self.assertEqual([part.name for part in parts],
@@ -291,7 +291,7 @@ class OutOfMemory(Temporary):
         self.assertEqual(parts[-1].command[-3:], ["--layers", 4, 2])
 
     def test_it_does_not_go_below_one_layer(self):
-        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 2)
+        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 2, fitted=[])
         for layers in (2, 1):
             (self.folder / f"olmoe_{layers}_layers.log").write_text("CUDA out of memory")
         self.assertEqual([part.name for part in gpu_check.step_parts(machine)],
