@@ -30,15 +30,14 @@ void refuse_shared_gpus(Communicator& ranks, int index) {
                                   ranks.size(), gpus.size()));
 }
 
-void ensure_fused_experts(int index) {
+void check_fused_experts(const kernels::cuda::GpuFacts& gpu) {
   if (!kernels::fused_experts_built_in())
     throw ConfigError("train.expert_kernels: this program has no fused kernels; build it with "
                       "OLMOE_CUDA_ARCHITECTURES=90a, or use train.expert_kernels=unfused");
-  const auto facts = kernels::cuda::gpu_facts(index);
-  if (facts.major != 9 || facts.minor != 0)
+  if (gpu.major != 9 || gpu.minor != 0)
     throw ConfigError(fmt::format("train.expert_kernels: the fused kernels are for GPUs of compute capability 9.0, and "
-                                  "GPU {}, {}, has {}.{}; use train.expert_kernels=unfused",
-                                  index, facts.name, facts.major, facts.minor));
+                                  "{} has {}.{}; use train.expert_kernels=unfused",
+                                  gpu.name, gpu.major, gpu.minor));
 }
 
 }  // namespace
@@ -58,8 +57,6 @@ void prepare_device(const Config& config) {
   if (device.is_cpu()) return check_cpu(config.train);
   kernels::cuda::use_device(device.index());
   check_gpu(config, kernels::cuda::gpu_facts(device.index()));
-  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
-    ensure_fused_experts(device.index());
   // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
 }
@@ -71,6 +68,8 @@ void check_gpu(const Config& config, const kernels::cuda::GpuFacts& gpu) {
     throw ConfigError(fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped product of "
                                   "bfloat16 waits for the host; it does not on 9.0 and 10.0 (H100, H200, B200)",
                                   gpu.name, gpu.major, gpu.minor));
+  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
+    check_fused_experts(gpu);
 }
 
 std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {

@@ -232,7 +232,7 @@ StepMetrics Trainer::train_step() {
           .grad_norm = numbers[3],
           .lr = lr,
           .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),
-          .peak_memory_bytes = tensor_memory::peak_bytes(device_of_rank(config_.train.device)),
+          .peak_memory_bytes = tensor_memory::peak_bytes(runner_->totals().losses_3.device()),
           .traffic = std::move(traffic),
           .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt};
 }

@@ -153,6 +153,15 @@ class Recorder : public Stage {
   std::vector<Call>& calls_;
 };
 
+/// Stages that write down in `calls` what they are asked to do.
+std::function<Stages(Stages)> recorded_in(std::vector<Recorder::Call>& calls) {
+  return [&calls](Stages stages) {
+    for (size_t s = 0; s < stages.size(); ++s)
+      stages[s] = std::make_unique<Recorder>(std::move(stages[s]), s, calls);
+    return stages;
+  };
+}
+
 }  // namespace
 
 TEST_CASE("the MoE model equals the dense oracle in float64") {
@@ -258,14 +267,10 @@ TEST_CASE("selective recompute changes no bit of any variant of attention and ro
 TEST_CASE("selective recompute runs no stage again") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
-  size_t num_stages = 0;
   OneRank rank(model, recompute_options(model, at::kDouble, Recompute::selective),
-               [&](Stages stages) {
-                 for (auto& stage : stages)
-                   stage = std::make_unique<Recorder>(std::move(stage), num_stages++, calls);
-                 return stages;
-               });
+               recorded_in(calls));
   rank.pass(random_batch(model));
+  const auto num_stages = static_cast<size_t>(model.num_layers) + 2;
   REQUIRE(calls.size() == num_stages);
   for (size_t s = 0; s < num_stages; ++s) CHECK(calls[s].phase == Phase::train);
 }
@@ -273,15 +278,11 @@ TEST_CASE("selective recompute runs no stage again") {
 TEST_CASE("recompute runs every stage but the last again, with the routing of its forward") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
-  size_t num_stages = 0;
   OneRank rank(model, recompute_options(model, at::kDouble, Recompute::full),
-               [&](Stages stages) {
-                 for (auto& stage : stages)
-                   stage = std::make_unique<Recorder>(std::move(stage), num_stages++, calls);
-                 return stages;
-               });
+               recorded_in(calls));
   rank.pass(random_batch(model));
 
+  const auto num_stages = static_cast<size_t>(model.num_layers) + 2;
   REQUIRE(calls.size() == 2 * num_stages - 1);
   for (size_t s = 0; s < num_stages; ++s) {
     CHECK(calls[s].stage == s);
