@@ -12,3 +12,10 @@ find_library(NCCL_LIBRARY nccl HINTS "${CUDAToolkit_LIBRARY_DIR}" REQUIRED)
 
 # 20208: LibTorch's headers name long double, which a GPU does not have.
 set(OLMOE_CUDA_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--extended-lambda;-lineinfo;-Xptxas=-v;-Werror=all-warnings;-diag-suppress=20208;-Xcompiler=-Wall,-Wextra,-Werror,-fopenmp>")
+
+# nvcc finds CUDA's headers by itself; a C++ source that includes them says so.
+function(olmoe_cuda_headers SOURCE)
+  foreach(folder IN LISTS NCCL_INCLUDE CUDAToolkit_INCLUDE_DIRS)
+    set_property(SOURCE "${SOURCE}" APPEND PROPERTY COMPILE_OPTIONS "SHELL:-isystem ${folder}")
+  endforeach()
+endfunction()

@@ -18,7 +18,7 @@ if(NOT CATCH2_SINGLE_HEADER)
   target_link_libraries(test_main PUBLIC Catch2::Catch2)
 endif()
 # One fixture path each: no test may depend on the folder it is started from.
-target_compile_definitions(test_main PUBLIC OLMOE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" OLMOE_BINARY_DIR="${CMAKE_BINARY_DIR}")
+target_compile_definitions(test_main PUBLIC OLMOE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 
 set(MPIRUN mpirun --allow-run-as-root --oversubscribe --bind-to none)
 

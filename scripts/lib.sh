@@ -23,16 +23,17 @@ system_python() {
   if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3 || die "there is no python3"; fi
 }
 
-# What it takes to build and run, and the release build in build/; with the group `test`, its tests too.
+# What it takes to build and run, and the release build in build/; with the groups `test` and `bench`, those programs too.
 # $@: groups of scripts/install_packages.sh.
 install_and_build() {
-  local testing=OFF
+  local testing=OFF bench=OFF
   case " $* " in *" test "*) testing=ON ;; esac
+  case " $* " in *" bench "*) bench=ON ;; esac
   "$REPOSITORY/scripts/install_packages.sh" "$@"
   "$REPOSITORY/scripts/install_libtorch.sh"
   note "building"
   cd "$REPOSITORY"
-  cmake --preset cpu-release -DBUILD_TESTING=$testing
+  cmake --preset cpu-release -DBUILD_TESTING=$testing -DOLMOE_BENCH=$bench
   cmake --build --preset cpu-release --parallel "$(nproc)"
 }
 

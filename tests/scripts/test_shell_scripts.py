@@ -40,10 +40,10 @@ class ShellScripts(unittest.TestCase):
         lines = self.calls.read_text().splitlines() if self.calls.exists() else []
         return [line for line in lines if line.startswith(f"{program} ")]
 
-    def test_tests_are_built_and_their_absence_is_an_error(self):
+    def test_tests_and_benchmarks_are_built_and_no_tests_are_an_error(self):
         done = self.run_script("test.sh", "-R", "kernels")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("-DBUILD_TESTING=ON", self.calls_of("cmake")[0])
+        self.assertIn("-DBUILD_TESTING=ON -DOLMOE_BENCH=ON", self.calls_of("cmake")[0])
         called, = self.calls_of("ctest")
         self.assertIn(" --no-tests=error ", called)
         self.assertTrue(called.endswith(" -R kernels"), called)
