@@ -1,6 +1,6 @@
-// What a training step costs besides computing: bookkeeping, planning, copies. A model of tiny widths is trained on thread
-// ranks, each with one micro-batch of one sequence, and each rank's CPU time a step is told, inside collectives and
-// outside. CPU time, not wall time: ranks may be more than cores.
+// What a training step costs besides computing: bookkeeping, planning, copies. A model of tiny widths is trained on
+// thread ranks, each with one micro-batch of one sequence, and each rank's CPU time a step is told, inside collectives
+// and outside. CPU time, not wall time: ranks may be more than cores.
 //   step_overhead [--steps 200] [--rounds 5] [--ranks 1 2 4 8]
 #include <unistd.h>
 
@@ -161,8 +161,8 @@ int main(int argc, char* argv[]) {
   for (const auto& [name, spread] : spreads)
     for (int count : ranks) {
       const auto cost = least_of(rounds, count, spread, steps);
-      std::printf("| %s | %d | %.0f | %lld | %.0f |\n", name, count, cost.outside_us, static_cast<long long>(cost.calls),
-                  cost.inside_us);
+      std::printf("| %s | %d | %.0f | %lld | %.0f |\n", name, count, cost.outside_us,
+                  static_cast<long long>(cost.calls), cost.inside_us);
       std::fflush(stdout);
     }
 }

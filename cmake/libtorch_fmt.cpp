@@ -1,5 +1,5 @@
-// The compiled part of the fmt whose headers LibTorch brings: without it each of our files would compile it anew, which took
-// 4 of its 10 seconds.
+// The compiled part of the fmt whose headers LibTorch brings: without it each of our files would compile it anew, which
+// took 4 of its 10 seconds.
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE

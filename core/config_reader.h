@@ -77,7 +77,9 @@ class ConfigFields {
 };
 
 // clang-format off
-template <class T> concept ConfigStruct = std::is_class_v<T> && requires(T& config, ConfigFields& visitor) { config.fields(visitor); };
+template <class T>
+concept ConfigStruct =
+    std::is_class_v<T> && requires(T& config, ConfigFields& visitor) { config.fields(visitor); };
 template <class T> inline constexpr bool kIsVector = false;
 template <class T> inline constexpr bool kIsVector<std::vector<T>> = true;
 template <class T> inline constexpr bool kIsOptional = false;

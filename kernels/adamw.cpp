@@ -23,8 +23,8 @@ struct Pointers {
   C* copy;
 };
 
-/// Each element is a function of itself alone, so slicing cannot change its bits (ATen's fused AdamW computes the elements
-/// after its last whole vector otherwise).
+/// Each element is a function of itself alone, so slicing cannot change its bits (ATen's fused AdamW computes the
+/// elements after its last whole vector otherwise).
 template <typename P, typename C>
 void update(Pointers<P, C> state, int64_t n, const AdamWConstants<P>& constants, P factor) {
   for_rows(n, 1, [=](int64_t begin, int64_t end) {
@@ -90,8 +90,8 @@ void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tenso
          "adamw: parameters must be float32 or float64");
   if (copy.defined()) {
     ensure_together(copy, param, "adamw: the rounded copy");
-    ENSURE(copy.sizes() == param.sizes() && copy.is_contiguous(), "adamw: the rounded copy must be contiguous and {} long",
-           param.numel());
+    ENSURE(copy.sizes() == param.sizes() && copy.is_contiguous(),
+           "adamw: the rounded copy must be contiguous and {} long", param.numel());
     ENSURE(acc_dtype(copy.scalar_type()) == param.scalar_type(),
            "adamw: {} is not what {} parameters are rounded to", c10::toString(copy.scalar_type()),
            c10::toString(param.scalar_type()));

@@ -20,15 +20,17 @@
 #include "kernels/cuda_kernels.h"
 #include "kernels/dtypes.h"
 
-// bf16: ATen's FlashAttention-2. cuDNN's attention is the faster one on an H100, but LibTorch 2.11 has no way to ask for its
-// deterministic backward, and it plans anew for each shape. float32: ATen's memory-efficient attention, whose TF32 products
-// are carried out three times to reach fp32. float64, for tests of the parallel logic: the formula, with all scores in memory.
+// bf16: ATen's FlashAttention-2. cuDNN's attention is the faster one on an H100, but LibTorch 2.11 has no way to ask
+// for its deterministic backward, and it plans anew for each shape. float32: ATen's memory-efficient attention, whose
+// TF32 products are carried out three times to reach fp32. float64, for tests of the parallel logic: the formula, with
+// all scores in memory.
 namespace olmoe::kernels::cuda {
 namespace {
 
 double score_scale(const at::Tensor& q_BSHd) { return 1 / std::sqrt(static_cast<double>(q_BSHd.size(3))); }
 
-/// x with rows that start at multiples of 16 bytes, as the kernels read them: d padded with zeros, or a copy, where need be.
+/// x with rows that start at multiples of 16 bytes, as the kernels read them: d padded with zeros, or a copy, where
+/// need be.
 at::Tensor aligned(const at::Tensor& x) {
   const int64_t width = 16 / x.element_size(), d = x.size(3);
   if (d % width != 0) return at::constant_pad_nd(x, {0, width - d % width});
@@ -39,8 +41,8 @@ at::Tensor aligned(const at::Tensor& x) {
 
 at::Tensor unpadded(const at::Tensor& x, int64_t d) { return x.narrow(3, 0, d); }
 
-/// Holds ATen's switch for deterministic algorithms on: without it FlashAttention's backward adds to dq by atomics, in no
-/// fixed order. The switch is the whole process's, so one thread at a time holds it, while it enqueues.
+/// Holds ATen's switch for deterministic algorithms on: without it FlashAttention's backward adds to dq by atomics, in
+/// no fixed order. The switch is the whole process's, so one thread at a time holds it, while it enqueues.
 class Deterministic {
  public:
   Deterministic() {

@@ -45,15 +45,13 @@ void use_device(int index) {
   C10_CUDA_CHECK(status);
 }
 
-NoHostSync::NoHostSync() { c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_ERROR); }
-NoHostSync::~NoHostSync() { c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED); }
-
-// LibTorch's words for it, which a [cuda] test holds it to.
-HostSyncCounter::HostSyncCounter() : warnings_("synchronizing CUDA operation") {
-  c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_WARN);
+HostSyncMode::HostSyncMode(Then then)
+    : before_(static_cast<int>(c10::cuda::warning_state().get_sync_debug_mode())) {
+  const auto mode = then == Then::fail ? c10::cuda::SyncDebugMode::L_ERROR : c10::cuda::SyncDebugMode::L_WARN;
+  c10::cuda::warning_state().set_sync_debug_mode(mode);
 }
-HostSyncCounter::~HostSyncCounter() {
-  c10::cuda::warning_state().set_sync_debug_mode(c10::cuda::SyncDebugMode::L_DISABLED);
+HostSyncMode::~HostSyncMode() {
+  c10::cuda::warning_state().set_sync_debug_mode(static_cast<c10::cuda::SyncDebugMode>(before_));
 }
 
 }  // namespace olmoe::kernels::cuda

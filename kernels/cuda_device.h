@@ -23,13 +23,22 @@ GpuFacts gpu_facts(int index);
 /// Makes a GPU the current one of this thread. Throws ConfigError, naming it, if this program has no code for it.
 void use_device(int index);
 
+/// While it lives, LibTorch warns or throws where it makes the host wait for a GPU, in every thread; then does as before.
+class HostSyncMode {
+ public:
+  enum class Then { warn, fail };  ///< fail: throws
+  explicit HostSyncMode(Then then);
+  ~HostSyncMode();
+  HostSyncMode(const HostSyncMode&) = delete;
+  HostSyncMode& operator=(const HostSyncMode&) = delete;
+
+ private:
+  int before_;  ///< as LibTorch numbers its modes
+};
+
 /// While it lives, whatever makes the host wait for a GPU through LibTorch throws, in every thread.
 class NoHostSync {
- public:
-  NoHostSync();
-  ~NoHostSync();
-  NoHostSync(const NoHostSync&) = delete;
-  NoHostSync& operator=(const NoHostSync&) = delete;
+  HostSyncMode mode_{HostSyncMode::Then::fail};
 };
 
 /// While it lives, counts how often this thread was made to wait for a GPU through LibTorch. What waits without
@@ -37,14 +46,11 @@ class NoHostSync {
 /// asked for.
 class HostSyncCounter {
  public:
-  HostSyncCounter();
-  ~HostSyncCounter();
-  HostSyncCounter(const HostSyncCounter&) = delete;
-  HostSyncCounter& operator=(const HostSyncCounter&) = delete;
   int64_t count() const { return warnings_.count(); }
 
  private:
-  WarningCounter warnings_;
+  WarningCounter warnings_{"synchronizing CUDA operation"};  // LibTorch's words for it, which a [cuda] test holds it to
+  HostSyncMode mode_{HostSyncMode::Then::warn};
 };
 
 }  // namespace olmoe::kernels::cuda

@@ -1,7 +1,7 @@
-// The kernels' halves for CUDA: X.cu defines what X.cpp calls for tensors on a GPU. X.cpp has checked the operands, made
-// their rows dense and allocated what is written; shapes, dtypes and meaning are those of X.h. All of it is enqueued on the
-// current stream of the operands' device, and nothing waits for the host. In a build without CUDA, without_gpu.cpp
-// defines them all, and each throws.
+// The kernels' halves for CUDA: X.cu defines what X.cpp calls for tensors on a GPU. X.cpp has checked the operands,
+// made their rows dense and allocated what is written; shapes, dtypes and meaning are those of X.h. All of it is
+// enqueued on the current stream of the operands' device, and nothing waits for the host. In a build without CUDA,
+// without_gpu.cpp defines them all, and each throws.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -1,5 +1,5 @@
-// What a kernel does to one element, for CPU and GPU alike: the loops of X.cpp and of X.cu call these. Values are computed
-// in Acc<T>; `rounded` says where they are rounded to the compute dtype T.
+// What a kernel does to one element, for CPU and GPU alike: the loops of X.cpp and of X.cu call these. Values are
+// computed in Acc<T>; `rounded` says where they are rounded to the compute dtype T.
 #pragma once
 #include <c10/macros/Macros.h>
 #include <c10/util/BFloat16.h>
@@ -47,9 +47,9 @@ OLMOE_ELEMENT T rounded(Acc<T> value) {
   }
 }
 
-/// e^x within 1.5 ulp; results below the smallest normal number are flushed to zero, NaN stays NaN. The C library's is a
-/// call, which no loop can vectorise.
-/// Source: reduction by Cody & Waite, x = n ln2 + r; Taylor-like polynomial in r on [-ln2/2, ln2/2].
+/// e^x within 1.5 ulp; results below the smallest normal number are flushed to zero, NaN stays NaN. The C library's is
+/// a call, which no loop can vectorise. Source: reduction by Cody & Waite, x = n ln2 + r; Taylor-like polynomial in r
+/// on [-ln2/2, ln2/2].
 OLMOE_ELEMENT float fast_exp(float x) {
   if constexpr (kDeviceCode) return std::exp(x);  // a GPU's NaN, 0x7fffffff, would not survive what follows
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;

@@ -14,7 +14,8 @@ namespace {
 
 /// Block n has token n.
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kMaxRowThreads) copy_row(const int64_t* ids, const T* w_VD, int64_t V, int64_t D, T* x_ND) {
+__global__ void __launch_bounds__(kMaxRowThreads)
+    copy_row(const int64_t* ids, const T* w_VD, int64_t V, int64_t D, T* x_ND) {
   const int64_t n = blockIdx.x;
   CUDA_KERNEL_ASSERT(ids[n] >= 0 && ids[n] < V);
   const T* const from = w_VD + ids[n] * D;
@@ -55,8 +56,8 @@ SortedTokens sort_tokens(const at::Tensor& ids_N, int64_t V) {
   return {sorted.select(0, 0), sorted.select(0, 1)};
 }
 
-/// Sums of rows in the order of their ids, one chunk and up to 512 items of columns a block. Of a run that comes into its
-/// chunk or leaves it the sum is a part, for whoever owns the run.
+/// Sums of rows in the order of their ids, one chunk and up to 512 items of columns a block. Of a run that comes into
+/// its chunk or leaves it the sum is a part, for whoever owns the run.
 template <typename T>
 struct RunSums {
   SortedIds sorted;

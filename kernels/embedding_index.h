@@ -1,6 +1,6 @@
-// Sorted by id, the gradients of one id are a run of rows. Runs are summed in chunks of kChunkRows sorted rows: what lies
-// within a chunk is added to its id's gradient at once; a run over several chunks leaves a part in each of them, which the
-// chunk that it begins in (its owner) adds up in order.
+// Sorted by id, the gradients of one id are a run of rows. Runs are summed in chunks of kChunkRows sorted rows: what
+// lies within a chunk is added to its id's gradient at once; a run over several chunks leaves a part in each of them,
+// which the chunk that it begins in (its owner) adds up in order.
 #pragma once
 #include <cstdint>
 

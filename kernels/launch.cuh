@@ -109,8 +109,8 @@ __device__ inline A warp_running_sum(A value) {
   return value;
 }
 
-/// A warp's reduction carried on over the block: the same value on every thread. `neutral` changes no result. blockDim.x is a
-/// multiple of the warp, at most 1,024.
+/// A warp's reduction carried on over the block: the same value on every thread. `neutral` changes no result.
+/// blockDim.x is a multiple of the warp, at most 1,024.
 template <typename A, typename WarpReduce>
 __device__ A block_reduce(A value, A neutral, const WarpReduce& warp_reduce) {
   __shared__ A of_warp[kWarp];

@@ -1,5 +1,5 @@
-// Shapes: T tokens, K experts for each, A = T*K assignments, R of them with a row, sorted by expert (stable), D width, E
-// experts, C chunks of assignments.
+// Shapes: T tokens, K experts for each, A = T*K assignments, R of them with a row, sorted by expert (stable), D width,
+// E experts, C chunks of assignments.
 #include <ATen/ops/empty.h>
 
 #include "kernels/cuda_kernels.h"

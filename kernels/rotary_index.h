@@ -6,7 +6,8 @@
 
 namespace olmoe::kernels {
 
-/// First column of the `item`-th run of `width` pairs, in heads of 2 * half columns. Its partners begin half a head further.
+/// First column of the `item`-th run of `width` pairs, in heads of 2 * half columns. Its partners begin half a head
+/// further.
 OLMOE_ELEMENT int64_t pair_column(int64_t item, int64_t half, int64_t width) {
   // In 32 bits: a row is far shorter than 2^32 columns, and a GPU divides 64 bits ten times slower.
   const auto items_per_head = static_cast<uint32_t>(half / width), i = static_cast<uint32_t>(item);

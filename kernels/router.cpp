@@ -31,8 +31,8 @@ Acc<T> softmax(const T* logits, int64_t E, Acc<T>* probs) {
   return highest + std::log(sum);
 }
 
-/// The K greatest, in the order of chosen_before(): experts come by rising index, so a later one must be greater. `taken` is
-/// scratch of E.
+/// The K greatest, in the order of chosen_before(): experts come by rising index, so a later one must be greater.
+/// `taken` is scratch of E.
 template <typename P>
 void choose_top_k(const P* probs, int64_t E, int64_t K, char* taken, int32_t* ids) {
   std::fill(taken, taken + E, 0);

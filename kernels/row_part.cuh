@@ -1,5 +1,6 @@
-// Rows, one block each: a row is cut into items (vectors, or pairs of vectors), and thread t has items t, t + blockDim.x,
-// ... Where every thread has at most one item the row is held in registers; else each pass over it reads memory again.
+// Rows, one block each: a row is cut into items (vectors, or pairs of vectors), and thread t has items
+// t, t + blockDim.x, ... Where every thread has at most one item the row is held in registers; else each pass over it
+// reads memory again.
 #pragma once
 #include "core/error.h"
 #include "kernels/launch.cuh"
@@ -21,7 +22,8 @@ inline unsigned blocks_for_rows(int64_t rows) {
   return static_cast<unsigned>(rows);
 }
 
-/// Calls launch<kWidth, kHeld>(threads) for a row of `elements`: items of kWidth elements, 16 bytes if `vectors`, else 1.
+/// Calls launch<kWidth, kHeld>(threads) for a row of `elements`: items of kWidth elements, 16 bytes if `vectors`,
+/// else 1.
 template <typename T, typename F>
 void for_row_kernel(int64_t elements, bool vectors, const F& launch) {
   for_width<T>(vectors, [&]<int kWidth>() {

@@ -39,7 +39,8 @@ class ColumnSums {
 
 constexpr int kChunkShares = 16;
 
-/// total[j] += the chunks' sums of column j, in order: a warp each for 16 runs of chunks, then these. A block has 32 columns.
+/// total[j] += the chunks' sums of column j, in order: a warp each for 16 runs of chunks, then these. A block has 32
+/// columns.
 template <typename A>
 __global__ void __launch_bounds__(kWarp* kChunkShares)
     add_chunks(const A* chunk_sums, int64_t chunks, int64_t width, A* total) {

@@ -17,10 +17,8 @@ bool built_in() { return false; }
 int device_count() { return 0; }
 GpuFacts gpu_facts(int) { refuse("gpu_facts"); }
 void use_device(int) { refuse("use_device"); }
-NoHostSync::NoHostSync() { refuse("NoHostSync"); }
-NoHostSync::~NoHostSync() = default;
-HostSyncCounter::HostSyncCounter() : warnings_("") { refuse("HostSyncCounter"); }
-HostSyncCounter::~HostSyncCounter() = default;
+HostSyncMode::HostSyncMode(Then) : before_(0) { refuse("HostSyncMode"); }
+HostSyncMode::~HostSyncMode() = default;
 std::unique_ptr<Recorder> make_graph_recorder(c10::Device) { refuse("make_graph_recorder"); }
 
 void rms_norm(const at::Tensor&, const at::Tensor&, double, RmsNorm&) { refuse("rms_norm"); }

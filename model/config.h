@@ -75,7 +75,8 @@ struct ModelConfig {
       "tokens over which balance is taken; global: those of one micro-batch of every rank");
     v("router_z_weight", router_z_weight, "beta: weight of mean(logsumexp^2) of the router logits");
     v("capacity_factor", capacity_factor,
-      "an expert takes this times the mean number of assignments from a micro-batch and drops later ones; null: dropless");
+      "an expert takes this times the mean number of assignments from a micro-batch and drops later ones; "
+      "null: dropless");
     v("init_std", init_std, "standard deviation of initial weights (norm weights start at 1)");
     v("init_cutoff", init_cutoff, "initial weights are cut at this many standard deviations");
     v("loss_chunk", loss_chunk, "tokens whose logits exist at one time");

@@ -72,7 +72,8 @@ std::vector<Param> Experts::params() {
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                             const std::optional<at::Tensor>& residual_MD) {
-  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, ExpertRows{rows, kernels_}, gate_up_e2FD_, down_eDF_, residual_MD);
+  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, ExpertRows{rows, kernels_}, gate_up_e2FD_, down_eDF_,
+                                residual_MD);
 }
 
 }  // namespace olmoe

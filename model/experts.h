@@ -1,5 +1,5 @@
-// Shapes: M tokens, K experts a token, R routed rows sorted by expert, E experts, e of them here, D model width, F expert
-// width.
+// Shapes: M tokens, K experts a token, R routed rows sorted by expert, E experts, e of them here, D model width, F
+// expert width.
 #pragma once
 #include <ATen/core/Tensor.h>
 

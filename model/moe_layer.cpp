@@ -48,14 +48,15 @@ void MoeLayer::make_plans(Routing& routing) const {
     return;
   }
   for (int c = 0; c < chunks_; ++c) {
-    const int64_t begin = cut(tokens, static_cast<int>(chunks_), c), end = cut(tokens, static_cast<int>(chunks_), c + 1);
+    const int64_t begin = cut(tokens, static_cast<int>(chunks_), c),
+                  end = cut(tokens, static_cast<int>(chunks_), c + 1);
     routing.plans.push_back(dispatcher_.plan(ids_NK.slice(0, begin, end)));
   }
 }
 
 StageOut MoeLayer::forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context) {
   auto& routing = context.routing;
-  const auto routed = router_.forward(x, context.batch.ids_BS.size(0), routing, context.keep);
+  const auto routed = router_.forward(x, context);
   if (routing.plans.empty()) make_plans(routing);
   if (routing.dropped.defined()) routed.stats[2].copy_(routing.dropped);
   if (dispatcher_.travels())

@@ -19,7 +19,8 @@ struct RouteOptions {
   bool renormalize, upcast;
   double balance_weight, z_weight;  // alpha / L, beta / L
   Keep keep;
-  std::function<at::Tensor(const at::Tensor& counts_GE)> balance_counts;  // of the balancing loss, from those of the groups
+  // Counts of the balancing loss, from those of the groups.
+  std::function<at::Tensor(const at::Tensor& counts_GE)> balance_counts;
 };
 
 /// The losses of one layer and what their gradients need.
@@ -115,28 +116,32 @@ std::vector<Param> Router::params() {
   return {{prefix_ + ".weight", shape, shape, 0, Axis::shard, &w_ED_}};
 }
 
-at::Tensor Router::balance_counts(const at::Tensor& counts_GE, Routing& routing) {
-  auto& counts = routing.balance_counts_GE;
+at::Tensor Router::balance_counts(const at::Tensor& counts_GE, StageContext& context) {
+  auto& counts = context.routing.balance_counts_GE;
   if (counts.defined()) return counts;
   counts = counts_GE;
-  if (config_.load_balancing_granularity == BalanceGranularity::global) {
+  // An evaluation has no use for the loss.
+  if (config_.load_balancing_granularity == BalanceGranularity::global && context.phase == Phase::train) {
     counts = counts_GE.clone();
     data_.all_reduce(counts);
   }
   return counts;
 }
 
-RouterOut Router::forward(const Normed& x, int64_t sequences, Routing& routing, Keep keep) {
+RouterOut Router::forward(const Normed& x, StageContext& context) {
+  auto& routing = context.routing;
+  const int64_t sequences = context.batch.ids_BS.size(0);
   const auto layers = static_cast<double>(config_.num_layers);
   const bool by_sequence = config_.load_balancing_granularity == BalanceGranularity::sequence;
-  RouteOptions options{.top_k = config_.top_k,
-                       .groups = by_sequence && sequences > 0 ? sequences : 1,
-                       .renormalize = config_.renormalize_scores,
-                       .upcast = config_.router_dtype == RouterDtype::float32,
-                       .balance_weight = config_.load_balancing_weight / layers,
-                       .z_weight = config_.router_z_weight / layers,
-                       .keep = keep,
-                       .balance_counts = [&](const at::Tensor& counts_GE) { return balance_counts(counts_GE, routing); }};
+  RouteOptions options{
+      .top_k = config_.top_k,
+      .groups = by_sequence && sequences > 0 ? sequences : 1,
+      .renormalize = config_.renormalize_scores,
+      .upcast = config_.router_dtype == RouterDtype::float32,
+      .balance_weight = config_.load_balancing_weight / layers,
+      .z_weight = config_.router_z_weight / layers,
+      .keep = context.keep,
+      .balance_counts = [&](const at::Tensor& counts_GE) { return balance_counts(counts_GE, context); }};
   auto out = RouteFunction::apply(x.y_ND, x.kept, w_ED_, std::optional(routing.ids_NK), options);
   if (!routing.ids_NK.defined()) routing.ids_NK = out[2].detach();
   return {out[0], out[1], out[3].detach()};

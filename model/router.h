@@ -26,12 +26,12 @@ class Router {
   /// `data` are the ranks that a global balance counts over.
   Router(const ModelConfig& config, std::string prefix, Communicator& data);
   std::vector<Param> params();
-  /// Chooses experts, or follows `routing` where it is already written (recompute never routes again). Collective over
-  /// `data` where balance is global and not written yet.
-  RouterOut forward(const Normed& x, int64_t sequences, Routing& routing, Keep keep);
+  /// Chooses experts, or follows the context's routing where it is already written (recompute never routes again).
+  /// Collective over `data` where balance is global, when it routes in training.
+  RouterOut forward(const Normed& x, StageContext& context);
 
  private:
-  at::Tensor balance_counts(const at::Tensor& counts_GE, Routing& routing);
+  at::Tensor balance_counts(const at::Tensor& counts_GE, StageContext& context);
 
   const ModelConfig& config_;
   std::string prefix_;

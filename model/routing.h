@@ -1,5 +1,5 @@
-// Shapes: N tokens of this rank, K experts a token, E experts; P ranks share them, e = E/P on each; S copies of tokens that
-// this rank sends, M that it receives, R assignments of received tokens to its experts.
+// Shapes: N tokens of this rank, K experts a token, E experts; P ranks share them, e = E/P on each; S copies of tokens
+// that this rank sends, M that it receives, R assignments of received tokens to its experts.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -12,7 +12,8 @@ namespace olmoe {
 
 /// The way of tokens to the ranks of their experts. A token goes to a rank once, however many experts it chose there.
 struct DispatchPlan {
-  kernels::Permutation copies;  ///< [S] sorted by rank; a copy is the first of its token's assignments to the rank's experts
+  /// [S] sorted by rank; a copy is the first of its token's assignments to the rank's experts.
+  kernels::Permutation copies;
   RowCounts counts;             ///< copies to and from each rank; empty where all experts are here
   int64_t copies_sent = 0, copies_received = 0;  ///< of these, to and from other ranks
   kernels::Permutation rows;    ///< [R] assignments of the M received tokens (or of the N own ones) sorted by expert

@@ -28,8 +28,8 @@ struct Param {
 
 enum class Phase { train, recompute, eval };
 
-/// What the graph of a stage holds for its backward: all that it needs, or the least, from which the rest (norms, rotated
-/// queries and keys, router probabilities) is computed again by the same kernels.
+/// What the graph of a stage holds for its backward: all that it needs, or the least, from which the rest (norms,
+/// rotated queries and keys, router probabilities) is computed again by the same kernels.
 enum class Keep { all, least };
 
 /// The ranks that stages talk to by themselves.
@@ -56,8 +56,8 @@ struct StageContext {
 struct StageOut {
   at::Tensor y;      ///< [N, D]; of the last stage: the summed cross-entropy, a float64 scalar
   at::Tensor aux;    ///< weighted auxiliary loss of this stage, a scalar; undefined where there is none
-  at::Tensor stats;  ///< detached float64 [3 + E]: load-balancing loss, router z-loss (unweighted), assignments that were
-                     ///< dropped, assignments to each expert (dropped ones too); undefined where there is none
+  at::Tensor stats;  ///< detached float64 [3 + E]: load-balancing loss, router z-loss (unweighted), assignments that
+                     ///< were dropped, assignments to each expert (dropped ones too); undefined where there is none
 };
 
 /// A piece of the model that is gathered, run and released as one. Knows nothing of sharding.

@@ -13,7 +13,8 @@ at::ScalarType scalar_type(safetensors::Dtype dtype, const std::string& name) {
     case safetensors::Dtype::f32: return at::kFloat;
     case safetensors::Dtype::bf16: return at::kBFloat16;
     case safetensors::Dtype::f16: return at::kHalf;
-    default: throw CheckpointError(fmt::format("{}: weights of dtype {} cannot be read", name, safetensors::name(dtype)));
+    default:
+      throw CheckpointError(fmt::format("{}: weights of dtype {} cannot be read", name, safetensors::name(dtype)));
   }
 }
 

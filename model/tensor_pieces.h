@@ -18,7 +18,8 @@ class TensorPieces {
   /// Elements [first, first + bytes / size(dtype)) of parameter `name`. The bytes must outlive this object.
   /// Throws CheckpointError for a dtype that is not a floating-point type.
   void add(const std::string& name, int64_t first, safetensors::Dtype dtype, std::span<const std::byte> bytes);
-  /// Writes elements [begin, begin + out.numel()) into out, converted to its dtype. Throws CheckpointError when some are missing.
+  /// Writes elements [begin, begin + out.numel()) into out, converted to its dtype. Throws CheckpointError when some
+  /// are missing.
   void read(const std::string& name, int64_t begin, at::Tensor out) const;
   bool contains(const std::string& name) const { return pieces_.count(name) != 0; }
 

@@ -10,8 +10,9 @@
 
 namespace olmoe {
 
-/// Takes tokens to the ranks of their experts and brings the results back, all of it differentiable. The halves of each way
-/// are apart, so that one chunk of tokens travels while another is computed. Router scores travel with their tokens.
+/// Takes tokens to the ranks of their experts and brings the results back, all of it differentiable. The halves of each
+/// way are apart, so that one chunk of tokens travels while another is computed. Router scores travel with their
+/// tokens.
 class TokenDispatcher {
  public:
   /// Ranks of `exchange` hold num_experts / size experts each, in rank order.
@@ -33,7 +34,8 @@ class TokenDispatcher {
   /// One row for each received token: the sum over its experts here.
   RowExchange::Started send_back(const at::Tensor& y_MD, const DispatchPlan& plan) const;
   /// y_ND = residual_ND + the rows of each token, in the order in which it chose their ranks.
-  at::Tensor receive_back(const RowExchange::Started& sent, const DispatchPlan& plan, const at::Tensor& residual_ND) const;
+  at::Tensor receive_back(const RowExchange::Started& sent, const DispatchPlan& plan,
+                          const at::Tensor& residual_ND) const;
 
   int64_t num_local_experts() const { return num_local_experts_; }
   /// Whether experts are on other ranks too.

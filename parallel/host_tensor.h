@@ -28,8 +28,8 @@ class HostTensor {
 /// nothing, and may change `host` at once.
 void send(const at::Tensor& host, const at::Tensor& to);
 
-/// A copy in host memory of a tensor that a GPU may still be working at. While the host waits it polls `ranks`, so that the
-/// death of another rank ends in an Error. On a CPU the tensor itself.
+/// A copy in host memory of a tensor that a GPU may still be working at. While the host waits it polls `ranks`, so that
+/// the death of another rank ends in an Error. On a CPU the tensor itself.
 at::Tensor fetch(const at::Tensor& tensor, Communicator& ranks);
 
 }  // namespace olmoe

@@ -17,9 +17,9 @@ struct RowCounts {
 };
 
 /// The all_to_all of rows as autograd sees it, in two halves: `start` sends, `wait` gives what arrived. What the caller
-/// computes between the two hides the way, on a lane where the device has one. Backward mirrors it: the gradient of `wait`
-/// starts the way back, that of `start` waits for it. The engine runs what was recorded last first, so ranks that record
-/// alike make their backward's calls in the same order.
+/// computes between the two hides the way, on a lane where the device has one. Backward mirrors it: the gradient of
+/// `wait` starts the way back, that of `start` waits for it. The engine runs what was recorded last first, so ranks
+/// that record alike make their backward's calls in the same order.
 class RowExchange {
  public:
   RowExchange(Communicator& group, c10::Device device, Lane::Beside beside);

@@ -18,7 +18,9 @@ int64_t progress(const RankTrace& rank) {
   return 2 * last.sequence + (last.finished ? 1 : 0);
 }
 
-std::string name_of_rank(const RankTrace& rank) { return fmt::format("rank {} ({}, pid {})", rank.rank, rank.host, rank.pid); }
+std::string name_of_rank(const RankTrace& rank) {
+  return fmt::format("rank {} ({}, pid {})", rank.rank, rank.host, rank.pid);
+}
 
 /// What must be the same on all ranks that make one call. Rows of an all_to_all may differ.
 std::string common_part(const TracedCall& call) {
@@ -84,7 +86,8 @@ std::string advice(const Places& places, const std::vector<SilentRank>& silent) 
   for (const auto& each : silent) suspects.push_back(each.rank);
   if (!suspects.empty())
     return fmt::format("look at {} first: stopped, dead, or on a machine that is out of reach\n", rank_list(suspects));
-  if (places.size() == 1) return "all ranks are at the same place: look at what joins them, or at what they all wait for\n";
+  if (places.size() == 1)
+    return "all ranks are at the same place: look at what joins them, or at what they all wait for\n";
   for (const auto* rank : places.begin()->second) suspects.push_back(rank->rank);
   return fmt::format("look at {} first: the others have come further\n", rank_list(suspects));
 }

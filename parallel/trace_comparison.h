@@ -27,8 +27,8 @@ struct SilentRank {
   std::optional<RankTrace> last;
 };
 
-/// Says who is at which call, ranks that are at the same one in one line, those that have come least far first; then the
-/// first call that is not the same on all ranks, where there is one; then where to look first.
+/// Says who is at which call, ranks that are at the same one in one line, those that have come least far first; then
+/// the first call that is not the same on all ranks, where there is one; then where to look first.
 std::string compare_traces(const std::vector<RankTrace>& ranks, const std::vector<SilentRank>& silent);
 
 /// {0, 1, 2, 5} -> "ranks 0-2, 5"; {3} -> "rank 3". Ascending.

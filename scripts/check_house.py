@@ -30,6 +30,7 @@ HOMES = [
     (r"torch/(torch|all|extension)\.h", r"(?!)", "torch/torch.h"),
 ]
 MAX_LINES = {".h": 180, ".cuh": 180, ".cpp": 400, ".cu": 400, ".py": 400, "CMakeLists.txt": 220}
+MAX_COLUMNS = 120  # of C++
 MAX_FUNCTION_LINES = 70
 MAX_NESTING = 4
 LEFTOVERS = [
@@ -97,6 +98,12 @@ def check_length(path, text):
         yield lines, f"{lines} lines, more than {limit}"
 
 
+def check_columns(text):
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > MAX_COLUMNS:
+            yield number, f"{len(line)} columns, more than {MAX_COLUMNS}"
+
+
 def check_leftovers(text):
     for number, line in enumerate(text.splitlines(), 1):
         for pattern, what in LEFTOVERS:
@@ -113,6 +120,7 @@ def check_file(root, path):
     yield from check_length(path, text)
     if path.suffix in CPP:
         yield from check_includes(name, text)
+        yield from check_columns(text)
     if path.suffix in CPP | {".py"}:
         yield from check_functions(name, text)
 

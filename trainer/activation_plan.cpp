@@ -1,5 +1,5 @@
-// Names of sizes: N tokens of a micro-batch, M tokens that a rank's experts see, D model width, C fused q|k|v width, G key/value width, H heads, E experts,
-// K experts a token, F hidden width.
+// Names of sizes: N tokens of a micro-batch, M tokens that a rank's experts see, D model width, C fused q|k|v width, G
+// key/value width, H heads, E experts, K experts a token, F hidden width.
 #include "trainer/activation_plan.h"
 
 #include <algorithm>
@@ -27,7 +27,8 @@ struct Pass {
   bool moe() const { return model.ffn == Ffn::moe; }
 };
 
-/// A GPU makes the gate and up gradients of a rank's experts in bf16 before it adds them to the fp32 ones; of down, half.
+/// A GPU makes the gate and up gradients of a rank's experts in bf16 before it adds them to the fp32 ones; of down,
+/// half.
 int64_t product_bytes(const Config& config, MeshShape mesh) {
   const auto& m = config.model;
   if (m.ffn == Ffn::dense || config.train.device == DeviceKind::cpu) return 0;
@@ -41,8 +42,15 @@ Pass pass_of(const Config& config, MeshShape mesh) {
   const bool travels = mesh.expert > 1;
   const double to_others = expected_copies(config.model.num_experts, config.model.top_k, mesh.expert);
   const double seen = travels ? to_others * mesh.expert / (mesh.expert - 1) : 1;
-  return {config.model, N, sequences, travels, std::llround(seen * static_cast<double>(N)), value, std::max<int64_t>(value, 4),
-          train.recompute == Recompute::selective ? Keep::least : Keep::all, product_bytes(config, mesh)};
+  return {.model = config.model,
+          .N = N,
+          .sequences = sequences,
+          .travels = travels,
+          .M = std::llround(seen * static_cast<double>(N)),
+          .value = value,
+          .master = std::max<int64_t>(value, 4),
+          .keep = train.recompute == Recompute::selective ? Keep::least : Keep::all,
+          .product_bytes = product_bytes(config, mesh)};
 }
 
 /// Rotated queries and keys, clamped values, and 1/rms of queries and keys: for one token.
@@ -69,8 +77,8 @@ int64_t kept_by_ffn(const Pass& p) {
   return p.keep == Keep::least ? least : least + (m.num_experts + 1 + m.top_k) * p.master;
 }
 
-/// What says where rows go, for all tokens, beside what kept_by_ffn() counts of it: of copies, their place and their token's;
-/// of received tokens, places by choice in place of those by own choice.
+/// What says where rows go, for all tokens, beside what kept_by_ffn() counts of it: of copies, their place and their
+/// token's; of received tokens, places by choice in place of those by own choice.
 int64_t kept_by_dispatch(const Pass& p) {
   return p.travels ? (p.M + p.M * p.model.top_k) * kIndex + p.M * p.model.d_model * p.value : 0;
 }
@@ -87,19 +95,21 @@ int64_t kept_by_layer(const Pass& p) {
 /// Temporaries of the feed-forward's backward.
 int64_t ffn_temporaries(const Pass& p) {
   const auto& m = p.model;
-  if (!p.moe()) return p.N * 4 * m.dense_hidden() * p.value;  // gradients of hidden rows and pre-activation, hidden rows
+  if (!p.moe())
+    return p.N * 4 * m.dense_hidden() * p.value;  // gradients of hidden rows and pre-activation, hidden rows
   const int64_t rows = p.N * m.top_k, hidden = rows * m.expert_width * p.value, wide = rows * m.d_model * p.value;
   const int64_t token_rows = p.M * m.d_model * p.value, arrived = p.travels ? token_rows : 0;
   // Rows of dy, gradients of the pre-activation, hidden rows; their gradients, then those of the weight.
   const int64_t down = wide + 3 * hidden + std::max(hidden, p.product_bytes / 2);
-  // Gradients of the pre-activation; rows of x (and the normed copy) with the weight's gradients, then of dx with their sums.
+  // Gradients of the pre-activation; rows of x (and the normed copy) with the weight's gradients, then of dx with their
+  // sums.
   const int64_t again = p.keep == Keep::least ? token_rows : 0;
   const int64_t up = wide + 2 * hidden + std::max(token_rows, again + p.product_bytes);
   return arrived + std::max(down, up) + rows * p.master;  // the gradient that came back to the experts; of scores
 }
 
-/// Temporaries of attention's backward, for one token: gradients of its output, its residual and the projection; what was
-/// not kept.
+/// Temporaries of attention's backward, for one token: gradients of its output, its residual and the projection; what
+/// was not kept.
 int64_t attention_temporaries(const Pass& p) {
   const auto& m = p.model;
   return (2 * m.d_model + m.qkv_width()) * p.value + (p.keep == Keep::least ? rotated_bytes(p) : 0);
@@ -112,8 +122,10 @@ Moment fullest_moment(const Config& config, MeshShape mesh) {
   const auto& m = p.model;
   const bool full = config.train.recompute == Recompute::full;
   const int64_t row = m.d_model * p.value;
-  const int64_t attention = p.N * kept_by_attention(p), ffn = p.N * kept_by_ffn(p) + kept_by_layer(p) + kept_by_dispatch(p);
-  // Inputs of all stages but the first; blocks that wait keep their graph, or their choice of experts and its places alone.
+  const int64_t attention = p.N * kept_by_attention(p),
+                ffn = p.N * kept_by_ffn(p) + kept_by_layer(p) + kept_by_dispatch(p);
+  // Inputs of all stages but the first; blocks that wait keep their graph, or their choice of experts and its places
+  // alone.
   const int64_t inputs = p.N * (m.num_layers + 1) * row;
   const int64_t places = p.travels ? (p.M + p.M * m.top_k) * kIndex : 0;
   const int64_t choice = full && p.moe() ? p.N * m.top_k * 3 * kIndex + places : 0;

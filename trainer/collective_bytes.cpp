@@ -16,7 +16,8 @@ int64_t numel_of(const std::vector<int64_t>& shape) {
 }
 
 /// What the tokens of a step take to their experts and back. Forward: a row, the scores and the ids go, a row comes.
-/// Backward: the gradient of that row goes, those of row and scores come back. A full recompute goes again, without ids.
+/// Backward: the gradient of that row goes, those of row and scores come back. A full recompute goes again, without
+/// ids.
 int64_t exchange_bytes(const Config& config, MeshShape mesh, int64_t passes, TokenCopies copies) {
   if (mesh.expert == 1) return 0;
   const auto& model = config.model;

@@ -20,7 +20,8 @@ struct RunConfig {
     v("seed", seed, "of initial weights and data order");
     v("threads", threads, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node");
     v("hang_timeout_s", hang_timeout_s,
-      "ranks hang, and end with exit code 71, once no collective call began or returned for so long; more than a save takes; 0: never");
+      "ranks hang, and end with exit code 71, once no collective call began or returned for so long; "
+      "more than a save takes; 0: never");
   }
 };
 
@@ -43,8 +44,8 @@ struct TrainConfig {
     v("micro_batch_size", micro_batch_size, "sequences of one pass of one rank");
     v("global_batch_size", global_batch_size, "sequences of one optimizer step, all ranks together");
     v("recompute", recompute,
-      "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of each "
-      "stage and its routing");
+      "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of "
+      "each stage and its routing");
     v("cuda_graph", cuda_graph, "on GPUs over NCCL, replay a step as one CUDA graph from the third on");
     v("expert_kernels", expert_kernels,
       "fused: gathering and SwiGLU inside the experts' products; for bfloat16 on GPUs of compute capability 9.0; "
@@ -121,12 +122,15 @@ struct ParallelConfig {
   void fields(V& v) {
     v("replicate", replicate, "copies of the sharded model (hybrid sharding)");
     v("shard", shard, "ranks that share one copy of the trained state; 0: all of the world");
-    v("expert", expert, "ranks that share the experts of a layer; tokens travel to them. Divides shard and num_experts");
-    v("expert_chunks", expert_chunks, "pieces in which a micro-batch travels, one while another is computed; 1: at once; "
+    v("expert", expert,
+      "ranks that share the experts of a layer; tokens travel to them. Divides shard and num_experts");
+    v("expert_chunks", expert_chunks,
+      "pieces in which a micro-batch travels, one while another is computed; 1: at once; "
       "nothing travels with expert: 1");
     v("zero_stage", zero_stage,
       "3: weights are gathered stage by stage; 2: once a step, and stay; 1: and gradients are reduced once a step");
-    v("gradient_wire", gradient_wire, "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");
+    v("gradient_wire", gradient_wire,
+      "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");
     v("overlap", overlap, "on GPUs, gather the next stage and reduce the last one while a stage computes");
     v("registered_memory", registered_memory, "register gathered weights and full gradients with NCCL");
     v("transport", transport, "between GPUs; staged: through host memory, slowly, so that ranks may share a GPU");

@@ -14,8 +14,8 @@
 namespace olmoe {
 namespace {
 
-/// Two ranks on one GPU would wait for each other in NCCL. The number of GPUs that a rank sees does not tell: launchers may
-/// show each rank its own alone. Collective over ranks.
+/// Two ranks on one GPU would wait for each other in NCCL. The number of GPUs that a rank sees does not tell: launchers
+/// may show each rank its own alone. Collective over ranks.
 void refuse_shared_gpus(Communicator& ranks, int index) {
   const auto [high, low] = kernels::cuda::gpu_facts(index).uuid;
   const auto own = at::tensor({high, low}, at::kLong);
@@ -25,9 +25,10 @@ void refuse_shared_gpus(Communicator& ranks, int index) {
   const int64_t* const ids = all_W2.const_data_ptr<int64_t>();
   for (int rank = 0; rank < ranks.size(); ++rank) gpus.emplace(ids[2 * rank], ids[2 * rank + 1]);
   if (std::ssize(gpus) < ranks.size())
-    throw ConfigError(fmt::format("parallel.transport: {} ranks share {} GPUs, which NCCL refuses; start one rank a GPU, or "
-                                  "use parallel.transport=staged",
-                                  ranks.size(), gpus.size()));
+    throw ConfigError(
+        fmt::format("parallel.transport: {} ranks share {} GPUs, which NCCL refuses; start one rank a GPU, or "
+                    "use parallel.transport=staged",
+                    ranks.size(), gpus.size()));
 }
 
 void check_fused_experts(const kernels::cuda::GpuFacts& gpu) {

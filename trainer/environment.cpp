@@ -54,7 +54,8 @@ void prepare_process() {
   // oneDNN writes code for each shape of a bf16 product, and an expert's rows change from step to step; its default of
   // 1,024 kept shapes made half of a step compilation.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384", /*overwrite=*/0);
-  // NCCL's groups start in the order of the calls. Else two ranks could each begin with one that the other has no room for.
+  // NCCL's groups start in the order of the calls. Else two ranks could each begin with one that the other has no room
+  // for.
   setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
   // What cuBLAS wants before it promises the same bits in every run.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
@@ -63,7 +64,8 @@ void prepare_process() {
 
 int ranks_on_node() {
   // The last one reads "8(x4)" or "8,7" and is set by srun alone, for the tasks that it starts.
-  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"})
+  for (const char* name :
+       {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"})
     if (const char* text = std::getenv(name); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
   return 1;
 }

@@ -9,8 +9,8 @@
 namespace olmoe {
 
 /// Keeps freed memory in the process (pages that go back to the kernel fault again in the next step, which costs more
-/// than the arithmetic on them) and enough of oneDNN's generated code, and counts tensors from then on. Call first thing in
-/// main, once.
+/// than the arithmetic on them) and enough of oneDNN's generated code, and counts tensors from then on. Call first
+/// thing in main, once.
 void prepare_process();
 /// Ranks that the launcher started on this machine, from its environment variables; 1 without a launcher. What Slurm
 /// says of an allocation does not count: a program may run alone inside.

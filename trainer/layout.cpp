@@ -31,11 +31,12 @@ int64_t shard_ranks(const ParallelConfig& parallel, int64_t world) {
 void check_expert(const Config& config, int64_t shard) {
   const int64_t expert = config.parallel.expert, num_experts = config.model.num_experts;
   if (config.model.ffn == Ffn::dense && expert > 1)
-    throw ConfigError(fmt::format("parallel.expert: {}, but model.ffn is dense and has no experts; 1 would fit", expert));
+    throw ConfigError(
+        fmt::format("parallel.expert: {}, but model.ffn is dense and has no experts; 1 would fit", expert));
   const auto fitting = divisors(std::gcd(shard, num_experts));
   if (shard % expert != 0)
-    throw ConfigError(fmt::format("parallel.expert: {} does not divide parallel.shard = {}; {} would fit", expert, shard,
-                                  fmt::join(fitting, ", ")));
+    throw ConfigError(fmt::format("parallel.expert: {} does not divide parallel.shard = {}; {} would fit", expert,
+                                  shard, fmt::join(fitting, ", ")));
   if (num_experts % expert != 0 && expert > 1)
     throw ConfigError(fmt::format("parallel.expert: {} does not divide model.num_experts = {}; {} would fit", expert,
                                   num_experts, fmt::join(fitting, ", ")));
@@ -46,7 +47,8 @@ void check_expert(const Config& config, int64_t shard) {
 MeshShape mesh_shape(const Config& config, int world_size) {
   const int64_t shard = shard_ranks(config.parallel, world_size);
   check_expert(config, shard);
-  return {static_cast<int>(config.parallel.replicate), static_cast<int>(shard), static_cast<int>(config.parallel.expert)};
+  return {static_cast<int>(config.parallel.replicate), static_cast<int>(shard),
+          static_cast<int>(config.parallel.expert)};
 }
 
 }  // namespace olmoe

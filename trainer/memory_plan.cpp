@@ -118,7 +118,8 @@ MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
   plan.moments = 2 * mine * master;
   plan.gathered_weights = (zero_stage == 3 ? weights.pooled() : weights.of_all_stages) * element;
   plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
-  if (config.parallel.gradient_wire == GradientWire::bfloat16) plan.wire = widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);
+  if (config.parallel.gradient_wire == GradientWire::bfloat16)
+    plan.wire = widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);
   add_activations(plan, config, mesh, largest_slice * master);
   return plan;
 }

@@ -8,9 +8,9 @@
 
 namespace olmoe {
 
-/// Bytes of tensors of one rank by kind, at the moment when they take most, from the config alone: nothing is allocated.
-/// The rank is one with a whole micro-batch, its device the config's. docs/memory.md states the formulas, and what is no
-/// tensor: threads, libraries, buffers of communication.
+/// Bytes of tensors of one rank by kind, at the moment when they take most, from the config alone: nothing is
+/// allocated. The rank is one with a whole micro-batch, its device the config's. docs/memory.md states the formulas,
+/// and what is no tensor: threads, libraries, buffers of communication.
 struct MemoryPlan {
   int64_t weights;           ///< trained copy, this rank's slices
   int64_t gradients;         ///< reduced, this rank's slices

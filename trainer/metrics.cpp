@@ -60,12 +60,14 @@ void MetricsLog::write(const StepMetrics& m) {
   for (const auto& [key, value] : m.traffic) line.add(key, value);
   if (m.host_syncs) line.add("host_syncs", *m.host_syncs);
   file_->write(line);
-  const double step_s = m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;
+  const double step_s =
+      m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;
   seconds_per_step_ = seconds_per_step_ > 0 ? 0.95 * seconds_per_step_ + 0.05 * step_s : step_s;
   if (m.step % console_every_ != 0 && m.step != train_steps_) return;
-  log::info("step {}/{}  tokens {}  loss {:.4f}  lb {:.3f}  z {:.3f}  grad {:.3f}  lr {:.2e}  {} tok/s{}  eta {}", m.step,
-            train_steps_, count(m.tokens), m.loss, m.load_balancing_loss, m.router_z_loss, m.grad_norm, m.lr,
-            count(std::llround(m.tokens_per_s)), m.peak_memory_bytes ? "  mem " + describe_size(*m.peak_memory_bytes) : "",
+  log::info("step {}/{}  tokens {}  loss {:.4f}  lb {:.3f}  z {:.3f}  grad {:.3f}  lr {:.2e}  {} tok/s{}  eta {}",
+            m.step, train_steps_, count(m.tokens), m.loss, m.load_balancing_loss, m.router_z_loss, m.grad_norm, m.lr,
+            count(std::llround(m.tokens_per_s)),
+            m.peak_memory_bytes ? "  mem " + describe_size(*m.peak_memory_bytes) : "",
             duration(static_cast<double>(train_steps_ - m.step) * seconds_per_step_));
 }
 

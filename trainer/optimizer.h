@@ -23,8 +23,8 @@ struct StateTensor {
 class Optimizer {
  public:
   Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const OptimizerConfig& config);
-  /// Global L2 norm of the gradients, a float64 scalar on their device: own slices, summed over `shard`. Collective over
-  /// shard.
+  /// Global L2 norm of the gradients, a float64 scalar on their device: own slices, summed over `shard`. Collective
+  /// over shard.
   at::Tensor grad_norm(Communicator& shard) const;
   /// begin_step() and update().
   void step(int64_t step, double lr, const at::Tensor& grad_norm);

@@ -48,7 +48,8 @@ void StageRunner::make_units(DeviceMesh& mesh) {
     auto& of_stage = units_of_.emplace_back();
     auto add = [&](std::vector<UnitParam> params, Communicator& group) {
       if (params.empty()) return;
-      units_.push_back(std::make_unique<ShardedUnit>(std::move(params), group, options_.compute_dtype, options_.device));
+      units_.push_back(
+          std::make_unique<ShardedUnit>(std::move(params), group, options_.compute_dtype, options_.device));
       auto& unit = *units_.back();
       if (options_.registered_memory)
         unit.grad = make_buffer(unit.grad.numel(), unit.grad.scalar_type(), std::array{&mesh.replicate()});

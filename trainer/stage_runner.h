@@ -61,8 +61,7 @@ class StageRunner {
   void train_pass(const Batch& batch, LossScale scale, bool last_of_step = true);
   /// Adds up gradient slices over replicas, once a step. Collective over replicate.
   void reduce_replicas();
-  /// Cross-entropy sum of a batch, forward only, as a float64 scalar. Collective over shard, and over world with a global
-  /// balance.
+  /// Cross-entropy sum of a batch, forward only, as a float64 scalar. Collective over shard.
   at::Tensor evaluate(const Batch& batch);
   /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next pass.
   at::Tensor run_to_last(const Batch& batch);

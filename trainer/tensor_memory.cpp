@@ -12,13 +12,15 @@
 namespace olmoe::tensor_memory {
 namespace {
 
-/// LibTorch's allocator of tensors in host memory, with a count of what it hands out. Memory is freed by any thread, and
-/// without a word of its size: malloc is asked for that, so the count is of blocks, some bytes more than the tensors'.
+/// LibTorch's allocator of tensors in host memory, with a count of what it hands out. Memory is freed by any thread,
+/// and without a word of its size: malloc is asked for that, so the count is of blocks, some bytes more than the
+/// tensors'.
 class CountingAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size_bytes) override {
     auto memory = inner_.allocate(size_bytes);
-    ENSURE(memory.compare_exchange_deleter(inner_.raw_deleter(), &free_counted), "LibTorch frees host memory in another way");
+    ENSURE(memory.compare_exchange_deleter(inner_.raw_deleter(), &free_counted),
+           "LibTorch frees host memory in another way");
     add(block_bytes(memory.get()));
     return memory;
   }

@@ -44,7 +44,8 @@ Lane::Beside beside(const Config& config) {
 }
 
 MoeOptions moe_options(const Config& config) {
-  return {device_of_rank(config.train.device), beside(config), config.parallel.expert_chunks, config.train.expert_kernels};
+  return {device_of_rank(config.train.device), beside(config), config.parallel.expert_chunks,
+          config.train.expert_kernels};
 }
 
 std::optional<at::ScalarType> wire_dtype(GradientWire wire) {
@@ -135,7 +136,8 @@ Trainer::Trainer(const Config& config, Communicator& world)
   start_or_resume();
   const bool writes = world.rank() == 0;
   if (writes) write_text_atomic(config_.run.folder + "/config.yaml", write_config(config_));
-  metrics_ = std::make_unique<MetricsLog>(config_.run.folder, writes, step_, config_.train.steps, config_.log.every_steps);
+  metrics_ =
+      std::make_unique<MetricsLog>(config_.run.folder, writes, step_, config_.train.steps, config_.log.every_steps);
   loader_ = std::make_unique<DataLoader>(source_, plan_, step_);
 }
 

@@ -58,7 +58,8 @@ class Watchdog {
   std::thread thread_;     // last: it uses all others
 };
 
-/// Reads a folder of traces that a run left, and compares them; for people, afterwards. Throws Error where there are none.
+/// Reads a folder of traces that a run left, and compares them; for people, afterwards. Throws Error where there are
+/// none.
 std::string compare_trace_folder(const std::string& folder);
 
 /// The watchdog of a run, with folder run.folder/traces and run.hang_timeout_s: it logs the comparison and ends the job

@@ -108,7 +108,8 @@ class Parity {
     const auto grads = test::whole_params(runner_, &ShardedUnit::grad);
     for (const auto& tensor : hf_tensors(model_)) {
       const auto reference = reference_[prefix + tensor.hf_name];
-      worst_.compare(prefix + tensor.hf_name, grads.at(tensor.name).narrow(0, tensor.first, reference.numel()), reference);
+      worst_.compare(prefix + tensor.hf_name, grads.at(tensor.name).narrow(0, tensor.first, reference.numel()),
+                     reference);
     }
   }
 

@@ -1,6 +1,6 @@
-// Every kernel on a GPU beside the same call on the CPU, on the same values. The two round stored values in the same places
-// and differ in the order of sums: an error is that of the sum on both sides, and one bf16 rounding that fell the other way.
-// Tagged [cuda]; without a GPU these fail.
+// Every kernel on a GPU beside the same call on the CPU, on the same values. The two round stored values in the same
+// places and differ in the order of sums: an error is that of the sum on both sides, and one bf16 rounding that fell
+// the other way. Tagged [cuda]; without a GPU these fail.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
@@ -64,8 +64,8 @@ TEST_CASE("GPU: norm, clamp and rotary", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const bool norm = GENERATE(true, false);
   const auto clip = GENERATE(std::optional<double>{}, std::optional<double>{0.7});
-  const auto [N, S, H, d] =
-      GENERATE(table<int64_t, int64_t, int64_t, int64_t>({{12, 6, 2, 8}, {0, 4, 1, 2}, {64, 32, 16, 128}, {10, 5, 3, 6}}));
+  const auto [N, S, H, d] = GENERATE(
+      table<int64_t, int64_t, int64_t, int64_t>({{12, 6, 2, 8}, {0, 4, 1, 2}, {64, 32, 16, 128}, {10, 5, 3, 6}}));
   CAPTURE(dtype, norm, clip.has_value(), N, S, H, d);
   const int64_t W = H * d;
   const auto fused = normal({N, 3 * W}, dtype, 1), dy = normal({N, W}, dtype, 2);
@@ -103,8 +103,8 @@ TEST_CASE("GPU: SwiGLU and its gradients", "[cuda]") {
 TEST_CASE("GPU: the router chooses what the CPU chooses", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const bool renormalize = GENERATE(true, false);
-  const auto [T, E, K, G] = GENERATE(
-      table<int64_t, int64_t, int64_t, int64_t>({{0, 8, 2, 1}, {96, 64, 8, 3}, {1000, 6, 3, 1}, {12, 200, 16, 4}, {3, 1, 1, 1}}));
+  const auto [T, E, K, G] = GENERATE(table<int64_t, int64_t, int64_t, int64_t>(
+      {{0, 8, 2, 1}, {96, 64, 8, 3}, {1000, 6, 3, 1}, {12, 200, 16, 4}, {3, 1, 1, 1}}));
   CAPTURE(dtype, renormalize, T, E, K, G);
   // Halves of small integers: ties are many, and exact in every dtype.
   const auto logits = (random_ids(8, {T, E}, at::kLong, 1).to(at::kDouble) / 2).to(dtype);
@@ -128,8 +128,8 @@ TEST_CASE("GPU: the router chooses what the CPU chooses", "[cuda]") {
 
 TEST_CASE("GPU: sort by expert, gather and combine are the CPU's to the last bit", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
-  const auto [T, K, E, D] =
-      GENERATE(table<int64_t, int64_t, int64_t, int64_t>({{0, 2, 4, 8}, {3000, 8, 64, 256}, {50, 3, 1000, 7}, {1, 1, 1, 1}}));
+  const auto [T, K, E, D] = GENERATE(
+      table<int64_t, int64_t, int64_t, int64_t>({{0, 2, 4, 8}, {3000, 8, 64, 256}, {50, 3, 1000, 7}, {1, 1, 1, 1}}));
   CAPTURE(dtype, T, K, E, D);
   const auto ids = random_ids(std::max<int64_t>(1, E / 2), {T, K}, at::kInt, 1);  // half of the experts get nothing
   const auto p = sort_by_expert(ids, E), q = sort_by_expert(gpu(ids), E);
@@ -147,7 +147,8 @@ TEST_CASE("GPU: sort by expert, gather and combine are the CPU's to the last bit
 
 TEST_CASE("GPU: embedding, and gradients of tokens that come often", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
-  const auto [N, V, D] = GENERATE(table<int64_t, int64_t, int64_t>({{0, 5, 8}, {5000, 3, 64}, {400, 50304, 100}, {9, 1, 1}}));
+  const auto [N, V, D] =
+      GENERATE(table<int64_t, int64_t, int64_t>({{0, 5, 8}, {5000, 3, 64}, {400, 50304, 100}, {9, 1, 1}}));
   CAPTURE(dtype, N, V, D);
   const auto ids = random_ids(V, {N}, at::kLong, 1);
   const auto w = normal({V, D}, dtype, 2), dx = normal({N, D}, dtype, 3);
@@ -187,8 +188,8 @@ TEST_CASE("GPU: AdamW and the norm of gradients", "[cuda]") {
   if (copy == 2 && dtype == at::kDouble) return;  // float64 parameters are never rounded to bf16
   CAPTURE(dtype, copy, n);
   const auto rounded = copy == 0 ? at::Tensor() : at::empty({n}, copy == 1 ? dtype : at::kBFloat16);
-  const AdamWState s{normal({n}, dtype, 1), normal({n}, dtype, 2), normal({n}, dtype, 3), normal({n}, dtype, 4).square(),
-                     rounded};
+  const AdamWState s{normal({n}, dtype, 1), normal({n}, dtype, 2), normal({n}, dtype, 3),
+                     normal({n}, dtype, 4).square(), rounded};
   const AdamWState g{gpu(s.param), gpu(s.grad), gpu(s.exp_avg), gpu(s.exp_avg_sq), gpu(rounded)};
   const auto factor = at::full({}, GENERATE(0.5, std::numeric_limits<double>::infinity()), at::kDouble);
   CHECK(relative_error(squared_norm(g.grad).cpu(), squared_norm(s.grad)) < 1e-13);
@@ -240,7 +241,9 @@ TEST_CASE("GPU: causal attention and its gradients", "[cuda]") {
       {{2, 64, 4, 4, 64}, {1, 130, 4, 2, 128}, {3, 1, 2, 1, 32}, {0, 8, 2, 2, 32}}));
   CAPTURE(dtype, B, S, H, G, d);
   const auto fused = normal({B, S, H + 2 * G, d}, dtype, 1), dy = normal({B, S, H, d}, dtype, 2);
-  const auto split = [&](const at::Tensor& x) { return Qkv{x.narrow(2, 0, H), x.narrow(2, H, G), x.narrow(2, H + G, G)}; };
+  const auto split = [&](const at::Tensor& x) {
+    return Qkv{x.narrow(2, 0, H), x.narrow(2, H, G), x.narrow(2, H + G, G)};
+  };
   const auto gpu_fused = gpu(fused);
   const auto cpu_out = causal_attention(split(fused)), out = causal_attention(split(gpu_fused));
   // bf16: probabilities are rounded, and once more the output.

@@ -99,7 +99,8 @@ TEST_CASE("an assignment without a row takes no part") {
   CHECK(relative_error(sums, exact) < bound(dtype, 2));
   CHECK(same_bits(sums[1].to(dtype), x[1]));
   const at::Tensor values = at::tensor({7.0, 8.0, 9.0}, at::kDouble);
-  CHECK(same_bits(to_assignments(values, sorted), at::tensor({8.0, 0.0, 0.0, 0.0, 7.0, 9.0}, at::kDouble).view({3, 2})));
+  const auto expected = at::tensor({8.0, 0.0, 0.0, 0.0, 7.0, 9.0}, at::kDouble).view({3, 2});
+  CHECK(same_bits(to_assignments(values, sorted), expected));
   CHECK_THROWS_AS(sort_by_expert(ids, 3), olmoe::Error);     // nobody said that some are absent
   CHECK_THROWS_AS(sort_by_expert(ids, 3, 2), olmoe::Error);  // or how many are
 }

@@ -19,8 +19,10 @@ struct TestRouter {
     weight = *param.slot;
   }
   std::unique_ptr<Communicator> world;
-  RouterOut forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing) {
-    return router.forward({x_ND, {x_ND, {}, 0}}, sequences, routing, Keep::all);
+  RouterOut forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing, Phase phase = Phase::train) {
+    const Batch batch{.ids_BS = at::zeros({sequences, x_ND.size(0) / sequences}, at::kLong)};
+    StageContext context{batch, phase, routing};
+    return router.forward({x_ND, {x_ND, {}, 0}}, context);
   }
   Router router;
   at::Tensor weight;
@@ -66,4 +68,19 @@ TEST_CASE("the router multiplies in fp32 under bf16 compute, or in bf16 when tol
   const double rounded = largest_error(RouterDtype::compute);
   CHECK(rounded > 1e-2);
   CHECK(rounded < 0.5);
+}
+
+TEST_CASE("a global balance is counted over ranks once a choice, and in training alone") {
+  auto model = test::tiny_model();
+  const auto x_ND = at::randn({12, model.d_model}, at::kDouble);
+  const auto calls = [&](std::initializer_list<Phase> phases) {
+    TestRouter test(model, at::kDouble);
+    Routing routing;
+    for (const auto phase : phases) test.forward(x_ND, 3, routing, phase);
+    return test.world->traffic().all_reduce.calls;
+  };
+  CHECK(calls({Phase::train, Phase::recompute}) == 0);
+  model.load_balancing_granularity = BalanceGranularity::global;
+  CHECK(calls({Phase::train, Phase::recompute}) == 1);
+  CHECK(calls({Phase::eval}) == 0);
 }

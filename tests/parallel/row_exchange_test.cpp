@@ -25,7 +25,8 @@ RowCounts counts_of(const Communicator& group) {
 }
 at::Tensor rows_of(const Communicator& group) {
   std::vector<at::Tensor> rows;
-  for (int q = 0; q < group.size(); ++q) rows.push_back(at::full({group.rank() + q, 2}, group.rank() * 10 + q, at::kDouble));
+  for (int q = 0; q < group.size(); ++q)
+    rows.push_back(at::full({group.rank() + q, 2}, group.rank() * 10 + q, at::kDouble));
   return at::cat(rows);
 }
 

@@ -20,7 +20,8 @@ using Names = std::vector<std::string>;
 
 TEST_CASE("ranks placed host after host keep the innermost axes within hosts") {
   const auto two_hosts = of("aaaabbbb", {.replicate = 2, .shard = 4, .expert = 2});
-  CHECK(two_hosts.summary == "8 ranks on 2 hosts, 4 each; within a host: expert, expert_shard, shard; between hosts: replicate");
+  CHECK(two_hosts.summary ==
+        "8 ranks on 2 hosts, 4 each; within a host: expert, expert_shard, shard; between hosts: replicate");
   CHECK(two_hosts.scattered.empty());
   const auto one_copy = of("aaaabbbb", {.replicate = 1, .shard = 8, .expert = 4});
   CHECK(one_copy.summary == "8 ranks on 2 hosts, 4 each; within a host: expert; between hosts: expert_shard, shard");
@@ -28,7 +29,8 @@ TEST_CASE("ranks placed host after host keep the innermost axes within hosts") {
 }
 
 TEST_CASE("one host keeps all, and a world of one has no axes") {
-  CHECK(of("aaaa", {.replicate = 2, .shard = 2}).summary == "4 ranks on 1 host; within a host: expert_shard, shard, replicate");
+  CHECK(of("aaaa", {.replicate = 2, .shard = 2}).summary ==
+        "4 ranks on 1 host; within a host: expert_shard, shard, replicate");
   CHECK(of("a", {}).summary == "1 rank");
 }
 

@@ -40,11 +40,12 @@ TEST_CASE("a rank inside an earlier call has come less far than one that finishe
 
 TEST_CASE("silent ranks come first, with what was last heard of them") {
   const auto text = compare_traces({waiting(0, 35), waiting(1, 35)}, {{2, rank_at(2, {kGathered})}, {5, {}}});
-  CHECK(text ==
-        "  rank 2 (node1, pid 102): silent; when last heard of, in no call; finished #126 shard.all_gather BFloat16 64\n"
-        "  rank 5: silent, and left no trace\n"
-        "  ranks 0-1: waiting in #127 shard.reduce_scatter Float 64 for 35.0 s\n"
-        "look at ranks 2, 5 first: stopped, dead, or on a machine that is out of reach\n");
+  CHECK(
+      text ==
+      "  rank 2 (node1, pid 102): silent; when last heard of, in no call; finished #126 shard.all_gather BFloat16 64\n"
+      "  rank 5: silent, and left no trace\n"
+      "  ranks 0-1: waiting in #127 shard.reduce_scatter Float 64 for 35.0 s\n"
+      "look at ranks 2, 5 first: stopped, dead, or on a machine that is out of reach\n");
 }
 
 TEST_CASE("ranks in different calls are told apart, and the first difference is named") {

@@ -101,6 +101,10 @@ class Lengths(unittest.TestCase):
         python = "def f():\n" + "    work()\n" * 70
         self.assertEqual(check({"scripts/a.py": python}), ["scripts/a.py:1: f has 71 lines, more than 70"])
 
+    def test_columns(self):
+        self.assertEqual(check({"core/a.cpp": "// " + "a" * 117 + "\n"}), [])
+        self.assertEqual(check({"core/a.cpp": "\n// " + "a" * 118 + "\n"}), ["core/a.cpp:2: 121 columns, more than 120"])
+
     def test_nesting(self):
         def nested(depth):
             return "void f() {\n" + "if (a) {\n" * depth + "}\n" * (depth + 1)

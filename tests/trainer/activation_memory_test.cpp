@@ -1,5 +1,5 @@
-// Bytes of tensors as their allocator counts them: what a block keeps for its backward, and the peak of a run beside the
-// memory plan. One rank here; ranks under mpirun are tests/e2e/test_memory.py's.
+// Bytes of tensors as their allocator counts them: what a block keeps for its backward, and the peak of a run beside
+// the memory plan. One rank here; ranks under mpirun are tests/e2e/test_memory.py's.
 #include <thread>
 
 #include "core/log.h"
@@ -23,7 +23,8 @@ constexpr auto kHost = at::kCPU;
 class MoeHalf : public Stage {
  public:
   MoeHalf(const ModelConfig& config, DeviceMesh& mesh, int64_t& kept_bytes)
-      : config_(config), moe_(config, "moe", {std::make_shared<RowExchange>(mesh.expert(), kHost, Lane::Beside::no), mesh.world()}, {}),
+      : config_(config),
+        moe_(config, "moe", {std::make_shared<RowExchange>(mesh.expert(), kHost, Lane::Beside::no), mesh.world()}, {}),
         kept_bytes_(kept_bytes) {}
   std::vector<Param> params() override {
     std::vector<Param> out{{"norm.weight", {config_.d_model}, {config_.d_model}, 0, Axis::shard, &norm_D_}};
@@ -212,6 +213,7 @@ TEST_CASE("a token of OLMoE-1B-7B keeps 0.6 GB a layer for every 16,384 tokens")
   const auto shallow = plan_memory(config, {1, 256, 1}).activations;
   config.model.num_layers += 1;
   const auto layer = static_cast<double>(plan_memory(config, {1, 256, 1}).activations - shallow);
-  // Of the experts 67 + 537 MB and 2 MB of indices; the other half of a block keeps its input, q|k|v and attended values.
+  // Of the experts 67 + 537 MB and 2 MB of indices; the other half of a block keeps its input, q|k|v and attended
+  // values.
   CHECK(layer == Approx(16384. * (2 * 2048 + 4 * 8 * 1024 + 16 * 8 + 2 * 5 * 2048)).epsilon(0.01));
 }

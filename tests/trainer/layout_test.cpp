@@ -25,7 +25,8 @@ std::string problem_of(const Config& config, int world) {
   return "";
 }
 
-/// Whether some way to number the ranks fills the grid, and the experts are dealt out evenly: by counting, not dividing.
+/// Whether some way to number the ranks fills the grid, and the experts are dealt out evenly: by counting, not
+/// dividing.
 bool possible(int64_t replicate, int64_t shard, int64_t expert, int64_t num_experts, int64_t world) {
   bool fills = false, folds = false, deals = false;
   for (int64_t s = 1; s <= world; ++s) fills = fills || (replicate * s == world && (shard == 0 || shard == s));
@@ -53,8 +54,10 @@ TEST_CASE("layouts are accepted and refused as counting says, for worlds of 1 to
 }
 
 TEST_CASE("a layout that does not fit names the two fields in conflict and what would fit") {
-  CHECK(problem_of(config_of(4, 0, 1), 6) == "parallel.replicate: 4 does not divide the world of 6 ranks; 1, 2, 3, 6 would");
-  CHECK(problem_of(config_of(8, 0, 1), 4) == "parallel.replicate: 8 does not divide the world of 4 ranks; 1, 2, 4 would");
+  CHECK(problem_of(config_of(4, 0, 1), 6) ==
+        "parallel.replicate: 4 does not divide the world of 6 ranks; 1, 2, 3, 6 would");
+  CHECK(problem_of(config_of(8, 0, 1), 4) ==
+        "parallel.replicate: 8 does not divide the world of 4 ranks; 1, 2, 4 would");
   CHECK(problem_of(config_of(2, 2, 1), 6) ==
         "parallel.replicate x parallel.shard = 2 x 2 = 4, but 6 ranks run; start 4, or set parallel.shard to 3");
   CHECK(problem_of(config_of(1, 8, 3), 8) ==

@@ -1,5 +1,5 @@
-// A sharded run equals the run of one rank: what layout_ladder_test.cpp leaves out, recompute, the dense model, evaluation,
-// and the loss curve of a longer run.
+// A sharded run equals the run of one rank: what layout_ladder_test.cpp leaves out, recompute, the dense model,
+// evaluation, and the loss curve of a longer run.
 #include "support/catch.h"
 #include "support/layout_ladder.h"
 
@@ -57,7 +57,8 @@ TEST_CASE("the fp32 loss curve of 2 and 4 ranks follows that of one for 100 step
   for (const auto& layout : {Layout{1, 2, 1, 3}, Layout{1, 2, 2, 3}, Layout{1, 4, 1, 2}, Layout{2, 2, 2, 1}}) {
     config.run.folder = folder / describe(layout);
     config.parallel = {.replicate = layout.replicate, .expert = layout.expert, .zero_stage = layout.zero_stage};
-    run_ranks(static_cast<int>(layout.replicate * layout.shard), [&](Communicator& world) { Trainer(config, world).run(); });
+    run_ranks(static_cast<int>(layout.replicate * layout.shard),
+              [&](Communicator& world) { Trainer(config, world).run(); });
     const auto metrics = metrics_of(config.run.folder);
     REQUIRE(metrics.size() == 100);
     for (size_t i = 0; i < metrics.size(); ++i) {

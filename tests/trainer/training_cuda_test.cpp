@@ -1,5 +1,5 @@
-// The model on a GPU beside the CPU, and what a step on a GPU promises: it never waits for the host, and gives the same bits
-// each time. Tagged [cuda]; without a GPU these fail.
+// The model on a GPU beside the CPU, and what a step on a GPU promises: it never waits for the host, and gives the same
+// bits each time. Tagged [cuda]; without a GPU these fail.
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_graph.h"
 #include "model/init.h"
@@ -38,7 +38,8 @@ struct Pass {
   at::Tensor losses_3, counts_LE;
   FlatParams grads;
 };
-StageRunner::Options gpu_options(const ModelConfig& model, at::ScalarType dtype, Residency residency, Recompute recompute) {
+StageRunner::Options gpu_options(const ModelConfig& model, at::ScalarType dtype, Residency residency,
+                                 Recompute recompute) {
   auto options = runner_options(model, dtype, residency, recompute == Recompute::full);
   options.keep = recompute == Recompute::selective ? Keep::least : Keep::all;
   return options;
@@ -58,7 +59,8 @@ Pass pass_of(const ModelConfig& model, const StageRunner::Options& options, kern
 Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency = Residency::resident,
              Recompute recompute = Recompute::none) {
   auto model = gpu_model();
-  if (dtype == at::kBFloat16) model.top_k = model.num_experts;  // a choice that falls the other way is no rounding error
+  if (dtype == at::kBFloat16)
+    model.top_k = model.num_experts;  // a choice that falls the other way is no rounding error
   auto options = gpu_options(model, dtype, residency, recompute);
   options.device = device;
   return pass_of(model, options, kernels::ExpertKernels::unfused);
@@ -116,8 +118,9 @@ void check_same(const Trained& ours, const Trained& reference) {
 }  // namespace
 
 TEST_CASE("GPU: losses and every gradient are those of the CPU", "[cuda]") {
-  const auto [dtype, tolerance] = GENERATE(table<at::ScalarType, double>(
-      {{at::kDouble, 1e-11}, {at::kFloat, 2e-5}, {at::kBFloat16, 6e-2}}));  // bf16: some forty roundings of 2^-8 in a row
+  // bf16: some forty roundings of 2^-8 in a row.
+  const auto [dtype, tolerance] = GENERATE(
+      table<at::ScalarType, double>({{at::kDouble, 1e-11}, {at::kFloat, 2e-5}, {at::kBFloat16, 6e-2}}));
   const auto recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
   CAPTURE(dtype, enum_name(recompute));
   const auto residency = GENERATE(Residency::pooled, Residency::resident);

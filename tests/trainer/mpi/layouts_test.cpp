@@ -25,7 +25,8 @@ void check_all(const Config& config, const FinishedRun& reference) {
   const auto folder = shared(own / "runs");
   for (const auto& layout : layouts_of(mpi_world().size())) {
     auto run = config;
-    run.run.folder = fmt::format("{}/{}_{}_{}_{}", folder, layout.replicate, layout.shard, layout.expert, layout.zero_stage);
+    run.run.folder =
+        fmt::format("{}/{}_{}_{}_{}", folder, layout.replicate, layout.shard, layout.expert, layout.zero_stage);
     INFO(describe(layout));
     CHECK(layout_error(run, layout, mpi_world(), reference) <= 1e-12);
   }
