@@ -20,7 +20,7 @@ struct TestRouter {
   }
   std::unique_ptr<Communicator> world;
   RouterOut forward(const at::Tensor& x_ND, int64_t sequences, Routing& routing, Phase phase = Phase::train) {
-    const Batch batch{.ids_BS = at::zeros({sequences, x_ND.size(0) / sequences}, at::kLong)};
+    const Batch batch{at::zeros({sequences, x_ND.size(0) / sequences}, at::kLong), {}};
     StageContext context{batch, phase, routing};
     return router.forward({x_ND, {x_ND, {}, 0}}, context);
   }
