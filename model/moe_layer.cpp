@@ -21,6 +21,12 @@ at::Tensor drop_overflow(const at::Tensor& ids_NK, int64_t num_experts, int64_t 
 
 }  // namespace
 
+int64_t expert_capacity(double factor, int64_t assignments, int64_t num_experts) {
+  const double exact = factor * static_cast<double>(assignments) / static_cast<double>(num_experts);
+  constexpr double kRounding = 1e-12;  // 1.1 x 50 is a little more than 55 in binary
+  return std::llround(std::ceil(exact * (1 - kRounding)));
+}
+
 MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks,
                    const MoeOptions& options)
     : config_(config),
@@ -39,19 +45,18 @@ void MoeLayer::make_plans(Routing& routing) const {
   auto ids_NK = routing.ids_NK;
   const int64_t tokens = ids_NK.size(0);
   if (config_.capacity_factor) {
-    const auto mean = static_cast<double>(ids_NK.numel()) / static_cast<double>(config_.num_experts);
-    ids_NK = drop_overflow(ids_NK, config_.num_experts, std::llround(std::ceil(*config_.capacity_factor * mean)));
+    const int64_t capacity = expert_capacity(*config_.capacity_factor, ids_NK.numel(), config_.num_experts);
+    ids_NK = drop_overflow(ids_NK, config_.num_experts, capacity);
     routing.dropped = (ids_NK < 0).sum().to(at::kDouble);
   }
   if (!dispatcher_.travels()) {
     routing.plans.push_back(dispatcher_.plan_here(ids_NK, config_.capacity_factor.has_value()));
     return;
   }
-  for (int c = 0; c < chunks_; ++c) {
-    const int64_t begin = cut(tokens, static_cast<int>(chunks_), c),
-                  end = cut(tokens, static_cast<int>(chunks_), c + 1);
-    routing.plans.push_back(dispatcher_.plan(ids_NK.slice(0, begin, end)));
-  }
+  const int chunks = static_cast<int>(chunks_);
+  std::vector<at::Tensor> ids;
+  for (int c = 0; c < chunks; ++c) ids.push_back(ids_NK.slice(0, cut(tokens, chunks, c), cut(tokens, chunks, c + 1)));
+  routing.plans = dispatcher_.plan(ids);
 }
 
 StageOut MoeLayer::forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context) {

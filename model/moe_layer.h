@@ -13,6 +13,9 @@
 
 namespace olmoe {
 
+/// Assignments that an expert takes: `factor` times its share of all, rounded up.
+int64_t expert_capacity(double factor, int64_t assignments, int64_t num_experts);
+
 /// Router and experts of a block; the experts lie on the ranks of `expert`. Dropless, unless model.capacity_factor says
 /// how many assignments an expert takes from a micro-batch: later ones, in the order of tokens, are dropped.
 class MoeLayer {

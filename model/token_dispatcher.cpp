@@ -82,33 +82,47 @@ DispatchPlan TokenDispatcher::plan_here(const at::Tensor& ids_NK, bool some_abse
   return plan;
 }
 
-DispatchPlan TokenDispatcher::plan(const at::Tensor& ids_NK) const {
+std::vector<DispatchPlan> TokenDispatcher::plan(at::TensorList chunks) const {
   auto& group = exchange_->group();
-  const int64_t P = group.size(), K = ids_NK.size(1);
-  const auto rank_NK = ids_NK.div(num_local_experts_, "floor");  // -1 stays -1
-  const auto seen_NK = (rank_NK.unsqueeze(2) == rank_NK.unsqueeze(1)).tril(-1).any(2);  // by an earlier assignment
-  const auto copy_rank_NK = rank_NK.masked_fill(seen_NK, -1);
-
-  // To each rank: copies of tokens, and assignments to its experts.
-  const auto sent_P2 = at::stack({count_each(copy_rank_NK, P), count_each(rank_NK, P)}, 1);
-  auto received_P2 = at::empty_like(sent_P2);
+  const int64_t P = group.size(), C = std::ssize(chunks);
+  std::vector<at::Tensor> copy_ranks, sent;  // to each rank: copies of tokens, and assignments to its experts
+  for (const auto& ids_NK : chunks) {
+    const auto rank_NK = ids_NK.div(num_local_experts_, "floor");  // -1 stays -1
+    const auto seen_NK = (rank_NK.unsqueeze(2) == rank_NK.unsqueeze(1)).tril(-1).any(2);  // by an earlier assignment
+    copy_ranks.push_back(rank_NK.masked_fill(seen_NK, -1));
+    sent.push_back(count_each(copy_ranks.back(), P));
+    sent.push_back(count_each(rank_NK, P));
+  }
+  const auto sent_P2C = at::stack(sent, 1);
+  auto received_P2C = at::empty_like(sent_P2C);
   const std::vector<int64_t> one_each(static_cast<size_t>(P), 1);
-  group.all_to_all(received_P2, sent_P2, one_each, one_each);
-  const auto counts_P4 = fetch(at::cat({sent_P2, received_P2}, 1), group);
+  group.all_to_all(received_P2C, sent_P2C, one_each, one_each);
+  const auto counts_P4C = fetch(at::cat({sent_P2C, received_P2C}, 1), group);
 
-  DispatchPlan plan;
-  plan.counts = {column(counts_P4, 0), column(counts_P4, 2)};
+  std::vector<DispatchPlan> plans;
+  for (int64_t c = 0; c < C; ++c) {
+    const RowCounts copies{column(counts_P4C, 2 * c), column(counts_P4C, 2 * C + 2 * c)};
+    plans.push_back(plan_chunk(chunks[c], copy_ranks[c], copies, sum(column(counts_P4C, 2 * C + 2 * c + 1))));
+  }
+  return plans;
+}
+
+DispatchPlan TokenDispatcher::plan_chunk(const at::Tensor& ids_NK, const at::Tensor& copy_rank_NK,
+                                         const RowCounts& counts, int64_t rows) const {
+  auto& group = exchange_->group();
   const auto me = static_cast<size_t>(group.rank());
-  plan.copies_sent = sum(plan.counts.send) - plan.counts.send[me];
-  plan.copies_received = sum(plan.counts.recv) - plan.counts.recv[me];
-  plan.copies = kernels::sort_by_expert(copy_rank_NK, P, sum(plan.counts.send));
+  const int64_t K = ids_NK.size(1);
+  DispatchPlan plan;
+  plan.counts = counts;
+  plan.copies_sent = sum(counts.send) - counts.send[me];
+  plan.copies_received = sum(counts.recv) - counts.recv[me];
+  plan.copies = kernels::sort_by_expert(copy_rank_NK, group.size(), sum(counts.send));
   const auto ids_SK = ids_NK.index_select(0, plan.copies.slot_R.div(K, "floor"));
-  auto ids_MK = at::empty({sum(plan.counts.recv), K}, ids_NK.options());
-  group.all_to_all(ids_MK, ids_SK, plan.counts.recv, plan.counts.send);
+  auto ids_MK = at::empty({sum(counts.recv), K}, ids_NK.options());
+  group.all_to_all(ids_MK, ids_SK, counts.recv, counts.send);
   const auto local_MK = ids_MK - group.rank() * num_local_experts_;
   const auto elsewhere_MK = (local_MK < 0).logical_or_(local_MK >= num_local_experts_);
-  plan.rows = kernels::sort_by_expert(local_MK.masked_fill(elsewhere_MK, -1), num_local_experts_,
-                                      sum(column(counts_P4, 3)));
+  plan.rows = kernels::sort_by_expert(local_MK.masked_fill(elsewhere_MK, -1), num_local_experts_, rows);
   return plan;
 }
 

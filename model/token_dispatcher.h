@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "model/routing.h"
 #include "parallel/row_exchange.h"
@@ -18,8 +19,9 @@ class TokenDispatcher {
   /// Ranks of `exchange` hold num_experts / size experts each, in rank order.
   TokenDispatcher(std::shared_ptr<RowExchange> exchange, int64_t num_experts);
 
-  /// From the choice ids_NK (int32; -1: none). On a GPU the host waits for the counts. Collective over expert.
-  DispatchPlan plan(const at::Tensor& ids_NK) const;
+  /// From the choices ids_NK of chunks of tokens (int32; -1: none). On a GPU the host waits for the counts, once for all
+  /// chunks. Collective over expert.
+  std::vector<DispatchPlan> plan(at::TensorList chunks) const;
   /// The same where all experts are here and nothing travels. The host waits only if ids of -1 are to be counted.
   DispatchPlan plan_here(const at::Tensor& ids_NK, bool some_absent) const;
 
@@ -42,6 +44,10 @@ class TokenDispatcher {
   bool travels() const { return exchange_->group().size() > 1; }
 
  private:
+  /// `copy_rank_NK`: where a copy of the token goes for the sake of an assignment, else -1; `rows` arrive here.
+  DispatchPlan plan_chunk(const at::Tensor& ids_NK, const at::Tensor& copy_rank_NK, const RowCounts& counts,
+                          int64_t rows) const;
+
   std::shared_ptr<RowExchange> exchange_;
   int64_t num_local_experts_;
 };

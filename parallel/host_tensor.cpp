@@ -4,8 +4,7 @@
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include <chrono>
-#include <thread>
+#include "parallel/host_wait.h"
 
 namespace olmoe {
 namespace {
@@ -32,13 +31,7 @@ at::Tensor fetch(const at::Tensor& tensor, Communicator& ranks) {
   const auto device = tensor.device();
   c10::Event done(device.type());
   done.record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
-  constexpr int kYields = 10'000;      // some milliseconds: a sleep is longer than the wait for a few counts
-  constexpr int kWaitsPerPoll = 1000;  // a tenth of a second: a poll may be a message to a server
-  for (int yields = 0; !done.query() && yields < kYields; ++yields) std::this_thread::yield();
-  for (int waits = 1; !done.query(); ++waits) {
-    if (waits % kWaitsPerPoll == 0) ranks.poll();
-    std::this_thread::sleep_for(std::chrono::microseconds(100));
-  }
+  wait_until([&] { return done.query(); }, ranks);
   return host;
 }
 

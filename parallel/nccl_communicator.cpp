@@ -9,15 +9,14 @@
 #include <c10/cuda/CUDAStream.h>
 #include <nccl.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
+#include "parallel/host_wait.h"
 #include "parallel/rank_sum.h"
 #include "parallel/registered_memory.h"
 
@@ -58,6 +57,7 @@ class NcclGroup final : public Registrar {
   NcclGroup& operator=(const NcclGroup&) = delete;
 
   ncclComm_t comm() const { return comm_; }
+  static bool failed(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
 
   /// `enqueue` makes one call, or several of which the first failure counts, as one group.
   template <class Enqueue>
@@ -115,24 +115,15 @@ class NcclGroup final : public Registrar {
     return config;
   }
 
-  static bool failed(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
-
-  /// State of the group, once nothing is under way. Waits as `fetch` does: without a limit of its own, for how long
-  /// ranks take to come to a call is not known here, but it asks the host whether all of them still live.
+  /// State of the group, once nothing is under way. Throws if the host knows of a dead rank before.
   ncclResult_t settle() const {
-    constexpr int kQuick = 10000, kWaitsPerPoll = 1000;  // a tenth of a second: a poll may be a message to a server
-    for (int waits = 1;; ++waits) {
-      ncclResult_t state = ncclInProgress;
-      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &state);
-      if (failed(asked)) return asked;
-      if (state != ncclInProgress) return state;
-      if (waits < kQuick) {  // most calls are done by then
-        std::this_thread::yield();
-        continue;
-      }
-      if (waits % kWaitsPerPoll == 0) host_.poll();
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
-    }
+    ncclResult_t state = ncclInProgress, asked = ncclSuccess;
+    const auto settled = [&] {
+      asked = ncclCommGetAsyncError(comm_, &state);
+      return failed(asked) || state != ncclInProgress;
+    };
+    wait_until(settled, host_);
+    return failed(asked) ? asked : state;
   }
 
   void finish(ncclResult_t result, const char* call) {
@@ -258,10 +249,10 @@ class NcclCommunicator final : public Communicator {
     const auto* from = static_cast<const std::byte*>(in.data_ptr());
     group_->run_grouped("all_to_all", [&] {
       ncclResult_t result = ncclSuccess;
-      for (int r = 0; r < size() && result == ncclSuccess; ++r) {
+      for (int r = 0; r < size() && !NcclGroup::failed(result); ++r) {
         const size_t sent = send[r] * row, received = recv[r] * row;
         if (sent > 0) result = ncclSend(from, sent, ncclInt8, r, group_->comm(), stream());
-        if (received > 0 && result == ncclSuccess)
+        if (received > 0 && !NcclGroup::failed(result))
           result = ncclRecv(to, received, ncclInt8, r, group_->comm(), stream());
         from += sent;
         to += received;
@@ -330,7 +321,6 @@ class NcclCommunicator final : public Communicator {
 
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host, c10::Device device) {
   ENSURE(device.is_cuda(), "NCCL joins GPUs, not {}", device.str());
-  if (host->size() == 1) return host;
   if (!device.has_index()) device = c10::Device(c10::kCUDA, c10::cuda::current_device());
   const c10::cuda::CUDAGuard guard(device);
   const ncclUniqueId id = agree_on_id(*host);

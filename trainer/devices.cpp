@@ -76,7 +76,8 @@ void check_gpu(const Config& config, const kernels::cuda::GpuFacts& gpu) {
 std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {
   auto ranks = world.split(0, world.rank(), world.name());
   const auto device = device_of_rank(config.train.device);
-  if (device.is_cpu() || config.parallel.transport == Transport::staged) return ranks;
+  const bool alone = ranks->size() == 1;  // such a group needs no back end
+  if (device.is_cpu() || alone || config.parallel.transport == Transport::staged) return ranks;
   refuse_shared_gpus(*ranks, device.index());
   return make_nccl_communicator(std::move(ranks), device);
 }

@@ -41,7 +41,8 @@ void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, doub
   const auto ids = static_cast<double>(model.top_k) * sizeof(int32_t);
   const auto time = [&](double bytes) { return calls * exchange_seconds(copies * bytes, group, gpu); };
   const double there_and_back = time(row) + time(scores) + time(row);  // its backward takes as long
-  out.forward_exchange = time(0) + time(ids) + there_and_back;         // the counts first
+  const double counts = time(0) / chunks;                              // of all chunks in one call, before them
+  out.forward_exchange = counts + time(ids) + there_and_back;
   out.backward_exchange = there_and_back * (config.train.recompute == Recompute::full ? 2 : 1);
 }
 

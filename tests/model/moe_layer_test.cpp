@@ -12,10 +12,10 @@ using namespace olmoe;
 
 constexpr int64_t kExperts = 6, kTopK = 3;
 
-ModelConfig layer_model() {
+ModelConfig layer_model(int64_t top_k = kTopK) {
   auto model = test::tiny_model();
   model.num_experts = kExperts;
-  model.top_k = kTopK;
+  model.top_k = top_k;
   return model;
 }
 
@@ -63,13 +63,22 @@ struct Choice {
 };
 
 at::Tensor same_for_all(int64_t tokens, at::IntArrayRef experts) {
-  return at::tensor(experts, at::kInt).expand({tokens, kTopK}).contiguous();
+  return at::tensor(experts, at::kInt).expand({tokens, std::ssize(experts)}).contiguous();
 }
 
 at::Tensor random_choice(int rank) {
   auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(rank) + 3);
   const auto order_NE = at::rand({9 + 2 * rank, kExperts}, generator, at::TensorOptions()).argsort(int64_t{1});
   return order_NE.slice(1, 0, kTopK).to(at::kInt).contiguous();
+}
+
+/// With one expert a token.
+std::vector<Choice> single_choices() {
+  return {
+      {"all on one expert", [](int) { return same_for_all(5, {4}); }},
+      {"each rank on an expert of its own", [](int rank) { return same_for_all(2 + rank, {kExperts - 1 - rank}); }},
+      {"one rank alone has tokens", [](int rank) { return same_for_all(rank == 1 ? 3 : 0, {0}); }},
+  };
 }
 
 std::vector<Choice> choices() {
@@ -104,6 +113,34 @@ at::Tensor part_of(const std::vector<Param>& whole, const Param& param) {
   throw Error("no parameter " + param.name);
 }
 
+/// Throws where experts on several ranks do not do what they do on one.
+void check_ranks(const ModelConfig& model, int ranks, int64_t chunks, const Choice& choice) {
+  // The reference takes one rank's tokens after another's; its weight gradients add up.
+  const auto alone = make_single_communicator();
+  TestLayer reference(model, *alone, 1);
+  std::vector<Pass> expected;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto ids_NK = choice.ids_NK(rank);
+    expected.push_back(run(reference, tokens_of(rank, ids_NK.size(0), model.d_model), ids_NK));
+  }
+  run_ranks(ranks, [&](Communicator& group) {
+    at::AutogradState::get_tls_state().set_multithreading_enabled(false);
+    TestLayer test(model, group, chunks);
+    const int rank = group.rank();
+    const auto ids_NK = choice.ids_NK(rank);
+    const auto ours = run(test, tokens_of(rank, ids_NK.size(0), model.d_model), ids_NK);
+    const auto& theirs = expected[static_cast<size_t>(rank)];
+    ensure_close(ours.y_ND, theirs.y_ND, "y");
+    ensure_close(ours.dx_ND, theirs.dx_ND, "gradient of x");
+    ensure_close(ours.stats, theirs.stats, "stats");
+    for (auto& param : test.params) {
+      auto grad = param.slot->grad();
+      if (param.axis == Axis::shard) group.all_reduce(grad);
+      ensure_close(grad, part_of(reference.params, param), "gradient of " + param.name);
+    }
+  });
+}
+
 }  // namespace
 
 TEST_CASE("experts on several ranks do what they do on one, whatever is chosen") {
@@ -111,32 +148,32 @@ TEST_CASE("experts on several ranks do what they do on one, whatever is chosen")
   const int64_t chunks = GENERATE(1, 2, 3);
   for (const auto& choice : choices()) {
     INFO(fmt::format("{} ranks, {} chunks: {}", ranks, chunks, choice.name));
-    const auto model = layer_model();
-    // The reference takes one rank's tokens after another's; its weight gradients add up.
-    const auto alone = make_single_communicator();
-    TestLayer reference(model, *alone, 1);
-    std::vector<Pass> expected;
-    for (int rank = 0; rank < ranks; ++rank) {
-      const auto ids_NK = choice.ids_NK(rank);
-      expected.push_back(run(reference, tokens_of(rank, ids_NK.size(0), model.d_model), ids_NK));
-    }
-    CHECK_NOTHROW(run_ranks(ranks, [&](Communicator& group) {
-      at::AutogradState::get_tls_state().set_multithreading_enabled(false);
-      TestLayer test(model, group, chunks);
-      const int rank = group.rank();
-      const auto ids_NK = choice.ids_NK(rank);
-      const auto ours = run(test, tokens_of(rank, ids_NK.size(0), model.d_model), ids_NK);
-      const auto& theirs = expected[static_cast<size_t>(rank)];
-      ensure_close(ours.y_ND, theirs.y_ND, "y");
-      ensure_close(ours.dx_ND, theirs.dx_ND, "gradient of x");
-      ensure_close(ours.stats, theirs.stats, "stats");
-      for (auto& param : test.params) {
-        auto grad = param.slot->grad();
-        if (param.axis == Axis::shard) group.all_reduce(grad);
-        ensure_close(grad, part_of(reference.params, param), "gradient of " + param.name);
-      }
-    }));
+    CHECK_NOTHROW(check_ranks(layer_model(), ranks, chunks, choice));
   }
+  for (const auto& choice : single_choices()) {
+    INFO(fmt::format("{} ranks, {} chunks, one expert a token: {}", ranks, chunks, choice.name));
+    CHECK_NOTHROW(check_ranks(layer_model(1), ranks, chunks, choice));
+  }
+}
+
+TEST_CASE("the counts of all chunks travel in one call, their ids in one each") {
+  const auto choice = random_choice(1);
+  run_ranks(2, [&](Communicator& group) {
+    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Lane::Beside::yes), kExperts);
+    const auto chunks = choice.split(4);
+    const auto plans = dispatcher.plan(chunks);
+    ENSURE(plans.size() == chunks.size() && chunks.size() == 3, "{} plans", plans.size());
+    ENSURE(group.traffic().all_to_all.calls == 1 + 3, "{} calls", group.traffic().all_to_all.calls);
+  });
+}
+
+TEST_CASE("an expert's capacity is its share times the factor, rounded up where it is no whole number") {
+  CHECK(expert_capacity(1.0, 24, 6) == 4);
+  CHECK(expert_capacity(1.0, 25, 6) == 5);
+  CHECK(expert_capacity(1.1, 50 * 6, 6) == 55);  // in binary a little more
+  CHECK(expert_capacity(1.25, 4096 * 8, 64) == 640);
+  CHECK(expert_capacity(0.5, 1, 6) == 1);
+  CHECK(expert_capacity(2.0, 0, 6) == 0);
 }
 
 TEST_CASE("a token travels to a rank once, however many experts it chose there") {
@@ -144,7 +181,7 @@ TEST_CASE("a token travels to a rank once, however many experts it chose there")
     const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Lane::Beside::yes), kExperts);
     // Experts 0 to 2 are rank 0's. Of the first token rank 0 gets one copy, of the second one each.
     const auto ids_NK = at::tensor({0, 2, 1, 5, 0, 3}, at::kInt).view({2, 3});
-    const auto plan = dispatcher.plan(ids_NK);
+    const auto plan = dispatcher.plan(ids_NK).front();
     ENSURE((plan.counts.send == std::vector<int64_t>{2, 1}), "rank {} sends other copies", group.rank());
     ENSURE(plan.rows.slot_R.size(0) == (group.rank() == 0 ? 8 : 4), "rank {} computes {} rows", group.rank(),
            plan.rows.slot_R.size(0));

@@ -59,6 +59,7 @@ TEST_CASE("ranks that share a GPU meet in host memory", "[cuda]") {
   }
 }
 
+// With one GPU too: the world is a group of NCCL's, made, told of memory and left as any other.
 TEST_CASE("NCCL: memory that it registered serves collectives, and goes before its group or after", "[cuda]") {
   constexpr int64_t kPart = 4096;
   const bool group_first = GENERATE(false, true);
@@ -66,10 +67,11 @@ TEST_CASE("NCCL: memory that it registered serves collectives, and goes before i
     const int64_t ranks = world.size();
     auto group = world.split(0, world.rank(), "shard");
     auto other = world.split(0, world.rank(), "expert_shard");
-    at::Tensor memory = group->allocate(ranks * kPart * static_cast<int64_t>(sizeof(float)), device);
+    at::Tensor memory = world.allocate(ranks * kPart * static_cast<int64_t>(sizeof(float)), device);
+    group->enroll(memory);
     other->enroll(memory);
     at::Tensor flat = memory.view(at::kFloat), own = flat.narrow(0, world.rank() * kPart, kPart);
-    for (Communicator* user : {group.get(), other.get()}) {
+    for (Communicator* user : {&world, group.get(), other.get()}) {
       flat.zero_();
       own.fill_(world.rank() + 1);
       user->all_gather(flat, own);
@@ -85,10 +87,9 @@ TEST_CASE("NCCL: memory that it registered serves collectives, and goes before i
 }
 
 TEST_CASE("NCCL: memory of another origin is not registered", "[cuda]") {
-  const int ranks = count_gpus();
-  run_gpu_ranks(ranks, [&](Communicator& world, at::Device device) {
+  run_gpu_ranks(count_gpus(), [&](Communicator& world, at::Device device) {
     const auto other = at::zeros({16}, at::device(device).dtype(at::kByte));
-    if (ranks > 1) check_contains(error_of([&] { world.enroll(other); }), "no group over NCCL gave this memory");
+    check_contains(error_of([&] { world.enroll(other); }), "no group over NCCL gave this memory");
     world.enroll(other.cpu());
   });
 }

@@ -25,6 +25,13 @@ inline std::vector<Layout> layouts_of(int world) {
   return out;
 }
 
+inline void apply(const Layout& layout, Config& config) {
+  config.parallel.replicate = layout.replicate;
+  config.parallel.shard = layout.shard;
+  config.parallel.expert = layout.expert;
+  config.parallel.zero_stage = layout.zero_stage;
+}
+
 /// Five steps in float64, with a number of experts that every divisor of the world divides.
 inline Config ladder_run(const std::string& folder, int world) {
   auto config = tiny_run(folder);
@@ -59,10 +66,7 @@ inline double metrics_error(const std::vector<nlohmann::json>& ours, const std::
 /// Runs `config` in a layout and returns the largest relative error of losses, norms, weights and mean gradients (which
 /// hold those of every step: AdamW clears them) of any rank against the run of one. Collective over world.
 inline double layout_error(Config config, const Layout& layout, Communicator& world, const FinishedRun& reference) {
-  config.parallel.replicate = layout.replicate;
-  config.parallel.shard = layout.shard;
-  config.parallel.expert = layout.expert;
-  config.parallel.zero_stage = layout.zero_stage;
+  apply(layout, config);
   ENSURE(layout.replicate * layout.shard == world.size(), "{} ranks run", world.size());
   Trainer trainer(config, world);
   ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");

@@ -34,7 +34,7 @@ TEST_CASE("in float64 every layout of threads gives the losses, gradients and we
 }
 
 TEST_CASE("with balance over the global batch every layout gives what one rank does with all of it") {
-  const int world_size = GENERATE(2, 4, 6);
+  const int world_size = GENERATE(range(1, 9));
   TempFolder folder;
   const auto config = ladder_run(folder / "single", world_size);
   const auto reference = run_single(global_balance(config, 1));
@@ -47,4 +47,13 @@ TEST_CASE("with balance over the global batch every layout gives what one rank d
   }());
   CHECK(metrics_error(sequences.metrics, reference.metrics) <= 1e-12);  // of one rank and micro-batch they are the same
   check_all(global_balance(config, world_size), world_size, reference);
+}
+
+TEST_CASE("with balance within each sequence every layout gives what one rank does") {
+  const int world_size = GENERATE(3, 4, 6);
+  TempFolder folder;
+  auto config = ladder_run(folder / "single", world_size);
+  config.model.load_balancing_granularity = BalanceGranularity::sequence;
+  config.model.load_balancing_weight = 0.5;
+  check_all(config, world_size, run_single(config));
 }
