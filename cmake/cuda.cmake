@@ -14,8 +14,9 @@ find_library(NCCL_LIBRARY nccl HINTS "${CUDAToolkit_LIBRARY_DIR}" REQUIRED)
 set(OLMOE_CUDA_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--extended-lambda;-lineinfo;-Xptxas=-v;-Werror=all-warnings;-diag-suppress=20208;-Xcompiler=-Wall,-Wextra,-Werror,-fopenmp>")
 
 # nvcc finds CUDA's headers by itself; a C++ source that includes them says so.
+set(OLMOE_CUDA_HEADERS "${NCCL_INCLUDE}" ${CUDAToolkit_INCLUDE_DIRS})
+list(REMOVE_DUPLICATES OLMOE_CUDA_HEADERS)
+list(TRANSFORM OLMOE_CUDA_HEADERS PREPEND "-isystem")
 function(olmoe_cuda_headers SOURCE)
-  foreach(folder IN LISTS NCCL_INCLUDE CUDAToolkit_INCLUDE_DIRS)
-    set_property(SOURCE "${SOURCE}" APPEND PROPERTY COMPILE_OPTIONS "SHELL:-isystem ${folder}")
-  endforeach()
+  set_source_files_properties("${SOURCE}" PROPERTIES COMPILE_OPTIONS "${OLMOE_CUDA_HEADERS}")
 endfunction()
