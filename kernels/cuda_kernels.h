@@ -26,9 +26,11 @@ struct RouterGrads {
 
 namespace cuda {
 
-void rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps, RmsNorm& out);
-/// Writes dx_ND, adds to dw_D in a fixed order of rows.
-void rms_norm_backward(const at::Tensor& dy_ND, const RmsNormForward& forward, at::Tensor& dx_ND, at::Tensor& dw_D);
+/// A residual that is defined is added to x first.
+void rms_norm(const at::Tensor& x_ND, const at::Tensor& residual_ND, const at::Tensor& w_D, double eps, RmsNorm& out);
+/// Writes dx_ND, with dx_elsewhere where that is defined; adds to dw_D in a fixed order of rows.
+void rms_norm_backward(const at::Tensor& dy_ND, const at::Tensor& dx_elsewhere_ND, const RmsNormForward& forward,
+                       at::Tensor& dx_ND, at::Tensor& dw_D);
 
 void norm_rotary(const NormRotaryOperands& in, double eps, NormRotary& out);
 void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in, const at::Tensor& rstd_N,

@@ -49,4 +49,14 @@ inline at::Tensor dense_rows(const at::Tensor& x) {
   return dense ? x : x.contiguous();
 }
 
+/// Rows that a kernel reads, each dense; null where there are none.
+template <typename T>
+struct Rows {
+  const T* all;
+  int64_t stride;
+  explicit Rows(const at::Tensor& x_ND)
+      : all(x_ND.defined() ? x_ND.const_data_ptr<T>() : nullptr), stride(x_ND.defined() ? x_ND.stride(0) : 0) {}
+  const T* operator[](int64_t n) const { return all + n * stride; }
+};
+
 }  // namespace olmoe::kernels

@@ -21,8 +21,8 @@ HostSyncMode::HostSyncMode(Then) : before_(0) { refuse("HostSyncMode"); }
 HostSyncMode::~HostSyncMode() = default;
 std::unique_ptr<Recorder> make_graph_recorder(c10::Device) { refuse("make_graph_recorder"); }
 
-void rms_norm(const at::Tensor&, const at::Tensor&, double, RmsNorm&) { refuse("rms_norm"); }
-void rms_norm_backward(const at::Tensor&, const RmsNormForward&, at::Tensor&, at::Tensor&) {
+void rms_norm(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, RmsNorm&) { refuse("rms_norm"); }
+void rms_norm_backward(const at::Tensor&, const at::Tensor&, const RmsNormForward&, at::Tensor&, at::Tensor&) {
   refuse("rms_norm_backward");
 }
 void norm_rotary(const NormRotaryOperands&, double, NormRotary&) { refuse("norm_rotary"); }

@@ -119,14 +119,14 @@ at::Tensor Attention::rotary_table(const at::Tensor& like, int64_t sequence_leng
   return table_Sd_;
 }
 
-at::Tensor Attention::forward(const Normed& x, const at::Tensor& residual_ND, int64_t sequences, Keep keep) {
-  const int64_t positions = sequences > 0 ? residual_ND.size(0) / sequences : 1;
+at::Tensor Attention::forward(const Normed& x, int64_t sequences, Keep keep) {
+  const int64_t positions = sequences > 0 ? x.y_ND.size(0) / sequences : 1;
   HeadShape shape{sequences, config_.num_heads, config_.num_kv_heads, config_.head_dim(), config_.norm_eps,
                   config_.clip_qkv, keep};
   auto qkv_NC = olmoe::linear(x, qkv_CD_);
   auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_),
-                                       rotary_table(residual_ND, positions), shape);
-  return olmoe::linear(y_ND, output_DD_, residual_ND);
+                                       rotary_table(x.y_ND, positions), shape);
+  return olmoe::linear(y_ND, output_DD_);
 }
 
 }  // namespace olmoe

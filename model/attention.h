@@ -17,8 +17,8 @@ class Attention {
  public:
   Attention(const ModelConfig& config, std::string prefix);
   std::vector<Param> params();
-  /// Returns residual_ND + attention(x) for `sequences` sequences of equal length.
-  at::Tensor forward(const Normed& x, const at::Tensor& residual_ND, int64_t sequences, Keep keep);
+  /// For `sequences` sequences of equal length: y_ND.
+  at::Tensor forward(const Normed& x, int64_t sequences, Keep keep);
 
  private:
   at::Tensor rotary_table(const at::Tensor& like, int64_t sequence_length);

@@ -41,21 +41,37 @@ struct RmsNormFunction : Function<RmsNormFunction> {
   }
 };
 
+/// x becomes the sum, and is the first output.
+struct AddRmsNormFunction : Function<AddRmsNormFunction> {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& residual_ND,
+                               const at::Tensor& w_D, double eps) {
+    auto out = kernels::add_rms_norm(x_ND, residual_ND, w_D, eps);
+    ctx->mark_dirty({x_ND});
+    ctx->save_for_backward({x_ND, w_D, out.rstd_N});
+    return {x_ND, out.y_ND};
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    auto saved = ctx->get_saved_variables();
+    const auto dsum = grads[0].defined() ? grads[0].contiguous() : grads[0];
+    auto dx = kernels::rms_norm_backward(grads[1].contiguous(), saved[0], saved[1], saved[2], weight_grad(saved[1]),
+                                         dsum);
+    return {dx, dx, {}, {}};
+  }
+};
+
 struct LinearFunction : Function<LinearFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_NI, const KeptRows& kept, const at::Tensor& w_OI,
-                            const std::optional<at::Tensor>& residual_NO) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_NI, const KeptRows& kept,
+                            const at::Tensor& w_OI) {
     ctx->save_for_backward({kept.x_ND, kept.norm_D, w_OI});
     ctx->saved_data["eps"] = kept.eps;
-    ctx->saved_data["residual"] = residual_NO.has_value();
-    auto y = kernels::gemm(x_NI, w_OI);
-    return residual_NO ? y.add_(*residual_NO) : y;
+    return kernels::gemm(x_NI, w_OI);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
     const KeptRows kept{saved[0], saved[1], ctx->saved_data["eps"].toDouble()};
     auto dy = grads[0].contiguous();
     kernels::gemm_weight_grad(dy, kept.again(), weight_grad(saved[2]));
-    return {kernels::gemm_input_grad(dy, saved[2]), {}, {}, ctx->saved_data["residual"].toBool() ? dy : at::Tensor()};
+    return {kernels::gemm_input_grad(dy, saved[2]), {}, {}};
   }
 };
 
@@ -90,6 +106,11 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
   }
 };
 
+Normed normed(const at::Tensor& x_ND, const at::Tensor& y_ND, const at::Tensor& w_D, double eps, Keep keep) {
+  if (keep == Keep::all) return {y_ND, {y_ND.detach(), {}, 0}};
+  return {y_ND, {x_ND.detach(), w_D, eps}};
+}
+
 }  // namespace
 
 at::Tensor weight_grad(const at::Tensor& weight) {
@@ -103,18 +124,20 @@ at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) { return E
 at::Tensor KeptRows::again() const { return norm_D.defined() ? kernels::rms_norm(x_ND, norm_D, eps).y_ND : x_ND; }
 
 Normed rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps, Keep keep) {
-  auto y_ND = RmsNormFunction::apply(x_ND, w_D, eps);
-  if (keep == Keep::all) return {y_ND, {y_ND.detach(), {}, 0}};
-  return {y_ND, {x_ND.detach(), w_D, eps}};
+  return normed(x_ND, RmsNormFunction::apply(x_ND, w_D, eps), w_D, eps, keep);
 }
 
-at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI, const std::optional<at::Tensor>& residual_NO) {
-  return LinearFunction::apply(x_NI, KeptRows{x_NI.detach(), {}, 0}, w_OI, residual_NO);
+NormedSum add_rms_norm(const at::Tensor& x_ND, const at::Tensor& residual_ND, const at::Tensor& w_D, double eps,
+                       Keep keep) {
+  const auto out = AddRmsNormFunction::apply(x_ND, residual_ND, w_D, eps);
+  return {out[0], normed(out[0], out[1], w_D, eps, keep)};
 }
 
-at::Tensor linear(const Normed& x, const at::Tensor& w_OI) {
-  return LinearFunction::apply(x.y_ND, x.kept, w_OI, std::optional<at::Tensor>());
+at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI) {
+  return LinearFunction::apply(x_NI, KeptRows{x_NI.detach(), {}, 0}, w_OI);
 }
+
+at::Tensor linear(const Normed& x, const at::Tensor& w_OI) { return LinearFunction::apply(x.y_ND, x.kept, w_OI); }
 
 at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO) {
   return SwigluLinearFunction::apply(z_N2F, w_OF, residual_NO);

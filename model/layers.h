@@ -28,9 +28,17 @@ struct Normed {
   KeptRows kept;
 };
 Normed rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps, Keep keep);
+/// A sum of which a norm goes on beside itself.
+struct NormedSum {
+  at::Tensor sum_ND;
+  Normed norm;
+};
+/// The sum is made in the memory of x.
+NormedSum add_rms_norm(const at::Tensor& x_ND, const at::Tensor& residual_ND, const at::Tensor& w_D, double eps,
+                       Keep keep);
 
-/// y_NO = x_NI w_OI^T (+ residual_NO).
-at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI, const std::optional<at::Tensor>& residual_NO = {});
+/// y_NO = x_NI w_OI^T.
+at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI);
 at::Tensor linear(const Normed& x, const at::Tensor& w_OI);
 /// y_NO = (silu(gate) * up) w_OF^T + residual_NO, of z_N2F = gate | up, which alone is kept.
 at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO);

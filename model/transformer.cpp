@@ -47,11 +47,10 @@ class Block : public Stage {
 
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const int64_t sequences = context.batch.ids_BS.size(0);
-    const auto norm = [&](const at::Tensor& rows_ND, const at::Tensor& w_D) {
-      return olmoe::rms_norm(rows_ND, w_D, config_.norm_eps, context.keep);
-    };
-    auto mid_ND = attention_.forward(norm(x_ND, attention_norm_D_), x_ND, sequences, context.keep);
-    return ffn(norm(mid_ND, ffn_norm_D_), mid_ND, context);
+    const auto normed = olmoe::rms_norm(x_ND, attention_norm_D_, config_.norm_eps, context.keep);
+    const auto attended_ND = attention_.forward(normed, sequences, context.keep);
+    const auto mid = olmoe::add_rms_norm(attended_ND, x_ND, ffn_norm_D_, config_.norm_eps, context.keep);
+    return ffn(mid.norm, mid.sum_ND, context);
   }
 
  protected:

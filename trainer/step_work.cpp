@@ -97,8 +97,9 @@ void add_rows(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flop
   const double token = s.tokens * s.layers * s.width * kCompute;
   const double final_norm = s.tokens * s.width * kCompute;
   parts.push_back({"norms", Bound::memory, {0, 4 * token + 2 * final_norm}, {0, 6 * token + 3 * final_norm}, {}});
-  // A residual is added after attention (and after a dense feed-forward; combine adds its own), its gradient twice.
-  parts.push_back({"residuals", Bound::memory, {0, (moe ? 3 : 6) * token}, {0, 6 * token}, {}});
+  // That of attention is added by the norm behind it, which reads it and writes the sum, and reads the sum's other
+  // gradient; a dense feed-forward adds its own (combine does for experts). The input's gradients are added up apart.
+  parts.push_back({"residuals", Bound::memory, {0, (moe ? 2 : 5) * token}, {0, 4 * token}, {}});
   if (!moe) return;
   const double logits = s.tokens * s.layers * s.experts, routing_bytes = logits * (kCompute + kMaster);
   parts.push_back(products("router product", Bound::dense_gemm, flops.router * s.tokens,

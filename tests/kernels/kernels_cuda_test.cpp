@@ -60,6 +60,23 @@ TEST_CASE("GPU: rms_norm and its gradients", "[cuda]") {
   CHECK(same_bits(again.cpu(), gpu_dw.cpu()));
 }
 
+TEST_CASE("GPU: a sum with its norm, and the gradient of both", "[cuda]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [N, D] = GENERATE(table<int64_t, int64_t>({{0, 64}, {1, 8}, {300, 2048}, {5, 100}, {7, 1}, {9, 20000}}));
+  CAPTURE(dtype, N, D);
+  const auto x = normal({N, D}, dtype, 1), residual = normal({N, D}, dtype, 2), w = normal({D}, dtype, 3);
+  const auto sum = x.clone(), gpu_sum = gpu(x);
+  const auto cpu_out = add_rms_norm(sum, residual, w, 1e-5), out = add_rms_norm(gpu_sum, gpu(residual), gpu(w), 1e-5);
+  CHECK(same_bits(gpu_sum.cpu(), sum));
+  CHECK(close(out.y_ND, cpu_out.y_ND, D));
+  CHECK(close(out.rstd_N, cpu_out.rstd_N, D));
+  const auto dy = normal({N, D}, dtype, 4), elsewhere = normal({N, D}, dtype, 5);
+  auto dw = normal({D}, statistics_dtype(dtype), 6), gpu_dw = gpu(dw);
+  const auto dx = rms_norm_backward(dy, sum, w, cpu_out.rstd_N, dw, elsewhere);
+  CHECK(close(rms_norm_backward(gpu(dy), gpu_sum, gpu(w), gpu(cpu_out.rstd_N), gpu_dw, gpu(elsewhere)), dx, D));
+  CHECK(close(gpu_dw, dw, N));
+}
+
 TEST_CASE("GPU: norm, clamp and rotary", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const bool norm = GENERATE(true, false);

@@ -37,6 +37,26 @@ TEST_CASE("rms_norm and its gradients equal the formula", "[kernels]") {
   CHECK(relative_error(dw, w_ref.grad() + 1) < bound(dtype, N, 1));
 }
 
+TEST_CASE("add_rms_norm is a sum and its norm, and gives both their gradient", "[kernels]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const auto [N, D] = GENERATE(table<int64_t, int64_t>({{0, 4}, {1, 1}, {37, 131}, {300, 64}}));
+  CAPTURE(dtype, N, D);
+  const at::Tensor a = normal({N, D}, dtype, 1), b = normal({N, D}, dtype, 2), w = normal({D}, dtype, 3);
+  const at::Tensor sum = a + b;  // rounded once, as ATen rounds it
+  const at::Tensor x = a.clone();
+  const RmsNorm out = add_rms_norm(x, b, w, kEps), norm = rms_norm(sum, w, kEps);
+  CHECK(same_bits(x, sum));
+  CHECK(same_bits(out.y_ND, norm.y_ND));
+  CHECK(same_bits(out.rstd_N, norm.rstd_N));
+
+  const at::Tensor dy = normal({N, D}, dtype, 4), elsewhere = normal({N, D}, dtype, 5);
+  at::Tensor dw = at::ones({D}, statistics_dtype(dtype)), dw_alone = at::ones({D}, statistics_dtype(dtype));
+  const at::Tensor dx = rms_norm_backward(dy, x, w, out.rstd_N, dw, elsewhere);
+  const at::Tensor alone = rms_norm_backward(dy, x, w, out.rstd_N, dw_alone);
+  CHECK(same_bits(dw, dw_alone));
+  if (N > 0) CHECK(relative_error(dx, alone.to(at::kDouble) + elsewhere.to(at::kDouble)) < bound(dtype, 1, 2));
+}
+
 TEST_CASE("rms_norm reads strided rows and expanded gradients", "[kernels]") {
   const at::Tensor wide = normal({9, 40}, at::kFloat, 4), w = normal({13}, at::kFloat, 5);
   const at::Tensor x = wide.narrow(1, 5, 13), dy = normal({1, 13}, at::kFloat, 6).expand({9, 13});
@@ -46,6 +66,10 @@ TEST_CASE("rms_norm reads strided rows and expanded gradients", "[kernels]") {
   const at::Tensor dx = rms_norm_backward(dy, x, w, out.rstd_N, dw);
   CHECK(same_bits(dx, rms_norm_backward(dy.contiguous(), x.contiguous(), w, out.rstd_N, dw_dense)));
   CHECK(same_bits(dw, dw_dense));
+  at::Tensor sum = wide.narrow(1, 20, 13).contiguous(), sum_dense = sum.clone();
+  CHECK(same_bits(add_rms_norm(sum, x, w, kEps).y_ND, add_rms_norm(sum_dense, x.contiguous(), w, kEps).y_ND));
+  CHECK(same_bits(rms_norm_backward(dy, x, w, out.rstd_N, dw, x),
+                  rms_norm_backward(dy, x, w, out.rstd_N, dw, x.contiguous())));
 }
 
 TEST_CASE("rms_norm of no rows leaves the weight gradient alone", "[kernels]") {
@@ -77,4 +101,8 @@ TEST_CASE("rms_norm refuses operands that do not fit", "[kernels]") {
   CHECK_THROWS_AS(rms_norm(x.to(at::kInt), w.to(at::kInt), kEps), olmoe::Error);
   CHECK_THROWS_AS(rms_norm_backward(x, x, w, at::ones({2}), at::zeros({4}, at::kDouble)),
                   olmoe::Error);
+  CHECK_THROWS_AS(rms_norm_backward(x, x, w, at::ones({2}), at::zeros({4}), at::ones({2, 3})), olmoe::Error);
+  CHECK_THROWS_AS(add_rms_norm(x.clone(), at::ones({1, 4}), w, kEps), olmoe::Error);
+  CHECK_THROWS_AS(add_rms_norm(x.clone(), x.to(at::kDouble), w, kEps), olmoe::Error);
+  CHECK_THROWS_AS(add_rms_norm(at::ones({4, 2}).t(), x, w, kEps), olmoe::Error);
 }
