@@ -258,7 +258,9 @@ class WholeCheck(Temporary):
             gpu_check.new_folder(self.folder)
 
     def test_a_signal_ends_the_part_and_leaves_the_report(self):
-        script = ("import sys, types; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import gpu_check, gpu_parts\n"
+        # tokenize is Python's own only if it comes before those of scripts/, where another has its name.
+        script = ("import sys, tokenize, types; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+                  "import gpu_check, gpu_parts\n"
                   "out = Path(sys.argv[2]); parts = [gpu_parts.Part('first', 5, ['true']),\n"
                   "    gpu_parts.Part('second', 50, ['sh', '-c', 'echo $$; exec sleep 50'])]\n"
                   "gpu_parts.GROUPS = (lambda machine: parts, lambda machine: parts)\n"
