@@ -80,7 +80,7 @@ SHAPES = {
     "published": Shape(4, 4096, 2048, 1024, 64, 8, 16, 50304, product=8192),  # of bench/moe_layer_cuda.cpp
     "width": Shape(1, 1024, 2048, 1024, 64, 8, 16, 2048, product=2048),       # these two: of bench/kernels_bench.cpp
     "tiny": Shape(8, 256, 256, 128, 16, 4, 4, 512, product=1024),
-    "rehearsal": Shape(4, 64, 64, 32, 8, 2, 4, 512, product=512),             # of scripts/gpu_check.py
+    "rehearsal": Shape(4, 64, 64, 32, 8, 2, 4, 512, product=512),             # of scripts/gpu_parts.py
 }
 
 
@@ -145,7 +145,7 @@ def attempt(measure):
         return measure(), ""
     except torch.OutOfMemoryError:
         return None, OUT_OF_MEMORY
-    except (ImportError, RuntimeError, ValueError, KeyError, OSError) as error:  # of kernels that are not there
+    except Exception as error:  # of kernels that are not there, or not for this GPU: the others are still to be timed
         return None, f"{type(error).__name__}: {error}".split("\n")[0]
 
 

@@ -79,10 +79,13 @@ double RandomStream::uniform(uint64_t index) const {
   return (static_cast<double>(bits(index) >> 12) + 0.5) * 0x1p-52;
 }
 
-double RandomStream::truncated_normal(uint64_t index, double cutoff) const {
+TruncatedNormal::TruncatedNormal(const RandomStream& stream, double cutoff)
+    : stream_(stream), cutoff_(cutoff), inside_(std::erf(cutoff / std::numbers::sqrt2)) {
   ENSURE(cutoff > 0, "a normal cannot be cut at {} standard deviations", cutoff);
-  const double inside = std::erf(cutoff / std::numbers::sqrt2);  // probability of |x| < cutoff
-  return std::clamp(normal_quantile((uniform(index) - 0.5) * inside), -cutoff, cutoff);
+}
+
+double TruncatedNormal::operator()(uint64_t index) const {
+  return std::clamp(normal_quantile((stream_.uniform(index) - 0.5) * inside_), -cutoff_, cutoff_);
 }
 
 }  // namespace olmoe

@@ -22,11 +22,21 @@ class RandomStream {
   uint64_t bits(uint64_t index) const;
   /// Uniform in (0, 1): an odd multiple of 2^-53, so never 0 or 1, and symmetric about 1/2.
   double uniform(uint64_t index) const;
-  /// Standard normal cut at +-cutoff standard deviations, by inversion: one uniform for each value.
-  double truncated_normal(uint64_t index, double cutoff) const;
 
  private:
   uint64_t key_;
+};
+
+/// Standard normals cut at +-cutoff standard deviations, by inversion: value `index` takes the stream's uniform of that
+/// index.
+class TruncatedNormal {
+ public:
+  TruncatedNormal(const RandomStream& stream, double cutoff);
+  double operator()(uint64_t index) const;
+
+ private:
+  RandomStream stream_;
+  double cutoff_, inside_;  ///< inside_: the probability of |x| < cutoff
 };
 
 }  // namespace olmoe

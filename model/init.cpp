@@ -11,12 +11,11 @@ namespace {
 constexpr int64_t kGrain = 1 << 14;
 
 template <class Scalar>
-void fill_normal(const RandomStream& stream, double std_dev, double cutoff, int64_t begin, at::Tensor out) {
+void fill_normal(const TruncatedNormal& normal, double std_dev, int64_t begin, at::Tensor out) {
   auto* values = out.mutable_data_ptr<Scalar>();
   at::parallel_for(0, out.numel(), kGrain, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      const auto index = static_cast<uint64_t>(begin + i);
-      values[i] = static_cast<Scalar>(std_dev * stream.truncated_normal(index, cutoff));
+      values[i] = static_cast<Scalar>(std_dev * normal(static_cast<uint64_t>(begin + i)));
     }
   });
 }
@@ -30,9 +29,9 @@ ParamSource random_init(const ModelConfig& config, uint64_t seed) {
     if (name.find("norm.weight") != std::string::npos) {
       out.fill_(1.0);
     } else if (out.scalar_type() == at::kDouble) {
-      fill_normal<double>(RandomStream(seed, name), std_dev, cutoff, begin, out);
+      fill_normal<double>(TruncatedNormal(RandomStream(seed, name), cutoff), std_dev, begin, out);
     } else {
-      fill_normal<float>(RandomStream(seed, name), std_dev, cutoff, begin, out);
+      fill_normal<float>(TruncatedNormal(RandomStream(seed, name), cutoff), std_dev, begin, out);
     }
   };
 }

@@ -20,9 +20,11 @@ done
 kMostMb=60
 # What knows no GPU.
 kLeftOut=" core_tests data_tests golden_tests model_tests mpi_tests sanitizer_tests step_breakdown "
-# There already: the system's, CUDA's and the driver's, LibTorch's.
-kSystem='linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s|libgomp'
-kPresent="^($kSystem|libtorch.*|libc10.*|libcaffe2.*|libshm|libcu.*|libnv.*|libnccl)[.-]"
+# There already: the system's, CUDA's and the driver's, LibTorch's, which brings libgomp: a second one beside it would
+# make a second set of threads.
+kSystem='linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s'
+kCuda='libcuda|libcudart|libcudnn.*|libcublas.*|libcu(fft|fftw|file|pti|rand|solver.*|sparse.*)|libnv.*|libnccl'
+kPresent="^($kSystem|$kCuda|libtorch.*|libc10.*|libcaffe2.*|libshm|libgomp)[.-]"
 
 programs_of() {
   local path
@@ -71,7 +73,7 @@ chmod u+w "$bundle"/lib/* && strip --strip-unneeded "$bundle"/lib/*
 cp configs/*.yaml "$bundle/configs/"
 cp -r configs/data "$bundle/configs/"
 write_tokens "$bundle/data/sources.npy"
-cp scripts/gpu_{check.sh,check.py,report.py,tables.py,kernels.py} "$bundle/scripts/"
+cp scripts/gpu_{check.sh,check.py,parts.py,report.py,tables.py,kernels.py} "$bundle/scripts/"
 cp bench/transformers_speed.py "$bundle/bench/"
 
 size_mb=$(($(du -sk "$bundle" | cut -f 1) / 1000))

@@ -1,43 +1,20 @@
-"""The parts of scripts/gpu_check.sh, which starts this in a bundle's folder: what runs, and for how long."""
+"""What scripts/gpu_check.sh starts in a bundle's folder: runs the parts of gpu_parts.py, each within its limit."""
 import argparse
-import importlib.util
-import json
-import re
+import fnmatch
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import gpu_parts
 import gpu_report
-import gpu_tables
 
 MOST_SECONDS = 540
 GRACE_S = 2   # from a part's limit to its death
 PATIENCE = 4  # a rehearsal's limits are so many times longer: its machine may be busy with something else
-TESTS = {"kernels_tests": 60, "parallel_tests": 20, "trainer_tests": 30}
-KNOWN_GPUS = r"\b(a100|b200|h100|h200)\b(?!.*(pcie|nvl))"  # of --dry-run --gpu, which are the SXM ones
-GB_PER_LAYER, GB_BESIDE = 9, 12  # trained state and activations of a block of OLMoE-1B-7B; of all that is not a block
-NO_FILES = ["checkpoint.every_steps=0", "checkpoint.save_last=false", "evaluation.paths=[]", "log.every_steps=1"]
-REAL_TOKENS = ["data.paths=[data/sources.npy]", "train.steps=20"]
-GENERATED_TOKENS = ["data.synthetic=true", 'data.paths_file=""', 'data.root=""']
-# A rehearsal trains the same config on a CPU, a thousand times smaller.
-SMALL = ["model.vocab_size=512", "model.d_model=64", "model.num_heads=4", "model.num_kv_heads=4", "model.num_experts=8",
-         "model.top_k=2", "model.expert_width=32", "data.sequence_length=64", "train.compute_dtype=float32"]
-
-
-@dataclass
-class Part:
-    name: str
-    limit_s: int
-    command: list
-    missing: str = ""  # why it cannot run here; empty: it can
-    figures: object = field(default=gpu_report.last_lines)  # what the report says of its log
-    needed: bool = True        # for a "go"
-    may_not_fit: bool = False  # out of memory is a finding, not a failure
-    watch_memory: bool = False
 
 
 class Budget:
@@ -51,197 +28,6 @@ class Budget:
     def limit_s(self, part):
         self.due = min(self.due + part.limit_s + GRACE_S, self.end)
         return int(self.due - self.now()) - GRACE_S
-
-
-class Machine:
-    """What runs here, and how the bundle's programs are started."""
-
-    def __init__(self, rehearse, out):
-        self.rehearse, self.out = rehearse, out
-        self.fitted = []  # numbers of layers of OLMoE-1B-7B that training steps had room for
-        self.device = "cpu" if rehearse else "cuda"
-        self.env = ["./env.sh", "--without-gpu"] if rehearse else ["./env.sh"]
-        self.gpu = "" if rehearse else self.ask("name")
-
-    def ask(self, field_name):
-        """What nvidia-smi says of the first GPU."""
-        command = ["nvidia-smi", f"--query-gpu={field_name}", "--format=csv,noheader,nounits"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")[0].strip()
-
-    def listed(self, program, *arguments):
-        """What a program of the bundle lists, "" where there is none or it takes too long."""
-        if not Path("bin", program).exists():
-            return ""
-        command = ["timeout", "20", *self.env, program, *arguments]
-        return subprocess.run(command, capture_output=True, text=True).stdout
-
-    def most_layers(self):
-        if self.rehearse:
-            return 2
-        free_gb = int(self.ask("memory.free")) * 1.048576e-3
-        return max(2, min(16, int((free_gb - GB_BESIDE) / GB_PER_LAYER)))
-
-
-def machine_part(machine):
-    """nvidia-smi's and the system's facts, and the program's version."""
-    gpu = ("nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.max.mem,power.limit "
-           "--format=csv; nvidia-smi -L; ")
-    script = ("" if machine.rehearse else gpu) + "lscpu | grep -E '^(Model name|CPU.s.):'; free -g | sed -n 2p; " + \
-        " ".join(machine.env) + " olmoe-train --version"
-    return Part("machine", 8, ["bash", "-euo", "pipefail", "-c", script])
-
-
-def cuda_cases(machine, program):
-    """Why the cases of a test program with the tag [cuda] cannot run; "" where they can."""
-    if machine.rehearse:
-        return "there is no GPU"
-    found = re.search(r"^(\d+) matching test case", machine.listed(program, "--list-tests", "[cuda]"), re.MULTILINE)
-    return "" if found and int(found[1]) else f"the bundle has no case of {program} with the tag [cuda]"
-
-
-def test_parts(machine):
-    for program, limit_s in TESTS.items():
-        yield Part(program, limit_s, [*machine.env, program, "[cuda]"], cuda_cases(machine, program))
-
-
-def sanitizer_parts(machine):
-    missing = cuda_cases(machine, "kernels_tests")
-    if not missing and not shutil.which("compute-sanitizer"):
-        missing = "there is no compute-sanitizer on the path"
-    for tool in ("memcheck", "racecheck"):
-        checker = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-        yield Part(f"sanitizer_{tool}", 38, [*machine.env, *checker, "kernels_tests", "[cuda]~[large]"], missing,
-                   needed=tool == "memcheck")  # racecheck is slow: one that is cut short says nothing against a kernel
-
-
-def train(machine, name, limit_s, config, *overrides):
-    if f"train.device={machine.device}" in overrides and not machine.rehearse:
-        overrides += ("log.host_syncs=true",)
-    return Part(name, limit_s, [*machine.env, "olmoe-train", f"configs/{config}.yaml", *overrides, *NO_FILES,
-                                f"run.folder={machine.out}/{name}"], figures=gpu_report.steps_of)
-
-
-def tiny_parts(machine):
-    """The tiny model on the device and on a CPU; in a rehearsal in float64 and in fp32."""
-    other = ["train.compute_dtype=float64"] if machine.rehearse else []
-    yield train(machine, "tiny_device", 12, "tiny-cpu", *REAL_TOKENS, f"train.device={machine.device}", *other)
-    yield train(machine, "tiny_cpu", 12, "tiny-cpu", *REAL_TOKENS, "train.device=cpu", "run.threads=1")
-    # fp32 on both: sums in another order change a loss by 1e-6 in 20 steps, a choice of expert that flips by 1e-4.
-    runs = [machine.out / "tiny_device", machine.out / "tiny_cpu"]
-    yield Part("device_against_cpu", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "20",
-                                         "--tolerance", "1e-3"])
-
-
-def benchmark_part(machine):
-    pattern = "moe_layer.*width:0/bf16:1" if machine.rehearse else "cuda"
-    listed = machine.listed("kernels_bench", "--benchmark_list_tests", f"--benchmark_filter={pattern}")
-    missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
-    quick = ["--benchmark_min_time=0.01"] if machine.rehearse else []
-    return Part("kernels_bench", 32, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
-                                      f"--benchmark_out={machine.out}/kernels_bench.json", *quick], missing,
-                gpu_report.benchmarks_of)
-
-
-def whole_model(machine, name, limit_s, layers, steps, *overrides):
-    """OLMoE-1B-7B with so many layers, on generated tokens, one micro-batch a step."""
-    return train(machine, name, limit_s, "olmoe-1b-7b", f"train.device={machine.device}", f"model.num_layers={layers}",
-                 "parallel.shard=1", "parallel.zero_stage=2", f"train.steps={steps}", "train.global_batch_size=4",
-                 *GENERATED_TOKENS, *(SMALL if machine.rehearse else []), *overrides)
-
-
-def peer_part(machine, what, limit_s, shape, *arguments):
-    """transformers, in the python3 that runs this."""
-    absent = [name for name in ("torch", "transformers") if not importlib.util.find_spec(name)]
-    missing = f"{sys.executable} has no {' and no '.join(absent)}" if absent else ""
-    name = f"transformers_{what}"
-    command = [sys.executable, "bench/transformers_speed.py", what, "--device", machine.device, "--shape", shape,
-               "--json", machine.out / f"{name}.json", *arguments]
-    return Part(name, limit_s, command, missing, gpu_report.measured_in)
-
-
-def peer_layer_part(machine):
-    if machine.rehearse:  # on a CPU the others are slow or not there
-        return peer_part(machine, "layer", 26, "tiny", "--experts", "eager", "grouped_mm")
-    return peer_part(machine, "layer", 26, "published")
-
-
-def fastest_experts(machine):
-    """The implementation that transformers was fastest with on one layer."""
-    found = machine.out / "transformers_layer.json"
-    rows = json.loads(found.read_text())["rows"] if found.exists() else []
-    return gpu_tables.fastest_experts(rows, default="grouped_mm")
-
-
-def step_parts(machine):
-    """Training steps with as many layers as fit and with half of them, whose difference is what a layer costs; then the
-    same of transformers."""
-    layers, fitted = machine.most_layers(), machine.fitted
-    while layers and len(fitted) < 2:
-        part = whole_model(machine, f"olmoe_{layers}_layers", 34, layers, 12)
-        part.may_not_fit = True
-        part.watch_memory = not machine.rehearse
-        yield part
-        if not gpu_report.ran_out_of_memory(machine.out / f"{part.name}.log"):
-            fitted.append(layers)
-        layers //= 2
-    yield peer_part(machine, "train", 42, "rehearsal" if machine.rehearse else "published",
-                    "--experts", fastest_experts(machine), "--layers", *(fitted or [1]))
-
-
-def graph_parts(machine):
-    """The fewer of the layers that fitted as a CUDA graph, whose losses are those of the run without one."""
-    layers, missing = min(machine.fitted or [1]), "there is no GPU" if machine.rehearse else ""
-    if not machine.rehearse and not machine.fitted:
-        missing = "no number of layers fitted"
-    yield replace(whole_model(machine, "olmoe_graph", 24, layers, 12, "train.cuda_graph=true"), missing=missing)
-    runs = [machine.out / "olmoe_graph", machine.out / f"olmoe_{layers}_layers"]
-    yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",
-                                             "--tolerance", "0"], missing)
-
-
-def prediction_part(machine):
-    found = re.search(KNOWN_GPUS, machine.gpu.lower())
-    gpu = "h100" if machine.rehearse else found[1] if found else ""
-    return Part("prediction", 5, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
-                "" if gpu else f"the dry run does not know {machine.gpu}", gpu_report.predictions_of, needed=False)
-
-
-def profile_part(machine):
-    """Kernels of a training step with one layer, by nsys or else by ncu, which runs them one by one. Rented machines
-    often forbid ncu to read counters."""
-    trace, steps = machine.out / "profile.csv", gpu_report.PROFILED_STEPS
-    part = whole_model(machine, "profile", 32, 1, steps)
-    part.figures, part.needed = gpu_report.profile_of, False
-    if machine.rehearse:
-        part.missing = "there is no GPU"
-    elif shutil.which("nsys"):
-        told = machine.out / "profile_nsys"
-        traced = ["nsys", "profile", "--trace=cuda", "--sample=none", "--cpuctxsw=none", f"--output={told}"]
-        script = f'"$@" && nsys stats --report cuda_gpu_trace --format csv --output - {told}.nsys-rep >{trace}'
-        part.command = ["bash", "-euc", script, "-", *machine.env, *traced, *part.command[len(machine.env):]]
-    elif shutil.which("ncu"):
-        counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", "gpu__time_duration.sum",
-                   "--cache-control", "none", "--clock-control", "none", "--log-file", trace]
-        part.command = [*machine.env, *counted, *part.command[len(machine.env):]]
-    else:
-        part.missing = "there is neither nsys nor ncu on the path"
-    return part
-
-
-def all_parts(machine):
-    """In order of need: does it work, how fast is it, what else is to be known."""
-    yield machine_part(machine)
-    yield Part("doctor", 20, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
-                              f"run.folder={machine.out}/doctor"])
-    yield from test_parts(machine)
-    yield from tiny_parts(machine)
-    yield benchmark_part(machine)
-    yield peer_layer_part(machine)
-    yield prediction_part(machine)
-    yield from step_parts(machine)
-    yield from graph_parts(machine)
-    yield from sanitizer_parts(machine)
-    yield profile_part(machine)
 
 
 @contextmanager
@@ -268,6 +54,31 @@ def status_of(part, rc, log):
     return "failed" if rc else "passed"
 
 
+class Stopped(BaseException):
+    """A signal that ends the check."""
+
+
+def heed_signals():
+    def stop(number, _):
+        for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)  # the first one is enough, and the report is to be written
+        raise Stopped(signal.Signals(number).name)
+    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(each, stop)
+
+
+def exit_code_of(part, limit_s, sink):
+    """Of a part's command, which also ends where this is stopped."""
+    command = ["timeout", f"--kill-after={GRACE_S}", str(limit_s), *map(str, part.command)]
+    process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()  # timeout hands it on
+        process.wait()
+        raise
+
+
 def run(part, out, limit_s):
     """Runs one part and returns what the report keeps of it."""
     result = {"name": part.name, "needed": part.needed, "may_not_fit": part.may_not_fit, "limit_s": limit_s,
@@ -277,40 +88,98 @@ def run(part, out, limit_s):
     log = out / f"{part.name}.log"
     begin = time.monotonic()
     with log.open("w") as sink, memory_watched(out / f"{part.name}.memory", part.watch_memory) as used_bytes:
-        rc = subprocess.run(["timeout", f"--kill-after={GRACE_S}", str(limit_s), *map(str, part.command)], stdout=sink,
-                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode
+        rc = exit_code_of(part, limit_s, sink)
         result["used_bytes"] = used_bytes()
     status = status_of(part, rc, log)
     result |= {"status": status, "rc": rc, "seconds": round(time.monotonic() - begin, 2)}
-    try:
-        result["figures"] = part.figures(log, out / part.name)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        result["figures"] = gpu_report.last_lines(log, None)
-        if status == "passed":
-            result |= {"status": "failed", "reason": f"ended well, but left no figures: {error}"}
-    return result
+    figures, why_not = gpu_report.attempt(part.figures, log, out / part.name)
+    if why_not and status == "passed":
+        result |= {"status": "failed", "reason": f"ended well, but left no figures: {why_not}"}
+    return result | {"figures": gpu_report.last_lines(log, None) if why_not else figures}
+
+
+def broken(name, reason):
+    """What the report keeps of a part, or of what makes a group of them, that this script failed at."""
+    return {"name": name, "needed": True, "status": "failed", "reason": reason}
+
+
+class Check:
+    """The parts that ran, in a report that is complete after each of them."""
+
+    def __init__(self, machine, budget, only=()):
+        self.machine, self.budget, self.only = machine, budget, only
+        self.results, self.met, self.place = [], set(), "before the first part"
+        self.write(f"it ended {self.place}")
+
+    def write(self, unfinished=""):
+        if self.only:
+            unfinished = unfinished or "of " + " ".join(self.only) + " alone"
+        return gpu_report.write(self.machine.out, self.results, self.machine.rehearse, unfinished)
+
+    def add(self, result):
+        self.results.append(result)
+        print(f"   {result['name']}: {gpu_report.outcome(result)}", file=sys.stderr, flush=True)
+
+    def wants(self, part):
+        met = {pattern for pattern in self.only if fnmatch.fnmatchcase(part.name, pattern)}
+        self.met |= met
+        return bool(met) or not self.only
+
+    def run_part(self, part):
+        print(f"== {part.name}", file=sys.stderr, flush=True)
+        self.place = f"in the part {part.name}"
+        self.write(f"it ended {self.place}")
+        limit_s = part.limit_s * PATIENCE if self.machine.rehearse else self.budget.limit_s(part)
+        result, why_not = gpu_report.attempt(run, part, self.machine.out, limit_s)
+        self.add(result or broken(part.name, why_not))
+
+    def run_group(self, group):
+        def each_part():
+            for part in group(self.machine):
+                if self.wants(part):
+                    self.run_part(part)
+        _, why_not = gpu_report.attempt(each_part)
+        if why_not:
+            self.add(broken(group.__name__, why_not))
+
+    def run_all(self):
+        """True for a "go"."""
+        try:
+            for group in gpu_parts.GROUPS:
+                self.run_group(group)
+        except Stopped as stopped:
+            print(f"   stopped by {stopped}", file=sys.stderr, flush=True)
+            return self.write(f"stopped by {stopped} {self.place}")
+        for pattern in set(self.only) - self.met:
+            self.add(broken(pattern, "no part has this name"))
+        return self.write()
+
+
+def new_folder(out):
+    if (out / "report.json").exists():
+        shutil.rmtree(out)
+    elif out.exists() and any(out.iterdir()):
+        sys.exit(f"error: {out} is there and is no report")
+    out.mkdir(parents=True, exist_ok=True)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("report", nargs="?", type=Path, default=Path("report"))
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART")
+    parser.add_argument("report", nargs="?", type=Path)
     arguments = parser.parse_args()
-    out = arguments.report.resolve()
-    if out.exists() and not (out / "report.json").exists():
-        sys.exit(f"error: {out} is there and is no report")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    if not arguments.rehearse:  # nothing can run without what env.sh asks for, and it says what that is
-        refused = subprocess.run(["./env.sh", "true"]).returncode
-        if refused:
-            sys.exit(refused)
-    results, budget = [], Budget(MOST_SECONDS)
-    for part in all_parts(Machine(arguments.rehearse, out)):
-        print(f"== {part.name}", file=sys.stderr, flush=True)
-        results.append(run(part, out, part.limit_s * PATIENCE if arguments.rehearse else budget.limit_s(part)))
-        print(f"   {gpu_report.outcome(results[-1])}", file=sys.stderr, flush=True)
-    go = gpu_report.write(out, results, arguments.rehearse)
+    out = (arguments.report or Path("report_of_some" if arguments.only else "report")).resolve()
+    machine, budget = gpu_parts.Machine(arguments.rehearse, out), Budget(MOST_SECONDS)
+    # Nothing can run without what env.sh asks for, and it says what that is. A report of before stays.
+    refused = subprocess.run(["timeout", str(gpu_parts.LOAD_S), *machine.env, "--check"]).returncode
+    if refused == 124:
+        print(f"error: olmoe-train --version took more than {gpu_parts.LOAD_S} s", file=sys.stderr)
+    if refused:
+        return refused
+    new_folder(out)
+    heed_signals()
+    go = Check(machine, budget, arguments.only).run_all()
     print(f"{out / 'report.md'}", file=sys.stderr)
     return 0 if go else 1
 

@@ -55,7 +55,7 @@ def ran_out_of_memory(log):
 
 def benchmarks_of(_, folder):
     found = json.loads(folder.with_name("kernels_bench.json").read_text())["benchmarks"]
-    kept = ("real_time", "time_unit", "FLOP/s", "B/s", "busiest")
+    kept = ("real_time", "time_unit", "FLOP/s", "B/s", "busiest", "error_message")
     return {entry["name"]: {key: entry[key] for key in kept if key in entry} for entry in found}
 
 
@@ -80,6 +80,8 @@ def outcome(result):
     if result["status"] == "not run":
         return f"NOT RUN: {result['reason']}"
     reason = f": {result['reason']}" if "reason" in result else ""
+    if "rc" not in result:
+        return result["status"] + reason
     return f"{result['status']} (rc {result['rc']}) in {result['seconds']:.1f} of {result['limit_s']} s{reason}"
 
 
@@ -92,9 +94,9 @@ def is_go(results, rehearse):
     return all(result["status"] in good for result in results if result["needed"])
 
 
-def verdict(results, rehearse):
+def verdict(results, rehearse, go):
     without = [result["name"] for result in results if not result["needed"] and result["status"] != "passed"]
-    if not is_go(results, rehearse):
+    if not go:
         return "NO GO"
     if rehearse:
         return "all parts that could run passed"
@@ -132,14 +134,37 @@ def markdown(results, report):
     return "\n".join(lines) + "\n"
 
 
-def write(out, results, rehearse):
-    """Writes report.json and report.md; returns whether all is well."""
-    report = {"rehearsal": rehearse, "go": is_go(results, rehearse), "verdict": verdict(results, rehearse),
-              "seconds": round(sum(result.get("seconds", 0) for result in results), 1),
-              "layer": gpu_tables.layer_table(results), "steps": gpu_tables.step_table(results), "parts": results}
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    (out / "report.md").write_text(markdown(results, report))
-    return report["go"]
+def replace(path, text):
+    """Whoever reads the file finds all of the old text or all of the new."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
+def attempt(make, *arguments):
+    """(what it made, "") or (None, why it could not): figures that nobody foresaw must not take the report with them."""
+    try:
+        return make(*arguments), ""
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+
+
+def tables(results):
+    made = {"layer": attempt(gpu_tables.layer_table, results), "steps": attempt(gpu_tables.step_table, results)}
+    return {name: table or {"cannot": why_not} for name, (table, why_not) in made.items()}
+
+
+def write(out, results, rehearse, unfinished=""):
+    """Writes report.json and report.md; returns whether all is well. `unfinished`: why this is not the whole check."""
+    made = tables(results)
+    go = not unfinished and is_go(results, rehearse) and not any("cannot" in table for table in made.values())
+    says = f"NO GO, not the whole check: {unfinished}" if unfinished else verdict(results, rehearse, go)
+    report = {"rehearsal": rehearse, "go": go, "verdict": says,
+              "seconds": round(sum(result.get("seconds", 0) for result in results), 1), **made, "parts": results}
+    replace(out / "report.json", json.dumps(report, indent=1) + "\n")
+    page, why_not = attempt(markdown, results, report)
+    replace(out / "report.md", page or f"Result: {says}\n\nThe rest is in report.json alone: {why_not}\n")
+    return go and not why_not
 
 
 def compare(run, other, count, tolerance):

@@ -28,8 +28,13 @@ def our_layer_rows(figures):
         options = dict(word.partition(":")[::2] for word in words[1:])
         skew = int(options.pop("skew", 0))
         variant = [word for word in (match[1], match[3]) if word]
+        if "fused" in options:
+            variant.append("fused" if options.pop("fused") == "1" else "unfused")
         variant += [f"{key} {value}" for key, value in options.items() if value]  # real_time has no value
         row = rows[" ".join(variant) or "unfused", skew]
+        if "error_message" in entry:
+            row |= {"skew": skew, "cannot": entry["error_message"]}
+            continue
         row |= {"skew": skew, "busiest": entry.get("busiest"), f"{match[2]}_ms": entry["real_time"],
                 f"{match[2]}_tflop_per_s": entry["FLOP/s"] / 1e12}
     return [{"who": f"ours, {variant}"} | row for (variant, _), row in rows.items()]
@@ -40,8 +45,8 @@ def layer_table(results):
     ours, theirs = figures_of(results, "kernels_bench"), figures_of(results, "transformers_layer")
     their_rows = theirs.get("rows", [])
     product = next((row["tflop_per_s"] for row in their_rows if "product" in row), None)
-    if entry := ours.get("cuda_cublas/real_time"):
-        product = entry["FLOP/s"] / 1e12
+    if rate := ours.get("cuda_cublas/real_time", {}).get("FLOP/s"):
+        product = rate / 1e12
     rows = our_layer_rows(ours)
     rows += [{"who": f"transformers, {row['experts']}"} | row for row in their_rows if "experts" in row]
     for row in rows:
@@ -140,6 +145,8 @@ def markdown_table(head, rows):
 
 
 def layer_markdown(table):
+    if "cannot" in table:
+        return ["", f"The table of one layer could not be made: {table['cannot']}"]
     if not table["rows"]:
         return []
     rows = []
@@ -169,6 +176,8 @@ def step_cells(row):
 
 
 def step_markdown(table):
+    if "cannot" in table:
+        return ["", f"The table of training steps could not be made: {table['cannot']}"]
     if not table["runs"]:
         return []
     whole = table[f"computed_for_{PUBLISHED_LAYERS}_layers"]

@@ -75,9 +75,10 @@ TEST_CASE("the truncated normal keeps its bounds and has its moments") {
   const RandomStream stream(3, "normal");
   constexpr int kCount = 1'000'000;
   for (const double cutoff : {1.0, 3.0}) {
+    const TruncatedNormal normal(stream, cutoff);
     double sum = 0, square_sum = 0, cube_sum = 0, greatest = 0;
     for (uint64_t i = 0; i < kCount; ++i) {
-      const double x = stream.truncated_normal(i, cutoff);
+      const double x = normal(i);
       sum += x;
       square_sum += x * x;
       cube_sum += x * x * x;
@@ -92,7 +93,7 @@ TEST_CASE("the truncated normal keeps its bounds and has its moments") {
     CHECK(std::abs(square_sum / kCount - variance) < 5 * std::sqrt(3.0 / kCount));
     CHECK(std::abs(cube_sum / kCount) < 5 * std::sqrt(15.0 / kCount));
   }
-  CHECK_THROWS_AS(stream.truncated_normal(0, 0.0), Error);
+  CHECK_THROWS_AS(TruncatedNormal(stream, 0.0), Error);
 }
 
 }  // namespace olmoe

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from unittest import mock
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_check, gpu_report = (importlib.import_module(name) for name in ("gpu_check", "gpu_report"))
+gpu_check, gpu_parts, gpu_report = map(importlib.import_module, ("gpu_check", "gpu_parts", "gpu_report"))
 # A Python with torch and transformers, for development. Where there is none, the report has to say so.
 PEER_PYTHON = REPOSITORY / ".deps/venv-dev/bin"
 
@@ -79,7 +80,7 @@ class Bundle(Temporary):
         for name in ("machine", "doctor", "tiny_device", "tiny_cpu", "device_against_cpu", "olmoe_2_layers",
                      "olmoe_1_layers", "prediction"):
             self.assertEqual(parts[name]["status"], "passed", parts[name])
-        for name in (*gpu_check.TESTS, "sanitizer_memcheck", "sanitizer_racecheck"):
+        for name in (*gpu_parts.TESTS, "sanitizer_memcheck", "sanitizer_racecheck"):
             self.assertEqual((parts[name]["status"], parts[name]["reason"]), ("not run", "there is no GPU"))
         self.assertEqual(parts["olmoe_graph"]["status"], "not run")
         self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
@@ -129,6 +130,8 @@ class Environment(Temporary):
         shutil.copy(REPOSITORY / "scripts/gpu_env.sh", self.folder / "env.sh")
         self.add("programs/nvidia-smi", "#!/bin/sh\necho 580.65.06\n", 0o755)
         self.add("torch/lib/libtorch_cpu.so", "")
+        self.add("torch/lib/libtorch_cuda.so", "")
+        self.add("torch/version.py", "cuda: Optional[str] = '13.0'\n")
         self.version("2, 11, 0")
 
     def add(self, name, text, mode=0o644):
@@ -151,6 +154,24 @@ class Environment(Temporary):
         self.assertEqual(code, 0, text)
         self.assertTrue(text.startswith(f"{self.folder}/lib:{self.folder}/torch/lib"), text)
         self.assertEqual(self.env("sh", "-c", "exit 7")[0], 7)
+        self.assertEqual(self.env("printenv", "CUBLAS_WORKSPACE_CONFIG", "NCCL_LAUNCH_ORDER_IMPLICIT"),
+                         (0, ":4096:8\n1\n"))
+
+    def test_what_keeps_programs_from_being_loaded_is_said_once(self):
+        self.add("bin/olmoe-train", "#!/bin/sh\nexit 0\n", 0o755)
+        self.assertEqual(self.env("--check"), (0, ""))
+        words = "libcudart.so.13: cannot open shared object file"
+        self.add("bin/olmoe-train", f"#!/bin/sh\necho '{words}' >&2\nexit 127\n", 0o755)
+        self.assertEqual(self.env("--check"), (3, f"missing: what olmoe-train needs to be loaded: {words}\n"))
+
+    def test_torch_is_the_one_of_this_cuda(self):
+        self.add("torch/version.py", "debug = False\ncuda: Optional[str] = '12.8'\n")
+        self.assertEqual(self.env("true"), (3, f"missing: torch for CUDA 13: {self.folder}/torch is for CUDA 12.8\n"))
+        self.assertEqual(self.env("--without-gpu", "true")[0], 0)
+        (self.folder / "torch/version.py").unlink()  # LibTorch without Python
+        self.assertEqual(self.env("true")[0], 0)
+        (self.folder / "torch/lib/libtorch_cuda.so").unlink()
+        self.assertEqual(self.env("true"), (3, f"missing: torch for CUDA 13: {self.folder}/torch is for CPUs alone\n"))
 
     def test_what_is_missing_is_named(self):
         code, text = self.env()
@@ -166,54 +187,109 @@ class Environment(Temporary):
         self.assertEqual(self.env("true"), (3, "missing: a GPU: nvidia-smi tells of none\n"))
 
 
-class Parts(Temporary):
-    def machine(self, **changes):
-        answers = {"rehearse": False, "out": self.folder, "device": "cuda", "env": ["./env.sh"], "gpu": "NVIDIA H100",
-                   "listed": lambda *_: "3 matching test cases\ncuda/rms_norm\n", "most_layers": lambda: 8}
-        return SimpleNamespace(**answers | {"fitted": []} | changes)
+class WholeCheck(Temporary):
+    """A check of parts that the test makes: whatever happens to one, the report of the others is there."""
 
-    def test_all_limits_together_are_under_nine_minutes(self):
-        parts = list(gpu_check.all_parts(self.machine()))
-        self.assertLess(sum(part.limit_s + 2 for part in parts), gpu_check.MOST_SECONDS)
-        self.assertEqual(len({part.name for part in parts}), len(parts))
+    def machine(self):
+        return SimpleNamespace(rehearse=False, out=self.folder)
 
-    def test_runs_on_a_gpu_count_the_waits_of_the_host_and_one_is_a_graph(self):
-        for rehearse, device in ((False, "cuda"), (True, "cpu")):
-            parts = {part.name: part for part in gpu_check.all_parts(self.machine(rehearse=rehearse, device=device))}
-            counted = {name for name, part in parts.items() if "log.host_syncs=true" in part.command}
-            self.assertEqual(counted, set() if rehearse else
-                             {"tiny_device", "olmoe_8_layers", "olmoe_4_layers", "olmoe_graph", "profile"})
-            self.assertIn("train.cuda_graph=true", parts["olmoe_graph"].command)
-            self.assertEqual(bool(parts["olmoe_graph"].missing), rehearse)
+    def group(self, *parts):
+        def made(_):
+            yield from (gpu_parts.Part(name, 5, command) for name, command in parts)
+        return made
 
-    def test_a_bundle_without_cuda_cases_does_not_look_green(self):
-        machine = self.machine(listed=lambda *_: "0 matching test cases\n")
-        missing = {part.name: part.missing for part in gpu_check.all_parts(machine)}
-        for name in (*gpu_check.TESTS, "sanitizer_memcheck", "kernels_bench"):
-            self.assertTrue(missing[name], name)
+    def report(self):
+        return json.loads((self.folder / "report.json").read_text())
 
-    def test_kernels_are_listed_by_the_profiler_that_is_there(self):
-        for there, first in (({"nsys", "ncu"}, "nsys"), ({"ncu"}, "ncu"), (set(), "")):
-            with mock.patch.object(shutil, "which", lambda tool: tool if tool in there else None):
-                part = gpu_check.profile_part(self.machine())
-            self.assertEqual(bool(part.missing), not there)
-            self.assertFalse(part.needed)
-            if there:
-                program = part.command.index("olmoe-train")
-                self.assertIn("./env.sh", part.command[:program])
-                self.assertIn(first, part.command[:program])
-                self.assertIn(f"train.steps={gpu_report.PROFILED_STEPS}", part.command)
+    def outcomes(self):
+        return {part["name"]: part["status"] for part in self.report()["parts"]}
 
+    def run_all(self, *groups, only=()):
+        with mock.patch.object(gpu_parts, "GROUPS", groups):
+            return gpu_check.Check(self.machine(), gpu_check.Budget(60), only).run_all()
+
+    def test_a_part_that_cannot_be_made_or_read_fails_alone(self):
+        def unmade(machine):
+            yield gpu_parts.Part("first", 5, ["true"])
+            yield gpu_parts.Part("never", int("[N/A]"), ["true"])
+
+        def unread(machine):
+            yield gpu_parts.Part("unread", 5, ["true"], figures=lambda log, run: log[1])
+            yield gpu_parts.Part("absent", 5, ["true"], figures=lambda log, run: (run / "metrics.jsonl").read_text())
+        self.assertFalse(self.run_all(unmade, unread, self.group(("last", ["true"]))))
+        self.assertEqual(self.outcomes(), {"first": "passed", "unmade": "failed", "unread": "failed",
+                                           "absent": "failed", "last": "passed"})
+        text = (self.folder / "report.md").read_text()
+        self.assertIn("\n| unmade | failed: ValueError: invalid literal", text)
+        self.assertIn("left no figures: TypeError", text)
+
+    def test_figures_that_fit_no_table_are_kept(self):
+        part = gpu_parts.Part("olmoe_1_layers", 5, ["true"], figures=lambda log, run: {"steps": 12})  # of how many layers?
+        self.assertFalse(self.run_all(lambda _: [part]))
+        report = self.report()
+        self.assertEqual((report["go"], report["verdict"]), (False, "NO GO"))
+        self.assertEqual(report["parts"][0]["figures"], {"steps": 12})
+        self.assertEqual(report["steps"]["cannot"], "KeyError: 'layers'")
+        self.assertIn("could not be made: KeyError", (self.folder / "report.md").read_text())
+
+    def test_a_report_is_there_before_the_first_part_and_after_each(self):
+        see = ["cp", self.folder / "report.json", self.folder / "seen.json"]
+        self.assertTrue(self.run_all(self.group(("first", ["true"]), ("second", see))))
+        seen = json.loads((self.folder / "seen.json").read_text())
+        self.assertEqual([part["name"] for part in seen["parts"]], ["first"])
+        self.assertEqual((seen["go"], seen["verdict"]), (False, "NO GO, not the whole check: it ended in the part second"))
+        self.assertEqual((self.report()["go"], self.report()["verdict"]), (True, "go"))
+
+    def test_some_parts_alone_are_no_go(self):
+        parts = self.group(("olmoe_8", ["true"]), ("olmoe_4", ["true"]), ("other", ["false"]))
+        self.assertFalse(self.run_all(parts, only=["olmoe_*"]))
+        self.assertEqual(self.outcomes(), {"olmoe_8": "passed", "olmoe_4": "passed"})
+        self.assertEqual(self.report()["verdict"], "NO GO, not the whole check: of olmoe_* alone")
+        self.run_all(parts, only=["other", "nothing"])
+        self.assertEqual(self.outcomes(), {"other": "failed", "nothing": "failed"})
+
+    def test_a_folder_of_something_else_is_not_replaced(self):
+        gpu_check.new_folder(self.folder)  # it is empty
+        (self.folder / "report.json").write_text("{}")
+        gpu_check.new_folder(self.folder)
+        self.assertEqual(list(self.folder.iterdir()), [])
+        (self.folder / "letter").write_text("")
+        with self.assertRaisesRegex(SystemExit, "is there and is no report"):
+            gpu_check.new_folder(self.folder)
+
+    def test_a_signal_ends_the_part_and_leaves_the_report(self):
+        # tokenize is Python's own only if it comes before those of scripts/, where another has its name.
+        script = ("import sys, tokenize, types; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+                  "import gpu_check, gpu_parts\n"
+                  "out = Path(sys.argv[2]); parts = [gpu_parts.Part('first', 5, ['true']),\n"
+                  "    gpu_parts.Part('second', 50, ['sh', '-c', 'echo $$; exec sleep 50'])]\n"
+                  "gpu_parts.GROUPS = (lambda machine: parts, lambda machine: parts)\n"
+                  "gpu_check.heed_signals()\n"
+                  "gpu_check.Check(types.SimpleNamespace(rehearse=False, out=out), gpu_check.Budget(90)).run_all()\n")
+        check = subprocess.Popen([sys.executable, "-c", script, REPOSITORY / "scripts", self.folder],
+                                 stderr=subprocess.DEVNULL)
+        log = self.folder / "second.log"
+        due = time.monotonic() + 30
+        while not (log.exists() and log.read_text().strip()) and time.monotonic() < due:
+            time.sleep(0.02)
+        check.terminate()
+        check.wait(30)
+        self.assertEqual((self.outcomes(), self.report()["verdict"]),
+                         ({"first": "passed"}, "NO GO, not the whole check: stopped by SIGTERM in the part second"))
+        self.assertFalse(Path("/proc", log.read_text().strip()).exists())
+
+
+class Running(Temporary):
     def test_failures_and_limits(self):
         for command, status in ((["true"], "passed"), (["false"], "failed"), (["sleep", "5"], "timed out")):
-            result = gpu_check.run(gpu_check.Part("part", 1, command), self.folder, 1)
+            result = gpu_check.run(gpu_parts.Part("part", 1, command), self.folder, 1)
             self.assertEqual(result["status"], status)
             self.assertEqual(gpu_report.is_go([result], rehearse=True), status == "passed")
-        no_metrics = gpu_check.run(gpu_check.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder, 1)
+        no_metrics = gpu_check.run(gpu_parts.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder, 1)
         self.assertEqual(no_metrics["status"], "failed")
 
     def test_what_could_not_run_is_no_go_but_in_a_rehearsal(self):
-        result = gpu_check.run(gpu_check.Part("part", 1, ["true"], missing="there is no GPU"), self.folder, 1)
+        result = gpu_check.run(gpu_parts.Part("part", 1, ["true"], missing="there is no GPU"), self.folder, 1)
         self.assertFalse(gpu_report.write(self.folder, [result], rehearse=False))
         self.assertIn("NO GO", (self.folder / "report.md").read_text())
         self.assertTrue(gpu_report.write(self.folder, [result], rehearse=True))
@@ -250,7 +326,7 @@ class TimeBudget(unittest.TestCase):
     def test_what_a_part_leaves_goes_to_those_after_it(self):
         clock = SimpleNamespace(now=100.0)
         budget = gpu_check.Budget(60, lambda: clock.now)
-        part = gpu_check.Part("part", 10, [])
+        part = gpu_parts.Part("part", 10, [])
         self.assertEqual(budget.limit_s(part), 10)
         clock.now += 4  # eight of the twelve seconds are left
         self.assertEqual(budget.limit_s(part), 18)
@@ -260,13 +336,13 @@ class TimeBudget(unittest.TestCase):
         self.assertLess(budget.limit_s(part), 1)
 
     def test_a_part_without_time_is_said_to_have_none(self):
-        result = gpu_check.run(gpu_check.Part("part", 1, ["true"]), Path("unused"), 0)
+        result = gpu_check.run(gpu_parts.Part("part", 1, ["true"]), Path("unused"), 0)
         self.assertEqual((result["status"], result["reason"]), ("not run", "the parts before it left it no time"))
 
 
 class OutOfMemory(Temporary):
     def run_model(self, layers, says):
-        part = gpu_check.Part(f"olmoe_{layers}_layers", 5, ["sh", "-c", says], may_not_fit=True)
+        part = gpu_parts.Part(f"olmoe_{layers}_layers", 5, ["sh", "-c", says], may_not_fit=True)
         return gpu_check.run(part, self.folder, 5)
 
     def test_it_is_a_finding_where_fewer_layers_fit(self):
@@ -279,25 +355,10 @@ class OutOfMemory(Temporary):
     def test_memory_in_use_is_the_most_that_was_seen(self):
         (self.folder / "nvidia-smi").write_text("#!/bin/sh\nprintf '1000\\n3000\\n2000\\n'; exec sleep 60\n")
         (self.folder / "nvidia-smi").chmod(0o755)
-        part = gpu_check.Part("part", 5, ["sleep", "0.5"], watch_memory=True)
+        part = gpu_parts.Part("part", 5, ["sleep", "0.5"], watch_memory=True)
         with mock.patch.dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}"):
             result = gpu_check.run(part, self.folder, 5)
         self.assertEqual((result["status"], result["used_bytes"]), ("passed", 3000 << 20))
-
-    def test_half_as_many_layers_are_tried(self):
-        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 8, fitted=[])
-        (self.folder / "olmoe_8_layers.log").write_text("CUDA out of memory")
-        parts = list(gpu_check.step_parts(machine))
-        self.assertEqual([part.name for part in parts],
-                         ["olmoe_8_layers", "olmoe_4_layers", "olmoe_2_layers", "transformers_train"])
-        self.assertEqual(parts[-1].command[-3:], ["--layers", 4, 2])
-
-    def test_it_does_not_go_below_one_layer(self):
-        machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 2, fitted=[])
-        for layers in (2, 1):
-            (self.folder / f"olmoe_{layers}_layers.log").write_text("CUDA out of memory")
-        self.assertEqual([part.name for part in gpu_check.step_parts(machine)],
-                         ["olmoe_2_layers", "olmoe_1_layers", "transformers_train"])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_check, gpu_tables, gpu_kernels = map(importlib.import_module, ("gpu_check", "gpu_tables", "gpu_kernels"))
+gpu_parts, gpu_tables, gpu_kernels = map(importlib.import_module, ("gpu_parts", "gpu_tables", "gpu_kernels"))
 
 
 class Tables(unittest.TestCase):
@@ -72,6 +72,11 @@ class Tables(unittest.TestCase):
         text = "\n".join(gpu_tables.layer_markdown(table))
         self.assertIn("| ours, unfused | balanced | 1.10 | 400 | 300 | 50.0 % | 37.5 % | 4.00 | 9.00 |", text)
         self.assertIn("| transformers, sonicmoe | balanced | cannot run: not installed |", text)
+        skipped = {"cuda_moe_layer_forward/fused:1/skew:0/real_time": {"real_time": 0.0, "error_message": "no kernels"},
+                   "cuda_moe_layer_forward/fused:0/skew:0/real_time": {"real_time": 4.0, "FLOP/s": 4e14}}
+        rows = gpu_tables.layer_table([self.part("kernels_bench", skipped)])["rows"]
+        self.assertEqual([(row["who"], row.get("cannot")) for row in rows],
+                         [("ours, fused", "no kernels"), ("ours, unfused", None)])
         self.assertEqual(gpu_tables.fastest_experts(theirs, "eager"), "grouped_mm")
         self.assertEqual(gpu_tables.fastest_experts([], "eager"), "eager")
 
@@ -109,7 +114,7 @@ class KnownGpus(unittest.TestCase):
                  "NVIDIA H200": "h200", "NVIDIA H100 PCIe": None, "NVIDIA H200 NVL": None, "NVIDIA GB200": None,
                  "NVIDIA A100-PCIE-40GB": None}
         for name, known in names.items():
-            found = re.search(gpu_check.KNOWN_GPUS, name.lower())
+            found = re.search(gpu_parts.KNOWN_GPUS, name.lower())
             self.assertEqual(found and found[1], known, name)
 
 

@@ -22,9 +22,9 @@ ParamSource uneven_weights(const ModelConfig& model) {
   return [base = random_init(model, 7)](const std::string& name, int64_t begin, at::Tensor out) {
     base(name, begin, out);
     if (name.find("norm") == std::string::npos) return;
-    const RandomStream stream(8, name);
+    const TruncatedNormal normal(RandomStream(8, name), 2.0);
     for (int64_t i = 0; i < out.numel(); ++i)
-      out[i] += 0.3 * stream.truncated_normal(static_cast<uint64_t>(begin + i), 2.0);
+      out[i] += 0.3 * normal(static_cast<uint64_t>(begin + i));
   };
 }
 
