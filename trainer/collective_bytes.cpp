@@ -2,18 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <numeric>
-
-#include "model/transformer.h"
-#include "parallel/flat_layout.h"
 
 namespace olmoe {
 namespace {
-
-int64_t numel_of(const std::vector<int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-}
 
 /// What the tokens of a step take to their experts and back. Forward: a row, the scores and the ids go, a row comes.
 /// Backward: the gradient of that row goes, those of row and scores come back. A full recompute goes again, without
@@ -45,19 +36,6 @@ int64_t wire_bytes(const Config& config) {
   return config.parallel.gradient_wire == GradientWire::bfloat16 ? 2 : master_bytes(config);
 }
 
-std::vector<StageUnits> stage_units(const ModelConfig& model, MeshShape mesh) {
-  std::vector<StageUnits> out;
-  for (const auto& params : list_params(model)) {
-    std::vector<int64_t> dense, experts;
-    for (const auto& param : params) {
-      const bool of_expert = param.axis == Axis::expert_shard;
-      (of_expert ? experts : dense).push_back(numel_of(param.global_shape) / (of_expert ? mesh.expert : 1));
-    }
-    out.push_back({lay_out_flat(dense, mesh.shard).numel, lay_out_flat(experts, mesh.expert_shard()).numel});
-  }
-  return out;
-}
-
 StepCounts count_step(const Config& config, MeshShape mesh) {
   const auto& train = config.train;
   const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
@@ -81,25 +59,30 @@ TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, in
   return {copies, copies};
 }
 
-CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica) {
-  const auto units = stage_units(config.model, mesh);
+CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& model, TokenCopies copies,
+                                       int replica) {
+  const auto& mesh = model.mesh;
   const auto counts = count_step(config, mesh);
   const int64_t element = compute_bytes(config), master = master_bytes(config), wire = wire_bytes(config);
   CollectiveBytes out;
-  for (size_t s = 0; s < units.size(); ++s) {
-    const bool last = s + 1 == units.size();
+  for (size_t s = 0; s < model.stages.size(); ++s) {
+    const bool last = s + 1 == model.stages.size();
     const int64_t gathers = counts.forward_gathers + (last ? 0 : counts.backward_gathers);
-    const int64_t dense = units[s].dense / mesh.shard, experts = units[s].experts / mesh.expert_shard();  // slices
-    out.gather_dense += gathers * (mesh.shard - 1) * dense * element;
-    out.gather_experts += gathers * (mesh.expert_shard() - 1) * experts * element;
-    out.reduce_dense += counts.reductions * (mesh.shard - 1) * dense * wire;
-    out.reduce_experts += counts.reductions * (mesh.expert_shard() - 1) * experts * wire;
+    const auto& [dense, experts] = model.stages[s];
+    out.gather_dense += gathers * (dense.ranks - 1) * dense.slice() * element;
+    out.gather_experts += gathers * (experts.ranks - 1) * experts.slice() * element;
+    out.reduce_dense += counts.reductions * (dense.ranks - 1) * dense.slice() * wire;
+    out.reduce_experts += counts.reductions * (experts.ranks - 1) * experts.slice() * wire;
     if (mesh.replicate > 1)
-      out.replicas += master * (all_reduce_numel(dense, mesh.replicate, replica) +
-                                all_reduce_numel(experts, mesh.replicate, replica));
+      out.replicas += master * (all_reduce_numel(dense.slice(), mesh.replicate, replica) +
+                                all_reduce_numel(experts.slice(), mesh.replicate, replica));
   }
   out.exchange = exchange_bytes(config, mesh, counts.passes, copies);
   return out;
+}
+
+CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica) {
+  return count_collective_bytes(config, ModelOnMesh(config, mesh), copies, replica);
 }
 
 }  // namespace olmoe

@@ -1,19 +1,10 @@
 // Names of sizes: D model width, K experts a token, E experts; P ranks share them.
 #pragma once
 #include <cstdint>
-#include <vector>
 
-#include "trainer/config.h"
+#include "trainer/model_on_mesh.h"
 
 namespace olmoe {
-
-/// Elements of the flat units of a stage, padding included, as ShardedUnit lays them out.
-struct StageUnits {
-  int64_t dense;    ///< shared by all of shard
-  int64_t experts;  ///< those of a rank's own experts, shared by expert_shard; 0 where the stage has none
-};
-/// Of every stage, first stage first.
-std::vector<StageUnits> stage_units(const ModelConfig& model, MeshShape mesh);
 
 /// How often the units of a stage are gathered and reduced in one optimizer step, which every rank makes alike.
 struct StepCounts {
@@ -47,6 +38,8 @@ struct CollectiveBytes {
   }
 };
 /// `copies` as they were counted, or as they are expected; `replica` is the rank's place on the axis replicate.
+CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& model, TokenCopies copies,
+                                       int replica = 0);
 CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica = 0);
 /// What `tokens` tokens of a rank, through all blocks, are expected to send and receive.
 TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens);

@@ -2,42 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
-#include <numeric>
 
-#include "model/transformer.h"
-#include "parallel/flat_layout.h"
 #include "trainer/activation_plan.h"
 
 namespace olmoe {
 namespace {
-
-/// A sharded unit, in elements.
-struct Unit {
-  int64_t numel;    ///< padding included
-  int64_t largest;  ///< of its parameters
-  int ranks;        ///< that share it
-  int64_t slice() const { return numel / ranks; }
-};
-
-/// The units of one stage as StageRunner makes them, dense and experts.
-std::vector<Unit> units_of(const std::vector<Param>& params, MeshShape mesh) {
-  std::vector<Unit> out;
-  for (const auto axis : {Axis::shard, Axis::expert_shard}) {
-    const bool experts = axis == Axis::expert_shard;
-    const int ranks = experts ? mesh.expert_shard() : mesh.shard;
-    std::vector<int64_t> numels;
-    for (const auto& param : params) {
-      if (param.axis != axis) continue;
-      const auto& shape = param.global_shape;
-      const int64_t numel = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-      numels.push_back(experts ? numel / mesh.expert : numel);
-    }
-    if (numels.empty()) continue;
-    out.push_back({lay_out_flat(numels, ranks).numel, *std::max_element(numels.begin(), numels.end()), ranks});
-  }
-  return out;
-}
 
 /// Elements of buffers, one for each stage or two that stages of equal parity share.
 struct Buffers {
@@ -94,15 +63,14 @@ int64_t MemoryPlan::total() const {
   return sum;
 }
 
-MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
+MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model) {
   const int64_t element = element_bytes(config.train.compute_dtype), master = std::max<int64_t>(element, 4);
   const int64_t zero_stage = config.parallel.zero_stage;
-  const auto stages = list_params(config.model);
   Buffers weights, grads;
   int64_t mine = 0, largest_slice = 0, widest = 0;
-  for (size_t s = 0; s < stages.size(); ++s) {
+  for (size_t s = 0; s < model.stages.size(); ++s) {
     int64_t stage_weights = 0, stage_grads = 0;
-    for (const auto& unit : units_of(stages[s], mesh)) {
+    for (const auto& unit : {model.stages[s].dense, model.stages[s].experts}) {
       const bool whole = unit.ranks == 1;  // computes from its own slice where that has the dtype, adds to its gradient
       mine += unit.slice();
       largest_slice = std::max(largest_slice, std::min(unit.largest, unit.slice()));
@@ -120,9 +88,11 @@ MemoryPlan plan_memory(const Config& config, MeshShape mesh) {
   plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
   if (config.parallel.gradient_wire == GradientWire::bfloat16)
     plan.wire = widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);
-  add_activations(plan, config, mesh, largest_slice * master);
+  add_activations(plan, config, model.mesh, largest_slice * master);
   return plan;
 }
+
+MemoryPlan plan_memory(const Config& config, MeshShape mesh) { return plan_memory(config, ModelOnMesh(config, mesh)); }
 
 std::string describe(const MemoryPlan& plan) {
   std::string sum;

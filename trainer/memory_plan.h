@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "trainer/config.h"
+#include "trainer/model_on_mesh.h"
 
 namespace olmoe {
 
@@ -32,6 +32,7 @@ struct MemoryPlan {
   std::vector<Kind> kinds() const;
   int64_t total() const;
 };
+MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model);
 MemoryPlan plan_memory(const Config& config, MeshShape mesh);
 /// The plan as a line for people.
 std::string describe(const MemoryPlan& plan);

@@ -1,6 +1,9 @@
 #include "trainer/plan.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
 #include "core/error.h"
@@ -8,13 +11,21 @@
 namespace olmoe {
 namespace {
 
-PlannedLayout plan_layout(const Config& config, const Layout& layout, const GpuSpecs& gpu) {
+/// A list of token files may be long, and neither a plan nor a layout needs it.
+Config without_tokens(Config config) {
+  config.data.paths.clear();
+  config.evaluation.paths.clear();
+  config.data.synthetic = true;
+  return config;
+}
+
+PlannedLayout plan_layout(const Config& config, const Layout& layout, const ModelOnMesh& model, const GpuSpecs& gpu) {
   const auto laid_out = with_layout(config, layout);
-  const auto memory = plan_memory(laid_out, layout.mesh);
-  const auto step = predict_step(laid_out, layout.mesh, gpu);
+  const auto memory = plan_memory(laid_out, model);
+  const auto step = predict_step(laid_out, model, gpu);
   const auto copies = expected_copies_of_step(config.model, layout.mesh, static_cast<int64_t>(step.tokens));
   return {layout, memory, fits(static_cast<double>(memory.total()), gpu),
-          count_collective_bytes(laid_out, layout.mesh, copies), step};
+          count_collective_bytes(laid_out, model, copies), step};
 }
 
 /// What is better has the smaller key.
@@ -32,23 +43,31 @@ std::vector<MeshShape> list_meshes(const Config& config, int gpus) {
   return out;
 }
 
+bool same(MeshShape a, MeshShape b) {
+  return a.replicate == b.replicate && a.shard == b.shard && a.expert == b.expert;
+}
+
 }  // namespace
 
 bool Layout::operator==(const Layout& other) const {
-  const auto fields = [](const Layout& l) {
-    return std::tuple(l.mesh.replicate, l.mesh.shard, l.mesh.expert, l.zero_stage, l.recompute);
-  };
-  return fields(*this) == fields(other);
+  return same(mesh, other.mesh) && zero_stage == other.zero_stage && recompute == other.recompute;
 }
 
 std::vector<Layout> list_layouts(const Config& config, int gpus) {
   if (gpus < 1 || gpus > kMostGpus)
     throw ConfigError(fmt::format("--gpus: {} must be between 1 and {}", gpus, kMostGpus));
+  const auto bare = without_tokens(config);
   std::vector<Layout> out;
+  std::vector<std::string> problems;
   for (const auto& mesh : list_meshes(config, gpus))
     for (int64_t zero_stage = 1; zero_stage <= 3; ++zero_stage)
-      for (size_t mode = 0; mode < EnumNames<Recompute>::names.size(); ++mode)
-        out.push_back({mesh, zero_stage, static_cast<Recompute>(mode)});
+      for (size_t mode = 0; mode < EnumNames<Recompute>::names.size(); ++mode) {
+        const Layout layout{mesh, zero_stage, static_cast<Recompute>(mode)};
+        const auto found = validate(with_layout(bare, layout));
+        if (found.empty()) out.push_back(layout);
+        if (problems.empty()) problems = found;
+      }
+  if (out.empty()) throw ConfigError(fmt::format("no layout of {} GPUs: {}", gpus, fmt::join(problems, "; ")));
   return out;
 }
 
@@ -62,10 +81,13 @@ Config with_layout(Config config, const Layout& layout) {
 }
 
 std::vector<PlannedLayout> plan_layouts(const Config& config, int gpus, const GpuSpecs& gpu) {
-  auto bare = config;  // a list of token files may be long, and no plan needs it
-  bare.data.paths.clear();
+  const auto bare = without_tokens(config);
   std::vector<PlannedLayout> out;
-  for (const auto& layout : list_layouts(config, gpus)) out.push_back(plan_layout(bare, layout, gpu));
+  std::optional<ModelOnMesh> model;  // one for all layouts of a mesh
+  for (const auto& layout : list_layouts(bare, gpus)) {
+    if (!model || !same(model->mesh, layout.mesh)) model.emplace(bare, layout.mesh);
+    out.push_back(plan_layout(bare, layout, *model, gpu));
+  }
   std::stable_sort(out.begin(), out.end(), [](auto& a, auto& b) { return key_of(a) < key_of(b); });
   return out;
 }

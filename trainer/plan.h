@@ -29,15 +29,16 @@ struct PlannedLayout {
   StepPrediction step;
 };
 
-/// Every layout of a world of `gpus`, each once: replicate x shard = gpus, expert divides shard and the experts, all
-/// ZeRO stages and modes of recompute.
+/// Every layout of a world of `gpus` that a run takes, each once, those of one mesh side by side: replicate x shard =
+/// gpus, expert divides shard and the experts, all ZeRO stages and modes of recompute, but none with which the config
+/// is not valid. Throws ConfigError where none is left, and for less than one or more than kMostGpus GPUs.
 std::vector<Layout> list_layouts(const Config& config, int gpus);
 /// The config with a layout in place of its own.
 Config with_layout(Config config, const Layout& layout);
 
 /// All layouts of `gpus`, those that fit first, of these the one with the shortest step first (at equal times the one
 /// that takes less memory); of those that do not fit, the smallest first. Nothing is run or allocated. Throws
-/// ConfigError where predict_step does, and for less than one or more than kMostGpus GPUs.
+/// ConfigError where predict_step and list_layouts do.
 std::vector<PlannedLayout> plan_layouts(const Config& config, int gpus, const GpuSpecs& gpu);
 
 /// GPUs that have tokens: with fewer micro-batches than ranks, the others idle.

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "model/flops.h"
 #include "trainer/collective_bytes.h"
 #include "trainer/memory_plan.h"
 #include "trainer/transfer_time.h"
@@ -95,14 +94,14 @@ std::string describe_parts(const StepPrediction& prediction) {
 
 }  // namespace
 
-StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu) {
+StepPrediction predict_step(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu) {
   if (config.train.compute_dtype != ComputeDtype::bfloat16)
     throw ConfigError("train.compute_dtype: step times on GPUs are predicted for bfloat16 only");
   if (config.parallel.transport != Transport::nccl)
     throw ConfigError("parallel.transport: step times on GPUs are predicted for nccl only");
-  if (config.train.expert_kernels != kernels::ExpertKernels::unfused)
+  if (config.train.expert_kernels != kernels::ExpertKernels::unfused && config.model.ffn == Ffn::moe)
     throw ConfigError("train.expert_kernels: step times are predicted for unfused only: no GPU has measured fused");
-  const auto work = count_step_work(config, mesh);
+  const auto work = count_step_work(config, model);
   StepPrediction out{};
   out.tokens = work.tokens;
   PhaseSeconds phases;
@@ -116,18 +115,21 @@ StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs
     if (is_of_experts(part.name)) phases.forward_experts += forward, phases.backward_experts += backward;
   }
   out.compute_s = (phases.forward + phases.backward + phases.update) * (1 + kGaps);
-  const auto times = predict_transfers(config, mesh, work.tokens, gpu);
+  const auto times = predict_transfers(config, model, work.tokens, gpu);
   out.transfer_s = times.total();
   out.exposed_s =
-      config.parallel.overlap ? exposed_seconds(config, times, phases, count_step(config, mesh)) : out.transfer_s;
+      config.parallel.overlap ? exposed_seconds(config, times, phases, count_step(config, model.mesh)) : out.transfer_s;
   out.step_s = out.compute_s + out.exposed_s;
   out.serial_step_s = out.compute_s + out.transfer_s;
-  const int ranks = mesh.replicate * mesh.shard;
+  const int ranks = model.mesh.replicate * model.mesh.shard;
   out.token_per_s = work.global_tokens / ranks / out.step_s;
-  const auto flops = count_flops(config.model, config.data.sequence_length);
-  out.mfu_causal = flops.causal * out.token_per_s / gpu.bf16_flop_per_s;
-  out.mfu_full = flops.full_attention * out.token_per_s / gpu.bf16_flop_per_s;
+  out.mfu_causal = model.flops.causal * out.token_per_s / gpu.bf16_flop_per_s;
+  out.mfu_full = model.flops.full_attention * out.token_per_s / gpu.bf16_flop_per_s;
   return out;
+}
+
+StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu) {
+  return predict_step(config, ModelOnMesh(config, mesh), gpu);
 }
 
 std::string describe_speed(const Config& config, MeshShape mesh, const std::string& gpu) {
@@ -136,8 +138,9 @@ std::string describe_speed(const Config& config, MeshShape mesh, const std::stri
     return fmt::format("predicted speed: no GPU was named; name one with --gpu, of {}\n", gpu_names());
   }
   const auto& specs = find_gpu(gpu);
-  const auto prediction = predict_step(config, mesh, specs);
-  const double plan_bytes = static_cast<double>(plan_memory(config, mesh).total());
+  const ModelOnMesh model(config, mesh);
+  const auto prediction = predict_step(config, model, specs);
+  const double plan_bytes = static_cast<double>(plan_memory(config, model).total());
   std::string out = fmt::format(
       "predicted on {} ({:.1f} TFLOP/s dense bf16, {:.2f} TB/s, {:.0f} GB), not measured; docs/roofline.md says how:\n",
       specs.name, specs.bf16_flop_per_s / 1e12, specs.memory_byte_per_s / 1e12, specs.memory_bytes / 1e9);

@@ -122,15 +122,15 @@ void add_ends(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flop
 }
 
 /// What is done to weights and gradients, and not to tokens.
-void add_state(std::vector<Work>& parts, const Config& config, MeshShape mesh) {
+void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh& model) {
   double mine = 0, shared = 0, shared_mine = 0;  // values of a rank; of units that it shares, all and its own
-  for (const auto& [dense, experts] : stage_units(config.model, mesh))
-    for (const auto& [numel, ranks] : {std::pair(dense, mesh.shard), std::pair(experts, mesh.expert_shard())}) {
-      const double slice = static_cast<double>(numel) / ranks;
+  for (const auto& [dense, experts] : model.stages)
+    for (const auto& unit : {dense, experts}) {
+      const auto slice = static_cast<double>(unit.slice());
       mine += slice;
-      if (ranks > 1) shared += static_cast<double>(numel), shared_mine += slice;
+      if (unit.ranks > 1) shared += static_cast<double>(unit.numel), shared_mine += slice;
     }
-  const auto counts = count_step(config, mesh);
+  const auto counts = count_step(config, model.mesh);
   // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm.
   parts.push_back({"AdamW and gradient norm", Bound::memory, {}, {}, {0, mine * (3 * 2 + 2 + 1) * kMaster}});
   const bool in_adamw = config.parallel.zero_stage != 3;  // which writes bf16 weights in the same pass
@@ -167,8 +167,8 @@ void recompute_selected(std::vector<Work>& parts, const Sizes& s, bool moe) {
 
 }  // namespace
 
-StepWork count_step_work(const Config& config, MeshShape mesh) {
-  const auto sizes = sizes_of(config, mesh);
+StepWork count_step_work(const Config& config, const ModelOnMesh& model) {
+  const auto sizes = sizes_of(config, model.mesh);
   const auto flops = count_forward_flops(config.model, config.data.sequence_length);
   const bool moe = config.model.ffn == Ffn::moe;
   StepWork out{sizes.tokens, static_cast<double>(config.train.global_batch_size * config.data.sequence_length), {}};
@@ -178,7 +178,7 @@ StepWork count_step_work(const Config& config, MeshShape mesh) {
   add_ends(out.parts, sizes, flops);
   if (config.train.recompute == Recompute::full) recompute_all(out.parts);
   if (config.train.recompute == Recompute::selective) recompute_selected(out.parts, sizes, moe);
-  add_state(out.parts, config, mesh);
+  add_state(out.parts, config, model);
   return out;
 }
 

@@ -3,7 +3,7 @@
 #include <string_view>
 #include <vector>
 
-#include "trainer/config.h"
+#include "trainer/model_on_mesh.h"
 
 namespace olmoe {
 
@@ -31,6 +31,6 @@ struct StepWork {
 
 /// Counts the FLOPs and bytes of one optimizer step on CUDA kernels, from the config alone. The busiest rank is the one
 /// with the most micro-batches; its experts have as many rows as those of any other.
-StepWork count_step_work(const Config& config, MeshShape mesh);
+StepWork count_step_work(const Config& config, const ModelOnMesh& model);
 
 }  // namespace olmoe

@@ -18,14 +18,14 @@ struct UnitTimes {
   double gather, reduce, replicas;
 };
 
-UnitTimes unit_times(int64_t numel, RankGroup group, MeshShape mesh, const Config& config, const GpuSpecs& gpu) {
-  if (numel == 0) return {};
-  const auto bytes = [&](int64_t each, int ranks) { return static_cast<double>(numel / ranks * each); };
-  const RankGroup replicate{mesh.replicate, mesh.shard};
+UnitTimes unit_times(const UnitSize& unit, int stride, MeshShape mesh, const Config& config, const GpuSpecs& gpu) {
+  if (unit.numel == 0) return {};
+  const auto bytes = [](int64_t numel, int64_t each) { return static_cast<double>(numel * each); };
+  const RankGroup group{unit.ranks, stride}, replicate{mesh.replicate, mesh.shard};
   // An all-reduce is a reduce-scatter and an all-gather.
-  return {gather_seconds(bytes(compute_bytes(config), 1), group, gpu),
-          gather_seconds(bytes(wire_bytes(config), 1), group, gpu),
-          2 * gather_seconds(bytes(master_bytes(config), group.size), replicate, gpu)};
+  return {gather_seconds(bytes(unit.numel, compute_bytes(config)), group, gpu),
+          gather_seconds(bytes(unit.numel, wire_bytes(config)), group, gpu),
+          2 * gather_seconds(bytes(unit.slice(), master_bytes(config)), replicate, gpu)};
 }
 
 void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, double tokens, const GpuSpecs& gpu) {
@@ -68,13 +68,14 @@ double exchange_seconds(double bytes, RankGroup group, const GpuSpecs& gpu) {
   return kCall_s + (group.nodes() > 1 ? kNetworkStep_s : kNvlinkStep_s) + std::max(inside, between) / kLink;
 }
 
-TransferTimes predict_transfers(const Config& config, MeshShape mesh, double tokens, const GpuSpecs& gpu) {
-  const auto units = stage_units(config.model, mesh);
+TransferTimes predict_transfers(const Config& config, const ModelOnMesh& model, double tokens, const GpuSpecs& gpu) {
+  const auto& mesh = model.mesh;
+  const auto& units = model.stages;
   const auto counts = count_step(config, mesh);
   TransferTimes out;
   for (size_t s = 0; s < units.size(); ++s) {
-    const auto dense = unit_times(units[s].dense, {mesh.shard, 1}, mesh, config, gpu);
-    const auto experts = unit_times(units[s].experts, {mesh.expert_shard(), mesh.expert}, mesh, config, gpu);
+    const auto dense = unit_times(units[s].dense, 1, mesh, config, gpu);
+    const auto experts = unit_times(units[s].experts, mesh.expert, mesh, config, gpu);
     const double gather = dense.gather + experts.gather, reduce = dense.reduce + experts.reduce;
     out.forward_gather += static_cast<double>(counts.forward_gathers) * gather;
     if (s + 1 < units.size()) out.backward_gather += static_cast<double>(counts.backward_gathers) * gather;

@@ -1,6 +1,6 @@
 #pragma once
-#include "trainer/config.h"
 #include "trainer/gpu_specs.h"
+#include "trainer/model_on_mesh.h"
 
 namespace olmoe {
 
@@ -30,6 +30,6 @@ struct TransferTimes {
   }
 };
 /// `tokens`: of a rank, in one step; with routing that favours no expert.
-TransferTimes predict_transfers(const Config& config, MeshShape mesh, double tokens, const GpuSpecs& gpu);
+TransferTimes predict_transfers(const Config& config, const ModelOnMesh& model, double tokens, const GpuSpecs& gpu);
 
 }  // namespace olmoe

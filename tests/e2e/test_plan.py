@@ -1,11 +1,35 @@
 """olmoe-plan: every layout of a run with what is predicted of it, as a table and as JSON."""
 import json
+import re
 import unittest
 
 from support import PROGRAM, REPOSITORY, ProgramTest, tree_hash
 
 PLAN = PROGRAM.parent / "olmoe-plan"
 CONFIG = REPOSITORY / "configs" / "olmoe-1b-7b.yaml"
+PAGE = REPOSITORY / "docs" / "parallelism.md"
+
+
+def table_row(layout):
+    """A layout as a line of the page's tables."""
+    sent = {kind: value / 1e9 for kind, value in layout["sent_bytes"].items()}
+    cells = [str(layout[key]) for key in ("replicate", "shard", "expert", "zero_stage", "recompute")]
+    cells += [f"{layout['memory_bytes']['total'] / 1e9:.1f}", f"{layout['step_s'] * 1e3:,.1f}",
+              f"{layout['exposed_s'] * 1e3:,.1f}", f"{layout['tokens_per_s_per_gpu']:,.0f}",
+              f"{layout['mfu_causal'] * 100:.1f} / {layout['mfu_full_attention'] * 100:.1f} %",
+              f"{sent['gather_dense'] + sent['gather_experts']:.2f}",
+              f"{sent['reduce_dense'] + sent['reduce_experts']:.2f}",
+              f"{sent['replicas']:.2f}", f"{sent['exchange']:.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def run_row(plan):
+    """The whole run in a plan's best layout, as a line of the page's table, without the first cell."""
+    best = plan["layouts"][0]
+    parts = [f"replicate {best['replicate']}"] if best["replicate"] > 1 else []
+    parts += [f"shard {best['shard']}"] + ([f"expert {best['expert']}"] if best["expert"] > 1 else [])
+    hours = plan["steps"] * best["step_s"] / 3600
+    return f"| {', '.join(parts)}, ZeRO-{best['zero_stage']} | {hours / 24:.1f} | {hours * plan['gpus']:,.0f} |"
 
 
 class Plan(ProgramTest):
@@ -42,6 +66,32 @@ class Plan(ProgramTest):
         self.assertLess(fitting["a100"], fitting["h200"])  # 80, 141 and 180 GB
         self.assertLess(fitting["h200"], layouts)          # a whole copy of the state is 124 GB
         self.assertEqual(fitting["b200"], layouts)
+
+    def plan_of(self, gpus, *overrides):
+        code, text = self.plan(CONFIG, "--gpus", gpus, "--json", *overrides)
+        self.assertEqual(code, 0, text)
+        return json.loads(text)[0]
+
+    def test_the_tables_of_the_page_are_what_is_planned(self):
+        page = PAGE.read_text()
+        tables = re.findall(r"--gpus (\d+)` \((\d+) layouts, (\d+) fit[^)]*\):\n\n\|.*\n\|.*\n((?:\|.*\n)+)", page)
+        self.assertEqual([gpus for gpus, *_ in tables], ["8", "64", "256"])
+        runs = {"8": (), "64": (), "256": (), "1,024, micro-batches of 1": ("train.micro_batch_size=1",)}
+        for gpus, layouts, fit, rows in tables:
+            with self.subTest(gpus=gpus):
+                planned = self.plan_of(gpus)["layouts"]
+                fitting = [table_row(layout) for layout in planned if layout["fits"]]
+                self.assertEqual((int(layouts), int(fit)), (len(planned), len(fitting)))
+                shown = rows.splitlines()
+                self.assertEqual(shown[0], fitting[0])
+                self.assertEqual(shown, [row for row in fitting if row in shown])
+        for gpus, overrides in runs.items():
+            with self.subTest(run=gpus):
+                self.assertIn(f"| {gpus} {run_row(self.plan_of(gpus.split(', ')[0].replace(',', ''), *overrides))}\n", page)
+
+    def test_a_graph_of_the_step_leaves_no_experts_on_other_ranks(self):
+        plan = self.plan_of("8", "train.cuda_graph=true")
+        self.assertEqual({layout["expert"] for layout in plan["layouts"]}, {1})
 
     def test_the_best_line_is_what_a_run_takes(self):
         code, text = self.plan(CONFIG, "--gpus", "64")

@@ -1,5 +1,5 @@
 // Bytes of tensors as their allocator counts them: what a block keeps for its backward, and the peak of a run beside
-// the memory plan. One rank here; ranks under mpirun are tests/e2e/test_memory.py's.
+// the memory plan. One rank here; all layouts of ranks are tests/trainer/mpi/layouts_test.cpp's.
 #include <thread>
 
 #include "core/log.h"
@@ -7,9 +7,8 @@
 #include "model/layers.h"
 #include "model/moe_layer.h"
 #include "support/catch.h"
-#include "support/trainer_fixtures.h"
+#include "support/measured_memory.h"
 #include "trainer/memory_plan.h"
-#include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
 
 namespace {
@@ -75,40 +74,12 @@ ModelConfig one_wide_block(int64_t top_k, int64_t rows_x_width) {
   return model;
 }
 
-/// A run in which no kind of memory is a rounding error: some megabytes each of state, buffers and activations.
-Config measurable_run(const std::string& folder) {
-  auto config = tiny_run(folder);
-  auto& model = config.model;
-  model.vocab_size = 600;
-  model.d_model = 96;
-  model.num_heads = 6;
-  model.num_kv_heads = 3;
-  model.num_experts = 6;
-  model.top_k = 2;
-  model.expert_width = 80;
-  model.init_std = 0.02;
-  model.loss_chunk = 100;
-  config.train.steps = 2;
-  config.data.sequence_length = 96;
-  return config;
-}
-
-/// Peak of a run of one rank, without what was there before.
-int64_t measured_peak(const Config& config) {
-  tensor_memory::count_host();
-  const int64_t before = tensor_memory::bytes(kHost).value();
-  tensor_memory::forget_peak(kHost);
-  const auto world = make_single_communicator();
-  Trainer trainer(config, *world);
-  ENSURE(trainer.run() == ExitCode::ok, "a run did not end well");
-  return tensor_memory::peak_bytes(kHost).value() - before;
-}
-
 /// The whole within 5 %, and what passes come and go with as well, which trained state would hide in the whole.
 void check_plan(const Config& config) {
+  const auto world = make_single_communicator();
   const auto plan = plan_memory(config, {});
   const int64_t of_pass = plan.batches + plan.tables + plan.activations + plan.temporaries;
-  const auto planned = static_cast<double>(plan.total()), peak = static_cast<double>(measured_peak(config));
+  const auto planned = static_cast<double>(plan.total()), peak = static_cast<double>(measured_peak(config, *world));
   const double state = planned - static_cast<double>(of_pass);
   INFO(describe(plan));
   INFO(fmt::format("measured {:.3f} MiB, planned {:.3f} MiB", peak / (1 << 20), planned / (1 << 20)));

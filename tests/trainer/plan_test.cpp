@@ -1,8 +1,11 @@
 #include "trainer/plan.h"
 
+#include <fmt/ranges.h>
+
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <set>
 
@@ -62,6 +65,37 @@ TEST_CASE("every layout of a world is listed exactly once, and a run takes each 
   }
 }
 
+TEST_CASE("no layout is proposed with which the trainer would refuse the config") {
+  struct Override {
+    std::vector<std::string> keys;
+    bool experts_apart;  ///< whether layouts with parallel.expert > 1 remain
+  };
+  const std::vector<Override> overrides{{{}, true},
+                                        {{"parallel.expert_chunks=4"}, true},
+                                        {{"model.capacity_factor=1.25"}, true},
+                                        {{"train.cuda_graph=true"}, false},
+                                        {{"train.cuda_graph=true", "parallel.gradient_wire=bfloat16"}, false},
+                                        {{"model.ffn=dense"}, false},
+                                        {{"model.ffn=dense", "train.cuda_graph=true"}, false}};
+  for (const auto& [keys, experts_apart] : overrides) {
+    INFO(fmt::format("{}", fmt::join(keys, " ")));
+    auto config = published(keys);
+    config.data.paths.clear();
+    config.data.synthetic = true;
+    const auto planned = plan_layouts(config, 8, find_gpu("h100"));
+    size_t apart = 0;
+    for (const auto& p : planned) {
+      const auto laid_out = with_layout(config, p.layout);
+      CHECK(validate(laid_out).empty());
+      CHECK_NOTHROW(mesh_shape(laid_out, 8));
+      apart += p.layout.mesh.expert > 1 ? 1 : 0;
+    }
+    CHECK((apart > 0) == experts_apart);
+    // 1, 2, 4 or 8 of the ranks share one copy; of these 1, 2, 4 or 8 the experts.
+    CHECK(planned.size() == (experts_apart ? 1 + 2 + 3 + 4 : 4) * 3 * kRecomputeModes);
+  }
+}
+
 TEST_CASE("a dense model has no layouts with experts on several ranks") {
   const auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmo-1b-dense.yaml", {});
   const auto layouts = list_layouts(config, 8);
@@ -104,6 +138,32 @@ TEST_CASE("a plan is what the parts say of that layout") {
   }
 }
 
+TEST_CASE("a router that was just initialised sends as many copies of tokens as the plan expects, within 5 %") {
+  const int ranks = GENERATE(2, 3, 4);
+  const TempFolder folder;
+  auto config = test::tiny_run(folder / "run");
+  config.model.num_experts = 12;
+  config.model.top_k = 3;
+  config.model.init_std = 0.02;
+  config.train.compute_dtype = ComputeDtype::float32;
+  config.train.steps = 1;
+  config.train.micro_batch_size = 8;
+  config.train.global_batch_size = 16 * ranks;  // two passes of each
+  config.data.sequence_length = 64;
+  config.parallel.expert = ranks;
+  std::atomic<int64_t> sent = 0, received = 0;
+  run_ranks(ranks, [&](Communicator& world) {
+    Trainer trainer(config, world);
+    ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
+    sent += trainer.totals().copies_sent;
+    received += trainer.totals().copies_received;
+  });
+  const auto of_rank = expected_copies_of_step(config.model, {1, ranks, ranks}, 16 * config.data.sequence_length);
+  INFO(fmt::format("{} ranks: {} copies were sent", ranks, sent.load()));
+  CHECK(sent == received);
+  CHECK(static_cast<double>(sent) == Approx(static_cast<double>(of_rank.sent * ranks)).epsilon(0.05));
+}
+
 TEST_CASE("the plan as text and as JSON") {
   const auto config = published();
   const auto& gpu = find_gpu("h100");
@@ -135,6 +195,11 @@ TEST_CASE("what cannot be planned is refused") {
   CHECK_THROWS_WITH(plan_layouts(published(), 4097, gpu), Contains("--gpus: 4097"));
   CHECK_THROWS_AS(plan_layouts(published({"train.compute_dtype=float32"}), 8, gpu), ConfigError);
   CHECK_THROWS_AS(plan_layouts(published({"parallel.transport=staged"}), 8, gpu), ConfigError);
+  CHECK_THROWS_WITH(plan_layouts(published({"train.expert_kernels=fused"}), 8, gpu),
+                    Contains("train.expert_kernels: step times are predicted for unfused only"));
+  auto invalid = published();
+  invalid.train.steps = 0;
+  CHECK_THROWS_WITH(plan_layouts(invalid, 8, gpu), Contains("no layout of 8 GPUs: train.steps: 0"));
 }
 
 TEST_CASE("config, mesh, plan and checkpoint metadata of 4096 ranks take less than a second", "[timed]") {
@@ -146,12 +211,12 @@ TEST_CASE("config, mesh, plan and checkpoint metadata of 4096 ranks take less th
   const auto config = published({"parallel.shard=0", "train.micro_batch_size=1"});
   const auto mesh = mesh_shape(config, kRanks);
   const auto planned = plan_layouts(config, kRanks, find_gpu("h100"));
-  const auto units = stage_units(config.model, mesh);
+  const ModelOnMesh model(config, mesh);
   Manifest manifest;
   manifest.config = write_config(config);
   for (int rank = 0; rank < kRanks; ++rank) {
     int64_t values = 0;
-    for (const auto& [dense, experts] : units) values += dense / mesh.shard + experts / mesh.expert_shard();
+    for (const auto& [dense, experts] : model.stages) values += dense.slice() + experts.slice();
     manifest.files.push_back({fmt::format("shard_{:05}.safetensors", rank), 3 * 4 * values, std::string(32, '0')});
   }
   manifest.write(folder);

@@ -22,6 +22,10 @@ StepPrediction predict(const Config& config, std::string_view gpu, MeshShape mes
   return predict_step(config, mesh, find_gpu(gpu));
 }
 
+StepWork work_of(const Config& config, MeshShape mesh = kPublished) {
+  return count_step_work(config, ModelOnMesh(config, mesh));
+}
+
 const Work& part(const StepWork& work, std::string_view name) {
   const auto found =
       std::find_if(work.parts.begin(), work.parts.end(), [&](auto& p) { return p.name == name; });
@@ -65,27 +69,27 @@ TEST_CASE("a GPU that is not known is refused, and those that are known are name
 
 TEST_CASE("a step's products: three times the forward, and what a backward computes again") {
   const auto config = published();
-  const auto work = count_step_work(config, kPublished);
+  const auto work = work_of(config);
   CHECK(work.tokens == 1024 * 4096 / 256);
   const auto flops = count_forward_flops(config.model, config.data.sequence_length);
   const double again = 0.5 * flops.attention + flops.head;  // scores, logits
   CHECK(executed_flops(work) == Approx(work.tokens * (3 * flops.total() + again)).epsilon(1e-12));
 
-  const auto recomputed = count_step_work(published("olmoe-1b-7b", {"train.recompute=full"}), kPublished);
+  const auto recomputed = work_of(published("olmoe-1b-7b", {"train.recompute=full"}));
   const double blocks = flops.total() - flops.head;
   CHECK(executed_flops(recomputed) == Approx(executed_flops(work) + work.tokens * blocks).epsilon(1e-12));
 
-  const auto selective = count_step_work(published("olmoe-1b-7b", {"train.recompute=selective"}), kPublished);
+  const auto selective = work_of(published("olmoe-1b-7b", {"train.recompute=selective"}));
   CHECK(executed_flops(selective) == Approx(executed_flops(work) + work.tokens * flops.router).epsilon(1e-12));
 }
 
 TEST_CASE("a step's bytes, by hand") {
-  const auto work = count_step_work(published(), kPublished);
+  const auto work = work_of(published());
   const double rows = 16384. * 8 * 16;  // of all blocks
   CHECK(part(work, "permute").forward.bytes == rows * 2 * 2048 * 2);
   CHECK(part(work, "SwiGLU").backward.bytes == rows * 6 * 1024 * 2);
   CHECK(part(work, "cross-entropy").forward.bytes == 16384. * 50304 * 2);
-  const auto selective = count_step_work(published("olmoe-1b-7b", {"train.recompute=selective"}), kPublished);
+  const auto selective = work_of(published("olmoe-1b-7b", {"train.recompute=selective"}));
   const double one_norm = 16384. * 16 * 2048 * 2 * 2;  // of all blocks
   CHECK(part(selective, "norms").backward.bytes == part(work, "norms").backward.bytes + 3 * one_norm);
   CHECK(part(selective, "SwiGLU").backward.bytes == part(work, "SwiGLU").backward.bytes);
@@ -94,7 +98,7 @@ TEST_CASE("a step's bytes, by hand") {
 
 TEST_CASE("a rank with an eighth of the experts computes as many rows, and moves an eighth of their weights") {
   const auto config = published();
-  const auto all = count_step_work(config, kPublished), eighth = count_step_work(config, {1, 256, 8});
+  const auto all = work_of(config), eighth = work_of(config, {1, 256, 8});
   CHECK(executed_flops(eighth) == Approx(executed_flops(all)).epsilon(1e-12));
   CHECK(part(eighth, "permute").forward.bytes == part(all, "permute").forward.bytes);
   CHECK(part(eighth, "expert gradient sums").backward.bytes ==
@@ -125,7 +129,7 @@ TEST_CASE("the busiest rank sets the pace") {
   const auto tokens = [](int64_t global, int64_t micro, int ranks) {
     const auto config = published("olmoe-1b-7b", {fmt::format("train.global_batch_size={}", global),
                                                   fmt::format("train.micro_batch_size={}", micro)});
-    return count_step_work(config, {1, ranks, 1}).tokens / 4096;
+    return work_of(config, {1, ranks, 1}).tokens / 4096;
   };
   CHECK(tokens(8, 4, 2) == 4);
   CHECK(tokens(10, 4, 2) == 6);  // 4, 4 and 2: the first rank has 4 and 2

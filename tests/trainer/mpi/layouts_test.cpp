@@ -1,9 +1,13 @@
-// The ladder's rungs of processes: all layouts of this world compute what one rank computes.
+// All layouts of this world of processes: they compute what one rank computes (the ladder's rungs), and take the memory
+// that is planned.
 #include <cstring>
 
 #include "../../parallel/mpi/world.h"
 #include "support/catch.h"
 #include "support/layout_ladder.h"
+#include "support/measured_memory.h"
+#include "trainer/layout.h"
+#include "trainer/memory_plan.h"
 
 namespace {
 
@@ -19,8 +23,9 @@ std::string shared(std::string text) {
   return static_cast<const char*>(bytes.data_ptr());
 }
 
-/// Runs every layout in a folder of its own below rank 0's.
-void check_all(const Config& config, const FinishedRun& reference) {
+/// Calls check(run, layout) for every layout, with a folder of its own below rank 0's.
+template <class Check>
+void for_all_layouts(const Config& config, const Check& check) {
   const TempFolder own;
   const auto folder = shared(own / "runs");
   for (const auto& layout : layouts_of(mpi_world().size())) {
@@ -28,8 +33,21 @@ void check_all(const Config& config, const FinishedRun& reference) {
     run.run.folder =
         fmt::format("{}/{}_{}_{}_{}", folder, layout.replicate, layout.shard, layout.expert, layout.zero_stage);
     INFO(describe(layout));
-    CHECK(layout_error(run, layout, mpi_world(), reference) <= 1e-12);
+    check(run, layout);
   }
+}
+
+/// One step in which each rank has a whole micro-batch, with so many experts on each that all have almost as many rows.
+Config balanced_run(const std::string& folder, int world) {
+  auto config = measurable_run(folder);
+  config.model.num_layers = 2;
+  config.model.num_experts = std::max(8, 4 * world);
+  config.model.top_k = 4;
+  config.model.expert_width = 24;
+  config.train.compute_dtype = ComputeDtype::float32;
+  config.train.steps = 1;
+  config.train.global_batch_size = world * config.train.micro_batch_size;
+  return config;
 }
 
 }  // namespace
@@ -39,5 +57,22 @@ TEST_CASE("in float64 every layout of processes gives the losses, gradients and 
   const auto config = ladder_run(single / "run", mpi_world().size());
   const auto reference = run_single(config);
   REQUIRE(reference.metrics.size() == 5);
-  check_all(config, reference);
+  for_all_layouts(config, [&](const Config& run, const Layout& layout) {
+    CHECK(layout_error(run, layout, mpi_world(), reference) <= 1e-12);
+  });
+}
+
+TEST_CASE("in every layout of processes the peak of each rank is the plan's, within 5 %") {
+  const TempFolder own;
+  for_all_layouts(balanced_run(own / "run", mpi_world().size()), [](Config run, const Layout& layout) {
+    run.parallel.replicate = layout.replicate;
+    run.parallel.shard = layout.shard;
+    run.parallel.expert = layout.expert;
+    run.parallel.zero_stage = layout.zero_stage;
+    const auto plan = plan_memory(run, mesh_shape(run, mpi_world().size()));
+    const auto planned = static_cast<double>(plan.total());
+    const auto peak = static_cast<double>(measured_peak(run, mpi_world()));
+    INFO(fmt::format("measured {:.3f} MiB of {}", peak / (1 << 20), describe(plan)));
+    CHECK(planned == Approx(peak).epsilon(0.05));
+  });
 }
