@@ -23,7 +23,8 @@ GpuFacts gpu_facts(int index);
 /// Makes a GPU the current one of this thread. Throws ConfigError, naming it, if this program has no code for it.
 void use_device(int index);
 
-/// While it lives, LibTorch warns or throws where it makes the host wait for a GPU, in every thread; then does as before.
+/// While it lives, LibTorch warns or throws where it makes the host wait for a GPU, in every thread; then it does as
+/// before.
 class HostSyncMode {
  public:
   enum class Then { warn, fail };  ///< fail: throws

@@ -19,8 +19,8 @@ class TokenDispatcher {
   /// Ranks of `exchange` hold num_experts / size experts each, in rank order.
   TokenDispatcher(std::shared_ptr<RowExchange> exchange, int64_t num_experts);
 
-  /// From the choices ids_NK of chunks of tokens (int32; -1: none). On a GPU the host waits for the counts, once for all
-  /// chunks. Collective over expert.
+  /// From the choices ids_NK of chunks of tokens (int32; -1: none). On a GPU the host waits for the counts, once for
+  /// all chunks. Collective over expert.
   std::vector<DispatchPlan> plan(at::TensorList chunks) const;
   /// The same where all experts are here and nothing travels. The host waits only if ids of -1 are to be counted.
   DispatchPlan plan_here(const at::Tensor& ids_NK, bool some_absent) const;

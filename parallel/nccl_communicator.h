@@ -7,9 +7,9 @@
 
 namespace olmoe {
 
-/// The ranks of `host` with a GPU each: tensors on `device` go over NCCL, on the caller's current
-/// stream; tensors in host memory, and barriers, go over `host` (MPI, store or threads). Groups of one
-/// that are split off stay with the host, which serves them on any device. A barrier waits for ranks, not for their GPUs.
+/// The ranks of `host` with a GPU each: tensors on `device` go over NCCL, on the caller's current stream; tensors in
+/// host memory, and barriers, go over `host` (MPI, store or threads). Groups of one that are split off stay with the
+/// host, which serves them on any device. A barrier waits for ranks, not for their GPUs.
 ///
 /// Calls return when the work is enqueued; "finished" in the trace says no more. A failure of NCCL,
 /// of this call or of one before, throws an Error that names group and call. Sums run in NCCL's
