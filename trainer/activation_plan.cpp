@@ -20,6 +20,8 @@ struct Pass {
   const ModelConfig& model;
   int64_t N, sequences;
   bool travels;           // tokens to experts of other ranks
+  int64_t chunks;         // in which they travel; else 1
+  bool fused;             // experts: gathering and SwiGLU inside their products
   int64_t M;              // expected: choices fall on all experts alike
   int64_t value, master;  // bytes of a computed value; of statistics, at least fp32
   Keep keep;              // of a graph
@@ -27,11 +29,13 @@ struct Pass {
   bool moe() const { return model.ffn == Ffn::moe; }
 };
 
+bool fused_experts(const TrainConfig& train) { return train.expert_kernels == kernels::ExpertKernels::fused; }
+
 /// A GPU makes the gate and up gradients of a rank's experts in bf16 before it adds them to the fp32 ones; of down,
-/// half.
+/// half. Fused kernels add in fp32 where the sum stays.
 int64_t product_bytes(const Config& config, MeshShape mesh) {
   const auto& m = config.model;
-  if (m.ffn == Ffn::dense || config.train.device == DeviceKind::cpu) return 0;
+  if (m.ffn == Ffn::dense || config.train.device == DeviceKind::cpu || fused_experts(config.train)) return 0;
   return m.num_experts / mesh.expert * 2 * m.expert_width * m.d_model * element_bytes(config.train.compute_dtype);
 }
 
@@ -46,6 +50,8 @@ Pass pass_of(const Config& config, MeshShape mesh) {
           .N = N,
           .sequences = sequences,
           .travels = travels,
+          .chunks = travels ? config.parallel.expert_chunks : 1,
+          .fused = fused_experts(train),
           .M = std::llround(seen * static_cast<double>(N)),
           .value = value,
           .master = std::max<int64_t>(value, 4),
@@ -92,20 +98,34 @@ int64_t kept_by_layer(const Pass& p) {
   return m.num_experts * (kIndex + groups * by_group + kDouble);
 }
 
+/// Temporaries of the experts' backward, of one chunk.
+int64_t expert_temporaries(const Pass& p) {
+  const auto& m = p.model;
+  const int64_t rows = p.N * m.top_k / p.chunks, hidden = rows * m.expert_width * p.value;
+  const int64_t wide = rows * m.d_model * p.value, token_rows = p.M / p.chunks * m.d_model * p.value;
+  // What arrived is kept; other rows are normed again for the weight's gradients.
+  const int64_t again = p.keep == Keep::least && !p.travels ? token_rows : 0;
+  // Gradients of the pre-activation and hidden rows; then the former with rows of dx and their sums.
+  if (p.fused) return std::max(3 * hidden, 2 * hidden + std::max(again, wide + token_rows));
+  // Rows of dy, gradients of the pre-activation, hidden rows; their gradients, then those of the weight.
+  const int64_t down = wide + 3 * hidden + std::max(hidden, p.product_bytes / 2);
+  // Gradients of the pre-activation; rows of x (and the normed copy) with the weight's gradients, then of dx with their
+  // sums.
+  const int64_t up = wide + 2 * hidden + std::max(token_rows, again + p.product_bytes);
+  return std::max(down, up);
+}
+
 /// Temporaries of the feed-forward's backward.
 int64_t ffn_temporaries(const Pass& p) {
   const auto& m = p.model;
   if (!p.moe())
     return p.N * 4 * m.dense_hidden() * p.value;  // gradients of hidden rows and pre-activation, hidden rows
-  const int64_t rows = p.N * m.top_k, hidden = rows * m.expert_width * p.value, wide = rows * m.d_model * p.value;
-  const int64_t token_rows = p.M * m.d_model * p.value, arrived = p.travels ? token_rows : 0;
-  // Rows of dy, gradients of the pre-activation, hidden rows; their gradients, then those of the weight.
-  const int64_t down = wide + 3 * hidden + std::max(hidden, p.product_bytes / 2);
-  // Gradients of the pre-activation; rows of x (and the normed copy) with the weight's gradients, then of dx with their
-  // sums.
-  const int64_t again = p.keep == Keep::least ? token_rows : 0;
-  const int64_t up = wide + 2 * hidden + std::max(token_rows, again + p.product_bytes);
-  return arrived + std::max(down, up) + rows * p.master;  // the gradient that came back to the experts; of scores
+  const int64_t row = m.d_model * p.value, scores = p.N * m.top_k * p.master;
+  // The gradients that came back to the experts. Of the other chunks both ends are alive: rows of dy that are on their
+  // way, or of dx; and as the gradient of the residual is put together chunk by chunk, it is no longer dy itself.
+  const int64_t in_flight = p.travels ? p.M * row * (2 * p.chunks - 1) / p.chunks : 0;
+  const int64_t residual = p.chunks > 1 ? p.N * row : 0;
+  return in_flight + residual + expert_temporaries(p) + scores;
 }
 
 /// Temporaries of attention's backward, for one token: gradients of its output, its residual and the projection; what

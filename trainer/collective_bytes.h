@@ -38,9 +38,10 @@ struct CollectiveBytes {
   }
 };
 /// `copies` as they were counted, or as they are expected; `replica` is the rank's place on the axis replicate.
+CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica = 0);
+/// The same, of several plans on one mesh.
 CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& model, TokenCopies copies,
                                        int replica = 0);
-CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica = 0);
 /// What `tokens` tokens of a rank, through all blocks, are expected to send and receive.
 TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens);
 

@@ -32,8 +32,9 @@ struct MemoryPlan {
   std::vector<Kind> kinds() const;
   int64_t total() const;
 };
-MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model);
 MemoryPlan plan_memory(const Config& config, MeshShape mesh);
+/// The same, of several plans on one mesh.
+MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model);
 /// The plan as a line for people.
 std::string describe(const MemoryPlan& plan);
 /// Bytes in MiB, or GiB where they make one.

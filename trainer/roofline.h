@@ -27,8 +27,9 @@ struct StepPrediction {
 };
 
 /// Throws ConfigError for another compute dtype than bfloat16, and another transport than NCCL.
-StepPrediction predict_step(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu);
 StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu);
+/// The same, of several plans on one mesh.
+StepPrediction predict_step(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu);
 
 /// The lines of a dry run: prediction on the GPU that is named, or, where none is and the config trains on GPUs, how to
 /// name one. Throws ConfigError for a GPU that is not known.

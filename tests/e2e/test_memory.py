@@ -1,4 +1,4 @@
-"""The peak of tensor bytes that a run counts is what its dry run plans, in each layout of ranks."""
+"""The peak of tensor bytes that a run counts is what its dry run plans. Of all layouts: mpi_layouts_tests."""
 import json
 import re
 import unittest
@@ -40,28 +40,22 @@ class Memory(ProgramTest):
             self.assertAlmostEqual(planned / peak, 1, delta=0.05, msg=f"planned {planned:.0f}, measured {peak}")
 
     def test_one_rank(self):
-        self.check(1)
         self.check(1, "train.compute_dtype=bfloat16", "train.recompute=selective")
 
     def test_two_ranks(self):
-        for zero_stage in (1, 2, 3):
-            zero = f"parallel.zero_stage={zero_stage}"
-            self.check(2, zero)
-            self.check(2, zero, "train.recompute=selective", "train.compute_dtype=bfloat16")
+        self.check(2, "parallel.zero_stage=1", "train.recompute=selective", "train.compute_dtype=bfloat16")
         self.check(2, "parallel.replicate=2", "train.recompute=full")
         self.check(2, "parallel.gradient_wire=bfloat16")
 
     def test_experts_on_two_ranks(self):
-        for recompute in ("none", "selective", "full"):
+        for recompute in ("selective", "full"):
             self.check(2, "parallel.expert=2", f"train.recompute={recompute}")
-        self.check(2, "parallel.expert=2", "parallel.zero_stage=1", "train.compute_dtype=bfloat16")
-        self.check(4, "parallel.expert=2", "parallel.zero_stage=2")
+        self.check(2, "parallel.expert=2", "parallel.expert_chunks=2")
+        self.check(2, "parallel.expert=2", "parallel.expert_chunks=4", "train.compute_dtype=bfloat16")
+        self.check(2, "parallel.expert=2", "parallel.expert_chunks=3", "train.recompute=selective")
 
     def test_four_ranks(self):
-        for zero_stage in (2, 3):
-            zero = f"parallel.zero_stage={zero_stage}"
-            self.check(4, zero, "train.recompute=full")
-            self.check(4, zero, "parallel.replicate=2", "parallel.shard=2", "train.compute_dtype=bfloat16")
+        self.check(4, "parallel.replicate=2", "parallel.shard=2", "train.compute_dtype=bfloat16")
         self.check(4, "model.ffn=dense", "train.recompute=selective")
 
 

@@ -28,9 +28,10 @@ int64_t shared_bytes(StageRunner& runner,
 }
 
 MemoryPlan allocated(const Config& config, DeviceMesh& mesh, at::ScalarType dtype) {
-  const auto residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident;
-  StageRunner runner(make_stages(config.model, mesh), mesh,
-                     runner_options(config.model, dtype, residency));
+  auto options = runner_options(config.model, dtype);
+  options.residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident;
+  options.grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled;
+  StageRunner runner(make_stages(config.model, mesh), mesh, options);
   Optimizer optimizer(runner.units(), config.optimizer);
   MemoryPlan plan{};
   for (const auto& unit : runner.units())
@@ -53,11 +54,12 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
   const auto dtype = GENERATE(Dtype{ComputeDtype::float32, at::kFloat},
                               Dtype{ComputeDtype::bfloat16, at::kBFloat16},
                               Dtype{ComputeDtype::float64, at::kDouble});
-  const MeshShape shape =
-      GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 1, 1}, MeshShape{2, 2, 1});
+  const MeshShape shape = GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 1, 1}, MeshShape{2, 2, 1},
+                                   MeshShape{1, 2, 2}, MeshShape{1, 4, 2}, MeshShape{2, 2, 2});
   auto config = tiny_run("unused");  // of sizes that need padding everywhere
+  config.model.num_experts = 6;
   config.train.compute_dtype = dtype.config;
-  config.parallel.zero_stage = GENERATE(2, 3);
+  config.parallel.zero_stage = GENERATE(1, 2, 3);
   std::vector<MemoryPlan> plans(static_cast<size_t>(shape.replicate * shape.shard));
   run_ranks(shape.replicate * shape.shard, [&](Communicator& world) {
     DeviceMesh mesh(world, shape);
@@ -65,8 +67,8 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
   });
   const auto planned = plan_memory(config, shape);
   for (const auto& plan : plans) {
-    INFO(fmt::format("{} bytes an element, replicate {} x shard {}, ZeRO-{}",
-                     c10::elementSize(dtype.tensor), shape.replicate, shape.shard,
+    INFO(fmt::format("{} bytes an element, replicate {} x shard {} (expert {}), ZeRO-{}",
+                     c10::elementSize(dtype.tensor), shape.replicate, shape.shard, shape.expert,
                      config.parallel.zero_stage));
     CHECK(plan.weights == planned.weights);
     CHECK(plan.gradients == planned.gradients);
@@ -111,4 +113,26 @@ TEST_CASE("a rank of 256 of OLMoE-1B-7B keeps a 256th of the trained state") {
   CHECK(static_cast<double>(plan.weights) == Approx(6'919'161'856. / 256 * 4).epsilon(1e-3));  // padding
   CHECK(plan.gradients == plan.weights);
   CHECK(plan.moments == 2 * plan.weights);
+}
+
+TEST_CASE("fused experts gather no rows of dy or x and make no product of weight gradients") {
+  const std::vector<std::string> on_gpu{"train.device=cuda", "train.compute_dtype=bfloat16"};
+  const auto planned = [&](const std::string& kernels, const std::string& recompute) {
+    auto overrides = on_gpu;
+    overrides.insert(overrides.end(), {"train.expert_kernels=" + kernels, "train.recompute=" + recompute});
+    return plan_memory(load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", overrides), {1, 256, 1});
+  };
+  // In bf16, 4 sequences of 4,096 tokens and 8 choices of each: rows as wide as the experts, and as the model.
+  constexpr int64_t kTokens = 4 * 4096, kRow = 2048 * 2, kHidden = kTokens * 8 * 1024 * 2, kWide = kTokens * 8 * kRow;
+  constexpr int64_t kProduct = 64 * 2 * 1024 * 2048 * 2, kScores = kTokens * 8 * 4;
+  for (const std::string recompute : {"none", "selective"}) {
+    const auto unfused = planned("unfused", recompute), fused = planned("fused", recompute);
+    const int64_t again = recompute == "selective" ? kTokens * kRow : 0;  // the normed rows
+    INFO(recompute);
+    CHECK(unfused.fullest == "backward of the last feed-forward");
+    CHECK(fused.fullest == "backward of the last feed-forward");
+    CHECK(fused.activations == unfused.activations);
+    CHECK(unfused.temporaries == kTokens * kRow + kWide + 2 * kHidden + kProduct + again + kScores);
+    CHECK(fused.temporaries == kTokens * kRow + 2 * kHidden + kWide + kTokens * kRow + kScores);
+  }
 }
