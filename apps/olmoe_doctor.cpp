@@ -10,6 +10,7 @@
 #include "trainer/doctor_probes.h"
 #include "trainer/environment.h"
 #include "trainer/launch.h"
+#include "trainer/watchdog.h"
 
 namespace {
 
@@ -27,6 +28,7 @@ ExitCode examine_ranks(const Arguments& arguments, Communicator& world) {
   const auto config = load_config(arguments.config, arguments.overrides);
   at::set_num_threads(choose_threads(config.run.threads, ranks_on_node()));
   prepare_device(config);
+  const auto watchdog = watch_run(config.run, world);
   const auto connected = connect_devices(config, world);
   const auto [measures, ranks] = examine(config, *connected, arguments.slow_below);
   const auto verdict = judge(measures, ranks);

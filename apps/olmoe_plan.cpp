@@ -7,6 +7,7 @@
 #include "trainer/environment.h"
 #include "trainer/gpu_specs.h"
 #include "trainer/launch.h"
+#include "trainer/layout.h"
 #include "trainer/plan_report.h"
 
 namespace {
@@ -24,9 +25,7 @@ struct Arguments {
 /// --gpus, else replicate x shard of the config. One table for each GPU, or one object of a JSON array.
 ExitCode print(const Arguments& arguments) {
   const auto config = load_config(arguments.config, arguments.overrides);
-  const auto& parallel = config.parallel;
-  const auto configured = static_cast<int>(parallel.replicate * std::max<int64_t>(1, parallel.shard));
-  const int gpus = arguments.gpus > 0 ? arguments.gpus : configured;
+  const int gpus = arguments.gpus > 0 ? arguments.gpus : configured_ranks(config);
   std::string out;
   for (const auto& name : arguments.gpu_names) {
     const auto& gpu = find_gpu(name);

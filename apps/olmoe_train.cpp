@@ -34,19 +34,21 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   prepare_device(config);
   preemption::install_handlers();
   log::info("{}", describe_start(config, world.size(), mpi_version));
-  check_placement(world, mesh_shape(config, world.size()));
-  const auto ranks = connect_devices(config, world);
-  Trainer trainer(config, *ranks);
-  const auto watchdog = watch_run(config.run, *ranks);
-  return trainer.run();
+  const auto watchdog = watch_run(config.run, world);
+  const auto code = [&] {
+    check_placement(world, mesh_shape(config, world.size()));
+    const auto ranks = connect_devices(config, world);
+    Trainer trainer(config, *ranks);
+    watchdog->record(*ranks);
+    return trainer.run();
+  }();
+  world.barrier();  // all ranks have taken the run down: what they do after this is not watched
+  return code;
 }
 
-/// Prints what was asked for, without training. A dry run plans for --ranks, else for the ranks that run, else for
-/// replicate x shard of the config.
+/// Prints what was asked for. A dry run plans for --ranks, else the ranks that run, else those that the config names.
 ExitCode print(const Arguments& arguments, const Config& config, int running) {
-  const auto& parallel = config.parallel;
-  const auto configured = static_cast<int>(parallel.replicate * std::max<int64_t>(1, parallel.shard));
-  const int ranks = arguments.ranks > 0 ? arguments.ranks : running > 1 ? running : configured;
+  const int ranks = arguments.ranks > 0 ? arguments.ranks : running > 1 ? running : configured_ranks(config);
   const auto text = arguments.print_config ? write_config(config) : dry_run(config, ranks, arguments.gpu);
   std::fputs(text.c_str(), stdout);
   return ExitCode::ok;
@@ -62,7 +64,7 @@ int main(int argc, char* argv[]) {
   app.add_option("overrides", arguments.overrides, "path.to.key=value, edited into the config before it is read");
   auto* dry = app.add_flag("--dry-run", arguments.dry_run, "check everything and print the plan; run nothing");
   app.add_flag("--print-config", arguments.print_config, "print the resolved config; run nothing");
-  app.add_option("--ranks", arguments.ranks, "ranks to plan for with --dry-run")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--ranks", arguments.ranks, "ranks to plan for with --dry-run")->check(CLI::Range(1, kMostRanks));
   app.add_option("--gpu", arguments.gpu, "GPU that --dry-run predicts the speed of: " + gpu_names())->needs(dry);
   app.set_version_flag("--version", fmt::format("olmoe-train {} ({})", kVersion, kGitCommit));
   try {

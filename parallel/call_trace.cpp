@@ -22,6 +22,8 @@ const char* name_of(Collective kind) {
       return "barrier";
     case Collective::split:
       return "split";
+    case Collective::join:
+      return "join";
   }
   throw Error(fmt::format("unknown collective {}", static_cast<int>(kind)));
 }

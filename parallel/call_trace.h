@@ -17,7 +17,8 @@ enum class Collective {
   all_to_all,
   broadcast,
   barrier,
-  split
+  split,
+  join  ///< ranks meet in a library that a back end stands on
 };
 const char* name_of(Collective kind);
 

@@ -181,6 +181,12 @@ std::unique_ptr<Communicator> Communicator::split(int color, int key, std::strin
   return group;
 }
 
+void Communicator::traced(Collective kind, const std::function<void()>& work) {
+  const int64_t call = trace_->enter(name_, kind, at::kByte, 0);
+  work();
+  trace_->finish(call);
+}
+
 void Communicator::check_tensor(const at::Tensor& tensor, const char* call) const {
   ENSURE(tensor.defined(), "{}.{}: undefined tensor", name_, call);
   ENSURE(tensor.is_contiguous(), "{}.{}: a tensor of sizes {} and strides {} is not contiguous",

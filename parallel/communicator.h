@@ -2,6 +2,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,6 +60,8 @@ class Communicator {
   at::Tensor allocate(int64_t bytes, c10::Device device);
   /// Says that this group's collectives will use memory which allocate() of another group gave. Collective.
   void enroll(const at::Tensor& memory);
+  /// Does `work`, in which these ranks wait for each other outside of the calls above, as a call of the trace.
+  void traced(Collective kind, const std::function<void()>& work);
   /// Ends the whole job, without waiting for the other ranks.
   virtual void abort(int exit_code) = 0;
   /// For one who waits for work that was enqueued: throws if the back end knows that it cannot end well.

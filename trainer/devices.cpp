@@ -79,7 +79,9 @@ std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator
   const bool alone = ranks->size() == 1;  // such a group needs no back end
   if (device.is_cpu() || alone || config.parallel.transport == Transport::staged) return ranks;
   refuse_shared_gpus(*ranks, device.index());
-  return make_nccl_communicator(std::move(ranks), device);
+  std::unique_ptr<Communicator> joined;
+  world.traced(Collective::join, [&] { joined = make_nccl_communicator(std::move(ranks), device); });
+  return joined;
 }
 
 }  // namespace olmoe

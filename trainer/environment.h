@@ -1,9 +1,11 @@
 #pragma once
 #include <c10/core/Device.h>
 
+#include <chrono>
 #include <map>
 #include <string>
 
+#include "core/error.h"
 #include "trainer/config.h"
 
 namespace olmoe {
@@ -12,6 +14,9 @@ namespace olmoe {
 /// than the arithmetic on them) and enough of oneDNN's generated code, and counts tensors from then on. Call first
 /// thing in main, once.
 void prepare_process();
+/// From now on nothing keeps this process for longer than `patience`, neither other ranks nor what joins them: then it
+/// ends with `code`, if it has not ended before.
+void end_within(std::chrono::seconds patience, ExitCode code);
 /// Ranks that the launcher started on this machine, from its environment variables; 1 without a launcher. What Slurm
 /// says of an allocation does not count: a program may run alone inside.
 int ranks_on_node();

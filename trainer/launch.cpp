@@ -10,9 +10,13 @@
 #include "parallel/rendezvous.h"
 #include "parallel/store_communicator.h"
 #include "trainer/agreement.h"
+#include "trainer/environment.h"
 
 namespace olmoe {
 namespace {
+
+// For the last words of a rank that has an error, and for the others to come as far.
+constexpr auto kFarewell = std::chrono::seconds(30);
 
 /// Errors that every rank meets alike, each for itself: one screen should show them once.
 bool is_common(ExitCode code) {
@@ -21,6 +25,7 @@ bool is_common(ExitCode code) {
 }
 
 void report(const std::exception& error, ExitCode code, Communicator& world) {
+  if (world.size() > 1) end_within(kFarewell, code);
   const bool agreed = is_agreed(error);
   // Rank 0 speaks for all and ends the job meanwhile; where it met no error, this rank speaks after all.
   if (!agreed && is_common(code) && world.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));

@@ -2,7 +2,10 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <functional>
 #include <numeric>
+#include <string>
 #include <vector>
 
 namespace olmoe {
@@ -15,17 +18,55 @@ std::vector<int64_t> divisors(int64_t n) {
   return out;
 }
 
-int64_t shard_ranks(const ParallelConfig& parallel, int64_t world) {
-  const int64_t replicate = parallel.replicate;
-  if (replicate > world || world % replicate != 0)
-    throw ConfigError(fmt::format("parallel.replicate: {} does not divide the world of {} ranks; {} would", replicate,
-                                  world, fmt::join(divisors(world), ", ")));
-  const int64_t left = world / replicate;
-  if (parallel.shard != 0 && parallel.shard != left)
-    throw ConfigError(fmt::format(
-        "parallel.replicate x parallel.shard = {} x {} = {}, but {} ranks run; start {}, or set parallel.shard to {}",
-        replicate, parallel.shard, replicate * parallel.shard, world, replicate * parallel.shard, left));
-  return left;
+struct Grid {
+  int64_t replicate, shard;
+};
+
+/// Whether the ranks that share one copy can share the experts as parallel.expert says.
+bool expert_fits(const Config& config, int64_t shard) {
+  const int64_t expert = config.parallel.expert;
+  return expert == 1 ||
+         (config.model.ffn == Ffn::moe && shard % expert == 0 && config.model.num_experts % expert == 0);
+}
+
+/// What to choose of `grids`, each told by `text`: those that parallel.expert fits too, or else all of them, without
+/// expert parallelism.
+std::string proposal(const Config& config, const std::vector<Grid>& grids,
+                     const std::function<std::string(const Grid&)>& text) {
+  std::vector<std::string> fitting, all;
+  for (const auto& grid : grids) {
+    all.push_back(text(grid));
+    if (expert_fits(config, grid.shard)) fitting.push_back(all.back());
+  }
+  return fitting.empty() ? fmt::format("{} would fit with parallel.expert = 1", fmt::join(all, ", "))
+                         : fmt::format("{} would fit", fmt::join(fitting, ", "));
+}
+
+int64_t shard_beside(const Config& config, int64_t world) {
+  const int64_t replicate = config.parallel.replicate;
+  if (world % replicate == 0) return world / replicate;
+  std::vector<Grid> grids;
+  for (int64_t each : divisors(world)) grids.push_back({each, world / each});
+  const auto text = [](const Grid& grid) { return std::to_string(grid.replicate); };
+  throw ConfigError(fmt::format("parallel.replicate: {} does not divide the world of {} ranks; {}", replicate, world,
+                                proposal(config, grids, text)));
+}
+
+/// Proposes to keep one of the two fields, or both and to take another number of ranks.
+void check_product(const Config& config, int64_t world) {
+  const int64_t replicate = config.parallel.replicate, shard = config.parallel.shard;
+  const int64_t ranks = configured_ranks(config);
+  if (ranks == world) return;
+  std::vector<Grid> grids;
+  if (world % shard == 0) grids.push_back({world / shard, shard});
+  if (world % replicate == 0) grids.push_back({replicate, world / replicate});
+  grids.push_back({replicate, shard});
+  const auto text = [&](const Grid& grid) {
+    return grid.replicate * grid.shard == world ? fmt::format("{} x {}", grid.replicate, grid.shard)
+                                                : fmt::format("{} ranks", ranks);
+  };
+  throw ConfigError(fmt::format("parallel.replicate x parallel.shard = {} x {} = {}, but the world has {} ranks; {}",
+                                replicate, shard, ranks, world, proposal(config, grids, text)));
 }
 
 void check_expert(const Config& config, int64_t shard) {
@@ -44,8 +85,17 @@ void check_expert(const Config& config, int64_t shard) {
 
 }  // namespace
 
+int configured_ranks(const Config& config) {
+  const int64_t replicate = config.parallel.replicate, shard = std::max<int64_t>(1, config.parallel.shard);
+  if (replicate > kMostRanks / shard)
+    throw ConfigError(fmt::format("parallel.replicate x parallel.shard = {} x {} are more than {} ranks", replicate,
+                                  shard, kMostRanks));
+  return static_cast<int>(replicate * shard);
+}
+
 MeshShape mesh_shape(const Config& config, int world_size) {
-  const int64_t shard = shard_ranks(config.parallel, world_size);
+  if (config.parallel.shard != 0) check_product(config, world_size);
+  const int64_t shard = shard_beside(config, world_size);
   check_expert(config, shard);
   return {static_cast<int>(config.parallel.replicate), static_cast<int>(shard),
           static_cast<int>(config.parallel.expert)};

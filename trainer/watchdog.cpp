@@ -3,11 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <utility>
 
 #include "core/error.h"
@@ -28,8 +29,8 @@ constexpr double kBeatsATimeout = 20, kLongestBeat_s = 5, kTick_s = 0.25;
 constexpr double kStopped_s = 2;
 // A rank whose file did not change for so many beats is silent.
 constexpr int64_t kSilentBeats = 3;
-// The lowest rank that lives speaks; the next ones after so many beats each, should it not.
-constexpr int64_t kTurnBeats = 4, kMostTurns = 5;
+// Between the turns of ranks to compare, which takes kSilentBeats.
+constexpr int64_t kTurnBeats = 4;
 constexpr auto kPatience = std::chrono::seconds(10);
 constexpr int kAttempts = 5;
 constexpr auto kPause = std::chrono::milliseconds(10);
@@ -45,27 +46,35 @@ std::optional<RankTrace> read_trace(const std::string& path) {
     if (attempt > 0) std::this_thread::sleep_for(kPause);
     std::ifstream file(path);
     if (!file) break;
-    trace = RankTrace::parse({std::istreambuf_iterator<char>(file), {}});
+    std::ostringstream text;
+    text << file.rdbuf();  // where reading fails, an iterator would throw
+    trace = RankTrace::parse(text.str());
   }
   return trace;
 }
 
-[[noreturn]] void end_hung_job(Communicator& ranks) {
-  std::thread([&ranks] { ranks.abort(static_cast<int>(ExitCode::hang)); }).detach();
-  std::this_thread::sleep_for(kPatience);
-  std::_Exit(static_cast<int>(ExitCode::hang));
-}
+/// Rank 0 compares first, then 1, then 2 and 3, then 4 to 7 and so on: a rank reads the files of all, and thousands
+/// that do so at once could stop the file system.
+int64_t beats_before_turn(int rank) { return kTurnBeats * std::bit_width(static_cast<unsigned>(rank)); }
 
 double beat_s(double timeout_s) { return std::min(timeout_s / kBeatsATimeout, kLongestBeat_s); }
 
 }  // namespace
 
-Watchdog::Watchdog(Communicator& ranks, Options options)
+Watchdog::Watchdog(const Communicator& ranks, Options options)
     : options_(std::move(options)),
       rank_(ranks.rank()),
       size_(ranks.size()),
       trace_(ranks.shared_trace()),
       exceptions_(std::uncaught_exceptions()) {
+  if (options_.timeout_s <= 0) return;
+  mine_.rank = rank_;
+  mine_.host = host_name();
+  mine_.pid = ::getpid();
+  thread_ = std::thread([this] { watch(); });
+}
+
+void Watchdog::record(Communicator& ranks) {
   if (options_.timeout_s <= 0) return;
   agree(ranks, [&] {
     if (rank_ != 0) return;
@@ -74,10 +83,7 @@ Watchdog::Watchdog(Communicator& ranks, Options options)
     if (!error) fs::create_directories(options_.folder, error);
     if (error) throw ConfigError(fmt::format("run.folder: {} cannot be made: {}", options_.folder, error.message()));
   });
-  mine_.rank = rank_;
-  mine_.host = host_name();
-  mine_.pid = ::getpid();
-  thread_ = std::thread([this] { watch(); });
+  recording_ = true;
 }
 
 Watchdog::~Watchdog() {
@@ -88,6 +94,7 @@ Watchdog::~Watchdog() {
   }
   ending_.notify_all();
   thread_.join();
+  if (!recording_) return;
   if (std::uncaught_exceptions() > exceptions_) {
     write();
     return;
@@ -100,19 +107,18 @@ Watchdog::~Watchdog() {
 void Watchdog::watch() {
   const double beat = beat_s(options_.timeout_s), tick = std::min(beat, kTick_s);
   double since_beat_s = beat;
-  bool was_asked = false;
+  auto reasons = std::pair(false, false);
   auto awake_at = Clock::now();
   do {
     // Who was stopped for a while cannot tell whether the others went on: it starts to watch anew.
     if (seconds_since(awake_at) > kStopped_s) watching_since_ = Clock::now();
     awake_at = Clock::now();
     // A signal may be the launcher's, which ends all because a rank died: what is written now is what will be left.
-    const bool asked = preemption::requested();
-    if (since_beat_s >= beat || asked != was_asked) {
+    const auto before = std::exchange(reasons, {preemption::requested(), recording_.load()});
+    if (since_beat_s >= beat || reasons != before) {
       write();
       if (const auto report = verdict()) return options_.give_up(*report);
       since_beat_s = 0;
-      was_asked = asked;
     }
     since_beat_s += tick;
   } while (sleep(tick));
@@ -128,7 +134,7 @@ bool Watchdog::sleep(double seconds) {
 void Watchdog::write() {
   mine_.beat += 1;
   mine_.calls = trace_->calls();
-  std::ofstream(trace_path(options_.folder, rank_)) << mine_.text();
+  if (recording_) std::ofstream(trace_path(options_.folder, rank_)) << mine_.text();
 }
 
 Watchdog::Traces Watchdog::read_all() const {
@@ -138,37 +144,52 @@ Watchdog::Traces Watchdog::read_all() const {
   return traces;
 }
 
-/// The comparison, once this rank is stuck for long enough to know who lives, and it is its turn to speak.
+/// What to give up with, once this rank is stuck and it is its turn to say so.
 std::optional<std::string> Watchdog::verdict() {
-  if (std::min(trace_->quiet_s(), seconds_since(watching_since_)) < options_.timeout_s) {
+  const bool waits = std::ranges::any_of(mine_.calls, [](const TracedCall& call) { return !call.finished; });
+  const double quiet_s = std::min(trace_->quiet_s(), seconds_since(watching_since_));
+  if (quiet_s < options_.timeout_s || !(waits || recording_)) {
     stuck_beats_ = 0;
     return {};
   }
-  if (stuck_beats_++ == 0) first_ = read_all();
-  if (stuck_beats_ <= kSilentBeats) return {};
+  if (!recording_) return where_it_waits();
+  const int64_t beats = stuck_beats_++ - beats_before_turn(rank_);
+  if (beats == 0) before_ = read_all();
+  if (beats < kSilentBeats) return {};
+  const auto path = options_.folder + "/report.txt";
+  std::error_code unclear;
+  if (fs::exists(path, unclear)) return fmt::format("the ranks hang: see {}", path);
+  const auto report = compare();
+  std::ofstream(path) << report;
+  return report;
+}
+
+/// For a call that has not returned.
+std::string Watchdog::where_it_waits() const {
+  const auto call = std::ranges::find(mine_.calls, false, &TracedCall::finished);
+  return fmt::format("the ranks hang while the run starts: rank {} ({}, pid {}) waits in #{} {} {} for {:.1f} s", rank_,
+                     mine_.host, mine_.pid, call->sequence, call->what, call->elements, call->since_s);
+}
+
+/// The places of all ranks; one whose file has not changed since before_ is silent.
+std::string Watchdog::compare() const {
   std::vector<RankTrace> alive;
   std::vector<SilentRank> silent;
   auto now = read_all();
   now.insert_or_assign(rank_, mine_);
-  int64_t place = 0;
   for (int rank = 0; rank < size_; ++rank) {
-    const auto trace = now.find(rank), before = first_.find(rank);
+    const auto trace = now.find(rank);
+    const auto before = before_.find(rank);
     if (trace == now.end()) {
       silent.push_back({rank, {}});
-    } else if (rank != rank_ && before != first_.end() && before->second.beat == trace->second.beat) {
+    } else if (rank != rank_ && before != before_.end() && before->second.beat == trace->second.beat) {
       silent.push_back({rank, trace->second});
     } else {
-      place += rank < rank_ ? 1 : 0;
       alive.push_back(trace->second);
     }
   }
-  if (stuck_beats_ <= kSilentBeats + kTurnBeats * std::min(place, kMostTurns)) return {};
-  const auto path = options_.folder + "/report.txt";
-  if (fs::exists(path)) return fmt::format("the ranks hang: see {}", path);
-  auto report = fmt::format("the ranks hang: no collective call of rank {} began or returned for {:.1f} s\n{}", rank_,
-                            trace_->quiet_s(), compare_traces(alive, silent));
-  std::ofstream(path) << report;
-  return report;
+  return fmt::format("the ranks hang: no collective call of rank {} began or returned for {:.1f} s\n{}", rank_,
+                     trace_->quiet_s(), compare_traces(alive, silent));
 }
 
 std::string compare_trace_folder(const std::string& folder) {
@@ -183,13 +204,14 @@ std::string compare_trace_folder(const std::string& folder) {
   return compare_traces(ranks, {});
 }
 
-std::unique_ptr<Watchdog> watch_run(const RunConfig& run, Communicator& ranks) {
-  const auto give_up = [&ranks](const std::string& report) {
+std::unique_ptr<Watchdog> watch_run(const RunConfig& run, Communicator& world) {
+  const auto give_up = [&world](const std::string& report) {
+    end_within(kPatience, ExitCode::hang);
     log::error("{}", report);
-    end_hung_job(ranks);
+    world.abort(static_cast<int>(ExitCode::hang));
   };
   return std::make_unique<Watchdog>(
-      ranks, Watchdog::Options{run.folder + "/traces", static_cast<double>(run.hang_timeout_s), give_up});
+      world, Watchdog::Options{run.folder + "/traces", static_cast<double>(run.hang_timeout_s), give_up});
 }
 
 }  // namespace olmoe

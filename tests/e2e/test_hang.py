@@ -62,17 +62,50 @@ class Hang(ProgramTest):
         text, process = self.stop_and_wait(rank=0)
         self.assert_names(text, process, rank=0)
 
-    def test_a_stopped_rank_is_named_without_a_launcher(self):
+    def meeting(self, ranks):
+        """The variables that a launcher other than mpirun would set, for each rank."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+            port = str(free.getsockname()[1])
+        return [{"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+                for rank in range(ranks)]
+
+    def test_a_stopped_rank_is_named_without_a_launcher(self):
         jobs = [self.start(self.config, "run.folder=run", "train.steps=100000", f"run.hang_timeout_s={TIMEOUT_S}",
-                           environment={"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost",
-                                        "MASTER_PORT": str(port)}) for rank in range(2)]
+                           environment=environment) for environment in self.meeting(2)]
         jobs[0].wait_until(lambda: last_step(self.folder / "run") >= 3)
         os.kill(jobs[1].process.pid, signal.SIGSTOP)
         self.assertEqual(jobs[0].wait(), HANG, jobs[0].text())
         self.assertRegex(jobs[0].text(), rf"rank 1 \(\S+, pid {jobs[1].process.pid}\): silent; when last heard of, ")
+
+    def start_stuck(self):
+        """Arguments of two ranks, of which rank 1 finds a pipe where it wants to read weights, and waits for ever."""
+        stuck = self.folder / "stuck"
+        stuck.mkdir()
+        os.mkfifo(stuck / "config.json")
+        common = [self.config, "run.folder=run", f"run.hang_timeout_s={TIMEOUT_S}"]
+        return common, [*common, f"train.init_from={stuck}"]
+
+    def assert_ended_at_start(self, job, since):
+        self.assertEqual(job.wait(), HANG, job.text())
+        self.assertLess(time.monotonic() - since, TIMEOUT_S + SLACK_S)
+        self.assertRegex(job.text(), r"the ranks hang while the run starts: rank 0 \(.*\) waits in #\d+ world\.\w+ ")
+        self.assertEqual(self.traces(), [])
+
+    def test_a_rank_that_stops_while_the_run_starts(self):
+        good, bad = self.start_stuck()
+        job = self.start(*good, ":", "-n", "1", PROGRAM, *bad, ranks=1)
+        job.wait_until(lambda: "2 ranks on 1 host" in job.text() and len(job.ranks()) == 2)
+        os.kill(job.ranks()[1], signal.SIGSTOP)
+        self.assert_ended_at_start(job, time.monotonic())
+        self.assert_none_left(job)
+
+    def test_a_rank_that_dies_while_the_run_starts_without_a_launcher(self):
+        jobs = [self.start(*arguments, environment=environment)
+                for arguments, environment in zip(self.start_stuck(), self.meeting(2))]
+        jobs[0].wait_until(lambda: "2 ranks on 1 host" in jobs[0].text())
+        jobs[1].kill()
+        self.assert_ended_at_start(jobs[0], time.monotonic())
 
     def test_a_stopped_rank_that_goes_on_in_time_ends_nothing(self):
         job = self.at_work(2, "run.hang_timeout_s=60")

@@ -1,10 +1,17 @@
 // Ranks that hang: noticed, compared, ended. Times are short, so each test only waits for what must come.
 #include "trainer/watchdog.h"
 
+#include <sys/inotify.h>
+#include <unistd.h>
+
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <future>
+#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "core/files.h"
@@ -18,13 +25,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Three ranks: 0 and 2 wait in a barrier, and 1 waits outside for what never comes by itself.
+/// Ranks that wait in a barrier, all but rank 1, which waits outside for what never comes by itself.
 class StuckRun {
  public:
   /// The exit code of what ends it.
   ExitCode run() {
     try {
-      run_ranks(3, [&](Communicator& world) {
+      run_ranks(ranks, [&](Communicator& world) {
         const auto give_up = [&](const std::string& report) {
           const std::lock_guard lock(mutex_);
           if (!reported.empty()) return;
@@ -33,10 +40,14 @@ class StuckRun {
           ended_.set_value();
         };
         const bool is_writer = world.rank() != 1 || rank_1_writes;
-        const Watchdog watchdog(
-            world, {folder / (is_writer ? "traces" : "nowhere/to/write"), is_writer ? 0.4 : 60.0, give_up});
+        Watchdog watchdog(world,
+                          {folder / (is_writer ? "traces" : "nowhere/to/write"), is_writer ? timeout_s : 60, give_up});
+        watchdog.record(world);
         world.barrier();
-        if (world.rank() == 1) return waits_.wait();
+        if (world.rank() == 1) {
+          before_the_hang();
+          return waits_.wait();
+        }
         world.barrier();
       });
     } catch (const Error& error) {
@@ -46,13 +57,42 @@ class StuckRun {
   }
 
   TempFolder folder;
+  int ranks = 3;
+  double timeout_s = 0.4;
   bool rank_1_writes = true;
+  std::function<void()> before_the_hang = [] {};
   std::string reported;
 
  private:
   std::mutex mutex_;
   std::promise<void> ended_;
   std::shared_future<void> waits_ = ended_.get_future().share();
+};
+
+/// How often files of a folder were opened to be read and closed again, from now on.
+class ReadCounter {
+ public:
+  explicit ReadCounter(const std::string& folder) : fd_(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC)) {
+    REQUIRE(::inotify_add_watch(fd_, folder.c_str(), IN_CLOSE_NOWRITE) >= 0);
+  }
+  ~ReadCounter() { ::close(fd_); }
+  ReadCounter(const ReadCounter&) = delete;
+  ReadCounter& operator=(const ReadCounter&) = delete;
+
+  int64_t count() {
+    alignas(inotify_event) std::array<char, 1 << 16> buffer;
+    for (ssize_t size; (size = ::read(fd_, buffer.data(), buffer.size())) > 0;)
+      for (ssize_t at = 0; at < size;) {
+        const auto* event = reinterpret_cast<const inotify_event*>(buffer.data() + at);
+        if (event->len > 0) ++count_;  // else it was the folder itself
+        at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
+      }
+    return count_;
+  }
+
+ private:
+  int fd_;
+  int64_t count_ = 0;
 };
 
 }  // namespace
@@ -79,13 +119,68 @@ TEST_CASE("a rank that writes no trace is silent") {
   CHECK_THAT(stuck.reported, Catch::Contains("look at rank 1 first: stopped, dead"));
 }
 
+TEST_CASE("a trace that cannot be read is that of a silent rank, and ends no thread") {
+  StuckRun stuck;
+  stuck.rank_1_writes = false;
+  stuck.before_the_hang = [&] { fs::create_directory(stuck.folder / "traces/rank_00001.txt"); };
+  CHECK(stuck.run() == ExitCode::hang);
+  CHECK_THAT(stuck.reported, Catch::Contains("  rank 1: silent, and left no trace\n"));
+}
+
+TEST_CASE("ranks read the traces at their turn, not all at once") {
+  StuckRun stuck;
+  stuck.ranks = 16;
+  stuck.timeout_s = 2;
+  std::optional<ReadCounter> reads;
+  stuck.before_the_hang = [&] { reads.emplace(stuck.folder / "traces"); };
+  CHECK(stuck.run() == ExitCode::hang);
+  CHECK_THAT(stuck.reported, Catch::Contains("look at rank 1 first: "));
+  CHECK(reads->count() >= 2 * 16);
+  CHECK(reads->count() <= 4 * 2 * 16);  // of four ranks, should the first three be late
+}
+
+TEST_CASE("while a run starts, a call that does not return is a hang, and what a rank does in no call is none") {
+  TempFolder folder;
+  std::mutex mutex;
+  std::string reported;
+  std::promise<void> ended;
+  const auto wait = ended.get_future().share();
+  const auto start = [&](Communicator& world) {
+    const auto give_up = [&](const std::string& report) {
+      const std::lock_guard lock(mutex);
+      if (!reported.empty()) return;
+      reported = report;
+      world.abort(static_cast<int>(ExitCode::hang));
+      ended.set_value();
+    };
+    // Rank 1 is in no call for ten times as long as it would stay in one.
+    const Watchdog watchdog(world, {folder / "traces", world.rank() == 0 ? 1.0 : 0.1, give_up});
+    if (world.rank() == 1) return wait.wait();
+    world.barrier();
+  };
+  CHECK_THROWS_AS(run_ranks(2, start), Error);
+  CHECK_THAT(reported, Catch::StartsWith("the ranks hang while the run starts: rank 0 ("));
+  CHECK_THAT(reported, Catch::Contains(") waits in #0 world.barrier Byte 0 for 1."));
+  CHECK_FALSE(fs::exists(folder / "traces"));
+}
+
+TEST_CASE("ranks that a library joins while the run starts are told of as ranks in a call") {
+  std::promise<std::string> told;
+  std::string report;
+  const auto world = make_single_communicator();
+  const Watchdog watchdog(*world, {"nowhere", 0.2, [&](const std::string& text) { told.set_value(text); }});
+  world->traced(Collective::join, [&] { report = told.get_future().get(); });
+  CHECK_THAT(report, Catch::Contains(") waits in #0 world.join Byte 0 for 0."));
+}
+
 TEST_CASE("ranks that go on are left alone, and leave no traces") {
   TempFolder folder;
   folder.add("traces/rank_00007.txt", "of an earlier run");
   bool all_there = false;
   run_ranks(2, [&](Communicator& world) {
     const auto fail = [](const std::string&) { std::abort(); };
-    const Watchdog watchdog(world, {folder / "traces", 2, fail});
+    Watchdog watchdog(world, {folder / "traces", 2, fail});
+    watchdog.record(world);
     for (int call = 0; call < 300; ++call) {  // for longer than the timeout
       if (world.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(10));
       world.barrier();
@@ -102,7 +197,8 @@ TEST_CASE("ranks that go on are left alone, and leave no traces") {
 TEST_CASE("without a timeout nothing is watched or written") {
   TempFolder folder;
   const auto world = make_single_communicator();
-  const Watchdog watchdog(*world, {folder / "traces", 0, [](const std::string&) { std::abort(); }});
+  Watchdog watchdog(*world, {folder / "traces", 0, [](const std::string&) { std::abort(); }});
+  watchdog.record(*world);
   CHECK_FALSE(fs::exists(folder / "traces"));
 }
 
