@@ -83,7 +83,11 @@ void Watchdog::record(Communicator& ranks) {
     if (!error) fs::create_directories(options_.folder, error);
     if (error) throw ConfigError(fmt::format("run.folder: {} cannot be made: {}", options_.folder, error.message()));
   });
-  recording_ = true;
+  {
+    std::lock_guard lock(mutex_);
+    recording_ = true;
+  }
+  changed_.notify_all();
 }
 
 Watchdog::~Watchdog() {
@@ -92,7 +96,7 @@ Watchdog::~Watchdog() {
     std::lock_guard lock(mutex_);
     ended_ = true;
   }
-  ending_.notify_all();
+  changed_.notify_all();
   thread_.join();
   if (!recording_) return;
   if (std::uncaught_exceptions() > exceptions_) {
@@ -121,13 +125,15 @@ void Watchdog::watch() {
       since_beat_s = 0;
     }
     since_beat_s += tick;
-  } while (sleep(tick));
+  } while (sleep(tick, reasons.second));
 }
 
-/// False once this is to end.
-bool Watchdog::sleep(double seconds) {
+/// Ends early when recording begins. False once this is to end.
+bool Watchdog::sleep(double seconds, bool was_recording) {
   std::unique_lock lock(mutex_);
-  return !ending_.wait_for(lock, std::chrono::duration<double>(seconds), [this] { return ended_; });
+  changed_.wait_for(lock, std::chrono::duration<double>(seconds),
+                    [&] { return ended_ || recording_ != was_recording; });
+  return !ended_;
 }
 
 /// Where the folder cannot be written, this rank is silent for the others; that must not end a run that trains.

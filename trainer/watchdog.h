@@ -44,7 +44,7 @@ class Watchdog {
  private:
   using Traces = std::map<int, RankTrace>;
   void watch();
-  bool sleep(double seconds);
+  bool sleep(double seconds, bool was_recording);
   void write();
   Traces read_all() const;
   std::optional<std::string> verdict();
@@ -61,7 +61,7 @@ class Watchdog {
   std::chrono::steady_clock::time_point watching_since_ = std::chrono::steady_clock::now();
   int exceptions_;
   std::mutex mutex_;
-  std::condition_variable ending_;
+  std::condition_variable changed_;
   bool ended_ = false;
   std::thread thread_;     // last: it uses all others
 };
