@@ -37,13 +37,13 @@ void for_all_layouts(const Config& config, const Check& check) {
   }
 }
 
-/// One step in which each rank has a whole micro-batch, with so many experts on each that all have almost as many rows.
+/// One step in which each rank has a whole micro-batch and, as a token takes every expert, equally many rows: the plan
+/// is of ranks in balance.
 Config balanced_run(const std::string& folder, int world) {
   auto config = measurable_run(folder);
   config.model.num_layers = 2;
-  config.model.num_experts = std::max(8, 4 * world);
-  config.model.top_k = 4;
-  config.model.expert_width = 24;
+  config.model.num_experts = config.model.top_k = world < 4 ? 6 : world;
+  config.model.expert_width = 48;
   config.train.compute_dtype = ComputeDtype::float32;
   config.train.steps = 1;
   config.train.global_batch_size = world * config.train.micro_batch_size;
@@ -62,7 +62,7 @@ TEST_CASE("in float64 every layout of processes gives the losses, gradients and 
   });
 }
 
-TEST_CASE("in every layout of processes the peak of each rank is the plan's, within 5 %") {
+TEST_CASE("in every layout of processes the peak of each rank is the plan's, within 2 %") {
   const TempFolder own;
   for_all_layouts(balanced_run(own / "run", mpi_world().size()), [](Config run, const Layout& layout) {
     run.parallel.replicate = layout.replicate;
@@ -73,6 +73,6 @@ TEST_CASE("in every layout of processes the peak of each rank is the plan's, wit
     const auto planned = static_cast<double>(plan.total());
     const auto peak = static_cast<double>(measured_peak(run, mpi_world()));
     INFO(fmt::format("measured {:.3f} MiB of {}", peak / (1 << 20), describe(plan)));
-    CHECK(planned == Approx(peak).epsilon(0.05));
+    CHECK(planned == Approx(peak).epsilon(0.02));
   });
 }
