@@ -89,7 +89,7 @@ class Hang(ProgramTest):
     def assert_ended_at_start(self, job, since):
         self.assertEqual(job.wait(), HANG, job.text())
         self.assertLess(time.monotonic() - since, TIMEOUT_S + SLACK_S)
-        self.assertRegex(job.text(), r"the ranks hang while the run starts: rank 0 \(.*\) waits in #\d+ world\.\w+ ")
+        self.assertRegex(job.text(), r"the ranks hang while the run starts: rank 0 \(.*\) waits in #\d+ \w+\.\w+ ")
         self.assertEqual(self.traces(), [])
 
     def test_a_rank_that_stops_while_the_run_starts(self):

@@ -1,6 +1,8 @@
 // A MoE layer whose experts are spread over ranks beside one that has them all, for choices that routers seldom make.
 #include "model/moe_layer.h"
 
+#include <fmt/ranges.h>
+
 #include "core/error.h"
 #include "parallel/thread_communicator.h"
 #include "support/catch.h"
@@ -164,6 +166,25 @@ TEST_CASE("the counts of all chunks travel in one call, their ids in one each") 
     const auto plans = dispatcher.plan(chunks);
     ENSURE(plans.size() == chunks.size() && chunks.size() == 3, "{} plans", plans.size());
     ENSURE(group.traffic().all_to_all.calls == 1 + 3, "{} calls", group.traffic().all_to_all.calls);
+  });
+}
+
+TEST_CASE("all chunks leave before the first is computed, and their gradients likewise") {
+  const auto model = layer_model();
+  run_ranks(2, [&](Communicator& group) {
+    at::AutogradState::get_tls_state().set_multithreading_enabled(false);
+    TestLayer test(model, group, 2);
+    run(test, tokens_of(group.rank(), 8, model.d_model), same_for_all(8, {0, 3, 4}));  // a copy of each to both ranks
+    std::vector<std::string> sent;
+    for (const auto& call : group.shared_trace()->calls()) sent.push_back(std::to_string(call.elements));
+    const std::string rows = std::to_string(8 * model.d_model), choices = std::to_string(8 * kTopK);
+    const std::vector<std::string> expected{
+        "8",           choices,       choices,         // counts of both chunks, ids of each
+        rows, choices, rows, choices,                  // tokens and scores
+        rows, rows,                                    // what experts made of them
+        rows, rows,                                    // backward: gradients of that
+        choices, rows, choices, rows};                 // then of tokens and scores
+    ENSURE(sent == expected, "sent {}", fmt::join(sent, " "));
   });
 }
 

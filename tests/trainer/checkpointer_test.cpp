@@ -22,8 +22,10 @@ namespace fs = std::filesystem;
 class TrainedState {
  public:
   TrainedState(Communicator& world, const std::string& folder, int64_t keep = 0)
-      : model_(tiny_model()),
-        mesh_(world, {1, world.size(), 1}),
+      : TrainedState(world, folder, {1, world.size(), 1}, keep) {}
+  TrainedState(Communicator& world, const std::string& folder, MeshShape shape, int64_t keep)
+      : model_(four_experts()),
+        mesh_(world, shape),
         runner_(make_stages(model_, mesh_), mesh_, runner_options(model_, at::kFloat)),
         optimizer_(runner_.units(), optimizer_config_),
         checkpointer(folder, mesh_, keep) {}
@@ -58,6 +60,11 @@ class TrainedState {
   }
 
  private:
+  static ModelConfig four_experts() {
+    auto model = tiny_model();
+    model.num_experts = 4;
+    return model;
+  }
   void each_slice(const std::function<void(at::Tensor, const at::Tensor&)>& visit) {
     for (const auto& tensor : optimizer_.state())
       for (const auto& slice : tensor.unit->slices()) {
@@ -169,6 +176,26 @@ TEST_CASE("what two ranks save, any number of ranks loads bit by bit: weights an
     });
     CHECK(equal == ranks);
   }
+}
+
+TEST_CASE("what four ranks save in one mesh, four ranks of any other load bit by bit, wherever experts lie") {
+  const std::vector<MeshShape> meshes{{1, 4, 1}, {1, 4, 2}, {1, 4, 4}, {2, 2, 1}, {2, 2, 2}, {4, 1, 1}};
+  for (const auto& saved : meshes)
+    for (const auto& loaded : meshes) {
+      TempFolder folder;
+      std::atomic<int> equal = 0;
+      run_ranks(4, [&](Communicator& world) {
+        TrainedState before(world, folder / "checkpoints", saved, 0);
+        before.fill();
+        before.save(7);
+        TrainedState after(world, folder / "checkpoints", loaded, 0);
+        ENSURE(after.is_zero() && !after.is_filled(), "there is state before it was loaded");
+        after.load();
+        equal += after.is_filled();
+      });
+      INFO("saved with experts on " << saved.expert << " ranks, loaded with " << loaded.expert);
+      CHECK(equal == 4);
+    }
 }
 
 TEST_CASE("damaged shards are refused by name, and nothing is written or loaded") {

@@ -36,7 +36,8 @@ TEST_CASE("in float64 every layout of threads gives the losses, gradients and we
 TEST_CASE("with balance over the global batch every layout gives what one rank does with all of it") {
   const int world_size = GENERATE(range(1, 9));
   TempFolder folder;
-  const auto config = ladder_run(folder / "single", world_size);
+  auto config = ladder_run(folder / "single", world_size);
+  config.train.steps = 2;
   const auto reference = run_single(global_balance(config, 1));
   const auto sequences = run_single([&] {
     auto other = config;
@@ -53,6 +54,7 @@ TEST_CASE("with balance within each sequence every layout gives what one rank do
   const int world_size = GENERATE(3, 4, 6);
   TempFolder folder;
   auto config = ladder_run(folder / "single", world_size);
+  config.train.steps = 2;
   config.model.load_balancing_granularity = BalanceGranularity::sequence;
   config.model.load_balancing_weight = 0.5;
   check_all(config, world_size, run_single(config));
