@@ -62,13 +62,37 @@ TEST_CASE("in float64 every layout of processes gives the losses, gradients and 
   });
 }
 
+// Takes minutes, so it runs when it is asked for: mpirun -n 8 build/mpi_layouts_tests "[curves]"
+TEST_CASE("in fp32 every layout of processes follows the loss curve of one rank for 100 steps", "[.][curves]") {
+  constexpr size_t kSteps = 100;
+  const TempFolder single;
+  auto config = ladder_run(single / "run", mpi_world().size());
+  config.model.init_std = 0.05;
+  config.train.compute_dtype = ComputeDtype::float32;
+  config.train.steps = kSteps;
+  config.optimizer.lr = 1e-2;
+  config.schedule.warmup_steps = 10;
+  const auto reference = run_single(config);
+  REQUIRE(reference.metrics.size() == kSteps);
+  const auto loss = [](const nlohmann::json& line) { return line["loss"].get<double>(); };
+  CHECK(loss(reference.metrics.back()) < loss(reference.metrics.front()) - 0.5);  // it learns
+  for_all_layouts(config, [&](Config run, const Layout& layout) {
+    apply(layout, run);
+    ENSURE(Trainer(run, mpi_world()).run() == ExitCode::ok, "the run did not end well");
+    mpi_world().barrier();  // rank 0 has written its metrics
+    const auto metrics = metrics_of(run.run.folder);
+    REQUIRE(metrics.size() == kSteps);
+    double worst = 0;
+    for (size_t i = 0; i < kSteps; ++i)
+      worst = std::max(worst, std::abs(loss(metrics[i]) / loss(reference.metrics[i]) - 1));
+    CHECK(worst <= 1e-3);
+  });
+}
+
 TEST_CASE("in every layout of processes the peak of each rank is the plan's, within 2 %") {
   const TempFolder own;
   for_all_layouts(balanced_run(own / "run", mpi_world().size()), [](Config run, const Layout& layout) {
-    run.parallel.replicate = layout.replicate;
-    run.parallel.shard = layout.shard;
-    run.parallel.expert = layout.expert;
-    run.parallel.zero_stage = layout.zero_stage;
+    apply(layout, run);
     const auto plan = plan_memory(run, mesh_shape(run, mpi_world().size()));
     const auto planned = static_cast<double>(plan.total());
     const auto peak = static_cast<double>(measured_peak(run, mpi_world()));
