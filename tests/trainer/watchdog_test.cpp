@@ -25,28 +25,42 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// What watchdogs of all ranks give up with: the first to do so ends the ranks.
+class Ending {
+ public:
+  std::function<void(const std::string&)> give_up(Communicator& world) {
+    return [this, &world](const std::string& report) {
+      const std::lock_guard lock(mutex_);
+      if (!reported.empty()) return;
+      reported = report;
+      world.abort(static_cast<int>(ExitCode::hang));
+      ended_.set_value();
+    };
+  }
+  void wait() const { waits_.wait(); }
+  std::string reported;
+
+ private:
+  std::mutex mutex_;
+  std::promise<void> ended_;
+  std::shared_future<void> waits_ = ended_.get_future().share();
+};
+
 /// Ranks that wait in a barrier, all but rank 1, which waits outside for what never comes by itself.
-class StuckRun {
+class StuckRun : public Ending {
  public:
   /// The exit code of what ends it.
   ExitCode run() {
     try {
       run_ranks(ranks, [&](Communicator& world) {
-        const auto give_up = [&](const std::string& report) {
-          const std::lock_guard lock(mutex_);
-          if (!reported.empty()) return;
-          reported = report;
-          world.abort(static_cast<int>(ExitCode::hang));
-          ended_.set_value();
-        };
         const bool is_writer = world.rank() != 1 || rank_1_writes;
-        Watchdog watchdog(world,
-                          {folder / (is_writer ? "traces" : "nowhere/to/write"), is_writer ? timeout_s : 60, give_up});
+        const auto traces = folder / (is_writer ? "traces" : "nowhere/to/write");
+        Watchdog watchdog(world, {traces, is_writer ? timeout_s : 60, give_up(world)});
         watchdog.record(world);
         world.barrier();
         if (world.rank() == 1) {
           before_the_hang();
-          return waits_.wait();
+          return wait();
         }
         world.barrier();
       });
@@ -61,12 +75,6 @@ class StuckRun {
   double timeout_s = 0.4;
   bool rank_1_writes = true;
   std::function<void()> before_the_hang = [] {};
-  std::string reported;
-
- private:
-  std::mutex mutex_;
-  std::promise<void> ended_;
-  std::shared_future<void> waits_ = ended_.get_future().share();
 };
 
 /// How often files of a folder were opened to be read and closed again, from now on.
@@ -141,26 +149,16 @@ TEST_CASE("ranks read the traces at their turn, not all at once") {
 
 TEST_CASE("while a run starts, a call that does not return is a hang, and what a rank does in no call is none") {
   TempFolder folder;
-  std::mutex mutex;
-  std::string reported;
-  std::promise<void> ended;
-  const auto wait = ended.get_future().share();
+  Ending ending;
   const auto start = [&](Communicator& world) {
-    const auto give_up = [&](const std::string& report) {
-      const std::lock_guard lock(mutex);
-      if (!reported.empty()) return;
-      reported = report;
-      world.abort(static_cast<int>(ExitCode::hang));
-      ended.set_value();
-    };
     // Rank 1 is in no call for ten times as long as it would stay in one.
-    const Watchdog watchdog(world, {folder / "traces", world.rank() == 0 ? 1.0 : 0.1, give_up});
-    if (world.rank() == 1) return wait.wait();
+    const Watchdog watchdog(world, {folder / "traces", world.rank() == 0 ? 1.0 : 0.1, ending.give_up(world)});
+    if (world.rank() == 1) return ending.wait();
     world.barrier();
   };
   CHECK_THROWS_AS(run_ranks(2, start), Error);
-  CHECK_THAT(reported, Catch::StartsWith("the ranks hang while the run starts: rank 0 ("));
-  CHECK_THAT(reported, Catch::Contains(") waits in #0 world.barrier Byte 0 for 1."));
+  CHECK_THAT(ending.reported, Catch::StartsWith("the ranks hang while the run starts: rank 0 ("));
+  CHECK_THAT(ending.reported, Catch::Contains(") waits in #0 world.barrier Byte 0 for 1."));
   CHECK_FALSE(fs::exists(folder / "traces"));
 }
 
