@@ -11,7 +11,11 @@ find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} REQUIRED)
 find_library(NCCL_LIBRARY nccl HINTS "${CUDAToolkit_LIBRARY_DIR}" REQUIRED)
 
 # 20208: LibTorch's headers name long double, which a GPU does not have.
-set(OLMOE_CUDA_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--extended-lambda;-lineinfo;-Xptxas=-v;-Werror=all-warnings;-diag-suppress=20208;-Xcompiler=-Wall,-Wextra,-Werror,-fopenmp>")
+if(OLMOE_WARNINGS_AS_ERRORS)
+  set(device_errors "-Werror=all-warnings;")
+  set(host_errors ",-Werror")
+endif()
+set(OLMOE_CUDA_OPTIONS "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--extended-lambda;-lineinfo;-Xptxas=-v;${device_errors}-diag-suppress=20208;-Xcompiler=-Wall,-Wextra${host_errors},-fopenmp>")
 
 # nvcc finds CUDA's headers by itself; a C++ source that includes them says so.
 set(OLMOE_CUDA_HEADERS "${NCCL_INCLUDE}" ${CUDAToolkit_INCLUDE_DIRS})

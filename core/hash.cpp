@@ -17,7 +17,7 @@ uint64_t hash64(std::string_view text, uint64_t seed) {
 
 struct Hasher::Impl {
   struct Free {
-    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+    void operator()(XXH3_state_t* memory) const { XXH3_freeState(memory); }
   };
   std::unique_ptr<XXH3_state_t, Free> state{XXH3_createState()};
 };

@@ -9,7 +9,7 @@ cuda="$(scripts/install_cuda.sh | tail -1)"
 cutlass="$(scripts/install_cutlass.sh | tail -1)"
 note "building for CUDA"
 cmake --preset cuda-release -DCMAKE_CUDA_COMPILER="$cuda/bin/nvcc" -DCUDAToolkit_ROOT="$cuda" \
-  -DCUTLASS_HOME="$cutlass" \
+  -DCUTLASS_HOME="$cutlass" -DOLMOE_WARNINGS_AS_ERRORS=ON \
   -DOLMOE_CUDA_ARCHITECTURES="${1:-90a}" "${@:2}"
 cmake --build --preset cuda-release --parallel "$(nproc)"
 "$(system_python)" scripts/kernel_resources.py build-cuda-release/ptxas > build-cuda-release/kernels.md

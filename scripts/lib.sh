@@ -24,6 +24,7 @@ system_python() {
 }
 
 # What it takes to build and run, and the release build in build/; with the groups `test` and `bench`, those programs too.
+# With `test` a compiler's warning is an error.
 # $@: groups of scripts/install_packages.sh.
 install_and_build() {
   local testing=OFF bench=OFF
@@ -33,7 +34,7 @@ install_and_build() {
   "$REPOSITORY/scripts/install_libtorch.sh"
   note "building"
   cd "$REPOSITORY"
-  cmake --preset cpu-release -DBUILD_TESTING=$testing -DOLMOE_BENCH=$bench
+  cmake --preset cpu-release -DBUILD_TESTING=$testing -DOLMOE_BENCH=$bench -DOLMOE_WARNINGS_AS_ERRORS=$testing
   cmake --build --preset cpu-release --parallel "$(nproc)"
 }
 

@@ -5,7 +5,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 sanitize() {  # preset, jobs
   note "$1"
-  cmake --preset "$1"
+  cmake --preset "$1" -DOLMOE_WARNINGS_AS_ERRORS=ON
   cmake --build "build-$1" --target sanitizer_tests --parallel "$2"
   ctest --test-dir "build-$1" -L sanitizer --output-on-failure --no-tests=error </dev/null
 }

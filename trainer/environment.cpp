@@ -52,6 +52,9 @@ void prepare_process() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);  // never; any number would be a threshold
   mallopt(M_TOP_PAD, 64 << 20);
+  // One arena. The data loader's thread allocates small aligned tensors that the training thread frees: glibc before 2.38
+  // takes those from fresh memory until the arena of that thread, 64 MiB, is used up. The heap it shares is reused.
+  mallopt(M_ARENA_MAX, 1);
   // oneDNN writes code for each shape of a bf16 product, and an expert's rows change from step to step; its default of
   // 1,024 kept shapes made half of a step compilation.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384", /*overwrite=*/0);

@@ -2,8 +2,9 @@
 import json
 import re
 import unittest
+from pathlib import Path
 
-from support import ProgramTest
+from support import ProgramTest, last_step
 
 # No kind of memory is a rounding error, and none needs to divide by the ranks.
 MEASURABLE = """\
@@ -15,6 +16,11 @@ data: {synthetic: true, sequence_length: 96}
 checkpoint: {every_steps: 1, keep: 1}
 run: {threads: 1, folder: run}
 """
+# Small batches of four micro-batches, which the data loader's thread allocates and the training thread frees.
+SMALL_BATCHES = ("model.d_model=32", "model.num_layers=1", "model.num_heads=2", "model.num_kv_heads=2",
+                 "model.num_experts=4", "model.expert_width=16", "data.sequence_length=64",
+                 "train.micro_batch_size=1", "train.global_batch_size=4", "checkpoint.every_steps=0",
+                 "checkpoint.save_last=false", "train.steps=2500")
 UNIT_BYTES = {"MiB": 2**20, "GiB": 2**30}
 
 
@@ -57,6 +63,20 @@ class Memory(ProgramTest):
     def test_four_ranks(self):
         self.check(4, "parallel.replicate=2", "parallel.shard=2", "train.compute_dtype=bfloat16")
         self.check(4, "model.ffn=dense", "train.recompute=selective")
+
+
+class HostMemory(ProgramTest):
+    def anonymous_bytes_at(self, job, step):
+        job.wait_until(lambda: last_step(self.folder / "run") >= step)
+        status = Path(f"/proc/{job.process.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
+
+    def test_it_does_not_grow_with_the_steps(self):
+        config = self.write_config(MEASURABLE, "measurable.yaml")
+        job = self.start(config, *SMALL_BATCHES)
+        early, late = (self.anonymous_bytes_at(job, step) for step in (500, 2000))
+        self.assertEqual(job.wait(), 0, job.text())
+        self.assertLess(late - early, 1.5 * 2**20, "5 KB a step before one arena was set, 7.5 MB here")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The commit in core/version.h, and what CMake refuses to configure or to call tested."""
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -90,6 +91,22 @@ class Configure(Temporary):
                                       "-DCMAKE_CUDA_COMPILER=/nowhere/nvcc", cwd=REPOSITORY)
         self.assertNotEqual(code, 0, text)
         self.assertIn("/nowhere/nvcc", text)
+
+    def cached(self, name):
+        return re.search(rf"^{name}:\w+=(.*)$", (self.folder / "CMakeCache.txt").read_text(), re.MULTILINE)[1]
+
+    def test_by_hand_the_build_is_optimized_and_warnings_are_no_errors(self):
+        code, text = self.run_program(CMAKE, "-S", REPOSITORY, "-B", self.folder, "-G", "Ninja", "-DBUILD_TESTING=OFF")
+        self.assertEqual(code, 0, text)
+        self.assertIn("No CMAKE_BUILD_TYPE was given: Release", text)
+        self.assertEqual(self.cached("CMAKE_BUILD_TYPE"), "Release")
+        commands = (self.folder / "compile_commands.json").read_text()
+        self.assertIn(" -O3 ", commands)
+        self.assertNotIn("-Werror", commands)
+        code, text = self.run_program(CMAKE, self.folder, "-DCMAKE_BUILD_TYPE=Debug", "-DOLMOE_WARNINGS_AS_ERRORS=ON")
+        self.assertEqual(code, 0, text)
+        self.assertEqual(self.cached("CMAKE_BUILD_TYPE"), "Debug")
+        self.assertIn("-Werror", (self.folder / "compile_commands.json").read_text())
 
     def configure(self, *definitions):
         return self.run_program(CMAKE, "--preset", "cpu-release", "-B", self.folder, *definitions, cwd=REPOSITORY)

@@ -49,6 +49,32 @@ class ShellScripts(unittest.TestCase):
         self.assertTrue(called.endswith(" -R kernels"), called)
         self.assertEqual(self.calls_of("apt-get"), [])
 
+    def test_warnings_are_errors_for_the_tests_and_not_for_users(self):
+        self.run_script("test.sh")
+        self.assertIn("-DOLMOE_WARNINGS_AS_ERRORS=ON", self.calls_of("cmake")[0])
+        self.calls.unlink()
+        self.run_script("quickstart.sh")
+        self.assertIn("-DOLMOE_WARNINGS_AS_ERRORS=OFF", self.calls_of("cmake")[0])
+
+    def test_each_compiler_that_is_named_is_built_with_and_one_that_fails_is_told(self):
+        for compiler in ("g++-12", "clang++-15"):
+            self.replace(compiler)
+        done = self.run_script("check_compilers.sh", "g++-12", "clang++-15")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        configured = [line for line in self.calls_of("cmake") if " -S " in line]
+        for line, pair in zip(configured, ("gcc-12 -DCMAKE_CXX_COMPILER=g++-12", "clang-15 -DCMAKE_CXX_COMPILER=clang++-15"),
+                              strict=True):
+            self.assertIn(f"-DCMAKE_C_COMPILER={pair}", line)
+            self.assertNotIn("BUILD_TYPE", line)
+
+        self.replace("cmake", "case \"$*\" in *--build*build-compiler-g++-12*) exit 1;; esac")
+        done = self.run_script("check_compilers.sh", "g++-12", "clang++-15")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("does not build: g++-12", done.stderr)
+        self.assertIn("clang++-15 builds", done.stdout)
+        done = self.run_script("check_compilers.sh", "g++-99")
+        self.assertEqual((done.returncode, "g++-99 is not installed" in done.stderr), (1, True), done.stderr)
+
     def test_a_failing_ctest_fails(self):
         self.replace("ctest", "exit 8")
         self.assertEqual(self.run_script("test.sh").returncode, 8)
