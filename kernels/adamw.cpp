@@ -28,7 +28,10 @@ struct Pointers {
 template <typename P, typename C>
 void update(Pointers<P, C> state, int64_t n, const AdamWConstants<P>& constants, P factor) {
   for_rows(n, 1, [=](int64_t begin, int64_t end) {
-    const auto [param, grad, exp_avg, exp_avg_sq, copy] = state;
+    // No structured binding: clang before 16 captures none of it in the loop.
+    P *const param = state.param, *const grad = state.grad;
+    P *const exp_avg = state.exp_avg, *const exp_avg_sq = state.exp_avg_sq;
+    [[maybe_unused]] C* const copy = state.copy;
     const AdamWConstants<P> c = constants;
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) {
@@ -79,7 +82,8 @@ at::Tensor adamw_constants(const AdamWStep& step, at::ScalarType dtype) {
 }
 
 void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor) {
-  const auto& [param, grad, exp_avg, exp_avg_sq, copy] = state;
+  const at::Tensor &param = state.param, &grad = state.grad, &copy = state.rounded;
+  const at::Tensor &exp_avg = state.exp_avg, &exp_avg_sq = state.exp_avg_sq;
   ensure_dim(param, 1, "adamw: param");
   for (const at::Tensor& x : {param, grad, exp_avg, exp_avg_sq}) {
     ensure_together(x, param, "adamw: gradient or moment");

@@ -294,7 +294,8 @@ Acc<T> score_scale(int64_t d) {
 }  // namespace
 
 Attention causal_attention(const Qkv& in) {
-  const auto [q, k, v] = checked(in);
+  const Qkv operands = checked(in);
+  const at::Tensor &q = operands.q_BSHd, &k = operands.k_BSGd, &v = operands.v_BSGd;
   if (q.is_cuda()) return cuda::causal_attention({q, k, v});
   const Dims dims = dims_of(in);
   Attention out{at::empty(q.sizes(), q.options()),
@@ -314,7 +315,8 @@ Attention causal_attention(const Qkv& in) {
 
 void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward,
                                const Qkv& grads) {
-  const auto [q, k, v] = checked(in);
+  const Qkv operands = checked(in);
+  const at::Tensor &q = operands.q_BSHd, &k = operands.k_BSGd, &v = operands.v_BSGd;
   ensure_gradient(grads.q_BSHd, q);
   ensure_gradient(grads.k_BSGd, k);
   ensure_gradient(grads.v_BSGd, v);
