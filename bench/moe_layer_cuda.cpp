@@ -1,8 +1,8 @@
-// The experts of one layer of OLMoE-1B-7B on a GPU, as the model computes them: T tokens (16,384 is a micro-batch of 4 x
-// 4,096), d 2048, 64 experts of width 1024, top-8, bf16; and cuBLAS beside them. FLOP/s count the products alone, 6 T n
-// d K forward and 12 T n d K backward, though gathering, SwiGLU and combining are timed too. fused:
-// train.expert_kernels. Values are drawn as in training, for the power and so the clock of a GPU depend on them: weights
-// of deviation 0.02, inputs that a norm has scaled to 1.
+// The experts of one layer of OLMoE-1B-7B on a GPU, as the model computes them: T tokens (16,384 is a micro-batch of
+// 4 x 4,096), d 2048, 64 experts of width 1024, top-8, bf16; and cuBLAS beside them. FLOP/s count the products alone,
+// 6 T n d K forward and 12 T n d K backward, though gathering, SwiGLU and combining are timed too. fused:
+// train.expert_kernels. Values are drawn as in training, for the power and so the clock of a GPU depend on them:
+// weights of deviation 0.02, inputs that a norm has scaled to 1.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>

@@ -339,25 +339,6 @@ class Report(Temporary):
         self.assertEqual(gpu_report.steps_of(log, run)["most_host_syncs_of_a_step"], 1)
 
 
-class Benchmarks(Temporary):
-    def test_a_file_that_ends_early_keeps_its_whole_entries(self):
-        entry = '    {\n      "name": "%s",\n      "real_time": 2.0,\n      "FLOP/s": 4e14\n    }'
-        text = '{\n  "context": {\n  },\n  "benchmarks": [\n' + entry % "a" + ",\n" + entry % "b"
-        for end in ("\n  ]\n}\n", ",\n    {\n      \"name\": \"c", ""):
-            (self.folder / "layer_fused.json").write_text(text + end)
-            self.assertEqual(list(gpu_report.benchmarks_of(None, self.folder / "layer_fused")), ["a", "b"])
-        (self.folder / "layer_fused.json").write_text('{\n  "context": {\n  },\n')
-        with self.assertRaises(ValueError):
-            gpu_report.benchmarks_of(None, self.folder / "layer_fused")
-
-    def test_counts_of_the_tests_are_figures(self):
-        log = self.folder / "kernels_tests.log"
-        log.write_text("GPU: AdamW and the norm\n  FAILED:\ntest cases: 5 | 4 passed | 1 failed\nassertions: 90 | 89 passed | 1 failed\n"
-                       "All tests passed (7 assertions in 2 test cases)\n")
-        found = gpu_report.tests_of(log, None)
-        self.assertEqual((len(found["totals"]), found["failed"]), (3, ["GPU: AdamW and the norm"]))
-
-
 class TimeBudget(unittest.TestCase):
     def test_what_a_part_leaves_goes_to_those_after_it(self):
         clock = SimpleNamespace(now=100.0)
@@ -387,44 +368,6 @@ class OutOfMemory(Temporary):
         self.assertFalse(gpu_report.is_go([full], rehearse=False))
         self.assertTrue(gpu_report.is_go([full, self.run_model(4, "true")], rehearse=False))
         self.assertEqual(self.run_model(8, "echo something else; exit 1")["status"], "failed")
-
-
-class Watching(Temporary):
-    """A watch of an nvidia-smi that says what the test wants, with the times of now."""
-    FORMAT = "{now}, NVIDIA H100 80GB HBM3, 580.65.06, 81559, 81000, {used}, {clock}, 1980, 2619, {power}, 700.00, 40, {busy}"
-
-    def smi(self, *samples):
-        lines = [self.FORMAT.format(now="'$(date +%Y/%m/%d\\ %H:%M:%S.%3N)'", **sample) for sample in samples]
-        text = "".join(f"echo '{line}'\nsleep 0.3\n" for line in lines)
-        path = self.folder / "nvidia-smi"
-        path.write_text(f"#!/bin/sh\necho asked >> {self.folder}/asked\n{text}exec sleep 60\n")
-        path.chmod(0o755)
-        return mock.patch.dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}")
-
-    def test_clocks_and_power_are_of_when_the_gpu_was_busy_and_it_is_asked_once(self):
-        idle = {"used": 500, "clock": 345, "power": "80.00", "busy": 0}
-        with self.smi(idle, {"used": 9000, "clock": 1755, "power": "690.00", "busy": 100},
-                      {"used": 3000, "clock": 1605, "power": "700.00", "busy": 98}):
-            watch = Watch(self.folder / "gpu.csv")
-            self.assertTrue(watch.start())
-            self.addCleanup(watch.stop)
-            result = gpu_check.run(gpu_parts.Part("part", 5, ["sleep", "1.2"]), self.folder, 5, watch)
-            nothing = watch.between(0, 1)
-        self.assertEqual(watch.facts()["driver_version"], "580.65.06")
-        self.assertEqual(nothing, {})
-        self.assertEqual(result["gpu"], {"median_sm_mhz": 1680.0, "least_sm_mhz": 1605.0, "median_power_w": 695.0,
-                                         "most_power_w": 700.0, "most_celsius": 40.0, "most_used_mib": 9000.0})
-        self.assertEqual((self.folder / "asked").read_text(), "asked\n")
-
-    def test_without_an_answer_there_are_no_facts(self):
-        with mock.patch.dict(os.environ, PATH=str(self.folder)):
-            self.assertFalse(Watch(self.folder / "gpu.csv").start())
-        (self.folder / "nvidia-smi").write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
-        (self.folder / "nvidia-smi").chmod(0o755)
-        with mock.patch.dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}"):
-            watch = Watch(self.folder / "gpu.csv")
-            self.assertFalse(watch.start())
-        self.assertEqual((watch.facts(), watch.between(0, 2e9)), ({}, {}))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 import importlib
 import re
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_parts, gpu_tables, gpu_kernels = map(importlib.import_module, ("gpu_parts", "gpu_tables", "gpu_kernels"))
+gpu_parts, gpu_report, gpu_tables, gpu_kernels = map(
+    importlib.import_module, ("gpu_parts", "gpu_report", "gpu_tables", "gpu_kernels"))
 
 
 class Tables(unittest.TestCase):
@@ -127,6 +129,30 @@ class Kernels(unittest.TestCase):
     def test_no_kernel_is_an_error(self):
         with self.assertRaises(ValueError):
             gpu_kernels.summary("Duration (ns),Name\n", 3)
+
+
+class Logs(unittest.TestCase):
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = Path(temporary.name)
+
+    def test_a_file_that_ends_early_keeps_its_whole_entries(self):
+        entry = '    {\n      "name": "%s",\n      "real_time": 2.0,\n      "FLOP/s": 4e14\n    }'
+        text = '{\n  "context": {\n  },\n  "benchmarks": [\n' + entry % "a" + ",\n" + entry % "b"
+        for end in ("\n  ]\n}\n", ",\n    {\n      \"name\": \"c", ""):
+            (self.folder / "layer_fused.json").write_text(text + end)
+            self.assertEqual(list(gpu_report.benchmarks_of(None, self.folder / "layer_fused")), ["a", "b"])
+        (self.folder / "layer_fused.json").write_text('{\n  "context": {\n  },\n')
+        with self.assertRaises(ValueError):
+            gpu_report.benchmarks_of(None, self.folder / "layer_fused")
+
+    def test_counts_of_the_tests_are_figures(self):
+        log = self.folder / "kernels_tests.log"
+        log.write_text("GPU: AdamW and the norm\n  FAILED:\ntest cases: 5 | 4 passed | 1 failed\nassertions: 90 | 89 passed | 1 failed\n"
+                       "All tests passed (7 assertions in 2 test cases)\n")
+        found = gpu_report.tests_of(log, None)
+        self.assertEqual((len(found["totals"]), found["failed"]), (3, ["GPU: AdamW and the norm"]))
 
 
 class KnownGpus(unittest.TestCase):
