@@ -12,3 +12,6 @@ target_link_libraries(step_breakdown PRIVATE olmoe_trainer CLI11::CLI11)
 
 add_executable(step_overhead bench/step_overhead.cpp)
 target_link_libraries(step_overhead PRIVATE olmoe_trainer CLI11::CLI11)
+
+add_executable(profile_steps bench/profile_steps.cpp)
+target_link_libraries(profile_steps PRIVATE olmoe_trainer CLI11::CLI11)

@@ -73,7 +73,7 @@ chmod u+w "$bundle"/lib/* && strip --strip-unneeded "$bundle"/lib/*
 cp configs/*.yaml "$bundle/configs/"
 cp -r configs/data "$bundle/configs/"
 write_tokens "$bundle/data/sources.npy"
-cp scripts/gpu_{check.sh,check.py,parts.py,report.py,tables.py,kernels.py} "$bundle/scripts/"
+cp scripts/gpu_{check.sh,check.py,parts.py,report.py,tables.py,kernels.py,watch.py} "$bundle/scripts/"
 cp bench/transformers_speed.py "$bundle/bench/"
 
 size_mb=$(($(du -sk "$bundle" | cut -f 1) / 1000))

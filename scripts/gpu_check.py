@@ -1,18 +1,20 @@
 """What scripts/gpu_check.sh starts in a bundle's folder: runs the parts of gpu_parts.py, each within its limit."""
 import argparse
 import fnmatch
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import gpu_parts
 import gpu_report
+import gpu_watch
 
-MOST_SECONDS = 540
+CALL_S = 330  # of a call, all together
 GRACE_S = 2   # from a part's limit to its death
 PATIENCE = 4  # a rehearsal's limits are so many times longer: its machine may be busy with something else
 
@@ -20,30 +22,15 @@ PATIENCE = 4  # a rehearsal's limits are so many times longer: its machine may b
 class Budget:
     """Gives a part its own limit and what those before it left of theirs: one that hangs takes nothing from others."""
 
-    def __init__(self, seconds, now=time.monotonic):
+    def __init__(self, seconds, now=time.monotonic, before_s=0):
+        """Of `seconds`, what comes before the first part may take `before_s`."""
         self.now = now
-        self.due = now()
-        self.end = self.due + seconds
+        self.due = now() + before_s
+        self.end = now() + seconds
 
     def limit_s(self, part):
         self.due = min(self.due + part.limit_s + GRACE_S, self.end)
         return int(self.due - self.now()) - GRACE_S
-
-
-@contextmanager
-def memory_watched(log, wanted):
-    """Yields what says, afterwards, how many bytes of the GPU all programs used at most, by a sample each 0.2 s."""
-    if not wanted:
-        yield lambda: None
-        return
-    with log.open("w") as sink:
-        watcher = subprocess.Popen(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits",
-                                    "--id=0", "--loop-ms=200"], stdout=sink, stderr=subprocess.DEVNULL)
-        try:
-            yield lambda: max((int(mib) << 20 for mib in log.read_text().split() if mib.isdigit()), default=None)
-        finally:
-            watcher.terminate()
-            watcher.wait()
 
 
 def status_of(part, rc, log):
@@ -79,19 +66,19 @@ def exit_code_of(part, limit_s, sink):
         raise
 
 
-def run(part, out, limit_s):
-    """Runs one part and returns what the report keeps of it."""
+def run(part, out, limit_s, watch):
+    """Runs one part and returns what the report keeps of it, with what `watch` saw of the GPU meanwhile."""
     result = {"name": part.name, "needed": part.needed, "may_not_fit": part.may_not_fit, "limit_s": limit_s,
               "command": " ".join(map(str, part.command))}
     if part.missing or limit_s < 1:
         return result | {"status": "not run", "reason": part.missing or "the parts before it left it no time"}
     log = out / f"{part.name}.log"
-    begin = time.monotonic()
-    with log.open("w") as sink, memory_watched(out / f"{part.name}.memory", part.watch_memory) as used_bytes:
+    begin_s = time.time()
+    with log.open("w") as sink:
         rc = exit_code_of(part, limit_s, sink)
-        result["used_bytes"] = used_bytes()
+    end_s = time.time()
     status = status_of(part, rc, log)
-    result |= {"status": status, "rc": rc, "seconds": round(time.monotonic() - begin, 2)}
+    result |= {"status": status, "rc": rc, "seconds": round(end_s - begin_s, 2), "gpu": watch.between(begin_s, end_s)}
     figures, why_not = gpu_report.attempt(part.figures, log, out / part.name)
     if why_not and status == "passed":
         result |= {"status": "failed", "reason": f"ended well, but left no figures: {why_not}"}
@@ -106,8 +93,8 @@ def broken(name, reason):
 class Check:
     """The parts that ran, in a report that is complete after each of them."""
 
-    def __init__(self, machine, budget, only=()):
-        self.machine, self.budget, self.only = machine, budget, only
+    def __init__(self, machine, budget, groups, only=()):
+        self.machine, self.budget, self.groups, self.only = machine, budget, groups, only
         self.results, self.met, self.place = [], set(), "before the first part"
         self.write(f"it ended {self.place}")
 
@@ -130,7 +117,7 @@ class Check:
         self.place = f"in the part {part.name}"
         self.write(f"it ended {self.place}")
         limit_s = part.limit_s * PATIENCE if self.machine.rehearse else self.budget.limit_s(part)
-        result, why_not = gpu_report.attempt(run, part, self.machine.out, limit_s)
+        result, why_not = gpu_report.attempt(run, part, self.machine.out, limit_s, self.machine.watch)
         self.add(result or broken(part.name, why_not))
 
     def run_group(self, group):
@@ -145,7 +132,7 @@ class Check:
     def run_all(self):
         """True for a "go"."""
         try:
-            for group in gpu_parts.GROUPS:
+            for group in self.groups:
                 self.run_group(group)
         except Stopped as stopped:
             print(f"   stopped by {stopped}", file=sys.stderr, flush=True)
@@ -163,23 +150,46 @@ def new_folder(out):
     out.mkdir(parents=True, exist_ok=True)
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PART")
-    parser.add_argument("report", nargs="?", type=Path)
-    arguments = parser.parse_args()
-    out = (arguments.report or Path("report_of_some" if arguments.only else "report")).resolve()
-    machine, budget = gpu_parts.Machine(arguments.rehearse, out), Budget(MOST_SECONDS)
-    # Nothing can run without what env.sh asks for, and it says what that is. A report of before stays.
+def chosen_groups(calls, only):
+    """Groups of parts of these calls; `only` chooses from all, once each."""
+    wanted = gpu_parts.CALLS if only else calls
+    return list(dict.fromkeys(group for call in wanted for group in gpu_parts.CALLS[call]))
+
+
+def check_loading(machine):
+    """The exit code of env.sh --check: nothing can run without what it asks for, and it says what that is."""
     refused = subprocess.run(["timeout", str(gpu_parts.LOAD_S), *machine.env, "--check"]).returncode
     if refused == 124:
         print(f"error: olmoe-train --version took more than {gpu_parts.LOAD_S} s", file=sys.stderr)
-    if refused:
-        return refused
-    new_folder(out)
-    heed_signals()
-    go = Check(machine, budget, arguments.only).run_all()
+    return refused
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--call", type=int, choices=[*gpu_parts.CALLS], action="append")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART")
+    parser.add_argument("report", nargs="?", type=Path)
+    arguments = parser.parse_args()
+    calls = arguments.call or [*gpu_parts.CALLS]
+    name = "report_of_some" if arguments.only else f"report_{calls[0]}" if len(calls) == 1 else "report"
+    out = (arguments.report or Path(name)).resolve()
+    budget = Budget(CALL_S * len(calls), before_s=gpu_parts.LOAD_S)
+    with tempfile.TemporaryDirectory() as samples:  # a report of before stays until this one can begin
+        watch = gpu_watch.Watch(Path(samples, "gpu.csv"))
+        try:
+            if not arguments.rehearse and watch.start():
+                os.environ["OLMOE_GPU_DRIVER"] = watch.facts()["driver_version"]
+            machine = gpu_parts.Machine(arguments.rehearse, out, watch)
+            if refused := check_loading(machine):
+                return refused
+            new_folder(out)
+            heed_signals()
+            go = Check(machine, budget, chosen_groups(calls, arguments.only), arguments.only).run_all()
+            if watch.samples():
+                shutil.copy(watch.path, out / "gpu.csv")
+        finally:
+            watch.stop()
     print(f"{out / 'report.md'}", file=sys.stderr)
     return 0 if go else 1
 

@@ -13,11 +13,14 @@ bundle="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 missing() { printf 'missing: %s\n' "$*" >&2; exit 3; }
 
+# nvidia-smi may initialise the driver each time it is asked, which takes seconds: who knows the driver already says so.
 need_gpu() {
-  command -v nvidia-smi >/dev/null || missing "the NVIDIA driver: there is no nvidia-smi on the path"
-  local driver
-  driver="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null)" || driver=""
-  driver="${driver%%$'\n'*}"  # of the first; all have the same
+  local driver="${OLMOE_GPU_DRIVER:-}"
+  if [ -z "$driver" ]; then
+    command -v nvidia-smi >/dev/null || missing "the NVIDIA driver: there is no nvidia-smi on the path"
+    driver="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null)" || driver=""
+    driver="${driver%%$'\n'*}"  # of the first; all have the same
+  fi
   [[ "$driver" =~ ^[0-9]+ ]] || missing "a GPU: nvidia-smi tells of none"
   [ "${BASH_REMATCH[0]}" -ge $kLeastDriver ] || missing "driver $kLeastDriver or newer: this one is $driver"
 }

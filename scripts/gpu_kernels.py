@@ -1,11 +1,11 @@
-"""Which kernels a training step runs and for how long, out of what nsys or ncu wrote of a short run."""
+"""Which kernels a training step runs and for how long, out of what bench/profile_steps wrote of a short run, and what ncu
+counted of single kernels."""
 import csv
 import io
 import re
 from collections import defaultdict
 
 MOST_KERNELS = 25
-NS = {"ns": 1, "nsecond": 1, "us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond": 1e6, "s": 1e9, "second": 1e9}
 
 
 def table(text):
@@ -16,16 +16,20 @@ def table(text):
 
 
 def launches_of(text):
-    """[(kernel, ns)] in order. nsys: stats --report cuda_gpu_trace --format csv. ncu: --csv --page raw."""
-    launches, unit = [], "ns"
+    """[(kernel, ns)] in order, of the table that bench/profile_steps writes."""
+    return [(row["Name"], float(row["Duration (ns)"])) for row in table(text) if row.get("Duration (ns)")]
+
+
+def counters(text):
+    """[{"kernel", metric: value, ...}] of what ncu --csv --page raw wrote, a row a launch."""
+    found = []
     for row in table(text):
-        name = row.get("Kernel Name") or row.get("Name")
-        took = row.get("gpu__time_duration.sum") or row.get("Duration (ns)")
-        if not name and took in NS:  # ncu's second line: the units
-            unit = took
-        elif name and took:
-            launches.append((name, float(took.replace(",", "")) * NS[unit]))
-    return launches
+        metrics = {name: value.replace(",", "") for name, value in row.items() if name and "__" in name and value}
+        if row.get("Kernel Name") and metrics:  # the second line has the units alone
+            found.append({"kernel": short(row["Kernel Name"])} | {name: float(value) for name, value in metrics.items()})
+    if not found:
+        raise ValueError("ncu counted nothing")
+    return found
 
 
 def one_step(launches, steps):

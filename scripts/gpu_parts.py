@@ -12,7 +12,13 @@ import gpu_report
 import gpu_tables
 
 LOAD_S = 30   # to load the first program, before the first part: LibTorch's libraries come from a disk
-TESTS = {"kernels_tests": 60, "parallel_tests": 20, "trainer_tests": 30}
+# Cases of each, and seconds. A fault on a GPU ends the process that meets it, and the fused kernels are the newest.
+TESTS = {"kernels_tests": ("[cuda]~*fused*", 40), "fused_tests": ("[cuda]*fused*", 22),
+         "trainer_tests": ("[cuda]~*fused*", 28), "parallel_tests": ("[cuda]", 12)}
+FUSED_PROGRAMS = ("kernels_tests", "trainer_tests")
+MOST_LAYERS = 6  # of OLMoE-1B-7B: more would fit, and take longer to initialise than to train
+NCU_METRICS = ("gpu__time_duration.sum", "sm__inst_executed_pipe_tensor.sum", "smsp__issue_active.avg.pct_of_peak_sustained_elapsed",
+               "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum", "dram__bytes_read.sum", "dram__bytes_write.sum")
 KNOWN_GPUS = r"\b(a100|b200|h100|h200)\b(?!.*(pcie|nvl))"  # of --dry-run --gpu, which are the SXM ones
 GB_PER_LAYER, GB_BESIDE = 9, 12  # trained state and activations of a block of OLMoE-1B-7B; of all that is not a block
 NO_FILES = ["checkpoint.every_steps=0", "checkpoint.save_last=false", "evaluation.paths=[]", "log.every_steps=1"]
@@ -32,23 +38,21 @@ class Part:
     figures: object = field(default=gpu_report.last_lines)  # what the report says of its log
     needed: bool = True        # for a "go"
     may_not_fit: bool = False  # out of memory is a finding, not a failure
-    watch_memory: bool = False
 
 
 class Machine:
     """What runs here, and how the bundle's programs are started."""
 
-    def __init__(self, rehearse, out):
-        self.rehearse, self.out = rehearse, out
+    def __init__(self, rehearse, out, watch):
+        self.rehearse, self.out, self.watch = rehearse, out, watch
         self.fitted = []  # numbers of layers of OLMoE-1B-7B that training steps had room for
         self.device = "cpu" if rehearse else "cuda"
         self.env = ["./env.sh", "--without-gpu"] if rehearse else ["./env.sh"]
         self.lists = {}
 
-    def ask(self, field_name):
-        """What nvidia-smi says of the first GPU."""
-        command = ["nvidia-smi", f"--query-gpu={field_name}", "--format=csv,noheader,nounits", "--id=0"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")[0].strip()
+    def fact(self, field_name):
+        """What nvidia-smi says of the first GPU; "" where it says nothing."""
+        return self.watch.facts().get(field_name, "")
 
     def listed(self, program, *arguments):
         """What a program of the bundle lists, "" where there is none or it takes too long."""
@@ -60,45 +64,52 @@ class Machine:
     def most_layers(self):
         if self.rehearse:
             return 2
-        free_gb = int(self.ask("memory.free")) * 1.048576e-3
-        return max(2, min(16, int((free_gb - GB_BESIDE) / GB_PER_LAYER)))
+        free_gb = float(self.fact("memory.free")) * 1.048576e-3
+        return max(2, min(MOST_LAYERS, int((free_gb - GB_BESIDE) / GB_PER_LAYER)))
 
 
 def machine_parts(machine):
-    """nvidia-smi's and the system's facts, and the program's version; then the doctor's."""
-    gpu = ("nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.max.mem,power.limit "
-           "--format=csv; nvidia-smi -L; ")
+    """The GPU's and the system's facts, and the program's version."""
+    facts = [f"{name}: {value}" for name, value in machine.watch.facts().items()]
     # What a small image has: no lscpu, no free. Some CPUs have no name.
     system = "echo CPUs: $(nproc); grep -m1 'model name' /proc/cpuinfo || true; grep '^Mem[TA]' /proc/meminfo; "
-    script = ("" if machine.rehearse else gpu) + system + " ".join(machine.env) + " olmoe-train --version"
-    yield Part("machine", LOAD_S + 8, ["bash", "-euo", "pipefail", "-c", script])
-    yield Part("doctor", 20, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
+    script = 'printf "%s\\n" "$@"; ' + system + " ".join(machine.env) + " olmoe-train --version"
+    yield Part("machine", 5, ["bash", "-euo", "pipefail", "-c", script, "-", *facts])
+
+
+def doctor_parts(machine):
+    yield Part("doctor", 12, [*machine.env, "olmoe-doctor", "configs/tiny-cpu.yaml", f"train.device={machine.device}",
                               f"run.folder={machine.out}/doctor"])
 
 
-def cuda_cases(machine, program):
-    """Why the cases of a test program with the tag [cuda] cannot run; "" where they can."""
+def missing_cases(machine, program, cases):
+    """Why these cases of a test program cannot run; "" where they can."""
     if machine.rehearse:
         return "there is no GPU"
-    found = re.search(r"^(\d+) matching test case", machine.listed(program, "--list-tests", "[cuda]"), re.MULTILINE)
-    return "" if found and int(found[1]) else f"the bundle has no case of {program} with the tag [cuda]"
+    found = re.search(r"^(\d+) matching test case", machine.listed(program, "--list-tests", cases), re.MULTILINE)
+    return "" if found and int(found[1]) else f"the bundle has no case of {program} that is {cases}"
 
 
 def test_parts(machine):
-    for program, limit_s in TESTS.items():
-        yield Part(program, limit_s, [*machine.env, program, "[cuda]"], cuda_cases(machine, program))
+    for name, (cases, limit_s) in TESTS.items():
+        programs = FUSED_PROGRAMS if name == "fused_tests" else (name,)
+        missing = next(filter(None, (missing_cases(machine, program, cases) for program in programs)), "")
+        script = "rc=0; for program in \"${@:2}\"; do $0 $program \"$1\" || rc=$?; done; exit $rc"
+        command = ["bash", "-c", script, " ".join(machine.env), cases, *programs]
+        yield Part(name, limit_s, command, missing, gpu_report.tests_of)
 
 
 def sanitizer_parts(machine):
-    missing = cuda_cases(machine, "kernels_tests")
+    """compute-sanitizer on the small cases of our own kernels. Products and attention are mostly libraries' kernels,
+    each of which it would have to instrument."""
+    cases = "[cuda]~[large]~*attention*~*GEMM*"
+    missing = missing_cases(machine, "kernels_tests", cases)
     if not missing and not shutil.which("compute-sanitizer"):
         missing = "there is no compute-sanitizer on the path"
-    # A call that a library makes to try whether it can is no error. Attention's kernels are ATen's.
-    for tool, limit_s, *options in (("memcheck", 48, "--report-api-errors", "no"), ("racecheck", 20)):
+    # A call that a library makes to try whether it can is no error.
+    for tool, limit_s, *options in (("memcheck", 44, "--report-api-errors", "no"), ("racecheck", 12)):
         checker = ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", "9"]
-        yield Part(f"sanitizer_{tool}", limit_s,
-                   [*machine.env, *checker, "kernels_tests", "[cuda]~[large]~*attention*"], missing,
-                   needed=tool == "memcheck")  # racecheck is slow: one that is cut short says nothing against a kernel
+        yield Part(f"sanitizer_{tool}", limit_s, [*machine.env, *checker, "kernels_tests", cases], missing, needed=False)
 
 
 def train(machine, name, limit_s, config, *overrides):
@@ -111,8 +122,8 @@ def train(machine, name, limit_s, config, *overrides):
 def tiny_parts(machine):
     """The tiny model on the device and on a CPU; in a rehearsal in float64 and in fp32."""
     other = ["train.compute_dtype=float64"] if machine.rehearse else []
-    yield train(machine, "tiny_device", 12, "tiny-cpu", *REAL_TOKENS, f"train.device={machine.device}", *other)
-    yield train(machine, "tiny_cpu", 12, "tiny-cpu", *REAL_TOKENS, "train.device=cpu", "run.threads=1")
+    yield train(machine, "tiny_device", 9, "tiny-cpu", *REAL_TOKENS, f"train.device={machine.device}", *other)
+    yield train(machine, "tiny_cpu", 9, "tiny-cpu", *REAL_TOKENS, "train.device=cpu", "run.threads=1")
     # fp32 on both: sums in another order change a loss by 1e-6 in 20 steps, a choice of expert that flips by 1e-4.
     runs = [machine.out / "tiny_device", machine.out / "tiny_cpu"]
     yield Part("device_against_cpu", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "20",
@@ -120,20 +131,24 @@ def tiny_parts(machine):
 
 
 def benchmark_parts(machine):
-    pattern = "moe_layer.*width:0/bf16:1" if machine.rehearse else "cuda"
-    listed = machine.listed("kernels_bench", "--benchmark_list_tests", f"--benchmark_filter={pattern}")
-    missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
+    """One layer's experts: the unfused kernels beside cuBLAS, and the fused ones in a process of their own."""
+    filters = {"layer_unfused": "moe_layer.*width:0/bf16:1" if machine.rehearse else "cuda_.*fused:0|cuda_cublas",
+               "layer_fused": "cuda_.*fused:1"}
     # Seconds, without the s: Google Benchmark 1.7 knows no unit, and later ones take what has none.
-    least_s = "0.01" if machine.rehearse else "0.2"
-    yield Part("kernels_bench", 28, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
-                                     f"--benchmark_out={machine.out}/kernels_bench.json",
-                                     f"--benchmark_min_time={least_s}"], missing, gpu_report.benchmarks_of)
+    least_s = "0.01" if machine.rehearse else "0.1"
+    for name, pattern in filters.items():
+        listed = machine.listed("kernels_bench", "--benchmark_list_tests", f"--benchmark_filter={pattern}")
+        missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
+        yield Part(name, 18, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
+                              f"--benchmark_out={machine.out}/{name}.json", f"--benchmark_min_time={least_s}"],
+                   missing, gpu_report.benchmarks_of, needed=False)
 
 
-def whole_model(machine, name, limit_s, layers, steps, *overrides):
-    """OLMoE-1B-7B with so many layers, on generated tokens, one micro-batch a step."""
+def whole_model(machine, limit_s, layers, *overrides, kind=""):
+    """OLMoE-1B-7B with so many layers, on generated tokens, one micro-batch a step. `kind`: what else is special."""
+    name = f"olmoe_{layers}_layers" + (f"_{kind}" if kind else "")
     return train(machine, name, limit_s, "olmoe-1b-7b", f"train.device={machine.device}", f"model.num_layers={layers}",
-                 "parallel.shard=1", "parallel.zero_stage=2", f"train.steps={steps}", "train.global_batch_size=4",
+                 "parallel.shard=1", "parallel.zero_stage=2", "train.steps=12", "train.global_batch_size=4",
                  *GENERATED_TOKENS, *(SMALL if machine.rehearse else []), *overrides)
 
 
@@ -144,13 +159,13 @@ def peer_part(machine, what, limit_s, shape, *arguments):
     name = f"transformers_{what}"
     command = [sys.executable, "bench/transformers_speed.py", what, "--device", machine.device, "--shape", shape,
                "--json", machine.out / f"{name}.json", *arguments]
-    return Part(name, limit_s, command, missing, gpu_report.measured_in)
+    return Part(name, limit_s, command, missing, gpu_report.measured_in, needed=False)
 
 
 def peer_layer_parts(machine):
     # On a CPU the others are slow or not there.
     shape, *only = ("tiny", "--experts", "eager", "grouped_mm") if machine.rehearse else ("published",)
-    yield peer_part(machine, "layer", 26, shape, *only)
+    yield peer_part(machine, "layer", 22, shape, *only)
 
 
 def fastest_experts(machine):
@@ -161,62 +176,93 @@ def fastest_experts(machine):
 
 
 def step_parts(machine):
-    """Training steps with as many layers as fit and with half of them, whose difference is what a layer costs; then the
-    same of transformers."""
+    """Training steps with as many layers as fit and with half of them, whose difference is what a layer costs."""
     layers, fitted = machine.most_layers(), machine.fitted
     while layers and len(fitted) < 2:
-        part = whole_model(machine, f"olmoe_{layers}_layers", 40, layers, 12)
+        part = whole_model(machine, 28, layers)
         part.may_not_fit = True
-        part.watch_memory = not machine.rehearse
         yield part
         if not gpu_report.ran_out_of_memory(machine.out / f"{part.name}.log"):
             fitted.append(layers)
         layers //= 2
-    yield peer_part(machine, "train", 42, "rehearsal" if machine.rehearse else "published",
-                    "--experts", fastest_experts(machine), "--layers", *(fitted or [1]))
+
+
+def missing_fused(machine):
+    return "there is no GPU" if machine.rehearse else "" if machine.fitted else "no number of layers fitted"
+
+
+FUSED = "train.expert_kernels=fused"
+
+
+def fused_step_parts(machine):
+    """The same with the fused experts."""
+    for layers in machine.fitted or [1]:
+        yield replace(whole_model(machine, 24, layers, FUSED, kind="fused"), missing=missing_fused(machine), needed=False)
+
+
+def few_layers(machine):
+    return max(1, machine.most_layers() // 2)
 
 
 def graph_parts(machine):
-    """The fewer of the layers that fitted as a CUDA graph, whose losses are those of the run without one."""
-    layers, missing = min(machine.fitted or [1]), "there is no GPU" if machine.rehearse else ""
-    if not machine.rehearse and not machine.fitted:
-        missing = "no number of layers fitted"
-    yield replace(whole_model(machine, "olmoe_graph", 24, layers, 12, "train.cuda_graph=true"), missing=missing)
-    runs = [machine.out / "olmoe_graph", machine.out / f"olmoe_{layers}_layers"]
+    """Few layers without and with a CUDA graph, whose losses are the same; and fused with a graph, and the dense twin."""
+    layers, missing = few_layers(machine), "there is no GPU" if machine.rehearse else ""
+    yield whole_model(machine, 23, layers, kind="again")
+    yield replace(whole_model(machine, 23, layers, "train.cuda_graph=true", kind="graph"), missing=missing)
+    runs = [machine.out / f"olmoe_{layers}_layers_{kind}" for kind in ("graph", "again")]
     yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",
                                              "--tolerance", "0"], missing)
+    yield replace(whole_model(machine, 20, layers, FUSED, "train.cuda_graph=true", kind="fused_graph"), missing=missing,
+                  needed=False)
+    yield replace(whole_model(machine, 18, layers, "model.ffn=dense", kind="dense"), needed=False)
+
+
+def peer_train_parts(machine):
+    layers = few_layers(machine)
+    yield peer_part(machine, "train", 34, "rehearsal" if machine.rehearse else "published",
+                    "--experts", fastest_experts(machine), "--layers", layers, max(1, layers // 2))
 
 
 def prediction_parts(machine):
-    name = "NVIDIA H100" if machine.rehearse else machine.ask("name")
+    name = "NVIDIA H100" if machine.rehearse else machine.fact("name")
     found = re.search(KNOWN_GPUS, name.lower())
     gpu = found[1] if found else ""
-    yield Part("prediction", 5, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
+    yield Part("prediction", 4, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
                "" if gpu else f"the dry run does not know {name}", gpu_report.predictions_of, needed=False)
 
 
 def profile_parts(machine):
-    """Kernels of a training step with one layer, by nsys or else by ncu, which runs them one by one. Rented machines
-    often forbid ncu to read counters."""
-    trace, steps = machine.out / "profile.csv", gpu_report.PROFILED_STEPS
-    part = whole_model(machine, "profile", 28, 1, steps)
-    part.figures, part.needed = gpu_report.profile_of, False
-    if machine.rehearse:
-        part.missing = "there is no GPU"
-    elif shutil.which("nsys"):
-        told = machine.out / "profile_nsys"
-        traced = ["nsys", "profile", "--trace=cuda", "--sample=none", "--cpuctxsw=none", f"--output={told}"]
-        script = f'"$@" && nsys stats --report cuda_gpu_trace --format csv --output - {told}.nsys-rep >{trace}'
-        part.command = ["bash", "-euc", script, "-", *machine.env, *traced, *part.command[len(machine.env):]]
-    elif shutil.which("ncu"):
-        counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", "gpu__time_duration.sum",
-                   "--cache-control", "none", "--clock-control", "none", "--log-file", trace]
-        part.command = [*machine.env, *counted, *part.command[len(machine.env):]]
-    else:
-        part.missing = "there is neither nsys nor ncu on the path"
-    yield part
+    """Kernels of training steps with one layer, by LibTorch's profiler, which needs no right to read counters."""
+    bundled = Path("bin", "profile_steps").exists()
+    for kind, overrides in (("unfused", []), ("fused", [FUSED])):
+        part = whole_model(machine, 14, 1, *overrides)
+        program = part.command.index("olmoe-train")
+        name = f"profile_{kind}"
+        command = [*part.command[:program], "profile_steps", "--out", machine.out / f"{name}.csv",
+                   *[f"train.steps={gpu_report.PROFILED_STEPS}" if word == "train.steps=12" else
+                     f"run.folder={machine.out}/{name}" if str(word).startswith("run.folder=") else word
+                     for word in part.command[program + 1:]]]
+        missing = "" if bundled else "the bundle has no profile_steps"
+        if kind == "fused" and machine.rehearse:
+            missing = "there is no GPU"
+        yield Part(name, 13, command, missing, gpu_report.profile_of, needed=False)
 
 
-# In order of need: does it work, how fast is it, what else is to be known.
-GROUPS = (machine_parts, test_parts, tiny_parts, benchmark_parts, peer_layer_parts, prediction_parts, step_parts,
-          graph_parts, sanitizer_parts, profile_parts)
+def counter_parts(machine):
+    """What ncu counts of each kernel of the layer's benchmarks. Rented machines often forbid it to read counters."""
+    missing = "there is no GPU" if machine.rehearse else "" if shutil.which("ncu") else "there is no ncu on the path"
+    counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(NCU_METRICS),
+               "--cache-control", "none", "--clock-control", "none", "--kernel-name", "regex:multiply|gemm|Kernel",
+               "--launch-count", "12", "--log-file", machine.out / "counters.csv"]
+    yield Part("counters", 16, [*machine.env, *counted, "kernels_bench", "--benchmark_min_time=0.01",
+                                "--benchmark_filter=cuda_experts.*T:16384/skew:0"],
+               missing, gpu_report.counters_of, needed=False)
+
+
+# In order of need: does it work, how fast is it, what else is to be known. A call is what a machine that is lent for
+# minutes can do in one command.
+CALLS = {
+    1: (machine_parts, test_parts, benchmark_parts, peer_layer_parts, prediction_parts, step_parts, fused_step_parts),
+    2: (machine_parts, graph_parts, tiny_parts, prediction_parts, peer_train_parts, profile_parts, counter_parts,
+        sanitizer_parts, doctor_parts),
+}

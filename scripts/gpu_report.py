@@ -29,6 +29,14 @@ def last_lines(log, _):
     return {"says": log.read_text(errors="replace").splitlines()[-LOG_LINES:]}
 
 
+def tests_of(log, _):
+    """Cases and assertions of Catch2's programs, and their last lines."""
+    text = log.read_text(errors="replace")
+    totals = re.findall(r"^(All tests passed .*|test cases: .*|assertions: .*)$", text, re.MULTILINE)
+    failed = sorted(set(re.findall(r"^(GPU: .*|NCCL: .*)$", text, re.MULTILINE)))
+    return {"totals": totals} | ({"failed": failed} if failed else {}) | last_lines(log, None)
+
+
 def steps_of(log, run):
     """Time of a step, without the first quarter, which makes memory and picks algorithms; FLOPs a token, memory."""
     lines = steps(run)
@@ -53,8 +61,19 @@ def ran_out_of_memory(log):
     return log.exists() and "out of memory" in log.read_text(errors="replace")
 
 
+def whole_entries(text):
+    """The benchmarks of Google Benchmark's JSON, also of a file that its program did not come to end."""
+    try:
+        return json.loads(text)["benchmarks"]
+    except json.JSONDecodeError:
+        begin, end = text.find('"benchmarks": ['), text.rfind("    }")
+        if begin < 0 or end < begin:
+            raise
+        return json.loads("{" + text[begin:end] + "    }]}")["benchmarks"]
+
+
 def benchmarks_of(_, folder):
-    found = json.loads(folder.with_name("kernels_bench.json").read_text())["benchmarks"]
+    found = whole_entries(folder.with_suffix(".json").read_text())
     kept = ("real_time", "time_unit", "FLOP/s", "B/s", "busiest", "error_message")
     return {entry["name"]: {key: entry[key] for key in kept if key in entry} for entry in found}
 
@@ -74,6 +93,10 @@ def measured_in(_, folder):
 
 def profile_of(_, folder):
     return gpu_kernels.summary(folder.with_suffix(".csv").read_text(errors="replace"), PROFILED_STEPS)
+
+
+def counters_of(_, folder):
+    return {"rows": gpu_kernels.counters(folder.with_suffix(".csv").read_text(errors="replace"))}
 
 
 def outcome(result):
@@ -118,6 +141,8 @@ def part_markdown(result):
     lines += [f"    | {line}".rstrip() for line in figures.pop("says", [])]
     for name in ("rows", "kernels"):
         lines += [f"    | {text(row)}" for row in figures.pop(name, [])]
+    if result.get("gpu"):
+        figures["gpu"] = result["gpu"]
     return lines + [""] * bool(figures) + [f"* {key}: {text(value)}" for key, value in figures.items()]
 
 

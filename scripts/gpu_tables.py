@@ -3,12 +3,19 @@ import re
 from collections import defaultdict
 
 PUBLISHED_LAYERS = 16
+# Rows of the busiest expert over the mean: 1, about 1.1, and 3 as in the trained model's first layer on web text.
+ROUTINGS = {-1: "forced", 0: "natural", 1: "skewed"}
 OUR_STATE = "fp32"  # weights, gradients and moments; bf16 copies are computed with
 
 
 def figures_of(results, name):
     """Figures of the part of that name, also of one that did not come to its end; {} where it left none."""
     return next((result.get("figures", {}) for result in results if result["name"] == name), {})
+
+
+def gpu_of(results, name):
+    """Clocks and power that a part's figures were taken at; {} where nobody looked."""
+    return next((result.get("gpu", {}) for result in results if result["name"] == name), {})
 
 
 def ratio(value, of):
@@ -42,13 +49,15 @@ def our_layer_rows(figures):
 
 def layer_table(results):
     """{"cublas_tflop_per_s", "rows": [...]}: TFLOP/s of forward and backward, or why there are none (`cannot`)."""
-    ours, theirs = figures_of(results, "kernels_bench"), figures_of(results, "transformers_layer")
-    their_rows = theirs.get("rows", [])
+    unfused = figures_of(results, "layer_unfused")
+    their_rows = figures_of(results, "transformers_layer").get("rows", [])
     product = next((row["tflop_per_s"] for row in their_rows if "product" in row), None)
-    if rate := ours.get("cuda_cublas/real_time", {}).get("FLOP/s"):
+    if rate := unfused.get("cuda_cublas/real_time", {}).get("FLOP/s"):
         product = rate / 1e12
-    rows = our_layer_rows(ours)
-    rows += [{"who": f"transformers, {row['experts']}"} | row for row in their_rows if "experts" in row]
+    rows = [row | gpu_of(results, name) for name in ("layer_unfused", "layer_fused")
+            for row in our_layer_rows(figures_of(results, name))]
+    rows += [{"who": f"transformers, {row['experts']}"} | row | gpu_of(results, "transformers_layer")
+             for row in their_rows if "experts" in row]
     for row in rows:
         for way in ("forward", "backward"):
             row[f"{way}_of_cublas"] = ratio(row.get(f"{way}_tflop_per_s"), product)
@@ -65,21 +74,24 @@ def fastest_experts(rows, default):
 # Training steps
 
 def our_runs(results):
-    """Parts named olmoe_N_layers, and those named olmoe_ and what is special about them, which tell their layers."""
+    """Parts named olmoe_N_layers, and olmoe_N_layers_ with what is special about them."""
     for result in results:
-        match = re.fullmatch(r"olmoe_(?:(\d+)_layers|(\w+))", result["name"])
+        match = re.fullmatch(r"olmoe_(\d+)_layers(?:_(\w+))?", result["name"])
         if not match:
             continue
-        row = {"who": f"ours, {match[2]}" if match[2] else "ours", "state": OUR_STATE}
+        row = {"who": f"ours, {match[2].replace('_', ' ')}" if match[2] else "ours", "state": OUR_STATE}
         if result["status"] == "passed":
-            yield row | result["figures"] | {"used_bytes": result.get("used_bytes")}
-        elif match[1]:
+            gpu = result.get("gpu", {})
+            used_bytes = gpu["most_used_mib"] * 2**20 if "most_used_mib" in gpu else None
+            yield row | result["figures"] | gpu | {"used_bytes": used_bytes}
+        else:
             yield row | {"layers": int(match[1]), "cannot": result.get("reason", result["status"])}
 
 
 def flops_at(runs, layers):
     """(causal, full attention) FLOPs a token: linear in the layers, known of our runs. None where they do not tell."""
-    known = {run["layers"]: run["flops_per_token"] for run in runs if "flops_per_token" in run}
+    known = {run["layers"]: run["flops_per_token"] for run in runs
+             if "flops_per_token" in run and not run["who"].endswith("dense")}
     if layers in known:
         return known[layers]
     if len(known) < 2:
@@ -123,10 +135,11 @@ def step_table(results):
     """{"peak_tflop_per_s", "runs": [...], "computed_for_16_layers": [...]}"""
     peak = figures_of(results, "prediction").get("peak_tflop_per_s")
     ours = list(our_runs(results))
-    theirs = [{"who": "transformers"} | row for row in figures_of(results, "transformers_train").get("rows", [])]
+    theirs = [{"who": "transformers"} | row | gpu_of(results, "transformers_train") for row in figures_of(results, "transformers_train").get("rows", [])]
     contestants = defaultdict(list)
     for row in ours + theirs:
-        contestants[row["who"], row["state"]].append(with_mfu(row, flops_at(ours, row["layers"]), peak))
+        flops = row.get("flops_per_token") or flops_at(ours, row["layers"])
+        contestants[row["who"], row["state"]].append(with_mfu(row, flops, peak))
     whole = [row for runs in contestants.values() if (row := computed(runs))]
     return {"peak_tflop_per_s": peak, "runs": [row for runs in contestants.values() for row in runs],
             f"computed_for_{PUBLISHED_LAYERS}_layers":
@@ -151,28 +164,32 @@ def layer_markdown(table):
         return []
     rows = []
     for row in table["rows"]:
-        routing = "skewed" if row["skew"] else "balanced"
+        routing = ROUTINGS.get(row["skew"], str(row["skew"]))
         if "cannot" in row:
-            rows.append([row["who"], routing, f"cannot run: {row['cannot']}", "-", "-", "-", "-", "-", "-"])
+            rows.append([row["who"], routing, f"cannot run: {row['cannot']}"] + ["-"] * 8)
             continue
         rows.append([row["who"], routing, cell(row.get("busiest"), "{:.2f}")] +
                     [cell(row.get(f"{way}_{unit}"), form, scale) for unit, form, scale in
                      (("tflop_per_s", "{:.4g}", 1), ("of_cublas", "{:.1f} %", 100), ("ms", "{:.2f}", 1))
-                     for way in ("forward", "backward")])
+                     for way in ("forward", "backward")] + clock_cells(row))
     return ["", "## Experts of one layer, bf16", "", f"One large product on this machine: "
             f"{cell(table['cublas_tflop_per_s'], '{:.4g}')} TFLOP/s. FLOPs are those of the layer's products.", ""] + \
         markdown_table(["experts", "routing", "busiest / mean", "forward TFLOP/s", "backward TFLOP/s",
-                        "forward of product", "backward of product", "forward ms", "backward ms"], rows)
+                        "forward of product", "backward of product", "forward ms", "backward ms", "SM MHz", "W"], rows)
+
+
+def clock_cells(row):
+    return [cell(row.get("median_sm_mhz"), "{:.0f}"), cell(row.get("median_power_w"), "{:.0f}")]
 
 
 def step_cells(row):
     who = f"{row['who']}, {row['state']} state"
     if "cannot" in row:
-        return [who, str(row["layers"]), row["cannot"]] + ["-"] * 6
+        return [who, str(row["layers"]), row["cannot"]] + ["-"] * 8
     return [who, str(row["layers"]), cell(row["median_tokens_per_s"], "{:.0f}"), cell(row["median_step_ms"]),
             cell(row.get("mfu_causal"), "{:.1f} %", 100), cell(row.get("mfu_full"), "{:.1f} %", 100),
             cell(row.get("peak_memory_bytes"), "{:.1f}", 1e-9), cell(row.get("used_bytes"), "{:.1f}", 1e-9),
-            cell(row.get("layer_ms"), "{:.2f}")]
+            cell(row.get("layer_ms"), "{:.2f}"), *clock_cells(row)]
 
 
 def step_markdown(table):
@@ -185,10 +202,10 @@ def step_markdown(table):
              f"MFU against {cell(table['peak_tflop_per_s'])} TFLOP/s, the data sheet's dense bf16; with causal and "
              f"with full attention counted. A row of {PUBLISHED_LAYERS} layers is computed from the two others of its "
              "kind, not measured. State: what is kept between steps, fp32 as ours or all of it bf16. Memory: the peak of "
-             "tensors, and of the whole GPU as nvidia-smi saw it.", ""]
+             "tensors, and of the whole GPU as nvidia-smi saw it. Clock and power: medians while the GPU was busy.", ""]
     rows = [step_cells(row) for row in table["runs"]]
     for row in whole:
         cells = step_cells(row)
         rows.append([cells[0], f"{PUBLISHED_LAYERS}, computed"] + cells[2:])
     return lines + markdown_table(["who", "layers", "tokens/s", "step ms", "MFU causal", "MFU full", "tensors GB",
-                                   "GPU GB", "ms a layer"], rows)
+                                   "GPU GB", "ms a layer", "SM MHz", "W"], rows)

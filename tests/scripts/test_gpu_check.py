@@ -16,7 +16,9 @@ from unittest import mock
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_check, gpu_parts, gpu_report = map(importlib.import_module, ("gpu_check", "gpu_parts", "gpu_report"))
+gpu_check, gpu_parts, gpu_report, gpu_watch = map(
+    importlib.import_module, ("gpu_check", "gpu_parts", "gpu_report", "gpu_watch"))
+Watch = gpu_watch.Watch
 # A Python with torch and transformers, for development. Where there is none, the report has to say so.
 PEER_PYTHON = REPOSITORY / ".deps/venv-dev/bin"
 
@@ -78,11 +80,12 @@ class Bundle(Temporary):
         self.assertEqual((report["rehearsal"], report["go"]), (True, True))
         parts = {part["name"]: part for part in report["parts"]}
         for name in ("machine", "doctor", "tiny_device", "tiny_cpu", "device_against_cpu", "olmoe_2_layers",
-                     "olmoe_1_layers", "prediction"):
+                     "olmoe_1_layers", "olmoe_1_layers_dense", "prediction"):
             self.assertEqual(parts[name]["status"], "passed", parts[name])
         for name in (*gpu_parts.TESTS, "sanitizer_memcheck", "sanitizer_racecheck"):
             self.assertEqual((parts[name]["status"], parts[name]["reason"]), ("not run", "there is no GPU"))
-        self.assertEqual(parts["olmoe_graph"]["status"], "not run")
+        for name in ("olmoe_1_layers_graph", "olmoe_2_layers_fused", "layer_fused", "counters"):
+            self.assertEqual(parts[name]["status"], "not run", parts[name])
         self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
         self.assertLess(parts["tiny_device"]["figures"]["last_loss"], parts["tiny_device"]["figures"]["first_loss"])
         self.check_comparison(report, parts)
@@ -91,6 +94,10 @@ class Bundle(Temporary):
         self.assertIn("## Experts of one layer, bf16\n", text)
         self.assertIn("\n| ours, fp32 state | 2 | ", text)
         self.assertIn("| kernels_tests | NOT RUN: there is no GPU |", text)
+
+        code, text = self.check("--rehearse", "--call", "2", "--only", "tiny_*")
+        self.assertEqual(code, 1, text)  # some parts alone are no go
+        self.assertEqual(len(json.loads((self.bundle / "report_of_some/report.json").read_text())["parts"]), 2)
 
         (self.folder / "nvidia-smi").write_text("#!/bin/sh\nexit 6\n")  # as where there is no GPU
         (self.folder / "nvidia-smi").chmod(0o755)
@@ -104,7 +111,10 @@ class Bundle(Temporary):
         layer, steps = report["layer"]["rows"], report["steps"]["runs"]
         ours = [row for row in layer if row["who"].startswith("ours")]
         built = (BUILD / "kernels_bench").exists()  # with -DOLMOE_BENCH=ON
-        self.assertEqual(parts["kernels_bench"]["status"], "passed" if built else "not run", parts["kernels_bench"])
+        for name in ("layer_unfused", "profile_unfused"):
+            self.assertEqual(parts[name]["status"], "passed" if built else "not run", parts[name])
+        if built:
+            self.assertGreater(parts["profile_unfused"]["figures"]["launches"], 100)
         self.assertEqual([row["skew"] for row in ours], [0, 1] if built else [])
         for row in [row for row in layer if "cannot" not in row]:
             self.assertGreater(min(row["forward_tflop_per_s"], row["backward_tflop_per_s"], row["busiest"] - 1), 0, row)
@@ -173,6 +183,13 @@ class Environment(Temporary):
         (self.folder / "torch/lib/libtorch_cuda.so").unlink()
         self.assertEqual(self.env("true"), (3, f"missing: torch for CUDA 13: {self.folder}/torch is for CPUs alone\n"))
 
+    def test_a_driver_that_is_known_is_not_asked_for(self):
+        self.add("programs/nvidia-smi", f"#!/bin/sh\ntouch {self.folder}/asked\necho 580.65.06\n", 0o755)
+        path = f"{self.folder}/programs:/usr/bin:/bin"
+        for driver, rc in (("580.65.06", 0), ("570.10", 3)):
+            code, _ = self.run_in(self.folder, "./env.sh", "true", PATH=path, LIBTORCH=str(self.folder), OLMOE_GPU_DRIVER=driver)
+            self.assertEqual((code, (self.folder / "asked").exists()), (rc, False))
+
     def test_what_is_missing_is_named(self):
         code, text = self.env()
         self.assertEqual(code, 3)
@@ -191,7 +208,7 @@ class WholeCheck(Temporary):
     """A check of parts that the test makes: whatever happens to one, the report of the others is there."""
 
     def machine(self):
-        return SimpleNamespace(rehearse=False, out=self.folder)
+        return SimpleNamespace(rehearse=False, out=self.folder, watch=Watch(self.folder / "gpu.csv"))
 
     def group(self, *parts):
         def made(_):
@@ -205,8 +222,7 @@ class WholeCheck(Temporary):
         return {part["name"]: part["status"] for part in self.report()["parts"]}
 
     def run_all(self, *groups, only=()):
-        with mock.patch.object(gpu_parts, "GROUPS", groups):
-            return gpu_check.Check(self.machine(), gpu_check.Budget(60), only).run_all()
+        return gpu_check.Check(self.machine(), gpu_check.Budget(60), groups, only).run_all()
 
     def test_a_part_that_cannot_be_made_or_read_fails_alone(self):
         def unmade(machine):
@@ -260,12 +276,13 @@ class WholeCheck(Temporary):
     def test_a_signal_ends_the_part_and_leaves_the_report(self):
         # tokenize is Python's own only if it comes before those of scripts/, where another has its name.
         script = ("import sys, tokenize, types; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-                  "import gpu_check, gpu_parts\n"
+                  "import gpu_check, gpu_parts, gpu_watch\n"
                   "out = Path(sys.argv[2]); parts = [gpu_parts.Part('first', 5, ['true']),\n"
                   "    gpu_parts.Part('second', 50, ['sh', '-c', 'echo $$; exec sleep 50'])]\n"
-                  "gpu_parts.GROUPS = (lambda machine: parts, lambda machine: parts)\n"
+                  "groups = (lambda machine: parts, lambda machine: parts)\n"
+                  "machine = types.SimpleNamespace(rehearse=False, out=out, watch=gpu_watch.Watch(out / 'gpu.csv'))\n"
                   "gpu_check.heed_signals()\n"
-                  "gpu_check.Check(types.SimpleNamespace(rehearse=False, out=out), gpu_check.Budget(90)).run_all()\n")
+                  "gpu_check.Check(machine, gpu_check.Budget(90), groups).run_all()\n")
         check = subprocess.Popen([sys.executable, "-c", script, REPOSITORY / "scripts", self.folder],
                                  stderr=subprocess.DEVNULL)
         log = self.folder / "second.log"
@@ -282,14 +299,14 @@ class WholeCheck(Temporary):
 class Running(Temporary):
     def test_failures_and_limits(self):
         for command, status in ((["true"], "passed"), (["false"], "failed"), (["sleep", "5"], "timed out")):
-            result = gpu_check.run(gpu_parts.Part("part", 1, command), self.folder, 1)
+            result = gpu_check.run(gpu_parts.Part("part", 1, command), self.folder, 1, Watch(self.folder / "gpu.csv"))
             self.assertEqual(result["status"], status)
             self.assertEqual(gpu_report.is_go([result], rehearse=True), status == "passed")
-        no_metrics = gpu_check.run(gpu_parts.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder, 1)
+        no_metrics = gpu_check.run(gpu_parts.Part("part", 1, ["true"], figures=gpu_report.steps_of), self.folder, 1, Watch(self.folder / "gpu.csv"))
         self.assertEqual(no_metrics["status"], "failed")
 
     def test_what_could_not_run_is_no_go_but_in_a_rehearsal(self):
-        result = gpu_check.run(gpu_parts.Part("part", 1, ["true"], missing="there is no GPU"), self.folder, 1)
+        result = gpu_check.run(gpu_parts.Part("part", 1, ["true"], missing="there is no GPU"), self.folder, 1, Watch(self.folder / "gpu.csv"))
         self.assertFalse(gpu_report.write(self.folder, [result], rehearse=False))
         self.assertIn("NO GO", (self.folder / "report.md").read_text())
         self.assertTrue(gpu_report.write(self.folder, [result], rehearse=True))
@@ -336,14 +353,14 @@ class TimeBudget(unittest.TestCase):
         self.assertLess(budget.limit_s(part), 1)
 
     def test_a_part_without_time_is_said_to_have_none(self):
-        result = gpu_check.run(gpu_parts.Part("part", 1, ["true"]), Path("unused"), 0)
+        result = gpu_check.run(gpu_parts.Part("part", 1, ["true"]), Path("unused"), 0, None)
         self.assertEqual((result["status"], result["reason"]), ("not run", "the parts before it left it no time"))
 
 
 class OutOfMemory(Temporary):
     def run_model(self, layers, says):
         part = gpu_parts.Part(f"olmoe_{layers}_layers", 5, ["sh", "-c", says], may_not_fit=True)
-        return gpu_check.run(part, self.folder, 5)
+        return gpu_check.run(part, self.folder, 5, Watch(self.folder / "gpu.csv"))
 
     def test_it_is_a_finding_where_fewer_layers_fit(self):
         full = self.run_model(8, "echo CUDA out of memory; exit 1")
@@ -351,14 +368,6 @@ class OutOfMemory(Temporary):
         self.assertFalse(gpu_report.is_go([full], rehearse=False))
         self.assertTrue(gpu_report.is_go([full, self.run_model(4, "true")], rehearse=False))
         self.assertEqual(self.run_model(8, "echo something else; exit 1")["status"], "failed")
-
-    def test_memory_in_use_is_the_most_that_was_seen(self):
-        (self.folder / "nvidia-smi").write_text("#!/bin/sh\nprintf '1000\\n3000\\n2000\\n'; exec sleep 60\n")
-        (self.folder / "nvidia-smi").chmod(0o755)
-        part = gpu_parts.Part("part", 5, ["sleep", "0.5"], watch_memory=True)
-        with mock.patch.dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}"):
-            result = gpu_check.run(part, self.folder, 5)
-        self.assertEqual((result["status"], result["used_bytes"]), ("passed", 3000 << 20))
 
 
 if __name__ == "__main__":

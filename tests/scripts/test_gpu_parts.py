@@ -1,6 +1,8 @@
 """Which parts the check on a GPU has: their limits, commands, and what keeps them from running."""
 import importlib
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -13,8 +15,13 @@ sys.path.insert(0, str(REPOSITORY / "scripts"))
 gpu_check, gpu_parts, gpu_report = map(importlib.import_module, ("gpu_check", "gpu_parts", "gpu_report"))
 
 
+def parts_of(machine, call):
+    return [part for group in gpu_parts.CALLS[call] for part in group(machine)]
+
+
 def all_parts(machine):
-    return [part for group in gpu_parts.GROUPS for part in group(machine)]
+    groups = gpu_check.chosen_groups([*gpu_parts.CALLS], only=())
+    return [part for group in groups for part in group(machine)]
 
 
 class Parts(unittest.TestCase):
@@ -24,56 +31,97 @@ class Parts(unittest.TestCase):
         self.folder = Path(temporary.name)
 
     def machine(self, **changes):
-        answers = {"rehearse": False, "out": self.folder, "device": "cuda", "env": ["./env.sh"], "ask": lambda _: "NVIDIA H100",
-                   "listed": lambda *_: "3 matching test cases\ncuda/rms_norm\n", "most_layers": lambda: 8}
+        answers = {"rehearse": False, "out": self.folder, "device": "cuda", "env": ["./env.sh"], "fact": lambda _: "NVIDIA H100",
+                   "watch": SimpleNamespace(facts=lambda: {"name": "NVIDIA H100"}), "listed": lambda *_: "3 matching test cases\ncuda/rms_norm\n", "most_layers": lambda: 8}
         return SimpleNamespace(**answers | {"fitted": []} | changes)
 
-    def test_all_limits_together_are_under_nine_minutes(self):
+    def test_all_limits_of_a_call_together_are_under_330_seconds(self):
+        for call in gpu_parts.CALLS:
+            parts = parts_of(self.machine(), call)
+            limits = sum(part.limit_s + gpu_check.GRACE_S for part in parts)
+            self.assertLessEqual(gpu_parts.LOAD_S + limits, gpu_check.CALL_S, f"call {call}")
         parts = all_parts(self.machine())
-        self.assertLess(sum(part.limit_s + 2 for part in parts), gpu_check.MOST_SECONDS)
         self.assertEqual(len({part.name for part in parts}), len(parts))
 
-    def test_runs_on_a_gpu_count_the_waits_of_the_host_and_one_is_a_graph(self):
+    def test_the_first_call_has_the_tests_first_then_layers_then_steps_with_fused_kernels_apart(self):
+        parts = parts_of(self.machine(), 1)
+        self.assertEqual([part.name for part in parts],
+                         ["machine", "kernels_tests", "fused_tests", "trainer_tests", "parallel_tests", "layer_unfused",
+                          "layer_fused", "transformers_layer", "prediction", "olmoe_8_layers", "olmoe_4_layers",
+                          "olmoe_8_layers_fused", "olmoe_4_layers_fused"])
+        by_name = {part.name: part for part in parts}
+        self.assertEqual(by_name["kernels_tests"].command[-2:], ["[cuda]~*fused*", "kernels_tests"])
+        self.assertEqual(by_name["fused_tests"].command[-3:], ["[cuda]*fused*", "kernels_tests", "trainer_tests"])
+        for name, pattern in (("layer_unfused", "cuda_.*fused:0|cuda_cublas"), ("layer_fused", "cuda_.*fused:1")):
+            self.assertIn(f"--benchmark_filter={pattern}", by_name[name].command)
+        self.assertIn("train.expert_kernels=fused", by_name["olmoe_4_layers_fused"].command)
+
+    def test_what_may_be_cut_short_is_not_needed(self):
+        """Libraries and other people's programs decide how long these take."""
+        needed = {part.name for part in all_parts(self.machine()) if part.needed}
+        self.assertEqual(needed, {"machine", "kernels_tests", "fused_tests", "trainer_tests", "parallel_tests",
+                                  "olmoe_8_layers", "olmoe_4_layers", "olmoe_4_layers_again", "olmoe_4_layers_graph",
+                                  "graph_against_no_graph", "tiny_device", "tiny_cpu", "device_against_cpu", "doctor"})
+
+    def test_one_program_of_a_part_that_fails_hides_no_other(self):
+        program = self.folder / "run"
+        program.write_text(f"#!/bin/sh\necho $1 $2 >> {self.folder}/ran; [ $1 != kernels_tests ]\n")
+        program.chmod(0o755)
+        machine = self.machine(env=[str(program)])
+        part = next(part for part in gpu_parts.test_parts(machine) if part.name == "fused_tests")
+        self.assertEqual(subprocess.run(part.command).returncode, 1)
+        self.assertEqual((self.folder / "ran").read_text(), "kernels_tests [cuda]*fused*\ntrainer_tests [cuda]*fused*\n")
+
+    def test_runs_on_a_gpu_count_the_waits_of_the_host_and_some_are_graphs(self):
         for rehearse, device in ((False, "cuda"), (True, "cpu")):
             parts = {part.name: part for part in all_parts(self.machine(rehearse=rehearse, device=device))}
             counted = {name for name, part in parts.items() if "log.host_syncs=true" in part.command}
-            self.assertEqual(counted, set() if rehearse else
-                             {"tiny_device", "olmoe_8_layers", "olmoe_4_layers", "olmoe_graph", "profile"})
-            self.assertIn("train.cuda_graph=true", parts["olmoe_graph"].command)
-            self.assertEqual(bool(parts["olmoe_graph"].missing), rehearse)
+            steps = {name for name in parts if name.startswith(("olmoe_", "profile_"))} | {"tiny_device"}
+            self.assertEqual(counted, set() if rehearse else steps)
+            for name in ("olmoe_4_layers_graph", "olmoe_4_layers_fused_graph"):
+                self.assertIn("train.cuda_graph=true", parts[name].command)
+                self.assertEqual(bool(parts[name].missing), rehearse)
 
     def test_a_bundle_without_cuda_cases_does_not_look_green(self):
         machine = self.machine(listed=lambda *_: "0 matching test cases\n")
         missing = {part.name: part.missing for part in all_parts(machine)}
-        for name in (*gpu_parts.TESTS, "sanitizer_memcheck", "kernels_bench"):
+        for name in (*gpu_parts.TESTS, "sanitizer_memcheck", "layer_unfused", "layer_fused"):
             self.assertTrue(missing[name], name)
 
-    def test_kernels_are_listed_by_the_profiler_that_is_there(self):
-        for there, first in (({"nsys", "ncu"}, "nsys"), ({"ncu"}, "ncu"), (set(), "")):
-            with mock.patch.object(shutil, "which", lambda tool: tool if tool in there else None):
-                part = next(gpu_parts.profile_parts(self.machine()))
-            self.assertEqual(bool(part.missing), not there)
-            self.assertFalse(part.needed)
-            if there:
-                program = part.command.index("olmoe-train")
-                self.assertIn("./env.sh", part.command[:program])
-                self.assertIn(first, part.command[:program])
-                self.assertIn(f"train.steps={gpu_report.PROFILED_STEPS}", part.command)
+    def test_kernels_are_timed_by_our_own_program_and_counted_by_ncu_where_it_is(self):
+        (self.folder / "bin").mkdir()
+        (self.folder / "bin/profile_steps").touch()
+        before = Path.cwd()
+        self.addCleanup(os.chdir, before)
+        os.chdir(self.folder)
+        unfused, fused = gpu_parts.profile_parts(self.machine())
+        self.assertEqual((unfused.missing, fused.missing), ("", ""))
+        self.assertNotIn("olmoe-train", unfused.command)
+        for word in (f"train.steps={gpu_report.PROFILED_STEPS}", self.folder / "profile_unfused.csv"):
+            self.assertIn(word, unfused.command)
+        self.assertIn("train.expert_kernels=fused", fused.command)
+        (self.folder / "bin/profile_steps").unlink()
+        self.assertEqual(next(gpu_parts.profile_parts(self.machine())).missing, "the bundle has no profile_steps")
+        for there in (True, False):
+            with mock.patch.object(shutil, "which", lambda tool: tool if there else None):
+                part = next(gpu_parts.counter_parts(self.machine()))
+            self.assertEqual((bool(part.missing), part.needed, "ncu" in part.command), (not there, False, True))
 
     def test_half_as_many_layers_are_tried(self):
         machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 8, fitted=[])
         (self.folder / "olmoe_8_layers.log").write_text("CUDA out of memory")
         parts = list(gpu_parts.step_parts(machine))
         self.assertEqual([part.name for part in parts],
-                         ["olmoe_8_layers", "olmoe_4_layers", "olmoe_2_layers", "transformers_train"])
-        self.assertEqual(parts[-1].command[-3:], ["--layers", 4, 2])
+                         ["olmoe_8_layers", "olmoe_4_layers", "olmoe_2_layers"])
+        self.assertEqual(machine.fitted, [4, 2])
 
     def test_it_does_not_go_below_one_layer(self):
         machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 2, fitted=[])
         for layers in (2, 1):
             (self.folder / f"olmoe_{layers}_layers.log").write_text("CUDA out of memory")
         self.assertEqual([part.name for part in gpu_parts.step_parts(machine)],
-                         ["olmoe_2_layers", "olmoe_1_layers", "transformers_train"])
+                         ["olmoe_2_layers", "olmoe_1_layers"])
+        self.assertEqual([part.missing for part in gpu_parts.fused_step_parts(self.machine())], ["no number of layers fitted"])
 
 
 if __name__ == "__main__":

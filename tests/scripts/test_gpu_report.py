@@ -2,12 +2,14 @@
 import importlib
 import re
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_parts, gpu_tables, gpu_kernels = map(importlib.import_module, ("gpu_parts", "gpu_tables", "gpu_kernels"))
+gpu_parts, gpu_report, gpu_tables, gpu_kernels = map(
+    importlib.import_module, ("gpu_parts", "gpu_report", "gpu_tables", "gpu_kernels"))
 
 
 class Tables(unittest.TestCase):
@@ -35,7 +37,7 @@ class Tables(unittest.TestCase):
         self.assertAlmostEqual(ours["mfu_full"], 16384 / 0.36 * 12e9 / 1e15)
         self.assertEqual((peer["who"], peer["median_step_ms"]), ("transformers", 800.0))
         text = "\n".join(gpu_tables.step_markdown(table))
-        self.assertIn("| ours, fp32 state | 16, computed | 45511 | 360.0 | 36.4 % | 54.6 % | 130.0 | - | 20.00 |", text)
+        self.assertIn("| ours, fp32 state | 16, computed | 45511 | 360.0 | 36.4 % | 54.6 % | 130.0 | - | 20.00 | - | - |", text)
         self.assertIn("| transformers, fp32 state | 8 | out of memory | - |", text)
 
     def test_without_two_runs_nothing_is_computed(self):
@@ -43,12 +45,32 @@ class Tables(unittest.TestCase):
         table = gpu_tables.step_table(results)
         self.assertEqual(table["computed_for_16_layers"], [])
         self.assertEqual([row.get("cannot") for row in table["runs"]], [None, "failed"])
-        graph = gpu_tables.step_table(results + [self.part("olmoe_graph", self.run_of(4, 100.0))])
+        graph = gpu_tables.step_table(results + [self.part("olmoe_4_layers_graph", self.run_of(4, 100.0))])
         self.assertEqual(([row["who"] for row in graph["runs"]], graph["computed_for_16_layers"]),
                          (["ours", "ours", "ours, graph"], []))
         slower = [self.part(f"olmoe_{layers}_layers", self.run_of(layers, step_ms))
                   for layers, step_ms in ((8, 200.0), (4, 210.0))]
         self.assertEqual(gpu_tables.step_table(slower)["computed_for_16_layers"], [])
+
+    def test_clocks_and_power_stand_beside_what_they_were_seen_at(self):
+        gpu = {"median_sm_mhz": 1755.0, "median_power_w": 690.2, "most_used_mib": 1000.0}
+        results = [self.part("olmoe_4_layers_fused", self.run_of(4, 100.0, state="fp32")) | {"gpu": gpu}]
+        table = gpu_tables.step_table(results)
+        self.assertEqual(table["runs"][0]["used_bytes"], 1000 * 2**20)
+        self.assertIn("| ours, fused, fp32 state | 4 | 163840 | 100.0 | - | - | - | 1.0 | - | 1755 | 690 |",
+                      "\n".join(gpu_tables.step_markdown(table)))
+        layer = {"cuda_moe_layer_forward/fused:1/T:32768/skew:-1/real_time": {"real_time": 4.0, "FLOP/s": 4e14}}
+        table = gpu_tables.layer_table([self.part("layer_fused", layer) | {"gpu": gpu}])
+        self.assertIn("| ours, fused T 32768 | forced | - | 400 | - | - | - | 4.00 | - | 1755 | 690 |",
+                      "\n".join(gpu_tables.layer_markdown(table)))
+
+    def test_the_dense_twin_has_flops_of_its_own(self):
+        results = [self.part("olmoe_4_layers", self.run_of(4, 100.0, flops_per_token=[2e9, 3e9])),
+                   self.part("olmoe_4_layers_dense", self.run_of(4, 50.0, flops_per_token=[1e9, 2e9])),
+                   self.part("prediction", {"peak_tflop_per_s": 1000.0})]
+        ours, dense = gpu_tables.step_table(results)["runs"]
+        self.assertAlmostEqual(ours["mfu_causal"], 163840 * 2e9 / 1e15)
+        self.assertAlmostEqual(dense["mfu_causal"], 327680 * 1e9 / 1e15)
 
     def test_layers_of_all_stand_beside_the_product(self):
         ours = {f"cuda_moe_layer_{way}{variant}/skew:{skew}/real_time":
@@ -62,7 +84,7 @@ class Tables(unittest.TestCase):
                    "forward_tflop_per_s": 300.0, "backward_tflop_per_s": 250.0},
                   {"experts": "sonicmoe", "skew": 0, "busiest": 1.1, "cannot": "not installed"}]
         table = gpu_tables.layer_table([
-            self.part("kernels_bench", ours | {"cuda_cublas/real_time": {"real_time": 1.4, "FLOP/s": 8e14}}),
+            self.part("layer_unfused", ours | {"cuda_cublas/real_time": {"real_time": 1.4, "FLOP/s": 8e14}}),
             self.part("transformers_layer", {"rows": theirs}, "timed out")])
         self.assertEqual(table["cublas_tflop_per_s"], 800)
         rows = {(row["who"], row["skew"]): row for row in table["rows"]}
@@ -70,11 +92,11 @@ class Tables(unittest.TestCase):
                          (0.5, 0.375))
         self.assertEqual(len(rows), 7)
         text = "\n".join(gpu_tables.layer_markdown(table))
-        self.assertIn("| ours, unfused | balanced | 1.10 | 400 | 300 | 50.0 % | 37.5 % | 4.00 | 9.00 |", text)
-        self.assertIn("| transformers, sonicmoe | balanced | cannot run: not installed |", text)
+        self.assertIn("| ours, unfused | natural | 1.10 | 400 | 300 | 50.0 % | 37.5 % | 4.00 | 9.00 | - | - |", text)
+        self.assertIn("| transformers, sonicmoe | natural | cannot run: not installed |", text)
         skipped = {"cuda_moe_layer_forward/fused:1/skew:0/real_time": {"real_time": 0.0, "error_message": "no kernels"},
                    "cuda_moe_layer_forward/fused:0/skew:0/real_time": {"real_time": 4.0, "FLOP/s": 4e14}}
-        rows = gpu_tables.layer_table([self.part("kernels_bench", skipped)])["rows"]
+        rows = gpu_tables.layer_table([self.part("layer_fused", skipped)])["rows"]
         self.assertEqual([(row["who"], row.get("cannot")) for row in rows],
                          [("ours, fused", "no kernels"), ("ours, unfused", None)])
         self.assertEqual(gpu_tables.fastest_experts(theirs, "eager"), "grouped_mm")
@@ -85,27 +107,52 @@ class Kernels(unittest.TestCase):
     STEP = ["start<float>(int *)", "gemm", "void (anonymous namespace)::swiglu<float, Pair<int>>(X<int>, long)"]
     NAMES = ["void init(int)", "gemm", *STEP, *STEP, *STEP, "last"]
 
-    def test_nsys(self):
-        rows = [f'{i},"{1000 * (i + 1)}",7,"{name}"' for i, name in enumerate(self.NAMES)]
-        text = "\n".join(["Generating SQLite file", 'Start (ns),Duration (ns),CorrId,Name', *rows])
+    def test_kernels_of_one_step_are_told_apart(self):
+        rows = [f'{1000 * (i + 1)},"{name}"' for i, name in enumerate(self.NAMES)]
+        text = "\n".join(["Duration (ns),Name", *rows])
         found = gpu_kernels.summary(text, 3)
         self.assertEqual((found["of"], found["launches"]), ("one step", 3))
         self.assertEqual([row[:2] for row in found["kernels"]],
                          [["swiglu<float, Pair<int>>", 1], ["gemm", 1], ["start<float>", 1]])
         self.assertAlmostEqual(found["gpu_ms"], (6000 + 7000 + 8000) * 1e-6)
+        self.assertEqual(gpu_kernels.summary(text, 5)["of"], "the whole run of 5 steps")
 
-    def test_ncu(self):
-        head = '"ID","Process ID","Kernel Name","gpu__time_duration.sum"'
-        rows = [f'"{i}","7","{name}","2,000"' for i, name in enumerate(self.NAMES)]
-        text = "\n".join(["==PROF== Connected", head, '"","","","ns"', *rows])
-        found = gpu_kernels.summary(text, 5)
-        self.assertEqual((found["of"], found["launches"]), ("the whole run of 5 steps", 12))
-        self.assertEqual(found["kernels"][0][:2], ["gemm", 4])
-        self.assertAlmostEqual(found["kernels"][0][2], 0.008)
+    def test_counters_of_ncu(self):
+        head = '"ID","Process ID","Kernel Name","gpu__time_duration.sum","dram__bytes_read.sum"'
+        text = "\n".join(["==PROF== Connected", head, '"","","","ns","byte"',
+                          '"0","7","void multiply<Up>(int)","2,000","3,000,000"'])
+        self.assertEqual(gpu_kernels.counters(text),
+                         [{"kernel": "multiply<Up>", "gpu__time_duration.sum": 2000.0, "dram__bytes_read.sum": 3e6}])
+        with self.assertRaisesRegex(ValueError, "ncu counted nothing"):
+            gpu_kernels.counters("==ERROR== ERR_NVGPUCTRPERM")
 
     def test_no_kernel_is_an_error(self):
         with self.assertRaises(ValueError):
-            gpu_kernels.summary("==ERROR== ERR_NVGPUCTRPERM", 3)
+            gpu_kernels.summary("Duration (ns),Name\n", 3)
+
+
+class Logs(unittest.TestCase):
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = Path(temporary.name)
+
+    def test_a_file_that_ends_early_keeps_its_whole_entries(self):
+        entry = '    {\n      "name": "%s",\n      "real_time": 2.0,\n      "FLOP/s": 4e14\n    }'
+        text = '{\n  "context": {\n  },\n  "benchmarks": [\n' + entry % "a" + ",\n" + entry % "b"
+        for end in ("\n  ]\n}\n", ",\n    {\n      \"name\": \"c", ""):
+            (self.folder / "layer_fused.json").write_text(text + end)
+            self.assertEqual(list(gpu_report.benchmarks_of(None, self.folder / "layer_fused")), ["a", "b"])
+        (self.folder / "layer_fused.json").write_text('{\n  "context": {\n  },\n')
+        with self.assertRaises(ValueError):
+            gpu_report.benchmarks_of(None, self.folder / "layer_fused")
+
+    def test_counts_of_the_tests_are_figures(self):
+        log = self.folder / "kernels_tests.log"
+        log.write_text("GPU: AdamW and the norm\n  FAILED:\ntest cases: 5 | 4 passed | 1 failed\nassertions: 90 | 89 passed | 1 failed\n"
+                       "All tests passed (7 assertions in 2 test cases)\n")
+        found = gpu_report.tests_of(log, None)
+        self.assertEqual((len(found["totals"]), found["failed"]), (3, ["GPU: AdamW and the norm"]))
 
 
 class KnownGpus(unittest.TestCase):
