@@ -17,17 +17,6 @@ namespace {
 using namespace olmoe;
 using namespace olmoe::test;
 
-/// Widths that ATen's grouped GEMM takes in bf16: rows of whole 16 bytes.
-ModelConfig gpu_model() {
-  auto model = tiny_model();
-  model.d_model = 128;
-  model.expert_width = 64;
-  model.num_heads = 4;
-  model.num_kv_heads = 2;
-  model.init_std = 0.05;
-  return model;
-}
-
 Batch random_batch(const ModelConfig& model) {
   at::manual_seed(3);
   return batch_of(at::randint(model.vocab_size, {3, 16}, at::kLong));
@@ -184,7 +173,7 @@ TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
   const int64_t before = tensor_memory::bytes(device).value();
   tensor_memory::forget_peak(device);
   runner.train_pass(batch, scale);
-  const auto plan = plan_memory(config, {});
+  const auto plan = plan_memory(config, {}, kernels::cuda::gpu_facts(0).multiprocessors);
   INFO(describe(plan));
   CHECK(static_cast<double>(plan.batches + plan.activations + plan.temporaries) ==
         Approx(static_cast<double>(tensor_memory::peak_bytes(device).value() - before)).epsilon(0.05));
@@ -300,6 +289,26 @@ TEST_CASE("GPU: what is recorded is not done before it is replayed", "[cuda]") {
   recorder->replay();
   CHECK(x.sum().item<double>() == 32);
   CHECK_THROWS(recorder->record([] {}));
+}
+
+TEST_CASE("GPU: a recording that throws leaves the allocator as it was, and another recorder works", "[cuda]") {
+  const at::Device device(at::kCUDA, 0);
+  auto x = at::ones({8}, at::device(device).dtype(at::kFloat));
+  {
+    const auto recorder = kernels::cuda::make_graph_recorder(device);
+    recorder->rehearse([&] { x.add_(1); });
+    CHECK_THROWS(recorder->record([&] { (x + 1).sum().item<double>(); }));  // would wait for what is not done
+  }
+  const int64_t before = tensor_memory::bytes(device).value();
+  auto large = at::empty({1 << 26}, at::device(device).dtype(at::kByte));
+  CHECK(tensor_memory::bytes(device).value() - before == 1 << 26);
+  large.reset();
+  CHECK(tensor_memory::bytes(device).value() == before);
+  const auto another = kernels::cuda::make_graph_recorder(device);
+  another->rehearse([&] { x.add_(1); });
+  another->record([&] { x.add_(1); });
+  another->replay();
+  CHECK(x.sum().item<double>() == 32);
 }
 
 TEST_CASE("GPU: the bytes of a tensor come through a piece of host memory", "[cuda]") {
