@@ -304,6 +304,9 @@ OLMOE_LAYER_BENCHMARK(moe_layer_forward);
 OLMOE_LAYER_BENCHMARK(moe_layer_backward);
 
 int main(int argc, char** argv) {
+  // As prepare_process() of the programs does: attention's backward asks for deterministic algorithms, and cuBLAS would
+  // refuse.
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   // As the trainer does: freed blocks stay with the process, so that page faults are not what is
   // measured.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);

@@ -27,7 +27,7 @@ GpuFacts gpu_facts(int index) {
   std::memcpy(uuid.data(), &facts.uuid, sizeof(uuid));
   std::array<char, 32> pci_address{};
   C10_CUDA_CHECK(cudaDeviceGetPCIBusId(pci_address.data(), static_cast<int>(pci_address.size()), index));
-  return {facts.name, facts.major, facts.minor, pci_address.data(), uuid};
+  return {facts.name, facts.major, facts.minor, pci_address.data(), uuid, facts.multiProcessorCount};
 }
 
 void use_device(int index) {

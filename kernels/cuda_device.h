@@ -13,6 +13,7 @@ struct GpuFacts {
   int major, minor;             ///< compute capability
   std::string pci_address;      ///< "0000:3b:00.0"
   std::array<int64_t, 2> uuid;  ///< tells it from every other GPU, or slice of one
+  int multiprocessors;
 };
 
 /// True if this program has CUDA code at all.

@@ -1,5 +1,6 @@
 #include "kernels/cuda_graph.h"
 
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/cuda/CUDAEvent.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -60,18 +61,44 @@ class GraphRecorder final : public Recorder {
   }
 
   void capture(const std::function<void()>& work) {
-    // What other threads do meanwhile, NCCL's among them, is none of the graph's business.
-    graph_.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+    const auto pool = at::cuda::graph_pool_handle();
+    bool ending = false;
     try {
+      // What other threads do meanwhile, NCCL's among them, is none of the graph's business.
+      graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
       work();
+      ending = true;
+      graph_.capture_end();
     } catch (...) {
-      try {
-        graph_.capture_end();
-      } catch (const std::exception&) {  // the first error is the one to tell
-      }
+      if (!ending) quietly([&] { graph_.capture_end(); });
+      give_back(pool);
+      cudaGetLastError();  // that of the capture is on its way to the caller, and must not be found by the next launch
       throw;
     }
-    graph_.capture_end();
+  }
+
+  /// Where a capture fails, LibTorch 2.11 ends it without a word to its two allocators, of device and of pinned memory.
+  /// They would go on filling the graph's pools, by a filter that belongs to the graph, and give nothing back.
+  void give_back(const c10::MempoolId_t& pool) {
+    namespace device = c10::cuda::CUDACachingAllocator;
+    const auto index = stream_.device_index();
+    auto* const host = at::getHostAllocator(at::kCUDA);
+    quietly([&] { device::endAllocateToPool(index, pool); });  // these throw where they were told
+    quietly([&] { host->end_allocate_to_pool(pool); });
+    if (quietly([&] { graph_.pool(); })) return;  // a graph that has ended its capture gives its pools back itself
+    quietly([&] { device::releasePool(index, pool); });
+    quietly([&] { host->release_pool(pool); });
+  }
+
+  /// True if `call` did not throw. The first error is the one to tell.
+  template <class Call>
+  static bool quietly(const Call& call) {
+    try {
+      call();
+      return true;
+    } catch (const std::exception&) {
+      return false;
+    }
   }
 
   c10::cuda::CUDAStream stream_;

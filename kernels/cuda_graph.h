@@ -15,7 +15,7 @@ class Recorder {
   virtual void rehearse(const std::function<void()>& work) = 0;
   /// Records the work, once, without doing it. It may not wait for the device, and tensors that it leaves behind stay
   /// where they are, to be written by each replay. Throws Error, of LibTorch or ours, where something cannot be
-  /// recorded.
+  /// recorded; memory is then handed out as before, but the process should end: random numbers may be out of use.
   virtual void record(const std::function<void()>& work) = 0;
   /// Does what was recorded.
   virtual void replay() = 0;

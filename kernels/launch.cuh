@@ -57,6 +57,7 @@ __device__ inline Vector<T, N> load_vector(const T* from) {
   else
     return *reinterpret_cast<const Vector<T, N>*>(from);
 }
+/// To global memory alone: the instruction takes no other address. Shared memory has SharedArray.
 template <int N, typename T>
 __device__ inline void store_vector(T* to, const Vector<T, N>& vector) {
   if constexpr (sizeof(T) * N % sizeof(uint4) == 0) {
@@ -66,6 +67,28 @@ __device__ inline void store_vector(T* to, const Vector<T, N>& vector) {
     *reinterpret_cast<Vector<T, N>*>(to) = vector;
   }
 }
+
+/// Elements of shared memory, 16-byte aligned. It gives no pointer away, so that no instruction for global memory alone
+/// can be handed its address.
+template <typename T>
+class SharedArray {
+ public:
+  __device__ explicit SharedArray(T* first) : first_(first) {}
+  template <int N>
+  __device__ Vector<T, N> load(int at) const {
+    return load_vector<N>(first_ + at);
+  }
+  template <int N>
+  __device__ void store(int at, const Vector<T, N>& vector) const {
+    if constexpr (sizeof(T) * N % sizeof(uint4) == 0)
+      *reinterpret_cast<Words<T, N>*>(first_ + at) = std::bit_cast<Words<T, N>>(vector);
+    else
+      *reinterpret_cast<Vector<T, N>*>(first_ + at) = vector;
+  }
+
+ private:
+  T* first_;
+};
 
 /// True if 16 bytes at a time can be read from `data` on.
 inline bool starts_vector(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }

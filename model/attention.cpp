@@ -2,6 +2,7 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "core/error.h"
 #include "kernels/attention.h"
 #include "kernels/rotary.h"
 
@@ -93,7 +94,8 @@ struct AttentionFunction : Function<AttentionFunction> {
 
 }  // namespace
 
-Attention::Attention(const ModelConfig& config, std::string prefix) : config_(config), prefix_(std::move(prefix)) {}
+Attention::Attention(const ModelConfig& config, std::string prefix)
+    : config_(config), prefix_(std::move(prefix)), tables_(config) {}
 
 std::vector<Param> Attention::params() {
   auto param = [&](const char* name, std::vector<int64_t> shape, at::Tensor* slot) {
@@ -108,15 +110,17 @@ std::vector<Param> Attention::params() {
   return out;
 }
 
-at::Tensor Attention::rotary_table(const at::Tensor& like, int64_t sequence_length) {
+at::Tensor RotaryTables::of(const at::Tensor& like, int64_t sequence_length) {
   const bool any_length = like.size(0) == 0;  // a rank without sequences keeps the table of those who have some
-  const bool fits = table_Sd_.defined() && (any_length || table_Sd_.size(0) == sequence_length) &&
-                    table_Sd_.device() == like.device();
-  if (!fits) {
+  if (any_length && !by_length_.empty()) return by_length_.begin()->second;
+  auto& table_Sd = by_length_[sequence_length];
+  if (!table_Sd.defined()) {
     const auto dtype = like.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    table_Sd_ = kernels::rotary_table(sequence_length, config_.head_dim(), config_.rope_theta, dtype).to(like.device());
+    table_Sd = kernels::rotary_table(sequence_length, config_.head_dim(), config_.rope_theta, dtype).to(like.device());
   }
-  return table_Sd_;
+  ENSURE(table_Sd.device() == like.device(), "attention: tokens on {}, rotary angles on {}", like.device().str(),
+         table_Sd.device().str());
+  return table_Sd;
 }
 
 at::Tensor Attention::forward(const Normed& x, int64_t sequences, Keep keep) {
@@ -125,7 +129,7 @@ at::Tensor Attention::forward(const Normed& x, int64_t sequences, Keep keep) {
                   config_.clip_qkv, keep};
   auto qkv_NC = olmoe::linear(x, qkv_CD_);
   auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_),
-                                       rotary_table(x.y_ND, positions), shape);
+                                       tables_.of(x.y_ND, positions), shape);
   return olmoe::linear(y_ND, output_DD_);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,20 @@
 #include "model/stage.h"
 
 namespace olmoe {
+
+/// Rotary angles for sequences of each length that was asked for. A table stays where it is as long as this lives: a
+/// CUDA graph that was recorded with it reads it at each replay.
+class RotaryTables {
+ public:
+  explicit RotaryTables(const ModelConfig& config) : config_(config) {}
+  /// Of at least fp32, on the device of `like`, a tensor of N tokens. Without tokens the length does not matter: any
+  /// table that is there.
+  at::Tensor of(const at::Tensor& like, int64_t sequence_length);
+
+ private:
+  const ModelConfig& config_;
+  std::map<int64_t, at::Tensor> by_length_;  ///< [S, d]
+};
 
 /// Causal self-attention with QK-norm over the full width and half-split rotary positions.
 /// Order of operations as in Hugging Face's OlmoeAttention: project, norm, clip, rotate, attend, project.
@@ -21,12 +36,10 @@ class Attention {
   at::Tensor forward(const Normed& x, int64_t sequences, Keep keep);
 
  private:
-  at::Tensor rotary_table(const at::Tensor& like, int64_t sequence_length);
-
   const ModelConfig& config_;
   std::string prefix_;
   at::Tensor qkv_CD_, q_norm_D_, k_norm_, output_DD_;
-  at::Tensor table_Sd_;  // kept between steps; depends on the sequence length alone
+  RotaryTables tables_;
 };
 
 }  // namespace olmoe

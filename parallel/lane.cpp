@@ -16,11 +16,11 @@ Lane::Lane(c10::Device device, Beside beside) {
 }
 
 void Lane::wait() {
-  if (stream_) order(*stream_, callers_stream());
+  if (std::exchange(has_work_, false)) order(*stream_, callers_stream());
 }
 
 Lane::Mark Lane::mark() const {
-  if (!stream_) return {};
+  if (!has_work_) return {};
   Mark mark(std::in_place, stream_->device_type());
   mark->record(*stream_);
   return mark;

@@ -23,13 +23,15 @@ class Lane {
   void run(const Work& work) {
     if (!stream_) return work();
     order(callers_stream(), *stream_);
+    has_work_ = true;
     const c10::StreamGuard guard(*stream_);
     work();
   }
 
-  /// What the caller's stream is given from now on starts after all that the lane was given so far.
+  /// What the caller's stream is given from now on starts after all that the lane was given so far. Nothing is asked of
+  /// the streams if that is nothing since the last such wait: to wait for a stream outside a capture would break it.
   void wait();
-  /// A point in the lane's work. None where the lane is the caller's own line.
+  /// A point in the lane's work. None where the lane is the caller's own line, or all it was given has been waited for.
   using Mark = std::optional<c10::Event>;
   /// The point after all that the lane was given so far.
   Mark mark() const;
@@ -41,6 +43,7 @@ class Lane {
   c10::Stream callers_stream() const;
 
   std::optional<c10::Stream> stream_;  ///< none: the caller's
+  bool has_work_ = false;              ///< that the caller has not waited for
 };
 
 }  // namespace olmoe

@@ -19,6 +19,7 @@
 #include "parallel/host_wait.h"
 #include "parallel/rank_sum.h"
 #include "parallel/registered_memory.h"
+#include "parallel/stacked_communicator.h"
 
 namespace olmoe {
 namespace {
@@ -183,32 +184,26 @@ ncclUniqueId agree_on_id(Communicator& host) {
   return id;
 }
 
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public StackedCommunicator {
  public:
   NcclCommunicator(std::unique_ptr<Communicator> host, std::shared_ptr<NcclGroup> group, c10::Device device)
-      : Communicator(host->name(), host->rank(), host->size()),
-        host_(std::move(host)),
-        group_(std::move(group)),
-        device_(device) {
-    join_trace_of(*host_);
-  }
+      : StackedCommunicator(std::move(host)), group_(std::move(group)), device_(device) {}
 
-  void abort(int exit_code) override { host_->abort(exit_code); }
   void poll() override {
     group_->check();
-    host_->poll();
+    StackedCommunicator::poll();
   }
 
  private:
   void do_all_gather(at::Tensor& out, const at::Tensor& in) override {
-    if (on_host(in)) return host_->all_gather(out, in);
+    if (on_host(in)) return StackedCommunicator::do_all_gather(out, in);
     group_->run("all_gather", [&] {
       return ncclAllGather(in.data_ptr(), out.data_ptr(), in.nbytes(), ncclInt8, group_->comm(), stream());
     });
   }
 
   void do_reduce_scatter(at::Tensor& out, const at::Tensor& in) override {
-    if (on_host(in)) return host_->reduce_scatter(out, in);
+    if (on_host(in)) return StackedCommunicator::do_reduce_scatter(out, in);
     if (in.dtype() != out.dtype()) return reduce_scatter_wider(out, in);
     group_->run("reduce_scatter", [&] {
       return ncclReduceScatter(in.data_ptr(), out.data_ptr(), out.numel(), nccl_type(in.scalar_type()), ncclSum,
@@ -225,7 +220,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   void do_all_reduce(at::Tensor& inout, Reduce op) override {
-    if (on_host(inout)) return host_->all_reduce(inout, op);
+    if (on_host(inout)) return StackedCommunicator::do_all_reduce(inout, op);
     if (op != Reduce::sum) return all_reduce_extreme(inout, op);
     group_->run("all_reduce", [&] {
       return ncclAllReduce(inout.data_ptr(), inout.data_ptr(), inout.numel(), nccl_type(inout.scalar_type()), ncclSum,
@@ -243,7 +238,7 @@ class NcclCommunicator final : public Communicator {
 
   void do_all_to_all(at::Tensor& out, const at::Tensor& in, const std::vector<int64_t>& recv,
                      const std::vector<int64_t>& send) override {
-    if (on_host(in)) return host_->all_to_all(out, in, recv, send);
+    if (on_host(in)) return StackedCommunicator::do_all_to_all(out, in, recv, send);
     const size_t row = row_bytes(in);
     auto* to = static_cast<std::byte*>(out.data_ptr());
     const auto* from = static_cast<const std::byte*>(in.data_ptr());
@@ -262,17 +257,15 @@ class NcclCommunicator final : public Communicator {
   }
 
   void do_broadcast(at::Tensor& inout, int root) override {
-    if (on_host(inout)) return host_->broadcast(inout, root);
+    if (on_host(inout)) return StackedCommunicator::do_broadcast(inout, root);
     group_->run("broadcast", [&] {
       return ncclBroadcast(inout.data_ptr(), inout.data_ptr(), inout.nbytes(), ncclInt8, root, group_->comm(),
                            stream());
     });
   }
 
-  void do_barrier() override { host_->barrier(); }
-
   at::Tensor do_allocate(int64_t bytes, c10::Device device) override {
-    if (device.is_cpu() || bytes == 0) return host_->allocate(bytes, device);
+    if (device.is_cpu() || bytes == 0) return host().allocate(bytes, device);
     const c10::cuda::CUDAGuard guard(device_);
     void* data = nullptr;
     const ncclResult_t result = ncclMemAlloc(&data, static_cast<size_t>(bytes));
@@ -296,11 +289,11 @@ class NcclCommunicator final : public Communicator {
   }
 
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
-    auto host = host_->split(color, key, name);
-    const bool alone = host->size() == 1;
-    auto group = group_->split(alone ? NcclGroup::kNoGroup : color, key, *host);
-    if (alone) return host;
-    return std::make_unique<NcclCommunicator>(std::move(host), std::move(group), device_);
+    auto part = split_host(color, key, std::move(name));
+    const bool alone = part->size() == 1;
+    auto group = group_->split(alone ? NcclGroup::kNoGroup : color, key, *part);
+    if (alone) return part;
+    return std::make_unique<NcclCommunicator>(std::move(part), std::move(group), device_);
   }
 
   bool on_host(const at::Tensor& tensor) const {
@@ -312,7 +305,6 @@ class NcclCommunicator final : public Communicator {
 
   cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
 
-  std::unique_ptr<Communicator> host_;
   std::shared_ptr<NcclGroup> group_;
   c10::Device device_;
 };

@@ -12,5 +12,7 @@ cmake --preset cuda-release -DCMAKE_CUDA_COMPILER="$cuda/bin/nvcc" -DCUDAToolkit
   -DCUTLASS_HOME="$cutlass" -DOLMOE_WARNINGS_AS_ERRORS=ON \
   -DOLMOE_CUDA_ARCHITECTURES="${1:-90a}" "${@:2}"
 cmake --build --preset cuda-release --parallel "$(nproc)"
+# Where pointers to shared memory are handed around.
+"$(system_python)" scripts/check_address_spaces.py build-cuda-release kernels/hopper/*.cu
 "$(system_python)" scripts/kernel_resources.py build-cuda-release/ptxas > build-cuda-release/kernels.md
 note "registers and spills of $(grep -c '^| `' build-cuda-release/kernels.md) kernels: build-cuda-release/kernels.md"

@@ -26,6 +26,7 @@ struct Pass {
   int64_t value, master;  // bytes of a computed value; of statistics, at least fp32
   Keep keep;              // of a graph
   int64_t product_bytes;  // see product_bytes()
+  int64_t flash_bytes;    // see flash_backward_bytes(); 0 where attention is not FlashAttention's
   bool moe() const { return model.ffn == Ffn::moe; }
 };
 
@@ -39,8 +40,9 @@ int64_t product_bytes(const Config& config, MeshShape mesh) {
   return m.num_experts / mesh.expert * 2 * m.expert_width * m.d_model * element_bytes(config.train.compute_dtype);
 }
 
-Pass pass_of(const Config& config, MeshShape mesh) {
+Pass pass_of(const Config& config, MeshShape mesh, int multiprocessors) {
   const auto& train = config.train;
+  const bool flash = train.device == DeviceKind::cuda && train.compute_dtype == ComputeDtype::bfloat16;
   const int64_t sequences = std::min(train.micro_batch_size, train.global_batch_size);
   const int64_t value = element_bytes(train.compute_dtype), N = sequences * config.data.sequence_length;
   const bool travels = mesh.expert > 1;
@@ -56,7 +58,10 @@ Pass pass_of(const Config& config, MeshShape mesh) {
           .value = value,
           .master = std::max<int64_t>(value, 4),
           .keep = train.recompute == Recompute::selective ? Keep::least : Keep::all,
-          .product_bytes = product_bytes(config, mesh)};
+          .product_bytes = product_bytes(config, mesh),
+          .flash_bytes = flash ? flash_backward_bytes(config.model, sequences, config.data.sequence_length,
+                                                      multiprocessors)
+                               : 0};
 }
 
 /// Rotated queries and keys, clamped values, and 1/rms of queries and keys: for one token.
@@ -135,10 +140,26 @@ int64_t attention_temporaries(const Pass& p) {
   return (2 * m.d_model + m.qkv_width()) * p.value + (p.keep == Keep::least ? rotated_bytes(p) : 0);
 }
 
+int64_t rounded_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
 }  // namespace
 
-Moment fullest_moment(const Config& config, MeshShape mesh) {
-  const auto p = pass_of(config, mesh);
+int64_t flash_backward_bytes(const ModelConfig& model, int64_t sequences, int64_t positions, int multiprocessors) {
+  constexpr int64_t kBf16 = 2, kFloat = 4;
+  const int64_t B = sequences, S = positions, H = model.num_heads, G = model.num_kv_heads, rows = B * S;
+  const int64_t d = rounded_up(model.head_dim(), 8), padded_S = rounded_up(S, 128);
+  const int64_t padded_d = rounded_up(d, d <= 128 ? 32 : 64), splits = (multiprocessors + B * H - 1) / (B * H);
+  const int64_t grads = rows * (H + 2 * G) * d * kBf16;                // dq, dk, dv
+  const int64_t by_query_head = G == H ? 0 : 2 * rows * H * d * kBf16;  // dk and dv, before they are summed by group
+  const int64_t dq_sums = splits * B * padded_S * H * padded_d * kFloat;
+  const int64_t row_sums = B * H * padded_S * kFloat;
+  // Heads whose width is no multiple of 8 are copied to one that is: q, k, v, the output and its gradient.
+  const int64_t copies = d == model.head_dim() ? 0 : rows * (3 * H + 2 * G) * d * kBf16;
+  return grads + by_query_head + dq_sums + row_sums + copies;
+}
+
+Moment fullest_moment(const Config& config, MeshShape mesh, int multiprocessors) {
+  const auto p = pass_of(config, mesh, multiprocessors);
   const auto& m = p.model;
   const bool full = config.train.recompute == Recompute::full;
   const int64_t row = m.d_model * p.value;
@@ -156,7 +177,8 @@ Moment fullest_moment(const Config& config, MeshShape mesh) {
   const std::array moments{
       Moment{"backward of the head", before + waiting, p.N * (2 * row + p.master) + logits},
       Moment{"backward of the last feed-forward", before + attention + ffn, p.N * row + ffn_temporaries(p)},
-      Moment{"backward of the last attention", before + attention, p.N * (row + attention_temporaries(p))}};
+      Moment{"backward of the last attention", before + attention,
+             p.N * (row + attention_temporaries(p)) + p.flash_bytes}};
   return *std::max_element(moments.begin(), moments.end(),
                            [](const Moment& a, const Moment& b) { return a.total() < b.total(); });
 }

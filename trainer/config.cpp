@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <limits>
 
+#include "trainer/gpu_limits.h"
+
 namespace olmoe {
 
 namespace {
@@ -88,6 +90,7 @@ std::vector<std::string> validate(const Config& config) {
   require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
     for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));
+  if (problems.empty()) problems = gpu_limits(config);
   return problems;
 }
 

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "trainer/gpu_specs.h"
 #include "trainer/nvidia_driver.h"
 
 namespace olmoe {
@@ -54,14 +55,22 @@ DeviceFacts cpu_facts() {
   return facts;
 }
 
+c10::DeviceIndex index_of(c10::Device gpu) {
+  return gpu.has_index() ? gpu.index() : at::accelerator::getDeviceIndex();
+}
+
 DeviceFacts gpu_facts(c10::Device device) {
-  const auto index = device.has_index() ? device.index() : at::accelerator::getDeviceIndex();
+  const auto index = index_of(device);
   const auto [free_bytes, total_bytes] = at::accelerator::getMemoryInfo(index);
   const auto gpu = kernels::cuda::gpu_facts(index);
   return {gpu.name, static_cast<double>(total_bytes), static_cast<double>(free_bytes), sm_clock(gpu.pci_address)};
 }
 
 }  // namespace
+
+int multiprocessors_of(c10::Device device) {
+  return device.is_cpu() ? kUsualMultiprocessors : kernels::cuda::gpu_facts(index_of(device)).multiprocessors;
+}
 
 DeviceFacts read_device_facts(c10::Device device) { return device.is_cpu() ? cpu_facts() : gpu_facts(device); }
 

@@ -20,6 +20,9 @@ struct DeviceFacts {
   std::optional<Clock> clock;      ///< where the system tells
 };
 
+/// Multiprocessors of a GPU; for a CPU, which has none, those that a plan takes where it is told of no GPU.
+int multiprocessors_of(c10::Device device);
+
 /// Asks the system for a CPU, LibTorch and the driver for a GPU. Throws Error where the memory cannot be read.
 DeviceFacts read_device_facts(c10::Device device);
 

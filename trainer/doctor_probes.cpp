@@ -218,7 +218,8 @@ void Examiner::read_facts(const Config& config, MeshShape mesh) {
     const auto facts = read_device_facts(options_.device());
     mine.device = describe(facts);
     const int sharing = options_.device().is_cpu() ? ranks_on_node() : 1;
-    const auto planned_bytes = static_cast<double>(plan_memory(config, mesh).total()) * sharing;
+    const auto plan = plan_memory(config, mesh, multiprocessors_of(options_.device()));
+    const auto planned_bytes = static_cast<double>(plan.total()) * sharing;
     if (planned_bytes > facts.free_bytes)
       mine.problems.push_back(fmt::format("memory: the plan is {:.1f} GB{}, and {:.1f} GB are free",
                                           planned_bytes / 1e9, sharing > 1 ? " for the ranks of this machine" : "",

@@ -13,7 +13,12 @@ struct GpuSpecs {
   double memory_bytes;
   double nvlink_byte_per_s;    ///< of one GPU, one direction
   double network_byte_per_s;   ///< of the one adapter that a GPU has to itself, one direction
+  int multiprocessors;
+  int compute_capability;      ///< 90 for 9.0
 };
+
+/// Multiprocessors that memory is planned for where no GPU is named: those of an H100 or H200.
+constexpr int kUsualMultiprocessors = 132;
 
 /// GPUs of a node, all joined by NVLink, of every one in the table.
 constexpr int kGpusPerNode = 8;

@@ -20,7 +20,7 @@ struct Buffers {
 };
 
 /// Fills in what a pass takes, or the slice that initial weights are made in where that is more.
-void add_activations(MemoryPlan& plan, const Config& config, MeshShape mesh, int64_t slice_bytes) {
+void add_activations(MemoryPlan& plan, const Config& config, MeshShape mesh, int64_t slice_bytes, int multiprocessors) {
   const auto& train = config.train;
   const bool on_cpu = train.device == DeviceKind::cpu;
   const int64_t tokens = std::min(train.micro_batch_size, train.global_batch_size) * config.data.sequence_length;
@@ -29,7 +29,7 @@ void add_activations(MemoryPlan& plan, const Config& config, MeshShape mesh, int
   const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
   const int64_t ranks = int64_t{mesh.replicate} * mesh.shard, rounds = (micro_batches + ranks - 1) / ranks;
   const int64_t num_batches = on_cpu ? config.data.prefetch + 2 : train.cuda_graph ? rounds : 1;
-  const auto fullest = fullest_moment(config, mesh);
+  const auto fullest = fullest_moment(config, mesh, multiprocessors);
   const int64_t angle = std::max<int64_t>(element_bytes(train.compute_dtype), 4);
   plan.batches = num_batches * tokens * 2 * static_cast<int64_t>(sizeof(int64_t));
   plan.tables = config.model.num_layers * config.data.sequence_length * config.model.head_dim() * angle;
@@ -63,7 +63,7 @@ int64_t MemoryPlan::total() const {
   return sum;
 }
 
-MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model) {
+MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multiprocessors) {
   const int64_t element = element_bytes(config.train.compute_dtype), master = std::max<int64_t>(element, 4);
   const int64_t zero_stage = config.parallel.zero_stage;
   Buffers weights, grads;
@@ -88,11 +88,13 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model) {
   plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
   if (config.parallel.gradient_wire == GradientWire::bfloat16)
     plan.wire = widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);
-  add_activations(plan, config, model.mesh, largest_slice * master);
+  add_activations(plan, config, model.mesh, largest_slice * master, multiprocessors);
   return plan;
 }
 
-MemoryPlan plan_memory(const Config& config, MeshShape mesh) { return plan_memory(config, ModelOnMesh(config, mesh)); }
+MemoryPlan plan_memory(const Config& config, MeshShape mesh, int multiprocessors) {
+  return plan_memory(config, ModelOnMesh(config, mesh), multiprocessors);
+}
 
 std::string describe(const MemoryPlan& plan) {
   std::string sum;

@@ -4,13 +4,14 @@
 #include <string_view>
 #include <vector>
 
+#include "trainer/gpu_specs.h"
 #include "trainer/model_on_mesh.h"
 
 namespace olmoe {
 
 /// Bytes of tensors of one rank by kind, at the moment when they take most, from the config alone: nothing is
-/// allocated. The rank is one with a whole micro-batch, its device the config's. docs/memory.md states the formulas,
-/// and what is no tensor: threads, libraries, buffers of communication.
+/// allocated. The rank is one with a whole micro-batch, its device the config's: of so many multiprocessors, if a GPU.
+/// docs/memory.md states the formulas, and what is no tensor: threads, libraries, buffers of communication.
 struct MemoryPlan {
   int64_t weights;           ///< trained copy, this rank's slices
   int64_t gradients;         ///< reduced, this rank's slices
@@ -32,9 +33,9 @@ struct MemoryPlan {
   std::vector<Kind> kinds() const;
   int64_t total() const;
 };
-MemoryPlan plan_memory(const Config& config, MeshShape mesh);
+MemoryPlan plan_memory(const Config& config, MeshShape mesh, int multiprocessors = kUsualMultiprocessors);
 /// The same, of several plans on one mesh.
-MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model);
+MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multiprocessors = kUsualMultiprocessors);
 /// The plan as a line for people.
 std::string describe(const MemoryPlan& plan);
 /// Bytes in MiB, or GiB where they make one.

@@ -21,11 +21,11 @@ Config without_tokens(Config config) {
 
 PlannedLayout plan_layout(const Config& config, const Layout& layout, const ModelOnMesh& model, const GpuSpecs& gpu) {
   const auto laid_out = with_layout(config, layout);
-  const auto memory = plan_memory(laid_out, model);
+  const auto memory = plan_memory(laid_out, model, gpu.multiprocessors);
   const auto step = predict_step(laid_out, model, gpu);
   const auto copies = expected_copies_of_step(config.model, layout.mesh, static_cast<int64_t>(step.tokens));
   return {layout, memory, fits(static_cast<double>(memory.total()), gpu),
-          count_collective_bytes(laid_out, model, copies), step};
+          count_collective_bytes(laid_out, model, copies), step, predict_variants(laid_out, model, gpu)};
 }
 
 /// What is better has the smaller key.

@@ -6,6 +6,7 @@
 #include "trainer/config.h"
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
+#include "trainer/step_variants.h"
 
 namespace olmoe {
 
@@ -26,7 +27,8 @@ struct PlannedLayout {
   MemoryPlan memory;  ///< of one rank
   bool fits;          ///< into the share of the GPU's memory that tensors may take
   CollectiveBytes bytes;
-  StepPrediction step;
+  StepPrediction step;                ///< as the config says
+  std::vector<StepVariant> variants;  ///< with other expert kernels, and as a CUDA graph
 };
 
 /// Every layout of a world of `gpus` that a run takes, each once, those of one mesh side by side: replicate x shard =

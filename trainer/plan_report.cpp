@@ -39,29 +39,44 @@ std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) 
       name_of(config.parallel.gradient_wire), config.parallel.expert_chunks);
   out += fmt::format("{} {} in nodes of {}: predicted, no GPU has confirmed it; docs/parallelism.md says how\n", gpus,
                      gpu.name, kGpusPerNode);
+  out += fmt::format(
+      "step ms: as the config says, {} experts, {} CUDA graph; fused: train.expert_kernels=fused, graph: "
+      "train.cuda_graph=true and unfused; -: refused\n",
+      name_of(config.train.expert_kernels), config.train.cuda_graph ? "in a" : "no");
   if (busy < gpus)
     out += fmt::format("only {} of {} GPUs have tokens: make train.micro_batch_size smaller or "
                        "train.global_batch_size larger\n", busy, gpus);
   return out;
 }
 
+/// The step with these kernels and such a graph, in ms; "-" where a run would be refused.
+std::string step_with(const PlannedLayout& p, kernels::ExpertKernels experts, bool graph) {
+  for (const auto& variant : p.variants)
+    if (variant.expert_kernels == experts && variant.cuda_graph == graph && variant.step)
+      return fmt::format("{:.1f}", variant.step->step_s * 1e3);
+  return "-";
+}
+
 std::string describe_row(const PlannedLayout& p, int gpus) {
+  using kernels::ExpertKernels;
   const auto& [mesh, zero_stage, recompute] = p.layout;
   const auto& bytes = p.bytes;
   return fmt::format(
-      "{:>9} {:>6} {:>6} {:>4}  {:<9} {:>8.1f} {:>4} {:>9.1f} {:>9.1f} {:>9.0f} {:>8.3f} {:>6.1f} {:>5.1f} {:>8.2f} "
-      "{:>8.2f} {:>8.2f} {:>8.2f}\n",
+      "{:>9} {:>6} {:>6} {:>4}  {:<9} {:>8.1f} {:>4} {:>9.1f} {:>9} {:>9} {:>9} {:>9.1f} {:>9.0f} {:>8.3f} {:>6.1f} "
+      "{:>5.1f} {:>8.2f} {:>8.2f} {:>8.2f} {:>8.2f}\n",
       mesh.replicate, mesh.shard, mesh.expert, zero_stage, name_of(recompute), gb(p.memory.total()),
-      p.fits ? "yes" : "no", p.step.step_s * 1e3, p.step.exposed_s * 1e3, p.step.token_per_s,
+      p.fits ? "yes" : "no", p.step.step_s * 1e3, step_with(p, ExpertKernels::fused, false),
+      step_with(p, ExpertKernels::unfused, true), step_with(p, ExpertKernels::fused, true), p.step.exposed_s * 1e3,
+      p.step.token_per_s,
       p.step.token_per_s * gpus / 1e6, 100 * p.step.mfu_causal, 100 * p.step.mfu_full,
       gb(bytes.gather_dense + bytes.gather_experts), gb(bytes.reduce_dense + bytes.reduce_experts), gb(bytes.replicas),
       gb(bytes.exchange));
 }
 
 std::string describe_header() {
-  return fmt::format("{:>87} {:>11}{:>14}\n", "tokens/s", "MFU %", "GB that a rank sends in a step") +
-         "replicate  shard expert ZeRO  recompute       GB fits   step ms   exposed   per GPU   all, M causal  full"
-         "   gather   reduce replicas exchange\n";
+  return fmt::format("{:>117} {:>11}{:>14}\n", "tokens/s", "MFU %", "GB that a rank sends in a step") +
+         "replicate  shard expert ZeRO  recompute       GB fits   step ms     fused     graph      both   exposed"
+         "   per GPU   all, M causal  full   gather   reduce replicas exchange\n";
 }
 
 std::string describe_best(const Config& config, int gpus, const GpuSpecs& gpu, const PlannedLayout& best) {
@@ -92,7 +107,15 @@ std::string describe_best(const Config& config, int gpus, const GpuSpecs& gpu, c
 
 nlohmann::ordered_json json_of(const PlannedLayout& p, int gpus) {
   const auto& [mesh, zero_stage, recompute] = p.layout;
-  nlohmann::ordered_json memory;
+  nlohmann::ordered_json memory, variants = nlohmann::ordered_json::array();
+  for (const auto& variant : p.variants) {
+    nlohmann::ordered_json one{{"expert_kernels", name_of(variant.expert_kernels)}, {"cuda_graph", variant.cuda_graph}};
+    if (variant.step)
+      one["step_s"] = variant.step->step_s, one["tokens_per_s_per_gpu"] = variant.step->token_per_s;
+    else
+      one["refused"] = variant.refused;
+    variants.push_back(one);
+  }
   for (const auto& kind : p.memory.kinds()) memory[std::string(kind.name)] = kind.size_bytes;
   memory["total"] = p.memory.total();
   return {{"replicate", mesh.replicate},
@@ -111,6 +134,7 @@ nlohmann::ordered_json json_of(const PlannedLayout& p, int gpus) {
             {"exchange", p.bytes.exchange},
             {"total", p.bytes.total()}}},
           {"step_s", p.step.step_s},
+          {"variants", variants},
           {"compute_s", p.step.compute_s},
           {"transfer_s", p.step.transfer_s},
           {"exposed_s", p.step.exposed_s},

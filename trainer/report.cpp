@@ -6,6 +6,7 @@
 #include "data/token_files.h"
 #include "model/flops.h"
 #include "model/hf_checkpoint.h"
+#include "trainer/device_facts.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/layout.h"
@@ -87,7 +88,7 @@ std::string describe_evaluation(const Config& config) {
 
 }  // namespace
 
-std::string describe_run(const Config& config, MeshShape mesh) {
+std::string describe_run(const Config& config, MeshShape mesh, int multiprocessors) {
   const auto counts = count_parameters(config.model);
   const auto flops = count_flops(config.model, config.data.sequence_length);
   const int64_t step_tokens = config.train.global_batch_size * config.data.sequence_length;
@@ -98,7 +99,7 @@ std::string describe_run(const Config& config, MeshShape mesh) {
   out += fmt::format("parameters: {} total, {} active\n", grouped(counts.total), grouped(counts.active));
   out += fmt::format("FLOPs per token: {:.4g} G with causal attention, {:.4g} G with full attention\n",
                      flops.causal / 1e9, flops.full_attention / 1e9);
-  out += fmt::format("memory of a rank: {}\n", describe(plan_memory(config, mesh)));
+  out += fmt::format("memory of a rank: {}\n", describe(plan_memory(config, mesh, multiprocessors)));
   out += fmt::format("steps: {} of {} sequences x {} tokens = {} tokens a step, {} in all\n", config.train.steps,
                      config.train.global_batch_size, config.data.sequence_length, grouped(step_tokens),
                      grouped(step_tokens * config.train.steps));
@@ -108,15 +109,17 @@ std::string describe_run(const Config& config, MeshShape mesh) {
 std::string describe_start(const Config& config, int world_size, const std::string& mpi_version) {
   const auto device = device_of_rank(config.train.device);
   auto env = describe_environment(device);
+  const auto run = describe_run(config, mesh_shape(config, world_size), multiprocessors_of(device));
   return fmt::format("olmoe-train {} ({})\n{}device: {} ({}), {} threads a rank\nLibTorch {}, MPI {}", env["version"],
-                     env["git_commit"], describe_run(config, mesh_shape(config, world_size)), device.str(),
+                     env["git_commit"], run, device.str(),
                      env[device.is_cpu() ? "cpu_features" : "gpu"], env["threads"], env["libtorch"], mpi_version);
 }
 
 std::string dry_run(const Config& config, int world_size, const std::string& gpu) {
   const auto mesh = mesh_shape(config, world_size);
   evaluation_set_names(config.evaluation.paths);
-  auto out = describe_run(config, mesh) + describe_speed(config, mesh, gpu);
+  const int multiprocessors = gpu.empty() ? kUsualMultiprocessors : find_gpu(gpu).multiprocessors;
+  auto out = describe_run(config, mesh, multiprocessors) + describe_speed(config, mesh, gpu);
   if (const auto& folder = config.train.init_from; !folder.empty()) {
     HfWeights::source(folder, config.model);
     out += fmt::format("initial weights: {}\n", folder);

@@ -5,8 +5,9 @@
 
 namespace olmoe {
 
-/// The first lines of a run, and what --dry-run prints: mesh, parameters, FLOPs, memory of a rank, tokens and steps.
-std::string describe_run(const Config& config, MeshShape mesh);
+/// The first lines of a run, and what --dry-run prints: mesh, parameters, FLOPs, memory of a rank (where it is a GPU,
+/// one of so many multiprocessors), tokens and steps.
+std::string describe_run(const Config& config, MeshShape mesh, int multiprocessors);
 
 /// describe_run with what it runs on: device, threads, versions, git commit.
 std::string describe_start(const Config& config, int world_size, const std::string& mpi_version);

@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "trainer/collective_bytes.h"
 #include "trainer/memory_plan.h"
+#include "trainer/step_variants.h"
 #include "trainer/transfer_time.h"
 
 namespace olmoe {
@@ -19,18 +20,26 @@ constexpr double kDenseGemm = 0.60;
 /// 16,384 tokens: between what is published of grouped products with data movement by ATen (0.33, 0.34) and of those
 /// with movement fused by hand (0.44, 0.36).
 constexpr double kGroupedGemm = 0.50;
+/// The fused products as they are compiled today, gathering, SwiGLU and fp32 gradients included: such that an OLMoE
+/// layer has 1.12 times the unfused FLOP/s forward and 0.89 times backward, as a reading of their machine code for an
+/// H100 puts them (0.70 to 1.04 backward: loads of weight gradients wait for each other, and so do exponentials).
+constexpr double kFusedForward = 0.47, kFusedBackward = 0.31;
 /// Flash attention, heads of 128, causal, of executed FLOPs: 0.35 to 0.40 forward is published for an H100, its
 /// backward reaches less. Low for an A100.
 constexpr double kAttention = 0.35;
 /// Row kernels that read and write each byte once: a plain copy of large tensors reaches 0.90 to 0.93.
 constexpr double kMemory = 0.80;
-/// Time between kernels: some 60 launches for each block and direction. A graph of the whole step saves most of it.
-constexpr double kGaps = 0.03;
+/// Time between kernels: some 60 launches for each block and direction. In a graph of the whole step one starts about a
+/// microsecond after the other.
+constexpr double kGaps = 0.03, kGapsOfGraph = 0.005;
 
-double share_of_peak(Bound bound) {
+enum class Direction { forward, backward };
+
+double share_of_peak(Bound bound, Direction direction) {
   switch (bound) {
     case Bound::dense_gemm: return kDenseGemm;
     case Bound::grouped_gemm: return kGroupedGemm;
+    case Bound::fused_gemm: return direction == Direction::forward ? kFusedForward : kFusedBackward;
     case Bound::attention: return kAttention;
     case Bound::memory: return 1;  // has no products
   }
@@ -38,8 +47,8 @@ double share_of_peak(Bound bound) {
 }
 
 /// The roofline: arithmetic or memory, whichever takes longer.
-double seconds(const Cost& cost, Bound bound, const GpuSpecs& gpu) {
-  return std::max(cost.flops / (gpu.bf16_flop_per_s * share_of_peak(bound)),
+double seconds(const Cost& cost, Bound bound, const GpuSpecs& gpu, Direction direction) {
+  return std::max(cost.flops / (gpu.bf16_flop_per_s * share_of_peak(bound, direction)),
                   cost.bytes / (gpu.memory_byte_per_s * kMemory));
 }
 
@@ -99,22 +108,22 @@ StepPrediction predict_step(const Config& config, const ModelOnMesh& model, cons
     throw ConfigError("train.compute_dtype: step times on GPUs are predicted for bfloat16 only");
   if (config.parallel.transport != Transport::nccl)
     throw ConfigError("parallel.transport: step times on GPUs are predicted for nccl only");
-  if (config.train.expert_kernels != kernels::ExpertKernels::unfused && config.model.ffn == Ffn::moe)
-    throw ConfigError("train.expert_kernels: step times are predicted for unfused only: no GPU has measured fused");
   const auto work = count_step_work(config, model);
   StepPrediction out{};
   out.tokens = work.tokens;
   PhaseSeconds phases;
   for (const auto& part : work.parts) {
-    const double forward = seconds(part.forward, part.bound, gpu), backward = seconds(part.backward, part.bound, gpu);
-    const double update = seconds(part.update, part.bound, gpu);
+    const double forward = seconds(part.forward, part.bound, gpu, Direction::forward);
+    const double backward = seconds(part.backward, part.bound, gpu, Direction::backward);
+    const double update = seconds(part.update, part.bound, gpu, Direction::backward);
     out.parts.push_back({part.name, forward + backward + update});
     phases.forward += forward;
     phases.backward += backward;
     phases.update += update;
     if (is_of_experts(part.name)) phases.forward_experts += forward, phases.backward_experts += backward;
   }
-  out.compute_s = (phases.forward + phases.backward + phases.update) * (1 + kGaps);
+  const double gaps = config.train.cuda_graph ? kGapsOfGraph : kGaps;
+  out.compute_s = (phases.forward + phases.backward + phases.update) * (1 + gaps);
   const auto times = predict_transfers(config, model, work.tokens, gpu);
   out.transfer_s = times.total();
   out.exposed_s =
@@ -140,7 +149,7 @@ std::string describe_speed(const Config& config, MeshShape mesh, const std::stri
   const auto& specs = find_gpu(gpu);
   const ModelOnMesh model(config, mesh);
   const auto prediction = predict_step(config, model, specs);
-  const double plan_bytes = static_cast<double>(plan_memory(config, model).total());
+  const double plan_bytes = static_cast<double>(plan_memory(config, model, specs.multiprocessors).total());
   std::string out = fmt::format(
       "predicted on {} ({:.1f} TFLOP/s dense bf16, {:.2f} TB/s, {:.0f} GB), not measured; docs/roofline.md says how:\n",
       specs.name, specs.bf16_flop_per_s / 1e12, specs.memory_byte_per_s / 1e12, specs.memory_bytes / 1e9);
@@ -149,6 +158,7 @@ std::string describe_speed(const Config& config, MeshShape mesh, const std::stri
                      prediction.step_s * 1e3, prediction.token_per_s, prediction.serial_step_s * 1e3);
   out += fmt::format("predicted MFU: {:.1f} % with causal attention, {:.1f} % with full attention\n",
                      100 * prediction.mfu_causal, 100 * prediction.mfu_full);
+  out += describe_variants(predict_variants(config, model, specs), config.model.ffn);
   return out + fmt::format("planned memory: {:.1f} of {:.0f} GB{}\n", plan_bytes / 1e9, specs.memory_bytes / 1e9,
                            fits(plan_bytes, specs) ? "" : ": does not fit");
 }

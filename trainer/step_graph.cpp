@@ -2,12 +2,16 @@
 
 #include <utility>
 
+#include "core/error.h"
+
 namespace olmoe {
 
 StepGraph::StepGraph(std::unique_ptr<kernels::Recorder> recorder, std::function<void()> restore)
     : recorder_(std::move(recorder)), restore_(std::move(restore)) {}
 
 at::Tensor StepGraph::run(const std::function<at::Tensor()>& work) {
+  ENSURE(!record_failed_, "the step could not be recorded before, and this process cannot do it any more: start the "
+                          "program anew, with train.cuda_graph=false if it fails again");
   if (rehearsed_ < kRehearsals) {
     ++rehearsed_;
     at::Tensor result;
@@ -16,7 +20,9 @@ at::Tensor StepGraph::run(const std::function<at::Tensor()>& work) {
   }
   if (!result_.defined()) {
     restore_();
+    record_failed_ = true;
     recorder_->record([&] { result_ = work(); });
+    record_failed_ = false;
   }
   recorder_->replay();
   restore_();

@@ -19,7 +19,8 @@ class StepGraph {
   /// recording, whatever came before, and after each replay, of which the host's objects know nothing.
   StepGraph(std::unique_ptr<kernels::Recorder> recorder, std::function<void()> restore);
   /// Does the step's `work`, which must be the same every time. Returns what it returned: from the recording on the
-  /// same tensor, whose contents last until the next step.
+  /// same tensor, whose contents last until the next step. After a recording that threw it throws Error: part of the
+  /// step's state is as it was, part as after the step.
   at::Tensor run(const std::function<at::Tensor()>& work);
 
  private:
@@ -27,6 +28,7 @@ class StepGraph {
   std::function<void()> restore_;
   at::Tensor result_;
   int rehearsed_ = 0;
+  bool record_failed_ = false;
 };
 
 }  // namespace olmoe

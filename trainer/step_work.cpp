@@ -55,6 +55,33 @@ Work products(std::string_view name, Bound bound, double forward_flops, double r
           {2 * forward_flops, 2 * one - kCompute * elements + grad_bytes * elements}, {}};
 }
 
+/// What gives tokens back the sum of their rows, and travels for it.
+void add_combine(std::vector<Work>& parts, const Sizes& s) {
+  const double row = s.tokens * s.layers * s.rows_per_token * s.width * kCompute;
+  const double token = s.tokens * s.layers * s.width * kCompute, copies = token * s.ranks_per_token;
+  if (s.ranks_per_token == 1) {
+    parts.push_back({"combine", Bound::memory, {0, row + 2 * token}, {0, row + token}, {}});
+    return;
+  }
+  parts.push_back({"combine", Bound::memory, {0, row + copies}, {0, row + copies}, {}});
+  // A copy for each rank is made, and later their sum; the backward does the same with gradients.
+  parts.push_back({"dispatch", Bound::memory, {0, 3 * copies + 2 * token}, {0, 3 * copies + 2 * token}, {}});
+}
+
+/// Experts whose products gather rows as they multiply, make SwiGLU where its values are, and add weight gradients in
+/// fp32 where they lie. Forward, hidden rows are written beside the pre-activation. Backward, the gradient of hidden
+/// rows is not written; the pre-activation is read, its gradient and the hidden rows are written.
+void add_fused_experts(std::vector<Work>& parts, const Sizes& s, double flops) {
+  const double elements = s.passes * s.layers * s.experts_here * 3 * s.width * s.hidden;
+  const double rows = s.tokens * s.layers * s.rows_per_token, gated = rows * s.hidden * kCompute;
+  auto experts = products("experts", Bound::fused_gemm, flops, rows * (2 * s.width + 3 * s.hidden), elements,
+                          2 * kMaster);
+  experts.forward.bytes += gated;
+  experts.backward.bytes += 4 * gated;
+  parts.push_back(experts);
+  add_combine(parts, s);
+}
+
 /// Feed-forward products, and for experts what adds their bf16 weight gradients to the fp32 ones.
 void add_ffn(std::vector<Work>& parts, const Sizes& s, double flops, bool moe) {
   const double elements = s.passes * s.layers * s.experts_here * 3 * s.width * s.hidden;
@@ -65,17 +92,10 @@ void add_ffn(std::vector<Work>& parts, const Sizes& s, double flops, bool moe) {
   const double gated = rows * s.hidden * kCompute;
   parts.push_back({"SwiGLU", Bound::memory, {0, 3 * gated}, {0, 6 * gated}, {}});
   if (!moe) return;
-  const double row = rows * s.width * kCompute, token = s.tokens * s.layers * s.width * kCompute;
+  const double row = rows * s.width * kCompute;
   // Forward: rows of x. Backward: rows of x again, and of dy.
   parts.push_back({"permute", Bound::memory, {0, 2 * row}, {0, 4 * row}, {}});
-  const double copies = token * s.ranks_per_token;
-  if (s.ranks_per_token == 1) {
-    parts.push_back({"combine", Bound::memory, {0, row + 2 * token}, {0, row + token}, {}});
-  } else {
-    parts.push_back({"combine", Bound::memory, {0, row + copies}, {0, row + copies}, {}});
-    // A copy for each rank is made, and later their sum; the backward does the same with gradients.
-    parts.push_back({"dispatch", Bound::memory, {0, 3 * copies + 2 * token}, {0, 3 * copies + 2 * token}, {}});
-  }
+  add_combine(parts, s);
   parts.push_back({"expert gradient sums", Bound::memory, {}, {0, elements * (kCompute + 2 * kMaster)}, {}});
 }
 
@@ -172,7 +192,10 @@ StepWork count_step_work(const Config& config, const ModelOnMesh& model) {
   const auto flops = count_forward_flops(config.model, config.data.sequence_length);
   const bool moe = config.model.ffn == Ffn::moe;
   StepWork out{sizes.tokens, static_cast<double>(config.train.global_batch_size * config.data.sequence_length), {}};
-  add_ffn(out.parts, sizes, flops.ffn * sizes.tokens, moe);
+  if (moe && config.train.expert_kernels == kernels::ExpertKernels::fused)
+    add_fused_experts(out.parts, sizes, flops.ffn * sizes.tokens);
+  else
+    add_ffn(out.parts, sizes, flops.ffn * sizes.tokens, moe);
   add_attention(out.parts, sizes, flops);
   add_rows(out.parts, sizes, flops, moe);
   add_ends(out.parts, sizes, flops);

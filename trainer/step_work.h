@@ -7,9 +7,9 @@
 
 namespace olmoe {
 
-/// What a piece of work runs on at best: products of one weight, of one weight for each expert, attention's own, or
-/// nothing but the bytes that it moves.
-enum class Bound { dense_gemm, grouped_gemm, attention, memory };
+/// What a piece of work runs on at best: products of one weight, of one weight for each expert, the same with gathering
+/// and SwiGLU inside them, attention's own, or nothing but the bytes that it moves.
+enum class Bound { dense_gemm, grouped_gemm, fused_gemm, attention, memory };
 
 struct Cost {
   double flops = 0;  ///< executed: what a backward computes again counts again

@@ -54,11 +54,11 @@ class Strip {
   __device__ void to_values(const Lines& lines, Element (&values)[kStripValues]) {
 #pragma unroll
     for (int pass = 0; pass < kStripPasses; ++pass)
-      cuda::store_vector(memory_ + strip_at(strip_row(lane_, pass), strip_column(lane_)), lines.pieces[pass]);
+      memory_.store(strip_at(strip_row(lane_, pass), strip_column(lane_)), lines.pieces[pass]);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kStripValues; i += 2) {
-      const auto pair = *reinterpret_cast<const Pair*>(pair_at(i));
+      const auto pair = memory_.load<2>(pair_at(i));
       values[i] = pair.values[0];
       values[i + 1] = pair.values[1];
     }
@@ -67,12 +67,12 @@ class Strip {
   /// The lane's values into rows of a matrix, those from row `rows` on left out.
   __device__ void write(const Element (&values)[kStripValues], Element* to, int64_t stride, int32_t rows) {
 #pragma unroll
-    for (int i = 0; i < kStripValues; i += 2) *reinterpret_cast<Pair*>(pair_at(i)) = Pair{values[i], values[i + 1]};
+    for (int i = 0; i < kStripValues; i += 2) memory_.store(pair_at(i), Pair{values[i], values[i + 1]});
     __syncwarp();
 #pragma unroll
     for (int pass = 0; pass < kStripPasses; ++pass) {
       const int row = strip_row(lane_, pass), column = strip_column(lane_);
-      const auto piece = cuda::load_vector<kStripVector>(memory_ + strip_at(row, column));
+      const auto piece = memory_.load<kStripVector>(strip_at(row, column));
       if (row < rows) cuda::store_vector(to + row * stride + column, piece);
     }
     __syncwarp();
@@ -81,9 +81,9 @@ class Strip {
 
  private:
   using Pair = cuda::Vector<Element, 2>;
-  __device__ Element* pair_at(int i) { return memory_ + strip_at(fragment_row(lane_, i), fragment_column(lane_, i)); }
+  __device__ int pair_at(int i) const { return strip_at(fragment_row(lane_, i), fragment_column(lane_, i)); }
 
-  Element* memory_;
+  cuda::SharedArray<Element> memory_;
   int lane_;
 };
 

@@ -1,4 +1,10 @@
-// What the kernel tests share: reproducible inputs, and errors held against a float64 reference.
+// What the kernel tests share: reproducible inputs, and errors held against a reference.
+//
+// The error model. A result is a sum of terms. Each side that computes it in a working dtype is off by at most bound()
+// of its largest term, for the roundings of the sum and of the functions in it. A reference in float64 is exact beside
+// that: the tolerance is bound(). Two sides that both round, a GPU and a CPU, may be off in opposite ways: it is twice
+// bound(). Where terms cancel, the result is small, but not its error: it is held against the terms, which the test
+// then names (`terms` of relative_error).
 #pragma once
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
@@ -36,28 +42,45 @@ inline at::Tensor reference(const at::Tensor& x) {
   return x.detach().to(at::kDouble).clone().requires_grad_(true);
 }
 
-/// max|actual - expected| / max|expected|; infinite where shapes differ or a value is not finite.
-inline double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
+/// max|actual - expected| / max|terms|; infinite where shapes differ or a value is not finite. `terms`: of the sum that
+/// `expected` is, where they cancel, each as large as it gets; else `expected` itself.
+inline double relative_error(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& terms = {}) {
   if (actual.sizes() != expected.sizes()) return std::numeric_limits<double>::infinity();
   if (expected.numel() == 0) return 0;
   const at::Tensor reference_value = expected.detach().to(at::kDouble);
   const double error = (actual.to(at::kDouble) - reference_value).abs().max().item<double>();
-  const double scale = reference_value.abs().max().item<double>();
+  const at::Tensor largest = terms.defined() ? terms.detach().to(at::kDouble) : reference_value;
+  const double scale = largest.abs().max().item<double>();
   if (!std::isfinite(error)) return std::numeric_limits<double>::infinity();
   return scale == 0 ? error : error / scale;
 }
 
-/// Error bound of a sum of n products in `dtype`: float64 1e-12; fp32 a random walk of n roundings;
-/// bf16 in fp32 statistics, so only the `bf16_roundings` of stored values count (2^-8 each, half a
-/// unit of 8 bits).
-inline double bound(at::ScalarType dtype, int64_t n, int bf16_roundings = 1) {
+/// Error bound of one side: a sum of n products in `dtype`, with values of `functions` functions such as exp in a row.
+/// float64 1e-12; fp32 a random walk of n roundings, and 2 ulp for each function (expf of a GPU, by the CUDA guide, at
+/// most; ours on a CPU 1.5); bf16 in fp32 statistics, so that beside these the `bf16_roundings` of stored values count
+/// (2^-8 each, half a unit of 8 bits).
+inline double bound(at::ScalarType dtype, int64_t n, int bf16_roundings = 1, int functions = 0) {
   if (dtype == at::kDouble) return 1e-12;
-  const double fp32 = 4 * std::sqrt(std::max<double>(n, 1)) * std::ldexp(1.0, -24);
+  const double fp32 = 4 * (std::sqrt(std::max<double>(n, 1)) + functions) * std::ldexp(1.0, -24);
   return dtype == at::kFloat ? fp32 : fp32 + bf16_roundings * std::ldexp(1.0, -8);
 }
 
-/// The same bits (NaN included), shape and dtype.
+/// The terms of a normalised row's gradient, rstd (dy w - x p) with p = rstd^2 mean(dy w x). In a row of one element
+/// they cancel to eps rstd^2 of their size.
+inline at::Tensor rms_norm_grad_terms(const at::Tensor& dy_ND, const at::Tensor& x_ND, const at::Tensor& w_D,
+                                      const at::Tensor& rstd_N) {
+  if (x_ND.numel() == 0) return {};
+  const auto rstd_N1 = rstd_N.to(at::kDouble).unsqueeze(1), x = x_ND.to(at::kDouble);
+  const auto along_w = dy_ND.to(at::kDouble) * w_D.to(at::kDouble);
+  const auto along_x = x * (along_w * x).mean(1, /*keepdim=*/true) * rstd_N1.square();
+  return rstd_N1 * (along_w.abs() + along_x.abs());
+}
+
+/// The same bits (NaN included), shape and dtype, of tensors in host memory. Throws Error for any other: of one on a
+/// GPU give .cpu().
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  for (const at::Tensor* x : {&a, &b})
+    ENSURE(x->is_cpu(), "same_bits reads host memory, and a tensor is on {}: give it .cpu()", x->device().str());
   if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
   const at::Tensor x = a.contiguous(), y = b.contiguous();
   return x.nbytes() == 0 || std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;

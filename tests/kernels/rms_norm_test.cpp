@@ -3,6 +3,7 @@
 #include <ATen/ops/ones.h>
 
 #include "compare.h"
+#include "kernels/elements.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;
@@ -33,8 +34,30 @@ TEST_CASE("rms_norm and its gradients equal the formula", "[kernels]") {
   CHECK(relative_error(out.y_ND, y_ref) < bound(dtype, D, 2));
   at::Tensor dw = at::ones({D}, statistics_dtype(dtype));  // ones: the gradient is added to
   const at::Tensor dx = rms_norm_backward(dy, x, w, out.rstd_N, dw);
-  if (D > 1) CHECK(relative_error(dx, x_ref.grad()) < bound(dtype, D, 1));
+  CHECK(relative_error(dx, x_ref.grad(), rms_norm_grad_terms(dy, x, w, out.rstd_N)) < bound(dtype, D, 1));
   CHECK(relative_error(dw, w_ref.grad() + 1) < bound(dtype, N, 1));
+}
+
+TEST_CASE("a row of one element: what differs by the product that is fused is within the tolerance of two sides") {
+  const at::Tensor x = normal({7, 1}, at::kFloat, 1), w = normal({1}, at::kFloat, 2),
+                   dy = normal({7, 1}, at::kFloat, 3);
+  const RmsNorm out = rms_norm(x, w, kEps);
+  at::Tensor dw = at::zeros({1});
+  const at::Tensor ours = rms_norm_backward(dy, x, w, out.rstd_N, dw);
+  at::Tensor left = at::empty_like(x), right = at::empty_like(x);  // nvcc fuses one product with the sum, g++ the other
+  for (int64_t n = 0; n < x.size(0); ++n) {
+    const auto value = [n](const at::Tensor& of) { return of[n].item<float>(); };
+    const float weight = w.item<float>(), rstd = value(out.rstd_N);
+    const float projection = rms_projection(value(dy) * weight * value(x), rstd, 1);
+    left[n] = rstd * std::fma(value(dy), weight, -(value(x) * projection));
+    right[n] = rstd * std::fma(-value(x), projection, value(dy) * weight);
+  }
+  const double tolerance = 2 * bound(at::kFloat, 1);
+  const at::Tensor terms = rms_norm_grad_terms(dy, x, w, out.rstd_N);
+  CHECK(relative_error(left, right) > 10 * tolerance);  // of the difference of the terms, which is eps / x^2 of them
+  CHECK(relative_error(left, right, terms) <= tolerance);
+  CHECK(relative_error(ours, left, terms) <= tolerance);
+  CHECK(relative_error(ours, right, terms) <= tolerance);
 }
 
 TEST_CASE("add_rms_norm is a sum and its norm, and gives both their gradient", "[kernels]") {

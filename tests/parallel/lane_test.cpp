@@ -1,68 +1,24 @@
 // A lane on a device that only writes down what is asked of its streams, and on the CPU, which has none.
 #include "parallel/lane.h"
 
-#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <fmt/format.h>
 
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "support/catch.h"
+#include "support/noting_device.h"
 
 using namespace olmoe;
 
 namespace {
 
-/// Stream 0 is the default one, the pool hands out 1, 2, ...; events are numbered from 1.
-struct Notes {
-  std::vector<std::string> lines;
-  c10::StreamId current = 0;
-  c10::StreamId streams = 0;
-  intptr_t events = 0;
-};
-Notes& notes() {
-  static Notes of_the_device;
-  return of_the_device;
-}
-
-class NotingGuard final : public c10::impl::DeviceGuardImplInterface {
- public:
-  static constexpr c10::DeviceType static_type = c10::DeviceType::PrivateUse1;
-  explicit NotingGuard(c10::DeviceType = static_type) {}
-  c10::DeviceType type() const override { return static_type; }
-  c10::Device exchangeDevice(c10::Device) const override { return getDevice(); }
-  c10::Device getDevice() const override { return {static_type, 0}; }
-  void setDevice(c10::Device) const override {}
-  void uncheckedSetDevice(c10::Device) const noexcept override {}
-  c10::DeviceIndex deviceCount() const noexcept override { return 0; }  // nothing else should find it
-  c10::Stream getStream(c10::Device device) const override { return stream(device, notes().current); }
-  c10::Stream getStreamFromGlobalPool(c10::Device device, bool high_priority) const override {
-    notes().lines.push_back(fmt::format("new stream, {} priority", high_priority ? "high" : "usual"));
-    return stream(device, ++notes().streams);
-  }
-  c10::Stream exchangeStream(c10::Stream to) const override {
-    return stream(to.device(), std::exchange(notes().current, to.id()));
-  }
-  void record(void** event, const c10::Stream& on, c10::DeviceIndex, c10::EventFlag) const override {
-    *event = reinterpret_cast<void*>(++notes().events);
-    notes().lines.push_back(fmt::format("stream {} reaches event {}", on.id(), notes().events));
-  }
-  void block(void* event, const c10::Stream& stream) const override {
-    const auto number = reinterpret_cast<intptr_t>(event);
-    notes().lines.push_back(fmt::format("stream {} waits for event {}", stream.id(), number));
-  }
-  void destroyEvent(void*, c10::DeviceIndex) const noexcept override {}
-
- private:
-  static c10::Stream stream(c10::Device device, c10::StreamId id) {
-    return c10::Stream(c10::Stream::UNSAFE, device, id);
-  }
-};
+using test::kNoting;
+using test::NotingGuard;
 C10_REGISTER_GUARD_IMPL(PrivateUse1, NotingGuard)
 
-const c10::Device kNoting(NotingGuard::static_type);
+test::NotedStreams& notes() { return test::noted_streams(); }
 
 void work(const std::string& name) {
   notes().lines.push_back(fmt::format("{} on stream {}", name, notes().current));
@@ -127,4 +83,53 @@ TEST_CASE("work that is not to run beside, or cannot, runs at once") {
   }
   CHECK(notes().lines == std::vector<std::string>{"gather on stream 0", "compute on stream 0",
                                                   "gather on stream 0", "compute on stream 0"});
+}
+
+TEST_CASE("a lane that was given nothing is not waited for, and has no mark") {
+  notes() = {};
+  Lane lane(kNoting, Lane::Beside::yes);
+  notes().lines.clear();
+  lane.wait();
+  CHECK_FALSE(lane.mark());
+  CHECK(notes().lines.empty());
+  lane.run([] { work("gather"); });
+  lane.wait();
+  notes().lines.clear();
+  lane.wait();
+  CHECK_FALSE(lane.mark());
+  CHECK(notes().lines.empty());
+}
+
+TEST_CASE("a step may be captured in which a lane is given nothing, or is waited for first") {
+  notes() = {};
+  Lane gathers(kNoting, Lane::Beside::yes), reductions(kNoting, Lane::Beside::yes);
+  for (Lane* lane : {&gathers, &reductions}) {
+    lane->run([] { work("before the capture"); });
+    lane->wait();
+  }
+  notes().begin_capture();
+  CHECK_NOTHROW(reductions.wait());
+  gathers.run([] { work("gather"); });
+  const auto gathered = gathers.mark();
+  CHECK_NOTHROW(gathers.wait(gathered));
+  CHECK_NOTHROW(notes().end_capture());
+}
+
+TEST_CASE("the streams of these tests refuse in a capture what CUDA refuses") {
+  notes() = {};
+  Lane lane(kNoting, Lane::Beside::yes);
+  lane.run([] { work("before the capture"); });
+  const auto outside = lane.mark();
+  notes().begin_capture();
+  CHECK_THROWS_WITH(lane.wait(), Catch::Contains("stream 0 is captured and waits for event 3 of stream 1"));
+  notes() = {};
+  notes().begin_capture();
+  lane.run([] { work("gather"); });
+  CHECK_THROWS_WITH(notes().end_capture(), Catch::Contains("stream 1 has not joined it again"));
+  notes().begin_capture();
+  lane.run([] { work("gather"); });
+  const auto first = lane.mark();
+  lane.run([] { work("another"); });
+  lane.wait(first);
+  CHECK_THROWS_WITH(notes().end_capture(), Catch::Contains("stream 1 has not joined it again"));
 }

@@ -7,9 +7,25 @@
 
 #include "collective_cases.h"
 #include "core/error.h"
+#include "parallel/stacked_communicator.h"
 #include "support/catch.h"
 
 using namespace olmoe;
+
+namespace {
+
+/// As NCCL's back end serves tensors in host memory.
+class Stacked final : public StackedCommunicator {
+ public:
+  using StackedCommunicator::StackedCommunicator;
+
+ private:
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
+    return std::make_unique<Stacked>(split_host(color, key, std::move(name)));
+  }
+};
+
+}  // namespace
 
 TEST_CASE("thread ranks: every collective meets its oracle to the last bit") {
   const int ranks = GENERATE(1, 2, 3, 4, 5);
@@ -17,6 +33,18 @@ TEST_CASE("thread ranks: every collective meets its oracle to the last bit") {
     DYNAMIC_SECTION(test.name << " on " << ranks << " ranks") {
       REQUIRE_NOTHROW(
           run_ranks(ranks, [&](Communicator& world) { test.check(world, at::kCPU); }));
+    }
+  }
+}
+
+TEST_CASE("a back end that stands on another meets the same oracles, and each call is traced once") {
+  const int ranks = GENERATE(2, 3);
+  for (const CollectiveCase& test : collective_cases()) {
+    DYNAMIC_SECTION(test.name << " on " << ranks << " ranks") {
+      REQUIRE_NOTHROW(run_ranks(ranks, [&](Communicator& threads) {
+        Stacked world(threads.split(0, threads.rank(), "world"));
+        test.check(world, at::kCPU);
+      }));
     }
   }
 }

@@ -42,6 +42,15 @@ inline Config ladder_run(const std::string& folder, int world) {
   return config;
 }
 
+/// The same on GPUs that ranks share, of widths that a GPU takes in each dtype.
+inline Config gpu_ladder_run(const std::string& folder, int world) {
+  auto config = ladder_run(folder, world);
+  config.model.expert_width = 16;
+  config.train.device = DeviceKind::cuda;
+  config.parallel.transport = Transport::staged;
+  return config;
+}
+
 /// Global balance: one round of micro-batches, which for the one rank is a single one.
 inline Config global_balance(Config config, int world) {
   config.model.load_balancing_granularity = BalanceGranularity::global;

@@ -28,6 +28,17 @@ inline ModelConfig tiny_model() {
   return model;
 }
 
+/// Widths that a GPU takes in bf16: rows of whole 16 bytes.
+inline ModelConfig gpu_model() {
+  auto model = tiny_model();
+  model.d_model = 128;
+  model.expert_width = 64;
+  model.num_heads = 4;
+  model.num_kv_heads = 2;
+  model.init_std = 0.05;
+  return model;
+}
+
 inline Batch batch_of(const at::Tensor& ids_BS) {
   auto targets = at::full_like(ids_BS, kIgnoredTarget);
   targets.narrow(1, 0, ids_BS.size(1) - 1).copy_(ids_BS.narrow(1, 1, ids_BS.size(1) - 1));

@@ -2,6 +2,7 @@
 // Without a GPU the recorder is a stand-in, which keeps the work with the host's values of its recording.
 #include "trainer/device_step.h"
 
+#include "core/error.h"
 #include "data/data_loader.h"
 #include "model/init.h"
 #include "parallel/thread_communicator.h"
@@ -121,6 +122,27 @@ TEST_CASE("what a replay returns is the tensor of the recording, and the host's 
     CHECK((call < 2 || result.is_same(output)));
     CHECK(restored == (call < 2 ? 0 : call));  // twice around the first replay
   }
+}
+
+TEST_CASE("a step whose recording threw is not done again: its own error comes first, then that the process must end") {
+  class Refusing final : public kernels::Recorder {
+    void rehearse(const std::function<void()>& work) override { work(); }
+    void record(const std::function<void()>& work) override {
+      work();  // the result is there, and is that of no step
+      throw Error("cudaErrorStreamCaptureInvalidated");
+    }
+    void replay() override {}
+  };
+  StepGraph graph(std::make_unique<Refusing>(), [] {});
+  int done = 0;
+  const auto work = [&] { return ++done, at::zeros({1}); };
+  for (int rehearsal = 0; rehearsal < StepGraph::kRehearsals; ++rehearsal) graph.run(work);
+  CHECK_THROWS_WITH(graph.run(work), Catch::Contains("cudaErrorStreamCaptureInvalidated"));
+  const int before = done;
+  for (int again = 0; again < 2; ++again)
+    CHECK_THROWS_WITH(graph.run(work), Catch::Contains("could not be recorded before") &&
+                                           Catch::Contains("train.cuda_graph=false"));
+  CHECK(done == before);
 }
 
 TEST_CASE("batches of a step stay where they are, and must be of the sizes of the first") {

@@ -11,11 +11,11 @@ TEST_CASE("GPU: ranks that share it compute in each layout what one rank on a CP
       GENERATE(Layout{1, 2, 1, 3}, Layout{2, 1, 1, 2}, Layout{1, 2, 2, 3}, Layout{1, 2, 2, 1}, Layout{2, 2, 2, 2});
   INFO(describe(layout));
   TempFolder folder;
-  auto config = ladder_run(folder / "cpu", 4);
-  const auto reference = run_single(config);
-  config.run.folder = folder / "gpu";
-  config.train.device = DeviceKind::cuda;
-  config.parallel.transport = Transport::staged;
+  auto config = gpu_ladder_run(folder / "gpu", 4), on_cpu = config;
+  on_cpu.run.folder = folder / "cpu";
+  on_cpu.train.device = DeviceKind::cpu;
+  on_cpu.parallel.transport = Transport::nccl;
+  const auto reference = run_single(on_cpu);
   config.parallel.expert_chunks = layout.expert;
   CHECK(error_on_threads(config, layout, reference) <= 1e-11);
 }
@@ -26,10 +26,8 @@ TEST_CASE("GPU: overlap changes no bit, with experts here and on other ranks", "
   INFO(describe(layout) << ", " << enum_name(dtype));
   const auto trained = [&](bool overlap) {
     TempFolder folder;
-    auto config = ladder_run(folder / "run", 4);
+    auto config = gpu_ladder_run(folder / "run", 4);
     config.train.compute_dtype = dtype;
-    config.train.device = DeviceKind::cuda;
-    config.parallel.transport = Transport::staged;
     config.parallel.expert_chunks = 3;
     config.parallel.overlap = overlap;
     apply(layout, config);

@@ -1,10 +1,13 @@
 #include "trainer/memory_plan.h"
 
+#include <algorithm>
 #include <set>
 
 #include "model/flops.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
+#include "trainer/activation_plan.h"
+#include "trainer/plan.h"
 
 namespace {
 
@@ -113,6 +116,70 @@ TEST_CASE("a rank of 256 of OLMoE-1B-7B keeps a 256th of the trained state") {
   CHECK(static_cast<double>(plan.weights) == Approx(6'919'161'856. / 256 * 4).epsilon(1e-3));  // padding
   CHECK(plan.gradients == plan.weights);
   CHECK(plan.moments == 2 * plan.weights);
+}
+
+TEST_CASE("attention's backward in bf16 on a GPU: gradients, and sums of dq for each turn of its multiprocessors") {
+  auto model = gpu_model();  // four heads of 64, two key/value heads
+  model.d_model = 256;
+  const int64_t rows = 2 * 2048, grads = rows * (4 + 2 * 2) * 64 * 2, by_query_head = 2 * rows * 4 * 64 * 2;
+  const int64_t dq_sum = rows * 4 * 64 * 4, row_sums = rows * 4 * 4;
+  CHECK(flash_backward_bytes(model, 2, 2048, 132) == grads + by_query_head + 17 * dq_sum + row_sums);
+  CHECK(17 * dq_sum == 71'303'168);
+  CHECK(flash_backward_bytes(model, 2, 2048, 108) == grads + by_query_head + 14 * dq_sum + row_sums);
+
+  const ModelConfig olmoe;
+  const int64_t olmoe_rows = 4 * 4096;
+  CHECK(flash_backward_bytes(olmoe, 4, 4096, 132) ==
+        3 * olmoe_rows * 2048 * 2 + 3 * olmoe_rows * 2048 * 4 + olmoe_rows * 16 * 4);
+  CHECK(3 * olmoe_rows * 2048 * 4 == 402'653'184);
+
+  model.d_model = 4 * 20;  // heads of 20 are computed as heads of 24, summed as heads of 32; 130 positions as 256
+  model.num_kv_heads = 4;
+  CHECK(flash_backward_bytes(model, 33, 130, 132) ==
+        33 * 130 * 12 * 24 * 2 + 33 * 256 * 4 * 32 * 4 + 33 * 4 * 256 * 4 + 33 * 130 * 20 * 24 * 2);
+}
+
+TEST_CASE("where heads are few, attention's backward on a GPU takes most, and the plan says so") {
+  auto config = tiny_run("unused");
+  config.model = gpu_model();
+  config.model.d_model = config.model.expert_width = 256;
+  config.data.sequence_length = 2048;
+  config.train.compute_dtype = ComputeDtype::bfloat16;
+  const auto of_pass = [&](DeviceKind device, Recompute recompute, int multiprocessors) {
+    config.train.device = device;
+    config.train.recompute = recompute;
+    const auto plan = plan_memory(config, {}, multiprocessors);
+    CHECK((plan.fullest == "backward of the last attention") == (device == DeviceKind::cuda));
+    return static_cast<double>(plan.batches + plan.activations + plan.temporaries);
+  };
+  using enum DeviceKind;
+  CHECK(of_pass(cuda, Recompute::none, 132) == Approx(163e6).epsilon(0.03));  // with sums of dq of 71.3 MB
+  for (const auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
+    INFO(enum_name(recompute));
+    const double h100 = of_pass(cuda, recompute, 132);
+    CHECK(h100 - of_pass(cuda, recompute, 108) == 3 * 4096 * 256 * 4);
+    CHECK(h100 - of_pass(cpu, recompute, 132) > 50e6);
+  }
+  config.train.compute_dtype = ComputeDtype::float32;  // where attention is another library's
+  config.train.device = cuda;
+  CHECK(plan_memory(config, {}, 132).total() == plan_memory(config, {}, 108).total());
+}
+
+TEST_CASE("the planner plans memory for the GPU that it is asked about") {
+  auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml",
+                            {"train.micro_batch_size=1", "model.expert_width=64", "data.sequence_length=16384"});
+  const MeshShape mesh{1, 256, 1};
+  const auto a100 = plan_memory(config, mesh, find_gpu("a100").multiprocessors),
+             b200 = plan_memory(config, mesh, find_gpu("b200").multiprocessors);
+  CHECK(b200.total() - a100.total() == (10 - 7) * 16384LL * 2048 * 4);
+  for (const auto* name : {"a100", "b200"}) {
+    const auto planned = plan_layouts(config, 256, find_gpu(name));
+    const auto found = std::find_if(planned.begin(), planned.end(), [&](auto& p) {
+      return p.layout == Layout{mesh, 3, Recompute::none};
+    });
+    REQUIRE(found != planned.end());
+    CHECK(found->memory.total() == (std::string(name) == "a100" ? a100 : b200).total());
+  }
 }
 
 TEST_CASE("fused experts gather no rows of dy or x and make no product of weight gradients") {

@@ -173,6 +173,12 @@ TEST_CASE("the plan as text and as JSON") {
                                "predicted, no GPU has confirmed it", "GPU-hours", "best: parallel.replicate="})
     CHECK_THAT(text, Contains(expected));
   CHECK_THAT(text, Contains(fmt::format("{} layouts", planned.size())) && Contains("5 shown"));
+  const auto of = [&](size_t variant) { return planned.front().variants.at(variant).step->step_s * 1e3; };
+  CHECK_THAT(text, Contains(fmt::format(" {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} {:>9.1f} ", of(0), of(2), of(1), of(3),
+                                        planned.front().step.exposed_s * 1e3)));
+  const auto on_a100 = plan_layouts(config, 64, find_gpu("a100"));
+  CHECK_THAT(describe_plan(config, 64, find_gpu("a100"), on_a100, 1), Contains("         -         -         - "));
+  CHECK_THAT(plan_json(config, 64, find_gpu("a100"), on_a100), Contains("\"refused\": \"train.expert_kernels"));
   CHECK_THAT(describe_plan(config, 64, gpu, planned, planned.size()), Contains("  no "));
   CHECK_THAT(describe_plan(config, 1024, gpu, planned, 1), Contains("only 256 of 1024 GPUs have tokens"));
 
@@ -181,6 +187,13 @@ TEST_CASE("the plan as text and as JSON") {
   CHECK(json.at("layouts").size() == planned.size());
   const auto& best = json.at("layouts").at(0);
   CHECK(best.at("step_s") == planned.front().step.step_s);
+  REQUIRE(best.at("variants").size() == 4);
+  for (size_t i = 0; i < 4; ++i) {
+    const auto& variant = best.at("variants").at(i);
+    CHECK(variant.at("expert_kernels") == (i < 2 ? "unfused" : "fused"));
+    CHECK(variant.at("cuda_graph") == (i % 2 == 1));
+    CHECK(variant.at("step_s") == planned.front().variants.at(i).step->step_s);
+  }
   CHECK(best.at("memory_bytes").at("total") == planned.front().memory.total());
   CHECK(best.at("sent_bytes").at("total") == planned.front().bytes.total());
   int64_t kinds = 0;
@@ -195,8 +208,6 @@ TEST_CASE("what cannot be planned is refused") {
   CHECK_THROWS_WITH(plan_layouts(published(), 4097, gpu), Contains("--gpus: 4097"));
   CHECK_THROWS_AS(plan_layouts(published({"train.compute_dtype=float32"}), 8, gpu), ConfigError);
   CHECK_THROWS_AS(plan_layouts(published({"parallel.transport=staged"}), 8, gpu), ConfigError);
-  CHECK_THROWS_WITH(plan_layouts(published({"train.expert_kernels=fused"}), 8, gpu),
-                    Contains("train.expert_kernels: step times are predicted for unfused only"));
   auto invalid = published();
   invalid.train.steps = 0;
   CHECK_THROWS_WITH(plan_layouts(invalid, 8, gpu), Contains("no layout of 8 GPUs: train.steps: 0"));

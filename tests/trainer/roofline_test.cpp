@@ -5,6 +5,7 @@
 #include "model/flops.h"
 #include "support/catch.h"
 #include "trainer/collective_bytes.h"
+#include "trainer/step_variants.h"
 #include "trainer/transfer_time.h"
 
 namespace {
@@ -45,11 +46,12 @@ TEST_CASE("the table of GPUs holds what their data sheets state") {
   struct Row {
     const char* name;
     double tflop_per_s, tbyte_per_s, gb, nvlink_gb_per_s, network_gbit_per_s;
+    int multiprocessors, compute_capability;
   };
-  const std::vector<Row> sheets{{"a100", 312, 2.039, 80, 300, 200},
-                                {"b200", 2250, 7.7, 180, 900, 400},
-                                {"h100", 989.5, 3.35, 80, 450, 400},
-                                {"h200", 989.5, 4.8, 141, 450, 400}};
+  const std::vector<Row> sheets{{"a100", 312, 2.039, 80, 300, 200, 108, 80},
+                                {"b200", 2250, 7.7, 180, 900, 400, 148, 100},
+                                {"h100", 989.5, 3.35, 80, 450, 400, 132, 90},
+                                {"h200", 989.5, 4.8, 141, 450, 400, 132, 90}};
   REQUIRE(known_gpus().size() == sheets.size());
   for (const auto& sheet : sheets) {
     const auto& gpu = find_gpu(sheet.name);
@@ -58,6 +60,8 @@ TEST_CASE("the table of GPUs holds what their data sheets state") {
     CHECK(gpu.memory_bytes == Approx(sheet.gb * 1e9));
     CHECK(gpu.nvlink_byte_per_s == Approx(sheet.nvlink_gb_per_s * 1e9));
     CHECK(gpu.network_byte_per_s == Approx(sheet.network_gbit_per_s * 1e9 / 8));
+    CHECK(gpu.multiprocessors == sheet.multiprocessors);
+    CHECK(gpu.compute_capability == sheet.compute_capability);
   }
 }
 
@@ -215,7 +219,69 @@ TEST_CASE("what is printed of a prediction") {
   CHECK(describe_speed(config, kPublished, "").empty());
   config.train.compute_dtype = ComputeDtype::float32;
   CHECK_THROWS_WITH(describe_speed(config, kPublished, "h100"), Contains("train.compute_dtype"));
-  config.train.compute_dtype = ComputeDtype::bfloat16;
-  config.train.expert_kernels = kernels::ExpertKernels::fused;
-  CHECK_THROWS_WITH(describe_speed(config, kPublished, "h100"), Contains("train.expert_kernels"));
+}
+
+TEST_CASE("fused experts move no rows, make SwiGLU in their products and add gradients where they lie") {
+  const auto unfused = work_of(published()), fused = work_of(published("olmoe-1b-7b", {"train.expert_kernels=fused"}));
+  CHECK(executed_flops(fused) == Approx(executed_flops(unfused)).epsilon(1e-12));
+  const auto has = [&](std::string_view name) {
+    return std::any_of(fused.parts.begin(), fused.parts.end(), [&](auto& p) { return p.name == name; });
+  };
+  for (const auto* name : {"permute", "SwiGLU", "expert gradient sums"}) CHECK_FALSE(has(name));
+  CHECK(part(fused, "combine").forward.bytes == part(unfused, "combine").forward.bytes);
+  const double gated = 16384. * 8 * 16 * 1024 * 2, elements = 16. * 64 * 3 * 2048 * 1024;
+  const auto &with = part(fused, "experts"), &without = part(unfused, "experts");
+  CHECK(with.forward.bytes == without.forward.bytes + gated);
+  CHECK(with.backward.bytes == without.backward.bytes + 4 * gated + (8 - 2) * elements);
+}
+
+TEST_CASE("a step is predicted with fused experts and as a CUDA graph beside the one that the config asks for") {
+  const auto config = published();
+  const auto& h100 = find_gpu("h100");
+  const ModelOnMesh model(config, kPublished);
+  const auto variants = predict_variants(config, model, h100);
+  REQUIRE(variants.size() == 4);
+  for (size_t i = 0; i < 4; ++i) {
+    const bool fused = i >= 2, graph = i % 2 == 1;
+    REQUIRE(variants[i].step);
+    CHECK(variants[i].refused.empty());
+    CHECK((variants[i].expert_kernels == kernels::ExpertKernels::fused) == fused);
+    CHECK(variants[i].cuda_graph == graph);
+    const std::string kernels = fused ? "fused" : "unfused", recorded = graph ? "true" : "false";
+    const auto asked = predict(
+        published("olmoe-1b-7b", {"train.expert_kernels=" + kernels, "train.cuda_graph=" + recorded}), "h100");
+    CHECK(variants[i].step->step_s == asked.step_s);
+  }
+  // Without gaps between kernels, but for the share of a graph.
+  CHECK(variants[1].step->compute_s * 1.03 == Approx(variants[0].step->compute_s * 1.005));
+  CHECK(variants[0].step->step_s == predict(config, "h100").step_s);
+  CHECK(variants[2].step->step_s != variants[0].step->step_s);
+
+  const auto lines = describe_speed(config, kPublished, "h100");
+  for (const size_t i : {0, 2}) {
+    const auto &plain = *variants[i].step, &graph = *variants[i + 1].step;
+    CHECK_THAT(lines, Contains(fmt::format("predicted with {} experts: {:.1f} ms, {:.0f} tokens/s per GPU; with a CUDA "
+                                           "graph {:.1f} ms",
+                                           i == 0 ? "unfused" : "fused", plain.step_s * 1e3, plain.token_per_s,
+                                           graph.step_s * 1e3)));
+  }
+}
+
+TEST_CASE("a step that a run would refuse is not predicted, and the line says why") {
+  const auto speed = [](const std::vector<std::string>& overrides, const char* gpu, const char* name = "olmoe-1b-7b") {
+    return describe_speed(published(name, overrides), kPublished, gpu);
+  };
+  CHECK_THAT(speed({}, "a100"), Contains("with fused experts: refused (train.expert_kernels: the fused kernels are for "
+                                         "compute capability 9.0, not a100)") &&
+                                    Contains("with a CUDA graph refused (train.cuda_graph: on a100"));
+  CHECK_THAT(speed({}, "b200"), Contains("with fused experts: refused") && Contains("predicted with unfused experts") &&
+                                    !Contains("with a CUDA graph refused (train.cuda_graph"));
+  CHECK_THAT(speed({"model.expert_width=512", "model.top_k=16"}, "h100"), !Contains("refused"));
+  CHECK_THAT(speed({"model.expert_width=128"}, "h100"),
+             Contains("with fused experts: refused (train.expert_kernels: fused needs model.d_model"));
+  CHECK_THAT(speed({"model.capacity_factor=1.25"}, "h100"),
+             Contains("with a CUDA graph refused (train.cuda_graph: not with model.capacity_factor"));
+  const auto dense = speed({}, "a100", "olmo-1b-dense");
+  CHECK_THAT(dense, Contains("predicted with dense feed-forward: "));
+  CHECK_THAT(dense, !Contains("refused") && !Contains("fused experts"));
 }
