@@ -1,6 +1,7 @@
 // What a run's steps spend their time on, by LibTorch's profiler, which needs no right to read a GPU's counters: a row
 // for each kernel in order of its start, or for each operator where the run is on a CPU.
 //   build/profile_steps CONFIG.yaml [path.to.key=value ...] --out FILE.csv
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
 
 #include <CLI/CLI.hpp>
