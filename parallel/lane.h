@@ -12,7 +12,8 @@ namespace olmoe {
 /// caller's current stream by events, without waiting on the host. Where the device has no streams
 /// (CPU), or with Beside::no, work runs in the caller's line, at once and in order: then `run` is a
 /// call and `wait` is nothing. Tensors that work on a lane touches are made
-/// outside it, or are scratch that nothing else uses.
+/// outside it, or are scratch that nothing else uses. Where the caller changes its current stream, the new one is
+/// ordered after the old.
 class Lane {
  public:
   enum class Beside { no, yes };

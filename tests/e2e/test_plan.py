@@ -10,11 +10,20 @@ CONFIG = REPOSITORY / "configs" / "olmoe-1b-7b.yaml"
 PAGE = REPOSITORY / "docs" / "parallelism.md"
 
 
+def step_with(layout, expert_kernels, cuda_graph):
+    """The step with these kernels and such a graph, in ms; "-" where a run would be refused."""
+    found = next(variant for variant in layout["variants"]
+                 if (variant["expert_kernels"], variant["cuda_graph"]) == (expert_kernels, cuda_graph))
+    return f"{found['step_s'] * 1e3:,.1f}" if "step_s" in found else "-"
+
+
 def table_row(layout):
     """A layout as a line of the page's tables."""
     sent = {kind: value / 1e9 for kind, value in layout["sent_bytes"].items()}
     cells = [str(layout[key]) for key in ("replicate", "shard", "expert", "zero_stage", "recompute")]
     cells += [f"{layout['memory_bytes']['total'] / 1e9:.1f}", f"{layout['step_s'] * 1e3:,.1f}",
+              " / ".join((step_with(layout, "fused", False), step_with(layout, "unfused", True),
+                          step_with(layout, "fused", True))),
               f"{layout['exposed_s'] * 1e3:,.1f}", f"{layout['tokens_per_s_per_gpu']:,.0f}",
               f"{layout['mfu_causal'] * 100:.1f} / {layout['mfu_full_attention'] * 100:.1f} %",
               f"{sent['gather_dense'] + sent['gather_experts']:.2f}",
@@ -43,6 +52,7 @@ class Plan(ProgramTest):
         self.assertEqual(code, 0, text)
         self.assertIn("6.919 G, 1.282 G active", text)
         self.assertIn("3 shown", text)
+        self.assertRegex(text, r"step ms +fused +graph +both +exposed")
         self.assertRegex(text, r"(?m)^best: parallel\.replicate=\d+ parallel\.shard=\d+ ")
         self.assertEqual(tree_hash(self.folder), before)
         code, everything = self.plan(CONFIG, "--gpus", "64", "--all")
