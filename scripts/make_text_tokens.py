@@ -24,6 +24,7 @@ import argparse
 import gzip
 import hashlib
 import json
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -47,6 +48,8 @@ def prose_documents(scratch):
 
 
 def download_package(package, scratch):
+    if shutil.which("apt-get") is None:
+        raise SystemExit(f"error: the package {package} is needed, and there is no apt-get (Debian, Ubuntu) to fetch it")
     # Root's apt would change to a user that cannot write here, and complain.
     command = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package]
 
@@ -122,12 +125,22 @@ def is_heldout(name):
 
 def tokenize(documents, output, scratch):
     source = Path(scratch) / f"{output.stem}.jsonl"
-    with source.open("w") as file:
-        for name, text in documents:
-            file.write(json.dumps({"id": name, "text": text}) + "\n")
+    try:
+        with source.open("w") as file:
+            for name, text in documents:
+                file.write(json.dumps({"id": name, "text": text}) + "\n")
+    except OSError as error:
+        raise SystemExit(f"error: {source}: cannot be written: {error.strerror}; TMPDIR names another folder for it")
     # The token file appears last and whole: present means complete.
     command = [sys.executable, TOKENIZER, "--tokenizer", "bytes", "--output", output, source]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            code = process.wait()
+        except BaseException:  # a signal, perhaps to this process alone
+            process.terminate()
+            raise
+    if code != 0:
+        raise SystemExit(f"error: {output} was not made: {TOKENIZER.name} ended with {code}")
     print(f"{output}: {len(documents)} documents, {output.stat().st_size // 2} tokens")
 
 

@@ -14,6 +14,7 @@ import zlib
 from script_errors import DataError
 
 CHUNK_BYTES = 4 << 20  # of lines handed to a process at once
+PACKED_BYTES = 1 << 16  # read at once of a bzip2 or xz file
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson", ".jsonlines")
 TEXT_SUFFIXES = (
@@ -163,33 +164,34 @@ class Decompressed(io.RawIOBase):
     def __init__(self, raw, make_decompressor):
         self.raw, self.make_decompressor = raw, make_decompressor
         self.decompressor, self.packed = make_decompressor(), b""
-        self.num_streams = 0
 
     def readable(self):
         return True
 
+    def next_stream(self):
+        """Whether another stream follows the one that ended. Zeros between them are xz's padding."""
+        self.packed = self.decompressor.unused_data.lstrip(b"\0")
+        while not self.packed:
+            block = self.raw.read(PACKED_BYTES)
+            if not block:
+                return False
+            self.packed = block.lstrip(b"\0")
+        self.decompressor = self.make_decompressor()
+        return True
+
     def readinto(self, buffer):
-        while True:
-            if self.decompressor.eof:
-                self.num_streams += 1
-                self.packed = self.decompressor.unused_data
-                self.decompressor = None
-            if self.decompressor is None:
-                self.packed = self.packed.lstrip(b"\0") or self.raw.read(1 << 16)  # xz pads with zeros
-                if not self.packed:
-                    return 0
-                if not self.packed.strip(b"\0"):
-                    continue
-                self.decompressor = self.make_decompressor()
+        data = b""
+        while not data:
+            if self.decompressor.eof and not self.next_stream():
+                return 0
             if self.decompressor.needs_input and not self.packed:
-                self.packed = self.raw.read(1 << 16)
+                self.packed = self.raw.read(PACKED_BYTES)
                 if not self.packed:
                     raise EOFError("the end is missing")
             data = self.decompressor.decompress(self.packed, len(buffer))
             self.packed = b""
-            if data:
-                buffer[: len(data)] = data
-                return len(data)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 @contextlib.contextmanager
@@ -200,10 +202,14 @@ def open_decompressed(file, raw):
             yield stream
     elif file.compression in (".bz2", ".xz"):
         decompressor = bz2.BZ2Decompressor if file.compression == ".bz2" else lzma.LZMADecompressor
-        yield io.BufferedReader(Decompressed(raw, decompressor), 1 << 16)
+        yield io.BufferedReader(Decompressed(raw, decompressor), PACKED_BYTES)
     elif file.compression == ".zst":
         with subprocess.Popen(["zstd", "-dcq"], stdin=raw, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            yield process.stdout
+            try:
+                yield process.stdout
+            except BaseException:
+                process.kill()  # it may wait for a disk, and nobody waits for it
+                raise
             message = process.stderr.read().decode(errors="replace").strip()
             if process.wait() != 0:
                 raise DataError(f"{file.path}: damaged: {message}")

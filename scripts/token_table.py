@@ -15,6 +15,7 @@ def table_path(path):
 def tokens_in_table(path):
     """The last end in the table at `path`: how many tokens its file has."""
     end = "0"
+    csv.field_size_limit(1 << 30)  # ids may be long
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             for row in csv.reader(file):
