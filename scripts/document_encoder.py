@@ -8,7 +8,7 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
-from script_errors import STOP_SIGNALS
+from script_errors import STOP_SIGNALS, DataError
 from text_tokenizers import make_tokenizer
 
 Document = collections.namedtuple("Document", "num_bytes id source line")
@@ -80,6 +80,15 @@ def encode_in_process(chunk):
     return encode_chunk(process_state["tokenizer"], process_state["options"], chunk)
 
 
+def submit(pool, options, chunk):
+    try:
+        return pool.submit(encode_in_process, chunk)
+    except OSError as error:
+        for process in multiprocessing.active_children():  # the pool would wait for those that it did start
+            process.kill()
+        raise DataError(f"cannot start {options.processes} processes: {error.strerror}; use fewer --processes") from None
+
+
 def encode_all(tokenizer, options, chunks):
     """(chunk, Encoded) in the order of the chunks, a few of them under way at a time."""
     if options.processes == 1:
@@ -91,7 +100,7 @@ def encode_all(tokenizer, options, chunks):
         try:
             for chunk in chunks:
                 # Lines stay with the process: the parent needs no more than where they came from.
-                under_way.append((chunk._replace(lines=None), pool.submit(encode_in_process, chunk)))
+                under_way.append((chunk._replace(lines=None), submit(pool, options, chunk)))
                 if len(under_way) > 2 * options.processes:
                     first, future = under_way.popleft()
                     yield first, future.result()

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 import unittest
+from pathlib import Path
 
 from tokenize_case import SCRIPT, TokenizeCase, byte_ids, ids_of
 
-# Six chunks of their own, then a stream that does not end. More than two chunks a process must be under way before
+# Six chunks of their own, then a stream that ends when the file `end` is there. More than two chunks a process must be under way before
 # anything is written.
 SLOW_INPUTS = [f"{i}.jsonl" for i in range(6)] + ["slow.jsonl.zst"]
 
@@ -35,7 +36,7 @@ class StoppedTest(TokenizeCase):
         for name in SLOW_INPUTS[:-1]:
             self.write_documents(name, ["text"])
         self.write("slow.jsonl.zst", "")
-        program = self.write("programs/zstd", "#!/bin/sh\nwhile sleep 0.1; do echo '{\"text\": \"more\"}'; done\n")
+        program = self.write("programs/zstd", "#!/bin/sh\nuntil [ -e end ]; do sleep 0.1; echo '{\"text\": \"more\"}'; done\n")
         program.chmod(0o755)
 
     def start(self, processes):
@@ -106,6 +107,27 @@ class StoppedTest(TokenizeCase):
         self.assertIn("another process writes this --output", done.stderr)
         self.assertIsNone(process.poll())
         self.assertEqual(len(list(self.output.parent.glob(".tokens.*.npy"))), 1)
+
+    def test_a_killed_worker_is_told_and_leaves_nothing(self):
+        process = self.start(2)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [int(pid) for pid in children if b"tokenize.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(workers[0], signal.SIGKILL)
+        self.write("end", "")
+        out, errors = process.communicate(timeout=30)
+        self.assertEqual((process.returncode, out), (3, ""))
+        self.assertEqual(errors, "tokenize.py: a worker process was killed, as happens when memory runs out; "
+                                 "use fewer --processes\n")
+        self.assertEqual(list(self.output.parent.iterdir()), [])
+
+    def test_a_limit_of_open_files_is_told(self):
+        self.write_documents("a.jsonl", ["text"])
+        command = [sys.executable, SCRIPT, "a.jsonl", "--tokenizer", "bytes", "--output", self.output, "--processes", "9"]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16)))
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertEqual(done.stderr, "tokenize.py: cannot start 9 processes: Too many open files; use fewer --processes\n")
+        self.assertEqual(list(self.output.parent.iterdir()), [])
 
 
 class NameTest(TokenizeCase):

@@ -15,6 +15,32 @@ class TokenizeTest(TokenizeCase):
         table = gzip.decompress(self.output.with_suffix(".csv.gz").read_bytes())
         self.assertEqual(table, b'0,4,"x,""1","a,b.jsonl",1\r\n4,10,3,"a,b.jsonl",3\r\n')
 
+    def test_ids_of_documents_are_text(self):
+        ids = ["null", '"x"', "7", "1.5", "true", '["a", {"b": null}]']
+        self.write("a.jsonl", "".join(f'{{"text": "t", "id": {id}}}\n' for id in ids))
+        self.tokenize("a.jsonl")
+        rows = rows_of(self.output.with_suffix(".csv.gz"))
+        self.assertEqual([row[2] for row in rows], ["1", "x", *ids[2:]])
+        self.output = self.folder / "refused" / "tokens"
+        self.write("a.jsonl", '{"text": "t", "id": "\\ud800"}\n')
+        self.assert_refused("a.jsonl:1: 'utf-8' codec can't encode", "a.jsonl")
+
+    def test_white_space_around_a_text_is_removed_on_demand(self):
+        self.write_documents("a.jsonl", [" \u3000\n", "\x1c two  words\u00a0\n"])
+        self.write("b.txt", "\n kept \n")
+        done = self.tokenize("a.jsonl", "b.txt", "--strip")
+        self.assertEqual(ids_of(self.output.with_suffix(".npy")), byte_ids("two  words", "kept"))
+        self.assertIn("1 empty documents", done.stdout)
+
+    def test_the_table_ends_with_the_number_of_tokens(self):
+        self.write_documents("a.jsonl", ["one", "three", "\n".join("ab")])
+        for dtype, width in (("uint16", 2), ("uint32", 4)):
+            self.output = self.folder / dtype / "tokens"
+            self.tokenize("a.jsonl", "--dtype", dtype)
+            rows = rows_of(self.output.with_suffix(".csv.gz"))
+            self.assertEqual([(row[0], row[1]) for row in rows], [("0", "4"), ("4", "10"), ("10", "14")])
+            self.assertEqual(self.output.with_suffix(".npy").stat().st_size, 14 * width)
+
     def test_uint32(self):
         self.write_documents("a.json", ["abc"])
         self.tokenize("a.json", "--dtype", "uint32")
