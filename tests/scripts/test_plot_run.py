@@ -51,9 +51,10 @@ class PlotRun(unittest.TestCase):
     def test_a_picture_that_cannot_be_written_leaves_nothing(self):
         (self.run_folder / "metrics.jsonl").write_text(step_line(1, 5.0))
         command = [sys.executable, SCRIPT, self.run_folder]
-        done = subprocess.run(command, capture_output=True, text=True,
-                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
-        self.assert_refused(done, "plot.png: cannot be written: File too large; choose another --output")
+        for name in ("plot.png", "plot.pdf"):
+            done = subprocess.run([*command, "--output", self.run_folder / name], capture_output=True, text=True,
+                                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+            self.assert_refused(done, f"{name}: cannot be written: File too large; choose another --output")
         for name, words in (("plot.absent", "is not supported"), ("absent/plot.png", "cannot be written: No such file")):
             done = subprocess.run([*command, "--output", self.run_folder / name], capture_output=True, text=True)
             self.assert_refused(done, words)

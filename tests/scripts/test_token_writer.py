@@ -36,7 +36,7 @@ class StoppedTest(TokenizeCase):
         for name in SLOW_INPUTS[:-1]:
             self.write_documents(name, ["text"])
         self.write("slow.jsonl.zst", "")
-        program = self.write("programs/zstd", "#!/bin/sh\nuntil [ -e end ]; do sleep 0.1; echo '{\"text\": \"more\"}'; done\n")
+        program = self.write("programs/zstd", "#!/bin/sh\nuntil [ -e end ]; do sleep 0.1; echo; done; sleep 0.5; echo '{}'\n")
         program.chmod(0o755)
 
     def start(self, processes):
@@ -63,13 +63,18 @@ class StoppedTest(TokenizeCase):
             time.sleep(0.02)
 
     def is_group_gone(self, process):
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
+        """Zombies are gone: in a container nobody may collect them."""
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+            except OSError:  # gone just now
+                continue
+            if int(group) == process.pid and state not in "ZX":
+                return False
+        return True
 
     def test_a_signal_leaves_nothing_and_is_one_line(self):
+        self.write("programs/zstd", "#!/bin/sh\nexec sleep 60\n")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             for processes in (1, 2):
                 with self.subTest(number=number, processes=processes):
@@ -160,7 +165,7 @@ class NameTest(TokenizeCase):
 
     def test_absurd_process_counts_are_refused(self):
         self.write_documents("a.jsonl", ["text"])
-        for count in ("0", "100000"):
+        for count in ("0", "513"):
             done = self.run_script("a.jsonl", "--processes", count)
             self.assertEqual(done.returncode, 2, done.stderr)
 
