@@ -1,9 +1,12 @@
 """How a script ends that a user runs: on a signal or an error of the user or the disk with one line, never a traceback."""
+import contextlib
 import os
 import signal
 import sys
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+hold = {"held": False, "pending": None}  # pending: number of the signal that came
 
 
 class DataError(Exception):
@@ -24,11 +27,25 @@ def stop_on_signals(script):
             os._exit(128 + number)
         if len(received) == 1:
             os.write(2, f"{script}: stopped by {signal.Signals(number).name}\n".encode())
-            raise Stopped(128 + number)
+            hold["pending"] = number
+            if not hold["held"]:
+                raise Stopped(128 + number)
 
     for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, stop)
+
+
+@contextlib.contextmanager
+def signals_held():
+    """Stopped waits until the block is done. No signal mask: another thread would take the signal."""
+    hold["held"] = True
+    try:
+        yield
+    finally:
+        hold["held"] = False
+        if hold["pending"] is not None:
+            raise Stopped(128 + hold["pending"])
 
 
 def drop_output():

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import zlib
 
-from script_errors import DataError
+from script_errors import DataError, signals_held
 
 CHUNK_BYTES = 4 << 20  # of lines handed to a process at once
 PACKED_BYTES = 1 << 16  # read at once of a bzip2 or xz file
@@ -195,6 +195,24 @@ class Decompressed(io.RawIOBase):
 
 
 @contextlib.contextmanager
+def output_of_zstd(path, raw):
+    process = None
+    try:
+        with signals_held():
+            process = subprocess.Popen(["zstd", "-dcq"], stdin=raw, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        yield process.stdout
+        message = process.stderr.read().decode(errors="replace").strip()
+        if process.wait() != 0:
+            raise DataError(f"{path}: damaged: {message}")
+    finally:
+        if process is not None:
+            process.kill()  # nothing where it has ended; else it may wait for a disk, and nobody for it
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+
+
+@contextlib.contextmanager
 def open_decompressed(file, raw):
     """A buffered binary stream of what `raw`, the open file, holds."""
     if file.compression == ".gz":
@@ -204,15 +222,8 @@ def open_decompressed(file, raw):
         decompressor = bz2.BZ2Decompressor if file.compression == ".bz2" else lzma.LZMADecompressor
         yield io.BufferedReader(Decompressed(raw, decompressor), PACKED_BYTES)
     elif file.compression == ".zst":
-        with subprocess.Popen(["zstd", "-dcq"], stdin=raw, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            try:
-                yield process.stdout
-            except BaseException:
-                process.kill()  # it may wait for a disk, and nobody waits for it
-                raise
-            message = process.stderr.read().decode(errors="replace").strip()
-            if process.wait() != 0:
-                raise DataError(f"{file.path}: damaged: {message}")
+        with output_of_zstd(file.path, raw) as stream:
+            yield stream
     else:
         yield raw
 

@@ -13,10 +13,9 @@ import gzip
 import io
 import os
 import re
-import signal
 import sys
 
-from script_errors import STOP_SIGNALS, DataError
+from script_errors import DataError, signals_held
 
 MAX_PARTS = 100_000  # five digits in their names
 MAX_NAME_BYTES = 255  # of Linux's file systems
@@ -135,14 +134,10 @@ class TokenWriter:
             for temporary, final in self.temporary:
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
-            # A signal waits: some parts without the others would look like all of them.
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-            try:
+            with signals_held():  # some parts without the others would look like all of them
                 while self.temporary:
                     os.rename(*self.temporary[0])
                     self.temporary.pop(0)
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def discard(self):
         """Removes what was not published."""

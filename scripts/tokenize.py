@@ -34,6 +34,7 @@ if __name__ == "__main__":
 
 import argparse
 import collections
+import contextlib
 import time
 from concurrent.futures import BrokenExecutor
 
@@ -101,11 +102,12 @@ def write_tokens(options, tokenizer, files, writer):
     skipped = Skipped(options.skip_bad_lines)
     try:
         progress = Progress([file.path for file in files])
-        chunks = (chunk for file in files for chunk in read_chunks(file))
-        for chunk, encoded in encode_all(tokenizer, options, chunks):
-            skipped.add(encoded)
-            writer.write(encoded)
-            progress.update(chunk, writer)
+        # Closed on the way out, which ends the program that decompresses.
+        with contextlib.closing(chunk for file in files for chunk in read_chunks(file)) as chunks:
+            for chunk, encoded in encode_all(tokenizer, options, chunks):
+                skipped.add(encoded)
+                writer.write(encoded)
+                progress.update(chunk, writer)
         if writer.num_documents == 0:
             raise DataError("the inputs hold no documents")
         writer.publish()

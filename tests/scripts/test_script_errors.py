@@ -66,6 +66,15 @@ class ScriptErrors(unittest.TestCase):
         self.assertEqual((process.returncode, errors), (130, "x.py: stopped by SIGINT\n"))
         self.assertTrue((self.folder / "cleaned").exists())
 
+    def test_a_signal_waits_for_a_block_that_may_not_be_left_half_way(self):
+        body = ["with script_errors.signals_held():", "    Path('begun').touch(); time.sleep(1); Path('whole').touch()",
+                "Path('after').touch()"]
+        process = self.start(self.script(body))
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        self.assertEqual((process.returncode, errors), (143, "x.py: stopped by SIGTERM\n"))
+        self.assertEqual(((self.folder / "whole").exists(), (self.folder / "after").exists()), (True, False))
+
     def test_a_third_signal_ends_a_cleanup_that_hangs(self):
         body = ["try: Path('begun').touch(); time.sleep(60)", "finally: time.sleep(60)"]
         process = self.start(self.script(body))

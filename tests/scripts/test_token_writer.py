@@ -36,17 +36,18 @@ class StoppedTest(TokenizeCase):
         for name in SLOW_INPUTS[:-1]:
             self.write_documents(name, ["text"])
         self.write("slow.jsonl.zst", "")
-        program = self.write("programs/zstd", "#!/bin/sh\nuntil [ -e end ]; do sleep 0.1; echo; done; sleep 0.5; echo '{}'\n")
+        program = self.write("programs/zstd", "#!/bin/sh\n: > begun\nuntil [ -e end ]; do sleep 0.1; echo; done; sleep 0.5; echo '{}'\n")
         program.chmod(0o755)
 
     def start(self, processes):
-        """The script, once it has begun to write."""
+        """The script, once it has begun to write and waits for more to read."""
+        (self.folder / "begun").unlink(missing_ok=True)
         command = [sys.executable, SCRIPT, *SLOW_INPUTS, "--tokenizer", "bytes", "--output", self.output]
         environment = os.environ | {"PATH": f"{self.folder}/programs:{os.environ['PATH']}"}
         process = subprocess.Popen([*command, f"--processes={processes}"], cwd=self.folder, env=environment, text=True,
                                    start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(self.end_group, process)
-        self.wait_for(lambda: list(self.output.parent.glob(".tokens.*.npy")))
+        self.wait_for(lambda: list(self.output.parent.glob(".tokens.*.npy")) and (self.folder / "begun").exists())
         return process
 
     def end_group(self, process):
@@ -74,7 +75,7 @@ class StoppedTest(TokenizeCase):
         return True
 
     def test_a_signal_leaves_nothing_and_is_one_line(self):
-        self.write("programs/zstd", "#!/bin/sh\nexec sleep 60\n")
+        self.write("programs/zstd", "#!/bin/sh\n: > begun\nexec sleep 60\n")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             for processes in (1, 2):
                 with self.subTest(number=number, processes=processes):
