@@ -19,6 +19,7 @@ if __name__ == "__main__":
     script_errors.stop_on_signals("plot_run.py")
 
 import argparse
+import io
 import json
 import math
 from pathlib import Path
@@ -120,12 +121,15 @@ def draw(runs, output):
 
 def save(figure, output):
     """Writes the picture whole or not at all."""
-    temporary = output.with_name(f".{os.getpid()}.{output.name}")
+    picture = io.BytesIO()  # matplotlib's writers of some formats fail a second time where a disk is full
     try:
-        figure.savefig(temporary, dpi=110)
-        os.replace(temporary, output)
+        figure.savefig(picture, format=output.suffix.removeprefix(".") or "png", dpi=110)
     except ValueError as error:  # a suffix of no picture
         raise MetricsError(f"{output}: {error}") from None
+    temporary = output.with_name(f".{os.getpid()}.{output.name}")
+    try:
+        temporary.write_bytes(picture.getvalue())
+        os.replace(temporary, output)
     except OSError as error:
         raise MetricsError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
     finally:
