@@ -8,13 +8,24 @@ file is a document; files of equal content count once; one document in twenty, c
 What is present is kept, so a second run does nothing. 35 MB of text, 70 MB of tokens. Debian's package `anarchism`
 (7 MB) is downloaded where its documents are absent; the sources are those of LibTorch, the compiler and Python.
 """
+import os
+import sys
+
+# Python puts this folder first on its path, where tokenize.py would shadow the standard library's module: now last.
+FOLDER = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder) != FOLDER] + [FOLDER]
+
+import script_errors
+
+if __name__ == "__main__":
+    script_errors.stop_on_signals("make_text_tokens.py")
+
 import argparse
 import gzip
 import hashlib
 import json
-import os
+import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -37,6 +48,8 @@ def prose_documents(scratch):
 
 
 def download_package(package, scratch):
+    if shutil.which("apt-get") is None:
+        raise SystemExit(f"error: the package {package} is needed, and there is no apt-get (Debian, Ubuntu) to fetch it")
     # Root's apt would change to a user that cannot write here, and complain.
     command = ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", package]
 
@@ -112,14 +125,22 @@ def is_heldout(name):
 
 def tokenize(documents, output, scratch):
     source = Path(scratch) / f"{output.stem}.jsonl"
-    with source.open("w") as file:
-        for name, text in documents:
-            file.write(json.dumps({"id": name, "text": text}) + "\n")
-    partial = output.with_name(f"partial-{output.stem}")
-    command = [sys.executable, TOKENIZER, "--tokenizer", "bytes", "--output", partial, source]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    for suffix in (".csv.gz", ".npy"):  # the token file last: present means complete
-        os.replace(f"{partial}{suffix}", output.with_suffix(suffix))
+    try:
+        with source.open("w") as file:
+            for name, text in documents:
+                file.write(json.dumps({"id": name, "text": text}) + "\n")
+    except OSError as error:
+        raise SystemExit(f"error: {source}: cannot be written: {error.strerror}; TMPDIR names another folder for it")
+    # The token file appears last and whole: present means complete.
+    command = [sys.executable, TOKENIZER, "--tokenizer", "bytes", "--output", output, source]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            code = process.wait()
+        except BaseException:  # a signal, perhaps to this process alone
+            process.terminate()
+            raise
+    if code != 0:
+        raise SystemExit(f"error: {output} was not made: {TOKENIZER.name} ended with {code}")
     print(f"{output}: {len(documents)} documents, {output.stat().st_size // 2} tokens")
 
 
@@ -134,6 +155,7 @@ def make_domain(domain, output):
             chosen = [document for document in documents if is_heldout(document[0]) == (split == "heldout")]
             if not chosen:
                 raise SystemExit(f"error: {domain}: no documents for {path.name}")
+            path.unlink(missing_ok=True)  # of a run that ended before the other one was made
             tokenize(chosen, path, scratch)
 
 
@@ -147,4 +169,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    script_errors.run_script(main, "error:", (subprocess.CalledProcessError,))

@@ -9,14 +9,26 @@ counts of the others; then all training tokens are counted. Held-out files are o
 
 Prints nats per token of each held-out file and of all. The first two tokens of a file are context alone.
 """
+import os
 import sys
 
-# Python puts this folder first on its path, where tokenize.py would shadow the standard library's module of that name.
-sys.path[:] = [folder for folder in sys.path if folder != __file__.rpartition("/")[0]]
+# Python puts this folder first on its path, where tokenize.py would shadow the standard library's module: now last.
+FOLDER = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder) != FOLDER] + [FOLDER]
+
+import script_errors
+
+if __name__ == "__main__":
+    script_errors.stop_on_signals("ngram_baseline.py")
 
 import argparse
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError as error:
+    sys.exit(f"ngram_baseline.py: {error}; scripts/install_packages.sh plot installs it with matplotlib")
+
+from token_table import check_table
 
 BLOCK = 4096  # tokens; whole blocks are held back, so that fitting sees new text and not gaps in known text
 HELD_BACK_ONE_IN = 10
@@ -97,6 +109,7 @@ def train(arrays, vocab_size):
 
 
 def read_tokens(path, dtype, vocab_size):
+    check_table(path, dtype)
     ids = np.fromfile(path, dtype=np.dtype(dtype).newbyteorder("<")).astype(np.int64)
     if len(ids) < 3:
         raise SystemExit(f"ngram_baseline.py: {path}: {len(ids)} tokens; at least 3 are needed")
@@ -118,6 +131,8 @@ def parse_options(arguments):
     options = parser.parse_args(arguments)
     if not 1 <= options.vocab_size <= MAX_VOCAB_SIZE:
         parser.error(f"--vocab-size {options.vocab_size}: 1 to {MAX_VOCAB_SIZE}")
+    if options.heldout_tokens != 0 and options.heldout_tokens < 3:
+        parser.error(f"--heldout-tokens {options.heldout_tokens}: 0 for all, or at least 3")
     return options
 
 
@@ -135,4 +150,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    script_errors.run_script(main, "ngram_baseline.py:", (script_errors.DataError,))

@@ -6,18 +6,28 @@
 Panels: training loss (raw and smoothed), held-out losses, gradient norm, learning rate, load-balancing loss,
 tokens per second. The picture goes to RUN_FOLDER/plot.png of the first run unless --output names another file.
 """
+import os
 import sys
 
-# Python puts this folder first on its path, where tokenize.py would shadow the standard library's module of that name.
-sys.path[:] = [folder for folder in sys.path if folder != __file__.rpartition("/")[0]]
+# Python puts this folder first on its path, where tokenize.py would shadow the standard library's module: now last.
+FOLDER = os.path.dirname(os.path.realpath(__file__))
+sys.path[:] = [folder for folder in sys.path if os.path.realpath(folder) != FOLDER] + [FOLDER]
+
+import script_errors
+
+if __name__ == "__main__":
+    script_errors.stop_on_signals("plot_run.py")
 
 import argparse
+import io
 import json
 import math
 from pathlib import Path
 
-import matplotlib
-
+try:
+    import matplotlib
+except ImportError as error:
+    sys.exit(f"error: {error}; scripts/install_packages.sh plot installs it")
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -39,14 +49,14 @@ def read_metrics(folder):
     path = Path(folder) / "metrics.jsonl"
     if not path.is_file():
         raise MetricsError(f"{path}: no such file; a run folder is expected")
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     metrics = []
     for number, line in enumerate(lines, 1):
         try:
             metrics.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise MetricsError(f"{path}:{number}: {error}") from error
         if not isinstance(metrics[-1], dict) or "step" not in metrics[-1]:
             raise MetricsError(f"{path}:{number}: not an object with a step")
@@ -105,8 +115,25 @@ def draw(runs, output):
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize="small")
-    figure.savefig(output, dpi=110)
+    save(figure, output)
     plt.close(figure)
+
+
+def save(figure, output):
+    """Writes the picture whole or not at all."""
+    picture = io.BytesIO()  # matplotlib's writers of some formats fail a second time where a disk is full
+    try:
+        figure.savefig(picture, format=output.suffix.removeprefix(".") or "png", dpi=110)
+    except ValueError as error:  # a suffix of no picture
+        raise MetricsError(f"{output}: {error}") from None
+    temporary = output.with_name(f".{os.getpid()}.{output.name}")
+    try:
+        temporary.write_bytes(picture.getvalue())
+        os.replace(temporary, output)
+    except OSError as error:
+        raise MetricsError(f"{output}: cannot be written: {error.strerror}; choose another --output") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def main():
@@ -115,14 +142,11 @@ def main():
     parser.add_argument("--output", type=Path, help="PNG to write (default: plot.png in the first run's folder)")
     arguments = parser.parse_args()
     output = arguments.output or arguments.runs[0] / "plot.png"
-    try:
-        labels = [run.name if len({r.name for r in arguments.runs}) == len(arguments.runs) else str(run)
-                  for run in arguments.runs]
-        draw({label: read_metrics(run) for label, run in zip(labels, arguments.runs)}, output)
-    except MetricsError as error:
-        raise SystemExit(f"error: {error}")
+    labels = [run.name if len({r.name for r in arguments.runs}) == len(arguments.runs) else str(run)
+              for run in arguments.runs]
+    draw({label: read_metrics(run) for label, run in zip(labels, arguments.runs)}, output)
     print(output)
 
 
 if __name__ == "__main__":
-    main()
+    script_errors.run_script(main, "error:", (MetricsError,))

@@ -1,7 +1,10 @@
 """The choice of documents in scripts/make_text_tokens.py: copies, sizes, the split by path, and where LibTorch may lie."""
 import os
+import signal
 import sys
 import tempfile
+import threading
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -30,6 +33,57 @@ class Choice(unittest.TestCase):
         heldout = sum(make_text_tokens.is_heldout(f"folder/file{i}.py") for i in range(20_000))
         self.assertGreater(heldout, 900)
         self.assertLess(heldout, 1100)
+
+
+class Domain(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.output = Path(scratch.name)
+        documents = [(f"file{i}", f"text {i}".encode()) for i in range(100)]
+        patch = mock.patch.object(make_text_tokens, "documents_of", return_value=documents)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def names(self):
+        return sorted(path.name for path in self.output.iterdir())
+
+    def test_a_run_that_ended_half_way_is_made_good(self):
+        (self.output / "prose_train.npy").write_bytes(b"of an earlier run")
+        (self.output / "prose_train.csv.gz").write_bytes(b"of an earlier run")
+        make_text_tokens.make_domain("prose", self.output)
+        expected = [f"prose_{split}{suffix}" for split in ("heldout", "train") for suffix in (".csv.gz", ".npy")]
+        self.assertEqual(self.names(), expected)
+        self.assertGreater((self.output / "prose_train.npy").stat().st_size, 1000)
+
+    def test_a_tokenizer_that_fails_is_told_in_one_line(self):
+        failing = self.output / "failing.py"
+        failing.write_text("raise SystemExit(3)")
+        with mock.patch.object(make_text_tokens, "TOKENIZER", failing):
+            with self.assertRaisesRegex(SystemExit, "prose_train.npy was not made: failing.py ended with 3"):
+                make_text_tokens.make_domain("prose", self.output)
+        self.assertEqual(self.names(), ["failing.py"])
+
+    def test_a_signal_ends_the_tokenizer_too(self):
+        slow = self.output / "slow.py"
+        slow.write_text(f"import os, time; open({str(self.output)!r} + '/pid', 'w').write(str(os.getpid())); time.sleep(60)")
+
+        def interrupt(*_):
+            raise SystemExit(128 + signal.SIGUSR1)
+
+        def interrupt_once_begun():
+            while not (self.output / "pid").exists() or not (self.output / "pid").read_text():
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        self.addCleanup(signal.signal, signal.SIGUSR1, signal.signal(signal.SIGUSR1, interrupt))
+        threading.Thread(target=interrupt_once_begun).start()
+        begin_s = time.monotonic()
+        with mock.patch.object(make_text_tokens, "TOKENIZER", slow), self.assertRaises(SystemExit):
+            make_text_tokens.make_domain("prose", self.output)
+        self.assertLess(time.monotonic() - begin_s, 30)
+        with self.assertRaises(ProcessLookupError):
+            os.kill(int((self.output / "pid").read_text()), 0)
 
 
 class LibTorch(unittest.TestCase):

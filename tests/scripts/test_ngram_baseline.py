@@ -120,6 +120,32 @@ class NgramBaselineTest(unittest.TestCase):
             np.zeros(100, dtype="<u2").tofile(path)
             self.assertIn("fewer than 40960 training tokens", self.run_script(path, "--heldout", path).stderr)
 
+    def test_ids_of_another_width_and_files_cut_short_are_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "a.npy"
+            text = Path(folder) / "a.txt"
+            text.write_bytes(b"text " * 20000)
+            subprocess.run([sys.executable, SCRIPT.with_name("tokenize.py"), text, "--tokenizer", "bytes", "--dtype", "uint32",
+                            "--output", path], check=True, capture_output=True)
+            self.assertEqual(self.run_script(path, "--heldout", path, "--dtype", "uint32").returncode, 0)
+            counted = f"a.npy: 200002 uint16 ids, but {folder}/a.csv.gz counts 100001"
+            self.assertIn(counted, self.run_script(path, "--heldout", path).stderr)
+            path.write_bytes(path.read_bytes()[:-400])
+            done = self.run_script(path, "--heldout", path, "--dtype", "uint32")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(f"a.npy: 99901 uint32 ids, but {folder}/a.csv.gz counts 100001; it is of another type", done.stderr)
+            path.write_bytes(path.read_bytes()[:-1])
+            self.assertIn("are no whole number of uint32 ids", self.run_script(path, "--heldout", path, "--dtype=uint32").stderr)
+            (Path(folder) / "a.csv.gz").write_bytes(b"no table")
+            path.write_bytes(path.read_bytes()[:-3])
+            self.assertIn("a.csv.gz: not a table of documents", self.run_script(path, "--heldout", path).stderr)
+
+    def test_unusable_arguments_are_one_line(self):
+        done = self.run_script("absent.npy", "--heldout", "absent.npy")
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+        self.assertIn("ngram_baseline.py: ", done.stderr)
+        self.assertEqual(self.run_script("a.npy", "--heldout", "a.npy", "--heldout-tokens", "2").returncode, 2)
+
 
 if __name__ == "__main__":
     unittest.main()

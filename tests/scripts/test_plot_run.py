@@ -1,5 +1,6 @@
 """scripts/plot_run.py draws a picture of good metrics and says what is wrong with others."""
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,22 @@ class PlotRun(unittest.TestCase):
     def test_names_the_damaged_line(self):
         self.assert_refused(self.plot(step_line(1, 5.0) + "garbage\n" + step_line(2, 5.0)), "metrics.jsonl:2:")
         self.assert_refused(self.plot(step_line(1, 5.0) + "[1]\n"), "metrics.jsonl:2: not an object with a step")
+
+    def test_a_picture_that_cannot_be_written_leaves_nothing(self):
+        (self.run_folder / "metrics.jsonl").write_text(step_line(1, 5.0))
+        command = [sys.executable, SCRIPT, self.run_folder]
+        for name in ("plot.png", "plot.pdf"):
+            done = subprocess.run([*command, "--output", self.run_folder / name], capture_output=True, text=True,
+                                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+            self.assert_refused(done, f"{name}: cannot be written: File too large; choose another --output")
+        for name, words in (("plot.absent", "is not supported"), ("absent/plot.png", "cannot be written: No such file")):
+            done = subprocess.run([*command, "--output", self.run_folder / name], capture_output=True, text=True)
+            self.assert_refused(done, words)
+        self.assertEqual([path.name for path in self.run_folder.iterdir()], ["metrics.jsonl"])
+
+    def test_metrics_that_are_no_text(self):
+        (self.run_folder / "metrics.jsonl").write_bytes(step_line(1, 5.0).encode() + b"\xff\xfe\n")
+        self.assert_refused(self.plot(), "metrics.jsonl:2:")
 
 
 if __name__ == "__main__":

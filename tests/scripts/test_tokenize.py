@@ -1,73 +1,45 @@
 """scripts/tokenize.py with byte ids: formats, order, parts, refusals. Standard library alone."""
-import array
-import csv
 import gzip
-import json
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
 import unittest
-from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tokenize.py"
-
-
-def ids_of(path, type_code="H"):
-    ids = array.array(type_code)
-    ids.frombytes(path.read_bytes())
-    return ids.tolist()
+from tokenize_case import TokenizeCase, byte_ids, ids_of, rows_of
 
 
-def byte_ids(*texts):
-    return [i for text in texts for i in [*text.encode(), 256]]
-
-
-def rows_of(path):
-    with gzip.open(path, "rt", newline="") as file:
-        return list(csv.reader(file))
-
-
-class TokenizeTest(unittest.TestCase):
-    def setUp(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="olmoe_tokenize_"))
-        self.addCleanup(shutil.rmtree, self.folder)
-        self.output = self.folder / "out" / "tokens"
-
-    def write(self, name, content):
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    def write_documents(self, name, texts):
-        lines = (json.dumps({"id": f"d{i}", "text": text}) for i, text in enumerate(texts))
-        return self.write(name, "".join(line + "\n" for line in lines))
-
-    def run_script(self, *arguments):
-        command = [sys.executable, SCRIPT, "--tokenizer", "bytes", "--output", self.output, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=self.folder)
-
-    def tokenize(self, *arguments):
-        done = self.run_script(*arguments)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        return done
-
-    def assert_refused(self, message, *arguments):
-        done = self.run_script(*arguments)
-        self.assertEqual(done.returncode, 3, done.stderr)
-        self.assertIn(message, done.stderr)
-        self.assertNotIn("Traceback", done.stderr)
-        left = list(self.output.parent.iterdir()) if self.output.parent.exists() else []
-        self.assertEqual(left, [])
-
+class TokenizeTest(TokenizeCase):
     def test_documents_end_with_256_and_have_rows(self):
         path = self.write("a,b.jsonl", '{"id": "x,\\"1", "text": "h\\u00e9"}\n\n{"text": "no id"}\n')
         self.tokenize(path.name)
         self.assertEqual(ids_of(self.output.with_suffix(".npy")), byte_ids("hé", "no id"))
         table = gzip.decompress(self.output.with_suffix(".csv.gz").read_bytes())
         self.assertEqual(table, b'0,4,"x,""1","a,b.jsonl",1\r\n4,10,3,"a,b.jsonl",3\r\n')
+
+    def test_ids_of_documents_are_text(self):
+        ids = ["null", '"x"', "7", "1.5", "true", '["a", {"b": null}]']
+        self.write("a.jsonl", "".join(f'{{"text": "t", "id": {id}}}\n' for id in ids))
+        self.tokenize("a.jsonl")
+        rows = rows_of(self.output.with_suffix(".csv.gz"))
+        self.assertEqual([row[2] for row in rows], ["1", "x", *ids[2:]])
+        self.output = self.folder / "refused" / "tokens"
+        self.write("a.jsonl", '{"text": "t", "id": "\\ud800"}\n')
+        self.assert_refused("a.jsonl:1: 'utf-8' codec can't encode", "a.jsonl")
+
+    def test_white_space_around_a_text_is_removed_on_demand(self):
+        self.write_documents("a.jsonl", [" \u3000\n", "\x1c two  words\u00a0\n"])
+        self.write("b.txt", "\n kept \n")
+        done = self.tokenize("a.jsonl", "b.txt", "--strip")
+        self.assertEqual(ids_of(self.output.with_suffix(".npy")), byte_ids("two  words", "kept"))
+        self.assertIn("1 empty documents", done.stdout)
+
+    def test_the_table_ends_with_the_number_of_tokens(self):
+        self.write_documents("a.jsonl", ["one", "three", "\n".join("ab")])
+        for dtype, width in (("uint16", 2), ("uint32", 4)):
+            self.output = self.folder / dtype / "tokens"
+            self.tokenize("a.jsonl", "--dtype", dtype)
+            rows = rows_of(self.output.with_suffix(".csv.gz"))
+            self.assertEqual([(row[0], row[1]) for row in rows], [("0", "4"), ("4", "10"), ("10", "14")])
+            self.assertEqual(self.output.with_suffix(".npy").stat().st_size, 14 * width)
 
     def test_uint32(self):
         self.write_documents("a.json", ["abc"])
