@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "core/log.h"
+#include "parallel/launchers.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/rendezvous.h"
 #include "parallel/store_communicator.h"
@@ -40,12 +41,13 @@ void report(const std::exception& error, ExitCode code, Communicator& world) {
 struct Job {
   Job() {
     if (launched_by_mpi()) {
+      if (const auto full = describe_full_temporary_folder(process_environment()); !full.empty()) log::warn("{}", full);
       mpi.emplace();
       world = mpi->world();
       library = mpi->library_version();
     } else if (const auto meeting = find_rendezvous(process_environment())) {
       world = make_store_communicator(*meeting);
-      library = fmt::format("none, ranks meet at {}:{}", meeting->host, meeting->port);
+      library = "none, ranks meet over TCP";  // hosts may know the place by other names
     } else {
       world = make_single_communicator();
     }
@@ -56,11 +58,15 @@ struct Job {
   std::string library = "none, one rank";
 };
 
-int run_joined(Job& job, const std::function<ExitCode(Communicator&, const std::string&)>& body) {
+int run_joined(Job& job, const Environment& started_in,
+               const std::function<ExitCode(Communicator&, const std::string&)>& body) {
   Communicator& world = *job.world;
   log::set_rank(world.rank(), world.size());
   auto code = ExitCode::internal;
   try {
+    check_all_joined(started_in, world.size(), job.library);
+    if (const auto notice = describe_idle_allocation(started_in, world.size()); !notice.empty())
+      log::warn("{}", notice);
     return static_cast<int>(body(world, job.library));
   } catch (const Error& error) {
     code = error.code();
@@ -76,8 +82,10 @@ int run_joined(Job& job, const std::function<ExitCode(Communicator&, const std::
 
 int run_launched(const std::function<ExitCode(Communicator&, const std::string&)>& body) {
   try {
+    const auto started_in = copy_environment();
+    refuse_mixed_launchers(started_in);
     Job job;
-    return run_joined(job, body);
+    return run_joined(job, started_in, body);
   } catch (const Error& error) {  // the ranks did not meet
     log::error("{}", error.what());
     return static_cast<int>(error.code());
