@@ -7,10 +7,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "core/error.h"
+#include "core/threads.h"
 #include "parallel/byte_communicator.h"
 #include "parallel/trace_comparison.h"
 #include "parallel/waiting_notice.h"
@@ -109,6 +111,8 @@ class StoreJob {
           "{} {} {} {}: {}", myself(),
           serves ? "cannot listen (another MASTER_PORT may be free) at" : fmt::format("did not reach {} at", server),
           place(), reason(), told.substr(0, told.find('\n'))));
+    } catch (const std::system_error& error) {
+      throw_no_thread("the threads of the store", error.code().message());
     }
   }
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "trainer/error_text.h"
 
 namespace olmoe {
 namespace {
@@ -38,12 +39,9 @@ void agree(Communicator& world, const std::function<void()>& work) {
   auto code = ExitCode::ok;
   try {
     work();
-  } catch (const Error& error) {
-    code = error.code();
-    problem = error.what();
   } catch (const std::exception& error) {
-    code = ExitCode::internal;
-    problem = error.what();
+    code = exit_code_of(error);
+    problem = error_text(error);
   }
   auto mine_1 = at::full({1}, static_cast<int64_t>(code), at::kLong), all_W = at::zeros({world.size()}, at::kLong);
   world.all_gather(all_W, mine_1);

@@ -58,6 +58,14 @@ std::string holder(const std::string& path) {
   return line.find('\n') == std::string_view::npos ? "another process" : std::string(line.substr(0, line.find('\n')));
 }
 
+FileDescriptor open_lock(const std::string& path) {
+  try {
+    return {path, O_RDWR | O_CREAT};
+  } catch (const Error& error) {
+    throw ConfigError(fmt::format("run.folder: {}", error.what()));
+  }
+}
+
 [[noreturn]] void refuse(const std::string& folder) {
   throw ConfigError(fmt::format("run.folder: {} is in use: {} trains in it. Two runs in one folder would overwrite "
                                 "each other's checkpoints, so this one does not start. Wait for it, stop it (SIGTERM "
@@ -83,7 +91,7 @@ Got wait_for(const std::string& folder, std::chrono::milliseconds patience, cons
 
 RunLock::RunLock(const std::string& folder, std::chrono::milliseconds patience) : path_(path_of(folder)) {
   const auto got = wait_for(folder, patience, [&] {
-    FileDescriptor file(path_, O_RDWR | O_CREAT);
+    auto file = open_lock(path_);
     const auto result = take(file.fd(), LOCK_EX);
     if (result == Got::yes && !is_at(file.fd(), path_)) return Got::held;  // whoever held it has just removed it
     if (result == Got::yes) file_.emplace(std::move(file));

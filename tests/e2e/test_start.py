@@ -152,6 +152,13 @@ class Limits(ProgramTest):
         self.assertRegex(text, r"a checkpoint file of this rank takes \d+ bytes, but this process may write 8192 a file")
         self.assertFalse((self.folder / "run").exists())
 
+    def test_memory_that_cannot_be_had_is_told_in_a_line(self):
+        code, text = self.limited("ulimit -v 900000", "model.d_model=1024", "model.vocab_size=50000")
+        self.assertEqual(code, CONFIG, text)
+        self.assertRegex(text, r"not enough memory: .* tried to allocate \d+ bytes.* \(ulimit -v allows 921600000 bytes of ")
+        self.assertNotIn("frame #", text)
+        self.assertNotIn("last collectives", text)
+
 
 class DryRunWords(ProgramTest):
     def test_a_dry_run_says_what_it_checked_and_what_not(self):
