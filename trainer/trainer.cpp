@@ -156,14 +156,31 @@ Trainer::Trainer(const Config& config, Communicator& world)
   loader_ = std::make_unique<DataLoader>(source_, plan_, step_);
 }
 
-void Trainer::start_or_resume() {
+/// Before anything is written there, and after what can be refused without.
+void Trainer::lock_folder(std::optional<int64_t> latest_step) {
   auto& world = mesh_.world();
   agree(world, [&] {
     if (world.rank() != 0) return;
     make_run_folder(config_.run.folder);
     lock_ = std::make_shared<RunLock>(config_.run.folder);
   });
+  if (checkpointer_.latest_step() == latest_step) return;
+  agree(world, [&] {
+    throw CheckpointError(fmt::format("{}: another run changed the checkpoints while this one started: start it again",
+                                      config_.run.folder));
+  });
+}
+
+void Trainer::start_or_resume() {
+  auto& world = mesh_.world();
   const auto latest = checkpointer_.latest_step();
+  Manifest manifest;
+  if (latest)
+    agree(world, [&] {
+      manifest = Manifest::read(checkpointer_.step_folder(*latest));
+      check_same_run(manifest);
+    });
+  lock_folder(latest);
   if (!latest) {
     const auto& folder = config_.train.init_from;
     const auto seed = static_cast<uint64_t>(config_.run.seed);
@@ -175,11 +192,6 @@ void Trainer::start_or_resume() {
     log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
     return;
   }
-  Manifest manifest;
-  agree(world, [&] {
-    manifest = Manifest::read(checkpointer_.step_folder(*latest));
-    check_same_run(manifest);
-  });
   checkpointer_.load(manifest, optimizer_->state());
   for (const auto& unit : runner_->units()) unit->invalidate();
   step_ = saved_step_ = manifest.step;

@@ -42,6 +42,7 @@ class Trainer {
   const PassTotals& totals() const { return runner_->totals(); }
 
  private:
+  void lock_folder(std::optional<int64_t> latest_step);
   void start_or_resume();
   void check_same_run(const Manifest& manifest) const;
   StepMetrics train_step();
