@@ -5,11 +5,13 @@
 #include <cstdio>
 
 #include "core/error.h"
+#include "core/threads.h"
 #include "core/version.h"
 #include "trainer/devices.h"
 #include "trainer/doctor_probes.h"
 #include "trainer/environment.h"
 #include "trainer/launch.h"
+#include "trainer/start_agreement.h"
 #include "trainer/watchdog.h"
 
 namespace {
@@ -24,11 +26,14 @@ struct Arguments {
   std::optional<double> slow_below;
 };
 
-ExitCode examine_ranks(const Arguments& arguments, Communicator& world) {
+ExitCode examine_ranks(const Arguments& arguments, Communicator& world, const std::string& mpi_version) {
   const auto config = load_config(arguments.config, arguments.overrides);
-  at::set_num_threads(choose_threads(config.run.threads, ranks_on_node()));
-  prepare_device(config);
   const auto watchdog = watch_run(config.run, world);
+  agree_on_start(world, "olmoe-doctor", mpi_version, config);
+  const int threads = choose_threads(config.run.threads, ranks_on_node());
+  check_threads(threads);
+  at::set_num_threads(threads);
+  prepare_device(config);
   const auto connected = connect_devices(config, world);
   const auto [measures, ranks] = examine(config, *connected, arguments.slow_below);
   const auto verdict = judge(measures, ranks);
@@ -55,5 +60,7 @@ int main(int argc, char* argv[]) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::config);
   }
-  return run_launched([&](Communicator& world, const std::string&) { return examine_ranks(arguments, world); });
+  return run_launched([&](Communicator& world, const std::string& mpi_version) {
+    return examine_ranks(arguments, world, mpi_version);
+  });
 }

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/threads.h"
 #include "core/version.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
@@ -15,12 +16,15 @@
 #include "trainer/placement.h"
 #include "trainer/preemption.h"
 #include "trainer/report.h"
+#include "trainer/start_agreement.h"
 #include "trainer/trainer.h"
 #include "trainer/watchdog.h"
 
 namespace {
 
 using namespace olmoe;
+
+constexpr int kOtherThreads = 1;  // of the data loader; that of the watchdog runs already
 
 struct Arguments {
   std::string config, gpu;
@@ -30,15 +34,20 @@ struct Arguments {
 };
 
 ExitCode train(const Config& config, Communicator& world, const std::string& mpi_version) {
-  at::set_num_threads(choose_threads(config.run.threads, ranks_on_node()));
+  std::shared_ptr<const RunLock> lock;  // goes last: the watchdog clears up in the folder
+  const auto watchdog = watch_run(config.run, world);
+  agree_on_start(world, "olmoe-train", mpi_version, config);
+  const int threads = choose_threads(config.run.threads, ranks_on_node());
+  check_threads(threads + kOtherThreads);
+  at::set_num_threads(threads);
   prepare_device(config);
   preemption::install_handlers();
   log::info("{}", describe_start(config, world.size(), mpi_version));
-  const auto watchdog = watch_run(config.run, world);
   const auto code = [&] {
     check_placement(world, mesh_shape(config, world.size()));
     const auto ranks = connect_devices(config, world);
     Trainer trainer(config, *ranks);
+    lock = trainer.lock();
     watchdog->record(*ranks);
     return trainer.run();
   }();
@@ -62,7 +71,8 @@ int main(int argc, char* argv[]) {
   CLI::App app{"Pretrains OLMoE and its dense twin. Started again, a run goes on where its folder stands."};
   app.add_option("config", arguments.config, "YAML file")->required();
   app.add_option("overrides", arguments.overrides, "path.to.key=value, edited into the config before it is read");
-  auto* dry = app.add_flag("--dry-run", arguments.dry_run, "check everything and print the plan; run nothing");
+  auto* dry = app.add_flag("--dry-run", arguments.dry_run,
+                           "check config, layout, initial weights and token files, and print the plan; run nothing");
   app.add_flag("--print-config", arguments.print_config, "print the resolved config; run nothing");
   app.add_option("--ranks", arguments.ranks, "ranks to plan for with --dry-run")->check(CLI::Range(1, kMostRanks));
   app.add_option("--gpu", arguments.gpu, "GPU that --dry-run predicts the speed of: " + gpu_names())->needs(dry);
@@ -75,6 +85,7 @@ int main(int argc, char* argv[]) {
   return run_launched([&](Communicator& world, const std::string& mpi_version) {
     const auto config = load_config(arguments.config, arguments.overrides);
     if (!arguments.dry_run && !arguments.print_config) return train(config, world, mpi_version);
+    agree_on_start(world, "olmoe-train --dry-run or --print-config", mpi_version, config);
     return world.rank() == 0 ? print(arguments, config, world.size()) : ExitCode::ok;
   });
 }

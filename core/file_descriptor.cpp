@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/process_limits.h"
 
 namespace olmoe {
 namespace {
@@ -68,7 +69,8 @@ void FileDescriptor::close() {
 }
 
 void FileDescriptor::fail(const char* action) const {
-  throw Error(fmt::format("cannot {} '{}': {}", action, path_, std::strerror(errno)));
+  const int reason = errno;
+  throw Error(fmt::format("cannot {} '{}': {}{}", action, path_, std::strerror(reason), limit_behind(reason)));
 }
 
 }  // namespace olmoe

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/threads.h"
 
 namespace olmoe {
 namespace {
@@ -33,7 +34,8 @@ int64_t DataLoader::Plan::rounds() const {
 struct DataLoader::State {
   State(std::shared_ptr<const InstanceSource> from, Plan how, int64_t first_step)
       : source(std::move(from)), plan(how) {
-    thread = std::jthread([this, first_step](std::stop_token stop) { produce(stop, first_step); });
+    thread = start_thread<std::jthread>(
+        "the thread of the data loader", [this, first_step](std::stop_token stop) { produce(stop, first_step); });
   }
 
   void produce(std::stop_token stop, int64_t first_step) {

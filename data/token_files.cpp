@@ -15,6 +15,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/process_limits.h"
 
 namespace olmoe {
 namespace {
@@ -62,13 +63,16 @@ int64_t checked_size(const std::string& path, TokenDtype dtype) {
 /// Maps a whole file read-only.
 const void* map_file(const std::string& path, int64_t size_bytes) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw DataError(fmt::format("{}: cannot open: {}", path, std::strerror(errno)));
+  if (fd < 0) {
+    const int reason = errno;
+    throw DataError(fmt::format("{}: cannot open: {}{}", path, std::strerror(reason), limit_behind(reason)));
+  }
   void* data = ::mmap(nullptr, static_cast<size_t>(size_bytes), PROT_READ, MAP_SHARED, fd, 0);
   const int error = errno;
   ::close(fd);
   if (data == MAP_FAILED)
     throw DataError(
-        fmt::format("{}: cannot map {} bytes: {}", path, size_bytes, std::strerror(error)));
+        fmt::format("{}: cannot map {} bytes: {}{}", path, size_bytes, std::strerror(error), limit_behind(error)));
   return data;
 }
 

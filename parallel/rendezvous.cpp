@@ -1,8 +1,14 @@
 #include "parallel/rendezvous.h"
 
+#include <unistd.h>
+
 #include <charconv>
 #include <cstdlib>
+#include <initializer_list>
+#include <map>
+#include <memory>
 #include <string_view>
+#include <tuple>
 
 #include "core/error.h"
 
@@ -28,6 +34,14 @@ int number_of(const char* name, std::string_view text, int least, int most) {
 constexpr int kMostRanks = 1 << 20;
 constexpr int kLastPort = 65535;
 
+/// "RANK=0, WORLD_SIZE=2": those of `names` that are set.
+std::string set_variables(const Environment& environment, std::initializer_list<const char*> names) {
+  std::string text;
+  for (const char* name : names)
+    if (const char* value = environment(name)) text += fmt::format("{}{}={}", text.empty() ? "" : ", ", name, value);
+  return text;
+}
+
 std::optional<Rendezvous> of_torchrun(const Environment& environment) {
   if (environment("RANK") == nullptr || environment("WORLD_SIZE") == nullptr) return {};
   const auto number = [&](const char* name, int least, int most) {
@@ -43,6 +57,9 @@ std::optional<Rendezvous> of_torchrun(const Environment& environment) {
   meeting.launcher_serves = agent != nullptr && std::string_view(agent) == "True";
   if (const char* attempt = environment("TORCHELASTIC_RESTART_COUNT"))
     meeting.job += fmt::format(".{}", attempt);
+  meeting.variables =
+      set_variables(environment, {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"});
+  meeting.alone = "unset RANK WORLD_SIZE";
   return meeting;
 }
 
@@ -69,7 +86,22 @@ std::optional<Rendezvous> of_srun(const Environment& environment) {
   const char* host = environment("MASTER_ADDR");
   meeting.host = host != nullptr ? host : first_host(text_of(environment, "SLURM_STEP_NODELIST", "srun"));
   meeting.port = static_cast<uint16_t>(port_of_step(environment));
+  meeting.variables = set_variables(environment, {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST",
+                                                  "SLURM_JOB_ID", "MASTER_ADDR", "MASTER_PORT"});
+  meeting.alone = "start it without srun, or with srun -n 1";
   return meeting;
+}
+
+/// A half of what torchrun sets is left over from something else, or was lost on the way; either way it speaks of ranks
+/// that would not be joined.
+void refuse_half_set(const Environment& environment) {
+  for (const auto& [name, other, least] : {std::tuple("WORLD_SIZE", "RANK", 2), std::tuple("RANK", "WORLD_SIZE", 1)}) {
+    const char* text = environment(name);
+    if (text == nullptr || environment(other) != nullptr || std::atoi(text) < least) continue;
+    throw ConfigError(fmt::format("{}={} speaks of several ranks, but {} is not set: this one would train alone. unset "
+                                  "{} for one rank; torchrun sets both for several",
+                                  name, text, other, name));
+  }
 }
 
 }  // namespace
@@ -78,9 +110,25 @@ Environment process_environment() {
   return [](const char* name) { return std::getenv(name); };
 }
 
+Environment copy_environment() {
+  auto values = std::make_shared<std::map<std::string, std::string>>();
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const size_t equals = text.find('=');
+    if (equals != std::string_view::npos) values->emplace(text.substr(0, equals), text.substr(equals + 1));
+  }
+  return [values](const char* name) {
+    const auto found = values->find(name);
+    return found == values->end() ? nullptr : found->second.c_str();
+  };
+}
+
 std::optional<Rendezvous> find_rendezvous(const Environment& environment) {
   const auto meeting = of_torchrun(environment);
-  return meeting ? meeting : of_srun(environment);
+  if (meeting) return meeting;
+  const auto step = of_srun(environment);
+  if (!step) refuse_half_set(environment);
+  return step;
 }
 
 int local_rank(const Environment& environment) {

@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -14,15 +15,21 @@ struct Rendezvous {
   int size = 1;
   bool launcher_serves = false;  ///< torchrun's agent listens at host:port already; else rank 0 does
   std::string job = "olmoe";     ///< tells attempts of one job apart that meet at one place
+  std::string variables;         ///< what of the environment said so: "RANK=0, WORLD_SIZE=2"
+  std::string alone;             ///< how to start one rank instead
+  std::chrono::milliseconds patience = std::chrono::minutes(5);  ///< for all ranks to come
 };
 
 /// A variable of the environment, or null.
 using Environment = std::function<const char*(const char*)>;
 Environment process_environment();
+/// The variables as they are now: MPI_Init changes those of its launcher in the process that it starts in.
+Environment copy_environment();
 
 /// What torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) or else srun (SLURM_PROCID,
 /// SLURM_STEP_NUM_TASKS, SLURM_STEP_NODELIST) says; nothing where neither started more than one
-/// rank. Throws ConfigError that names a variable which is missing or no number.
+/// rank. Throws ConfigError that names a variable which is missing or no number, also where one of RANK and WORLD_SIZE
+/// speaks of several ranks and the other is not set.
 std::optional<Rendezvous> find_rendezvous(const Environment& environment);
 
 /// This rank's place among those of its machine, from mpirun, torchrun or srun; 0 without one of

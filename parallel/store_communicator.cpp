@@ -6,16 +6,20 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "core/error.h"
+#include "core/threads.h"
 #include "parallel/byte_communicator.h"
+#include "parallel/trace_comparison.h"
+#include "parallel/waiting_notice.h"
 
 namespace olmoe {
 namespace {
 
-constexpr auto kMeetTimeout = std::chrono::minutes(5);
 // A rank that waits looks ever less often. (The store's own wait complains on stderr when it takes long.)
 constexpr std::chrono::microseconds kFirstPause{50}, kLongestPause{50'000};
 // How long the server stays for ranks that have not ended.
@@ -30,7 +34,8 @@ class StoreJob {
   using ConstBytes = std::span<const std::byte>;
 
   explicit StoreJob(const Rendezvous& meeting) : meeting_(meeting) {
-    reach([&] { store_ = c10::make_intrusive<c10d::TCPStore>(meeting.host, options(meeting)); });
+    connect();
+    reach([&] { meet(); });
   }
   ~StoreJob() { leave(kFarewell); }
   StoreJob(const StoreJob&) = delete;
@@ -75,9 +80,81 @@ class StoreJob {
     c10d::TCPStoreOptions options;
     options.port = meeting.port;
     options.isServer = meeting.rank == 0 && !meeting.launcher_serves;
-    if (!meeting.launcher_serves) options.numWorkers = static_cast<size_t>(meeting.size);
-    options.timeout = kMeetTimeout;
+    options.waitWorkers = false;  // meet() waits, and says for whom
+    options.timeout = meeting.patience;
     return options;
+  }
+
+  std::string myself() const { return fmt::format("rank {} of {}", meeting_.rank, meeting_.size); }
+  std::string place() const { return fmt::format("{}:{}", meeting_.host, meeting_.port); }
+  std::string patience() const {
+    return fmt::format("{} s", std::chrono::duration_cast<std::chrono::seconds>(meeting_.patience).count());
+  }
+  /// Why this rank believes that there are others, and what to do where there are none.
+  std::string reason() const {
+    return fmt::format("({} in the environment say so; for one rank alone: {})", meeting_.variables, meeting_.alone);
+  }
+
+  /// Reaches the server, or is it.
+  void connect() {
+    const bool serves = meeting_.rank == 0 && !meeting_.launcher_serves;
+    const auto server = meeting_.launcher_serves ? "torchrun" : "rank 0";
+    const WaitingNotice notice([&](int64_t waited_s) {
+      return fmt::format("{} waits for {} to listen at {}: {} of {} {}", myself(), server, place(), waited_s,
+                         patience(), reason());
+    });
+    try {
+      store_ = c10::make_intrusive<c10d::TCPStore>(meeting_.host, options(meeting_));
+    } catch (const c10::Error& error) {
+      const std::string_view told = error.what_without_backtrace();
+      throw ConfigError(fmt::format(
+          "{} {} {} {}: {}", myself(),
+          serves ? "cannot listen (another MASTER_PORT may be free) at" : fmt::format("did not reach {} at", server),
+          place(), reason(), told.substr(0, told.find('\n'))));
+    } catch (const std::system_error& error) {
+      throw_no_thread("the threads of the store", error.code().message());
+    }
+  }
+
+  /// Every rank says that it is here; rank 0 waits for all, and says for whom.
+  void meet() {
+    // The others are told nothing: they may be another job's, which is to go on.
+    if (store_->add(here(meeting_.rank), 1) > 1)
+      throw ConfigError(fmt::format("another process is {} at {} already {}", myself(), place(), reason()));
+    if (meeting_.rank != 0) return;
+    WaitingClock clock;
+    auto pause = kFirstPause;
+    for (int next = 1; next < meeting_.size;) {
+      if (store_->check({here(next)})) {
+        ++next;
+        continue;
+      }
+      throw_if_failed();
+      if (clock.waited() > meeting_.patience) give_up();
+      clock.tell([&](int64_t waited_s) {
+        return fmt::format("{} waits at {} for {}: {} of {} {}", myself(), place(), missing(), waited_s, patience(),
+                           reason());
+      });
+      std::this_thread::sleep_for(pause);
+      pause = std::min(2 * pause, kLongestPause);
+    }
+  }
+
+  [[noreturn]] void give_up() {
+    const auto alone = fmt::format("{} waited {} at {} for {}, in vain {}", myself(), patience(), place(), missing(),
+                                   reason());
+    fail(static_cast<int>(ExitCode::config), alone);
+    throw ConfigError(alone);
+  }
+
+  std::string here(int rank) const { return fmt::format("{}/here/{}", meeting_.job, rank); }
+
+  /// "rank 3", "ranks 2-3, 7", those that have not come.
+  std::string missing() {
+    std::vector<int> ranks;
+    for (int rank = 0; rank < meeting_.size; ++rank)
+      if (!store_->check({here(rank)})) ranks.push_back(rank);
+    return rank_list(ranks);
   }
 
   std::string path(const std::string& key) const { return meeting_.job + "/" + key; }

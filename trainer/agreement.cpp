@@ -1,5 +1,6 @@
 #include "trainer/agreement.h"
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "trainer/error_text.h"
 
 namespace olmoe {
 namespace {
@@ -30,15 +32,6 @@ struct AgreedError final : E, Agreed {
   }
 }
 
-/// The text of rank `root`, on every rank.
-std::string share_text(Communicator& world, int root, const std::string& mine, int64_t size_bytes) {
-  auto text = at::zeros({size_bytes + 1}, at::kByte);  // ends with a zero
-  auto* bytes = text.mutable_data_ptr<uint8_t>();
-  if (world.rank() == root) std::memcpy(bytes, mine.data(), mine.size());
-  world.broadcast(text, root);
-  return reinterpret_cast<const char*>(bytes);
-}
-
 }  // namespace
 
 void agree(Communicator& world, const std::function<void()>& work) {
@@ -46,34 +39,39 @@ void agree(Communicator& world, const std::function<void()>& work) {
   auto code = ExitCode::ok;
   try {
     work();
-  } catch (const Error& error) {
-    code = error.code();
-    problem = error.what();
   } catch (const std::exception& error) {
-    code = ExitCode::internal;
-    problem = error.what();
+    code = exit_code_of(error);
+    problem = error_text(error);
   }
-  auto mine_2 = at::zeros({2}, at::kLong), all_2W = at::zeros({2 * world.size()}, at::kLong);
-  mine_2.mutable_data_ptr<int64_t>()[0] = static_cast<int64_t>(code);
-  mine_2.mutable_data_ptr<int64_t>()[1] = std::ssize(problem);
-  world.all_gather(all_2W, mine_2);
-  const auto* all = all_2W.const_data_ptr<int64_t>();
+  auto mine_1 = at::full({1}, static_cast<int64_t>(code), at::kLong), all_W = at::zeros({world.size()}, at::kLong);
+  world.all_gather(all_W, mine_1);
+  const auto* all = all_W.const_data_ptr<int64_t>();
   int lowest = 0, failed = 0;
   for (int rank = world.size() - 1; rank >= 0; --rank) {
-    if (static_cast<ExitCode>(all[2 * rank]) == ExitCode::ok) continue;
+    if (static_cast<ExitCode>(all[rank]) == ExitCode::ok) continue;
     lowest = rank;
     ++failed;
   }
   if (failed == 0) return;
-  auto message = share_text(world, lowest, problem, all[2 * lowest + 1]);
+  auto message = share_text(world, lowest, problem);
   if (failed < world.size()) {
     message = fmt::format("rank {}: {}", lowest, message);
     if (failed > 1) message += fmt::format(" ({} of {} ranks failed)", failed, world.size());
   }
-  throw_agreed(message, static_cast<ExitCode>(all[2 * lowest]));
+  throw_agreed(message, static_cast<ExitCode>(all[lowest]));
 }
 
 bool is_agreed(const std::exception& error) { return dynamic_cast<const Agreed*>(&error) != nullptr; }
+
+std::string share_text(Communicator& world, int root, const std::string& mine) {
+  auto size_1 = at::full({1}, std::ssize(mine), at::kLong);
+  world.broadcast(size_1, root);
+  auto text = at::zeros({size_1.item<int64_t>() + 1}, at::kByte);  // not empty
+  auto* bytes = text.mutable_data_ptr<uint8_t>();
+  if (world.rank() == root) std::memcpy(bytes, mine.data(), mine.size());
+  world.broadcast(text, root);
+  return {reinterpret_cast<const char*>(bytes), static_cast<size_t>(text.numel() - 1)};
+}
 
 std::vector<std::string> gather_text(Communicator& world, const std::string& text) {
   constexpr int64_t kTextBytes = 1024;

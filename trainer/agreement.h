@@ -16,6 +16,9 @@ void agree(Communicator& world, const std::function<void()>& work);
 /// True for what agree() throws: every rank has this error, so that one may tell it for all.
 bool is_agreed(const std::exception& error);
 
+/// The text of rank `root`, on every rank. Collective over world.
+std::string share_text(Communicator& world, int root, const std::string& mine);
+
 /// Every rank's text, in rank order, cut to 1,023 bytes. Collective over world.
 std::vector<std::string> gather_text(Communicator& world, const std::string& text);
 

@@ -13,10 +13,13 @@
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "core/error.h"
+#include "core/log.h"
+#include "core/process_limits.h"
 #include "core/version.h"
 #include "trainer/device_facts.h"
 #include "trainer/nvidia_driver.h"
@@ -63,14 +66,19 @@ void prepare_process() {
   setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
   // What cuBLAS wants before it promises the same bits in every run.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  report_file_size_limit();
   tensor_memory::count_host();
 }
 
 void end_within(std::chrono::seconds patience, ExitCode code) {
-  std::thread([=] {
-    std::this_thread::sleep_for(patience);
-    std::_Exit(static_cast<int>(code));
-  }).detach();
+  try {
+    std::thread([=] {
+      std::this_thread::sleep_for(patience);
+      std::_Exit(static_cast<int>(code));
+    }).detach();
+  } catch (const std::system_error& error) {  // an error is being told already: that one must not hide it
+    log::warn("nothing ends this process should the others hang: {}", error.code().message());
+  }
 }
 
 int ranks_on_node() {

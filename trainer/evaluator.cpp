@@ -37,6 +37,13 @@ Evaluator::Evaluator(const Config& config, Communicator& world) : micro_batch_(c
   });
 }
 
+std::vector<std::pair<std::string, std::string>> Evaluator::fingerprints() const {
+  std::vector<std::pair<std::string, std::string>> out;
+  for (const auto& set : sets_)
+    out.emplace_back(set.name, fmt::format("{} for {} sequences", set.source->fingerprint(), set.sequences));
+  return out;
+}
+
 std::vector<Evaluator::Result> Evaluator::evaluate(StageRunner& runner, Communicator& world) const {
   std::vector<Result> results;
   for (const auto& set : sets_) results.push_back({set.name, evaluate_set(set, runner, world)});

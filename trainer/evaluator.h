@@ -1,6 +1,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/data_loader.h"
@@ -22,6 +23,8 @@ class Evaluator {
   /// Throws DataError for files that are missing, damaged or shorter than a sequence, ConfigError for two sets of one
   /// name; on all ranks alike, each of which reads the ids of its share of the files. Collective over world.
   Evaluator(const Config& config, Communicator& world);
+  /// Name and fingerprint of each set, with how many of its sequences are used.
+  std::vector<std::pair<std::string, std::string>> fingerprints() const;
   /// Loss of each set; every rank gets the same numbers. Collective over world.
   std::vector<Result> evaluate(StageRunner& runner, Communicator& world) const;
 

@@ -6,11 +6,13 @@
 #include <thread>
 
 #include "core/log.h"
+#include "parallel/launchers.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/rendezvous.h"
 #include "parallel/store_communicator.h"
 #include "trainer/agreement.h"
 #include "trainer/environment.h"
+#include "trainer/error_text.h"
 
 namespace olmoe {
 namespace {
@@ -24,13 +26,14 @@ bool is_common(ExitCode code) {
          code == ExitCode::non_finite;
 }
 
-void report(const std::exception& error, ExitCode code, Communicator& world) {
+void report(const std::exception& error, Communicator& world) {
+  const auto code = exit_code_of(error);
   if (world.size() > 1) end_within(kFarewell, code);
   const bool agreed = is_agreed(error);
   // Rank 0 speaks for all and ends the job meanwhile; where it met no error, this rank speaks after all.
   if (!agreed && is_common(code) && world.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
   if (!agreed || world.rank() == 0) {
-    log::error("{}", error.what());
+    log::error("{}", error_text(error));
     if (!is_common(code)) log::error("last collectives of {}:\n{}", world.name(), world.trace());
   }
   if (agreed) world.barrier();  // no rank ends the job before rank 0 has told why
@@ -40,12 +43,13 @@ void report(const std::exception& error, ExitCode code, Communicator& world) {
 struct Job {
   Job() {
     if (launched_by_mpi()) {
+      if (const auto full = describe_full_temporary_folder(process_environment()); !full.empty()) log::warn("{}", full);
       mpi.emplace();
       world = mpi->world();
       library = mpi->library_version();
     } else if (const auto meeting = find_rendezvous(process_environment())) {
       world = make_store_communicator(*meeting);
-      library = fmt::format("none, ranks meet at {}:{}", meeting->host, meeting->port);
+      library = "none, ranks meet over TCP";  // hosts may know the place by other names
     } else {
       world = make_single_communicator();
     }
@@ -56,17 +60,19 @@ struct Job {
   std::string library = "none, one rank";
 };
 
-int run_joined(Job& job, const std::function<ExitCode(Communicator&, const std::string&)>& body) {
+int run_joined(Job& job, const Environment& started_in,
+               const std::function<ExitCode(Communicator&, const std::string&)>& body) {
   Communicator& world = *job.world;
   log::set_rank(world.rank(), world.size());
   auto code = ExitCode::internal;
   try {
+    check_all_joined(started_in, world.size(), job.library);
+    if (const auto notice = describe_idle_allocation(started_in, world.size()); !notice.empty())
+      log::warn("{}", notice);
     return static_cast<int>(body(world, job.library));
-  } catch (const Error& error) {
-    code = error.code();
-    report(error, code, world);
   } catch (const std::exception& error) {
-    report(error, code, world);
+    code = exit_code_of(error);
+    report(error, world);
   }
   if (job.mpi || world.size() > 1) world.abort(static_cast<int>(code));
   return static_cast<int>(code);
@@ -76,11 +82,13 @@ int run_joined(Job& job, const std::function<ExitCode(Communicator&, const std::
 
 int run_launched(const std::function<ExitCode(Communicator&, const std::string&)>& body) {
   try {
+    const auto started_in = copy_environment();
+    refuse_mixed_launchers(started_in);
     Job job;
-    return run_joined(job, body);
-  } catch (const Error& error) {  // the ranks did not meet
-    log::error("{}", error.what());
-    return static_cast<int>(error.code());
+    return run_joined(job, started_in, body);
+  } catch (const std::exception& error) {  // the ranks did not meet
+    log::error("{}", error_text(error));
+    return static_cast<int>(exit_code_of(error));
   }
 }
 

@@ -86,6 +86,20 @@ std::string describe_evaluation(const Config& config) {
                         : describe_absent("evaluation tokens", absent, paths.size());
 }
 
+/// What the words of a dry run are worth.
+std::string describe_checks(const Config& config) {
+  std::string checked = "the config, the layout over ranks";
+  if (!config.train.init_from.empty()) checked += ", names and shapes of the initial weights";
+  if (!config.data.paths.empty())
+    checked += config.data.check_ids ? ", sizes and ids of the training files that are here"
+                                     : ", sizes of the training files that are here (data.check_ids is off)";
+  if (!config.evaluation.paths.empty()) checked += ", sizes and ids of the evaluation files that are here";
+  return fmt::format(
+      "checked: {}\nnot checked: run.folder and the checkpoints in it, this machine's CPU, GPUs, memory, disk and "
+      "limits, how ranks start and meet\n",
+      checked);
+}
+
 }  // namespace
 
 std::string describe_run(const Config& config, MeshShape mesh, int multiprocessors) {
@@ -124,7 +138,7 @@ std::string dry_run(const Config& config, int world_size, const std::string& gpu
     HfWeights::source(folder, config.model);
     out += fmt::format("initial weights: {}\n", folder);
   }
-  return out + describe_training(config) + describe_evaluation(config);
+  return out + describe_training(config) + describe_evaluation(config) + describe_checks(config);
 }
 
 }  // namespace olmoe

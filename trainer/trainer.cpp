@@ -11,6 +11,7 @@
 
 #include "core/files.h"
 #include "core/log.h"
+#include "core/process_limits.h"
 #include "core/stopwatch.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_graph.h"
@@ -24,6 +25,7 @@
 #include "trainer/layout.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
+#include "trainer/start_agreement.h"
 #include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
 
@@ -95,6 +97,7 @@ const Config& check_run_folder(const Config& config, Communicator& world) {
     if (::access(there.c_str(), W_OK | X_OK) != 0)
       throw ConfigError(
           fmt::format("run.folder: {} cannot be written, {}: {}", folder, there.string(), std::strerror(errno)));
+    RunLock::check_free(folder);
   });
   return config;
 }
@@ -103,6 +106,16 @@ void make_run_folder(const std::string& folder) {
   std::error_code error;
   if (fs::create_directories(folder, error)) fsync_folder(fs::absolute(folder).parent_path());
   if (error) throw ConfigError(fmt::format("run.folder: {} cannot be made: {}", folder, error.message()));
+}
+
+/// A checkpoint that this process may not write is refused before the run trains for it.
+void check_file_size(std::span<const StateTensor> state) {
+  int64_t bytes = 0;
+  for (const auto& tensor : state) bytes += static_cast<int64_t>(tensor.flat.nbytes());
+  if (bytes > file_size_limit())
+    throw ConfigError(fmt::format("a checkpoint file of this rank takes {} bytes, but this process may write {} a "
+                                  "file: raise the limit (ulimit -f unlimited), or shard over more ranks",
+                                  bytes, file_size_limit()));
 }
 
 }  // namespace
@@ -127,9 +140,11 @@ Trainer::Trainer(const Config& config, Communicator& world)
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
+  agree_on_data(world, config_, *source_, evaluator_);
   runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(config_)), mesh_,
                                           runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
+  agree(world, [&] { check_file_size(optimizer_->state()); });
   const int64_t sequences = plan_.global_batch, targets = sequences * (config_.data.sequence_length - 1);
   device_step_.emplace(*runner_, *optimizer_, mesh_, DeviceStep::Size{plan_.rounds(), sequences, targets},
                        recorder_of(config_.train));
@@ -141,15 +156,35 @@ Trainer::Trainer(const Config& config, Communicator& world)
   loader_ = std::make_unique<DataLoader>(source_, plan_, step_);
 }
 
-void Trainer::start_or_resume() {
+/// Before anything is written there, and after what can be refused without.
+void Trainer::lock_folder(std::optional<int64_t> latest_step) {
   auto& world = mesh_.world();
   agree(world, [&] {
-    if (world.rank() == 0) make_run_folder(config_.run.folder);
+    if (world.rank() != 0) return;
+    make_run_folder(config_.run.folder);
+    lock_ = std::make_shared<RunLock>(config_.run.folder);
   });
+  if (checkpointer_.latest_step() == latest_step) return;
+  agree(world, [&] {
+    throw CheckpointError(fmt::format("{}: another run changed the checkpoints while this one started: start it again",
+                                      config_.run.folder));
+  });
+}
+
+void Trainer::start_or_resume() {
+  auto& world = mesh_.world();
   const auto latest = checkpointer_.latest_step();
+  Manifest manifest;
+  if (latest)
+    agree(world, [&] {
+      manifest = Manifest::read(checkpointer_.step_folder(*latest));
+      check_same_run(manifest);
+    });
+  lock_folder(latest);
   if (!latest) {
     const auto& folder = config_.train.init_from;
     const auto seed = static_cast<uint64_t>(config_.run.seed);
+    if (!folder.empty()) agree_on_weights(world, folder);
     agree(world, [&] {
       fill_weights(runner_->units(),
                    folder.empty() ? random_init(config_.model, seed) : HfWeights::source(folder, config_.model));
@@ -157,11 +192,6 @@ void Trainer::start_or_resume() {
     log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
     return;
   }
-  Manifest manifest;
-  agree(world, [&] {
-    manifest = Manifest::read(checkpointer_.step_folder(*latest));
-    check_same_run(manifest);
-  });
   checkpointer_.load(manifest, optimizer_->state());
   for (const auto& unit : runner_->units()) unit->invalidate();
   step_ = saved_step_ = manifest.step;

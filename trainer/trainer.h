@@ -15,6 +15,7 @@
 #include "trainer/evaluator.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
+#include "trainer/run_lock.h"
 #include "trainer/stage_runner.h"
 
 namespace olmoe {
@@ -34,11 +35,14 @@ class Trainer {
 
   const Optimizer& optimizer() const { return *optimizer_; }
   int64_t step() const { return step_; }
+  /// What keeps other runs out of the folder, on rank 0; null on the others.
+  std::shared_ptr<const RunLock> lock() const { return lock_; }
   /// The ranks, with the traffic since the start, and what the last step's passes counted on this one.
   DeviceMesh& mesh() { return mesh_; }
   const PassTotals& totals() const { return runner_->totals(); }
 
  private:
+  void lock_folder(std::optional<int64_t> latest_step);
   void start_or_resume();
   void check_same_run(const Manifest& manifest) const;
   StepMetrics train_step();
@@ -47,6 +51,7 @@ class Trainer {
   bool leave_now();
 
   const Config config_;
+  std::shared_ptr<const RunLock> lock_;
   DeviceMesh mesh_;
   std::shared_ptr<const InstanceSource> source_;
   DataLoader::Plan plan_;

@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/threads.h"
 #include "trainer/agreement.h"
 #include "trainer/environment.h"
 #include "trainer/preemption.h"
@@ -71,7 +72,7 @@ Watchdog::Watchdog(const Communicator& ranks, Options options)
   mine_.rank = rank_;
   mine_.host = host_name();
   mine_.pid = ::getpid();
-  thread_ = std::thread([this] { watch(); });
+  thread_ = start_thread<std::thread>("the thread of the watchdog", [this] { watch(); });
 }
 
 void Watchdog::record(Communicator& ranks) {

@@ -79,12 +79,13 @@ class Hang(ProgramTest):
         self.assertRegex(jobs[0].text(), rf"rank 1 \(\S+, pid {jobs[1].process.pid}\): silent; when last heard of, ")
 
     def start_stuck(self):
-        """Arguments of two ranks, of which rank 1 finds a pipe where it wants to read weights, and waits for ever."""
-        stuck = self.folder / "stuck"
-        stuck.mkdir()
-        os.mkfifo(stuck / "config.json")
-        common = [self.config, "run.folder=run", f"run.hang_timeout_s={TIMEOUT_S}"]
-        return common, [*common, f"train.init_from={stuck}"]
+        """Arguments of two ranks, and a folder in which the second finds a pipe where it wants to read weights, and
+        waits for ever. The first, elsewhere, finds nothing: ranks with other arguments would be refused before."""
+        weights = self.folder / "elsewhere" / "weights"
+        weights.mkdir(parents=True)
+        os.mkfifo(weights / "config.json")
+        return [self.config, f"run.folder={self.folder / 'run'}", f"run.hang_timeout_s={TIMEOUT_S}",
+                "train.init_from=/proc/self/cwd/weights"], weights.parent
 
     def assert_ended_at_start(self, job, since):
         self.assertEqual(job.wait(), HANG, job.text())
@@ -93,16 +94,17 @@ class Hang(ProgramTest):
         self.assertEqual(self.traces(), [])
 
     def test_a_rank_that_stops_while_the_run_starts(self):
-        good, bad = self.start_stuck()
-        job = self.start(*good, ":", "-n", "1", PROGRAM, *bad, ranks=1)
+        arguments, elsewhere = self.start_stuck()
+        job = self.start(*arguments, ":", "-n", "1", "-wdir", elsewhere, PROGRAM, *arguments, ranks=1)
         job.wait_until(lambda: "2 ranks on 1 host" in job.text() and len(job.ranks()) == 2)
         os.kill(job.ranks()[1], signal.SIGSTOP)
         self.assert_ended_at_start(job, time.monotonic())
         self.assert_none_left(job)
 
     def test_a_rank_that_dies_while_the_run_starts_without_a_launcher(self):
-        jobs = [self.start(*arguments, environment=environment)
-                for arguments, environment in zip(self.start_stuck(), self.meeting(2))]
+        arguments, elsewhere = self.start_stuck()
+        jobs = [self.start(*arguments, environment=environment, program=("env", "-C", folder, PROGRAM))
+                for folder, environment in zip((self.folder, elsewhere), self.meeting(2))]
         jobs[0].wait_until(lambda: "2 ranks on 1 host" in jobs[0].text())
         jobs[1].kill()
         self.assert_ended_at_start(jobs[0], time.monotonic())

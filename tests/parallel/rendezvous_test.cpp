@@ -1,5 +1,6 @@
 #include "parallel/rendezvous.h"
 
+#include <cstdlib>
 #include <map>
 
 #include "core/error.h"
@@ -95,6 +96,38 @@ TEST_CASE("a variable that is missing or no number is named") {
   CHECK(refusal(variables) == "RANK = \"8\", but it must be a number from 0 to 7");
   variables["RANK"] = "1x";
   CHECK(refusal(variables) == "RANK = \"1x\", but it must be a number from 0 to 7");
+}
+
+TEST_CASE("half of what torchrun sets is refused where it speaks of several ranks") {
+  CHECK_THAT(refusal({{"WORLD_SIZE", "2"}}),
+             Catch::StartsWith("WORLD_SIZE=2 speaks of several ranks, but RANK is not") &&
+                 Catch::Contains("unset WORLD_SIZE for one rank"));
+  CHECK_THAT(refusal({{"RANK", "1"}}), Catch::StartsWith("RANK=1 speaks of several ranks, but WORLD_SIZE is not"));
+  for (const Variables& harmless :
+       {Variables{{"WORLD_SIZE", "1"}}, Variables{{"RANK", "0"}}, Variables{{"MASTER_ADDR", "node1"}}})
+    CHECK(refusal(harmless) == "none");
+  auto step = kSrun;  // srun tells all that is needed
+  step["WORLD_SIZE"] = "2";
+  CHECK(refusal(step) == "none");
+}
+
+TEST_CASE("a meeting knows which variables called it, and how to start one rank instead") {
+  const auto torchrun = find_rendezvous(environment(kTorchrun)).value();
+  CHECK(torchrun.variables == "RANK=3, WORLD_SIZE=8, MASTER_ADDR=node1, MASTER_PORT=29500");
+  CHECK(torchrun.alone == "unset RANK WORLD_SIZE");
+  const auto srun = find_rendezvous(environment(kSrun)).value();
+  CHECK_THAT(srun.variables, Catch::StartsWith("SLURM_STEP_NUM_TASKS=8, SLURM_PROCID=5"));
+  CHECK_THAT(srun.alone, Catch::Contains("without srun"));
+}
+
+TEST_CASE("a copy of the environment stays as it was") {
+  ::setenv("OLMOE_TEST_COPIED", "a=b", 1);
+  const auto copy = copy_environment();
+  ::setenv("OLMOE_TEST_COPIED", "c", 1);
+  CHECK(copy("OLMOE_TEST_COPIED") == std::string("a=b"));
+  ::unsetenv("OLMOE_TEST_COPIED");
+  CHECK(copy("OLMOE_TEST_COPIED") == std::string("a=b"));
+  CHECK(copy("OLMOE_TEST_NOT_SET") == nullptr);
 }
 
 TEST_CASE("the first host of Slurm's list") {

@@ -63,6 +63,16 @@ void run_store_ranks(int size, const std::function<void(Communicator&)>& body) {
     if (failure) std::rethrow_exception(failure);
 }
 
+/// The error of `call`, for threads: one that throws ends all.
+std::string said_by(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
 constexpr const char* kPortVariable = "OLMOE_TEST_STORE_PORT";
 
 /// This program once more, as a process that runs one hidden test.
@@ -91,6 +101,54 @@ TEST_CASE("a message longer than the store's values arrives in pieces") {
     world.broadcast(bytes, 0);
     ENSURE(at::equal(bytes, at::full({kBytes}, 7, at::kByte)), "other bytes");
   }));
+}
+
+TEST_CASE("ranks that do not all come are named, with the variables that promised them") {
+  auto meeting = meeting_of(0, 3, free_port());
+  meeting.variables = "RANK=0, WORLD_SIZE=3";
+  meeting.alone = "unset RANK WORLD_SIZE";
+  meeting.patience = std::chrono::milliseconds(1500);
+  std::string learned;
+  std::thread other([&] {
+    auto there = meeting;
+    there.rank = 1;
+    learned = said_by([&] { make_store_communicator(there)->barrier(); });
+  });
+  const auto text = said_by([&] { make_store_communicator(meeting); });
+  other.join();
+  check_contains(learned, "another rank failed: rank 0 of 3 waited 1 s");
+  check_contains(text, "rank 0 of 3 waited 1 s at localhost:");
+  check_contains(text, "for rank 2, in vain (RANK=0, WORLD_SIZE=3 in the environment say so; for one rank alone: unset "
+                       "RANK WORLD_SIZE)");
+}
+
+TEST_CASE("a rank that no server answers gives up with the variables that named it") {
+  auto meeting = meeting_of(1, 2, free_port());
+  meeting.variables = "RANK=1, WORLD_SIZE=2";
+  meeting.patience = std::chrono::milliseconds(1500);
+  const auto text = error_of([&] { make_store_communicator(meeting); });
+  check_contains(text, "rank 1 of 2 did not reach rank 0 at localhost:");
+  check_contains(text, "(RANK=1, WORLD_SIZE=2 in the environment say so");
+}
+
+TEST_CASE("a rank that is there twice is refused, and the others go on") {
+  const uint16_t port = free_port();
+  std::thread first([&] { said_by([&] { make_store_communicator(meeting_of(0, 2, port))->barrier(); }); });
+  const auto world = make_store_communicator(meeting_of(1, 2, port));
+  const auto text = said_by([&] { make_store_communicator(meeting_of(1, 2, port)); });
+  CHECK_NOTHROW(world->barrier());
+  first.join();
+  check_contains(text, "another process is rank 1 of 2 at localhost:");
+}
+
+TEST_CASE("a port that another program has is refused at once") {
+  const uint16_t port = free_port();
+  std::thread first([&] { said_by([&] { make_store_communicator(meeting_of(0, 2, port))->barrier(); }); });
+  const auto world = make_store_communicator(meeting_of(1, 2, port));
+  const auto text = said_by([&] { make_store_communicator(meeting_of(0, 2, port)); });
+  world->barrier();
+  first.join();
+  check_contains(text, "rank 0 of 2 cannot listen (another MASTER_PORT may be free) at localhost:");
 }
 
 TEST_CASE("store ranks in different calls are refused") {

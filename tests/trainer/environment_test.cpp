@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 
 #include "core/error.h"
@@ -91,6 +92,13 @@ TEST_CASE("threads follow the config, then OMP_NUM_THREADS, then the cores of th
   CHECK(choose_threads(0, 1 << 20) == 1);
   const OneCore bound;
   CHECK(choose_threads(0, 1) == 1);
+}
+
+TEST_CASE("a file that grows past its limit ends no process") {
+  prepare_process();
+  struct sigaction action {};
+  REQUIRE(sigaction(SIGXFSZ, nullptr, &action) == 0);
+  CHECK(action.sa_handler == SIG_IGN);
 }
 
 TEST_CASE("freed memory stays in the process, also where an int does not count it") {
