@@ -214,7 +214,7 @@ void TokenFile::check_table() const {
 }
 
 std::string TokenFile::read_all() const {
-  constexpr int64_t kPieceBytes = 1 << 20;
+  constexpr int64_t kPieceBytes = 1 << 18;
   check_table();
   const DataFile file(path_);
   file.advise(DataFile::Access::sequential);
