@@ -206,7 +206,7 @@ void TokenFile::check_table() const {
   std::string advice =
       num_tokens_ < *counted
           ? "the file is cut short, or the table is of another file"
-          : "the table is cut short or of another file, or the file was not closed";
+          : "the table is cut short or of another file, or its writer was stopped";
   for (const int64_t bytes : {2, 4, 8})
     if (*counted * bytes == size_bytes()) advice = width_advice(bytes);
   throw DataError(fmt::format("{}: holds {} {} ids, but its table {} counts {} tokens: {}", path_,

@@ -160,5 +160,5 @@ TEST_CASE("a table that counts other tokens than a file holds is told with the r
   folder.write("a.npy", counting(31));
   CHECK(
       whole_refusal_of(path) ==
-      told(31, "uint16", "the table is cut short or of another file, or the file was not closed"));
+      told(31, "uint16", "the table is cut short or of another file, or its writer was stopped"));
 }
