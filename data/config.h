@@ -13,6 +13,14 @@ struct EnumNames<TokenDtype> {
   static constexpr std::array names{"uint16", "uint32"};
 };
 
+/// What of the training tokens is compared when a run goes on.
+enum class DataVerify { sample, full };
+
+template <>
+struct EnumNames<DataVerify> {
+  static constexpr std::array names{"sample", "full"};
+};
+
 /// Where training tokens come from.
 struct DataConfig {
   std::vector<std::string> paths;
@@ -22,6 +30,7 @@ struct DataConfig {
   int64_t sequence_length = 4096;
   bool synthetic = false;
   bool check_ids = true;
+  DataVerify verify = DataVerify::sample;
   int64_t prefetch = 2;
 
   template <class V>
@@ -33,7 +42,13 @@ struct DataConfig {
     v("dtype", dtype, "type of a stored token id");
     v("sequence_length", sequence_length, "tokens of an instance, S");
     v("synthetic", synthetic, "train on generated tokens, without any file");
-    v("check_ids", check_ids, "read every token at start and refuse ids outside the vocabulary");
+    v("check_ids", check_ids,
+      "read every token and every table of documents (NAME.csv.gz beside NAME.npy) at start, and "
+      "refuse ids outside the vocabulary and files whose table counts other tokens; false: look at "
+      "samples at start, and at each id as it is used");
+    v("verify", verify,
+      "how a run that goes on knows its training tokens again; sample: names, sizes, and files of "
+      "up to 64 KiB whole, of larger ones 16 blocks of 4 KiB; full: every byte, read at every start");
     v("prefetch", prefetch, "micro-batches prepared ahead by the loader's thread");
   }
 };

@@ -1,10 +1,12 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "data/batch.h"
+#include "data/token_totals.h"
 
 namespace olmoe {
 
@@ -18,14 +20,18 @@ class InstanceSource {
   virtual int64_t num_instances() const = 0;
   /// Fills `out`, sequence_length() ids, with the instance at `position` >= 0.
   virtual void read(int64_t position, std::span<int64_t> out) const = 0;
-  /// Hash in hex over everything that decides what read() gives: compared on resume.
+  /// Hashes over what decides what read() gives, as data/fingerprint.h compares them on resume.
   virtual std::string fingerprint() const = 0;
+  /// What the token files hold; nullopt where there are none.
+  virtual std::optional<TokenTotals> totals() const { return std::nullopt; }
 };
 
 class TokenDataset;
-/// Files in seeded random order; shuffle false reads them in order (evaluation).
+/// Files in seeded random order; shuffle false reads them in order (evaluation). `all_bytes` is a
+/// hash of all that the files hold, for the fingerprint; empty: samples must do.
 std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset,
-                                                 uint64_t seed, bool shuffle);
+                                                 uint64_t seed, bool shuffle,
+                                                 const std::string& all_bytes = {});
 /// Generated tokens that can be learned: each id follows from the one before by a seeded rule, one
 /// in eight is random. Endless: one epoch.
 std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size,

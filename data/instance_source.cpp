@@ -9,6 +9,7 @@
 #include "core/random.h"
 #include "core/targets.h"
 #include "data/data_loader.h"
+#include "data/fingerprint.h"
 #include "data/sample_order.h"
 #include "data/token_files.h"
 
@@ -23,26 +24,29 @@ std::string hash_of(const std::string& text) {
 
 class FileSource final : public InstanceSource {
  public:
-  FileSource(std::shared_ptr<const TokenDataset> dataset, uint64_t seed, bool shuffle)
+  FileSource(std::shared_ptr<const TokenDataset> dataset, uint64_t seed, bool shuffle,
+             const std::string& all_bytes)
       : dataset_(std::move(dataset)),
         order_(dataset_->num_instances(), seed),
         shuffle_(shuffle),
-        description_(shuffle ? fmt::format("shuffled with seed {}", seed) : "in order") {}
+        fingerprint_(join_fingerprint(
+            hash_of(dataset_->fingerprint() + " " +
+                    (shuffle ? fmt::format("shuffled with seed {}", seed) : "in order")),
+            all_bytes)) {}
 
   int64_t sequence_length() const override { return dataset_->sequence_length(); }
   int64_t num_instances() const override { return dataset_->num_instances(); }
   void read(int64_t position, std::span<int64_t> out) const override {
     dataset_->read(shuffle_ ? order_.instance(position) : position % num_instances(), out);
   }
-  std::string fingerprint() const override {
-    return hash_of(dataset_->fingerprint() + " " + description_);
-  }
+  std::string fingerprint() const override { return fingerprint_; }
+  std::optional<TokenTotals> totals() const override { return dataset_->totals(); }
 
  private:
   std::shared_ptr<const TokenDataset> dataset_;
   SampleOrder order_;
   bool shuffle_;
-  std::string description_;
+  std::string fingerprint_;
 };
 
 class SyntheticSource final : public InstanceSource {
@@ -84,8 +88,9 @@ class SyntheticSource final : public InstanceSource {
 }  // namespace
 
 std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset,
-                                                 uint64_t seed, bool shuffle) {
-  return std::make_unique<FileSource>(std::move(dataset), seed, shuffle);
+                                                 uint64_t seed, bool shuffle,
+                                                 const std::string& all_bytes) {
+  return std::make_unique<FileSource>(std::move(dataset), seed, shuffle, all_bytes);
 }
 
 std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size,

@@ -1,21 +1,19 @@
 #include "data/token_files.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <string_view>
 #include <utility>
 
 #include "core/error.h"
-#include "core/hash.h"
-#include "core/process_limits.h"
+#include "data/document_table.h"
+#include "data/file_sample.h"
+#include "data/foreign_format.h"
+#include "data/id_width.h"
 
 namespace olmoe {
 namespace {
@@ -23,8 +21,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "token files are little-endian");
 
 constexpr size_t kListedProblems = 20;
-constexpr int64_t kSampledBlocks = 16;
-constexpr int64_t kBlockBytes = 4096;
 
 int64_t id_bytes(TokenDtype dtype) { return dtype == TokenDtype::uint16 ? 2 : 4; }
 
@@ -32,48 +28,28 @@ std::string_view id_name(TokenDtype dtype) {
   return dtype == TokenDtype::uint16 ? "uint16" : "uint32";
 }
 
-/// Calls f with the ids as a span of their stored type.
+/// Calls f<Id>() with the stored type of an id.
 template <class F>
-auto with_ids(TokenDtype dtype, const void* data, int64_t num_tokens, F&& f) {
-  const auto n = static_cast<size_t>(num_tokens);
-  if (dtype == TokenDtype::uint16) return f(std::span(static_cast<const uint16_t*>(data), n));
-  return f(std::span(static_cast<const uint32_t*>(data), n));
+auto for_id_type(TokenDtype dtype, F&& f) {
+  return dtype == TokenDtype::uint16 ? f.template operator()<uint16_t>()
+                                     : f.template operator()<uint32_t>();
 }
 
-/// Size of a regular, non-empty file of whole ids; DataError otherwise. stat and not open: opening
-/// a pipe would block.
-int64_t checked_size(const std::string& path, TokenDtype dtype) {
-  struct stat info;
-  if (::stat(path.c_str(), &info) != 0)
-    throw DataError(fmt::format("{}: {}; check data.paths, data.paths_file and data.root", path,
-                                std::strerror(errno)));
-  if (S_ISDIR(info.st_mode))
-    throw DataError(fmt::format("{}: is a folder; list the token files in it", path));
-  if (!S_ISREG(info.st_mode)) throw DataError(fmt::format("{}: is not a regular file", path));
-  if (info.st_size == 0)
-    throw DataError(fmt::format("{}: is empty; remove it or tokenize again", path));
-  if (info.st_size % id_bytes(dtype) != 0)
+/// Size of a file of whole ids and of no other format; DataError otherwise.
+int64_t checked_size(const DataFile& file, const std::string& path, TokenDtype dtype) {
+  constexpr int64_t kHeadBytes = 4096;
+  const int64_t size = file.state().size_bytes;
+  if (size == 0) throw DataError(fmt::format("{}: is empty; remove it or tokenize again", path));
+  std::vector<std::byte> head(static_cast<size_t>(std::min(size, kHeadBytes)));
+  file.read(0, head);
+  if (const auto problem = foreign_format(head); !problem.empty())
+    throw DataError(fmt::format("{}: {}", path, problem));
+  if (size % id_bytes(dtype) != 0)
     throw DataError(
         fmt::format("{}: {} bytes are no multiple of {}, the size of a {} id; check data.dtype, or "
                     "the file is cut short",
-                    path, static_cast<int64_t>(info.st_size), id_bytes(dtype), id_name(dtype)));
-  return info.st_size;
-}
-
-/// Maps a whole file read-only.
-const void* map_file(const std::string& path, int64_t size_bytes) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) {
-    const int reason = errno;
-    throw DataError(fmt::format("{}: cannot open: {}{}", path, std::strerror(reason), limit_behind(reason)));
-  }
-  void* data = ::mmap(nullptr, static_cast<size_t>(size_bytes), PROT_READ, MAP_SHARED, fd, 0);
-  const int error = errno;
-  ::close(fd);
-  if (data == MAP_FAILED)
-    throw DataError(
-        fmt::format("{}: cannot map {} bytes: {}{}", path, size_bytes, std::strerror(error), limit_behind(error)));
-  return data;
+                    path, size, id_bytes(dtype), id_name(dtype)));
+  return size;
 }
 
 /// Index of the first id >= vocab_size, or -1. Blocks of fixed length, so that the inner maximum
@@ -90,6 +66,13 @@ int64_t first_outside(std::span<const Id> ids, int64_t vocab_size) {
   }
   const auto found = std::find_if(ids.begin() + static_cast<ptrdiff_t>(first), ids.end(), outside);
   return found == ids.end() ? -1 : found - ids.begin();
+}
+
+/// What to do about ids that lie `bytes` bytes apart.
+std::string width_advice(int64_t bytes) {
+  if (bytes == 2) return "its ids are 2 bytes wide: set data.dtype: uint16";
+  if (bytes == 4) return "its ids are 4 bytes wide: set data.dtype: uint32";
+  return fmt::format("its ids are {} bytes wide, which no data.dtype reads: tokenize again", bytes);
 }
 
 /// Throws DataError naming the problems, the first of them in words.
@@ -117,78 +100,138 @@ void hash_number(Hasher& hasher, int64_t number) {
   hasher.update(std::as_bytes(std::span(&number, 1)));
 }
 
-/// Name, size and evenly spaced blocks from the first to the last byte.
-void hash_file_sample(Hasher& hasher, const TokenFile& file) {
-  const std::string name = std::filesystem::path(file.path()).filename();
-  hash_number(hasher, static_cast<int64_t>(name.size()));
-  hasher.update(std::as_bytes(std::span(name)));
-  hash_number(hasher, file.size_bytes());
-  hash_number(hasher, file.num_tokens());  // of 2 or of 4 bytes
-  const std::span<const std::byte> bytes = file.bytes();
-  if (file.size_bytes() <= kSampledBlocks * kBlockBytes) return hasher.update(bytes);
-  const int64_t last = file.size_bytes() - kBlockBytes;
-  const int64_t stride = last / (kSampledBlocks - 1);
-  for (int64_t i = 0; i < kSampledBlocks; ++i) {
-    const int64_t first = i == kSampledBlocks - 1 ? last : i * stride;
-    hasher.update(bytes.subspan(static_cast<size_t>(first), kBlockBytes));
-  }
+std::string sample_hash(const FileSample& sample) {
+  Hasher hasher;
+  sample.hash(hasher);
+  return hasher.hex();
 }
 
 }  // namespace
 
-TokenFile::TokenFile(std::string path, TokenDtype dtype) : path_(std::move(path)), dtype_(dtype) {
-  constexpr std::string_view kNumpyMagic = "\x93NUMPY";
-  const int64_t file_bytes = checked_size(path_, dtype);
-  data_ = map_file(path_, file_bytes);
-  num_tokens_ = file_bytes / id_bytes(dtype);
-  ::madvise(const_cast<void*>(data_), static_cast<size_t>(file_bytes), MADV_RANDOM);
-  const std::string_view text(static_cast<const char*>(data_), static_cast<size_t>(file_bytes));
-  if (text.starts_with(kNumpyMagic)) {
-    ::munmap(const_cast<void*>(data_), static_cast<size_t>(file_bytes));
-    throw DataError(
-        fmt::format("{}: is a NumPy array with a header; save its bytes alone (tofile)", path_));
-  }
-}
-
-TokenFile::TokenFile(TokenFile&& other) noexcept
-    : path_(std::move(other.path_)),
-      dtype_(other.dtype_),
-      data_(std::exchange(other.data_, nullptr)),
-      num_tokens_(std::exchange(other.num_tokens_, 0)) {}
-
-TokenFile::~TokenFile() {
-  if (data_) ::munmap(const_cast<void*>(data_), static_cast<size_t>(size_bytes()));
+TokenFile::TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size)
+    : path_(std::move(path)), dtype_(dtype), vocab_size_(vocab_size) {
+  const DataFile file(path_);
+  num_tokens_ = checked_size(file, path_, dtype) / id_bytes(dtype);
+  modified_ns_ = file.state().modified_ns;
 }
 
 int64_t TokenFile::size_bytes() const { return num_tokens_ * id_bytes(dtype_); }
 
-std::span<const std::byte> TokenFile::bytes() const {
-  return {static_cast<const std::byte*>(data_), static_cast<size_t>(size_bytes())};
+std::shared_ptr<const DataFile> TokenFile::open() const {
+  if (!keeps_open_) return std::make_shared<DataFile>(path_);
+  const std::lock_guard lock(mutex_);
+  if (!kept_) {
+    kept_ = std::make_shared<DataFile>(path_);
+    kept_->advise(DataFile::Access::random);
+  }
+  return kept_;
+}
+
+/// A new time of modification alone proves nothing: some touch their files so that no clean-up
+/// removes them.
+void TokenFile::check_unchanged(const DataFile& file) const {
+  const auto now = file.state();
+  constexpr std::string_view kAdvice =
+      "a run must find its tokens as they were when it began: put the file back, then start again "
+      "to go on from the "
+      "newest checkpoint";
+  if (now.size_bytes != size_bytes())
+    throw DataError(fmt::format("{}: had {} bytes when this run began and has {} now; {}", path_,
+                                size_bytes(), now.size_bytes, kAdvice));
+  const std::lock_guard lock(mutex_);
+  if (now.modified_ns == modified_ns_ || sample_hash_.empty()) return;
+  if (sample_hash(FileSample::read(file, size_bytes())) != sample_hash_)
+    throw DataError(
+        fmt::format("{}: its tokens were changed since this run began; {}", path_, kAdvice));
+  modified_ns_ = now.modified_ns;
+}
+
+template <class Id>
+void TokenFile::check_ids(std::span<const Id> ids, int64_t first) const {
+  if (vocab_size_ == 0) return;
+  const int64_t at = first_outside(ids, vocab_size_);
+  if (at < 0) return;
+  throw DataError(fmt::format(
+      "{}: id {} at token {} (byte {}) is outside the vocabulary of {}; check data.dtype ({}), the "
+      "tokenizer and model.vocab_size",
+      path_, ids[static_cast<size_t>(at)], first + at, (first + at) * id_bytes(dtype_), vocab_size_,
+      id_name(dtype_)));
+}
+
+void TokenFile::judge_sample(Hasher& hasher) {
+  const DataFile file(path_);
+  check_unchanged(file);
+  const auto sample = FileSample::read(file, size_bytes());
+  sample_hash_ = sample_hash(sample);
+  const std::string name = std::filesystem::path(path_).filename();
+  hash_number(hasher, static_cast<int64_t>(name.size()));
+  hasher.update(std::as_bytes(std::span(name)));
+  hash_number(hasher, size_bytes());
+  hash_number(hasher, num_tokens_);  // of 2 or of 4 bytes
+  sample.hash(hasher);
+  if (const auto bytes = wider_id_bytes(sample, id_bytes(dtype_)); bytes > 0)
+    throw DataError(
+        fmt::format("{}: read as {}, every second id is the empty upper half of another; {}", path_,
+                    id_name(dtype_), width_advice(bytes)));
+  for_id_type(dtype_, [&]<class Id>() {
+    for (const auto& block : sample.blocks) {
+      // The first whole id of the block.
+      const int64_t first = (block.offset + id_bytes(dtype_) - 1) / id_bytes(dtype_);
+      const auto bytes = std::span(block.bytes)
+                             .subspan(static_cast<size_t>(first * id_bytes(dtype_) - block.offset));
+      std::vector<Id> ids(bytes.size() / sizeof(Id));
+      std::memcpy(ids.data(), bytes.data(), ids.size() * sizeof(Id));
+      check_ids(std::span<const Id>(ids), first);
+    }
+  });
 }
 
 void TokenFile::read(int64_t first, std::span<int64_t> out) const {
   const auto count = static_cast<int64_t>(out.size());
   ENSURE(first >= 0 && count <= num_tokens_ - first, "{}: tokens [{}, {}) of {}", path_, first,
          first + count, num_tokens_);
-  with_ids(dtype_, data_, num_tokens_,
-           [&](auto ids) { std::copy_n(ids.begin() + first, out.size(), out.begin()); });
+  const auto file = open();
+  check_unchanged(*file);
+  for_id_type(dtype_, [&]<class Id>() {
+    std::vector<Id> ids(out.size());
+    file->read(first * id_bytes(dtype_), std::as_writable_bytes(std::span(ids)));
+    check_ids(std::span<const Id>(ids), first);
+    std::copy(ids.begin(), ids.end(), out.begin());
+  });
 }
 
-void TokenFile::check_ids(int64_t vocab_size) const {
-  void* const data = const_cast<void*>(data_);
-  const auto length = static_cast<size_t>(size_bytes());
-  ::madvise(data, length, MADV_SEQUENTIAL);
-  const int64_t token = with_ids(dtype_, data_, num_tokens_,
-                                 [&](auto ids) { return first_outside(ids, vocab_size); });
-  ::madvise(data, length, MADV_RANDOM);
-  if (token < 0) return;
-  int64_t id = 0;
-  read(token, std::span(&id, 1));
-  throw DataError(
-      fmt::format("{}: id {} at token {} (byte {}) is outside the vocabulary of {}; check "
-                  "data.dtype ({}), the tokenizer "
-                  "and model.vocab_size",
-                  path_, id, token, token * id_bytes(dtype_), vocab_size, id_name(dtype_)));
+void TokenFile::check_table() const {
+  const auto counted = tokens_in_table(path_);
+  if (!counted || *counted == num_tokens_) return;
+  std::string advice =
+      num_tokens_ < *counted
+          ? "the file is cut short, or the table is of another file"
+          : "the table is cut short or of another file, or its writer was stopped";
+  for (const int64_t bytes : {2, 4, 8})
+    if (*counted * bytes == size_bytes()) advice = width_advice(bytes);
+  throw DataError(fmt::format("{}: holds {} {} ids, but its table {} counts {} tokens: {}", path_,
+                              num_tokens_, id_name(dtype_), table_path(path_), *counted, advice));
+}
+
+std::string TokenFile::read_all() const {
+  constexpr int64_t kPieceBytes = 1 << 18;
+  check_table();
+  const DataFile file(path_);
+  file.advise(DataFile::Access::sequential);
+  check_unchanged(file);
+  Hasher hasher;
+  for_id_type(dtype_, [&]<class Id>() {
+    std::vector<Id> piece(
+        static_cast<size_t>(std::min<int64_t>(num_tokens_, kPieceBytes / id_bytes(dtype_))));
+    for (int64_t first = 0; first < num_tokens_; first += std::ssize(piece)) {
+      const auto ids = std::span(piece).first(
+          static_cast<size_t>(std::min<int64_t>(std::ssize(piece), num_tokens_ - first)));
+      file.read(first * id_bytes(dtype_), std::as_writable_bytes(ids));
+      hasher.update(std::as_bytes(ids));
+      check_ids(std::span<const Id>(ids), first);
+    }
+  });
+  return hasher.hex();
 }
 
 TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype,
@@ -197,11 +240,10 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dty
   ENSURE(sequence_length >= 1, "a sequence needs at least one token, got {}", sequence_length);
   if (paths.empty()) throw DataError("no token files; name some in data.paths or data.paths_file");
   std::vector<std::string> problems;
-  files_.reserve(paths.size());
   for (const std::string& path : paths)
-    collect_problem(problems, [&] { files_.emplace_back(path, dtype); });
+    collect_problem(problems, [&] { files_.emplace_back(path, dtype, vocab_size); });
   throw_problems(problems, paths.size());
-  if (vocab_size > 0) check_ids(vocab_size);
+  judge_samples();
 
   first_instance_.push_back(0);
   for (const TokenFile& file : files_)
@@ -213,16 +255,42 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dty
                     files_.size(), files_[0].path(), sequence_length));
 }
 
-void TokenDataset::check_ids(int64_t vocab_size, int part, int parts) const {
+void TokenDataset::judge_samples() {
+  Hasher hasher;
+  hash_number(hasher, sequence_length_);
   std::vector<std::string> problems;
-  for (auto f = static_cast<size_t>(part); f < files_.size(); f += static_cast<size_t>(parts))
-    collect_problem(problems, [&] { files_[f].check_ids(vocab_size); });
+  for (TokenFile& file : files_) collect_problem(problems, [&] { file.judge_sample(hasher); });
   throw_problems(problems, files_.size());
+  fingerprint_ = hasher.hex();
+}
+
+std::vector<std::string> TokenDataset::read_all(int part, int parts) const {
+  std::vector<std::string> problems, hashes(files_.size());
+  for (auto f = static_cast<size_t>(part); f < files_.size(); f += static_cast<size_t>(parts))
+    collect_problem(problems, [&] { hashes[f] = files_[f].read_all(); });
+  throw_problems(problems, files_.size());
+  return hashes;
+}
+
+void TokenDataset::keep_open() {
+  rlimit limit{};
+  ENSURE(::getrlimit(RLIMIT_NOFILE, &limit) == 0, "cannot ask for the limit of open files");
+  const size_t most = std::min<size_t>(files_.size(), limit.rlim_cur / 8);
+  for (size_t f = 0; f < most; ++f) files_[f].keep_open();
 }
 
 int64_t TokenDataset::num_instances() const { return first_instance_.back(); }
 
 int64_t TokenDataset::num_tokens() const { return num_instances() * sequence_length_; }
+
+TokenTotals TokenDataset::totals() const {
+  TokenTotals totals{.files = std::ssize(files_), .used_tokens = num_tokens()};
+  for (const TokenFile& file : files_) {
+    totals.tokens += file.num_tokens();
+    totals.short_files += file.num_tokens() < sequence_length_;
+  }
+  return totals;
+}
 
 void TokenDataset::read(int64_t instance, std::span<int64_t> out) const {
   ENSURE(instance >= 0 && instance < num_instances(), "instance {} of {}", instance,
@@ -234,13 +302,6 @@ void TokenDataset::read(int64_t instance, std::span<int64_t> out) const {
   const auto after = std::upper_bound(first_instance_.begin(), first_instance_.end(), instance);
   const auto file = static_cast<size_t>(after - first_instance_.begin() - 1);
   files_[file].read((instance - first_instance_[file]) * sequence_length_, out);
-}
-
-std::string TokenDataset::fingerprint() const {
-  Hasher hasher;
-  hash_number(hasher, sequence_length_);
-  for (const TokenFile& file : files_) hash_file_sample(hasher, file);
-  return hasher.hex();
 }
 
 }  // namespace olmoe

@@ -1,67 +1,94 @@
 #pragma once
 #include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "core/hash.h"
+#include "data/data_file.h"
+#include "data/token_totals.h"
 
 namespace olmoe {
 
 enum class TokenDtype { uint16, uint32 };
 
-/// A header-less little-endian token file (what `dolma tokens` writes), memory-mapped read-only.
+/// A header-less little-endian token file, as `dolma tokens` writes it. Opened for each read: files
+/// may be more than a process can open or map. A file that is cut or written to while a run reads
+/// it ends the run with a DataError. Reads may be made from several threads.
 class TokenFile {
  public:
-  /// Throws DataError naming the file: missing, not a file, empty, a size that is no multiple of
-  /// the id size, or a NumPy array with a header.
-  TokenFile(std::string path, TokenDtype dtype);
-  ~TokenFile();
-  TokenFile(TokenFile&& other) noexcept;
-  TokenFile& operator=(TokenFile&&) = delete;
+  /// Looks at the file's size and first bytes. Throws DataError naming it: missing, no regular
+  /// file, empty, of another format (by name), or of a size that is no multiple of the id size.
+  /// vocab_size 0 takes any id.
+  TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size);
 
   const std::string& path() const { return path_; }
   int64_t num_tokens() const { return num_tokens_; }
   int64_t size_bytes() const;
-  /// The file as it lies on disk.
-  std::span<const std::byte> bytes() const;
-  /// Widens tokens [first, first + out.size()) to int64.
+  /// Adds name, size and FileSample to the hash. Throws DataError where the sample has ids outside
+  /// the vocabulary, or ids of another width.
+  void judge_sample(Hasher& hasher);
+  /// Widens tokens [first, first + out.size()) to int64. Throws DataError for an id outside the
+  /// vocabulary, with its place in the file, and where the file is no longer what it was.
   void read(int64_t first, std::span<int64_t> out) const;
-  /// Throws DataError with file, offset and value of the first id >= vocab_size. Reads the whole
-  /// file.
-  void check_ids(int64_t vocab_size) const;
+  /// Reads the file from end to end, and its table of documents where it has one; returns the
+  /// XXH3-128 of its bytes. Throws DataError for the first id outside the vocabulary, or a table
+  /// that counts other tokens.
+  std::string read_all() const;
+  /// Stays open from the next read on.
+  void keep_open() { keeps_open_ = true; }
 
  private:
+  std::shared_ptr<const DataFile> open() const;
+  void check_unchanged(const DataFile& file) const;
+  void check_table() const;
+  template <class Id>
+  void check_ids(std::span<const Id> ids, int64_t first) const;
+
   std::string path_;
   TokenDtype dtype_;
-  const void* data_ = nullptr;
-  int64_t num_tokens_ = 0;
+  int64_t vocab_size_, num_tokens_ = 0;
+  std::string sample_hash_;  // empty: not judged yet
+  bool keeps_open_ = false;
+  mutable std::mutex mutex_;  // of what follows
+  mutable std::shared_ptr<const DataFile> kept_;
+  mutable int64_t modified_ns_ = 0;
 };
 
 /// Several token files as one list of instances of sequence_length tokens:
-/// floor(tokens/sequence_length) of each file in path order; the tail of every file is dropped
+/// floor(tokens/sequence_length) of each file in path order; the tail of every file is left out
 /// (OLMoE's rule).
 class TokenDataset {
  public:
-  /// Throws DataError listing the problems of all files at once (20 in words). Sizes come first:
-  /// ids are read only when every file opens, so a missing file is not reported after hours of
-  /// reading. vocab_size 0 reads no ids.
+  /// Throws DataError listing the problems of all files at once (20 in words): first of what can be
+  /// told from sizes and first bytes, then from samples, so that a missing file is told before many
+  /// are read.
   TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype, int64_t sequence_length,
                int64_t vocab_size);
-  /// Throws DataError naming the ids >= vocab_size, the first of each file. Reads the files f with
-  /// f mod parts == part, so that ranks can share the work.
-  void check_ids(int64_t vocab_size, int part = 0, int parts = 1) const;
+  /// TokenFile::read_all of the files f with f mod parts == part, so that ranks can share the work:
+  /// the hashes of these, in the places of the files, or one DataError for all of them.
+  std::vector<std::string> read_all(int part = 0, int parts = 1) const;
+  /// Keeps files open from their next read on, up to an eighth of what the process may open.
+  void keep_open();
   int64_t num_instances() const;
   int64_t num_tokens() const;
+  TokenTotals totals() const;
   int64_t sequence_length() const { return sequence_length_; }
   void read(int64_t instance, std::span<int64_t> out) const;
-  /// XXH3-128 in hex over names, sizes and sampled contents: tells on resume whether the data is
-  /// the same. Files of up to 64 KiB count whole, of larger ones 16 blocks of 4 KiB. Folders do not
-  /// count: data may move.
-  std::string fingerprint() const;
+  /// XXH3-128 in hex over sequence length, names, sizes and FileSample of all files in order, as
+  /// they were when this was made. Folders do not count: data may move.
+  const std::string& fingerprint() const { return fingerprint_; }
 
  private:
-  std::vector<TokenFile> files_;
+  void judge_samples();
+
+  std::deque<TokenFile> files_;
   std::vector<int64_t> first_instance_;  // of each file, and the total at the end
   int64_t sequence_length_;
+  std::string fingerprint_;
 };
 
 }  // namespace olmoe

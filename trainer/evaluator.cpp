@@ -29,7 +29,8 @@ Evaluator::Evaluator(const Config& config, Communicator& world) : micro_batch_(c
     const auto names = evaluation_set_names(paths);
     for (size_t i = 0; i < paths.size(); ++i) {
       auto dataset = std::make_shared<TokenDataset>(std::vector{paths[i]}, data.dtype, data.sequence_length,
-                                                    i % ranks == rank ? config.model.vocab_size : 0);
+                                                    config.model.vocab_size);
+      if (i % ranks == rank) dataset->read_all();
       const int64_t all = dataset->num_instances(), most = config.evaluation.max_sequences;
       sets_.push_back({names[i], make_file_source(std::move(dataset), 0, /*shuffle=*/false),
                        most > 0 ? std::min(most, all) : all});

@@ -61,13 +61,16 @@ std::string describe_training(const Config& config) {
   const auto& data = config.data;
   if (data.synthetic) return "training tokens: synthetic\n";
   const auto absent = absent_files(data.paths), present = present_files(data.paths, absent);
-  const int64_t vocab_size = data.check_ids ? config.model.vocab_size : 0;
   if (absent.empty()) {
-    const TokenDataset dataset(present, data.dtype, data.sequence_length, vocab_size);
+    const TokenDataset dataset(present, data.dtype, data.sequence_length, config.model.vocab_size);
+    if (data.check_ids) dataset.read_all();
     return describe_tokens("training tokens", present.size(), dataset.num_tokens(), dataset.num_instances());
   }
   // Sequences of one token: a whole one may lie in a file that is not here.
-  if (!present.empty()) TokenDataset(present, data.dtype, /*sequence_length=*/1, vocab_size);
+  if (!present.empty()) {
+    const TokenDataset dataset(present, data.dtype, /*sequence_length=*/1, config.model.vocab_size);
+    if (data.check_ids) dataset.read_all();
+  }
   return describe_absent("training tokens", absent, data.paths.size());
 }
 
@@ -79,6 +82,7 @@ std::string describe_evaluation(const Config& config) {
   int64_t tokens = 0, sequences = 0;
   for (const auto& path : present) {
     const TokenDataset set({path}, config.data.dtype, config.data.sequence_length, config.model.vocab_size);
+    set.read_all();
     tokens += set.num_tokens();
     sequences += set.num_instances();
   }

@@ -13,6 +13,8 @@
 #include "core/log.h"
 #include "core/process_limits.h"
 #include "core/stopwatch.h"
+#include "data/fingerprint.h"
+#include "data/token_files.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_graph.h"
 #include "model/hf_checkpoint.h"
@@ -22,6 +24,7 @@
 #include "trainer/agreement.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
+#include "trainer/joined_hashes.h"
 #include "trainer/layout.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
@@ -124,12 +127,16 @@ std::shared_ptr<const InstanceSource> make_source(const Config& config, Communic
   const auto& data = config.data;
   const auto seed = static_cast<uint64_t>(config.run.seed);
   if (data.synthetic) return make_synthetic_source(data.sequence_length, config.model.vocab_size, seed);
+  const bool full = data.verify == DataVerify::full;
   std::shared_ptr<TokenDataset> dataset;
+  std::vector<std::string> hashes;
   agree(world, [&] {
-    dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length, /*vocab_size=*/0);
-    if (data.check_ids) dataset->check_ids(config.model.vocab_size, world.rank(), world.size());
+    dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length, config.model.vocab_size);
+    dataset->keep_open();
+    if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
   });
-  return make_file_source(std::move(dataset), seed, /*shuffle=*/true);
+  const auto all_bytes = full ? join_hashes(world, hashes) : std::string();
+  return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes);
 }
 
 Trainer::Trainer(const Config& config, Communicator& world)
@@ -209,8 +216,9 @@ void Trainer::check_same_run(const Manifest& manifest) const {
     else
       log::info("changed since {}: {}", where, difference);
   }
-  if (manifest.data_fingerprint != source_->fingerprint())
-    refused.push_back("the training tokens are others (files, order, sizes or contents changed)");
+  const auto tokens = compare_fingerprints(manifest.data_fingerprint, source_->fingerprint());
+  if (!tokens.same) refused.push_back("the training tokens are others (files, order, sizes or contents changed)");
+  if (!tokens.note.empty()) log::warn("{}", tokens.note);
   if (!refused.empty())
     throw CheckpointError(fmt::format("{} is of another run:\n  {}\nTake these values back, or name another run.folder",
                                       where, fmt::join(refused, "\n  ")));

@@ -1,7 +1,11 @@
 #include "data/token_files.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <chrono>
+
+#include "core/hash.h"
 #include "support/catch.h"
 #include "token_fixtures.h"
 
@@ -12,14 +16,24 @@ using test::TokenFolder;
 
 namespace {
 
-constexpr int64_t kUncheckedIds = 0;
+constexpr int64_t kAnyId = 0;
+
+constexpr int64_t kLateOffender = 5000;
+
+/// 80,000 bytes, of which 65,536 are sampled: token 5000, between two samples, is `id`, the
+/// others 1.
+std::vector<uint16_t> late_offender(uint16_t id) {
+  std::vector<uint16_t> ids(40000, 1);
+  ids[kLateOffender] = id;
+  return ids;
+}
 
 std::string open_message(const std::string& path, TokenDtype dtype = TokenDtype::uint16) {
-  return message_of<DataError>([&] { TokenFile(path, dtype); });
+  return message_of<DataError>([&] { TokenFile(path, dtype, kAnyId); });
 }
 
 std::string fingerprint_of(const std::vector<std::string>& paths, int64_t sequence_length = 4) {
-  return TokenDataset(paths, TokenDtype::uint16, sequence_length, kUncheckedIds).fingerprint();
+  return TokenDataset(paths, TokenDtype::uint16, sequence_length, kAnyId).fingerprint();
 }
 
 }  // namespace
@@ -28,8 +42,8 @@ TEST_CASE("a token file widens ids of both types") {
   TokenFolder folder;
   const std::vector<uint16_t> narrow{5, 6, 7, 50279, 65535};
   const std::vector<uint32_t> wide{100277, 0, 4294967295u};
-  const TokenFile narrow_file(folder.write("a.npy", narrow), TokenDtype::uint16);
-  const TokenFile wide_file(folder.write("b.npy", wide), TokenDtype::uint32);
+  const TokenFile narrow_file(folder.write("a.npy", narrow), TokenDtype::uint16, kAnyId);
+  const TokenFile wide_file(folder.write("b.npy", wide), TokenDtype::uint32, kAnyId);
   CHECK(narrow_file.num_tokens() == 5);
   CHECK(narrow_file.size_bytes() == 10);
   CHECK(wide_file.num_tokens() == 3);
@@ -43,7 +57,7 @@ TEST_CASE("a token file widens ids of both types") {
 
 TEST_CASE("reading outside a token file is refused") {
   TokenFolder folder;
-  const TokenFile file(folder.write("a.npy", counting(10)), TokenDtype::uint16);
+  const TokenFile file(folder.write("a.npy", counting(10)), TokenDtype::uint16, kAnyId);
   std::vector<int64_t> ids(4);
   CHECK_NOTHROW(file.read(6, ids));
   CHECK_THROWS_AS(file.read(7, ids), Error);
@@ -53,7 +67,7 @@ TEST_CASE("reading outside a token file is refused") {
 TEST_CASE("the bytes of dolma's writer are read") {
   TokenFolder folder;
   const std::vector<uint8_t> bytes{0x05, 0, 0x06, 0, 0x07, 0, 0x67, 0xc4, 0x09, 0, 0x67, 0xc4};
-  const TokenFile file(folder.write("part-0-00000.npy", bytes), TokenDtype::uint16);
+  const TokenFile file(folder.write("part-0-00000.npy", bytes), TokenDtype::uint16, kAnyId);
   std::vector<int64_t> ids(6);
   file.read(0, ids);
   CHECK(ids == std::vector<int64_t>{5, 6, 7, 50279, 9, 50279});
@@ -98,20 +112,20 @@ TEST_CASE("the first id outside the vocabulary is found wherever it lies") {
   ids[static_cast<size_t>(offender)] = 70123;
   ids.back() = 80000;
   if (offender == 4999) ids.back() = 70123;
-  const TokenFile file(folder.write("ids.npy", ids), TokenDtype::uint32);
-  CHECK(message_of<DataError>([&] { file.check_ids(264); }) ==
+  const auto path = folder.write("ids.npy", ids);
+  CHECK(message_of<DataError>([&] { TokenFile(path, TokenDtype::uint32, 264).read_all(); }) ==
         fmt::format(
             "{}: id 70123 at token {} (byte {}) is outside the vocabulary of 264; check data.dtype "
             "(uint32), the tokenizer and model.vocab_size",
-            file.path(), offender, 4 * offender));
-  CHECK_NOTHROW(file.check_ids(80001));
+            path, offender, 4 * offender));
+  CHECK_NOTHROW(TokenFile(path, TokenDtype::uint32, 80001).read_all());
 }
 
 TEST_CASE("an id equal to the vocabulary size is outside, one below is inside") {
   TokenFolder folder;
-  const TokenFile file(folder.write("ids.npy", counting(264)), TokenDtype::uint16);
-  CHECK_NOTHROW(file.check_ids(264));
-  CHECK_THROWS_AS(file.check_ids(263), DataError);
+  const auto path = folder.write("ids.npy", counting(264));
+  CHECK_NOTHROW(TokenFile(path, TokenDtype::uint16, 264).read_all());
+  CHECK_THROWS_AS(TokenFile(path, TokenDtype::uint16, 263).read_all(), DataError);
 }
 
 TEST_CASE("instances are whole sequences of each file, in path order, without tails") {
@@ -153,6 +167,7 @@ TEST_CASE("all problems of all files are reported at once") {
   const auto good = folder.write("good.npy", counting(8));
   const auto high = folder.write("high.npy", counting(8, 96));
   const auto higher = folder.write("higher.npy", counting(8, 200));
+  // Found in the samples, before anything is read whole.
   const auto bad_ids = message_of<DataError>([&] {
     TokenDataset({high, good, higher}, TokenDtype::uint16, 4, 100);
   });
@@ -180,26 +195,46 @@ TEST_CASE("twenty problems are listed and the rest counted") {
   CHECK(message.ends_with("\n  and 3 more"));
 }
 
-TEST_CASE("unchecked ids are not read") {
-  TokenFolder folder;
-  const auto a = folder.write("a.npy", counting(8, 1000));
-  CHECK_NOTHROW(TokenDataset({a}, TokenDtype::uint16, 4, kUncheckedIds));
-}
-
-TEST_CASE("the check of ids is shared out by files") {
+TEST_CASE("reading whole files is shared out by files") {
   TokenFolder folder;
   const auto a = folder.write("a.npy", counting(8));
-  const auto b = folder.write("b.npy", counting(8, 96));
+  const auto b = folder.write("b.npy", late_offender(100));
   const auto c = folder.write("c.npy", counting(8, 10));
-  const auto d = folder.write("d.npy", counting(8, 200));
-  const TokenDataset dataset({a, b, c, d}, TokenDtype::uint16, 4, kUncheckedIds);
-  CHECK_NOTHROW(dataset.check_ids(100, 0, 2));
-  CHECK_NOTHROW(dataset.check_ids(100, 4, 5));  // more parts than files
-  const auto message = message_of<DataError>([&] { dataset.check_ids(100, 1, 2); });
+  const auto d = folder.write("d.npy", late_offender(200));
+  const TokenDataset dataset({a, b, c, d}, TokenDtype::uint16, 4, 100);
+  const auto hashes = dataset.read_all(0, 2);
+  CHECK(hashes == std::vector<std::string>{hash_file(a), "", hash_file(c), ""});
+  CHECK_NOTHROW(dataset.read_all(4, 5));  // more parts than files
+  const auto message = message_of<DataError>([&] { dataset.read_all(1, 2); });
   CHECK_THAT(message,
              Catch::StartsWith("2 of 4 token files cannot be used:\n  " + b + ": id 100 ") &&
                  Catch::Contains(d + ": id 200 "));
-  CHECK(message_of<DataError>([&] { dataset.check_ids(100); }) == message);
+  CHECK(message_of<DataError>([&] { dataset.read_all(); }) == message);
+}
+
+TEST_CASE("an id outside the vocabulary that no sample holds is refused as it is read") {
+  TokenFolder folder;
+  const auto path = folder.write("ids.npy", late_offender(100));
+  const TokenDataset dataset({path}, TokenDtype::uint16, 8, 100);
+  std::vector<int64_t> ids(8);
+  CHECK_NOTHROW(dataset.read(kLateOffender / 8 - 1, ids));
+  CHECK(message_of<DataError>([&] { dataset.read(kLateOffender / 8, ids); }) ==
+        fmt::format("{}: id 100 at token {} (byte {}) is outside the vocabulary of 100; check "
+                    "data.dtype (uint16), the tokenizer and model.vocab_size",
+                    path, kLateOffender, 2 * kLateOffender));
+}
+
+TEST_CASE("totals tell what whole sequences leave out") {
+  TokenFolder folder;
+  std::vector<std::string> paths;
+  for (int i = 0; i < 100; ++i)
+    paths.push_back(folder.write(fmt::format("{}.npy", i), counting(60)));
+  paths.push_back(folder.write("long.npy", counting(703)));
+  const auto totals = TokenDataset(paths, TokenDtype::uint16, 64, kAnyId).totals();
+  CHECK(totals.files == 101);
+  CHECK(totals.tokens == 6703);
+  CHECK(totals.used_tokens == 640);
+  CHECK(totals.short_files == 100);
 }
 
 TEST_CASE("the fingerprint tells order, size, content, names and sequence length apart") {
@@ -213,7 +248,7 @@ TEST_CASE("the fingerprint tells order, size, content, names and sequence length
   CHECK(fingerprint_of({b, a}) != before);
   CHECK(fingerprint_of({a, b}, 5) != before);
   CHECK(fingerprint_of({a}) != before);
-  CHECK(TokenDataset({a, b}, TokenDtype::uint32, 4, kUncheckedIds).fingerprint() != before);
+  CHECK(TokenDataset({a, b}, TokenDtype::uint32, 4, kAnyId).fingerprint() != before);
 
   auto changed = counting(40, 7);
   changed[20] = 8;
@@ -234,9 +269,105 @@ TEST_CASE("the fingerprint tells order, size, content, names and sequence length
   CHECK(fingerprint_of({folder.path("c.npy"), b}) != before);
 }
 
+TEST_CASE("the fingerprint is that of checkpoints of earlier versions") {
+  TokenFolder folder;
+  const auto a = folder.write("a.npy", counting(40000)), b = folder.write("b.npy", counting(40, 7));
+  CHECK(fingerprint_of({a, b}) == "3ed5f90ab5106cbf740b565dfcbd8a1d");
+  CHECK(TokenDataset({a, b}, TokenDtype::uint32, 4, kAnyId).fingerprint() ==
+        "1a850042ff26f9fc644539771827f644");
+}
+
+TEST_CASE("a change between the samples is in the hash of all bytes, not in the fingerprint") {
+  TokenFolder folder;
+  const auto path = folder.write("a.npy", late_offender(1));
+  const TokenDataset before({path}, TokenDtype::uint16, 4, kAnyId);
+  const auto bytes_before = before.read_all();
+  folder.write("a.npy", late_offender(2));
+  const TokenDataset after({path}, TokenDtype::uint16, 4, kAnyId);
+  CHECK(after.fingerprint() == before.fingerprint());
+  CHECK(after.read_all() != bytes_before);
+}
+
 TEST_CASE("the fingerprint does not change when data moves to another folder") {
   TokenFolder here, there;
   const auto a = here.write("a.npy", counting(40));
   const auto b = there.write("a.npy", counting(40));
   CHECK(fingerprint_of({a}) == fingerprint_of({b}));
+}
+
+TEST_CASE("a file that is cut while it is read is told, and ends no process") {
+  TokenFolder folder;
+  const bool stays_open = GENERATE(false, true);
+  const auto path = folder.write("a.npy", counting(40000));
+  TokenDataset dataset({path}, TokenDtype::uint16, 4, kAnyId);
+  if (stays_open) dataset.keep_open();
+  std::vector<int64_t> ids(4);
+  CHECK_NOTHROW(dataset.read(9000, ids));
+  std::filesystem::resize_file(path, 4096);
+  for (const int64_t instance : {int64_t{9000}, int64_t{0}})  // beyond the end, and before it
+    CHECK_THAT(
+        message_of<DataError>([&] { dataset.read(instance, ids); }),
+        Catch::StartsWith(path + ": had 80000 bytes when this run began and has 4096 now; "));
+  CHECK_THAT(message_of<DataError>([&] { dataset.read_all(); }),
+             Catch::Contains("had 80000 bytes when this run began and has 4096 now"));
+  std::filesystem::remove(path);
+  if (!stays_open)
+    CHECK_THAT(message_of<DataError>([&] { dataset.read(0, ids); }),
+               Catch::StartsWith(path + ": No such file or directory"));
+}
+
+TEST_CASE("reading beyond the end of a file tells where it ends") {
+  TokenFolder folder;
+  const auto path = folder.write("a.npy", counting(10));
+  std::vector<std::byte> bytes(8);
+  CHECK(message_of<DataError>([&] { DataFile(path).read(16, bytes); }) ==
+        path + ": ends at byte 20, 4 bytes too early; it was cut while this run reads it");
+}
+
+TEST_CASE("tokens that change under a run end it, a new time of modification does not") {
+  TokenFolder folder;
+  const auto path = folder.write("a.npy", counting(400));
+  const TokenDataset dataset({path}, TokenDtype::uint16, 4, kAnyId);
+  const auto later = [&] {
+    std::filesystem::last_write_time(
+        path, std::filesystem::last_write_time(path) + std::chrono::hours(1));
+  };
+  std::vector<int64_t> ids(4);
+  CHECK_NOTHROW(dataset.read(1, ids));
+  later();
+  CHECK_NOTHROW(dataset.read(1, ids));
+  folder.write("a.npy", counting(400, 1));
+  later();
+  CHECK_THAT(message_of<DataError>([&] { dataset.read(1, ids); }),
+             Catch::StartsWith(path + ": its tokens were changed since this run began; "));
+}
+
+TEST_CASE("files may be more than a process can map") {
+  TokenFolder folder;
+  const auto path = folder.write("a.npy", counting(8));
+  const std::vector<std::string> paths(70'000, path);
+  const TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId);
+  CHECK(dataset.num_instances() == 140'000);
+  std::vector<int64_t> ids(4);
+  dataset.read(139'999, ids);
+  CHECK(ids == std::vector<int64_t>{4, 5, 6, 7});
+}
+
+TEST_CASE("files may be more than a process can open") {
+  TokenFolder folder;
+  std::vector<std::string> paths;
+  for (uint16_t i = 0; i < 200; ++i)
+    paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
+  rlimit before{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
+  const rlimit few{.rlim_cur = 100, .rlim_max = before.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
+  const auto problem = message_of<DataError>([&] {
+    TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId);
+    dataset.keep_open();
+    std::vector<int64_t> ids(4);
+    for (int64_t i = 0; i < dataset.num_instances(); ++i) dataset.read(i, ids);
+  });
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
+  CHECK(problem == "");
 }

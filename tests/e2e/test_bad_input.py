@@ -1,11 +1,12 @@
 """Input that cannot be used ends the program with a code and a few lines that say what to mend; the run is not touched."""
 import array
+import gzip
 import re
 import shutil
 import sys
 import unittest
 
-from support import MPIRUN, PROGRAM, TINY, ProgramTest, checkpoints, tree_hash
+from support import MPIRUN, PROGRAM, TINY, ProgramTest, checkpoints, last_step, tree_hash
 
 CONFIG, DATA, CHECKPOINT = 2, 3, 4
 SCREEN_LINES = 24
@@ -98,6 +99,74 @@ class TokenFiles(BadInputTest):
     def test_other_tokens_than_the_run_had(self):
         write_tokens(self.tokens, [(11 * i) % 64 for i in range(16 * 30)])
         self.assert_refused(CHECKPOINT, ["training tokens"], self.config)
+
+    def test_ids_of_another_width(self):
+        ids = [(7 * i) % 64 for i in range(16 * 30)]
+        for code, advice in {"I": "data.dtype: uint32", "Q": "tokenize again"}.items():
+            self.tokens.write_bytes(array.array(code, ids).tobytes())
+            self.assert_refused(DATA, ["tokens.npy", advice], self.config, launches=(0,))
+
+    def test_another_number_of_tokens_than_its_table_counts(self):
+        table = self.folder / "tokens.csv.gz"
+        table.write_bytes(gzip.compress(b"0,480,a,b,1\n"))
+        self.train("counted", "train.steps=1")
+        self.tokens.write_bytes(self.tokens.read_bytes()[:600])
+        words = ["tokens.npy", "300 uint16 ids", "tokens.csv.gz", "480 tokens", "cut short"]
+        self.assert_refused(DATA, words, self.config)
+        self.assert_refused(DATA, words, self.config, "--dry-run", launches=(0,))
+        whole = self.folder / "whole.npy"
+        write_tokens(whole, [5] * 32)
+        self.assert_refused(DATA, words, self.config, "data.paths=[whole.npy]", "evaluation.paths=[tokens.npy]",
+                            "run.folder=other", launches=(0,))
+
+    def test_other_formats(self):
+        for content, words in {b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
+                               gzip.compress(b"ids"): "gzip", b"All work and no play. " * 10: "is text"}.items():
+            self.tokens.write_bytes(content)
+            self.assert_refused(DATA, ["tokens.npy", words], self.config, launches=(0,))
+
+    def late_offender(self, ranks):
+        """A run that comes to an id outside the vocabulary at token 2052 of 33,000, between two samples."""
+        ids = [(7 * i) % 64 for i in range(33000)]
+        ids[2052] = 64
+        write_tokens(self.tokens, ids)
+        return self.outcome(self.config, "run.folder=late", "data.check_ids=false", "train.steps=400", ranks=ranks)
+
+    def test_an_id_outside_the_vocabulary_that_a_run_comes_to(self):
+        for ranks in (0, 2):
+            code, text = self.late_offender(ranks)
+            self.assertEqual(code, DATA, text)
+            self.assertIn("tokens.npy: id 64 at token 2052 (byte 4104) is outside the vocabulary of 64", text)
+            self.assertNotIn("last collectives", text)
+
+    def test_files_that_are_cut_or_changed_while_a_run_reads_them(self):
+        def cut():
+            self.tokens.write_bytes(self.tokens.read_bytes()[:64])
+
+        def change():
+            with open(self.tokens, "r+b") as file:  # of the same size at every moment
+                file.write(array.array("H", [(11 * i) % 64 for i in range(16 * 30)]).tobytes())
+
+        good = self.tokens.read_bytes()
+        for number, (damage, words) in enumerate([(cut, "had 960 bytes"), (change, "were changed")]):
+            self.tokens.write_bytes(good)
+            run = self.folder / f"changed{number}"
+            job = self.start(self.config, f"run.folder={run}", "train.steps=100000")
+            job.wait_until(lambda: last_step(run) >= 2)
+            damage()
+            self.assertEqual(job.wait(), DATA, job.text())
+            self.assertIn("tokens.npy: ", job.text())
+            self.assertIn(words, job.text())
+
+    def test_tokens_that_change_between_the_samples(self):
+        ids = [(7 * i) % 64 for i in range(33000)]
+        write_tokens(self.tokens, ids)
+        for verify in ("sample", "full"):
+            self.train(verify, f"data.verify={verify}", "train.steps=1", ranks=2)
+        ids[2052] = 1
+        write_tokens(self.tokens, ids)
+        self.train("sample", "train.steps=2")
+        self.assert_refused(CHECKPOINT, ["training tokens"], self.config, "run.folder=full", "data.verify=full")
 
     def test_a_new_run_leaves_no_folder(self):
         self.tokens.unlink()

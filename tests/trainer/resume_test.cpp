@@ -171,3 +171,37 @@ TEST_CASE("a run whose tokens, model, seed or batch changed does not go on") {
   run.config.parallel.zero_stage = 2;
   CHECK(run.refusal() == "accepted");
 }
+
+TEST_CASE("data.verify: full knows every byte again, on any number of ranks; sample does not") {
+  TempFolder folder;
+  auto config = tiny_run(folder / "run");
+  config.data.synthetic = false;
+  // Token 5,000 of 40,000 lies between two samples.
+  const auto write = [&](char id) {
+    auto bytes = token_bytes(40'000, 1);
+    bytes[2 * 5000] = id;
+    return folder.add("b.npy", bytes);
+  };
+  config.data.paths = {folder.add("a.npy", token_bytes(600, 3)), write(1), folder.add("c.npy", token_bytes(600, 7))};
+  config.checkpoint.save_last = true;
+  const auto go_on = [&](int ranks, DataVerify verify, int64_t steps) {
+    config.data.verify = verify;
+    try {
+      run_on(ranks, config, steps);
+    } catch (const CheckpointError& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(go_on(2, DataVerify::full, 1) == "accepted");
+  CHECK(go_on(3, DataVerify::full, 2) == "accepted");
+  write(2);
+  for (const int ranks : {1, 2})
+    CHECK_THAT(go_on(ranks, DataVerify::full, 3), Catch::Contains("the training tokens are others"));
+  // Samples are all that is compared once either side has nothing else.
+  CHECK(go_on(1, DataVerify::sample, 3) == "accepted");
+  write(1);
+  CHECK(go_on(2, DataVerify::full, 4) == "accepted");
+  write(2);
+  CHECK_THAT(go_on(1, DataVerify::full, 5), Catch::Contains("the training tokens are others"));
+}

@@ -1,0 +1,97 @@
+#include "data/document_table.h"
+
+#include <zlib.h>
+
+#include <filesystem>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+
+namespace olmoe {
+namespace {
+
+/// Reads rows of RFC 4180 in pieces and keeps the second field of the last one.
+class LastEnd {
+ public:
+  void read(std::string_view text) {
+    for (const char c : text) {
+      if (c == '"')
+        quoted_ = !quoted_;  // a doubled one inside a field leaves things as they were
+      else if (quoted_)
+        continue;
+      else if (c == '\n')
+        end_row();
+      else if (c == ',')
+        ++field_;
+      else if (field_ == 1)
+        add_digit(c);
+      else
+        empty_ = false;
+    }
+  }
+
+  /// Of the whole table; nullopt: it has no row, or a row without a number there.
+  std::optional<int64_t> finish() {
+    end_row();
+    return good_ && !quoted_ ? last_ : std::nullopt;
+  }
+
+ private:
+  void add_digit(char c) {
+    constexpr int kMostDigits = 18;  // fit an int64
+    if (c < '0' || c > '9' || ++digits_ > kMostDigits)
+      good_ = false;
+    else
+      value_ = 10 * value_ + (c - '0');
+  }
+
+  void end_row() {
+    if (field_ > 0 || !empty_) {
+      good_ = good_ && digits_ > 0;
+      last_ = value_;
+    }
+    field_ = digits_ = 0;
+    value_ = 0;
+    empty_ = true;
+  }
+
+  std::optional<int64_t> last_;
+  int64_t value_ = 0;
+  int field_ = 0, digits_ = 0;
+  bool quoted_ = false, good_ = true, empty_ = true;
+};
+
+}  // namespace
+
+std::string table_path(const std::string& token_path) {
+  return std::filesystem::path(token_path).replace_extension(".csv.gz").string();
+}
+
+std::optional<int64_t> tokens_in_table(const std::string& token_path) {
+  constexpr unsigned kPieceBytes = 1 << 18;
+  const auto path = table_path(token_path);
+  std::error_code unknown;
+  if (!std::filesystem::exists(path, unknown) && !unknown) return std::nullopt;
+  const auto problem = [&](std::string_view what) {
+    return DataError(fmt::format("{}: {}; tokenize again, or move it away if {} is right", path,
+                                 what, token_path));
+  };
+  const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(::gzopen(path.c_str(), "rb"), ::gzclose);
+  if (!file) throw problem("the table of documents cannot be opened");
+  ::gzbuffer(file.get(), kPieceBytes);
+  std::vector<char> piece(kPieceBytes);
+  LastEnd last;
+  int count = 0;
+  while ((count = ::gzread(file.get(), piece.data(), kPieceBytes)) > 0)
+    last.read({piece.data(), static_cast<size_t>(count)});
+  int code = Z_OK;
+  ::gzerror(file.get(), &code);  // a file that is cut short gives no error of gzread
+  if (count < 0 || code != Z_OK) throw problem("the table of documents is damaged or cut short");
+  const auto end = last.finish();
+  if (!end) throw problem("is no table of documents with rows of start,end,id,source,line");
+  return end;
+}
+
+}  // namespace olmoe

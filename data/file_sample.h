@@ -1,0 +1,25 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/hash.h"
+#include "data/data_file.h"
+
+namespace olmoe {
+
+/// The bytes by which a token file is judged at start and known again later: all of a file of up to
+/// 64 KiB; of a larger one 16 blocks of 4 KiB, evenly spaced from its first byte to its last. A
+/// change between the blocks is not seen.
+struct FileSample {
+  struct Block {
+    int64_t offset;
+    std::vector<std::byte> bytes;
+  };
+  std::vector<Block> blocks;
+
+  static FileSample read(const DataFile& file, int64_t size_bytes);
+  void hash(Hasher& hasher) const;
+};
+
+}  // namespace olmoe

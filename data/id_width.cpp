@@ -1,0 +1,62 @@
+#include "data/id_width.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace olmoe {
+namespace {
+
+/// Ids at one place of every eight bytes.
+struct Lane {
+  int64_t count = 0, zeros = 0;
+  uint32_t largest = 0;
+
+  void add(uint32_t id) {
+    ++count;
+    zeros += id == 0;
+    largest = std::max(largest, id);
+  }
+};
+
+constexpr int64_t kWidestBytes = 8;
+
+template <class Id>
+std::array<Lane, kWidestBytes / sizeof(Id)> lanes_of(const FileSample& sample) {
+  std::array<Lane, kWidestBytes / sizeof(Id)> lanes;
+  for (const auto& block : sample.blocks) {
+    auto at = static_cast<size_t>((kWidestBytes - block.offset % kWidestBytes) % kWidestBytes);
+    for (; at + kWidestBytes <= block.bytes.size(); at += kWidestBytes) {
+      std::array<Id, kWidestBytes / sizeof(Id)> ids;
+      std::memcpy(ids.data(), block.bytes.data() + at, kWidestBytes);
+      for (size_t lane = 0; lane < ids.size(); ++lane) lanes[lane].add(ids[lane]);
+    }
+  }
+  return lanes;
+}
+
+// Vocabularies have less than 2^20 ids: the upper 16 bits of one are below 16.
+constexpr uint32_t kLargestUpper = 15;
+
+bool is_upper(const Lane& lane) {
+  return lane.largest <= kLargestUpper && lane.zeros * 8 >= lane.count;
+}
+
+}  // namespace
+
+int64_t wider_id_bytes(const FileSample& sample, int64_t id_bytes) {
+  constexpr int64_t kLeastPieces = 16;  // of eight bytes
+  if (id_bytes == 4) {
+    const auto lanes = lanes_of<uint32_t>(sample);
+    const bool wide =
+        lanes[0].count >= kLeastPieces && lanes[0].largest > kLargestUpper && lanes[1].largest == 0;
+    return wide ? 8 : 0;
+  }
+  const auto lanes = lanes_of<uint16_t>(sample);
+  const bool wide = lanes[0].count >= kLeastPieces && lanes[0].largest > kLargestUpper &&
+                    is_upper(lanes[1]) && is_upper(lanes[3]);
+  if (!wide) return 0;
+  return lanes[2].largest == 0 && lanes[3].largest == 0 ? 8 : 4;
+}
+
+}  // namespace olmoe

@@ -1,0 +1,35 @@
+#include "data/same_files.h"
+
+#include "support/catch.h"
+#include "token_fixtures.h"
+
+using namespace olmoe;
+using test::counting;
+using test::TokenFolder;
+
+namespace {
+
+using Pairs = std::vector<std::pair<std::string, std::string>>;
+
+Pairs pairs(const std::vector<SameFile>& files) {
+  Pairs out;
+  for (const auto& file : files) out.emplace_back(file.first, file.second);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a file is the same under its path twice and under links, a copy is another") {
+  TokenFolder folder;
+  const auto a = folder.write("a.npy", counting(4)), copy = folder.write("copy.npy", counting(4));
+  const auto soft = folder.path("soft.npy"), hard = folder.path("hard.npy"),
+             missing = folder.path("missing.npy"), round_about = folder.path("./a.npy");
+  std::filesystem::create_symlink(a, soft);
+  std::filesystem::create_hard_link(a, hard);
+  CHECK(pairs(repeated_files({a, copy, missing, missing})) == Pairs{});
+  CHECK(pairs(repeated_files({copy, a, soft, hard, a, round_about})) ==
+        Pairs{{a, soft}, {a, hard}, {a, a}, {a, round_about}});
+  CHECK(pairs(shared_files({copy, a}, {soft, missing, hard, round_about})) ==
+        Pairs{{a, soft}, {a, hard}, {a, round_about}});
+  CHECK(pairs(shared_files({a, a}, {copy})) == Pairs{});
+}
