@@ -16,6 +16,7 @@ struct ConfigNode {
   std::vector<std::string> keys;  ///< of a section: keys[i] names items[i]
   std::vector<ConfigNode> items;  ///< of a list or a section
   std::string where;              ///< "configs/x.yaml:12" or "command line"
+  std::string file;               ///< "configs/x.yaml"; empty for what was typed
 
   static ConfigNode scalar(std::string text, bool quoted = false);
   static ConfigNode section(std::string where = {});

@@ -1,12 +1,9 @@
 #include "trainer/trainer.h"
 
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 
 #include "core/files.h"
@@ -24,6 +21,7 @@
 #include "trainer/layout.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
+#include "trainer/run_folder.h"
 #include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
 
@@ -85,16 +83,7 @@ namespace fs = std::filesystem;
 /// reading the token files may take long, and makes nothing: a run that is refused leaves no folder.
 const Config& check_run_folder(const Config& config, Communicator& world) {
   agree(world, [&] {
-    if (world.rank() != 0) return;
-    const auto& folder = config.run.folder;
-    std::error_code error;
-    auto there = fs::absolute(folder);
-    while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
-    if (!fs::is_directory(there, error))
-      throw ConfigError(fmt::format("run.folder: {} cannot be made, {} is not a folder", folder, there.string()));
-    if (::access(there.c_str(), W_OK | X_OK) != 0)
-      throw ConfigError(
-          fmt::format("run.folder: {} cannot be written, {}: {}", folder, there.string(), std::strerror(errno)));
+    if (world.rank() == 0) check_folder_can_be_made(config.run.folder);
   });
   return config;
 }
