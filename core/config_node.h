@@ -32,7 +32,7 @@ struct ConfigNode {
   std::string yaml() const;
 };
 
-/// `text` fit for one line of a message: control characters escaped, cut after 60 bytes.
+/// `text` fit for one line of a message: escaped where it is no printable UTF-8, cut after 60 bytes.
 std::string printable(std::string_view text);
 
 /// The candidate that `word` most likely misspells, or empty when none is near.

@@ -124,16 +124,25 @@ std::string joined_path(const std::string& section, std::string_view key) {
   return section.empty() ? printable(key) : section + "." + printable(key);
 }
 
-/// The paths of fields of this name in other sections, or of the name that it misspells.
-std::string elsewhere(std::string_view word, const std::vector<std::string>& known_paths) {
-  const auto last_name = [](std::string_view path) { return path.substr(path.rfind('.') + 1); };
-  std::vector<std::string_view> names;
-  for (const std::string_view path : known_paths) names.push_back(last_name(path));
-  const std::string_view nearest = nearest_word(word, names);
+std::string_view last_name(std::string_view path) { return path.substr(path.rfind('.') + 1); }
+
+/// Proposes the fields of this name, in whatever section they are.
+std::string fields_named(std::string_view name, const std::vector<std::string>& known_paths) {
   std::vector<std::string_view> paths;
   for (const std::string_view path : known_paths)
-    if (!nearest.empty() && last_name(path) == nearest) paths.push_back(path);
+    if (!name.empty() && last_name(path) == name) paths.push_back(path);
   return paths.empty() ? "" : fmt::format(", did you mean '{}'?", fmt::join(paths, "' or '"));
+}
+
+/// A field of that very name elsewhere, else one here that the key misspells, else one elsewhere.
+std::string hint_for_key(std::string_view key, const std::vector<std::string_view>& here,
+                         const std::vector<std::string>& known_paths) {
+  std::string hint = fields_named(key, known_paths);
+  if (hint.empty()) hint = did_you_mean(key, here);
+  if (!hint.empty()) return hint;
+  std::vector<std::string_view> names;
+  for (const std::string_view path : known_paths) names.push_back(last_name(path));
+  return fields_named(nearest_word(key, names), known_paths);
 }
 
 /// What other YAML readers take for a boolean.
@@ -152,10 +161,9 @@ void note_unknown_keys(const ConfigPlace& at, const ConfigFields& fields) {
   for (size_t i = 0; i < at.node.keys.size(); ++i) {
     const std::string& key = at.node.keys[i];
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
-    std::string hint = did_you_mean(key, known);
-    if (hint.empty()) hint = elsewhere(key, at.reading.known_paths);
     at.reading.problems.push_back(fmt::format("{}: unknown key ({}){}", joined_path(at.path, key),
-                                              at.node.items[i].where, hint));
+                                              at.node.items[i].where,
+                                              hint_for_key(key, known, at.reading.known_paths)));
   }
 }
 

@@ -65,7 +65,7 @@ TEST_CASE("what could not be read back, or what no file system takes, is refused
   CHECK(refusal("") == "an empty path");
   CHECK(refusal("a\nb") == "'a\\nb': a path may not hold control characters; rename the file");
   CHECK_THAT(refusal("a\x7f"), Catch::Contains("control characters"));
-  CHECK_THAT(refusal("caf\xe9.npy"), Catch::Contains("must be UTF-8"));
+  CHECK_THAT(refusal("gr\xc3\xbcn/caf\xe9.npy"), Catch::StartsWith("'gr\xc3\xbcn/caf\\xe9.npy': a path must be UTF-8"));
   const std::string name(255, 'n');
   CHECK(user_path("a/" + name, "") == "a/" + name);
   CHECK_THAT(refusal("a/" + name + "n"), Catch::Contains("a name of 256 bytes"));

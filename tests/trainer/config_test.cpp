@@ -201,16 +201,25 @@ TEST_CASE("load_config lists the problems of a file together, with the path") {
 
 TEST_CASE("docs/config.md lists the fields as they are; OLMOE_UPDATE_DOCS=1 writes it") {
   const auto text =
-      "# Config\n\nEvery field of a run's config, as the program itself lists them; a test keeps this page true. A file "
-      "may name\nanother one to lay beneath it, `base: other.yaml`, and the command line may change any field, "
-      "`train.steps=100`.\n\n"
-      "A value stands on one line. An integer may be written `1e6`. On the command line `train.init_from=` is empty text, "
-      "and text\nthat looks like YAML needs quotes of its own: `'run.folder=\"a #1\"'`.\n\n"
-      "Relative paths: what is typed on the command line starts from the working directory. Of what stands in a file, "
-      "`base` and\n`data.paths_file` start from the folder of that file; token files from `data.root`, or the working "
-      "directory where none is\ngiven; `run.folder`, `train.init_from` and `data.root` from the working directory. Typed "
-      "token files start from `data.root`\nonly where that is typed too. `~/` is the home folder; variables such as "
-      "`$HOME` are refused.\n\n" +
+      "# Config\n"
+      "\n"
+      "Every field of a run's config, as the program itself lists them; a test keeps this page true. A"
+      " file may name\n"
+      "another one to lay beneath it, `base: other.yaml`, and the command line may change any field, "
+      "`train.steps=100`.\n"
+      "\n"
+      "A value stands on one line. An integer may be written `1e6`. On the command line "
+      "`train.init_from=` is empty text, and text\n"
+      "that looks like YAML needs quotes of its own: `'run.folder=\"a #1\"'`.\n"
+      "\n"
+      "Relative paths: what is typed on the command line starts from the working directory. Of what "
+      "stands in a file, `base` and\n"
+      "`data.paths_file` start from the folder of that file; token files from `data.root`, or the "
+      "working directory where none is\n"
+      "given; `run.folder`, `train.init_from` and `data.root` from the working directory. Typed token "
+      "files start from `data.root`\n"
+      "only where that is typed too. `~/` is the home folder; variables such as `$HOME` are refused.\n"
+      "\n" +
       document_config<Config>();
   const char* update = std::getenv("OLMOE_UPDATE_DOCS");
   if (update != nullptr && std::string(update) == "1") write_text_atomic(kDocument, text);
