@@ -47,7 +47,8 @@ std::vector<std::string> refuse_sizes(const Config& config) {
   };
   refuse(parameters > kMostParameters,
          fmt::format("model: {:.3g} parameters, more than {:g}", parameters, kMostParameters));
-  refuse(8 * step_tokens * token_values > kMostCounted || 16 * sequences * parameters > kMostCounted,
+  refuse(8 * step_tokens * token_values > kMostCounted ||
+             16 * sequences * std::min(parameters, kMostParameters) > kMostCounted,
          fmt::format("train.global_batch_size: {} sequences of {} tokens, with {:.3g} parameters, are more bytes than "
                      "63 bits count",
                      config.train.global_batch_size, config.data.sequence_length, parameters));
