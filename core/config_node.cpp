@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/utf8.h"
+
 namespace olmoe {
 namespace {
 
@@ -131,8 +133,15 @@ std::string printable(std::string_view text) {
   size_t end = std::min(text.size(), kLimit);
   while (end < text.size() && end > 0 && (text[end] & 0xc0) == 0x80)
     --end;  // not inside a UTF-8 character
-  const std::string quoted = in_quotes(text.substr(0, end));
-  return quoted.substr(1, quoted.size() - 2) + (end < text.size() ? "..." : "");
+  std::string out;
+  for (size_t at = 0; at < end;) {
+    const size_t length = utf8_character_bytes(text, at);
+    const std::string quoted = in_quotes(text.substr(at, length));
+    out += length == 0 ? fmt::format("\\x{:02x}", static_cast<unsigned char>(text[at]))
+                       : quoted.substr(1, quoted.size() - 2);
+    at += std::max<size_t>(length, 1);
+  }
+  return out + (end < text.size() ? "..." : "");
 }
 
 std::string_view nearest_word(std::string_view word,

@@ -16,6 +16,7 @@ struct ConfigNode {
   std::vector<std::string> keys;  ///< of a section: keys[i] names items[i]
   std::vector<ConfigNode> items;  ///< of a list or a section
   std::string where;              ///< "configs/x.yaml:12" or "command line"
+  std::string file;               ///< "configs/x.yaml"; empty for what was typed
 
   static ConfigNode scalar(std::string text, bool quoted = false);
   static ConfigNode section(std::string where = {});
@@ -31,7 +32,7 @@ struct ConfigNode {
   std::string yaml() const;
 };
 
-/// `text` fit for one line of a message: control characters escaped, cut after 60 bytes.
+/// `text` fit for one line of a message: escaped where it is no printable UTF-8, cut after 60 bytes.
 std::string printable(std::string_view text);
 
 /// The candidate that `word` most likely misspells, or empty when none is near.

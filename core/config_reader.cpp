@@ -2,17 +2,14 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <yaml-cpp/eventhandler.h>
-#include <yaml-cpp/exceptions.h>
-#include <yaml-cpp/mark.h>
-#include <yaml-cpp/parser.h>
 
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
-#include <sstream>
 
+#include "core/config_reader_yaml.h"
 #include "core/files.h"
+#include "core/user_path.h"
 
 namespace olmoe {
 namespace {
@@ -20,200 +17,27 @@ namespace {
 using Kind = ConfigNode::Kind;
 using Problems = std::vector<std::string>;
 
-// What a config never needs, and hostile text would use to exhaust stack, memory or time.
-constexpr int64_t kMaxSizeBytes = 4 << 20;
-constexpr size_t kMaxDepth = 32;
-constexpr size_t kMaxKeys = 1000;
+constexpr std::string_view kCommandLine = "command line";
 constexpr size_t kMaxBases = 16;
 constexpr size_t kMaxProblems = 200;
-
-/// Builds our tree from the parser's events, which still show duplicate keys, anchors and tags.
-class TreeBuilder : public YAML::EventHandler {
- public:
-  TreeBuilder(std::string source, bool has_lines, Problems& problems)
-      : source_(std::move(source)), has_lines_(has_lines), problems_(problems) {}
-
-  ConfigNode take() { return std::move(root_); }
-
-  void OnDocumentStart(const YAML::Mark& mark) override {
-    if (++documents_ > 1) refuse(mark, "more than one document");
-  }
-  void OnDocumentEnd() override {}
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { refuse(mark, "an alias"); }
-  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-    check(mark, "", anchor);
-    if (wants_key()) refuse(mark, "a key that is not plain text");
-    add(ConfigNode{}, mark);
-  }
-  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                const std::string& value) override {
-    check(mark, tag, anchor);
-    if (wants_key()) {
-      open_key(value, mark);
-    } else {
-      add(ConfigNode::scalar(value, tag == "!"), mark);
-    }
-  }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                       YAML::EmitterStyle::value) override {
-    open(Kind::list, mark, tag, anchor);
-  }
-  void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
-                  YAML::EmitterStyle::value) override {
-    open(Kind::section, mark, tag, anchor);
-  }
-  void OnMapEnd() override { close(); }
-
- private:
-  /// A list or section whose end has not come yet; the key whose value is next, and the line of
-  /// that key.
-  struct Open {
-    ConfigNode node;
-    std::optional<std::string> key;
-    std::string key_where;
-    bool is_duplicate = false;
-  };
-
-  std::string where(const YAML::Mark& mark) const {
-    return has_lines_ ? fmt::format("{}:{}", source_, mark.line + 1) : source_;
-  }
-
-  [[noreturn]] void refuse(const YAML::Mark& mark, std::string_view what) const {
-    throw ConfigError(fmt::format("{}: a config may not use {}", where(mark), what));
-  }
-
-  void check(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) const {
-    if (anchor != YAML::NullAnchor) refuse(mark, "an anchor");
-    if (!tag.empty() && tag != "?" && tag != "!") refuse(mark, "a tag");
-    if (open_.size() >= kMaxDepth) refuse(mark, fmt::format("more than {} levels", kMaxDepth));
-  }
-
-  bool wants_key() const {
-    return !open_.empty() && open_.back().node.kind == Kind::section && !open_.back().key;
-  }
-
-  std::string path() const {
-    std::string path;
-    for (const Open& open : open_)
-      if (open.key) path += (path.empty() ? "" : ".") + printable(*open.key);
-    return path;
-  }
-
-  void open_key(const std::string& key, const YAML::Mark& mark) {
-    Open& section = open_.back();
-    section.key = key;
-    section.key_where = where(mark);
-    const ConfigNode* first = section.node.find(key);
-    section.is_duplicate = first != nullptr;
-    if (first)
-      problems_.push_back(fmt::format("{}: duplicate key ({}), first at {}", path(),
-                                      section.key_where, first->where));
-    if (section.node.keys.size() >= kMaxKeys)
-      refuse(mark, fmt::format("more than {} keys in a section", kMaxKeys));
-  }
-
-  void open(Kind kind, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
-    check(mark, tag, anchor);
-    if (wants_key()) refuse(mark, "a key that is not plain text");
-    ConfigNode node;
-    node.kind = kind;
-    node.where = where(mark);
-    open_.push_back({std::move(node), std::nullopt, {}, false});
-  }
-
-  void close() {
-    ConfigNode node = std::move(open_.back().node);
-    open_.pop_back();
-    place(std::move(node));
-  }
-
-  void add(ConfigNode node, const YAML::Mark& mark) {
-    node.where = where(mark);
-    place(std::move(node));
-  }
-
-  void place(ConfigNode node) {
-    if (open_.empty()) {
-      root_ = std::move(node);
-    } else if (open_.back().node.kind == Kind::list) {
-      open_.back().node.items.push_back(std::move(node));
-    } else {
-      Open& section = open_.back();
-      node.where = section.key_where;
-      if (!section.is_duplicate) section.node.add(std::move(*section.key), std::move(node));
-      section.key.reset();
-    }
-  }
-
-  std::string source_;
-  bool has_lines_;
-  Problems& problems_;
-  int documents_ = 0;
-  std::vector<Open> open_;
-  ConfigNode root_;
-};
-
-/// Length of the UTF-8 character at `at`, or 0 where there is none: bad bytes, overlong, surrogate.
-size_t character_length(std::string_view text, size_t at) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(at);
-  const size_t length = lead < 0x80   ? 1
-                        : lead < 0xc2 ? 0
-                        : lead < 0xe0 ? 2
-                        : lead < 0xf0 ? 3
-                        : lead < 0xf5 ? 4
-                                      : 0;
-  if (at + length > text.size()) return 0;
-  for (size_t i = at + 1; i < at + length; ++i)
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  if (length < 3) return length;
-  const unsigned char second = byte(at + 1);
-  const bool is_outside = (lead == 0xe0 && second < 0xa0) || (lead == 0xed && second >= 0xa0) ||
-                          (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second >= 0x90);
-  return is_outside ? 0 : length;
-}
-
-/// Throws ConfigError on text that yaml-cpp would silently convert or cut.
-void check_characters(const std::string& text, const std::string& source) {
-  if (static_cast<int64_t>(text.size()) > kMaxSizeBytes)
-    throw ConfigError(fmt::format("{}: a config may not be over {} bytes", source, kMaxSizeBytes));
-  for (size_t at = 0, length = 0, line = 1; at < text.size(); at += length) {
-    const char c = text[at];
-    length = character_length(text, at);
-    const bool is_control =
-        (c >= 0 && c < 0x20 && c != '\n' && c != '\r' && c != '\t') || c == 0x7f;
-    if (length == 0 || is_control)
-      throw ConfigError(
-          fmt::format("{}:{}: {}", source, line,
-                      length == 0 ? "not UTF-8" : "a config may not use control characters"));
-    if (c == '\n') ++line;
-  }
-}
-
-ConfigNode parse(const std::string& text, const std::string& source, bool has_lines,
-                 Problems& problems) {
-  check_characters(text, source);
-  TreeBuilder builder(source, has_lines, problems);
-  try {
-    std::istringstream stream(text);
-    YAML::Parser parser(stream);
-    while (parser.HandleNextDocument(builder)) {
-    }
-  } catch (const YAML::Exception& error) {
-    const std::string line = has_lines ? fmt::format(":{}", error.mark.line + 1) : "";
-    throw ConfigError(fmt::format("{}{}: invalid YAML: {}", source, line, printable(error.msg)));
-  }
-  return builder.take();
-}
 
 /// `named_at`: where a config names this file as its base; empty for the file that the user names.
 std::string read_file(const std::string& path, const std::string& named_at = {}) {
   try {
-    return read_text(path, kMaxSizeBytes);
+    return read_text(path, kMaxConfigBytes);
   } catch (const Error& error) {
     throw ConfigError(named_at.empty() ? error.what()
                                        : fmt::format("base: {} ({})", error.what(), named_at));
+  }
+}
+
+/// A base is named relative to the file that names it.
+std::string path_of_base(const ConfigNode& base) {
+  try {
+    const auto path = user_path(base.text, std::filesystem::path(base.file).parent_path());
+    return std::filesystem::path(path).lexically_normal();
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("base: {} ({})", error.what(), base.where));
   }
 }
 
@@ -222,11 +46,11 @@ std::string read_file(const std::string& path, const std::string& named_at = {})
 ConfigNode load(const std::string& text, const std::vector<std::string>& chain,
                 Problems& problems) {
   const std::string& source = chain.back();
-  ConfigNode root = parse(text, source, true, problems);
+  ConfigNode root = parse_yaml(text, {source}, problems);
   if (root.kind == Kind::null) root = ConfigNode::section();
   if (root.kind != Kind::section)
     throw ConfigError(source + ": a config is a section: lines of 'key: value'");
-  root.where = source;
+  root.where = root.file = source;
   const auto key = std::find(root.keys.begin(), root.keys.end(), "base");
   if (key == root.keys.end()) return root;
 
@@ -236,8 +60,7 @@ ConfigNode load(const std::string& text, const std::vector<std::string>& chain,
   root.items.erase(item);
   if (base.kind != Kind::scalar)
     throw ConfigError(fmt::format("base: expected the path of a file ({})", base.where));
-  const auto path =
-      (std::filesystem::path(source).parent_path() / base.text).lexically_normal().string();
+  const std::string path = path_of_base(base);
   const bool is_cycle = std::any_of(chain.begin(), chain.end(), [&](const std::string& earlier) {
     std::error_code ignored;  // a missing file is no cycle, and reading it says what is wrong
     return std::filesystem::equivalent(path, earlier, ignored);
@@ -253,27 +76,60 @@ ConfigNode load(const std::string& text, const std::vector<std::string>& chain,
   return tree;
 }
 
+std::string trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t first = text.find_first_not_of(kSpace);
+  if (first == std::string_view::npos) return {};
+  return std::string(text.substr(first, text.find_last_not_of(kSpace) - first + 1));
+}
+
+/// True where all of `text` went into the node: a mark of a document, for one, is dropped.
+bool is_whole(const ConfigNode& node, const std::string& text) {
+  if (node.kind == Kind::null) return text == "~" || text == "null" || text == "Null" || text == "NULL";
+  return node.kind != Kind::scalar || node.quoted || node.text == text;
+}
+
+/// The value of an override. Without one it is empty text: shells remove the quotes of `key=""`.
+ConfigNode parse_typed(const std::string& path, const std::string& text, Problems& problems) {
+  ConfigNode node = ConfigNode::scalar("", /*quoted=*/true);
+  const std::string value = trimmed(text);
+  const auto refuse = [&](std::string_view why) {
+    throw ConfigError(fmt::format("{}: {}; text that looks like YAML needs quotes of its own: '{}=\"...\"'", path,
+                                  why, path));
+  };
+  if (value.empty()) return node;
+  try {
+    node = parse_yaml(text, {std::string(kCommandLine), /*command_line=*/true}, problems);
+  } catch (const ConfigError& error) {
+    refuse(error.what());
+  }
+  if (!is_whole(node, value) || scan_yaml_line(value) == LineEnd::comment)
+    refuse(fmt::format("of '{}' only '{}' would be read ({})", printable(value), printable(node.inline_text()),
+                       kCommandLine));
+  return node;
+}
+
+bool is_key_path(const std::string& path) {
+  const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.'; };
+  return !path.empty() && std::all_of(path.begin(), path.end(), is_plain) && path.front() != '.' &&
+         path.back() != '.' && path.find("..") == std::string::npos &&
+         static_cast<size_t>(std::count(path.begin(), path.end(), '.')) < kMaxConfigDepth;
+}
+
 /// `a.b=value` as the tree {a: {b: value}}, ready to be merged.
 ConfigNode parse_override(const std::string& text, Problems& problems) {
-  constexpr std::string_view kWhere = "command line";
   const size_t equals = text.find('=');
   const std::string path = text.substr(0, equals);
-  const auto is_plain = [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.';
-  };
-  const bool well_formed =
-      equals != std::string::npos && equals + 1 < text.size() && !path.empty() &&
-      std::all_of(path.begin(), path.end(), is_plain) && path.front() != '.' &&
-      path.back() != '.' && path.find("..") == std::string::npos &&
-      static_cast<size_t>(std::count(path.begin(), path.end(), '.')) < kMaxDepth;
-  if (!well_formed)
-    throw ConfigError(fmt::format("{}: expected path.to.key=value ({})", printable(text), kWhere));
-  ConfigNode node = parse(text.substr(equals + 1), std::string(kWhere), false, problems);
-  node.where = kWhere;
+  if (equals == std::string::npos || !is_key_path(path))
+    throw ConfigError(fmt::format("{}: expected path.to.key=value ({})", printable(text), kCommandLine));
+  if (path == "base")
+    throw ConfigError(fmt::format("base: may stand in a file only ({})", kCommandLine));
+  ConfigNode node = parse_typed(path, text.substr(equals + 1), problems);
+  node.where = kCommandLine;
   for (size_t end = path.size(); end != std::string::npos && end > 0;) {
     const size_t dot = path.rfind('.', end - 1);
     const size_t begin = dot == std::string::npos ? 0 : dot + 1;
-    ConfigNode section = ConfigNode::section(std::string(kWhere));
+    ConfigNode section = ConfigNode::section(std::string(kCommandLine));
     section.add(path.substr(begin, end - begin), std::move(node));
     node = std::move(section);
     end = dot;
@@ -281,8 +137,10 @@ ConfigNode parse_override(const std::string& text, Problems& problems) {
   return node;
 }
 
-void read_into(const ConfigFields& fields, const std::string& text, const std::string& source,
-               const std::vector<std::string>& overrides, Problems& problems) {
+/// The tree of a config, read into `fields`; none where the text did not parse.
+std::optional<ConfigNode> read_into(const ConfigFields& fields, const std::string& text, const std::string& source,
+                                    const std::vector<std::string>& overrides, ConfigReading& reading) {
+  Problems& problems = reading.problems;
   std::optional<ConfigNode> tree;
   const auto noting = [&problems](const auto& step) {
     try {
@@ -298,7 +156,8 @@ void read_into(const ConfigFields& fields, const std::string& text, const std::s
       if (tree) tree->merge(std::move(edit));
     });
   // Of a file that did not parse, only that is said: its fields would all be missing.
-  if (tree) config_detail::read_fields({*tree, "", problems}, fields);
+  if (tree) config_detail::read_fields({*tree, "", reading}, fields);
+  return tree;
 }
 
 }  // namespace
@@ -306,10 +165,15 @@ void read_into(const ConfigFields& fields, const std::string& text, const std::s
 namespace config_detail {
 
 void read_text_into(const ConfigFields& fields, const std::string& text,
-                    const std::string& source_name, const std::vector<std::string>& overrides) {
-  Problems problems;
-  read_into(fields, text, source_name, overrides, problems);
-  if (problems.empty()) return;
+                    const std::string& source_name, const std::vector<std::string>& overrides,
+                    ConfigNode* tree) {
+  ConfigReading reading{{}, leaf_paths(fields)};
+  Problems& problems = reading.problems;
+  auto read = read_into(fields, text, source_name, overrides, reading);
+  if (problems.empty()) {
+    if (tree != nullptr) *tree = std::move(*read);
+    return;
+  }
   const size_t more = problems.size() - std::min(problems.size(), kMaxProblems);
   problems.resize(problems.size() - more);
   if (more > 0) problems.push_back(fmt::format("... and {} more problems", more));
@@ -317,8 +181,8 @@ void read_text_into(const ConfigFields& fields, const std::string& text,
 }
 
 void read_file_into(const ConfigFields& fields, const std::string& path,
-                    const std::vector<std::string>& overrides) {
-  read_text_into(fields, read_file(path), path, overrides);
+                    const std::vector<std::string>& overrides, ConfigNode* tree) {
+  read_text_into(fields, read_file(path), path, overrides, tree);
 }
 
 }  // namespace config_detail

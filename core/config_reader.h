@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -30,12 +31,17 @@ std::string_view enum_name(E value) {
   return EnumNames<E>::names.at(static_cast<size_t>(value));
 }
 
-/// A place in the tree being read: its node, its path for messages, and the list that gathers
-/// problems.
+/// What a reading gathers, and all paths of the config that is read, for hints.
+struct ConfigReading {
+  std::vector<std::string> problems;
+  std::vector<std::string> known_paths;
+};
+
+/// A place in the tree being read: its node, its path for messages, and the reading.
 struct ConfigPlace {
   const ConfigNode& node;
   std::string path;
-  std::vector<std::string>& problems;
+  ConfigReading& reading;
 
   /// Notes that something else stands here: "path: expected <what>, got <what stands here>
   /// (where)<hint>".
@@ -52,6 +58,14 @@ struct ConfigField {
   std::function<ConfigNode()> write;
   std::function<std::string(const std::string& path)>
       nested_rows;  ///< documentation of the fields inside
+  std::function<void(const std::string& path, std::vector<std::string>& problems)>
+      check;  ///< notes integers that are out of range, the field's own and those inside
+};
+
+/// The values that an integer may have, both ends included.
+struct IntegerRange {
+  int64_t least;
+  int64_t most = std::numeric_limits<int32_t>::max();
 };
 
 /// The visitor that a struct's `fields` is called with: it collects them.
@@ -67,11 +81,19 @@ class ConfigFields {
   void required(std::string_view key, T& value, std::string_view meaning) {
     add(key, value, meaning, true);
   }
+  /// The same for an integer that has to lie in a range: values_out_of_range() tells.
+  void operator()(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
+    add(key, value, range, meaning, false);
+  }
+  void required(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
+    add(key, value, range, meaning, true);
+  }
   const std::vector<ConfigField>& list() const { return list_; }
 
  private:
   template <class T>
   void add(std::string_view key, T& value, std::string_view meaning, bool required);
+  void add(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning, bool required);
 
   std::vector<ConfigField> list_;
 };
@@ -88,9 +110,9 @@ template <class T> inline constexpr bool kIsOptional<std::optional<T>> = true;
 
 /// Reads `T` from a YAML file. Its top-level `base: other.yaml` (relative to the file) is laid
 /// beneath it, then each override `path.to.key=value` on top. Throws one ConfigError that lists
-/// every problem, one a line.
+/// every problem, one a line. `tree`, where given, is what was read: it knows where values come from.
 template <ConfigStruct T>
-T read_config(const std::string& path, const std::vector<std::string>& overrides = {});
+T read_config(const std::string& path, const std::vector<std::string>& overrides = {}, ConfigNode* tree = nullptr);
 
 /// The same from text; `source_name` stands for the path in messages and for a relative base.
 template <ConfigStruct T>
@@ -100,6 +122,11 @@ T read_config_text(const std::string& text, const std::string& source_name,
 /// YAML that reads back equal to `config`. Throws Error on a number that is not finite.
 template <ConfigStruct T>
 std::string write_config(const T& config);
+
+/// The integers of `config` out of their ranges, each "train.steps: 0 must be between 1 and 9";
+/// `path` goes before their keys.
+template <ConfigStruct T>
+std::vector<std::string> values_out_of_range(const T& config, const std::string& path = {});
 
 /// A Markdown table of all fields: path, type, default or "required", meaning.
 template <ConfigStruct T>

@@ -25,9 +25,13 @@ ConfigNode write_fields(const ConfigFields& fields);
 std::string document_fields(const std::string& prefix, const ConfigFields& fields);
 
 void read_text_into(const ConfigFields& fields, const std::string& text,
-                    const std::string& source_name, const std::vector<std::string>& overrides);
+                    const std::string& source_name, const std::vector<std::string>& overrides,
+                    ConfigNode* tree);
 void read_file_into(const ConfigFields& fields, const std::string& path,
-                    const std::vector<std::string>& overrides);
+                    const std::vector<std::string>& overrides, ConfigNode* tree);
+std::vector<std::string> leaf_paths(const ConfigFields& fields);
+void check_fields(const std::string& prefix, const ConfigFields& fields,
+                  std::vector<std::string>& problems);
 std::string document_table(const ConfigFields& fields);
 std::vector<std::string> differences(const ConfigNode& a, const ConfigNode& b);
 
@@ -100,6 +104,16 @@ std::string nested_rows(const std::string& path, T& value) {
   }
 }
 
+/// Integers that are out of range in the structs within a value.
+template <class T>
+void check_nested(const std::string& path, T& value, std::vector<std::string>& problems) {
+  if constexpr (ConfigStruct<T>) {
+    check_fields(path.empty() ? "" : path + ".", fields_of(value), problems);
+  } else if constexpr (kIsVector<T>) {
+    for (size_t i = 0; i < value.size(); ++i) check_nested(path + "[" + std::to_string(i) + "]", value[i], problems);
+  }
+}
+
 }  // namespace olmoe::config_detail
 
 namespace olmoe {
@@ -114,13 +128,16 @@ void ConfigFields::add(std::string_view key, T& value, std::string_view meaning,
        .read = [&value](const ConfigPlace& at) { config_detail::read_value(at, value); },
        .write = [&value] { return config_detail::write_value(value); },
        .nested_rows =
-           [&value](const std::string& path) { return config_detail::nested_rows(path, value); }});
+           [&value](const std::string& path) { return config_detail::nested_rows(path, value); },
+       .check = [&value](const std::string& path, std::vector<std::string>& problems) {
+         config_detail::check_nested(path, value, problems);
+       }});
 }
 
 template <ConfigStruct T>
-T read_config(const std::string& path, const std::vector<std::string>& overrides) {
+T read_config(const std::string& path, const std::vector<std::string>& overrides, ConfigNode* tree) {
   T config{};
-  config_detail::read_file_into(config_detail::fields_of(config), path, overrides);
+  config_detail::read_file_into(config_detail::fields_of(config), path, overrides, tree);
   return config;
 }
 
@@ -128,7 +145,7 @@ template <ConfigStruct T>
 T read_config_text(const std::string& text, const std::string& source_name,
                    const std::vector<std::string>& overrides) {
   T config{};
-  config_detail::read_text_into(config_detail::fields_of(config), text, source_name, overrides);
+  config_detail::read_text_into(config_detail::fields_of(config), text, source_name, overrides, nullptr);
   return config;
 }
 
@@ -136,6 +153,14 @@ template <ConfigStruct T>
 std::string write_config(const T& config) {
   T copy = config;  // `fields` hands out references, so it is not const
   return config_detail::write_value(copy).yaml();
+}
+
+template <ConfigStruct T>
+std::vector<std::string> values_out_of_range(const T& config, const std::string& path) {
+  T copy = config;
+  std::vector<std::string> problems;
+  config_detail::check_nested(path, copy, problems);
+  return problems;
 }
 
 template <ConfigStruct T>

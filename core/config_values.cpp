@@ -27,12 +27,6 @@ size_t any_digits(std::string_view text, size_t begin) {
   return end - begin;
 }
 
-bool is_integer(std::string_view text) {
-  const size_t begin = text.starts_with('-') ? 1 : 0;
-  const size_t length = whole_digits(text, begin);
-  return length > 0 && begin + length == text.size();
-}
-
 /// JSON's grammar of a number. from_chars alone would take "inf", "nan" and "1.".
 bool is_number(std::string_view text) {
   size_t at = text.starts_with('-') ? 1 : 0;
@@ -54,12 +48,41 @@ bool is_number(std::string_view text) {
   return at == text.size();
 }
 
+/// An integer as plain digits: `1e6` and `2.5e3` are written out. Empty where the text is none; a
+/// point without an exponent never is.
+std::string integer_digits(const std::string& text) {
+  constexpr int64_t kMostDigits = 20;  // that are added: they are too many for 64 bits
+  const size_t mark = text.find_first_of("eE");
+  if (!is_number(text) || (mark == std::string::npos && text.find('.') != std::string::npos)) return {};
+  std::string digits = text.substr(0, mark);
+  if (mark == std::string::npos) return digits;
+  const size_t sign = text[mark + 1] == '+' ? 1 : 0;
+  int written = 0;
+  const auto read = std::from_chars(text.data() + mark + 1 + sign, text.data() + text.size(), written);
+  int64_t exponent = written;
+  if (const size_t point = digits.find('.'); point != std::string::npos) {
+    exponent -= std::ssize(digits) - static_cast<int64_t>(point) - 1;
+    digits.erase(point, 1);
+  }
+  const bool is_zero = digits.find_first_not_of("-0") == std::string::npos;
+  if (is_zero) return "0";
+  if (read.ec != std::errc{} || exponent < -std::ssize(digits)) return {};
+  for (; exponent < 0 && digits.back() == '0'; ++exponent) digits.pop_back();
+  if (exponent < 0) return {};
+  return digits.append(static_cast<size_t>(std::min(exponent, kMostDigits)), '0');
+}
+
 template <class T>
-void read_number(const ConfigPlace& at, T& value, bool well_formed, std::string_view type) {
-  const std::string& text = at.node.text;
-  if (at.node.kind != Kind::scalar || at.node.quoted || !well_formed) return at.expected(type);
+void read_number(const ConfigPlace& at, T& value, const std::string& text, std::string_view type,
+                 std::string_view hint = {}) {
+  if (at.node.kind != Kind::scalar || at.node.quoted || text.empty()) return at.expected(type, hint);
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{}) at.expected(fmt::format("{} that fits in 64 bits", type));
+}
+
+std::string lower_case(std::string text) {
+  for (char& c : text) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  return text;
 }
 
 /// Would a plain scalar of this text be read as something else, here or by another YAML reader?
@@ -72,8 +95,7 @@ bool needs_quotes(std::string_view text) {
   };
   if (text.empty() || !(is_letter(text[0]) || text[0] == '/')) return true;
   if (!std::all_of(text.begin(), text.end(), is_plain)) return true;
-  std::string lower(text);
-  for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  const std::string lower = lower_case(std::string(text));
   constexpr std::array<std::string_view, 9> kReserved{"null", "true", "false", "yes", "no",
                                                       "on",   "off",  "y",     "n"};
   return std::find(kReserved.begin(), kReserved.end(), lower) != kReserved.end();
@@ -102,15 +124,52 @@ std::string joined_path(const std::string& section, std::string_view key) {
   return section.empty() ? printable(key) : section + "." + printable(key);
 }
 
+std::string_view last_name(std::string_view path) { return path.substr(path.rfind('.') + 1); }
+
+/// Proposes the fields of this name, in whatever section they are.
+std::string fields_named(std::string_view name, const std::vector<std::string>& known_paths) {
+  std::vector<std::string_view> paths;
+  for (const std::string_view path : known_paths)
+    if (!name.empty() && last_name(path) == name) paths.push_back(path);
+  return paths.empty() ? "" : fmt::format(", did you mean '{}'?", fmt::join(paths, "' or '"));
+}
+
+/// A field of that very name elsewhere, else one here that the key misspells, else one elsewhere.
+std::string hint_for_key(std::string_view key, const std::vector<std::string_view>& here,
+                         const std::vector<std::string>& known_paths) {
+  std::string hint = fields_named(key, known_paths);
+  if (hint.empty()) hint = did_you_mean(key, here);
+  if (!hint.empty()) return hint;
+  std::vector<std::string_view> names;
+  for (const std::string_view path : known_paths) names.push_back(last_name(path));
+  return fields_named(nearest_word(key, names), known_paths);
+}
+
+/// What other YAML readers take for a boolean.
+std::string_view hint_for_boolean(const ConfigNode& node) {
+  constexpr std::array<std::string_view, 5> kTrue{"true", "yes", "on", "y", "1"};
+  constexpr std::array<std::string_view, 5> kFalse{"false", "no", "off", "n", "0"};
+  const std::string word = lower_case(node.text);
+  if (node.quoted || node.text.empty()) return {};
+  if (std::find(kTrue.begin(), kTrue.end(), word) != kTrue.end()) return ", did you mean 'true'?";
+  return std::find(kFalse.begin(), kFalse.end(), word) != kFalse.end() ? ", did you mean 'false'?" : "";
+}
+
 void note_unknown_keys(const ConfigPlace& at, const ConfigFields& fields) {
   std::vector<std::string_view> known;
   for (const ConfigField& field : fields.list()) known.push_back(field.key);
   for (size_t i = 0; i < at.node.keys.size(); ++i) {
     const std::string& key = at.node.keys[i];
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
-    at.problems.push_back(fmt::format("{}: unknown key ({}){}", joined_path(at.path, key),
-                                      at.node.items[i].where, did_you_mean(key, known)));
+    at.reading.problems.push_back(fmt::format("{}: unknown key ({}){}", joined_path(at.path, key),
+                                              at.node.items[i].where,
+                                              hint_for_key(key, known, at.reading.known_paths)));
   }
+}
+
+void add_leaf_paths(const ConfigNode& node, const std::string& path, std::vector<std::string>& paths) {
+  if (node.kind != Kind::section || node.items.empty()) return paths.push_back(path);
+  for (size_t i = 0; i < node.items.size(); ++i) add_leaf_paths(node.items[i], joined_path(path, node.keys[i]), paths);
 }
 
 std::string table_text(std::string_view text) {
@@ -133,7 +192,7 @@ void compare(const ConfigNode& a, const ConfigNode& b, const std::string& path,
 }  // namespace
 
 void ConfigPlace::expected(std::string_view what, std::string_view hint) const {
-  problems.push_back(fmt::format("{}: expected {}, got {} ({}){}", path.empty() ? "config" : path,
+  reading.problems.push_back(fmt::format("{}: expected {}, got {} ({}){}", path.empty() ? "config" : path,
                                  what, described(node), node.where, hint));
 }
 
@@ -151,20 +210,25 @@ std::string one_of(std::span<const char* const> words) {
 void read_scalar(const ConfigPlace& at, bool& value) {
   const bool word = at.node.kind == Kind::scalar && !at.node.quoted;
   if (!word || (at.node.text != "true" && at.node.text != "false"))
-    return at.expected("true or false");
+    return at.expected("true or false", hint_for_boolean(at.node));
   value = at.node.text == "true";
 }
 
 void read_scalar(const ConfigPlace& at, int64_t& value) {
-  read_number(at, value, is_integer(at.node.text), "an integer");
+  std::string plain = at.node.text;
+  std::erase(plain, '_');
+  const bool has_marks = plain != at.node.text && !integer_digits(plain).empty();
+  read_number(at, value, integer_digits(at.node.text), "an integer",
+              has_marks ? fmt::format(", write {}", plain) : "");
 }
 
 void read_scalar(const ConfigPlace& at, double& value) {
-  read_number(at, value, is_number(at.node.text), "a number");
+  read_number(at, value, is_number(at.node.text) ? at.node.text : "", "a number");
 }
 
 void read_scalar(const ConfigPlace& at, std::string& value) {
-  if (at.node.kind != Kind::scalar) return at.expected("text");
+  if (at.node.kind == Kind::null) return at.expected("text", ", for none write \"\"");
+  if (at.node.kind != Kind::scalar) return at.expected("text", ", put text in quotes");
   value = at.node.text;
 }
 
@@ -184,7 +248,7 @@ std::vector<ConfigPlace> read_list(const ConfigPlace& at) {
     return places;
   }
   for (const ConfigNode& item : at.node.items)
-    places.push_back({item, fmt::format("{}[{}]", at.path, places.size()), at.problems});
+    places.push_back({item, fmt::format("{}[{}]", at.path, places.size()), at.reading});
   return places;
 }
 
@@ -196,11 +260,11 @@ void read_fields(const ConfigPlace& at, const ConfigFields& fields) {
   for (const ConfigField& field : fields.list()) {
     const std::string path = joined_path(at.path, field.key);
     if (const ConfigNode* node = at.node.find(field.key)) {
-      field.read({*node, path, at.problems});
+      field.read({*node, path, at.reading});
     } else if (field.required) {
-      at.problems.push_back(fmt::format("{}: required key is missing ({})", path, at.node.where));
+      at.reading.problems.push_back(fmt::format("{}: required key is missing ({})", path, at.node.where));
     } else if (field.type == "section") {
-      field.read({absent_section, path, at.problems});
+      field.read({absent_section, path, at.reading});
     }
   }
 }
@@ -244,6 +308,12 @@ std::string document_fields(const std::string& prefix, const ConfigFields& field
 std::string document_table(const ConfigFields& fields) {
   return "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" +
          document_fields("", fields);
+}
+
+std::vector<std::string> leaf_paths(const ConfigFields& fields) {
+  std::vector<std::string> paths;
+  add_leaf_paths(write_fields(fields), "", paths);
+  return paths;
 }
 
 std::vector<std::string> differences(const ConfigNode& a, const ConfigNode& b) {

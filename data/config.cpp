@@ -1,10 +1,15 @@
 #include "data/config.h"
 
 #include <filesystem>
-#include <fstream>
+#include <sstream>
+
+#include "core/files.h"
+#include "core/user_path.h"
 
 namespace olmoe {
 namespace {
+
+constexpr int64_t kMaxListBytes = 32 << 20;
 
 /// Without white space at both ends: lists are edited by hand, also on systems that end lines with
 /// \r\n.
@@ -15,30 +20,29 @@ std::string trimmed(const std::string& text) {
   return text.substr(first, text.find_last_not_of(kWhitespace) - first + 1);
 }
 
-std::vector<std::string> read_list(const std::filesystem::path& list) {
-  std::ifstream file(list);
-  if (!file || std::filesystem::is_directory(list))
-    throw ConfigError(fmt::format(
-        "data.paths_file: cannot read {}; it must be a text file with one token file a line",
-        list.string()));
-  std::vector<std::string> paths;
-  for (std::string line; std::getline(file, line);) {
-    line = trimmed(line);
-    if (!line.empty() && line[0] != '#') paths.push_back(line);
-  }
-  return paths;
-}
-
 }  // namespace
 
-std::vector<std::string> token_paths(const DataConfig& config, const std::string& config_folder) {
-  std::vector<std::string> paths = config.paths;
-  if (!config.paths_file.empty()) {
-    const auto listed = read_list(std::filesystem::path(config_folder) / config.paths_file);
-    paths.insert(paths.end(), listed.begin(), listed.end());
+std::vector<std::string> read_path_list(const std::string& list, const std::string& root) {
+  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+  std::string text;
+  try {
+    text = read_text(list, kMaxListBytes);
+  } catch (const Error& error) {
+    throw ConfigError(fmt::format("{}; a list is a text file with one token file a line", error.what()));
   }
-  // An absolute path on the right of / stays as it is.
-  for (std::string& path : paths) path = (std::filesystem::path(config.root) / path).string();
+  std::istringstream lines(text.substr(text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0));
+  std::vector<std::string> paths;
+  int number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    line = trimmed(line);
+    if (line.empty() || line[0] == '#') continue;
+    try {
+      paths.push_back(user_path(line, root));
+    } catch (const ConfigError& error) {
+      throw ConfigError(fmt::format("{}:{}: {}", list, number, error.what()));
+    }
+  }
   return paths;
 }
 

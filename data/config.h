@@ -37,10 +37,10 @@ struct DataConfig {
   void fields(V& v) {
     v("paths", paths, "header-less token files, in order");
     v("paths_file", paths_file,
-      "text file with one token file a line, appended to paths; relative to the config file");
-    v("root", root, "folder that relative token paths start from; empty: the working directory");
+      "text file with one token file a line, appended to paths; relative to the config file that names it");
+    v("root", root, "folder that relative token paths of files start from; empty: the working directory");
     v("dtype", dtype, "type of a stored token id");
-    v("sequence_length", sequence_length, "tokens of an instance, S");
+    v("sequence_length", sequence_length, {2, 1 << 24}, "tokens of an instance, S");
     v("synthetic", synthetic, "train on generated tokens, without any file");
     v("check_ids", check_ids,
       "read every token and every table of documents (NAME.csv.gz beside NAME.npy) at start, and "
@@ -49,14 +49,14 @@ struct DataConfig {
     v("verify", verify,
       "how a run that goes on knows its training tokens again; sample: names, sizes, and files of "
       "up to 64 KiB whole, of larger ones 16 blocks of 4 KiB; full: every byte, read at every start");
-    v("prefetch", prefetch, "micro-batches prepared ahead by the loader's thread");
+    v("prefetch", prefetch, {1, 1024}, "micro-batches prepared ahead by the loader's thread");
   }
 };
 
-/// The token files of a config in order: `paths`, then the lines of `paths_file` without blank
-/// lines and # comments. Relative ones start from `root`; a relative `paths_file` starts from
-/// `config_folder`. The files need not exist. Throws ConfigError when `paths_file` cannot be read.
-std::vector<std::string> token_paths(const DataConfig& config, const std::string& config_folder);
+/// The token files that a list names, one a line, without blank lines and # comments; relative ones
+/// start from `root`. They need not exist. Throws ConfigError naming the list, and the line of a path
+/// that cannot be used.
+std::vector<std::string> read_path_list(const std::string& list, const std::string& root);
 
 /// Those of `paths` that are no regular file, in order. Never throws on account of a file: for a
 /// dry run.

@@ -3,24 +3,11 @@
 namespace olmoe {
 
 std::vector<std::string> validate(const ModelConfig& config, const std::string& path) {
-  std::vector<std::string> problems;
+  auto problems = values_out_of_range(config, path);
+  if (!problems.empty()) return problems;
   auto require = [&](bool good, const std::string& problem) {
     if (!good) problems.push_back(path + "." + problem);
   };
-  // No product of them, and so no count of parameters, leaves 63 bits.
-  auto between = [&](const char* key, int64_t value, int64_t limit) {
-    require(value >= 1 && value <= limit, fmt::format("{}: {} must be between 1 and {}", key, value, limit));
-  };
-  between("vocab_size", config.vocab_size, 1 << 24);
-  between("d_model", config.d_model, 1 << 17);
-  between("num_layers", config.num_layers, 1 << 10);
-  between("num_heads", config.num_heads, 1 << 14);
-  between("num_kv_heads", config.num_kv_heads, 1 << 14);
-  between("num_experts", config.num_experts, 1 << 14);
-  between("top_k", config.top_k, 1 << 14);
-  between("expert_width", config.expert_width, 1 << 17);
-  between("loss_chunk", config.loss_chunk, 1 << 30);
-  if (!problems.empty()) return problems;
 
   require(config.d_model % (2 * config.num_heads) == 0,
           fmt::format("d_model: {} must be an even multiple of {}.num_heads = {} (rotary turns pairs)", config.d_model,
@@ -29,8 +16,8 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
           fmt::format("num_kv_heads: {} must divide {}.num_heads = {}", config.num_kv_heads, path, config.num_heads));
   require(config.top_k <= config.num_experts,
           fmt::format("top_k: {} is more than {}.num_experts = {}", config.top_k, path, config.num_experts));
-  require(config.dense_width >= 0 && config.dense_hidden() <= 1 << 24,
-          fmt::format("dense_width: {} gives a hidden width of {}, more than {} or less than 0", config.dense_width,
+  require(config.dense_hidden() <= 1 << 24,
+          fmt::format("dense_width: {} gives a hidden width of {}, more than {}", config.dense_width,
                       config.dense_hidden(), 1 << 24));
   require(!config.clip_qkv || *config.clip_qkv > 0, "clip_qkv: must be positive, or null for none");
   require(config.rope_theta > 0, fmt::format("rope_theta: {} must be positive", config.rope_theta));

@@ -55,15 +55,15 @@ struct ModelConfig {
   template <class V>
   void fields(V& v) {
     v("ffn", ffn, "feed-forward of each block; dense is the twin of equal active size");
-    v("vocab_size", vocab_size, "rows of embedding and head, V; padding rows included");
-    v("d_model", d_model, "model width, D");
-    v("num_layers", num_layers, "blocks, L");
-    v("num_heads", num_heads, "query heads, H; each D/H wide");
-    v("num_kv_heads", num_kv_heads, "key and value heads; divides num_heads");
-    v("num_experts", num_experts, "experts of a block, E");
-    v("top_k", top_k, "experts that each token chooses, K");
-    v("expert_width", expert_width, "hidden width of one expert, F");
-    v("dense_width", dense_width, "hidden width of the dense twin; 0: top_k x expert_width");
+    v("vocab_size", vocab_size, {1, 1 << 24}, "rows of embedding and head, V; padding rows included");
+    v("d_model", d_model, {1, 1 << 17}, "model width, D");
+    v("num_layers", num_layers, {1, 1 << 10}, "blocks, L");
+    v("num_heads", num_heads, {1, 1 << 14}, "query heads, H; each D/H wide");
+    v("num_kv_heads", num_kv_heads, {1, 1 << 14}, "key and value heads; divides num_heads");
+    v("num_experts", num_experts, {1, 1 << 14}, "experts of a block, E");
+    v("top_k", top_k, {1, 1 << 14}, "experts that each token chooses, K");
+    v("expert_width", expert_width, {1, 1 << 17}, "hidden width of one expert, F");
+    v("dense_width", dense_width, {0, 1 << 24}, "hidden width of the dense twin; 0: top_k x expert_width");
     v("qk_norm", qk_norm, "RMSNorm of the whole query and key vectors before the head split");
     v("renormalize_scores", renormalize_scores, "divide the chosen scores by their sum");
     v("clip_qkv", clip_qkv, "clamp queries, keys and values to +- this; null: off");
@@ -79,7 +79,7 @@ struct ModelConfig {
       "null: dropless");
     v("init_std", init_std, "standard deviation of initial weights (norm weights start at 1)");
     v("init_cutoff", init_cutoff, "initial weights are cut at this many standard deviations");
-    v("loss_chunk", loss_chunk, "tokens whose logits exist at one time");
+    v("loss_chunk", loss_chunk, {1, 1 << 30}, "tokens whose logits exist at one time");
   }
 
   int64_t head_dim() const { return d_model / num_heads; }

@@ -2,8 +2,9 @@
 
 #include <fmt/ranges.h>
 
-#include <filesystem>
-#include <limits>
+#include <algorithm>
+
+#include "trainer/config_paths.h"
 
 #include "trainer/gpu_limits.h"
 
@@ -26,37 +27,49 @@ std::vector<std::string> refuse_fused_experts(const Config& config) {
   return problems;
 }
 
+/// Sizes each of which may be, but not together: what is planned from them is counted in 63 bits. In double, which
+/// holds them all.
+std::vector<std::string> refuse_sizes(const Config& config) {
+  constexpr double kMostParameters = 1e15, kMostCounted = 4e18;
+  const auto as_double = [](int64_t value) { return static_cast<double>(value); };
+  const auto& model = config.model;
+  const double d = as_double(model.d_model), layers = as_double(model.num_layers), k = as_double(model.top_k);
+  const double experts = as_double(model.num_experts), width = as_double(model.expert_width);
+  const bool moe = model.ffn == Ffn::moe;
+  const double hidden = moe ? experts * width : as_double(model.dense_hidden());
+  const double parameters = layers * d * (3 * hidden + 4 * d + experts) + 2 * d * as_double(model.vocab_size);
+  // Upper bounds: of the values that a token leaves in all layers, and of the bytes that travel in a step.
+  const double token_values = layers * (16 * d + experts + (moe ? k * (4 * width + 6 * d + k) : 6 * hidden));
+  const double sequences = as_double(config.train.global_batch_size);
+  const double step_tokens = sequences * as_double(config.data.sequence_length);
+  const double run_tokens = as_double(config.train.steps) * step_tokens;
+  std::vector<std::string> problems;
+  const auto refuse = [&](bool bad, std::string why) {
+    if (bad) problems.push_back(std::move(why));
+  };
+  refuse(parameters > kMostParameters,
+         fmt::format("model: {:.3g} parameters, more than {:g}", parameters, kMostParameters));
+  refuse(8 * step_tokens * token_values > kMostCounted ||
+             16 * sequences * std::min(parameters, kMostParameters) > kMostCounted,
+         fmt::format("train.global_batch_size: {} sequences of {} tokens, with {:.3g} parameters, are more bytes than "
+                     "63 bits count",
+                     config.train.global_batch_size, config.data.sequence_length, parameters));
+  refuse(run_tokens > kMostCounted, fmt::format("train.steps: {} steps are {:.3g} tokens, more than 63 bits count",
+                                                config.train.steps, run_tokens));
+  return problems;
+}
+
 }  // namespace
 
 std::vector<std::string> validate(const Config& config) {
-  constexpr int64_t kLargest = std::numeric_limits<int32_t>::max();
-  auto problems = validate(config.model, "model");
+  auto problems = values_out_of_range(config);
   auto require = [&](bool good, std::string problem) {
-    if (!good) problems.push_back(std::move(problem));
+    if (!good && std::find(problems.begin(), problems.end(), problem) == problems.end())
+      problems.push_back(std::move(problem));
   };
-  auto at_least = [&](const char* key, int64_t value, int64_t least) {
-    require(value >= least && value <= kLargest,
-            fmt::format("{}: {} must be between {} and {}", key, value, least, kLargest));
-  };
-  at_least("train.steps", config.train.steps, 1);
-  at_least("train.micro_batch_size", config.train.micro_batch_size, 1);
-  at_least("train.global_batch_size", config.train.global_batch_size, 1);
-  at_least("data.sequence_length", config.data.sequence_length, 2);
-  at_least("data.prefetch", config.data.prefetch, 1);
-  at_least("run.threads", config.run.threads, 0);
-  at_least("run.hang_timeout_s", config.run.hang_timeout_s, 0);
-  require(config.run.seed >= 0, fmt::format("run.seed: {} must not be negative", config.run.seed));
-  at_least("checkpoint.every_steps", config.checkpoint.every_steps, 0);
-  at_least("checkpoint.keep", config.checkpoint.keep, 0);
-  at_least("evaluation.every_steps", config.evaluation.every_steps, 0);
-  at_least("evaluation.max_sequences", config.evaluation.max_sequences, 0);
-  at_least("log.every_steps", config.log.every_steps, 1);
-  at_least("schedule.warmup_steps", config.schedule.warmup_steps, 0);
-  at_least("schedule.decay_steps", config.schedule.decay_steps, 0);
-  const double tokens = static_cast<double>(config.train.steps) * static_cast<double>(config.train.global_batch_size) *
-                        static_cast<double>(config.data.sequence_length);
-  require(tokens < 9e18, fmt::format("train.steps: {} steps are {} tokens, more than 63 bits count", config.train.steps,
-                                     tokens));
+  for (auto& problem : validate(config.model, "model")) require(false, std::move(problem));
+  for (auto& problem : validate(config.evaluation)) require(false, std::move(problem));
+  if (problems.empty()) for (auto& problem : refuse_sizes(config)) require(false, std::move(problem));
   require(!config.run.folder.empty(), "run.folder: must not be empty");
   const bool has_files = !config.data.paths.empty();
   require(has_files != config.data.synthetic,
@@ -72,12 +85,6 @@ std::vector<std::string> validate(const Config& config) {
   require(share(config.schedule.warmup_start), "schedule.warmup_start: must be a share in [0, 1]");
   require(share(config.schedule.final_fraction), "schedule.final_fraction: must be a share in [0, 1]");
   const auto& parallel = config.parallel;
-  at_least("parallel.replicate", parallel.replicate, 1);
-  at_least("parallel.shard", parallel.shard, 0);
-  at_least("parallel.expert", parallel.expert, 1);
-  at_least("parallel.expert_chunks", parallel.expert_chunks, 1);
-  require(parallel.zero_stage >= 1 && parallel.zero_stage <= 3,
-          fmt::format("parallel.zero_stage: {} must be 1, 2 or 3", parallel.zero_stage));
   const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;
   require(!config.train.cuda_graph || over_nccl,
           "train.cuda_graph: needs train.device=cuda and parallel.transport=nccl: nothing else records a step");
@@ -96,24 +103,26 @@ std::vector<std::string> validate(const Config& config) {
 
 namespace {
 
-/// Lists every token file by its path, so that the resolved config needs neither the folder it came from nor `root`.
-void resolve_paths(Config& config, const std::string& config_folder) {
-  auto held_out = config.data;
-  held_out.paths = config.evaluation.paths;
-  held_out.paths_file.clear();
-  config.evaluation.paths = token_paths(held_out, config_folder);
-  config.data.paths = token_paths(config.data, config_folder);
-  config.data.paths_file.clear();
-  config.data.root.clear();
+/// A resolved config is written into the run folder and into checkpoints, where a later start has to read it.
+void check_reads_back(const Config& config, const std::string& path) {
+  try {
+    const auto again = read_config_text<Config>(write_config(config), "the resolved config");
+    const auto lost = differing_fields(config, again);
+    ENSURE(lost.empty(), "the resolved config reads back differently: {}", fmt::join(lost, "; "));
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("{}: what it resolves to could not be read back: {}", path, error.what()));
+  }
 }
 
 }  // namespace
 
 Config load_config(const std::string& path, const std::vector<std::string>& overrides) {
-  auto config = read_config<Config>(path, overrides);
-  resolve_paths(config, std::filesystem::path(path).parent_path());
-  if (const auto problems = validate(config); !problems.empty())
-    throw ConfigError(fmt::format("{}:\n  {}", path, fmt::join(problems, "\n  ")));
+  ConfigNode tree;
+  auto config = read_config<Config>(path, overrides, &tree);
+  auto problems = resolve_paths(config, tree);
+  if (problems.empty()) problems = validate(config);
+  if (!problems.empty()) throw ConfigError(fmt::format("{}:\n  {}", path, fmt::join(problems, "\n  ")));
+  check_reads_back(config, path);
   return config;
 }
 

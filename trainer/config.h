@@ -38,7 +38,8 @@ struct Config {
   }
 };
 
-/// Reads a config file and its overrides. Throws one ConfigError that lists every problem, those that span fields too.
+/// Reads a config file and its overrides, and resolves its paths. Throws one ConfigError that lists every problem,
+/// those that span fields too.
 Config load_config(const std::string& path, const std::vector<std::string>& overrides);
 /// Problems that span fields, one sentence each. Empty: valid.
 std::vector<std::string> validate(const Config& config);

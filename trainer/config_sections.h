@@ -1,12 +1,17 @@
 #pragma once
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "trainer/config_choices.h"
+#include "trainer/evaluation_config.h"
 
 /// The trainer's own sections of a run's config; those of model and data stand beside their owners.
 namespace olmoe {
+
+inline constexpr int64_t kAnyInteger = std::numeric_limits<int64_t>::max();
+inline constexpr int64_t kMostSteps = 999'999'999;  // names of checkpoints have nine digits
 
 struct RunConfig {
   std::string folder;
@@ -17,9 +22,9 @@ struct RunConfig {
   template <class V>
   void fields(V& v) {
     v.required("folder", folder, "run folder: resolved config, metrics and checkpoints; a run found there goes on");
-    v("seed", seed, "of initial weights and data order");
-    v("threads", threads, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node");
-    v("hang_timeout_s", hang_timeout_s,
+    v("seed", seed, {0, kAnyInteger}, "of initial weights and data order");
+    v("threads", threads, {0, 1024}, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node");
+    v("hang_timeout_s", hang_timeout_s, {0},
       "ranks hang, and end with exit code 71, once no collective call began or returned for so long; "
       "more than a save takes; 0: never");
   }
@@ -38,11 +43,11 @@ struct TrainConfig {
 
   template <class V>
   void fields(V& v) {
-    v.required("steps", steps, "optimizer steps of the whole run");
+    v.required("steps", steps, {1, kMostSteps}, "optimizer steps of the whole run");
     v("compute_dtype", compute_dtype, "of gathered weights and activations; trained weights are fp32, or float64");
     v("device", device, "where tensors live");
-    v("micro_batch_size", micro_batch_size, "sequences of one pass of one rank");
-    v("global_batch_size", global_batch_size, "sequences of one optimizer step, all ranks together");
+    v("micro_batch_size", micro_batch_size, {1}, "sequences of one pass of one rank");
+    v("global_batch_size", global_batch_size, {1}, "sequences of one optimizer step, all ranks together");
     v("recompute", recompute,
       "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of "
       "each stage and its routing");
@@ -87,8 +92,8 @@ struct ScheduleConfig {
   template <class V>
   void fields(V& v) {
     v("kind", kind, "shape after the warm-up");
-    v("warmup_steps", warmup_steps, "steps of linear warm-up");
-    v("decay_steps", decay_steps, "step at which the floor is reached; 0: train.steps");
+    v("warmup_steps", warmup_steps, {0}, "steps of linear warm-up");
+    v("decay_steps", decay_steps, {0}, "step at which the floor is reached; 0: train.steps");
     v("warmup_start", warmup_start, "warm-up starts at this share of the peak");
     v("final_fraction", final_fraction, "floor as a share of the peak");
   }
@@ -101,8 +106,8 @@ struct CheckpointConfig {
 
   template <class V>
   void fields(V& v) {
-    v("every_steps", every_steps, "steps between checkpoints; 0: none but the last");
-    v("keep", keep, "newest checkpoints to keep; 0: all");
+    v("every_steps", every_steps, {0}, "steps between checkpoints; 0: none but the last");
+    v("keep", keep, {0}, "newest checkpoints to keep; 0: all");
     v("save_last", save_last, "save the last step too; a run that is asked to stop is always saved");
   }
 };
@@ -120,14 +125,14 @@ struct ParallelConfig {
 
   template <class V>
   void fields(V& v) {
-    v("replicate", replicate, "copies of the sharded model (hybrid sharding)");
-    v("shard", shard, "ranks that share one copy of the trained state; 0: all of the world");
-    v("expert", expert,
+    v("replicate", replicate, {1}, "copies of the sharded model (hybrid sharding)");
+    v("shard", shard, {0}, "ranks that share one copy of the trained state; 0: all of the world");
+    v("expert", expert, {1},
       "ranks that share the experts of a layer; tokens travel to them. Divides shard and num_experts");
-    v("expert_chunks", expert_chunks,
+    v("expert_chunks", expert_chunks, {1, 1024},
       "pieces in which a micro-batch travels, one while another is computed; 1: at once; "
       "nothing travels with expert: 1");
-    v("zero_stage", zero_stage,
+    v("zero_stage", zero_stage, {1, 3},
       "3: weights are gathered stage by stage; 2: once a step, and stay; 1: and gradients are reduced once a step");
     v("gradient_wire", gradient_wire,
       "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");
@@ -137,26 +142,13 @@ struct ParallelConfig {
   }
 };
 
-struct EvaluationConfig {
-  int64_t every_steps = 0;
-  std::vector<std::string> paths;
-  int64_t max_sequences = 0;
-
-  template <class V>
-  void fields(V& v) {
-    v("every_steps", every_steps, "steps between evaluations; the last step is always evaluated; 0: only that");
-    v("paths", paths, "held-out token files, one evaluation set each, named by the file");
-    v("max_sequences", max_sequences, "sequences of a set that are used; 0: all");
-  }
-};
-
 struct LogConfig {
   int64_t every_steps = 10;
   bool host_syncs = false;
 
   template <class V>
   void fields(V& v) {
-    v("every_steps", every_steps, "steps between console lines (metrics.jsonl has every step)");
+    v("every_steps", every_steps, {1}, "steps between console lines (metrics.jsonl has every step)");
     v("host_syncs", host_syncs, "on GPUs, count in metrics.jsonl how often LibTorch made the host wait within a step");
   }
 };

@@ -3,36 +3,23 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <filesystem>
 
 #include "core/error.h"
 #include "trainer/agreement.h"
 
 namespace olmoe {
 
-std::vector<std::string> evaluation_set_names(const std::vector<std::string>& paths) {
-  std::vector<std::string> names;
-  for (const auto& path : paths) {
-    auto name = std::filesystem::path(path).stem().string();
-    if (std::find(names.begin(), names.end(), name) != names.end())
-      throw ConfigError(fmt::format("evaluation.paths: two sets are named {}", name));
-    names.push_back(std::move(name));
-  }
-  return names;
-}
-
 Evaluator::Evaluator(const Config& config, Communicator& world) : micro_batch_(config.train.micro_batch_size) {
   const auto& data = config.data;
-  const auto& paths = config.evaluation.paths;
+  const auto sets = evaluation_sets(config.evaluation);
   const auto rank = static_cast<size_t>(world.rank()), ranks = static_cast<size_t>(world.size());
   agree(world, [&] {
-    const auto names = evaluation_set_names(paths);
-    for (size_t i = 0; i < paths.size(); ++i) {
-      auto dataset = std::make_shared<TokenDataset>(std::vector{paths[i]}, data.dtype, data.sequence_length,
+    for (size_t i = 0; i < sets.size(); ++i) {
+      auto dataset = std::make_shared<TokenDataset>(sets[i].paths, data.dtype, data.sequence_length,
                                                     config.model.vocab_size);
       if (i % ranks == rank) dataset->read_all();
       const int64_t all = dataset->num_instances(), most = config.evaluation.max_sequences;
-      sets_.push_back({names[i], make_file_source(std::move(dataset), 0, /*shuffle=*/false),
+      sets_.push_back({sets[i].name, make_file_source(std::move(dataset), 0, /*shuffle=*/false),
                        most > 0 ? std::min(most, all) : all});
     }
   });

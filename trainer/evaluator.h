@@ -10,18 +10,15 @@
 
 namespace olmoe {
 
-/// Names of evaluation sets: those of their files without folder and extension. Throws ConfigError where two are equal.
-std::vector<std::string> evaluation_set_names(const std::vector<std::string>& paths);
-
 /// Mean cross-entropy on held-out token files, in file order.
 class Evaluator {
  public:
   struct Result {
-    std::string name;  ///< evaluation_set_names
+    std::string name;  ///< of the evaluation set
     double loss;       ///< nats per target token
   };
-  /// Throws DataError for files that are missing, damaged or shorter than a sequence, ConfigError for two sets of one
-  /// name; on all ranks alike, each of which reads the ids of its share of the files. Collective over world.
+  /// The sets of a valid config. Throws DataError for files that are missing, damaged or shorter than a sequence; on
+  /// all ranks alike, each of which reads the ids of its share of the sets. Collective over world.
   Evaluator(const Config& config, Communicator& world);
   /// Name and fingerprint of each set, with how many of its sequences are used.
   std::vector<std::pair<std::string, std::string>> fingerprints() const;

@@ -15,6 +15,7 @@ namespace {
 Config without_tokens(Config config) {
   config.data.paths.clear();
   config.evaluation.paths.clear();
+  config.evaluation.sets.clear();
   config.data.synthetic = true;
   return config;
 }

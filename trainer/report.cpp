@@ -10,7 +10,6 @@
 #include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/layout.h"
-#include "trainer/evaluator.h"
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
 
@@ -74,20 +73,25 @@ std::string describe_training(const Config& config) {
   return describe_absent("training tokens", absent, data.paths.size());
 }
 
-/// As describe_training; each file is a set of its own.
+/// As describe_training, of all evaluation sets.
 std::string describe_evaluation(const Config& config) {
-  const auto& paths = config.evaluation.paths;
-  if (paths.empty()) return {};
-  const auto absent = absent_files(paths), present = present_files(paths, absent);
+  std::vector<std::string> all_absent;
+  size_t num_files = 0;
   int64_t tokens = 0, sequences = 0;
-  for (const auto& path : present) {
-    const TokenDataset set({path}, config.data.dtype, config.data.sequence_length, config.model.vocab_size);
+  for (const auto& [name, paths] : evaluation_sets(config.evaluation)) {
+    const auto absent = absent_files(paths), present = present_files(paths, absent);
+    num_files += paths.size();
+    all_absent.insert(all_absent.end(), absent.begin(), absent.end());
+    if (present.empty()) continue;
+    const int64_t least = absent.empty() ? config.data.sequence_length : 1;
+    const TokenDataset set(present, config.data.dtype, least, config.model.vocab_size);
     set.read_all();
     tokens += set.num_tokens();
     sequences += set.num_instances();
   }
-  return absent.empty() ? describe_tokens("evaluation tokens", paths.size(), tokens, sequences)
-                        : describe_absent("evaluation tokens", absent, paths.size());
+  if (num_files == 0) return {};
+  return all_absent.empty() ? describe_tokens("evaluation tokens", num_files, tokens, sequences)
+                            : describe_absent("evaluation tokens", all_absent, num_files);
 }
 
 /// What the words of a dry run are worth.
@@ -135,7 +139,6 @@ std::string describe_start(const Config& config, int world_size, const std::stri
 
 std::string dry_run(const Config& config, int world_size, const std::string& gpu) {
   const auto mesh = mesh_shape(config, world_size);
-  evaluation_set_names(config.evaluation.paths);
   const int multiprocessors = gpu.empty() ? kUsualMultiprocessors : find_gpu(gpu).multiprocessors;
   auto out = describe_run(config, mesh, multiprocessors) + describe_speed(config, mesh, gpu);
   if (const auto& folder = config.train.init_from; !folder.empty()) {

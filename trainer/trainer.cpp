@@ -1,12 +1,9 @@
 #include "trainer/trainer.h"
 
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 
 #include "core/files.h"
@@ -28,6 +25,7 @@
 #include "trainer/layout.h"
 #include "trainer/lr_schedule.h"
 #include "trainer/preemption.h"
+#include "trainer/run_folder.h"
 #include "trainer/start_agreement.h"
 #include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
@@ -91,16 +89,8 @@ namespace fs = std::filesystem;
 const Config& check_run_folder(const Config& config, Communicator& world) {
   agree(world, [&] {
     if (world.rank() != 0) return;
-    const auto& folder = config.run.folder;
-    std::error_code error;
-    auto there = fs::absolute(folder);
-    while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
-    if (!fs::is_directory(there, error))
-      throw ConfigError(fmt::format("run.folder: {} cannot be made, {} is not a folder", folder, there.string()));
-    if (::access(there.c_str(), W_OK | X_OK) != 0)
-      throw ConfigError(
-          fmt::format("run.folder: {} cannot be written, {}: {}", folder, there.string(), std::strerror(errno)));
-    RunLock::check_free(folder);
+    check_folder_can_be_made(config.run.folder);
+    RunLock::check_free(config.run.folder);
   });
   return config;
 }

@@ -52,7 +52,7 @@ model:
 TEST_CASE("null unsets an optional and nothing else") {
   CHECK_FALSE(read("steps: 1\nmodel: {clip: 2}", {"model.clip=null"}).model.clip);
   CHECK(problems("steps: null") == "steps: expected an integer, got null (x.yaml:1)");
-  CHECK(problems("steps: 1\nname:") == "name: expected text, got null (x.yaml:2)");
+  CHECK(problems("steps: 1\nname:") == "name: expected text, got null (x.yaml:2), for none write \"\"");
   CHECK(problems("steps: 1\nmodel:") == "model: expected a section, got null (x.yaml:2)");
 }
 
@@ -99,11 +99,10 @@ TEST_CASE("an override obeys the rules of the file") {
   CHECK(problems("steps: 1", {"model.d_model=1.5"}) ==
         "model.d_model: expected an integer, got '1.5' (command line)");
   CHECK(problems("steps: 1", {"model=3"}) == "model: expected a section, got '3' (command line)");
-  CHECK(problems("steps: 1", {"betas=[1, {a: ]"}).starts_with("command line: invalid YAML: "));
-  CHECK(problems("steps: 1", {"base=y.yaml"}).starts_with("base: unknown key (command line)"));
+  CHECK(problems("steps: 1", {"base=y.yaml"}) == "base: may stand in a file only (command line)");
   CHECK(problems("", {"lr=1"}) == "steps: required key is missing (x.yaml)");
   for (const char* bad :
-       {"", "=", "steps", "steps=", "=1", ".steps=1", "steps.=1", "a..b=1", "a b=1", "a[0]=1"}) {
+       {"", "=", "steps", "=1", ".steps=1", "steps.=1", "a..b=1", "a b=1", "a[0]=1"}) {
     INFO(bad);
     CHECK(problems("steps: 1", {bad}) ==
           fmt::format("{}: expected path.to.key=value (command line)", bad));

@@ -7,16 +7,27 @@
 namespace olmoe {
 using namespace sample;
 
-TEST_CASE("integers are plain decimal digits") {
+TEST_CASE("integers are decimal digits, or a number with an exponent that is whole") {
   CHECK(read("steps: -9223372036854775808").steps == INT64_MIN);
   CHECK(read("steps: 9223372036854775807").steps == INT64_MAX);
-  for (const char* bad : {"1.5", "1.0", "4e9", "0x10", "0o17", "017", "00", "1_000", "+5", "--5",
-                          "12a", "1 2", "\"64\"", "'64'", "true", "[]", "{}", "~"}) {
+  for (const char* bad : {"1.5", "1.0", "0x10", "0o17", "017", "00", "1_000", "+5", "--5",
+                          "12a", "1 2", "1e", "1.25e1", "15e-1", "1e-30", "1e99999999999", "\"64\"",
+                          "'64'", "true", "[]", "{}", "~"}) {
     INFO(bad);
     CHECK(problems(std::string("steps: ") + bad).starts_with("steps: expected an integer, got "));
   }
   CHECK(problems("steps: 9223372036854775808") ==
         "steps: expected an integer that fits in 64 bits, got '9223372036854775808' (x.yaml:1)");
+  const std::vector<std::pair<const char*, int64_t>> whole{
+      {"1e6", 1'000'000}, {"2.5e3", 2500}, {"-4E+2", -400}, {"5000e-3", 5}, {"1.50e1", 15},
+      {"0.001e3", 1},     {"0e99", 0},     {"-0.0e-7", 0},  {"9.223372036854775807e18", INT64_MAX}};
+  for (const auto& [text, value] : whole) {
+    INFO(text);
+    CHECK(read(std::string("steps: ") + text).steps == value);
+  }
+  for (const char* large : {"1e19", "9.3e18", "1e999"})
+    CHECK(problems(std::string("steps: ") + large).starts_with("steps: expected an integer that fits in 64 bits"));
+  CHECK(problems("steps: 1_000") == "steps: expected an integer, got '1_000' (x.yaml:1), write 1000");
 }
 
 TEST_CASE("numbers follow JSON's grammar and are finite") {
@@ -38,6 +49,11 @@ TEST_CASE("only true and false are booleans") {
     CHECK(problems(fmt::format("steps: 1\nmodel: {{use_bias: {}}}", bad))
               .starts_with("model.use_bias: expected true or false, got "));
   }
+  const auto message = [](const std::string& word) { return problems("steps: 1", {"model.use_bias=" + word}); };
+  CHECK(message("True") ==
+        "model.use_bias: expected true or false, got 'True' (command line), did you mean 'true'?");
+  CHECK(message("off").ends_with("did you mean 'false'?"));
+  CHECK(message("maybe").ends_with("(command line)"));
 }
 
 TEST_CASE("what is not one plain document of keys and values is refused") {
@@ -66,6 +82,56 @@ TEST_CASE("what is not one plain document of keys and values is refused") {
   CHECK(problems("# nothing\n") == "steps: required key is missing (x.yaml)");
 }
 
+TEST_CASE("a value stands on one line, and one that does not is told by the line where it begins") {
+  const std::string open = ": invalid YAML: a quote opens here and does not close on its line";
+  const std::string below = "  seed: 5\noptimizer:\n  lr: 1e-5\n";
+  CHECK(problems("steps: 1\nrun:\n  folder: \"runs/x\n" + below) == "x.yaml:3" + open);
+  CHECK(problems("steps: 1\nrun:\n  folder: 'runs/x\n" + below) == "x.yaml:3" + open);
+  CHECK(problems("steps: 1\nname: \"a\nnote: \"b\"\n") == "x.yaml:2" + open);  // closes where the next one opens
+  CHECK(problems("steps: 1\nname: it's\nnote: 'b\nlr: 1 # 'x'\n") == "x.yaml:3" + open);
+  CHECK(problems("steps: 1\nname: \"a\n  b\"\n") == "x.yaml:2" + open);
+  CHECK(problems("steps: 1\n\"name\n x\": a\n") == "x.yaml:2" + open);
+  CHECK(problems("steps: 1\nname: \"a\\\"\nlr: 1\n") == "x.yaml:2" + open);
+  CHECK(problems("steps: 1\npaths: ['a, b]\nlr: 1\n") == "x.yaml:2" + open);
+  CHECK(problems("steps: 1\nname: \"a\",\nlr: [\n").starts_with("x.yaml:"));  // no quote is open here
+  CHECK(problems("steps: 1\nname: \"a\",\nlr: [\n").find("quote") == std::string::npos);
+  const std::string several =
+      ": a config may not use a value of several lines; for a new line in a text write \\n in double quotes";
+  CHECK(problems("steps: 1\nname: a\n  b\n") == "x.yaml:2" + several);
+  CHECK(problems("steps: 1\nname: |\n  a\n") == "x.yaml:2" + several);
+  CHECK(problems("steps: 1\nname: >-\n  a\n") == "x.yaml:2" + several);
+  CHECK(problems("steps: 1\npaths: [a,\n b\n c]\n") == "x.yaml:3" + several);
+  CHECK(problems("steps: 1\nname: ! a\n") == "x.yaml:2: a config may not use a tag");
+  CHECK(read("steps: 1\r\npaths: [a b,\r\n  'it''s', \"x\\\"y\\\\\",\r\n]\r\nname: \xe2\x82\xac \"q\" # c\r\n") ==
+        read("steps: 1\npaths: ['a b', \"it's\", 'x\"y\\']\nname: '\xe2\x82\xac \"q\"'"));
+  CHECK(read("\xef\xbb\xbfsteps: 7\nname: \"a\"\n").name == "a");
+}
+
+TEST_CASE("every character of Unicode reads back as it was written") {
+  RunConfig config;
+  const auto add = [&](uint32_t c) {
+    std::string text;
+    if (c < 0x80) {
+      text = {static_cast<char>(c)};
+    } else if (c < 0x800) {
+      text = {static_cast<char>(0xc0 | c >> 6), static_cast<char>(0x80 | (c & 0x3f))};
+    } else if (c < 0x10000) {
+      text = {static_cast<char>(0xe0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 0x3f)),
+              static_cast<char>(0x80 | (c & 0x3f))};
+    } else {
+      text = {static_cast<char>(0xf0 | c >> 18), static_cast<char>(0x80 | (c >> 12 & 0x3f)),
+              static_cast<char>(0x80 | (c >> 6 & 0x3f)), static_cast<char>(0x80 | (c & 0x3f))};
+    }
+    for (const auto& each : {text, text + "a", "a" + text, "a " + text + " b"}) config.paths.push_back(each);
+  };
+  for (uint32_t c = 1; c < 0x2100; ++c) add(c);
+  for (const uint32_t c : {0xd7ffu, 0xe000u, 0xfeffu, 0xfffdu, 0xfffeu, 0xffffu, 0x10000u, 0x10ffffu}) add(c);
+  config.paths.push_back(std::string(255, 'n') + ".npy");
+  const auto again = read(write_config(config));
+  REQUIRE(again.paths.size() == config.paths.size());
+  CHECK(again == config);
+}
+
 TEST_CASE("of a file that does not parse only that is told, beside bad overrides") {
   CHECK(problems("a: [", {"oops"}) ==
         "x.yaml:1: invalid YAML: end of sequence flow not found\noops: expected path.to.key=value "
@@ -80,8 +146,8 @@ TEST_CASE("depth, size and the number of keys and problems are bounded") {
   CHECK(problems(nested(33)) == "x.yaml:1: a config may not use more than 32 levels");
   CHECK(problems(nested(100'000)).starts_with("x.yaml:1: "));
   CHECK(problems(std::string(100'000, '{')).starts_with("x.yaml:1: "));
-  CHECK(problems("a: " + std::string(5 << 20, 'x')) ==
-        "x.yaml: a config may not be over 4194304 bytes");
+  CHECK(problems("a: " + std::string(33 << 20, 'x')) ==
+        "x.yaml: a config may not be over 33554432 bytes");
   std::string many;
   for (int i = 0; i < 900; ++i) many += fmt::format("key{}: 1\n", i);
   CHECK(problems(many).ends_with("\n... and 701 more problems"));

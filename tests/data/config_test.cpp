@@ -13,38 +13,39 @@ void write_text(const std::string& path, const std::string& text) { std::ofstrea
 
 }  // namespace
 
-TEST_CASE("listed paths follow the paths of the config, each from the root") {
+TEST_CASE("a list names token files, each from the root") {
   TokenFolder folder;
-  write_text(folder.path("files.txt"),
-             "# training data\n\nc.npy\r\n  sub/d e.npy  \n   # more\n/absolute/f.npy");
-  DataConfig config;
-  config.paths = {"a.npy", "/elsewhere/b.npy"};
-  config.paths_file = "files.txt";
-  config.root = "/tokens";
-  CHECK(token_paths(config, folder.path("")) ==
-        std::vector<std::string>{"/tokens/a.npy", "/elsewhere/b.npy", "/tokens/c.npy",
-                                 "/tokens/sub/d e.npy", "/absolute/f.npy"});
-  config.root = "";
-  config.paths_file = folder.path("files.txt");
-  CHECK(token_paths(config, "/unused").front() == "a.npy");
-  CHECK(token_paths(config, "/unused").size() == 5);
-}
-
-TEST_CASE("a config without a list has its own paths alone") {
-  DataConfig config;
-  CHECK(token_paths(config, "").empty());
-  config.paths = {"a.npy"};
-  CHECK(token_paths(config, "") == std::vector<std::string>{"a.npy"});
+  const auto list = folder.path("files.txt");
+  const std::string text = "# training data\n\nc.npy\r\n  sub/d e.npy  \n   # more\n/absolute/f.npy";
+  write_text(list, text);
+  const std::vector<std::string> expected{"/tokens/c.npy", "/tokens/sub/d e.npy", "/absolute/f.npy"};
+  CHECK(read_path_list(list, "/tokens") == expected);
+  CHECK(read_path_list(list, "").front() == "c.npy");
+  write_text(list, "\xef\xbb\xbf" "c.npy\n" + text);  // a byte-order mark
+  CHECK(read_path_list(list, "").front() == "c.npy");
+  CHECK(read_path_list(list, "").size() == 4);
+  write_text(list, "");
+  CHECK(read_path_list(list, "/tokens").empty());
 }
 
 TEST_CASE("a list that cannot be read is a config error that names it") {
   TokenFolder folder;
-  DataConfig config;
   for (const std::string& list : {folder.path("nowhere.txt"), folder.path("")}) {
-    config.paths_file = list;
-    const auto message = test::message_of<ConfigError>([&] { token_paths(config, ""); });
-    CHECK(message == "data.paths_file: cannot read " + list +
-                         "; it must be a text file with one token file a line");
+    const auto message = test::message_of<ConfigError>([&] { read_path_list(list, ""); });
+    CHECK(message.find("'" + list + "'") != std::string::npos);
+    CHECK(message.ends_with("; a list is a text file with one token file a line"));
+  }
+}
+
+TEST_CASE("a path of a list that cannot be used is a config error with its line") {
+  TokenFolder folder;
+  const auto list = folder.path("files.txt");
+  for (const std::string& line : {std::string("caf\xe9.npy"), std::string("a\x01.npy"), std::string("$HOME/a.npy"),
+                                  std::string("~you/a.npy"), std::string(256, 'n')}) {
+    write_text(list, "a.npy\n# more\n" + line + "\n");
+    const auto message = test::message_of<ConfigError>([&] { read_path_list(list, ""); });
+    INFO(message);
+    CHECK(message.starts_with(list + ":3: '"));
   }
 }
 

@@ -1,6 +1,7 @@
 """Input that cannot be used ends the program with a code and a few lines that say what to mend; the run is not touched."""
 import array
 import gzip
+import os
 import re
 import shutil
 import sys
@@ -63,6 +64,51 @@ class Config(BadInputTest):
         self.assert_refused(CONFIG, ["missing.yaml"], "missing.yaml")
         self.assert_refused(CONFIG, [str(self.folder)], self.folder, launches=(0,))
         self.assert_refused(CONFIG, ["torn.yaml"], self.write_config("train: {steps: 5", "torn.yaml"), launches=(0,))
+
+    def test_a_quote_that_does_not_close(self):
+        end = "run:\n  folder: \"run\n  seed: 5\noptimizer:\n  lr: 1e-5\n"
+        text = re.sub(r"(?m)^(optimizer|run): .*\n", "", TINY)
+        line = text.count("\n") + 2
+        told = f"bad.yaml:{line}: invalid YAML: a quote opens here and does not close on its line"
+        self.assert_refused(CONFIG, [told], self.write_config(text + end, "bad.yaml"))
+        in_the_middle = text + end + 'train: "x"\n'
+        self.assert_refused(CONFIG, [told], self.write_config(in_the_middle, "bad.yaml"), launches=(0,))
+
+    def test_numbers_that_are_absurd(self):
+        for key, value in {"run.threads": 10**9, "data.prefetch": 10**12, "train.steps": 10**9, "model.vocab_size": 10**9,
+                           "data.sequence_length": 10**9, "parallel.expert_chunks": 10**9, "checkpoint.keep": 10**12,
+                           "log.every_steps": 10**12, "run.hang_timeout_s": 10**12}.items():
+            with self.subTest(key=key):
+                self.assert_refused(CONFIG, [f"{key}: {value} must be between"], self.config, f"{key}={value}",
+                                    launches=(0,))
+        self.assert_refused(CONFIG, ["train.global_batch_size", "63 bits"], self.config, "data.sequence_length=16777216",
+                            "train.micro_batch_size=2e9", "train.global_batch_size=2e9", "model.d_model=131072")
+
+    def test_what_the_command_line_hands_to_yaml(self):
+        for value in ("run #1", "#run", "*run", "&run", "!run", "[run", "{run", "'run", '"run', "run: 1", "a\nb", "a\nlr: 1",
+                      "--- run", "%", os.fsdecode(b"caf\xe9"), "a\x01"):
+            with self.subTest(value=value):
+                self.assert_refused(CONFIG, ["run.folder: ", "command line", "quotes"], self.config,
+                                    f"run.folder={value}", launches=(0,))
+
+    def test_paths_that_nothing_replaces(self):
+        for path, words in {"${HOME}/run": "variables are not replaced", "~nobody/run": "./~nobody/run",
+                            "a" * 256: "256 bytes"}.items():
+            self.assert_refused(CONFIG, ["run.folder: ", words, "command line"], self.config, f"run.folder={path}",
+                                launches=(0,))
+        self.assert_refused(CONFIG, ["run.folder: must not be empty"], self.config, "run.folder=", launches=(0,))
+
+    def test_a_list_with_a_name_that_could_not_be_written(self):
+        # A checkpoint names its files in UTF-8: such a run could never be saved.
+        (self.folder / "list.txt").write_bytes(b"# one file\ncaf\xe9.npy\n")
+        self.assert_refused(CONFIG, ["data.paths_file: list.txt:2: ", "UTF-8"], self.config, "data.synthetic=false",
+                            "data.paths_file=list.txt")
+
+    def test_a_run_folder_that_is_a_link_to_nowhere(self):
+        (self.folder / "link").symlink_to("not_mounted")
+        for name in ("link", "link/run"):
+            self.assert_refused(CONFIG, ["run.folder: ", "link is a link to not_mounted, which is not there"], self.config,
+                                f"run.folder={name}", launches=(2,))
 
     def test_a_layout_that_does_not_fit_the_ranks(self):
         self.assert_refused(CONFIG, ["parallel.shard", "3"], self.config, "parallel.shard=3")

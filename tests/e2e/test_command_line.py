@@ -3,7 +3,7 @@ import shutil
 import subprocess
 import unittest
 
-from support import REPOSITORY, ProgramTest, tree_hash
+from support import REPOSITORY, TINY, ProgramTest, tree_hash
 
 MPI_UNUSABLE = {"OPAL_PREFIX": "/nonexistent", "OMPI_MCA_pml": "none_such"}
 
@@ -68,6 +68,49 @@ class CommandLine(ProgramTest):
         self.assertEqual(code, 0, text)
         for option in ("--dry-run", "--print-config", "--gpu", "--ranks", "--version", "config"):
             self.assertIn(option, text)
+
+    def test_hints(self):
+        for override, hint in {"steps=3": "did you mean 'train.steps'?", "every_steps=3": "'checkpoint.every_steps' or '",
+                               "train.lr=1": "did you mean 'optimizer.lr'?",
+                               "parallel.overlap=True": "did you mean 'true'?", "train.steps=1_000": "write 1000",
+                               "train.init_from=null": 'for none write ""'}.items():
+            with self.subTest(override=override):
+                code, text = self.outcome(self.config, override)
+                self.assertEqual(code, 2, text)
+                self.assertIn(hint, text)
+
+    def test_a_value_is_unset_by_none(self):
+        config = self.write_config(TINY.replace("{steps: 5,", "{steps: 5, init_from: weights,"))
+        code, printed = self.outcome(config, "--print-config", "train.init_from=", "train.steps=1e6")
+        self.assertEqual(code, 0, printed)
+        self.assertIn('  init_from: ""\n', printed)
+        self.assertIn("  steps: 1000000\n", printed)
+
+    def test_where_paths_start(self):
+        (self.folder / "theirs" / "data").mkdir(parents=True)
+        (self.folder / "mine").mkdir()
+        (self.folder / "theirs" / "data" / "list.txt").write_bytes(b"\xef\xbb\xbfa.npy\n")
+        (self.folder / "typed.txt").write_text("b.npy\n")
+        self.write_config(TINY.replace("synthetic: true", "paths_file: data/list.txt, root: tokens"), "theirs/run.yaml")
+        config = self.write_config("base: ../theirs/run.yaml\n", "mine/run.yaml")
+        for overrides, paths in {(): "tokens/a.npy", ("data.paths_file=typed.txt",): "tokens/b.npy",
+                                 ("data.paths=[c.npy]",): "c.npy, tokens/a.npy",
+                                 ("data.root=there",): "there/a.npy"}.items():
+            code, printed = self.outcome(config, "--print-config", *overrides)
+            self.assertEqual(code, 0, printed)
+            self.assertIn(f"  paths: [{paths}]\n", printed)
+        code, text = self.outcome(config, "data.paths_file=data/list.txt")
+        self.assertEqual(code, 2, text)
+        self.assertIn("data.paths_file: cannot open 'data/list.txt': No such file or directory", text)
+
+    def test_home(self):
+        for config, override in ((self.config, "run.folder=~/run"),
+                                 (self.write_config(TINY.replace("folder: run", "folder: ~/run"), "home.yaml"), "run.seed=1")):
+            code, text = self.outcome(config, override, "train.steps=1", environment={"HOME": str(self.folder / "home")})
+            self.assertEqual(code, 0, text)
+            self.assertTrue((self.folder / "home" / "run" / "metrics.jsonl").is_file())
+            self.assertFalse((self.folder / "~").exists())
+            shutil.rmtree(self.folder / "home")
 
     def test_a_wrong_command_line(self):
         for arguments in ([], ["--no-such-option", self.config], [self.config, "--ranks", "none"]):

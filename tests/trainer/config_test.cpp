@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 
 #include "core/files.h"
 #include "model/flops.h"
@@ -82,6 +83,47 @@ const std::vector<BadConfig>& bad_configs() {
   return table;
 }
 
+/// Numbers that are valid and absurd, and sets without a good name.
+const std::vector<BadConfig>& bad_sizes_and_names() {
+  static const std::vector<BadConfig> table{
+      {"data.prefetch", [](auto& c) { c.data.prefetch = int64_t{1} << 40; }},
+      {"run.threads", [](auto& c) { c.run.threads = 1'000'000'000; }},
+      {"train.steps", [](auto& c) { c.train.steps = 1'000'000'000; }},  // ten digits
+      {"data.sequence_length", [](auto& c) { c.data.sequence_length = 1 << 30; }},
+      {"parallel.expert_chunks", [](auto& c) { c.parallel.expert_chunks = 1 << 20; }},
+      {"checkpoint.keep", [](auto& c) { c.checkpoint.keep = int64_t{1} << 40; }},
+      {"model",
+       [](auto& c) {
+         c.model.num_layers = 1 << 10;
+         c.model.num_experts = 1 << 14;
+         c.model.d_model = c.model.expert_width = 1 << 17;
+       }},
+      {"train.global_batch_size",
+       [](auto& c) {
+         c.train.global_batch_size = c.train.micro_batch_size = std::numeric_limits<int32_t>::max();
+         c.data.sequence_length = 1 << 24;
+       }},
+      {"train.steps",
+       [](auto& c) {
+         c.train.steps = 999'999'999;
+         c.train.global_batch_size = 1 << 17;
+         c.data.sequence_length = 1 << 20;
+       }},
+      {"evaluation.paths[1]", [](auto& c) { c.evaluation.paths = {"a/x.npy", "b/x.npy"}; }},
+      {"evaluation.sets[0]",
+       [](auto& c) {
+         c.evaluation.paths = {"a/x.npy"};
+         c.evaluation.sets = {{"x", {"b/x.npy"}}};
+       }},
+      {"evaluation.sets[0]", [](auto& c) { c.evaluation.sets = {{"", {"x.npy"}}}; }},
+      {"evaluation.sets[0]", [](auto& c) { c.evaluation.sets = {{"a/b", {"x.npy"}}}; }},
+      {"evaluation.sets[0]", [](auto& c) { c.evaluation.sets = {{"a\nb", {"x.npy"}}}; }},
+      {"evaluation.sets[0]", [](auto& c) { c.evaluation.sets = {{std::string(256, 'n'), {"x.npy"}}}; }},
+      {"evaluation.sets[0].paths", [](auto& c) { c.evaluation.sets = {{"x", {}}}; }},
+  };
+  return table;
+}
+
 }  // namespace
 
 TEST_CASE(
@@ -109,7 +151,9 @@ TEST_CASE("the configs of the published models have their parameters") {
 TEST_CASE("each bad value is one problem that starts with its key") {
   TempFolder folder;
   REQUIRE(validate(tiny_run(folder / "run")).empty());
-  for (const auto& [key, spoil] : bad_configs()) {
+  auto table = bad_configs();
+  table.insert(table.end(), bad_sizes_and_names().begin(), bad_sizes_and_names().end());
+  for (const auto& [key, spoil] : table) {
     auto config = tiny_run(folder / "run");
     spoil(config);
     const auto problems = validate(config);
@@ -157,11 +201,25 @@ TEST_CASE("load_config lists the problems of a file together, with the path") {
 
 TEST_CASE("docs/config.md lists the fields as they are; OLMOE_UPDATE_DOCS=1 writes it") {
   const auto text =
-      "# Config\n\nEvery field of a run's config, as the program itself lists them; a test keeps "
-      "this page "
-      "true. A file may name\nanother one to lay beneath it, `base: other.yaml`, and the command "
-      "line may "
-      "change any field, `train.steps=100`.\n\n" +
+      "# Config\n"
+      "\n"
+      "Every field of a run's config, as the program itself lists them; a test keeps this page true. A"
+      " file may name\n"
+      "another one to lay beneath it, `base: other.yaml`, and the command line may change any field, "
+      "`train.steps=100`.\n"
+      "\n"
+      "A value stands on one line. An integer may be written `1e6`. On the command line "
+      "`train.init_from=` is empty text, and text\n"
+      "that looks like YAML needs quotes of its own: `'run.folder=\"a #1\"'`.\n"
+      "\n"
+      "Relative paths: what is typed on the command line starts from the working directory. Of what "
+      "stands in a file, `base` and\n"
+      "`data.paths_file` start from the folder of that file; token files from `data.root`, or the "
+      "working directory where none is\n"
+      "given; `run.folder`, `train.init_from` and `data.root` from the working directory. Typed token "
+      "files start from `data.root`\n"
+      "only where that is typed too. `~/` is the home folder; variables such as `$HOME` are refused.\n"
+      "\n" +
       document_config<Config>();
   const char* update = std::getenv("OLMOE_UPDATE_DOCS");
   if (update != nullptr && std::string(update) == "1") write_text_atomic(kDocument, text);
