@@ -10,18 +10,14 @@
 #include "trainer/environment.h"
 #include "trainer/layout.h"
 #include "trainer/evaluator.h"
+#include "trainer/figures.h"
+#include "trainer/memory_fit.h"
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
+#include "trainer/start_notices.h"
 
 namespace olmoe {
 namespace {
-
-/// 6919161856 -> "6,919,161,856".
-std::string grouped(int64_t n) {
-  auto digits = std::to_string(n);
-  for (auto at = std::ssize(digits) - 3; at > 0; at -= 3) digits.insert(digits.begin() + at, ',');
-  return digits;
-}
 
 /// Token files that are not there at all: for what is there as something else, opening it says what is wrong.
 std::vector<std::string> absent_files(const std::vector<std::string>& paths) {
@@ -55,15 +51,15 @@ std::string describe_tokens(const std::string& what, size_t num_files, int64_t t
   return fmt::format("{}: {} files, {} tokens, {} sequences\n", what, num_files, grouped(tokens), grouped(sequences));
 }
 
-/// Checks what is there as a run would, lists what is not.
+/// Checks what is there as a run would, says what is not.
 std::string describe_training(const Config& config) {
   const auto& data = config.data;
   if (data.synthetic) return "training tokens: synthetic\n";
   const auto absent = absent_files(data.paths), present = present_files(data.paths, absent);
   const int64_t vocab_size = data.check_ids ? config.model.vocab_size : 0;
   if (absent.empty()) {
-    const TokenDataset dataset(present, data.dtype, data.sequence_length, vocab_size);
-    return describe_tokens("training tokens", present.size(), dataset.num_tokens(), dataset.num_instances());
+    TokenDataset(present, data.dtype, data.sequence_length, vocab_size);
+    return {};  // what they hold is among the notices
   }
   // Sequences of one token: a whole one may lie in a file that is not here.
   if (!present.empty()) TokenDataset(present, data.dtype, /*sequence_length=*/1, vocab_size);
@@ -83,6 +79,31 @@ std::string describe_evaluation(const Config& config) {
   }
   return absent.empty() ? describe_tokens("evaluation tokens", paths.size(), tokens, sequences)
                         : describe_absent("evaluation tokens", absent, paths.size());
+}
+
+/// The plan beside the memory that there is, and whether it fits.
+DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu) {
+  const int64_t rank_bytes = plan_memory(config, mesh).total();
+  const int ranks = mesh.replicate * mesh.shard, here = std::min(ranks, ranks_on_node());
+  const auto bounds = planned_bounds(config, gpu);
+  const auto fit = fit_memory(rank_bytes, here, bounds), together = fit_memory(rank_bytes, ranks, bounds);
+  DryRun out{{}, fit.verdict < MemoryFit::Verdict::beyond_total};
+  out.text = fmt::format("{}memory: {}\n", fit.verdict == MemoryFit::Verdict::fits ? "" : "notice: ", describe(fit));
+  if (together.verdict > fit.verdict)
+    out.text += fmt::format("notice: memory, were all ranks on this machine: {}\n", describe(together));
+  return out;
+}
+
+std::string describe_notices(const Config& config, int world_size) {
+  const auto facts = read_start_facts(config, find_saved_run(config.run.folder));
+  std::string out;
+  if (facts.saved.config)
+    out += fmt::format("run.folder: {} holds step {}, after which a run goes on\n", config.run.folder,
+                       facts.saved.step);
+  const auto [always, notices] = start_notices(config, world_size, facts);
+  for (const auto& fact : always) out += fact + "\n";
+  for (const auto& notice : notices) out += fmt::format("notice: {}\n", notice);
+  return out;
 }
 
 }  // namespace
@@ -113,7 +134,7 @@ std::string describe_start(const Config& config, int world_size, const std::stri
                      env[device.is_cpu() ? "cpu_features" : "gpu"], env["threads"], env["libtorch"], mpi_version);
 }
 
-std::string dry_run(const Config& config, int world_size, const std::string& gpu) {
+DryRun dry_run(const Config& config, int world_size, const std::string& gpu) {
   const auto mesh = mesh_shape(config, world_size);
   evaluation_set_names(config.evaluation.paths);
   auto out = describe_run(config, mesh) + describe_speed(config, mesh, gpu);
@@ -121,7 +142,9 @@ std::string dry_run(const Config& config, int world_size, const std::string& gpu
     HfWeights::source(folder, config.model);
     out += fmt::format("initial weights: {}\n", folder);
   }
-  return out + describe_training(config) + describe_evaluation(config);
+  out += describe_training(config) + describe_evaluation(config);
+  const auto [memory, fits] = describe_fit(config, mesh, gpu);
+  return {out + memory + describe_notices(config, world_size), fits};
 }
 
 }  // namespace olmoe
