@@ -13,10 +13,10 @@
 #include "trainer/gpu_specs.h"
 #include "trainer/launch.h"
 #include "trainer/layout.h"
-#include "trainer/placement.h"
 #include "trainer/preemption.h"
 #include "trainer/report.h"
 #include "trainer/start_agreement.h"
+#include "trainer/start_check.h"
 #include "trainer/trainer.h"
 #include "trainer/watchdog.h"
 
@@ -44,7 +44,7 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   preemption::install_handlers();
   log::info("{}", describe_start(config, world.size(), mpi_version));
   const auto code = [&] {
-    check_placement(world, mesh_shape(config, world.size()));
+    check_start(config, world);
     const auto ranks = connect_devices(config, world);
     Trainer trainer(config, *ranks);
     lock = trainer.lock();
@@ -58,9 +58,10 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
 /// Prints what was asked for. A dry run plans for --ranks, else the ranks that run, else those that the config names.
 ExitCode print(const Arguments& arguments, const Config& config, int running) {
   const int ranks = arguments.ranks > 0 ? arguments.ranks : running > 1 ? running : configured_ranks(config);
-  const auto text = arguments.print_config ? write_config(config) : dry_run(config, ranks, arguments.gpu);
+  const auto [text, fits] = arguments.print_config ? DryRun{write_config(config), true}
+                                                   : dry_run(config, ranks, arguments.gpu);
   std::fputs(text.c_str(), stdout);
-  return ExitCode::ok;
+  return fits ? ExitCode::ok : ExitCode::config;
 }
 
 }  // namespace

@@ -41,6 +41,14 @@ void write_text_atomic(const std::string& path, std::string_view text) {
   fsync_folder(folder.empty() ? "." : folder.string());
 }
 
+std::string existing_folder(const std::string& folder) {
+  std::error_code unknown;
+  auto there = std::filesystem::absolute(folder);
+  while (!std::filesystem::exists(there, unknown) && there.has_relative_path())
+    there = there.parent_path();
+  return there.string();
+}
+
 void fsync_folder(const std::string& path) { FileDescriptor(path, O_RDONLY | O_DIRECTORY).sync(); }
 
 }  // namespace olmoe

@@ -15,6 +15,10 @@ std::string read_text(const std::string& path,
 /// a mixture. Writes `path`.tmp, fsyncs it, renames it, fsyncs the folder.
 void write_text_atomic(const std::string& path, std::string_view text);
 
+/// `folder`, or the nearest one above it that is there: what would be made below it lies on its file
+/// system. Never throws on account of a folder that cannot be looked at, which is not there.
+std::string existing_folder(const std::string& folder);
+
 /// Makes names created, renamed or removed in a folder survive a power loss.
 void fsync_folder(const std::string& path);
 

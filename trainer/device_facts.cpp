@@ -1,11 +1,9 @@
 #include "trainer/device_facts.h"
 
 #include <ATen/DeviceAccelerator.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <fstream>
-#include <sstream>
 
 #include "core/error.h"
 #include "trainer/gpu_specs.h"
@@ -26,13 +24,6 @@ std::string entry(const char* path, const std::string& key) {
   return {};
 }
 
-double number(const std::string& text) {
-  std::istringstream in(text);
-  double value = 0;
-  ENSURE(static_cast<bool>(in >> value), "the system says '{}' where a number is expected", text);
-  return value;
-}
-
 /// kHz as MHz of a file of cpufreq, which many virtual machines lack.
 std::optional<double> frequency_mhz(const char* name) {
   std::ifstream in(fmt::format("/sys/devices/system/cpu/cpu0/cpufreq/{}", name));
@@ -40,16 +31,19 @@ std::optional<double> frequency_mhz(const char* name) {
   return in >> khz ? std::optional(khz / 1e3) : std::nullopt;
 }
 
-DeviceFacts cpu_facts() {
-  constexpr double kKib = 1024;
-  cpu_set_t cores;
-  const bool known = sched_getaffinity(0, sizeof(cores), &cores) == 0;
+/// "8 cores", and what leaves less than these.
+std::string describe_cores(const SystemView& system) {
+  const int cores = allowed_cores();
+  auto text = cores > 0 ? fmt::format("{} cores", cores) : "unknown cores";
+  for (const auto& bound : cpu_bounds(system))
+    if (bound.cpus < cores) text += fmt::format(", {:.3g} CPUs ({})", bound.cpus, bound.source);
+  return text;
+}
+
+DeviceFacts cpu_facts(const SystemView& system) {
   auto model = entry("/proc/cpuinfo", "model name");
   if (model.empty()) model = "CPU";
-  DeviceFacts facts{fmt::format("{}, {} cores", model, known ? fmt::to_string(CPU_COUNT(&cores)) : "unknown"),
-                    number(entry("/proc/meminfo", "MemTotal")) * kKib,
-                    number(entry("/proc/meminfo", "MemAvailable")) * kKib,
-                    {}};
+  DeviceFacts facts{fmt::format("{}, {}", model, describe_cores(system)), memory_bounds(system), {}};
   const auto now_mhz = frequency_mhz("scaling_cur_freq"), most_mhz = frequency_mhz("cpuinfo_max_freq");
   if (now_mhz && most_mhz) facts.clock = Clock{*now_mhz, *most_mhz};
   return facts;
@@ -63,7 +57,9 @@ DeviceFacts gpu_facts(c10::Device device) {
   const auto index = index_of(device);
   const auto [free_bytes, total_bytes] = at::accelerator::getMemoryInfo(index);
   const auto gpu = kernels::cuda::gpu_facts(index);
-  return {gpu.name, static_cast<double>(total_bytes), static_cast<double>(free_bytes), sm_clock(gpu.pci_address)};
+  const MemoryBound memory{gpu.name, static_cast<int64_t>(total_bytes), static_cast<int64_t>(free_bytes),
+                           /*shared=*/false};
+  return {gpu.name, {memory}, sm_clock(gpu.pci_address)};
 }
 
 }  // namespace
@@ -72,7 +68,9 @@ int multiprocessors_of(c10::Device device) {
   return device.is_cpu() ? kUsualMultiprocessors : kernels::cuda::gpu_facts(index_of(device)).multiprocessors;
 }
 
-DeviceFacts read_device_facts(c10::Device device) { return device.is_cpu() ? cpu_facts() : gpu_facts(device); }
+DeviceFacts read_device_facts(c10::Device device, const SystemView& system) {
+  return device.is_cpu() ? cpu_facts(system) : gpu_facts(device);
+}
 
 std::string describe(const kernels::cuda::GpuFacts& gpu, const std::optional<std::string>& driver) {
   return fmt::format("{}, compute capability {}.{}, driver {}", gpu.name, gpu.major, gpu.minor,
@@ -82,8 +80,10 @@ std::string describe(const kernels::cuda::GpuFacts& gpu, const std::optional<std
 std::string describe(const DeviceFacts& facts) {
   const auto clock =
       facts.clock ? fmt::format("{:.0f} of {:.0f} MHz", facts.clock->now_mhz, facts.clock->most_mhz) : "clock not told";
-  return fmt::format("{}, {:.1f} of {:.1f} GB free, {}", facts.name, facts.free_bytes / 1e9, facts.total_bytes / 1e9,
-                     clock);
+  const auto& bound = tightest(facts.memory);
+  const auto whose = &bound == &facts.memory.front() ? "" : fmt::format(" ({})", bound.source);
+  return fmt::format("{}, {:.1f} of {:.1f} GB free{}, {}", facts.name, static_cast<double>(bound.free_bytes) / 1e9,
+                     static_cast<double>(bound.total_bytes) / 1e9, whose, clock);
 }
 
 }  // namespace olmoe

@@ -19,12 +19,14 @@
 
 #include "core/error.h"
 #include "core/file_descriptor.h"
+#include "core/files.h"
 #include "core/stopwatch.h"
 #include "parallel/device_mesh.h"
 #include "trainer/agreement.h"
 #include "trainer/device_facts.h"
 #include "trainer/environment.h"
 #include "trainer/layout.h"
+#include "trainer/memory_fit.h"
 #include "trainer/memory_plan.h"
 
 namespace olmoe {
@@ -66,9 +68,10 @@ double least_seconds(const std::function<void()>& work) {
 /// Measures one after the other and keeps what comes out. All ranks begin each together.
 class Examiner {
  public:
-  Examiner(Communicator& world, const Config& config, std::optional<double> slow_below)
+  Examiner(Communicator& world, const Config& config, std::optional<double> slow_below, const SystemView& system)
       : world_(world),
         slow_below_(slow_below),
+        system_(system),
         options_(at::TensorOptions()
                      .dtype(scalar_type(config.train.compute_dtype))
                      .device(config.train.device == DeviceKind::cpu ? at::kCPU : at::kCUDA)) {}
@@ -106,6 +109,7 @@ class Examiner {
 
   Communicator& world_;
   std::optional<double> slow_below_;
+  const SystemView& system_;
   at::TensorOptions options_;
 };
 
@@ -135,14 +139,6 @@ void Examiner::measure_copy() {
     });
   });
   add({"copy", "GB/s", scale().slow_copy}, rate);
-}
-
-/// The folder, or the nearest one above it that is there: a run would make the rest.
-fs::path existing_folder(const std::string& run_folder) {
-  std::error_code unknown;  // what cannot be looked at is not there for this rank
-  auto folder = fs::absolute(run_folder);
-  while (!fs::exists(folder, unknown) && folder.has_relative_path()) folder = folder.parent_path();
-  return folder;
 }
 
 /// A file that is gone when this is.
@@ -215,15 +211,11 @@ void Examiner::read_facts(const Config& config, MeshShape mesh) {
   mine.host = host_name();
   attempt("device", [&] {
     if (!options_.device().is_cpu()) at::accelerator::emptyCache();  // what the probes used is free again
-    const auto facts = read_device_facts(options_.device());
+    const auto facts = read_device_facts(options_.device(), system_);
     mine.device = describe(facts);
-    const int sharing = options_.device().is_cpu() ? ranks_on_node() : 1;
     const auto plan = plan_memory(config, mesh, multiprocessors_of(options_.device()));
-    const auto planned_bytes = static_cast<double>(plan.total()) * sharing;
-    if (planned_bytes > facts.free_bytes)
-      mine.problems.push_back(fmt::format("memory: the plan is {:.1f} GB{}, and {:.1f} GB are free",
-                                          planned_bytes / 1e9, sharing > 1 ? " for the ranks of this machine" : "",
-                                          facts.free_bytes / 1e9));
+    const auto fit = fit_memory(plan.total(), ranks_on_node(), facts.memory);
+    if (fit.verdict >= MemoryFit::Verdict::beyond_free) mine.problems.push_back("memory: " + describe(fit));
     return 0.0;
   });
 }
@@ -250,10 +242,11 @@ std::vector<RankReport> gather_reports(Communicator& world, const RankReport& mi
 
 }  // namespace
 
-Examination examine(const Config& config, Communicator& world, std::optional<double> slow_below) {
+Examination examine(const Config& config, Communicator& world, std::optional<double> slow_below,
+                    const SystemView& system) {
   const auto shape = mesh_shape(config, world.size());
   DeviceMesh mesh(world, shape);
-  Examiner examiner(world, config, slow_below);
+  Examiner examiner(world, config, slow_below, system);
   examiner.measure_compute();
   examiner.measure_copy();
   examiner.measure_files(config.run.folder);

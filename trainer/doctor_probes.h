@@ -2,6 +2,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/machine.h"
 #include "parallel/communicator.h"
 #include "trainer/config.h"
 #include "trainer/doctor.h"
@@ -18,6 +19,7 @@ struct Examination {
 /// there), and the collectives of each mesh axis of more than one rank, in the compute dtype on the config's device.
 /// A probe of its own that fails is a rank's problem, and so is memory too small for the plan. `slow_below` replaces
 /// the share of each measure below which a rank is slow. Collective over world.
-Examination examine(const Config& config, Communicator& world, std::optional<double> slow_below);
+Examination examine(const Config& config, Communicator& world, std::optional<double> slow_below,
+                    const SystemView& system = {});
 
 }  // namespace olmoe

@@ -3,19 +3,15 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <malloc.h>
-#include <sched.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstdlib>
 #include <fstream>
-#include <sstream>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -38,25 +34,14 @@ std::string cpu_features() {
   return found.empty() ? "baseline" : found.substr(1);
 }
 
-/// Cores that a process may run on, 0 is this one; 0 where the system does not tell.
-int cores_of(pid_t process) {
-  constexpr size_t kMostSets = 1024;  // of 1,024 cores each
-  for (std::vector<cpu_set_t> sets(1); sets.size() <= kMostSets; sets.resize(2 * sets.size())) {
-    const size_t size_bytes = sets.size() * sizeof(cpu_set_t);
-    if (sched_getaffinity(process, size_bytes, sets.data()) == 0) return CPU_COUNT_S(size_bytes, sets.data());
-    if (errno != EINVAL) break;  // EINVAL: the machine has more cores than that
-  }
-  return 0;
-}
-
 }  // namespace
 
 void prepare_process() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);  // never; any number would be a threshold
   mallopt(M_TOP_PAD, 64 << 20);
-  // One arena. The data loader's thread allocates small aligned tensors that the training thread frees: glibc before 2.38
-  // takes those from fresh memory until the arena of that thread, 64 MiB, is used up. The heap it shares is reused.
+  // One arena. The data loader's thread allocates small aligned tensors that the training thread frees: glibc before
+  // 2.38 takes those from fresh memory until that thread's arena, 64 MiB, is used up. In one arena they are reused.
   mallopt(M_ARENA_MAX, 1);
   // oneDNN writes code for each shape of a bf16 product, and an expert's rows change from step to step; its default of
   // 1,024 kept shapes made half of a step compilation.
@@ -94,16 +79,19 @@ std::string host_name() {
   return gethostname(host.data(), host.size() - 1) == 0 && host[0] != 0 ? host.data() : "unknown-host";
 }
 
-int choose_threads(int64_t configured, int ranks_on_node) {
+int choose_threads(int64_t configured, int ranks_on_node, const SystemView& system) {
   if (configured > 0) return static_cast<int>(configured);
   if (const char* text = std::getenv("OMP_NUM_THREADS"); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
-  const int own = cores_of(0);
+  const int own = allowed_cores();
   ENSURE(own > 0, "the system does not tell which cores this process may run on; set run.threads");
-  return threads_of_rank(own, std::max(own, cores_of(getppid())), ranks_on_node);
+  // Whole CPUs: with more threads than a quota feeds, all of them wait for the one that stands still.
+  const int together = static_cast<int>(tightest(cpu_bounds(system)).cpus);
+  return threads_of_rank(std::min(own, cpus_of_slurm_task(ranks_on_node, system).value_or(own)), together,
+                         ranks_on_node);
 }
 
-int threads_of_rank(int own_cores, int launcher_cores, int ranks) {
-  return std::max(1, std::min(own_cores, launcher_cores / std::max(1, ranks)));
+int threads_of_rank(int own_cores, int cores_together, int ranks) {
+  return std::max(1, std::min(own_cores, cores_together / std::max(1, ranks)));
 }
 
 void check_cpu(const TrainConfig& config) {

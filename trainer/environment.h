@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/machine.h"
 #include "trainer/config.h"
 
 namespace olmoe {
@@ -23,11 +24,11 @@ int ranks_on_node();
 /// This machine's name, or "unknown-host".
 std::string host_name();
 /// Threads of this rank: run.threads, else OMP_NUM_THREADS, else threads_of_rank() of the cores that this process and
-/// its launcher may run on.
-int choose_threads(int64_t configured, int ranks_on_node);
-/// The launcher's cores / ranks, but no more than this rank may run on, for a launcher may have divided them already.
-/// At least 1.
-int threads_of_rank(int own_cores, int launcher_cores, int ranks);
+/// its launcher may run on, and of the CPUs that control groups and Slurm leave them.
+int choose_threads(int64_t configured, int ranks_on_node, const SystemView& system = {});
+/// What all ranks of the machine have together / ranks, but no more than this rank may run on, for a launcher may have
+/// divided the cores already. At least 1.
+int threads_of_rank(int own_cores, int cores_together, int ranks);
 /// Refuses a CPU without the vectors that the kernels are built for, and a compute dtype that it would only emulate.
 /// Throws ConfigError.
 void check_cpu(const TrainConfig& config);

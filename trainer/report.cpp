@@ -10,18 +10,14 @@
 #include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/layout.h"
+#include "trainer/figures.h"
+#include "trainer/memory_fit.h"
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
+#include "trainer/start_notices.h"
 
 namespace olmoe {
 namespace {
-
-/// 6919161856 -> "6,919,161,856".
-std::string grouped(int64_t n) {
-  auto digits = std::to_string(n);
-  for (auto at = std::ssize(digits) - 3; at > 0; at -= 3) digits.insert(digits.begin() + at, ',');
-  return digits;
-}
 
 /// Token files that are not there at all: for what is there as something else, opening it says what is wrong.
 std::vector<std::string> absent_files(const std::vector<std::string>& paths) {
@@ -55,7 +51,7 @@ std::string describe_tokens(const std::string& what, size_t num_files, int64_t t
   return fmt::format("{}: {} files, {} tokens, {} sequences\n", what, num_files, grouped(tokens), grouped(sequences));
 }
 
-/// Checks what is there as a run would, lists what is not.
+/// Checks what is there as a run would, says what is not.
 std::string describe_training(const Config& config) {
   const auto& data = config.data;
   if (data.synthetic) return "training tokens: synthetic\n";
@@ -63,7 +59,7 @@ std::string describe_training(const Config& config) {
   if (absent.empty()) {
     const TokenDataset dataset(present, data.dtype, data.sequence_length, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
-    return describe_tokens("training tokens", present.size(), dataset.num_tokens(), dataset.num_instances());
+    return {};  // what they hold is among the notices
   }
   // Sequences of one token: a whole one may lie in a file that is not here.
   if (!present.empty()) {
@@ -96,16 +92,41 @@ std::string describe_evaluation(const Config& config) {
 
 /// What the words of a dry run are worth.
 std::string describe_checks(const Config& config) {
-  std::string checked = "the config, the layout over ranks";
+  std::string checked = "the config, the layout over ranks, memory, disk";
   if (!config.train.init_from.empty()) checked += ", names and shapes of the initial weights";
   if (!config.data.paths.empty())
     checked += config.data.check_ids ? ", sizes and ids of the training files that are here"
                                      : ", sizes of the training files that are here (data.check_ids is off)";
   if (!config.evaluation.paths.empty()) checked += ", sizes and ids of the evaluation files that are here";
   return fmt::format(
-      "checked: {}\nnot checked: run.folder and the checkpoints in it, this machine's CPU, GPUs, memory, disk and "
-      "limits, how ranks start and meet\n",
+      "checked: {}\nnot checked: run.folder and the files of its checkpoints, this machine's CPU and GPUs, how ranks "
+      "start and meet\n",
       checked);
+}
+
+/// The plan beside the memory that there is, and whether it fits.
+DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu, int multiprocessors) {
+  const int64_t rank_bytes = plan_memory(config, mesh, multiprocessors).total();
+  const int ranks = mesh.replicate * mesh.shard, here = std::min(ranks, ranks_on_node());
+  const auto bounds = planned_bounds(config, gpu);
+  const auto fit = fit_memory(rank_bytes, here, bounds), together = fit_memory(rank_bytes, ranks, bounds);
+  DryRun out{{}, fit.verdict < MemoryFit::Verdict::beyond_total};
+  out.text = fmt::format("{}memory: {}\n", fit.verdict == MemoryFit::Verdict::fits ? "" : "notice: ", describe(fit));
+  if (together.verdict > fit.verdict)
+    out.text += fmt::format("notice: memory, were all ranks on this machine: {}\n", describe(together));
+  return out;
+}
+
+std::string describe_notices(const Config& config, int world_size) {
+  const auto facts = read_start_facts(config, find_saved_run(config.run.folder));
+  std::string out;
+  if (facts.saved.config)
+    out += fmt::format("run.folder: {} holds step {}, after which a run goes on\n", config.run.folder,
+                       facts.saved.step);
+  const auto [always, notices] = start_notices(config, world_size, facts);
+  for (const auto& fact : always) out += fact + "\n";
+  for (const auto& notice : notices) out += fmt::format("notice: {}\n", notice);
+  return out;
 }
 
 }  // namespace
@@ -137,7 +158,7 @@ std::string describe_start(const Config& config, int world_size, const std::stri
                      env[device.is_cpu() ? "cpu_features" : "gpu"], env["threads"], env["libtorch"], mpi_version);
 }
 
-std::string dry_run(const Config& config, int world_size, const std::string& gpu) {
+DryRun dry_run(const Config& config, int world_size, const std::string& gpu) {
   const auto mesh = mesh_shape(config, world_size);
   const int multiprocessors = gpu.empty() ? kUsualMultiprocessors : find_gpu(gpu).multiprocessors;
   auto out = describe_run(config, mesh, multiprocessors) + describe_speed(config, mesh, gpu);
@@ -145,7 +166,9 @@ std::string dry_run(const Config& config, int world_size, const std::string& gpu
     HfWeights::source(folder, config.model);
     out += fmt::format("initial weights: {}\n", folder);
   }
-  return out + describe_training(config) + describe_evaluation(config) + describe_checks(config);
+  out += describe_training(config) + describe_evaluation(config);
+  const auto [memory, fits] = describe_fit(config, mesh, gpu, multiprocessors);
+  return {out + memory + describe_notices(config, world_size) + describe_checks(config), fits};
 }
 
 }  // namespace olmoe

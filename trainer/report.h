@@ -12,10 +12,15 @@ std::string describe_run(const Config& config, MeshShape mesh, int multiprocesso
 /// describe_run with what it runs on: device, threads, versions, git commit.
 std::string describe_start(const Config& config, int world_size, const std::string& mpi_version);
 
-/// Checks of a run what needs nothing allocated or written: layout, initial weights, token files, counts, memory of a
-/// rank of `world_size`, and its predicted speed on `gpu` (a name of trainer/gpu_specs.h, or empty). Token files that
-/// this machine lacks are listed, and do not fail it; the others are read as at the start of a run. Says in the end
-/// what was checked and what was not. Throws like the run would.
-std::string dry_run(const Config& config, int world_size, const std::string& gpu);
+/// What --dry-run prints, and whether its plan of memory fits where it is planned for.
+struct DryRun {
+  std::string text;
+  bool fits;
+};
+/// Checks a run without allocating or writing anything: layout, initial weights, token files, counts, memory of a rank
+/// of `world_size`, its predicted speed on `gpu` (a name of trainer/gpu_specs.h, or empty), start_notices(), and what
+/// was checked. Token files that this machine lacks are listed, and do not fail it; the others are read as at the start
+/// of a run. Throws like the run would, but for memory that does not fit.
+DryRun dry_run(const Config& config, int world_size, const std::string& gpu);
 
 }  // namespace olmoe

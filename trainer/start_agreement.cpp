@@ -21,8 +21,8 @@ namespace olmoe {
 namespace {
 
 // run.threads: hosts may have other numbers of cores. data.prefetch: and other amounts of memory; batches are the same.
-// data.paths, evaluation.paths: hosts may keep copies of the token files in folders of their own; see agree_on_data.
-constexpr std::array kMayDiffer{"run.threads", "data.prefetch", "data.paths", "evaluation.paths"};
+// Paths of token files: hosts may keep copies in folders of their own; see agree_on_data.
+constexpr std::array kMayDiffer{"run.threads", "data.prefetch", "data.paths", "evaluation.paths", "evaluation.sets"};
 constexpr char kBetween = '\x1f', kAfter = '\x1e';  // ASCII's separators of units and records: in no config
 constexpr size_t kHashDigits = 32;
 

@@ -57,6 +57,15 @@ TEST_CASE("file errors name the path and the reason") {
 }
 
 // Digits as xxhsum -H2 (XXH3, 128 bits) prints them.
+TEST_CASE("of a folder that is not there the nearest one above it is") {
+  const TempFolder folder;
+  const auto file = folder.add("there/file", "x");
+  CHECK(existing_folder(folder / "there/not/yet") == folder / "there");
+  CHECK(existing_folder(folder / "there") == folder / "there");
+  CHECK(existing_folder(file + "/below") == file);
+  CHECK(existing_folder("/no_such_folder/run") == "/");
+}
+
 TEST_CASE("hashes are XXH3 and do not depend on how the bytes come") {
   CHECK(Hasher().hex() == "99aa06d3014798d86001c324468d497f");
   CHECK(hash64("") == 0x2d06800538d394c2);

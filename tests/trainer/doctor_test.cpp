@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "support/catch.h"
+#include "support/made_up_system.h"
 #include "support/trainer_fixtures.h"
 #include "trainer/device_facts.h"
 #include "trainer/doctor_probes.h"
@@ -79,10 +80,17 @@ TEST_CASE("the table has a line for each rank, the medians and the verdict") {
 
 TEST_CASE("this machine's memory is told") {
   const auto facts = read_device_facts(c10::Device(c10::kCPU));
-  CHECK(facts.total_bytes > 1e8);
-  CHECK(facts.free_bytes > 0);
-  CHECK(facts.free_bytes <= facts.total_bytes);
+  CHECK(facts.memory.front().source == "the machine");
   CHECK_THAT(describe(facts), Contains("cores") && Contains("GB free"));
+}
+
+TEST_CASE("of a container its own memory and CPUs are told") {
+  MadeUpSystem system;
+  system.in_group("/job_7").file("/sys/fs/cgroup/job_7/memory.max", "1200000000\n");
+  system.file("/sys/fs/cgroup/job_7/memory.current", "100000000\n");
+  system.file("/sys/fs/cgroup/job_7/cpu.max", "50000 100000\n");
+  CHECK_THAT(describe(read_device_facts(c10::Device(c10::kCPU), system.view())),
+             Contains("cores, 0.5 CPUs (cpu.max of /job_7), 1.1 of 1.2 GB free (memory.max of /job_7), "));
 }
 
 TEST_CASE("two ranks are measured, and nothing is left behind") {
@@ -118,6 +126,30 @@ TEST_CASE("a run folder that cannot be made, and a plan beyond the memory, are p
   REQUIRE(ranks.size() == 1);
   REQUIRE(ranks[0].problems.size() == 2);
   CHECK_THAT(ranks[0].problems[0], Contains("run.folder") && Contains("file"));
-  CHECK_THAT(ranks[0].problems[1], Contains("memory: the plan is"));
+  CHECK_THAT(ranks[0].problems[1], Contains("memory: the plan of a rank is"));
   CHECK_FALSE(judge(measures, ranks).go());
+}
+
+TEST_CASE("a plan beyond the memory of the container is no go, on a machine that has enough") {
+  const TempFolder folder;
+  auto config = tiny_run(folder / "run");
+  config.train.compute_dtype = ComputeDtype::float32;
+  const auto world = make_single_communicator();
+  MadeUpSystem system;
+  system.in_group("/job_7").file("/sys/fs/cgroup/job_7/memory.max", "1200000000\n");
+  const auto verdict = [&] {
+    const auto [measures, ranks] = examine(config, *world, /*slow_below=*/0.0, system.view());
+    return judge(measures, ranks);
+  };
+  CHECK(verdict().go());
+  SECTION("more than it may ever take") {
+    config.model.vocab_size = 5'000'000;  // 3.8 GB of trained state
+    REQUIRE_FALSE(verdict().go());
+    CHECK_THAT(verdict().reasons[0], Contains("more than the 1.12 GiB of memory.max of /job_7"));
+  }
+  SECTION("more than others have left") {
+    system.file("/sys/fs/cgroup/job_7/memory.current", "1199999999\n");
+    REQUIRE_FALSE(verdict().go());
+    CHECK_THAT(verdict().reasons[0], Contains("of 1.12 GiB free (memory.max of /job_7)"));
+  }
 }

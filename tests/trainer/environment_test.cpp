@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "support/catch.h"
+#include "support/made_up_system.h"
 
 namespace {
 
@@ -86,9 +87,10 @@ TEST_CASE("threads follow the config, then OMP_NUM_THREADS, then the cores of th
     const Variable five("OMP_NUM_THREADS", "5");
     CHECK(choose_threads(0, 2) == 5);
   }
+  const test::MadeUpSystem system;  // without a quota
   cpu_set_t own;
   REQUIRE(sched_getaffinity(0, sizeof(own), &own) == 0);
-  CHECK(choose_threads(0, 1) == CPU_COUNT(&own));
+  CHECK(choose_threads(0, 1, system.view()) == CPU_COUNT(&own));
   CHECK(choose_threads(0, 1 << 20) == 1);
   const OneCore bound;
   CHECK(choose_threads(0, 1) == 1);
@@ -99,6 +101,28 @@ TEST_CASE("a file that grows past its limit ends no process") {
   struct sigaction action {};
   REQUIRE(sigaction(SIGXFSZ, nullptr, &action) == 0);
   CHECK(action.sa_handler == SIG_IGN);
+}
+
+TEST_CASE("threads are no more than control groups and Slurm leave") {
+  const Variable none("OMP_NUM_THREADS");
+  const int cores = allowed_cores();
+  test::MadeUpSystem system;
+  system.in_group("/job_7/step_0");
+  CHECK(choose_threads(0, 1, system.view()) == cores);
+  const auto quota = [&](const std::string& text) { system.file("/sys/fs/cgroup/job_7/cpu.max", text + " 100000\n"); };
+  quota("6400000");
+  CHECK(choose_threads(0, 1, system.view()) == cores);
+  quota("190000");
+  CHECK(choose_threads(0, 1, system.view()) == 1);
+  quota("50000");
+  CHECK(choose_threads(0, 1, system.view()) == 1);
+  CHECK(choose_threads(4, 1, system.view()) == 4);  // who says a number means it
+  quota("max");
+  system.variable("SLURM_CPUS_ON_NODE", "1");
+  CHECK(choose_threads(0, 1, system.view()) == 1);
+  system.variable("SLURM_CPUS_ON_NODE", "64").variable("SLURM_STEP_TASKS_PER_NODE", "1");
+  system.variable("SLURM_CPUS_PER_TASK", "1");
+  CHECK(choose_threads(0, 1, system.view()) == 1);
 }
 
 TEST_CASE("freed memory stays in the process, also where an int does not count it") {

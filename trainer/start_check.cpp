@@ -1,0 +1,53 @@
+#include "trainer/start_check.h"
+
+#include "core/error.h"
+#include "core/log.h"
+#include "parallel/rendezvous.h"
+#include "trainer/agreement.h"
+#include "trainer/environment.h"
+#include "trainer/layout.h"
+#include "trainer/memory_fit.h"
+#include "trainer/memory_plan.h"
+#include "trainer/placement.h"
+#include "trainer/start_notices.h"
+
+namespace olmoe {
+namespace {
+
+MemoryFit fit_here(const Config& config, int world_size) {
+  const auto plan = plan_memory(config, mesh_shape(config, world_size));
+  return fit_memory(plan.total(), ranks_on_node(), memory_bounds(config));
+}
+
+/// Nothing where a checkpoint cannot be read: the run itself will say so, when it comes to load it.
+SavedRun saved_run(const Config& config) {
+  try {
+    return find_saved_run(config.run.folder);
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+}  // namespace
+
+void check_start(const Config& config, Communicator& world) {
+  check_placement(world, mesh_shape(config, world.size()));
+  std::optional<MemoryFit> fit;
+  agree(world, [&] {
+    fit = fit_here(config, world.size());
+    if (fit->verdict == MemoryFit::Verdict::beyond_total) throw ConfigError("memory: " + describe(*fit));
+  });
+  const bool enough = fit->verdict == MemoryFit::Verdict::fits;
+  if (world.rank() == 0)
+    log::write(enough ? log::Level::info : log::Level::warn, "memory: " + describe(*fit));
+  else if (!enough && local_rank(process_environment()) == 0)
+    log::warn("memory of {}: {}", host_name(), describe(*fit));
+  agree(world, [&] {
+    if (world.rank() != 0) return;
+    const auto [facts, notices] = start_notices(config, world.size(), read_start_facts(config, saved_run(config)));
+    for (const auto& fact : facts) log::info("{}", fact);
+    for (const auto& notice : notices) log::warn("{}", notice);
+  });
+}
+
+}  // namespace olmoe

@@ -1,0 +1,89 @@
+#include "trainer/start_notices.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "trainer/checkpoint_folder.h"
+#include "trainer/checkpoint_manifest.h"
+#include "trainer/environment.h"
+#include "trainer/figures.h"
+#include "trainer/schedule_notices.h"
+
+namespace olmoe {
+namespace {
+
+using Lines = std::vector<std::string>;
+
+/// Ranks that have nothing to do, in all passes of a step or in the last.
+Lines idle_notices(const TrainConfig& train, int ranks) {
+  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
+  const int64_t passes = (micro_batches + ranks - 1) / ranks, idle = passes * ranks - micro_batches;
+  if (idle == 0) return {};
+  const auto when = passes == 1 ? "" : fmt::format(" in the last of {} passes of a step", passes);
+  return {fmt::format(
+      "train.global_batch_size: {} in micro-batches of {} (train.micro_batch_size) are work for {} of "
+      "{} ranks{}: {} idle",
+      counted(train.global_batch_size, "sequence"), train.micro_batch_size, ranks - idle, ranks, when, idle)};
+}
+
+Lines thread_notices(const StartFacts& facts) {
+  const auto threads = int64_t{facts.threads} * facts.ranks_here;
+  const double cpus = std::max(1.0, facts.cpus.cpus);
+  if (facts.cpus.cpus <= 0 || static_cast<double>(threads) <= cpus) return {};
+  return {fmt::format("run.threads: {} with {} each share {:.3g} CPUs ({}) and will wait for each other",
+                      counted(facts.ranks_here, "rank"), counted(facts.threads, "thread"), facts.cpus.cpus,
+                      facts.cpus.source)};
+}
+
+void append(Lines& lines, Lines more) {
+  for (auto& line : more) lines.push_back(std::move(line));
+}
+
+}  // namespace
+
+SavedRun find_saved_run(const std::string& run_folder) {
+  const auto folder = run_folder + "/checkpoints";
+  SavedRun saved;
+  std::vector<int64_t> steps;
+  try {
+    steps = complete_steps(folder);
+  } catch (const std::filesystem::filesystem_error& error) {
+    throw CheckpointError(fmt::format("cannot look for checkpoints in {}: {}", folder, error.code().message()));
+  }
+  if (steps.empty()) return saved;
+  const auto newest = folder + "/" + step_name(steps.back());
+  const auto manifest = Manifest::read(newest);
+  return {manifest.step, std::ssize(steps), read_config_text<Config>(manifest.config, newest + "/manifest.json")};
+}
+
+StartFacts read_start_facts(const Config& config, SavedRun saved) {
+  const int ranks_here = ranks_on_node();
+  return {.saved = std::move(saved),
+          .tokens = token_totals(config.data),
+          .shared = find_shared_files(config),
+          .disk = read_disk_room(config.run.folder),
+          .threads = choose_threads(config.run.threads, ranks_here),
+          .ranks_here = ranks_here,
+          .cpus = tightest(cpu_bounds())};
+}
+
+StartNotices start_notices(const Config& config, int ranks, const StartFacts& facts) {
+  StartNotices out;
+  if (facts.saved.step >= config.train.steps) return out;
+  const auto saves = plan_saves(config, facts.saved.step, facts.saved.checkpoints);
+  if (facts.tokens) {
+    out.facts.push_back(describe_training_tokens(config, *facts.tokens));
+    append(out.notices, left_out_notices(config, *facts.tokens));
+  }
+  if (saves.saves > 0) out.facts.push_back(describe_saves(saves, facts.disk));
+  append(out.notices, shared_file_notices(facts.shared));
+  append(out.notices, schedule_notices(config));
+  if (facts.saved.config) append(out.notices, changed_schedule_notices(*facts.saved.config, config, facts.saved.step));
+  append(out.notices, disk_notices(config, saves, facts.disk));
+  append(out.notices, idle_notices(config.train, ranks));
+  append(out.notices, thread_notices(facts));
+  return out;
+}
+
+}  // namespace olmoe
