@@ -1,6 +1,7 @@
 #include "data/data_file.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "data/guarded_copy.h"
 
 namespace olmoe {
 namespace {
@@ -16,10 +18,8 @@ namespace {
 FileDescriptor open_regular(const std::string& path) {
   struct stat info;
   if (::stat(path.c_str(), &info) != 0)
-    throw DataError(fmt::format("{}: {}; check data.paths, data.paths_file and data.root", path,
-                                std::strerror(errno)));
-  if (S_ISDIR(info.st_mode))
-    throw DataError(fmt::format("{}: is a folder; list the token files in it", path));
+    throw DataError(fmt::format("{}: {}; check data.paths, data.paths_file and data.root", path, std::strerror(errno)));
+  if (S_ISDIR(info.st_mode)) throw DataError(fmt::format("{}: is a folder; list the token files in it", path));
   if (!S_ISREG(info.st_mode)) throw DataError(fmt::format("{}: is not a regular file", path));
   try {
     return FileDescriptor(path, O_RDONLY);
@@ -28,9 +28,28 @@ FileDescriptor open_regular(const std::string& path) {
   }
 }
 
+/// ENOMEM is what mmap(2) says of too many mappings too.
+std::string limits_of_mappings(int error) {
+  return error == ENOMEM ? "; a process may have as many mappings as sysctl vm.max_map_count says, "
+                           "and as much address space as ulimit -v"
+                         : "";
+}
+
 }  // namespace
 
-DataFile::DataFile(std::string path) : path_(std::move(path)), file_(open_regular(path_)) {}
+DataFile::DataFile(std::string path)
+    : path_(std::move(path)), file_(open_regular(path_)), mapped_bytes_(state().size_bytes) {
+  if (mapped_bytes_ == 0) return;
+  void* const mapping = ::mmap(nullptr, static_cast<size_t>(mapped_bytes_), PROT_READ, MAP_SHARED, file_.fd(), 0);
+  if (mapping == MAP_FAILED)
+    throw DataError(fmt::format("{}: cannot map {} bytes: {}{}", path_, mapped_bytes_, std::strerror(errno),
+                                limits_of_mappings(errno)));
+  mapping_ = static_cast<std::byte*>(mapping);
+}
+
+DataFile::~DataFile() {
+  if (mapping_ != nullptr) ::munmap(mapping_, static_cast<size_t>(mapped_bytes_));
+}
 
 DataFile::State DataFile::state() const {
   struct stat info;
@@ -40,25 +59,22 @@ DataFile::State DataFile::state() const {
 }
 
 void DataFile::read(int64_t offset, std::span<std::byte> out) const {
-  while (!out.empty()) {
-    const ssize_t count = ::pread(file_.fd(), out.data(), out.size(), offset);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0)
-      throw DataError(
-          fmt::format("{}: cannot read at byte {}: {}", path_, offset, std::strerror(errno)));
-    if (count == 0)
-      throw DataError(
-          fmt::format("{}: ends at byte {}, {} bytes too early; it was cut while this "
-                      "run reads it",
-                      path_, offset, out.size()));
-    out = out.subspan(static_cast<size_t>(count));
-    offset += count;
-  }
+  const auto size_bytes = std::ssize(out);
+  ENSURE(offset >= 0, "{}: byte {}", path_, offset);
+  if (size_bytes == 0) return;
+  const bool mapped = offset + size_bytes <= mapped_bytes_;
+  if (mapped && guarded_copy(out, mapping_ + offset)) return;
+  const int64_t now_bytes = state().size_bytes;
+  if (mapped && now_bytes >= offset + size_bytes)
+    throw DataError(
+        fmt::format("{}: cannot read {} bytes at byte {}: the disk or its server fails", path_, size_bytes, offset));
+  throw DataError(fmt::format("{}: ends at byte {}, {} bytes too early; it was cut while this run reads it", path_,
+                              now_bytes, offset + size_bytes - now_bytes));
 }
 
 void DataFile::advise(Access access) const {
-  ::posix_fadvise(file_.fd(), 0, 0,
-                  access == Access::random ? POSIX_FADV_RANDOM : POSIX_FADV_SEQUENTIAL);
+  if (mapping_ != nullptr)
+    ::madvise(mapping_, static_cast<size_t>(mapped_bytes_), access == Access::random ? MADV_RANDOM : MADV_SEQUENTIAL);
 }
 
 }  // namespace olmoe

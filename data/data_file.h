@@ -8,9 +8,9 @@
 
 namespace olmoe {
 
-/// An open file of training data, read with pread(2) and not mapped: a file that is cut or a disk
-/// that fails while the run reads is then an error like any other, where a mapping raises SIGBUS.
-/// Errors are DataError with the path and what the system said. Thread-safe.
+/// A file of training data, memory-mapped read-only. Its bytes are copied out: a file that is cut or
+/// a disk that fails meanwhile is then a DataError with the path, where the access itself raises
+/// SIGBUS and would end the process. Errors are DataError. Thread-safe.
 class DataFile {
  public:
   /// What changes when a file is written to.
@@ -20,6 +20,9 @@ class DataFile {
   };
   /// Refuses what is no regular file without opening it: a pipe would block.
   explicit DataFile(std::string path);
+  ~DataFile();
+  DataFile(const DataFile&) = delete;
+  DataFile& operator=(const DataFile&) = delete;
 
   State state() const;
   /// Fills `out` with the bytes from `offset` on. A file that ends before is a DataError.
@@ -30,6 +33,8 @@ class DataFile {
  private:
   std::string path_;
   FileDescriptor file_;
+  int64_t mapped_bytes_;
+  std::byte* mapping_ = nullptr;  ///< null: the file was empty
 };
 
 }  // namespace olmoe

@@ -275,7 +275,8 @@ std::vector<std::string> TokenDataset::read_all(int part, int parts) const {
 void TokenDataset::keep_open() {
   rlimit limit{};
   ENSURE(::getrlimit(RLIMIT_NOFILE, &limit) == 0, "cannot ask for the limit of open files");
-  const size_t most = std::min<size_t>(files_.size(), limit.rlim_cur / 8);
+  constexpr size_t kMostMappings = 16'384;  // a quarter of what Linux lets a process have
+  const size_t most = std::min<size_t>({files_.size(), limit.rlim_cur / 8, kMostMappings});
   for (size_t f = 0; f < most; ++f) files_[f].keep_open();
 }
 
