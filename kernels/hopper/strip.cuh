@@ -54,7 +54,8 @@ class Strip {
   __device__ void to_values(const Lines& lines, Element (&values)[kStripValues]) {
 #pragma unroll
     for (int pass = 0; pass < kStripPasses; ++pass)
-      cuda::store_vector(memory_ + strip_at(strip_row(lane_, pass), strip_column(lane_)), lines.pieces[pass]);
+      *reinterpret_cast<uint4*>(memory_ + strip_at(strip_row(lane_, pass), strip_column(lane_))) =
+          std::bit_cast<uint4>(lines.pieces[pass]);  // shared memory: store_vector would store to global memory
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kStripValues; i += 2) {
