@@ -62,6 +62,10 @@ olmoe_reuse_torch_pch(golden_tests)
 add_test(NAME golden_parity COMMAND golden_tests)
 set_tests_properties(golden_parity PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
 
+# It brings a device `cuda` and a sanitizer of its own, and switches stacks in assembly.
+if(NOT OLMOE_CUDA AND NOT OLMOE_SANITIZER AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+  include(cmake/emulation_tests.cmake)
+endif()
 include(cmake/mpi_tests.cmake)
 include(cmake/e2e_tests.cmake OPTIONAL)
 if(OLMOE_SANITIZER)

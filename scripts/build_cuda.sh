@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles everything for GPUs into build-cuda-release/, without needing one. Warnings are errors. Leaves what ptxas says of
-# each kernel (registers, spilled bytes) in build-cuda-release/kernels.md.
+# each kernel (registers, spilled bytes) in build-cuda-release/kernels.md, and fails where a kernel would not fit a GPU.
 # usage: scripts/build_cuda.sh [ARCHITECTURES=90a [-DOPTION=VALUE ...]]   80: A100, 90a: H100, H200, 100a: B200; several with ;
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -14,5 +14,5 @@ cmake --preset cuda-release -DCMAKE_CUDA_COMPILER="$cuda/bin/nvcc" -DCUDAToolkit
 cmake --build --preset cuda-release --parallel "$(nproc)"
 # Where pointers to shared memory are handed around.
 "$(system_python)" scripts/check_address_spaces.py build-cuda-release kernels/hopper/*.cu
-"$(system_python)" scripts/kernel_resources.py build-cuda-release/ptxas > build-cuda-release/kernels.md
+"$(system_python)" scripts/kernel_resources.py build-cuda-release/ptxas . > build-cuda-release/kernels.md
 note "registers and spills of $(grep -c '^| `' build-cuda-release/kernels.md) kernels: build-cuda-release/kernels.md"

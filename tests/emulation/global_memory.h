@@ -1,0 +1,36 @@
+// The global memory of the emulated GPU: the memory of the tensors on it. Under AddressSanitizer it may be touched only
+// while a kernel or an operator of LibTorch runs on the GPU; a read by the host, which would end a program on a real
+// GPU's machine, is reported as use-after-poison, and an access beside an allocation as heap-buffer-overflow.
+#pragma once
+#include <cstddef>
+#include <map>
+
+namespace emulation {
+
+class GlobalMemory {
+ public:
+  static GlobalMemory& of_gpu();
+
+  /// `bytes` that begin at a multiple of 512, as CUDA's allocations do; filled with NaNs.
+  void* allocate(size_t bytes);
+  void release(void* data);
+  /// True if `bytes` from `address` on lie within one allocation.
+  bool holds(const void* address, size_t bytes) const;
+
+  /// While one of these lives, the memory may be touched.
+  class Access {
+   public:
+    Access();
+    ~Access();
+    Access(const Access&) = delete;
+    Access& operator=(const Access&) = delete;
+  };
+
+ private:
+  void protect(bool on) const;
+
+  std::map<const char*, size_t> bytes_at_;  ///< size of each allocation, at its address
+  int accesses_ = 0;
+};
+
+}  // namespace emulation
