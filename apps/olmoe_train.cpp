@@ -32,7 +32,7 @@ struct Arguments {
 ExitCode train(const Config& config, Communicator& world, const std::string& mpi_version) {
   at::set_num_threads(choose_threads(config.run.threads, ranks_on_node()));
   prepare_device(config);
-  preemption::install_handlers();
+  const preemption::Listener signals(world);
   log::info("{}", describe_start(config, world.size(), mpi_version));
   const auto watchdog = watch_run(config.run, world);
   const auto code = [&] {

@@ -68,7 +68,7 @@ void FileDescriptor::close() {
 }
 
 void FileDescriptor::fail(const char* action) const {
-  throw Error(fmt::format("cannot {} '{}': {}", action, path_, std::strerror(errno)));
+  throw FileError(fmt::format("cannot {} '{}': {}", action, path_, std::strerror(errno)));
 }
 
 }  // namespace olmoe

@@ -1,5 +1,7 @@
 #pragma once
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,8 +24,11 @@ class Evaluator {
   /// Throws DataError for files that are missing, damaged or shorter than a sequence, ConfigError for two sets of one
   /// name; on all ranks alike, each of which reads the ids of its share of the files. Collective over world.
   Evaluator(const Config& config, Communicator& world);
-  /// Loss of each set; every rank gets the same numbers. Collective over world.
-  std::vector<Result> evaluate(StageRunner& runner, Communicator& world) const;
+  bool empty() const { return sets_.empty(); }
+  /// Loss of each set; every rank gets the same numbers. Nothing where `stop`, which all ranks ask together before each
+  /// round of batches, said so. Collective over world.
+  std::optional<std::vector<Result>> evaluate(StageRunner& runner, Communicator& world,
+                                              const std::function<bool()>& stop) const;
 
  private:
   struct Set {
@@ -31,7 +36,8 @@ class Evaluator {
     std::shared_ptr<const InstanceSource> source;
     int64_t sequences;
   };
-  double evaluate_set(const Set& set, StageRunner& runner, Communicator& world) const;
+  std::optional<double> evaluate_set(const Set& set, StageRunner& runner, Communicator& world,
+                                     const std::function<bool()>& stop) const;
 
   std::vector<Set> sets_;
   int64_t micro_batch_;

@@ -5,13 +5,13 @@
 
 #include "data/token_files.h"
 #include "model/flops.h"
-#include "model/hf_checkpoint.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/layout.h"
 #include "trainer/evaluator.h"
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
+#include "trainer/weights.h"
 
 namespace olmoe {
 namespace {
@@ -118,7 +118,7 @@ std::string dry_run(const Config& config, int world_size, const std::string& gpu
   evaluation_set_names(config.evaluation.paths);
   auto out = describe_run(config, mesh) + describe_speed(config, mesh, gpu);
   if (const auto& folder = config.train.init_from; !folder.empty()) {
-    HfWeights::source(folder, config.model);
+    initial_weights(config);
     out += fmt::format("initial weights: {}\n", folder);
   }
   return out + describe_training(config) + describe_evaluation(config);
