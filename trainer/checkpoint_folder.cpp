@@ -32,7 +32,7 @@ bool is_link(const fs::path& path) { return fs::symlink_status(path).type() == f
 
 /// True for names of files that a save writes into a step's folder.
 bool is_of_save(const std::string& name) {
-  return name == kManifest || name == std::string(kManifest) + ".tmp" ||
+  return name == kManifest || name == "manifest.json.tmp" ||
          (name.starts_with("shard_") && name.ends_with(".safetensors"));
 }
 

@@ -25,6 +25,7 @@
 #include "trainer/preemption.h"
 #include "trainer/state_guard.h"
 #include "trainer/tensor_memory.h"
+#include "trainer/trial_pass.h"
 #include "trainer/weights.h"
 
 namespace olmoe {
@@ -305,19 +306,19 @@ void Trainer::save() {
   log::info("saved {} in {:.2f} s", checkpointer_.step_folder(step_), watch.elapsed_s());
 }
 
-/// Weights may be finite, and too large to compute with: what is saved must give a loss. That of the next step's first
-/// sequences is computed, one pass of each rank.
+/// Weights may be finite, and too large to compute with: what is saved must give a loss and gradients. Those of the
+/// first micro-batches of the next step are computed, one of each rank.
 void Trainer::ensure_usable() {
   const int64_t first = std::min(plan_.rank * plan_.micro_batch, plan_.global_batch);
   const int64_t count = std::min(plan_.micro_batch, plan_.global_batch - first);
-  const auto loss = runner_->evaluate(make_batch(*source_, step_ * plan_.global_batch + first, count)).view(1);
-  optimizer_->mark_updated();  // nothing that was gathered is left for the next step: its traffic is that of any other
-  mesh_.world().all_reduce(loss);
-  if (const auto sum = fetch(loss, mesh_.world()).item<double>(); !std::isfinite(sum))
-    throw Error(fmt::format("step {}: the loss of its weights is {}, so nothing was saved, and checkpoints saved "
-                            "before stay. Start the run again, which goes on from the newest of them, with a lower "
-                            "optimizer.lr",
-                            step_, sum),
+  const auto batch = make_batch(*source_, step_ * plan_.global_batch + first, count);
+  const auto read = fetch(trial_pass(*runner_, *optimizer_, mesh_, batch), mesh_.world());
+  const auto* const numbers = read.const_data_ptr<double>();
+  if (!std::isfinite(numbers[0]) || !std::isfinite(numbers[1]))
+    throw Error(fmt::format("step {}: its weights give a loss of {} and a gradient norm of {}, so nothing was saved, "
+                            "and checkpoints saved before stay. Start the run again, which goes on from the newest of "
+                            "them, with a lower optimizer.lr",
+                            step_, numbers[0], numbers[1]),
                 ExitCode::non_finite);
 }
 

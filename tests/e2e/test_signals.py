@@ -11,7 +11,7 @@ from support import PROGRAM, REPOSITORY, TINY, ProgramTest, checkpoints, last_st
 
 PREEMPTED = 75
 SLOW = "train.global_batch_size=24"
-LONG_STEP = "train.global_batch_size=60000"  # some seconds
+LONG_STEP = "train.global_batch_size=5000"  # some seconds
 SAVE_AND_LEAVE = ("TERM", "INT", "HUP", "USR1", "USR2", "XCPU")
 GO_ON = ("PIPE", "XFSZ", "CHLD", "URG", "WINCH", "CONT")
 END_AT_ONCE = ("QUIT", "ABRT", "ALRM", "VTALRM", "PROF", "ILL", "FPE", "SEGV", "BUS", "SYS", "TRAP", "IO", "PWR",
@@ -186,7 +186,7 @@ class Moments(SignalTest):
 class Evaluation(SignalTest):
     def setUp(self):
         super().setUp()
-        ids = array.array("H", [(7 * i) % 64 for i in range(16 * 30000)])
+        ids = array.array("H", [(7 * i) % 64 for i in range(16 * 5000)])
         (self.folder / "held_out.npy").write_bytes(ids.tobytes())
         self.config = self.write_config(TINY + "evaluation: {paths: [held_out.npy], every_steps: 4}\n")
 
@@ -228,17 +228,6 @@ class Evaluation(SignalTest):
                 self.assert_goes_on(6, ranks)
                 shutil.rmtree(self.folder / "run")
                 shutil.rmtree(self.folder / "straight")
-
-
-class MappedFiles(SignalTest):
-    def test_a_token_file_that_becomes_shorter_is_named(self):
-        tokens = self.folder / "tokens.npy"
-        tokens.write_bytes(array.array("H", [(7 * i) % 64 for i in range(16 * 4000)]).tobytes())
-        self.config = self.write_config(TINY.replace("synthetic: true", "paths: [tokens.npy]"))
-        job = self.at_work()
-        os.truncate(tokens, 0)
-        self.assertEqual(job.wait(), 3, job.text())
-        self.assertIn("tokens.npy: became shorter while it was read", job.text())
 
 
 if __name__ == "__main__":

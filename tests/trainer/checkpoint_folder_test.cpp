@@ -23,7 +23,7 @@ TEST_CASE("state that is not finite is never committed, and the checkpoint befor
   save_on(2, checkpoints, 7);
   const auto before = snapshot(checkpoints);
   std::vector<std::string> said(2);
-  std::vector<ExitCode> codes(2);
+  std::vector<int> codes(2);
   run_ranks(2, [&](Communicator& world) {
     TrainedState state(world, checkpoints, /*keep=*/1);
     state.fill();
@@ -31,11 +31,11 @@ TEST_CASE("state that is not finite is never committed, and the checkpoint befor
     try {
       state.save(8);
     } catch (const Error& error) {
-      codes[static_cast<size_t>(world.rank())] = error.code();
+      codes[static_cast<size_t>(world.rank())] = static_cast<int>(error.code());
       said[static_cast<size_t>(world.rank())] = error.what();
     }
   });
-  CHECK(codes == std::vector(2, ExitCode::non_finite));
+  CHECK(codes == std::vector(2, static_cast<int>(ExitCode::non_finite)));
   CHECK_THAT(said[0], Catch::StartsWith(fmt::format("rank {}: step 8: not finite: {} ", spoilt, kind)) &&
                           Catch::Contains(fmt::format(": {} (1 of ", value)) && Catch::Contains("optimizer.lr"));
   CHECK(said[1] == said[0]);
