@@ -25,10 +25,11 @@ constexpr std::array kRules{
     Rule{SIGPIPE, "SIGPIPE", Answer::go_on},          Rule{SIGXFSZ, "SIGXFSZ", Answer::go_on},
 };
 constexpr int64_t kSecond_ns = 1'000'000'000;
+constexpr int kSignals = 256;  // above any signal
 constexpr auto kPatience = std::chrono::seconds(10);
 
 // Any thread may be the one that handles a signal.
-std::atomic<int> first_request = 0, latest = 0;
+std::atomic<int> first_request = 0, unanswered = 0;  // the latter with the moment it came at, in higher bits
 std::atomic<int64_t> interrupted_ns = 0;
 std::atomic<Moment> now_at = Moment::starting;
 std::atomic<bool> ended = false;
@@ -49,7 +50,7 @@ extern "C" void on_signal(int signal) {
   const int error = errno;
   int none = 0;
   first_request.compare_exchange_strong(none, signal);
-  latest = signal;
+  unanswered = signal + kSignals * static_cast<int>(now_at.load());
   sem_post(&wake);
   if (is_second_interrupt(signal)) {
     ::signal(signal, SIG_DFL);
@@ -115,13 +116,13 @@ Listener::~Listener() {
 void Listener::listen() {
   while (true) {
     while (sem_wait(&wake) != 0) continue;  // a handler ran on this thread
+    if (const int came = unanswered.exchange(0); came != 0)
+      answer(came % kSignals, static_cast<Moment>(came / kSignals));
     if (ended) return;
-    answer(latest);
   }
 }
 
-void Listener::answer(int signal) {
-  const auto moment = now_at.load();
+void Listener::answer(int signal, Moment moment) {
   const auto text = fmt::format("{}: {}", name_of(signal), next_of(moment));
   if (moment != Moment::starting) return log::info("{}. SIGQUIT, or SIGINT twice, ends it at once", text);
   end_within(kPatience, ExitCode::preempted);

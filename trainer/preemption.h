@@ -42,7 +42,7 @@ class Listener {
 
  private:
   void listen();
-  void answer(int signal);
+  void answer(int signal, Moment moment);
 
   Communicator& world_;
   std::thread thread_;

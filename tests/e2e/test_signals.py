@@ -186,7 +186,7 @@ class Moments(SignalTest):
 class Evaluation(SignalTest):
     def setUp(self):
         super().setUp()
-        ids = array.array("H", [(7 * i) % 64 for i in range(16 * 5000)])
+        ids = array.array("H", [(7 * i) % 64 for i in range(16 * 1500)])
         (self.folder / "held_out.npy").write_bytes(ids.tobytes())
         self.config = self.write_config(TINY + "evaluation: {paths: [held_out.npy], every_steps: 4}\n")
 
