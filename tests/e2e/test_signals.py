@@ -186,7 +186,7 @@ class Moments(SignalTest):
 class Evaluation(SignalTest):
     def setUp(self):
         super().setUp()
-        ids = array.array("H", [(7 * i) % 64 for i in range(16 * 1500)])
+        ids = array.array("H", [(7 * i) % 64 for i in range(16 * 2500)])
         (self.folder / "held_out.npy").write_bytes(ids.tobytes())
         self.config = self.write_config(TINY + "evaluation: {paths: [held_out.npy], every_steps: 4}\n")
 
@@ -210,6 +210,7 @@ class Evaluation(SignalTest):
         job = self.evaluating(0, "train.steps=4")
         job.wait_until(lambda: checkpoints(self.folder / "run") == [4])
         job.kill()
+        self.assertNotIn("held-out loss", job.text(), "it was evaluated before it was saved")
         self.assert_goes_on(4, ranks=0)
         code, text = self.outcome(self.config, "run.folder=run", "train.steps=4")
         self.assertEqual(code, 0, text)
