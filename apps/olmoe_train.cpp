@@ -41,7 +41,7 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   check_threads(threads + kOtherThreads);
   at::set_num_threads(threads);
   prepare_device(config);
-  preemption::install_handlers();
+  const preemption::Listener signals(world);
   log::info("{}", describe_start(config, world.size(), mpi_version));
   const auto code = [&] {
     check_start(config, world);

@@ -70,7 +70,7 @@ void FileDescriptor::close() {
 
 void FileDescriptor::fail(const char* action) const {
   const int reason = errno;
-  throw Error(fmt::format("cannot {} '{}': {}{}", action, path_, std::strerror(reason), limit_behind(reason)));
+  throw FileError(fmt::format("cannot {} '{}': {}{}", action, path_, std::strerror(reason), limit_behind(reason)));
 }
 
 }  // namespace olmoe

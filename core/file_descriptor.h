@@ -5,9 +5,17 @@
 #include <string>
 #include <utility>
 
+#include "core/error.h"
+
 namespace olmoe {
 
-/// An open file that closes itself. Errors are Error with the path and errno's text.
+/// A file that cannot be opened, read or written: the disk's error, or that of whoever may not touch it.
+class FileError : public Error {
+ public:
+  explicit FileError(const std::string& message) : Error(message) {}
+};
+
+/// An open file that closes itself. Errors are FileError with the path and errno's text.
 class FileDescriptor {
  public:
   /// Opens with open(2)'s flags, close-on-exec added; new files get mode 0644.

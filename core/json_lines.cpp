@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/files.h"
+#include "core/log.h"
 
 namespace olmoe {
 namespace {
@@ -36,28 +37,50 @@ std::string array_text(const std::vector<T>& values) {
   return "[" + text + "]";
 }
 
-bool is_kept(std::string_view line, int64_t keep_through_step, const std::string& path) {
+enum class Fate { kept, dropped, damaged };
+
+Fate fate_of(std::string_view line, int64_t keep_through_step) {
   const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object())
-    throw Error(fmt::format("'{}' has a line that is not a JSON object: {}", path, line));
+  if (!json.is_object()) return Fate::damaged;
   const auto step = json.find("step");
-  return keep_through_step < 0 || step == json.end() || !step->is_number_integer() ||
-         step->get<int64_t>() <= keep_through_step;
+  const bool past = keep_through_step >= 0 && step != json.end() && step->is_number_integer() &&
+                    step->get<int64_t>() > keep_through_step;
+  return past ? Fate::dropped : Fate::kept;
 }
 
+/// What becomes of a file's lines when it is opened.
+struct CutBack {
+  CutBack(std::string_view text, int64_t keep_through_step) {
+    int64_t number = 0;
+    for (size_t begin = 0, end = 0; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      const auto line = text.substr(begin, end - begin);
+      const auto fate = fate_of(line, keep_through_step);
+      ++number;
+      if (fate == Fate::kept) kept.append(last = line) += '\n';
+      if (fate == Fate::damaged) damaged.append(line) += '\n';
+      if (fate == Fate::damaged && num_damaged++ == 0) first_damaged = number;
+    }
+  }
+  std::string kept, damaged;  // whole lines
+  std::string_view last;      // of those that are kept
+  int64_t num_damaged = 0, first_damaged = 0;
+};
+
 /// The file opened for appending, after lines past `keep_through_step` and a torn last line were
-/// cut off.
-FileDescriptor open_cut_back(const std::string& path, int64_t keep_through_step) {
+/// cut off. Tells the last line that stays.
+FileDescriptor open_cut_back(const std::string& path, int64_t keep_through_step, std::string& last_kept) {
   std::error_code ignored;  // what cannot be looked at cannot be opened either, and that says why
   if (std::filesystem::is_regular_file(path, ignored)) {
     const std::string text = read_text(path);
-    std::string kept;
-    for (size_t begin = 0, end = 0; (end = text.find('\n', begin)) != std::string::npos;
-         begin = end + 1) {
-      const std::string_view line = std::string_view(text).substr(begin, end - begin);
-      if (is_kept(line, keep_through_step, path)) kept.append(line) += '\n';
+    const CutBack lines(text, keep_through_step);
+    last_kept = lines.last;
+    if (lines.num_damaged > 0) {
+      FileDescriptor(path + ".damaged", O_WRONLY | O_CREAT | O_APPEND)
+          .write_all(std::as_bytes(std::span(lines.damaged)));
+      log::warn("{}: {} lines are not JSON objects, the first is line {}: moved to {}.damaged", path, lines.num_damaged,
+                lines.first_damaged, path);
     }
-    if (kept.size() != text.size()) write_text_atomic(path, kept);
+    if (lines.kept.size() != text.size()) write_text_atomic(path, lines.kept);
   }
   return FileDescriptor(path, O_WRONLY | O_CREAT | O_APPEND);
 }
@@ -91,7 +114,7 @@ JsonLine& JsonLine::add(std::string_view key, const std::vector<double>& values)
 std::string JsonLine::str() const { return "{" + body_ + "}"; }
 
 JsonLinesFile::JsonLinesFile(const std::string& path, int64_t keep_through_step)
-    : file_(open_cut_back(path, keep_through_step)) {}
+    : file_(open_cut_back(path, keep_through_step, last_kept_)) {}
 
 void JsonLinesFile::write(const JsonLine& line) {
   const std::string text = line.str() + "\n";

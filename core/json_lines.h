@@ -35,12 +35,15 @@ class JsonLine {
 class JsonLinesFile {
  public:
   /// Opens for appending. `keep_through_step` >= 0 first cuts the file back: lines whose "step" is
-  /// greater are dropped, and a torn last line always is (atomically, by rename). Throws Error on a
-  /// whole line that is not JSON.
+  /// greater are dropped, and a torn last line always is (atomically, by rename). Whole lines that are no JSON
+  /// objects are moved to `path`.damaged, with a warning. Throws Error for files that cannot be read or written.
   JsonLinesFile(const std::string& path, int64_t keep_through_step);
   void write(const JsonLine& line);
+  /// The last line that was kept when the file was opened; empty: none.
+  const std::string& last_kept() const { return last_kept_; }
 
  private:
+  std::string last_kept_;
   FileDescriptor file_;
 };
 

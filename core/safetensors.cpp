@@ -15,6 +15,7 @@
 
 #include "core/error.h"
 #include "core/file_descriptor.h"
+#include "core/file_kinds.h"
 #include "core/hash.h"
 
 namespace olmoe::safetensors {
@@ -138,7 +139,8 @@ void check_layout(const std::map<std::string, Entry>& entries, int64_t data_byte
     end = item->second.end;
   }
   if (end != data_bytes)
-    throw Error(fmt::format("tensors take {} bytes, the file has {}", end, data_bytes));
+    throw Error(fmt::format("tensors take {} bytes, the file has {}{}", end, data_bytes,
+                            data_bytes < end ? ": it was cut short, or not downloaded to its end" : ""));
 }
 
 /// Runs `step` and puts the name of what it worked on before the text of its error.
@@ -175,6 +177,14 @@ class Mapping {
   size_t size_ = 0;
 };
 
+/// Of a file whose first bytes are no length of a header.
+std::string describe_bad_length(std::span<const std::byte> file, uint64_t header_bytes) {
+  if (const auto other = recognize_file(file); !other.empty()) return "is " + other;
+  return fmt::format("a header of {} bytes is over the limit or past the file's end: it is no safetensors file, or was "
+                     "cut short",
+                     header_bytes);
+}
+
 }  // namespace
 
 int64_t size_bytes(Dtype dtype) { return info(dtype).size_bytes; }
@@ -188,8 +198,7 @@ struct File::Impl {
     uint64_t header_bytes = 0;
     std::memcpy(&header_bytes, file.data(), kPrefixBytes);
     if (header_bytes > std::min<uint64_t>(kMaxHeaderBytes, file.size() - kPrefixBytes))
-      throw Error(fmt::format("a header of {} bytes is over the limit or past the file's end",
-                              header_bytes));
+      throw Error(describe_bad_length(file, header_bytes));
     const auto header = file.subspan(kPrefixBytes, header_bytes);
     parse({reinterpret_cast<const char*>(header.data()), header.size()});
     data = file.subspan(kPrefixBytes + header_bytes);

@@ -9,17 +9,21 @@ namespace {
 
 // SIGBUS comes on the thread whose access failed. A signal belongs to the process, so its handler does.
 thread_local sigjmp_buf* way_out = nullptr;
+struct sigaction handled_before {};
 
-extern "C" void on_bus_error(int signal) {
+/// Of an access that is not ours, the handler that was there before knows more.
+extern "C" void on_bus_error(int signal, siginfo_t* info, void* context) {
   if (way_out != nullptr) siglongjmp(*way_out, 1);
-  std::signal(signal, SIG_DFL);  // of somebody else's memory: the access is tried again, and ends the process
+  if ((handled_before.sa_flags & SA_SIGINFO) != 0) return handled_before.sa_sigaction(signal, info, context);
+  ::signal(signal, handled_before.sa_handler);  // the access is tried again, and meets that one
 }
 
 void handle_bus_errors() {
   [[maybe_unused]] static const bool handled = [] {
     struct sigaction action {};
-    action.sa_handler = on_bus_error;
-    return sigaction(SIGBUS, &action, nullptr) == 0;
+    action.sa_sigaction = on_bus_error;
+    action.sa_flags = SA_SIGINFO;
+    return sigaction(SIGBUS, &action, &handled_before) == 0;
   }();
 }
 

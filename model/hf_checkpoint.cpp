@@ -2,28 +2,19 @@
 
 #include <fmt/ranges.h>
 
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <set>
+
+#include "model/hf_folder.h"
 
 namespace olmoe {
 namespace {
 
 using nlohmann::json;
 
-json read_json(const std::string& path) {
-  std::ifstream in(path);
-  if (!in) throw CheckpointError(fmt::format("{}: cannot be opened", path));
-  auto parsed = json::parse(in, nullptr, /*allow_exceptions=*/false);
-  if (!parsed.is_object()) throw CheckpointError(fmt::format("{}: is not a JSON object", path));
-  return parsed;
-}
-
 /// Reads keys of a config.json and gathers what is wrong with them.
 class HfConfigReader {
  public:
-  HfConfigReader(std::string path) : path_(std::move(path)), json_(read_json(path_)) {}
+  HfConfigReader(std::string path) : path_(std::move(path)), json_(read_hf_json(path_)) {}
 
   template <class T>
   T get(const char* key, std::optional<T> absent = {}) {
@@ -87,6 +78,7 @@ void read_dense(HfConfigReader& in, ModelConfig& out) {
 }  // namespace
 
 ModelConfig read_hf_config(const std::string& folder, const ModelConfig& defaults) {
+  ensure_hf_folder(folder);
   HfConfigReader in(folder + "/config.json");
   ModelConfig out = defaults;
   out.clip_qkv.reset();
@@ -114,20 +106,6 @@ ModelConfig read_hf_config(const std::string& folder, const ModelConfig& default
 
 namespace {
 
-std::set<std::string> shard_files(const std::string& folder) {
-  const auto index = folder + "/model.safetensors.index.json";
-  if (!std::filesystem::exists(index)) return {folder + "/model.safetensors"};
-  const auto parsed = read_json(index);
-  const auto map = parsed.find("weight_map");
-  if (map == parsed.end() || !map->is_object()) throw CheckpointError(index + ": has no weight_map");
-  std::set<std::string> files;
-  for (const auto& [name, file] : map->items()) {
-    if (!file.is_string()) throw CheckpointError(fmt::format("{}: the file of {} is not a string", index, name));
-    files.insert(folder + "/" + file.get<std::string>());
-  }
-  return files;
-}
-
 std::unique_ptr<safetensors::File> open_shard(const std::string& path) {
   try {
     return std::make_unique<safetensors::File>(path);
@@ -141,7 +119,7 @@ std::unique_ptr<safetensors::File> open_shard(const std::string& path) {
 HfWeights::HfWeights(const std::string& folder, const ModelConfig& config) {
   std::map<std::string, const safetensors::File*> found;
   std::vector<std::string> problems;
-  for (const auto& path : shard_files(folder)) {
+  for (const auto& path : hf_weight_files(folder)) {
     files_.push_back(open_shard(path));
     for (const auto& [name, entry] : files_.back()->entries())
       if (!found.emplace(name, files_.back().get()).second) problems.push_back(name + " is in two files");

@@ -4,7 +4,8 @@
 #   -n  ranks (default 2); on GPUs one for each
 #   -f  OpenMPI host file; build and data must lie at the same path on every host
 # OMP_NUM_THREADS is passed on where it is set; on one host its default is cores / ranks. OLMOE_TRAIN names another
-# program than build/olmoe-train. SIGTERM, SIGINT, SIGHUP or SIGUSR1 make the run save and leave; a second one ends it.
+# program than build/olmoe-train. A signal that makes a run save and leave (docs/failures.md) may be sent to this script; a
+# second one ends the run.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 ranks=2
@@ -49,7 +50,7 @@ stop() {
 set -m
 mpirun "${arguments[@]}" "$program" "$@" </dev/null &
 launched=$!
-trap stop INT TERM HUP USR1
+trap stop INT TERM HUP USR1 USR2 XCPU
 while true; do
   seen=$signals
   status=0

@@ -5,7 +5,6 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstring>
 #include <filesystem>
 
@@ -16,63 +15,23 @@
 #include "core/safetensors.h"
 #include "model/tensor_pieces.h"
 #include "trainer/agreement.h"
+#include "trainer/checkpoint_folder.h"
+#include "trainer/disk_errors.h"
 #include "trainer/staged_bytes.h"
+#include "trainer/state_guard.h"
 
 namespace olmoe {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr std::string_view kStepPrefix = "step_";
-constexpr std::string_view kTemporaryMark = ".tmp_";  // before a step's name
 constexpr size_t kHashDigits = 32;
-
-std::string shard_name(int rank) { return fmt::format("shard_{:05}.safetensors", rank); }
+constexpr const char* kDiverged =
+    "Nothing was saved, and checkpoints saved before stay. The run diverged: start it again, which goes on from the "
+    "newest of them, with a lower optimizer.lr";
 
 /// Tensor names inside a shard file: kind, parameter, first element.
 std::string piece_name(const std::string& kind, const Slice& slice) {
   return fmt::format("{}:{}:{}", kind, slice.name, slice.begin);
-}
-
-std::optional<int64_t> parse_step(const std::string& name) {
-  if (!name.starts_with(kStepPrefix) || name.size() != kStepPrefix.size() + 9) return {};
-  uint32_t step = 0;  // unsigned: from_chars would take a minus sign as well
-  const auto* end = name.data() + name.size();
-  const auto result = std::from_chars(name.data() + kStepPrefix.size(), end, step);
-  return result.ec == std::errc() && result.ptr == end ? std::optional<int64_t>(step) : std::nullopt;
-}
-
-bool is_complete(const fs::path& step_folder) { return fs::exists(step_folder / "manifest.json"); }
-
-/// Steps of the complete checkpoints of a folder, oldest first; none where there is no folder. Throws where that cannot
-/// be told: a run without a checkpoint starts anew.
-std::vector<int64_t> complete_steps(const std::string& folder) {
-  std::vector<int64_t> steps;
-  // Of the name itself: a link to a disk that is not mounted is no missing folder.
-  if (fs::symlink_status(folder).type() == fs::file_type::not_found) return steps;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (const auto step = parse_step(entry.path().filename()); step && is_complete(entry.path()))
-      steps.push_back(*step);
-  std::sort(steps.begin(), steps.end());
-  return steps;
-}
-
-/// What a save or a removal left behind when it was interrupted.
-std::vector<fs::path> leftovers(const std::string& folder) {
-  std::vector<fs::path> found;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    auto name = entry.path().filename().string();
-    const bool temporary = name.starts_with(kTemporaryMark);
-    if (temporary) name.erase(0, kTemporaryMark.size());
-    if (!parse_step(name) || !entry.is_directory()) continue;
-    if (temporary || !is_complete(entry.path())) found.push_back(entry.path());
-  }
-  return found;
-}
-
-void remove_or_warn(const fs::path& path) {
-  std::error_code error;  // what stays costs space, no more
-  fs::remove_all(path, error);
-  if (error) log::warn("{} could not be removed: {}", path.string(), error.message());
 }
 
 /// All ranks do their part of `what`, or all throw the CheckpointError of one that could not. Collective over world.
@@ -84,6 +43,13 @@ void together(Communicator& world, const std::string& what, const std::function<
       throw CheckpointError(fmt::format("cannot {}: {}", what, error.what()));
     }
   });
+}
+
+/// Bytes of this rank's shards.
+int64_t size_bytes(std::span<const StateTensor> state) {
+  int64_t bytes = 0;
+  for (const auto& tensor : state) bytes += static_cast<int64_t>(tensor.flat.nbytes());
+  return bytes;
 }
 
 /// A flat tensor as the writer takes it: one in host memory as it lies there, one on a GPU piece by piece in its turn,
@@ -135,7 +101,7 @@ Checkpointer::Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep)
     : folder_(std::move(folder)), mesh_(mesh), keep_(keep) {}
 
 std::string Checkpointer::step_folder(int64_t step) const {
-  return fmt::format("{}/{}{:09}", folder_, kStepPrefix, step);
+  return fmt::format("{}/{}", folder_, step_name(step));
 }
 
 std::optional<int64_t> Checkpointer::latest_step() const {
@@ -166,11 +132,24 @@ Manifest::ShardFile Checkpointer::write_shard(const std::string& folder, std::sp
 
 void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
   auto& world = mesh_.world();
+  ensure_finite(world, state, fmt::format("step {}", manifest.step), kDiverged);
+  const auto temporary = fmt::format("{}/{}", folder_, temporary_name(manifest.step));
+  try {
+    write(manifest, state, temporary);
+  } catch (const CheckpointError&) {  // of all ranks: none writes there any more
+    if (world.rank() == 0) remove_leftovers(folder_);
+    throw;
+  }
+  if (world.rank() == 0) clean_up();
+}
+
+void Checkpointer::write(Manifest& manifest, std::span<const StateTensor> state, const std::string& temporary) const {
+  auto& world = mesh_.world();
   const auto final_folder = step_folder(manifest.step);
-  const auto temporary = fmt::format("{}/{}{}{:09}", folder_, kTemporaryMark, kStepPrefix, manifest.step);
-  const auto attempt = [&](bool mine, auto&& work) {
+  const int64_t needed_bytes = size_bytes(state) * mesh_.shard().size();
+  const auto attempt = [&](bool mine, const std::function<void()>& work) {
     together(world, fmt::format("save step {}", manifest.step), [&] {
-      if (mine) work();
+      if (mine) write_to_disk(folder_, needed_bytes, work);
     });
   };
   attempt(world.rank() == 0, [&] {
@@ -185,22 +164,46 @@ void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
   attempt(world.rank() == 0, [&] {
     manifest.write(temporary);
     fsync_folder(temporary);
-    fs::remove_all(final_folder);  // of a run that goes on from an older step
+    make_way(final_folder);  // of a run that goes on from an older step
     fs::rename(temporary, final_folder);
     fsync_folder(folder_);
   });
-  if (world.rank() == 0) clean_up();  // all ranks have agreed that the save is done: none writes here any more
 }
 
 void Checkpointer::clean_up() const {
   try {
     const auto steps = complete_steps(folder_);
     const auto kept = keep_ == 0 ? steps.size() : std::min(steps.size(), static_cast<size_t>(keep_));
-    // The manifest goes first: half-removed reads as incomplete, and is a leftover.
-    for (auto step : std::span(steps).first(steps.size() - kept)) remove_or_warn(step_folder(step) + "/manifest.json");
-    for (const auto& path : leftovers(folder_)) remove_or_warn(path);
+    for (auto step : std::span(steps).first(steps.size() - kept)) remove_checkpoint(step_folder(step));
   } catch (const std::exception& error) {
     log::warn("old checkpoints in {} could not be looked for: {}", folder_, error.what());
+  }
+  remove_leftovers(folder_);
+}
+
+void Checkpointer::remove_interrupted() const {
+  std::error_code unknown;  // remove_leftovers() says so
+  if (mesh_.world().rank() == 0 && fs::exists(folder_, unknown)) remove_leftovers(folder_);
+}
+
+std::string Checkpointer::way_out(int64_t step) const {
+  const auto steps = complete_steps(folder_);
+  const auto at = std::ranges::lower_bound(steps, step);
+  const auto next = at == steps.begin() ? std::string("a new run: there is no older checkpoint")
+                                        : fmt::format("step {}, the checkpoint before it", *std::prev(at));
+  return fmt::format("Mend it, or move {} away to go on from {}", step_folder(step), next);
+}
+
+Manifest Checkpointer::read_manifest(int64_t step) const {
+  const auto folder = step_folder(step);
+  try {
+    auto manifest = Manifest::read(folder);
+    if (manifest.step != step)
+      throw CheckpointError(fmt::format("{}/manifest.json is the manifest of step {}: was the folder renamed?", folder,
+                                        manifest.step));
+    return manifest;
+  } catch (const CheckpointError& error) {
+    throw CheckpointError(fmt::format("{}. {}", error.what(), way_out(step)));
   }
 }
 
@@ -208,9 +211,8 @@ void Checkpointer::verify_files(const Manifest& manifest) const {
   auto& world = mesh_.world();
   for (size_t i = 0; i < manifest.files.size(); ++i) {
     if (static_cast<int>(i % static_cast<size_t>(world.size())) != world.rank()) continue;
-    const auto folder = step_folder(manifest.step);
-    if (const auto problem = problem_of(manifest.files[i], folder); !problem.empty())
-      throw CheckpointError(fmt::format("{}. Move {} away to go on from the checkpoint before it", problem, folder));
+    if (const auto problem = problem_of(manifest.files[i], step_folder(manifest.step)); !problem.empty())
+      throw CheckpointError(problem);
   }
 }
 
@@ -233,9 +235,19 @@ void Checkpointer::read_state(const Manifest& manifest, std::span<const StateTen
 }
 
 void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> state) {
-  const auto what = fmt::format("load step {}", manifest.step);
-  together(mesh_.world(), what, [&] { verify_files(manifest); });
-  together(mesh_.world(), what, [&] { read_state(manifest, state); });
+  const auto attempt = [&](const std::function<void()>& work) {
+    together(mesh_.world(), fmt::format("load step {}", manifest.step), [&] {
+      try {
+        work();
+      } catch (const std::exception& error) {
+        throw CheckpointError(fmt::format("{}. {}", error.what(), way_out(manifest.step)));
+      }
+    });
+  };
+  attempt([&] { verify_files(manifest); });
+  attempt([&] { read_state(manifest, state); });
+  ensure_finite(mesh_.world(), state, step_folder(manifest.step),
+                "It was saved by a run that had diverged: move it away to go on from the checkpoint before it");
 }
 
 }  // namespace olmoe

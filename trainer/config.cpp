@@ -8,6 +8,8 @@
 
 #include "trainer/gpu_limits.h"
 
+#include "trainer/optimizer_limits.h"
+
 namespace olmoe {
 
 namespace {
@@ -74,13 +76,7 @@ std::vector<std::string> validate(const Config& config) {
   const bool has_files = !config.data.paths.empty();
   require(has_files != config.data.synthetic,
           "data.paths: name token files, or set data.synthetic: true, not both and not neither");
-  const auto& optimizer = config.optimizer;
-  require(optimizer.lr > 0, fmt::format("optimizer.lr: {} must be positive", optimizer.lr));
-  require(optimizer.beta1 >= 0 && optimizer.beta1 < 1, "optimizer.beta1: must be in [0, 1)");
-  require(optimizer.beta2 >= 0 && optimizer.beta2 < 1, "optimizer.beta2: must be in [0, 1)");
-  require(optimizer.eps > 0, "optimizer.eps: must be positive");
-  require(optimizer.weight_decay >= 0, "optimizer.weight_decay: must not be negative");
-  require(optimizer.clip_norm >= 0, "optimizer.clip_norm: must not be negative");
+  for (auto& problem : validate(config.optimizer, config.train.compute_dtype)) problems.push_back(std::move(problem));
   const auto share = [](double x) { return x >= 0 && x <= 1; };
   require(share(config.schedule.warmup_start), "schedule.warmup_start: must be a share in [0, 1]");
   require(share(config.schedule.final_fraction), "schedule.final_fraction: must be a share in [0, 1]");

@@ -32,16 +32,23 @@ std::vector<std::pair<std::string, std::string>> Evaluator::fingerprints() const
   return out;
 }
 
-std::vector<Evaluator::Result> Evaluator::evaluate(StageRunner& runner, Communicator& world) const {
+std::optional<std::vector<Evaluator::Result>> Evaluator::evaluate(StageRunner& runner, Communicator& world,
+                                                                  const std::function<bool()>& stop) const {
   std::vector<Result> results;
-  for (const auto& set : sets_) results.push_back({set.name, evaluate_set(set, runner, world)});
+  for (const auto& set : sets_) {
+    const auto loss = evaluate_set(set, runner, world, stop);
+    if (!loss) return {};
+    results.push_back({set.name, *loss});
+  }
   return results;
 }
 
-double Evaluator::evaluate_set(const Set& set, StageRunner& runner, Communicator& world) const {
+std::optional<double> Evaluator::evaluate_set(const Set& set, StageRunner& runner, Communicator& world,
+                                              const std::function<bool()>& stop) const {
   const int64_t round = micro_batch_ * world.size();
   auto totals_2 = at::zeros({2}, at::kDouble);  // cross-entropy, targets
   for (int64_t first = 0; first < set.sequences; first += round) {
+    if (stop()) return {};
     const int64_t begin = std::min(first + world.rank() * micro_batch_, set.sequences);
     const auto batch = make_batch(*set.source, begin, std::min(micro_batch_, set.sequences - begin));
     totals_2[0] += runner.evaluate(batch).cpu();

@@ -1,5 +1,7 @@
 #pragma once
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,8 +24,11 @@ class Evaluator {
   Evaluator(const Config& config, Communicator& world);
   /// Name and fingerprint of each set, with how many of its sequences are used.
   std::vector<std::pair<std::string, std::string>> fingerprints() const;
-  /// Loss of each set; every rank gets the same numbers. Collective over world.
-  std::vector<Result> evaluate(StageRunner& runner, Communicator& world) const;
+  bool empty() const { return sets_.empty(); }
+  /// Loss of each set; every rank gets the same numbers. Nothing where `stop`, which all ranks ask together before each
+  /// round of batches, said so. Collective over world.
+  std::optional<std::vector<Result>> evaluate(StageRunner& runner, Communicator& world,
+                                              const std::function<bool()>& stop) const;
 
  private:
   struct Set {
@@ -31,7 +36,8 @@ class Evaluator {
     std::shared_ptr<const InstanceSource> source;
     int64_t sequences;
   };
-  double evaluate_set(const Set& set, StageRunner& runner, Communicator& world) const;
+  std::optional<double> evaluate_set(const Set& set, StageRunner& runner, Communicator& world,
+                                     const std::function<bool()>& stop) const;
 
   std::vector<Set> sets_;
   int64_t micro_batch_;

@@ -1,10 +1,12 @@
 #include "trainer/launch.h"
 
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <thread>
 
+#include "core/file_descriptor.h"
 #include "core/log.h"
 #include "parallel/launchers.h"
 #include "parallel/mpi_communicator.h"
@@ -20,9 +22,12 @@ namespace {
 // For the last words of a rank that has an error, and for the others to come as far.
 constexpr auto kFarewell = std::chrono::seconds(30);
 
-/// Errors that every rank meets alike, each for itself: one screen should show them once.
-bool is_common(ExitCode code) {
-  return code == ExitCode::config || code == ExitCode::data || code == ExitCode::checkpoint ||
+/// Errors that every rank meets alike, each for itself: one screen should show them once. They are the user's to mend,
+/// or the disk's, and no calls of ranks explain them.
+bool is_common(const std::exception& error, ExitCode code) {
+  const bool of_file = dynamic_cast<const FileError*>(&error) != nullptr ||
+                       dynamic_cast<const std::filesystem::filesystem_error*>(&error) != nullptr;
+  return of_file || code == ExitCode::config || code == ExitCode::data || code == ExitCode::checkpoint ||
          code == ExitCode::non_finite;
 }
 
@@ -31,10 +36,11 @@ void report(const std::exception& error, Communicator& world) {
   if (world.size() > 1) end_within(kFarewell, code);
   const bool agreed = is_agreed(error);
   // Rank 0 speaks for all and ends the job meanwhile; where it met no error, this rank speaks after all.
-  if (!agreed && is_common(code) && world.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
+  const bool common = is_common(error, code);
+  if (!agreed && common && world.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
   if (!agreed || world.rank() == 0) {
     log::error("{}", error_text(error));
-    if (!is_common(code)) log::error("last collectives of {}:\n{}", world.name(), world.trace());
+    if (!common && !agreed) log::error("last collectives of {}:\n{}", world.name(), world.trace());
   }
   if (agreed) world.barrier();  // no rank ends the job before rank 0 has told why
 }

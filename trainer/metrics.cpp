@@ -2,7 +2,10 @@
 
 #include <cmath>
 #include <filesystem>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
 
+#include "core/error.h"
 #include "core/files.h"
 #include "core/log.h"
 #include "trainer/memory_plan.h"
@@ -26,10 +29,26 @@ std::string count(int64_t n) {
 void set_aside(const std::string& path) {
   namespace fs = std::filesystem;
   if (!fs::is_regular_file(path) || read_text(path).find('\n') == std::string::npos) return;
-  std::string kept;
-  for (int n = 1; kept.empty() || fs::exists(kept); ++n) kept = fmt::format("{}.old-{}", path, n);
+  const auto kept = unused_name(path);
   fs::rename(path, kept);
   log::warn("{} has steps that no checkpoint holds, and the run starts anew: it is kept as {}", path, kept);
+}
+
+/// True for an evaluation of `step`.
+bool is_evaluation(const std::string& line, int64_t step) {
+  const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("step") || json["step"] != step) return false;
+  for (const auto& item : json.items())
+    if (item.key().starts_with("eval/")) return true;
+  return false;
+}
+
+void ensure_finite(int64_t step, const std::string& key, double value) {
+  if (!std::isfinite(value))
+    throw Error(fmt::format("step {}: {} is {}: not finite, so it is not written, and nothing is saved. Start the run "
+                            "again, which goes on from its newest checkpoint, with a lower optimizer.lr",
+                            step, key, value),
+                ExitCode::non_finite);
 }
 
 }  // namespace
@@ -41,9 +60,24 @@ MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step,
   const auto path = run_folder + "/metrics.jsonl";
   if (step == 0) set_aside(path);
   file_ = std::make_unique<JsonLinesFile>(path, step);
+  has_evaluation_ = is_evaluation(file_->last_kept(), step);
+}
+
+void MetricsLog::append(const JsonLine& line) {
+  if (!file_) return;
+  try {
+    file_->write(line);
+  } catch (const Error& error) {
+    problem_ = error.what();
+    file_.reset();
+  }
 }
 
 void MetricsLog::write(const StepMetrics& m) {
+  const std::initializer_list<std::pair<const char*, double>> numbers{
+      {"loss", m.loss},           {"load_balancing_loss", m.load_balancing_loss}, {"router_z_loss", m.router_z_loss},
+      {"grad_norm", m.grad_norm}, {"max_expert_load", m.max_expert_load},         {"lr", m.lr}};
+  for (const auto& [key, value] : numbers) ensure_finite(m.step, key, value);
   if (!file_) return;
   JsonLine line;
   line.add("step", m.step)
@@ -59,7 +93,7 @@ void MetricsLog::write(const StepMetrics& m) {
   if (m.peak_memory_bytes) line.add("peak_memory_bytes", *m.peak_memory_bytes);
   for (const auto& [key, value] : m.traffic) line.add(key, value);
   if (m.host_syncs) line.add("host_syncs", *m.host_syncs);
-  file_->write(line);
+  append(line);
   const double step_s =
       m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;
   seconds_per_step_ = seconds_per_step_ > 0 ? 0.95 * seconds_per_step_ + 0.05 * step_s : step_s;
@@ -72,6 +106,7 @@ void MetricsLog::write(const StepMetrics& m) {
 }
 
 void MetricsLog::write(int64_t step, const std::vector<Evaluator::Result>& results) {
+  for (const auto& result : results) ensure_finite(step, fmt::format("eval/{}/loss", result.name), result.loss);
   if (!file_ || results.empty()) return;
   JsonLine line;
   line.add("step", step);
@@ -80,7 +115,7 @@ void MetricsLog::write(int64_t step, const std::vector<Evaluator::Result>& resul
     line.add(fmt::format("eval/{}/loss", result.name), result.loss);
     text += fmt::format("  {} {:.4f}", result.name, result.loss);
   }
-  file_->write(line);
+  append(line);
   log::info("step {}/{}  held-out loss:{}", step, train_steps_, text);
 }
 

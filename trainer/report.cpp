@@ -5,7 +5,6 @@
 
 #include "data/token_files.h"
 #include "model/flops.h"
-#include "model/hf_checkpoint.h"
 #include "trainer/device_facts.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
@@ -15,6 +14,7 @@
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
 #include "trainer/start_notices.h"
+#include "trainer/weights.h"
 
 namespace olmoe {
 namespace {
@@ -163,7 +163,7 @@ DryRun dry_run(const Config& config, int world_size, const std::string& gpu) {
   const int multiprocessors = gpu.empty() ? kUsualMultiprocessors : find_gpu(gpu).multiprocessors;
   auto out = describe_run(config, mesh, multiprocessors) + describe_speed(config, mesh, gpu);
   if (const auto& folder = config.train.init_from; !folder.empty()) {
-    HfWeights::source(folder, config.model);
+    initial_weights(config);
     out += fmt::format("initial weights: {}\n", folder);
   }
   out += describe_training(config) + describe_evaluation(config);

@@ -14,11 +14,10 @@
 #include "data/token_files.h"
 #include "kernels/cuda_device.h"
 #include "kernels/cuda_graph.h"
-#include "model/hf_checkpoint.h"
-#include "model/init.h"
 #include "model/transformer.h"
 #include "parallel/host_tensor.h"
 #include "trainer/agreement.h"
+#include "trainer/disk_errors.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/joined_hashes.h"
@@ -27,7 +26,9 @@
 #include "trainer/preemption.h"
 #include "trainer/run_folder.h"
 #include "trainer/start_agreement.h"
+#include "trainer/state_guard.h"
 #include "trainer/tensor_memory.h"
+#include "trainer/trial_pass.h"
 #include "trainer/weights.h"
 
 namespace olmoe {
@@ -146,11 +147,28 @@ Trainer::Trainer(const Config& config, Communicator& world)
   device_step_.emplace(*runner_, *optimizer_, mesh_, DeviceStep::Size{plan_.rounds(), sequences, targets},
                        recorder_of(config_.train));
   start_or_resume();
-  const bool writes = world.rank() == 0;
-  if (writes) write_text_atomic(config_.run.folder + "/config.yaml", write_config(config_));
-  metrics_ =
-      std::make_unique<MetricsLog>(config_.run.folder, writes, step_, config_.train.steps, config_.log.every_steps);
+  checkpointer_.remove_interrupted();
+  open_metrics();
   loader_ = std::make_unique<DataLoader>(source_, plan_, step_);
+}
+
+/// Writes the resolved config, unless it is there, and opens metrics.jsonl.
+void Trainer::open_metrics() {
+  auto& world = mesh_.world();
+  const bool writes = world.rank() == 0;
+  const auto& folder = config_.run.folder;
+  const auto path = folder + "/config.yaml", text = write_config(config_);
+  agree(world, [&] {
+    write_to_disk(folder, static_cast<int64_t>(text.size()), [&] {
+      std::error_code unknown;  // writing says what is wrong with it
+      const bool there = writes && fs::is_regular_file(path, unknown) && read_text(path) == text;
+      if (writes && !there) write_text_atomic(path, text);
+      metrics_ = std::make_unique<MetricsLog>(folder, writes, step_, config_.train.steps, config_.log.every_steps);
+    });
+  });
+  auto missing = at::full({1}, writes && step_ > 0 && !metrics_->has_evaluation() ? 1 : 0, at::kLong);
+  world.broadcast(missing, 0);
+  evaluation_missing_ = missing.item<int64_t>() != 0 && evaluation_due();
 }
 
 /// Before anything is written there, and after what can be refused without.
@@ -174,18 +192,17 @@ void Trainer::start_or_resume() {
   Manifest manifest;
   if (latest)
     agree(world, [&] {
-      manifest = Manifest::read(checkpointer_.step_folder(*latest));
+      manifest = checkpointer_.read_manifest(*latest);
       check_same_run(manifest);
     });
   lock_folder(latest);
   if (!latest) {
     const auto& folder = config_.train.init_from;
-    const auto seed = static_cast<uint64_t>(config_.run.seed);
     if (!folder.empty()) agree_on_weights(world, folder);
-    agree(world, [&] {
-      fill_weights(runner_->units(),
-                   folder.empty() ? random_init(config_.model, seed) : HfWeights::source(folder, config_.model));
-    });
+    agree(world, [&] { fill_weights(runner_->units(), initial_weights(config_)); });
+    ensure_finite(world, optimizer_->state(),
+                  folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
+                  "Start from weights that are finite");
     log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
     return;
   }
@@ -215,20 +232,36 @@ void Trainer::check_same_run(const Manifest& manifest) const {
 }
 
 ExitCode Trainer::run() {
-  if (step_ >= config_.train.steps) {
+  using preemption::Moment;
+  if (step_ >= config_.train.steps && !evaluation_missing_) {
     log::info("nothing to do: step {} of {} is done", step_, config_.train.steps);
     return ExitCode::ok;
   }
-  const auto due = [&](int64_t every) { return every > 0 && step_ % every == 0; };
+  if (evaluation_missing_ && !evaluate()) return leave();
   while (step_ < config_.train.steps) {
+    preemption::enter(Moment::training);
     metrics_->write(train_step());
-    const bool last = step_ == config_.train.steps;
-    if (last || due(config_.evaluation.every_steps)) evaluate();
-    const bool leave = leave_now();
-    if (leave || due(config_.checkpoint.every_steps) || (last && config_.checkpoint.save_last)) save();
-    if (leave) return ExitCode::preempted;
+    const bool last = step_ == config_.train.steps, asked = leave_now();
+    const auto every = config_.checkpoint.every_steps;
+    const bool save_due = (every > 0 && step_ % every == 0) || (last && config_.checkpoint.save_last);
+    if (asked || save_due) save();
+    // A signal may have come during the save; else an evaluation looks by itself.
+    evaluation_missing_ = evaluation_due();
+    if (asked || (save_due && leave_now())) return leave();
+    if (evaluation_missing_ && !evaluate()) return leave();
   }
-  return ExitCode::ok;
+  return leave_now() ? leave() : ExitCode::ok;
+}
+
+/// Saves the step, unless it is saved. What remains to be done is the next start's.
+ExitCode Trainer::leave() {
+  save();
+  agree(mesh_.world(), [&] {
+    if (!metrics_->problem().empty())
+      throw CheckpointError(fmt::format("{}. Step {} is saved, its line of metrics is lost. {}", metrics_->problem(),
+                                        step_, disk_advice(config_.run.folder, 0)));
+  });
+  return step_ < config_.train.steps || evaluation_missing_ ? ExitCode::preempted : ExitCode::ok;
 }
 
 StepMetrics Trainer::train_step() {
@@ -242,7 +275,8 @@ StepMetrics Trainer::train_step() {
   const int64_t sequences = config_.train.global_batch_size, sequence_length = config_.data.sequence_length;
   const double loss = numbers[0] / static_cast<double>(sequences * (sequence_length - 1));
   if (!std::isfinite(loss) || !std::isfinite(numbers[3]))
-    throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved",
+    throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved. Start "
+                            "the run again, which goes on from its newest checkpoint, with a lower optimizer.lr",
                             step_ + 1, loss, numbers[3]),
                 ExitCode::non_finite);
 
@@ -267,10 +301,25 @@ StepMetrics Trainer::train_step() {
           .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt};
 }
 
-void Trainer::evaluate() { metrics_->write(step_, evaluator_.evaluate(*runner_, mesh_.world())); }
+bool Trainer::evaluation_due() const {
+  const auto every = config_.evaluation.every_steps;
+  return !evaluator_.empty() && (step_ == config_.train.steps || (every > 0 && step_ % every == 0));
+}
+
+/// False when a signal stopped it; the next start of this run makes up for it.
+bool Trainer::evaluate() {
+  preemption::enter(preemption::Moment::evaluating);
+  const auto results = evaluator_.evaluate(*runner_, mesh_.world(), [this] { return leave_now(); });
+  if (!results) return false;
+  evaluation_missing_ = false;
+  metrics_->write(step_, *results);
+  return true;
+}
 
 void Trainer::save() {
   if (saved_step_ == step_) return;
+  preemption::enter(preemption::Moment::saving);
+  ensure_usable();
   const Stopwatch watch;
   Manifest manifest;
   manifest.step = step_;
@@ -285,12 +334,34 @@ void Trainer::save() {
   log::info("saved {} in {:.2f} s", checkpointer_.step_folder(step_), watch.elapsed_s());
 }
 
+/// Weights may be finite, and too large to compute with: what is saved must give a loss and gradients. Those of the
+/// first micro-batches of the next step are computed, one of each rank.
+void Trainer::ensure_usable() {
+  const int64_t first = std::min(plan_.rank * plan_.micro_batch, plan_.global_batch);
+  const int64_t count = std::min(plan_.micro_batch, plan_.global_batch - first);
+  const auto batch = make_batch(*source_, step_ * plan_.global_batch + first, count);
+  const auto read = fetch(trial_pass(*runner_, *optimizer_, mesh_, batch), mesh_.world());
+  const auto* const numbers = read.const_data_ptr<double>();
+  if (!std::isfinite(numbers[0]) || !std::isfinite(numbers[1]))
+    throw Error(fmt::format("step {}: its weights give a loss of {} and a gradient norm of {}, so nothing was saved, "
+                            "and checkpoints saved before stay. Start the run again, which goes on from the newest of "
+                            "them, with a lower optimizer.lr",
+                            step_, numbers[0], numbers[1]),
+                ExitCode::non_finite);
+}
+
+/// What ends the run before its time, agreed by all ranks: a signal, or metrics that cannot be written.
 bool Trainer::leave_now() {
-  auto asked = at::full({1}, preemption::requested() ? 1 : 0, runner_->totals().losses_3.options().dtype(at::kLong));
+  constexpr int64_t kNoMetrics = 1 << 16;  // above any signal
+  const int64_t mine = metrics_->problem().empty() ? preemption::requested() : kNoMetrics;
+  auto asked = at::full({1}, mine, runner_->totals().losses_3.options().dtype(at::kLong));
   mesh_.world().all_reduce(asked, Reduce::max);
-  const bool leave = fetch(asked, mesh_.world()).item<int64_t>() != 0;
-  if (leave) log::info("a signal asked this run to stop: saving step {} and leaving", step_);
-  return leave;
+  const auto reason = fetch(asked, mesh_.world()).item<int64_t>();
+  if (!metrics_->problem().empty()) log::warn("{}: saving step {} and leaving", metrics_->problem(), step_);
+  if (reason != 0 && reason != kNoMetrics)
+    log::info("{} asked this run to stop: saving step {} and leaving", preemption::name_of(static_cast<int>(reason)),
+              step_);
+  return reason != 0;
 }
 
 }  // namespace olmoe

@@ -30,7 +30,8 @@ class Trainer {
  public:
   /// Checks everything, makes or loads the state, writes the resolved config. Collective over world.
   Trainer(const Config& config, Communicator& world);
-  /// Trains to train.steps (ok), or until a signal asks to save and leave (preempted). Collective over world.
+  /// Trains to train.steps (ok), or until a signal asks to save and leave (preempted), or until metrics cannot be
+  /// written: then saves, and throws CheckpointError. Collective over world.
   ExitCode run();
 
   const Optimizer& optimizer() const { return *optimizer_; }
@@ -45,10 +46,14 @@ class Trainer {
   void lock_folder(std::optional<int64_t> latest_step);
   void start_or_resume();
   void check_same_run(const Manifest& manifest) const;
+  void open_metrics();
   StepMetrics train_step();
-  void evaluate();
+  bool evaluation_due() const;
+  bool evaluate();
   void save();
+  void ensure_usable();
   bool leave_now();
+  ExitCode leave();
 
   const Config config_;
   std::shared_ptr<const RunLock> lock_;
@@ -64,6 +69,7 @@ class Trainer {
   int64_t saved_step_ = -1; // of the newest checkpoint
   std::unique_ptr<DataLoader> loader_;
   std::unique_ptr<MetricsLog> metrics_;
+  bool evaluation_missing_ = false;  // of step_: not made yet, or interrupted
 };
 
 }  // namespace olmoe

@@ -119,7 +119,7 @@ void Watchdog::watch() {
     if (seconds_since(awake_at) > kStopped_s) watching_since_ = Clock::now();
     awake_at = Clock::now();
     // A signal may be the launcher's, which ends all because a rank died: what is written now is what will be left.
-    const auto before = std::exchange(reasons, {preemption::requested(), recording_.load()});
+    const auto before = std::exchange(reasons, {preemption::requested() != 0, recording_.load()});
     if (since_beat_s >= beat || reasons != before) {
       write();
       if (const auto report = verdict()) return options_.give_up(*report);

@@ -1,5 +1,7 @@
 #include "trainer/weights.h"
 
+#include "model/hf_checkpoint.h"
+
 namespace olmoe {
 
 void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const ParamSource& source) {
@@ -10,6 +12,18 @@ void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const Par
       unit->shard.narrow(0, slice.offset, part.numel()).copy_(part);
     }
     unit->invalidate();
+  }
+}
+
+ParamSource initial_weights(const Config& config) {
+  const auto& folder = config.train.init_from;
+  if (folder.empty()) return random_init(config.model, static_cast<uint64_t>(config.run.seed));
+  try {
+    return HfWeights::source(folder, config.model);
+  } catch (const CheckpointError& error) {
+    throw CheckpointError(fmt::format("train.init_from: {}", error.what()));
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("train.init_from: {}", error.what()));
   }
 }
 

@@ -9,6 +9,7 @@
 #include "core/log.h"
 #include "core/stopwatch.h"
 #include "support/catch.h"
+#include "support/file_size_limit.h"
 #include "support/temp_folder.h"
 
 namespace olmoe {
@@ -116,8 +117,40 @@ TEST_CASE("a file of JSON lines is cut back to a step and loses a torn last line
   CHECK(read_text(path) == "{\"run\":\"x\"}\n");
   { JsonLinesFile(folder / "new.jsonl", 5).write(JsonLine().add("step", 6)); }
   CHECK(read_text(folder / "new.jsonl") == "{\"step\":6}\n");
-  CHECK_THROWS_WITH(JsonLinesFile(folder.add("bad", "{\"step\":1}\nnoise\n"), 1),
-                    "'" + folder / "bad" + "' has a line that is not a JSON object: noise");
+}
+
+TEST_CASE("lines that are not JSON are set aside, and block nothing") {
+  const TempFolder folder;
+  const std::string noise("noise \0\xff", 8);
+  const auto path = folder.add("metrics.jsonl", "{\"step\":1}\n" + noise + "\n[1]\n{\"step\":2}\n{\"step\":3}\n\n");
+  CHECK(JsonLinesFile(path, 2).last_kept() == "{\"step\":2}");
+  CHECK(read_text(path) == "{\"step\":1}\n{\"step\":2}\n");
+  CHECK(read_text(path + ".damaged") == noise + "\n[1]\n\n");
+  folder.add("metrics.jsonl", "more\n");
+  CHECK(JsonLinesFile(path, 2).last_kept().empty());
+  CHECK(read_text(path + ".damaged") == noise + "\n[1]\n\nmore\n");
+}
+
+TEST_CASE("a file that cannot be replaced stays, and leaves nothing beside it") {
+  const TempFolder folder;
+  const auto path = folder.add("a.txt", "old");
+  {
+    const test::FileSizeLimit disk_is_full(5);
+    CHECK_THROWS_WITH(write_text_atomic(path, "longer"), "cannot write '" + path + ".tmp': File too large");
+  }
+  CHECK(read_text(path) == "old");
+  CHECK_FALSE(std::filesystem::exists(path + ".tmp"));
+  std::filesystem::create_directory(folder / "b");
+  CHECK_THROWS_WITH(write_text_atomic(folder / "b", "x"), Catch::Contains("cannot rename"));
+  CHECK_FALSE(std::filesystem::exists(folder / "b.tmp"));
+}
+
+TEST_CASE("what makes way gets a name that is free") {
+  const TempFolder folder;
+  CHECK(unused_name(folder / "a") == folder / "a.old-1");
+  folder.add("a.old-1", "");
+  std::filesystem::create_symlink("nowhere", folder / "a.old-2");
+  CHECK(unused_name(folder / "a") == folder / "a.old-3");
 }
 
 TEST_CASE("a full disk is an error, not a silent loss") {

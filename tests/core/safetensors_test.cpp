@@ -180,10 +180,12 @@ TEST_CASE("the writer refuses what the reader would") {
 TEST_CASE("a header's length is checked against limit and file") {
   CHECK(verdict("") == "0 bytes are too few for a header");
   CHECK(verdict("1234567") == "7 bytes are too few for a header");
-  const std::string past_end = "a header of 3 bytes is over the limit or past the file's end";
+  const std::string past_end =
+      "a header of 3 bytes is over the limit or past the file's end: it is no safetensors file, or was cut short";
   CHECK(verdict(std::string("\x03\0\0\0\0\0\0\0{}", 10)) == past_end);
   CHECK(verdict(std::string(8, '\xff')) ==
-        "a header of 18446744073709551615 bytes is over the limit or past the file's end");
+        "a header of 18446744073709551615 bytes is over the limit or past the file's end: it is no "
+        "safetensors file, or was cut short");
 }
 
 TEST_CASE("only strict headers are accepted") {
@@ -248,7 +250,8 @@ TEST_CASE("tensors cover the data exactly") {
   CHECK(pair("[1,5]", "[5,9]", 9) == "tensor 'a' begins at 1, which leaves a hole after 0");
   CHECK(pair("[0,4]", "[3,7]", 7) == "tensor 'b' begins at 3, which leaves an overlap before 4");
   CHECK(pair("[0,4]", "[0,4]", 4).ends_with("which leaves an overlap before 4"));
-  CHECK(pair("[0,4]", "[4,8]", 7) == "tensors take 8 bytes, the file has 7");
+  CHECK(pair("[0,4]", "[4,8]", 7) ==
+        "tensors take 8 bytes, the file has 7: it was cut short, or not downloaded to its end");
   CHECK(pair("[0,4]", "[4,8]", 9) == "tensors take 8 bytes, the file has 9");
   CHECK(verdict_of_header("{}", 1) == "tensors take 0 bytes, the file has 1");
   CHECK(verdict_of_header("{\"a\":" + tensor("F32", "[0,7]", "[0,0]") + "}", 0) == "accepted");

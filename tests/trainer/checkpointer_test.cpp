@@ -1,115 +1,16 @@
 // Checkpoints on any number of ranks, and checkpoints that are not whole.
 #include "trainer/checkpointer.h"
 
-#include <sys/resource.h>
-
 #include <atomic>
-#include <csignal>
-#include <set>
 
-#include "core/random.h"
-#include "support/catch.h"
-#include "support/trainer_fixtures.h"
+#include "support/checkpoint_fixtures.h"
+#include "support/file_size_limit.h"
 
 namespace {
 
 using namespace olmoe;
 using namespace olmoe::test;
 namespace fs = std::filesystem;
-
-/// The trained state of a tiny model on a rank; every element has a value known from its name and
-/// place.
-class TrainedState {
- public:
-  TrainedState(Communicator& world, const std::string& folder, int64_t keep = 0)
-      : TrainedState(world, folder, {1, world.size(), 1}, keep) {}
-  TrainedState(Communicator& world, const std::string& folder, MeshShape shape, int64_t keep)
-      : model_(four_experts()),
-        mesh_(world, shape),
-        runner_(make_stages(model_, mesh_), mesh_, runner_options(model_, at::kFloat)),
-        optimizer_(runner_.units(), optimizer_config_),
-        checkpointer(folder, mesh_, keep) {}
-
-  void fill() {
-    each_slice([](at::Tensor part, const at::Tensor& expected) { part.copy_(expected); });
-  }
-  /// True when every element is the one that `fill` gives.
-  bool is_filled() {
-    bool equal = true;
-    each_slice([&](const at::Tensor& part, const at::Tensor& expected) {
-      equal &= at::equal(part, expected);
-    });
-    return equal;
-  }
-  bool is_zero() {
-    bool zero = true;
-    for (const auto& tensor : optimizer_.state())
-      zero &= tensor.flat.count_nonzero().item<int64_t>() == 0;
-    return zero;
-  }
-  void save(int64_t step) {
-    Manifest manifest;
-    manifest.step = step;
-    manifest.config = "run: {}\n";
-    checkpointer.save(manifest, optimizer_.state());
-  }
-  void load() {
-    const auto latest = checkpointer.latest_step();
-    ENSURE(latest.has_value(), "no checkpoint");
-    checkpointer.load(Manifest::read(checkpointer.step_folder(*latest)), optimizer_.state());
-  }
-
- private:
-  static ModelConfig four_experts() {
-    auto model = tiny_model();
-    model.num_experts = 4;
-    return model;
-  }
-  void each_slice(const std::function<void(at::Tensor, const at::Tensor&)>& visit) {
-    for (const auto& tensor : optimizer_.state())
-      for (const auto& slice : tensor.unit->slices()) {
-        const RandomStream stream(1, tensor.kind + slice.name);
-        auto expected = at::empty({slice.end - slice.begin}, at::kFloat);
-        for (int64_t i = 0; i < expected.numel(); ++i)
-          expected.data_ptr<float>()[i] =
-              static_cast<float>(stream.uniform(static_cast<uint64_t>(slice.begin + i)));
-        visit(tensor.flat.narrow(0, slice.offset, expected.numel()), expected);
-      }
-  }
-
-  const ModelConfig model_;
-  const OptimizerConfig optimizer_config_;
-  DeviceMesh mesh_;
-  StageRunner runner_;
-  Optimizer optimizer_;
-
- public:
-  Checkpointer checkpointer;
-};
-
-void save_on(int ranks, const std::string& folder, int64_t step, int64_t keep = 0) {
-  run_ranks(ranks, [&](Communicator& world) {
-    TrainedState state(world, folder, keep);
-    state.fill();
-    state.save(step);
-  });
-}
-
-/// What a rank that is alone says when it loads; its state must then be as untouched as the folder.
-std::string refusal(const std::string& folder) {
-  const auto before = snapshot(folder);
-  const auto world = make_single_communicator();
-  TrainedState state(*world, folder);
-  std::string message = "accepted";
-  try {
-    state.load();
-  } catch (const CheckpointError& error) {
-    message = error.what();
-    CHECK(state.is_zero());
-  }
-  CHECK(snapshot(folder) == before);
-  return message;
-}
 
 /// What each of several ranks says when they load.
 std::vector<std::string> refusals(int ranks, const std::string& folder) {
@@ -130,32 +31,6 @@ void flip_bit(const std::string& path, int64_t byte, int bit) {
   const auto value = static_cast<char>(file.get() ^ (1 << bit));
   file.seekp(byte);
   file.put(value);
-}
-
-/// Writes beyond `size_bytes` of a file fail while this lives, as on a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t size_bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{size_bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  sighandler_t handler_;
-  rlimit before_{};
-};
-
-std::set<std::string> names_in(const std::string& folder) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename());
-  return names;
 }
 
 }  // namespace
@@ -313,7 +188,10 @@ TEST_CASE("a save that fails says so on every rank and leaves the checkpoint bef
   }
   CHECK_THAT(said[0],
              Catch::Contains("cannot save step 8: ") && Catch::Contains("shard_00000.safetensors"));
+  CHECK_THAT(said[0], Catch::Contains("are needed there, ") && Catch::Contains("are free in " + checkpoints) &&
+                          Catch::Contains("start the same command again"));
   CHECK(said[1] == said[0]);
+  CHECK(names_in(checkpoints) == std::set<std::string>{"step_000000007"});  // nothing is left to fill the disk
   CHECK(refusal(checkpoints) == "accepted");
   save_on(2, checkpoints, 8, 1);
   CHECK(names_in(checkpoints) == std::set<std::string>{"step_000000008"});

@@ -28,3 +28,52 @@ TEST_CASE("a step's line tells the waits of the host where they were counted, an
     CHECK(line_of(metrics).at("step") == 7);
   }
 }
+
+TEST_CASE("a number that is not finite is never written, on no rank, and is named") {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder / "run");
+  for (const bool writes : {true, false}) {
+    MetricsLog log(folder / "run", writes, 0, 100, 100);
+    const auto refusal = [&](const std::function<void()>& write) {
+      try {
+        write();
+      } catch (const Error& error) {
+        CHECK(error.code() == ExitCode::non_finite);
+        return std::string(error.what());
+      }
+      return std::string("written");
+    };
+    StepMetrics metrics{};
+    metrics.step = 7;
+    metrics.router_z_loss = INFINITY;
+    CHECK_THAT(refusal([&] { log.write(metrics); }), Catch::StartsWith("step 7: router_z_loss is inf: not finite"));
+    CHECK_THAT(refusal([&] { log.write(7, {{"a", 1.0}, {"b", std::nan("")}}); }),
+               Catch::StartsWith("step 7: eval/b/loss is nan: not finite"));
+  }
+  CHECK(lines_of(folder / "run").empty());
+}
+
+TEST_CASE("a line that cannot be written is noted, and ends no step") {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder / "run");
+  std::filesystem::create_symlink("/dev/full", folder / "run/metrics.jsonl");
+  MetricsLog log(folder / "run", /*writes=*/true, 0, 100, 100);
+  CHECK(log.problem().empty());
+  StepMetrics metrics{};
+  metrics.step = 1;
+  log.write(metrics);
+  CHECK_THAT(log.problem(), Catch::Contains("metrics.jsonl': No space left on device"));
+  log.write(1, {{"a", 1.0}});
+}
+
+TEST_CASE("a log that is opened again knows whether the step it goes on from was evaluated") {
+  const TempFolder folder;
+  const auto evaluated = [&](const std::string& lines) {
+    folder.add("run/metrics.jsonl", lines);
+    return MetricsLog(folder / "run", /*writes=*/true, 7, 100, 100).has_evaluation();
+  };
+  CHECK(evaluated("{\"step\":7,\"loss\":1}\n{\"step\":7,\"eval/a/loss\":1}\n{\"step\":8}\n"));
+  CHECK_FALSE(evaluated("{\"step\":6,\"eval/a/loss\":1}\n{\"step\":7,\"loss\":1}\n"));
+  CHECK_FALSE(evaluated("{\"step\":6,\"eval/a/loss\":1}\n"));
+  CHECK_FALSE(evaluated(""));
+}

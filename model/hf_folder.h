@@ -1,0 +1,19 @@
+#pragma once
+#include <nlohmann/json_fwd.hpp>
+#include <set>
+#include <string>
+
+namespace olmoe {
+
+/// Throws CheckpointError, saying what `folder` is and what to do, unless it holds a config.json: a name on the Hugging
+/// Face hub, a file, a checkpoint or run of this program, an empty folder.
+void ensure_hf_folder(const std::string& folder);
+
+/// The safetensors files of a Hugging Face folder: model.safetensors, or those of model.safetensors.index.json. Throws
+/// CheckpointError where they are not all there, saying what is there in their place.
+std::set<std::string> hf_weight_files(const std::string& folder);
+
+/// A JSON object. Throws CheckpointError naming the file.
+nlohmann::json read_hf_json(const std::string& path);
+
+}  // namespace olmoe

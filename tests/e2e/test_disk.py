@@ -1,0 +1,68 @@
+"""A disk that is full, or a file that cannot be written: what is said, what is left, and how the run goes on."""
+import unittest
+
+from support import PROGRAM, ProgramTest, checkpoints, last_step
+
+CHECKPOINT = 4
+
+
+class FullDisk(ProgramTest):
+    def limited(self, kib, *overrides):
+        """A run that may write files of so many KiB at most."""
+        program = ("bash", "-c", f'set -o pipefail; (ulimit -f {kib}; exec "$0" "$@") 2>&1 | cat', PROGRAM)
+        return self.outcome(self.config, "run.folder=run", *overrides, program=program)
+
+    def assert_said(self, text, *words):
+        for word in words:
+            self.assertIn(word, text)
+        self.assertNotIn("last collectives", text)
+
+    def test_a_save_that_fails_leaves_nothing_and_the_next_start_goes_on(self):
+        run = self.train("run", "train.steps=2")
+        shard = next((run / "checkpoints").glob("*/shard_*"))
+        code, text = self.limited(shard.stat().st_size // 2048, "train.steps=4")
+        self.assertEqual(code, CHECKPOINT, text)
+        self.assert_said(text, "cannot save step 4", "shard_00000.safetensors", "File too large", "are needed there",
+                         "are free in run/checkpoints", "ulimit -f")
+        self.assertEqual([path.name for path in (run / "checkpoints").iterdir()], ["step_000000002"])
+        self.train("run", "train.steps=4")
+        self.assertEqual(checkpoints(run), [2, 4])
+
+    def test_a_config_that_cannot_be_written(self):
+        code, text = self.limited(0, "train.steps=2")
+        self.assertEqual(code, CHECKPOINT, text)
+        self.assert_said(text, "config.yaml.tmp", "File too large", "start the same command again")
+        self.assertFalse((self.folder / "run" / "config.yaml.tmp").exists())
+        self.train("run", "train.steps=2")
+
+    def test_a_start_that_has_nothing_new_to_write_needs_no_room(self):
+        run = self.train("run", "train.steps=2")
+        code, text = self.limited(0, "train.steps=2")
+        self.assertEqual(code, 0, text)
+        self.assertEqual(checkpoints(run), [2])
+
+    def test_a_metrics_line_that_cannot_be_written_saves_first(self):
+        for ranks in (0, 2):
+            with self.subTest(ranks=ranks):
+                run = self.folder / f"run{ranks}"
+                run.mkdir()
+                (run / "metrics.jsonl").symlink_to("/dev/full")
+                code, text = self.outcome(self.config, f"run.folder={run}", "train.steps=9", ranks=ranks)
+                self.assertEqual(code, CHECKPOINT, text)
+                self.assert_said(text, "metrics.jsonl': No space left on device", "Step 1 is saved", "are free in")
+                self.assertEqual(checkpoints(run), [1])
+                (run / "metrics.jsonl").unlink()
+                self.train(run.name, "train.steps=3", ranks=ranks)
+                self.assertEqual(last_step(run), 3)
+
+    def test_leftovers_of_a_killed_save_do_not_stay(self):
+        run = self.train("run", "train.steps=2")
+        left = run / "checkpoints" / ".tmp_step_000000009"
+        left.mkdir()
+        (left / "shard_00000.safetensors").write_bytes(b"half")
+        self.train("run", "train.steps=2")
+        self.assertFalse(left.exists())
+
+
+if __name__ == "__main__":
+    unittest.main()

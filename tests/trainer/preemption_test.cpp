@@ -1,0 +1,97 @@
+// What signals do to a process, each in a child process of its own. tests/e2e/test_signals.py sends them to runs.
+#include "trainer/preemption.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <functional>
+#include <map>
+
+#include "core/error.h"
+#include "core/file_descriptor.h"
+#include "core/files.h"
+#include "support/catch.h"
+#include "support/temp_folder.h"
+
+namespace {
+
+using namespace olmoe;
+using preemption::Moment;
+
+/// How a child process ended that did `work` with a listener: its exit code, or minus the signal that ended it.
+int ending(const std::function<void()>& work, const std::string& says = "/dev/null") {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (std::freopen(says.c_str(), "w", stderr) == nullptr) ::_exit(99);
+    const auto world = make_single_communicator();
+    {
+      const preemption::Listener listener(*world);
+      work();
+    }
+    ::raise(SIGTERM);  // the run is being taken down
+    ::_exit(preemption::requested());
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+}  // namespace
+
+TEST_CASE("a process that has ended its run notes signals and leaves by itself") {
+  CHECK(ending([] {}) == SIGTERM);
+  for (const auto moment : {Moment::training, Moment::saving, Moment::evaluating, Moment::ended})
+    CHECK(ending([=] { preemption::enter(moment), ::raise(SIGUSR2); }) == SIGUSR2);
+}
+
+TEST_CASE("while a run starts a signal ends it with 75") {
+  const auto wait = [] { ::raise(SIGHUP), ::sleep(60); };
+  CHECK(ending(wait) == static_cast<int>(ExitCode::preempted));
+}
+
+TEST_CASE("signals that warn of a failed call end nothing, and the table names each signal once") {
+  CHECK(ending([] { preemption::enter(Moment::training), ::raise(SIGPIPE), ::raise(SIGXFSZ); }) == SIGTERM);
+  for (const auto& rule : preemption::rules()) {
+    CHECK(std::ranges::count(preemption::rules(), rule.signal, &preemption::Rule::signal) == 1);
+    CHECK(preemption::name_of(rule.signal) == rule.name);
+  }
+  CHECK(preemption::name_of(SIGQUIT) == "signal 3");
+}
+
+TEST_CASE("signals that were blocked by whoever started the process are heard") {
+  sigset_t blocked, before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  CHECK(ending([] { preemption::enter(Moment::training), ::raise(SIGUSR1); }) == SIGUSR1);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+TEST_CASE("a mapped file that becomes shorter ends the process with its name and kind") {
+  const TempFolder folder;
+  const std::map<std::string, ExitCode> files{{"tokens.npy", ExitCode::data},
+                                              {"shard.safetensors", ExitCode::checkpoint}};
+  for (const auto& [name, code] : files) {
+    const auto path = folder.add(name, std::string(10000, 'x')), says = folder / "says";
+    const auto shrink = [&path = path] {
+      const FileDescriptor file(path, O_RDONLY);
+      void* mapped = ::mmap(nullptr, 10000, PROT_READ, MAP_SHARED, file.fd(), 0);
+      if (::truncate(path.c_str(), 100) != 0) ::_exit(98);
+      const char beyond = static_cast<const volatile char*>(mapped)[9000];
+      ::_exit(beyond == 'x' ? 97 : 96);
+    };
+    CHECK(ending(shrink, says) == static_cast<int>(code));
+    CHECK_THAT(read_text(says), Catch::Contains(path + ": became shorter while it was read"));
+  }
+  const auto other = [] {
+    preemption::enter(Moment::training);
+    ::raise(SIGBUS);
+    ::sleep(60);
+  };
+  CHECK(ending(other) == -SIGBUS);
+}

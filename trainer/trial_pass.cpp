@@ -1,0 +1,24 @@
+#include "trainer/trial_pass.h"
+
+#include <ATen/ops/cat.h>
+
+#include <algorithm>
+#include <limits>
+
+namespace olmoe {
+
+at::Tensor trial_pass(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, const Batch& batch) {
+  const double per_target = 1.0 / static_cast<double>(std::max<int64_t>(1, batch.num_targets));
+  runner.reset_totals();
+  runner.train_pass(batch, {.per_target = per_target, .aux_share = 1}, /*last_of_step=*/true);
+  runner.reduce_replicas();
+  const auto grad_norm = optimizer.grad_norm(mesh.shard());
+  mesh.replicate().broadcast(grad_norm, 0);  // as in a step: all ranks see one value
+  auto loss = runner.totals().losses_3.narrow(0, 0, 1).clone();
+  mesh.world().all_reduce(loss);
+  // It updates nothing with such a norm, and leaves the gradients zero.
+  optimizer.update(grad_norm * std::numeric_limits<double>::quiet_NaN());
+  return at::cat({loss, grad_norm});
+}
+
+}  // namespace olmoe
