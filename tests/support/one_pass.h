@@ -10,7 +10,7 @@ namespace olmoe::test {
 /// What one side is off by, as relative() has it, in losses and in every gradient: some forty roundings in a row. Tests
 /// hold a CPU to it against float64; two sides that both round may differ by twice as much.
 inline double error_of_pass(at::ScalarType dtype) {
-  return dtype == at::kDouble ? 5e-12 : dtype == at::kFloat ? 1e-5 : 3e-2;
+  return dtype == at::kDouble ? 5e-12 : dtype == at::kFloat ? 1e-5 : 3.5e-2;
 }
 
 inline Batch random_batch(const ModelConfig& model) {

@@ -12,6 +12,21 @@ C10_REGISTER_GUARD_IMPL(PrivateUse1, NotingGuard)
 
 constexpr int64_t kWidth = 4;
 
+/// x w, whose backward adds to the gradient of w by itself. Activations are on the CPU: autograd's engine would look
+/// for an accelerator.
+struct ScaleFunction : torch::autograd::Function<ScaleFunction> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_ND, at::Tensor* weight) {
+    ctx->saved_data["weight"] = reinterpret_cast<int64_t>(weight);
+    return x_ND * on_cpu(weight->detach());
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    auto& weight = *reinterpret_cast<at::Tensor*>(ctx->saved_data["weight"].toInt());
+    weight.grad().add_(1);
+    return {grads[0] * on_cpu(weight.detach()), {}};
+  }
+};
+
 /// Multiplies by a weight; the first stage makes a row of each token, the last one a sum.
 class Scaling final : public Stage {
  public:
@@ -20,8 +35,8 @@ class Scaling final : public Stage {
     return {{name_ + ".weight", {kWidth}, {kWidth}, 0, Axis::shard, &weight_}};
   }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
-    const auto rows = [&] { return context.batch.ids_BS.flatten().unsqueeze(1).to(weight_.scalar_type()); };
-    const auto y = (x_ND.defined() ? x_ND : rows()) * weight_;
+    const auto rows = [&] { return at::ones({context.batch.ids_BS.numel(), kWidth}).requires_grad_(true); };
+    const auto y = ScaleFunction::apply(x_ND.defined() ? x_ND : rows(), &weight_);
     return {last_ ? y.to(at::kDouble).sum() : y, {}, {}};
   }
 
