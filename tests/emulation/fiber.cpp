@@ -38,12 +38,15 @@ namespace emulation {
 namespace {
 
 constexpr size_t kStackBytes = size_t{64} << 10;
+constexpr size_t kEntryBytes = size_t{4} << 10;  // more than the frames of `entry` and suspend()
 constexpr size_t kRegisters = 6;
 
 }  // namespace
 
 void Fiber::start(void (*entry)()) {
   if (!stack_) stack_ = std::make_unique<char[]>(kStackBytes);
+  // The frames of the last entry, which never returned, are AddressSanitizer's still.
+  ASAN_UNPOISON_MEMORY_REGION(stack_.get() + kStackBytes - kEntryBytes, kEntryBytes);
   auto top = reinterpret_cast<uintptr_t>(stack_.get() + kStackBytes);
   top -= top % 16;
   // As if `entry` had been called with the stack at a multiple of 16: registers, its address, and no caller.

@@ -26,7 +26,7 @@ def rewrite(text, name, root):
         if kernel not in bounds:
             raise ValueError(f"{name}: {kernel} is launched, but is no kernel of this file or of a header it includes")
         return (f'{match["space"]}::emulation::Launch("{kernel}", {bounds[kernel]}, {match["configuration"]})'
-                f".run([](auto... in) {{ {kernel}{arguments}(in...); }}, ")
+                f".run([](auto... copies) {{ {kernel}{arguments}(copies...); }}, ")
 
     def arrays(match):
         declared = [re.fullmatch(r"(\w+)(.+)", array) for array in match[2].split(", ")]

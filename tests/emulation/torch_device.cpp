@@ -38,8 +38,8 @@ const c10::Device kGpu(c10::kCUDA, 0);
 struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::kCUDA> {
   c10::Device exchangeDevice(c10::Device) const override { return kGpu; }
   c10::Device getDevice() const override { return kGpu; }
-  c10::Stream getStream(c10::Device) const noexcept override { return {c10::Stream::DEFAULT, kGpu}; }
-  c10::Stream exchangeStream(c10::Stream) const noexcept override { return {c10::Stream::DEFAULT, kGpu}; }
+  c10::Stream getStream(c10::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kGpu); }
+  c10::Stream exchangeStream(c10::Stream) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, kGpu); }
 };
 C10_REGISTER_GUARD_IMPL(CUDA, Guard)
 

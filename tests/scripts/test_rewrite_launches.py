@@ -30,7 +30,7 @@ class RewriteLaunches(unittest.TestCase):
                   "template <typename T, int N>\n__global__ void __launch_bounds__(kThreads, 2)\n    add(T x, int y) {}\n"
                   "void f() { add<float, 4><<<dim3(1, 2), kThreads, 0, Launch(x)>>>(x, g(y)); }\n")
         self.assertIn('::emulation::Launch("add", kThreads, dim3(1, 2), kThreads, 0, Launch(x))'
-                      ".run([](auto... in) { add<float, 4>(in...); }, x, g(y));", self.rewritten(source))
+                      ".run([](auto... copies) { add<float, 4>(copies...); }, x, g(y));", self.rewritten(source))
         self.assertIn('Launch("add", 1024, 1, 2)', self.rewritten("__global__ void add(int x) {}\n void f() { add<<<1, 2>>>(x); }"))
 
     def test_shared_memory(self):
