@@ -227,8 +227,7 @@ def prediction_parts(machine):
     name = "NVIDIA H100" if machine.rehearse else machine.fact("name")
     found = re.search(KNOWN_GPUS, name.lower())
     gpu = found[1] if found else ""
-    yield Part("prediction", 4, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu,
-                                 "--ranks", "256"],  # on one its state would not fit
+    yield Part("prediction", 4, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
                "" if gpu else f"the dry run does not know {name}", gpu_report.predictions_of, needed=False)
 
 

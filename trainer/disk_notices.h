@@ -30,8 +30,9 @@ PlannedSaves plan_saves(const Config& config, int64_t step, int64_t present);
 
 /// "checkpoints: 15.0 MiB each, 2 at most, 30.0 MiB more than now; 22.9 MiB are free".
 std::string describe_saves(const PlannedSaves& plan, const DiskRoom& room);
-/// Where that will not fit into what is free. Throws ConfigError where one checkpoint is more than the whole file
-/// system.
+/// Where that will not fit into what is free.
 std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& plan, const DiskRoom& room);
+/// Throws ConfigError where one checkpoint is more than the whole file system.
+void check_disk(const Config& config, const PlannedSaves& plan, const DiskRoom& room);
 
 }  // namespace olmoe

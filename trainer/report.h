@@ -20,7 +20,7 @@ struct DryRun {
 /// Checks a run without allocating or writing anything: layout, initial weights, token files, counts, memory of a rank
 /// of `world_size`, its predicted speed on `gpu` (a name of trainer/gpu_specs.h, or empty), start_notices(), and what
 /// was checked. Token files that this machine lacks are listed, and do not fail it; the others are read as at the start
-/// of a run. Throws like the run would, but for memory that does not fit.
+/// of a run. Throws like the run would, but for memory and disks, which may be another machine's.
 DryRun dry_run(const Config& config, int world_size, const std::string& gpu);
 
 }  // namespace olmoe

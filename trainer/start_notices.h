@@ -35,8 +35,7 @@ struct StartNotices {
   std::vector<std::string> facts;    ///< always: tokens, checkpoints
   std::vector<std::string> notices;  ///< what does not fit, or is not as it was; one sentence each
 };
-/// Of a run on `ranks` ranks; nothing of one that is done. Throws ConfigError where a checkpoint is more than the whole
-/// disk.
+/// Of a run on `ranks` ranks; nothing of one that is done.
 StartNotices start_notices(const Config& config, int ranks, const StartFacts& facts);
 
 }  // namespace olmoe

@@ -6,7 +6,7 @@ import unittest
 from support import PROGRAM, REPOSITORY, TINY, ProgramTest
 
 CONFIG_ERROR = 2
-ABSURD = ("model.vocab_size=2147483640", "model.d_model=4096", "model.num_heads=2", "model.num_kv_heads=2")
+ABSURD = ("model.vocab_size=16777216", "model.d_model=16384", "model.num_heads=128", "model.num_kv_heads=128")
 
 
 class StartNotices(ProgramTest):
@@ -86,10 +86,10 @@ class StartMemory(ProgramTest):
 
     def test_a_plan_is_compared_with_the_gpu_that_is_named(self):
         config = REPOSITORY / "configs" / "olmoe-1b-7b.yaml"
-        code, text = self.outcome(config, "--dry-run", "--gpu", "h100")  # all of the trained state on one rank
+        code, text = self.outcome(config, "--dry-run", "--gpu", "h100", "parallel.shard=1")  # 124 GB of trained state
         self.assertEqual(code, CONFIG_ERROR, text)
         self.assertRegex(text, r"more than the 74\.51 GiB of h100: this cannot fit")
-        code, text = self.outcome(config, "--dry-run", "--gpu", "h100", "--ranks", "256")
+        code, text = self.outcome(config, "--dry-run", "--gpu", "h100")
         self.assertEqual(code, 0, text)
         self.assertRegex(text, r"(?m)^memory: the plan of a rank is .* free \(h100\)$")
 
