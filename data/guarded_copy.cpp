@@ -8,7 +8,8 @@ namespace olmoe {
 namespace {
 
 // SIGBUS comes on the thread whose access failed. A signal belongs to the process, so its handler does.
-thread_local sigjmp_buf* way_out = nullptr;
+// volatile: nothing else that the compiler sees reads it.
+thread_local sigjmp_buf* volatile way_out = nullptr;
 struct sigaction handled_before {};
 
 /// Of an access that is not ours, the handler that was there before knows more.

@@ -142,7 +142,6 @@ Trainer::Trainer(const Config& config, Communicator& world)
   runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(config_)), mesh_,
                                           runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
-  agree(world, [&] { check_file_size(optimizer_->state()); });
   const int64_t sequences = plan_.global_batch, targets = sequences * (config_.data.sequence_length - 1);
   device_step_.emplace(*runner_, *optimizer_, mesh_, DeviceStep::Size{plan_.rounds(), sequences, targets},
                        recorder_of(config_.train));
@@ -195,6 +194,10 @@ void Trainer::start_or_resume() {
       manifest = checkpointer_.read_manifest(*latest);
       check_same_run(manifest);
     });
+  const bool trains = !latest || *latest < config_.train.steps;
+  agree(world, [&] {
+    if (trains) check_file_size(optimizer_->state());
+  });
   lock_folder(latest);
   if (!latest) {
     const auto& folder = config_.train.init_from;

@@ -136,7 +136,8 @@ TEST_CASE("a file that cannot be replaced stays, and leaves nothing beside it") 
   const auto path = folder.add("a.txt", "old");
   {
     const test::FileSizeLimit disk_is_full(5);
-    CHECK_THROWS_WITH(write_text_atomic(path, "longer"), "cannot write '" + path + ".tmp': File too large");
+    CHECK_THROWS_WITH(write_text_atomic(path, "longer"),
+                      "cannot write '" + path + ".tmp': File too large (ulimit -f allows 5 bytes a file)");
   }
   CHECK(read_text(path) == "old");
   CHECK_FALSE(std::filesystem::exists(path + ".tmp"));

@@ -119,7 +119,7 @@ class Bundle(Temporary):
         for row in [row for row in layer if "cannot" not in row]:
             self.assertGreater(min(row["forward_tflop_per_s"], row["backward_tflop_per_s"], row["busiest"] - 1), 0, row)
         self.assertEqual([row["layers"] for row in steps if row["who"] == "ours"], [2, 1])
-        for row in steps:
+        for row in [row for row in steps if "cannot" not in row]:
             self.assertGreater(row["median_tokens_per_s"], 0)
             self.assertGreater(row["tflop_per_s_full"], row["tflop_per_s_causal"])
         for what in ("layer", "train"):

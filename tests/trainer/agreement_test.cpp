@@ -48,10 +48,12 @@ Said start(const Config& config, int ranks) {
 }
 
 /// Two token files, the second with an id outside the vocabulary.
+/// The bad id lies between the samples that every rank looks at: only who reads the file whole finds it.
 std::vector<std::string> good_and_bad(const TempFolder& folder) {
-  auto bad = token_bytes(600, 1);
-  bad[2 * 7] = 60;
-  return {folder.add("good.npy", token_bytes(600, 1)), folder.add("bad.npy", bad)};
+  constexpr int64_t kTokens = 128 << 10;
+  auto bad = token_bytes(kTokens, 1);
+  bad[2 * 4000] = 60;
+  return {folder.add("good.npy", token_bytes(kTokens, 1)), folder.add("bad.npy", bad)};
 }
 
 }  // namespace

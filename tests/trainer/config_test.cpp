@@ -170,6 +170,7 @@ TEST_CASE("fused experts are refused where they cannot compute a run") {
   config.train.device = DeviceKind::cuda;
   config.train.compute_dtype = ComputeDtype::bfloat16;
   config.model.d_model = 2048;
+  config.model.num_heads = config.model.num_kv_heads = 16;
   config.model.expert_width = 1024;
   REQUIRE(validate(config).empty());
   const auto refused = [config](const std::function<void(Config&)>& spoil) {
