@@ -105,7 +105,9 @@ void make_run_folder(const std::string& folder) {
 /// A checkpoint that this process may not write is refused before the run trains for it.
 void check_file_size(std::span<const StateTensor> state) {
   int64_t bytes = 0;
-  for (const auto& tensor : state) bytes += static_cast<int64_t>(tensor.flat.nbytes());
+  for (const auto& tensor : state)
+    for (const auto& slice : tensor.unit->slices())
+      bytes += (slice.end - slice.begin) * static_cast<int64_t>(tensor.flat.element_size());
   if (bytes > file_size_limit())
     throw ConfigError(fmt::format("a checkpoint file of this rank takes {} bytes, but this process may write {} a "
                                   "file: raise the limit (ulimit -f unlimited), or shard over more ranks",
