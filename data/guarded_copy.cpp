@@ -14,7 +14,7 @@ struct sigaction handled_before {};
 
 /// Of an access that is not ours, the handler that was there before knows more.
 void on_bus_error(int signal, siginfo_t* info, void* context) {
-  if (way_out != nullptr) siglongjmp(*way_out, 1);
+  if (way_out != nullptr && info->si_code > 0) siglongjmp(*way_out, 1);
   if ((handled_before.sa_flags & SA_SIGINFO) != 0) return handled_before.sa_sigaction(signal, info, context);
   ::signal(signal, handled_before.sa_handler);  // the access is tried again, and meets that one
 }

@@ -3,13 +3,14 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/files.h"
 #include "trainer/memory_plan.h"
 
 namespace olmoe {
 
 std::string disk_advice(const std::string& folder, int64_t needed_bytes) {
   std::error_code unknown;
-  const auto space = std::filesystem::space(folder, unknown);
+  const auto space = std::filesystem::space(existing_folder(folder), unknown);
   std::string out;
   if (needed_bytes > 0) out += fmt::format("{} are needed there", describe_size(needed_bytes));
   if (!unknown)

@@ -97,7 +97,7 @@ std::string describe_checks(const Config& config) {
   if (!config.data.paths.empty())
     checked += config.data.check_ids ? ", sizes and ids of the training files that are here"
                                      : ", sizes of the training files that are here (data.check_ids is off)";
-  if (!config.evaluation.paths.empty()) checked += ", sizes and ids of the evaluation files that are here";
+  if (!evaluation_sets(config.evaluation).empty()) checked += ", sizes and ids of the evaluation files that are here";
   return fmt::format(
       "checked: {}\nnot checked: run.folder and the files of its checkpoints, this machine's CPU and GPUs, how ranks "
       "start and meet\n",

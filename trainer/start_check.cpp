@@ -4,6 +4,8 @@
 #include "core/log.h"
 #include "parallel/rendezvous.h"
 #include "trainer/agreement.h"
+#include "trainer/device_facts.h"
+#include "trainer/devices.h"
 #include "trainer/environment.h"
 #include "trainer/layout.h"
 #include "trainer/memory_fit.h"
@@ -15,7 +17,8 @@ namespace olmoe {
 namespace {
 
 MemoryFit fit_here(const Config& config, int world_size) {
-  const auto plan = plan_memory(config, mesh_shape(config, world_size));
+  const int multiprocessors = multiprocessors_of(device_of_rank(config.train.device));
+  const auto plan = plan_memory(config, mesh_shape(config, world_size), multiprocessors);
   return fit_memory(plan.total(), ranks_on_node(), memory_bounds(config));
 }
 

@@ -72,7 +72,7 @@ StartNotices start_notices(const Config& config, int ranks, const StartFacts& fa
   StartNotices out;
   if (facts.saved.step >= config.train.steps) return out;
   const auto saves = plan_saves(config, facts.saved.step, facts.saved.checkpoints);
-  if (facts.tokens) {
+  if (facts.tokens && facts.tokens->used_tokens > 0) {  // of less than a sequence the run itself says so
     out.facts.push_back(describe_training_tokens(config, *facts.tokens));
     append(out.notices, left_out_notices(config, *facts.tokens));
   }

@@ -128,6 +128,9 @@ std::shared_ptr<const InstanceSource> make_source(const Config& config, Communic
     dataset->keep_open();
     if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
   });
+  if (full)
+    require_alike(world, {{"token files (data.paths)", std::to_string(hashes.size())}},
+                  "Every rank must read the same token files");
   const auto all_bytes = full ? join_hashes(world, hashes) : std::string();
   return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes);
 }
@@ -230,7 +233,7 @@ void Trainer::check_same_run(const Manifest& manifest) const {
   }
   const auto tokens = compare_fingerprints(manifest.data_fingerprint, source_->fingerprint());
   if (!tokens.same) refused.push_back("the training tokens are others (files, order, sizes or contents changed)");
-  if (!tokens.note.empty()) log::warn("{}", tokens.note);
+  if (!tokens.note.empty() && plan_.rank == 0) log::warn("{}", tokens.note);
   if (!refused.empty())
     throw CheckpointError(fmt::format("{} is of another run:\n  {}\nTake these values back, or name another run.folder",
                                       where, fmt::join(refused, "\n  ")));
@@ -340,11 +343,11 @@ void Trainer::save() {
 }
 
 /// Weights may be finite, and too large to compute with: what is saved must give a loss and gradients. Those of the
-/// first micro-batches of the next step are computed, one of each rank.
+/// first micro-batches of the step just done are computed, one of each rank: its tokens could be read.
 void Trainer::ensure_usable() {
   const int64_t first = std::min(plan_.rank * plan_.micro_batch, plan_.global_batch);
   const int64_t count = std::min(plan_.micro_batch, plan_.global_batch - first);
-  const auto batch = make_batch(*source_, step_ * plan_.global_batch + first, count);
+  const auto batch = make_batch(*source_, (step_ - 1) * plan_.global_batch + first, count);
   const auto read = fetch(trial_pass(*runner_, *optimizer_, mesh_, batch), mesh_.world());
   const auto* const numbers = read.const_data_ptr<double>();
   if (!std::isfinite(numbers[0]) || !std::isfinite(numbers[1]))

@@ -176,7 +176,8 @@ class TokenFiles(BadInputTest):
         ids = [(7 * i) % 64 for i in range(33000)]
         ids[2052] = 64
         write_tokens(self.tokens, ids)
-        return self.outcome(self.config, "run.folder=late", "data.check_ids=false", "train.steps=400", ranks=ranks)
+        return self.outcome(self.config, f"run.folder=late{ranks}", "data.check_ids=false", "train.steps=400",
+                            "checkpoint.every_steps=1", "checkpoint.keep=1", ranks=ranks)
 
     def test_an_id_outside_the_vocabulary_that_a_run_comes_to(self):
         for ranks in (0, 2):
@@ -184,6 +185,9 @@ class TokenFiles(BadInputTest):
             self.assertEqual(code, DATA, text)
             self.assertIn("tokens.npy: id 64 at token 2052 (byte 4104) is outside the vocabulary of 64", text)
             self.assertNotIn("last collectives", text)
+            run = self.folder / f"late{ranks}"
+            self.assertGreater(last_step(run), 0)
+            self.assertEqual(checkpoints(run), [last_step(run)])  # a save reads no token of a step to come
 
     def test_files_that_are_cut_or_changed_while_a_run_reads_them(self):
         def cut():
