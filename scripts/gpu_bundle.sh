@@ -4,7 +4,7 @@
 # an NVIDIA driver, and LibTorch or Python torch 2.11.0: scripts/gpu_check.sh.
 # usage: scripts/gpu_bundle.sh [-b BUILD] [-o FOLDER]
 #   -b  packs this build folder as it is; without, cuda-release is built first
-#   -o  instead of gpu_bundle/, which is replaced
+#   -o  instead of gpu_bundle/, which is replaced; what travels is FOLDER.tar.xz beside it
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$REPOSITORY" || exit
 
@@ -19,7 +19,8 @@ while getopts "b:o:" option; do
 done
 kMostMb=60
 # What knows no GPU.
-kLeftOut=" core_tests data_tests golden_tests model_tests mpi_tests sanitizer_tests step_breakdown "
+kLeftOut=" core_tests data_tests emulation_tests golden_tests model_tests mpi_layouts_tests mpi_tests sanitizer_tests"
+kLeftOut+=" step_breakdown step_overhead olmoe-plan olmoe-traces "
 # There already: the system's, CUDA's and the driver's, LibTorch's, which brings libgomp: a second one beside it would
 # make a second set of threads.
 kSystem='linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s'
@@ -76,6 +77,10 @@ write_tokens "$bundle/data/sources.npy"
 cp scripts/gpu_{check.sh,check.py,parts.py,report.py,tables.py,kernels.py,watch.py} "$bundle/scripts/"
 cp bench/transformers_speed.py "$bundle/bench/"
 
-size_mb=$(($(du -sk "$bundle" | cut -f 1) / 1000))
-[ "$size_mb" -lt $kMostMb ] || die "$bundle has $size_mb MB, and may have less than $kMostMb"
-note "$bundle: $size_mb MB; copy it to the machine with the GPU and run its scripts/gpu_check.sh there"
+# What travels: the GPU code of each program takes 8 MB, and half of that packed.
+archive="$bundle.tar.xz"
+XZ_OPT="-1 -T0" tar -C "$(dirname "$bundle")" -cJf "$archive" "$(basename "$bundle")"
+size_mb=$(($(du -sk "$archive" | cut -f 1) / 1000))
+[ "$size_mb" -lt $kMostMb ] || die "$archive has $size_mb MB, and may have less than $kMostMb"
+note "$archive: $size_mb MB; copy it to the machine with the GPU, unpack it (tar xJf, or python3 -m tarfile -e) and run" \
+  "scripts/gpu_check.sh in it"
