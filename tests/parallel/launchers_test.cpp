@@ -5,19 +5,11 @@
 
 #include "core/error.h"
 #include "support/catch.h"
+#include "support/variables.h"
 
 using namespace olmoe;
 
 namespace {
-
-using Variables = std::map<std::string, std::string>;
-
-Environment environment(const Variables& variables) {
-  return [&variables](const char* name) {
-    const auto found = variables.find(name);
-    return found == variables.end() ? nullptr : found->second.c_str();
-  };
-}
 
 /// What a process says that joined `joined` ranks; empty: nothing.
 std::string refusal(const Variables& variables, int joined) {

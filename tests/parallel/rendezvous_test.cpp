@@ -1,23 +1,14 @@
 #include "parallel/rendezvous.h"
 
 #include <cstdlib>
-#include <map>
 
 #include "core/error.h"
 #include "support/catch.h"
+#include "support/variables.h"
 
 using namespace olmoe;
 
 namespace {
-
-using Variables = std::map<std::string, std::string>;
-
-Environment environment(const Variables& variables) {
-  return [&variables](const char* name) {
-    const auto found = variables.find(name);
-    return found == variables.end() ? nullptr : found->second.c_str();
-  };
-}
 
 std::string refusal(const Variables& variables) {
   try {
