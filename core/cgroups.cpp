@@ -137,6 +137,15 @@ std::vector<MemoryLimit> memory_limits(const std::string& root) {
   return limits;
 }
 
+std::vector<TaskLimit> task_limits(const std::string& root) {
+  std::vector<TaskLimit> limits;
+  for (const auto& hierarchy : hierarchies(root, "pids"))
+    for (const auto& group : hierarchy.groups)
+      if (const auto most = read_number(group.folder + "/pids.max"))
+        limits.push_back({"pids.max of " + group.name, *most});
+  return limits;
+}
+
 std::vector<CpuLimit> cpu_limits(const std::string& root) {
   std::vector<CpuLimit> limits;
   for (const auto& hierarchy : hierarchies(root, "cpu"))

@@ -22,4 +22,11 @@ struct CpuLimit {
 /// Groups without a quota are left out.
 std::vector<CpuLimit> cpu_limits(const std::string& root = {});
 
+struct TaskLimit {
+  std::string name;  ///< "pids.max of /job_7"
+  int64_t tasks;     ///< processes and threads
+};
+/// Groups without a limit are left out.
+std::vector<TaskLimit> task_limits(const std::string& root = {});
+
 }  // namespace olmoe::cgroups

@@ -6,7 +6,8 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <fstream>
+
+#include "core/cgroups.h"
 
 namespace olmoe {
 namespace {
@@ -19,15 +20,6 @@ int64_t limit_of(decltype(RLIMIT_FSIZE) resource) {
 
 std::string text_of(int64_t limit) { return limit == kUnlimited ? "unlimited" : std::to_string(limit); }
 
-/// Tasks that the cgroup of this process may hold; empty where there is no limit, or none to be seen.
-std::string cgroup_tasks() {
-  for (const char* path : {"/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"}) {
-    std::string most;
-    if (std::ifstream(path) >> most && most != "max") return most;
-  }
-  return {};
-}
-
 }  // namespace
 
 int64_t file_size_limit() { return limit_of(RLIMIT_FSIZE); }
@@ -38,7 +30,7 @@ std::string describe_thread_limits() {
   auto text = fmt::format("ulimit -u (processes and threads of this user) {}, ulimit -v (address space, KiB) {}, "
                           "ulimit -s (stack of a thread, KiB) {}",
                           text_of(limit_of(RLIMIT_NPROC)), in_kib(limit_of(RLIMIT_AS)), in_kib(limit_of(RLIMIT_STACK)));
-  if (const auto tasks = cgroup_tasks(); !tasks.empty()) text += fmt::format(", pids.max of the cgroup {}", tasks);
+  for (const auto& limit : cgroups::task_limits()) text += fmt::format(", {} {}", limit.name, limit.tasks);
   return text;
 }
 
@@ -53,6 +45,15 @@ std::string limit_behind(int error) {
     case ENOMEM: return behind("v", RLIMIT_AS, "bytes of address space");
     default: return {};
   }
+}
+
+int64_t open_file_limit() { return limit_of(RLIMIT_NOFILE); }
+
+void raise_open_file_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);  // refused: the limit stays as it is, and errors name it
 }
 
 void report_file_size_limit() { std::signal(SIGXFSZ, SIG_IGN); }

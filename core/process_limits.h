@@ -11,6 +11,11 @@ inline constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
 /// Bytes that a file may grow to (ulimit -f); kUnlimited where there is no limit.
 int64_t file_size_limit();
 
+/// Files that may be open at one time (ulimit -n); kUnlimited where there is no limit.
+int64_t open_file_limit();
+/// Takes as many open files as this process may without more rights (ulimit -Hn): a data set has thousands.
+void raise_open_file_limit();
+
 /// The limits that a new thread may meet, as text: "ulimit -u (processes of this user) 100, ...".
 std::string describe_thread_limits();
 

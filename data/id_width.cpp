@@ -8,7 +8,7 @@ namespace olmoe {
 namespace {
 
 /// Ids at one place of every eight bytes.
-struct Lane {
+struct Column {
   int64_t count = 0, zeros = 0;
   uint32_t largest = 0;
 
@@ -22,24 +22,24 @@ struct Lane {
 constexpr int64_t kWidestBytes = 8;
 
 template <class Id>
-std::array<Lane, kWidestBytes / sizeof(Id)> lanes_of(const FileSample& sample) {
-  std::array<Lane, kWidestBytes / sizeof(Id)> lanes;
+std::array<Column, kWidestBytes / sizeof(Id)> columns_of(const FileSample& sample) {
+  std::array<Column, kWidestBytes / sizeof(Id)> columns;
   for (const auto& block : sample.blocks) {
     auto at = static_cast<size_t>((kWidestBytes - block.offset % kWidestBytes) % kWidestBytes);
     for (; at + kWidestBytes <= block.bytes.size(); at += kWidestBytes) {
       std::array<Id, kWidestBytes / sizeof(Id)> ids;
       std::memcpy(ids.data(), block.bytes.data() + at, kWidestBytes);
-      for (size_t lane = 0; lane < ids.size(); ++lane) lanes[lane].add(ids[lane]);
+      for (size_t i = 0; i < ids.size(); ++i) columns[i].add(ids[i]);
     }
   }
-  return lanes;
+  return columns;
 }
 
 // Vocabularies have less than 2^20 ids: the upper 16 bits of one are below 16.
 constexpr uint32_t kLargestUpper = 15;
 
-bool is_upper(const Lane& lane) {
-  return lane.largest <= kLargestUpper && lane.zeros * 8 >= lane.count;
+bool is_upper(const Column& column) {
+  return column.largest <= kLargestUpper && column.zeros * 8 >= column.count;
 }
 
 }  // namespace
@@ -47,16 +47,16 @@ bool is_upper(const Lane& lane) {
 int64_t wider_id_bytes(const FileSample& sample, int64_t id_bytes) {
   constexpr int64_t kLeastPieces = 16;  // of eight bytes
   if (id_bytes == 4) {
-    const auto lanes = lanes_of<uint32_t>(sample);
+    const auto columns = columns_of<uint32_t>(sample);
     const bool wide =
-        lanes[0].count >= kLeastPieces && lanes[0].largest > kLargestUpper && lanes[1].largest == 0;
+        columns[0].count >= kLeastPieces && columns[0].largest > kLargestUpper && columns[1].largest == 0;
     return wide ? 8 : 0;
   }
-  const auto lanes = lanes_of<uint16_t>(sample);
-  const bool wide = lanes[0].count >= kLeastPieces && lanes[0].largest > kLargestUpper &&
-                    is_upper(lanes[1]) && is_upper(lanes[3]);
+  const auto columns = columns_of<uint16_t>(sample);
+  const bool wide = columns[0].count >= kLeastPieces && columns[0].largest > kLargestUpper &&
+                    is_upper(columns[1]) && is_upper(columns[3]);
   if (!wide) return 0;
-  return lanes[2].largest == 0 && lanes[3].largest == 0 ? 8 : 4;
+  return columns[2].largest == 0 && columns[3].largest == 0 ? 8 : 4;
 }
 
 }  // namespace olmoe

@@ -1,7 +1,5 @@
 #include "data/token_files.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -10,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/process_limits.h"
 #include "data/document_table.h"
 #include "data/file_sample.h"
 #include "data/foreign_format.h"
@@ -273,11 +272,9 @@ std::vector<std::string> TokenDataset::read_all(int part, int parts) const {
 }
 
 void TokenDataset::keep_open() {
-  rlimit limit{};
-  ENSURE(::getrlimit(RLIMIT_NOFILE, &limit) == 0, "cannot ask for the limit of open files");
-  constexpr size_t kMostMappings = 16'384;  // a quarter of what Linux lets a process have
-  const size_t most = std::min<size_t>({files_.size(), limit.rlim_cur / 8, kMostMappings});
-  for (size_t f = 0; f < most; ++f) files_[f].keep_open();
+  constexpr int64_t kMostMappings = 16'384;  // a quarter of what Linux lets a process have
+  const int64_t most = std::min({std::ssize(files_), open_file_limit() / 2, kMostMappings});
+  for (int64_t f = 0; f < most; ++f) files_[static_cast<size_t>(f)].keep_open();
 }
 
 int64_t TokenDataset::num_instances() const { return first_instance_.back(); }

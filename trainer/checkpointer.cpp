@@ -45,13 +45,6 @@ void together(Communicator& world, const std::string& what, const std::function<
   });
 }
 
-/// Bytes of this rank's shards.
-int64_t size_bytes(std::span<const StateTensor> state) {
-  int64_t bytes = 0;
-  for (const auto& tensor : state) bytes += static_cast<int64_t>(tensor.flat.nbytes());
-  return bytes;
-}
-
 /// A flat tensor as the writer takes it: one in host memory as it lies there, one on a GPU piece by piece in its turn,
 /// so that a save needs one piece of host memory and not the whole state.
 safetensors::Item file_item(std::string name, const at::Tensor& flat, StagedBytes& staged) {
@@ -117,6 +110,14 @@ std::optional<int64_t> Checkpointer::latest_step() const {
   return step == kNone ? std::nullopt : std::optional(step);
 }
 
+int64_t shard_bytes(std::span<const StateTensor> state) {
+  int64_t bytes = 0;
+  for (const auto& tensor : state)
+    for (const auto& slice : tensor.unit->slices())
+      bytes += (slice.end - slice.begin) * static_cast<int64_t>(tensor.flat.element_size());
+  return bytes;
+}
+
 Manifest::ShardFile Checkpointer::write_shard(const std::string& folder, std::span<const StateTensor> state) const {
   constexpr int64_t kPieceBytes = 64 << 20;
   StagedBytes staged(kPieceBytes);
@@ -146,7 +147,7 @@ void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
 void Checkpointer::write(Manifest& manifest, std::span<const StateTensor> state, const std::string& temporary) const {
   auto& world = mesh_.world();
   const auto final_folder = step_folder(manifest.step);
-  const int64_t needed_bytes = size_bytes(state) * mesh_.shard().size();
+  const int64_t needed_bytes = shard_bytes(state) * mesh_.shard().size();
   const auto attempt = [&](bool mine, const std::function<void()>& work) {
     together(world, fmt::format("save step {}", manifest.step), [&] {
       if (mine) write_to_disk(folder_, needed_bytes, work);
@@ -191,7 +192,7 @@ std::string Checkpointer::way_out(int64_t step) const {
   const auto at = std::ranges::lower_bound(steps, step);
   const auto next = at == steps.begin() ? std::string("a new run: there is no older checkpoint")
                                         : fmt::format("step {}, the checkpoint before it", *std::prev(at));
-  return fmt::format("Mend it, or move {} away to go on from {}", step_folder(step), next);
+  return fmt::format("Restore it, or move {} away to go on from {}", step_folder(step), next);
 }
 
 Manifest Checkpointer::read_manifest(int64_t step) const {

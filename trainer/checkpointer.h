@@ -11,6 +11,9 @@
 
 namespace olmoe {
 
+/// Bytes of this rank's slices of `state`, as its shard file holds them: headers come on top.
+int64_t shard_bytes(std::span<const StateTensor> state);
+
 /// Writes and reads `folder`/step_NNNNNNNNN/: one safetensors file of flat slices for each rank of `shard`, and a
 /// manifest written last. A checkpoint is made under a temporary name, fsynced and renamed: it exists when it is
 /// complete. Any number of ranks reads what any number wrote.

@@ -79,7 +79,7 @@ std::string describe(const kernels::cuda::GpuFacts& gpu, const std::optional<std
 
 std::string describe(const DeviceFacts& facts) {
   const auto clock =
-      facts.clock ? fmt::format("{:.0f} of {:.0f} MHz", facts.clock->now_mhz, facts.clock->most_mhz) : "clock not told";
+      facts.clock ? fmt::format("{:.0f} of {:.0f} MHz", facts.clock->now_mhz, facts.clock->most_mhz) : "clock unknown";
   const auto& bound = tightest(facts.memory);
   const auto whose = &bound == &facts.memory.front() ? "" : fmt::format(" ({})", bound.source);
   return fmt::format("{}, {:.1f} of {:.1f} GB free{}, {}", facts.name, static_cast<double>(bound.free_bytes) / 1e9,

@@ -28,7 +28,8 @@ struct PlannedSaves {
 /// Of a run that goes on after `step` with `present` checkpoints in its folder.
 PlannedSaves plan_saves(const Config& config, int64_t step, int64_t present);
 
-/// "checkpoints: 15.0 MiB each, 2 at most, 30.0 MiB more than now; 22.9 MiB are free".
+/// "checkpoints: 15.0 MiB each, at most 2 at one time, 30.0 MiB more than now; 22.9 MiB of 1.0 GiB are free on the
+/// disk".
 std::string describe_saves(const PlannedSaves& plan, const DiskRoom& room);
 /// Where that will not fit into what is free.
 std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& plan, const DiskRoom& room);

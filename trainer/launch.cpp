@@ -49,7 +49,8 @@ void report(const std::exception& error, Communicator& world) {
 struct Job {
   Job() {
     if (launched_by_mpi()) {
-      if (const auto full = describe_full_temporary_folder(process_environment()); !full.empty()) log::warn("{}", full);
+      const auto full = describe_full_temporary_folder(process_environment());
+      if (!full.empty() && local_rank(process_environment()) == 0) log::warn("{}", full);  // once a machine
       mpi.emplace();
       world = mpi->world();
       library = mpi->library_version();

@@ -43,19 +43,28 @@ bool is_evaluation(const std::string& line, int64_t step) {
   return false;
 }
 
-void ensure_finite(int64_t step, const std::string& key, double value) {
+void ensure_finite(int64_t step, const std::string& key, double value, const std::string& advice) {
   if (!std::isfinite(value))
-    throw Error(fmt::format("step {}: {} is {}: not finite, so it is not written, and nothing is saved. Start the run "
-                            "again, which goes on from its newest checkpoint, with a lower optimizer.lr",
-                            step, key, value),
+    throw Error(fmt::format("step {}: {} is {}: not finite, so it is not written. {}", step, key, value, advice),
                 ExitCode::non_finite);
+}
+
+constexpr auto kAfterStep =
+    "Nothing is saved. Start the run again, which goes on from its newest checkpoint, with a lower optimizer.lr";
+
+/// The step may be saved already, and every start after it would evaluate it again.
+std::string after_evaluation(const std::string& run_folder, int64_t step) {
+  return fmt::format("If {}/checkpoints has step {}, move that checkpoint away: the run then goes on from the one "
+                     "before it, with a lower optimizer.lr. If training went well, look at this evaluation set, or "
+                     "leave it out",
+                     run_folder, step);
 }
 
 }  // namespace
 
 MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps,
                        int64_t console_every)
-    : train_steps_(train_steps), console_every_(console_every) {
+    : run_folder_(run_folder), train_steps_(train_steps), console_every_(console_every) {
   if (!writes) return;
   const auto path = run_folder + "/metrics.jsonl";
   if (step == 0) set_aside(path);
@@ -77,7 +86,7 @@ void MetricsLog::write(const StepMetrics& m) {
   const std::initializer_list<std::pair<const char*, double>> numbers{
       {"loss", m.loss},           {"load_balancing_loss", m.load_balancing_loss}, {"router_z_loss", m.router_z_loss},
       {"grad_norm", m.grad_norm}, {"max_expert_load", m.max_expert_load},         {"lr", m.lr}};
-  for (const auto& [key, value] : numbers) ensure_finite(m.step, key, value);
+  for (const auto& [key, value] : numbers) ensure_finite(m.step, key, value, kAfterStep);
   if (!file_) return;
   JsonLine line;
   line.add("step", m.step)
@@ -106,7 +115,8 @@ void MetricsLog::write(const StepMetrics& m) {
 }
 
 void MetricsLog::write(int64_t step, const std::vector<Evaluator::Result>& results) {
-  for (const auto& result : results) ensure_finite(step, fmt::format("eval/{}/loss", result.name), result.loss);
+  for (const auto& result : results)
+    ensure_finite(step, fmt::format("eval/{}/loss", result.name), result.loss, after_evaluation(run_folder_, step));
   if (!file_ || results.empty()) return;
   JsonLine line;
   line.add("step", step);

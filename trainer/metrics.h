@@ -45,6 +45,7 @@ class MetricsLog {
   std::unique_ptr<JsonLinesFile> file_;  // null on ranks that do not write
   std::string problem_;
   bool has_evaluation_ = false;
+  std::string run_folder_;
   int64_t train_steps_, console_every_;
   double seconds_per_step_ = 0;          // smoothed, for the time that is left
 };

@@ -12,7 +12,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "trainer/bus_error.h"
+#include "core/threads.h"
 #include "trainer/environment.h"
 
 namespace olmoe::preemption {
@@ -97,8 +97,7 @@ Listener::Listener(Communicator& world) : world_(world) {
   ended = false;
   now_at = Moment::starting;
   ENSURE(sem_init(&wake, 0, 0) == 0, "no semaphore for signals: {}", errno);
-  thread_ = std::thread([this] { listen(); });
-  explain_bus_errors();
+  thread_ = start_thread<std::thread>("the listener to signals", [this] { listen(); });
   for (const auto& rule : kRules) apply(rule);
   sigset_t all;  // whoever started this process may have had them blocked
   sigemptyset(&all);

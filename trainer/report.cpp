@@ -117,7 +117,8 @@ DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu
   return out;
 }
 
-std::string describe_notices(const Config& config, int world_size) {
+/// What a run would say before its first step, and whether a checkpoint fits on the disk at all.
+DryRun describe_notices(const Config& config, int world_size) {
   const auto facts = read_start_facts(config, find_saved_run(config.run.folder));
   std::string out;
   if (facts.saved.config)
@@ -126,7 +127,12 @@ std::string describe_notices(const Config& config, int world_size) {
   const auto [always, notices] = start_notices(config, world_size, facts);
   for (const auto& fact : always) out += fact + "\n";
   for (const auto& notice : notices) out += fmt::format("notice: {}\n", notice);
-  return out;
+  try {
+    check_disk(config, plan_saves(config, facts.saved.step, facts.saved.checkpoints), facts.disk);
+  } catch (const ConfigError& error) {
+    return {out + fmt::format("notice: {}\n", error.what()), false};
+  }
+  return {out, true};
 }
 
 }  // namespace
@@ -167,8 +173,9 @@ DryRun dry_run(const Config& config, int world_size, const std::string& gpu) {
     out += fmt::format("initial weights: {}\n", folder);
   }
   out += describe_training(config) + describe_evaluation(config);
-  const auto [memory, fits] = describe_fit(config, mesh, gpu, multiprocessors);
-  return {out + memory + describe_notices(config, world_size) + describe_checks(config), fits};
+  const auto memory = describe_fit(config, mesh, gpu, multiprocessors);
+  const auto notices = describe_notices(config, world_size);
+  return {out + memory.text + notices.text + describe_checks(config), memory.fits && notices.fits};
 }
 
 }  // namespace olmoe

@@ -109,7 +109,8 @@ RunLock::RunLock(const std::string& folder, std::chrono::milliseconds patience) 
 }
 
 RunLock::~RunLock() {
-  if (file_) ::unlink(path_.c_str());  // before the lock goes: after it, the file may be another run's
+  // Before the lock goes: after it, the file may be another run's. It is already where somebody removed ours meanwhile.
+  if (file_ && is_at(file_->fd(), path_)) ::unlink(path_.c_str());
 }
 
 void RunLock::check_free(const std::string& folder, std::chrono::milliseconds patience) {

@@ -21,7 +21,7 @@ at::Tensor StepGraph::run(const std::function<at::Tensor()>& work) {
   if (!result_.defined()) {
     restore_();
     record_failed_ = true;
-    recorder_->record([&] { result_ = work(); });
+    recorder_->record([this, work] { result_ = work(); });  // may be kept: a recorder in a test does the work again
     record_failed_ = false;
   }
   recorder_->replay();

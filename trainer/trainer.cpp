@@ -104,10 +104,7 @@ void make_run_folder(const std::string& folder) {
 
 /// A checkpoint that this process may not write is refused before the run trains for it.
 void check_file_size(std::span<const StateTensor> state) {
-  int64_t bytes = 0;
-  for (const auto& tensor : state)
-    for (const auto& slice : tensor.unit->slices())
-      bytes += (slice.end - slice.begin) * static_cast<int64_t>(tensor.flat.element_size());
+  const int64_t bytes = shard_bytes(state);
   if (bytes > file_size_limit())
     throw ConfigError(fmt::format("a checkpoint file of this rank takes {} bytes, but this process may write {} a "
                                   "file: raise the limit (ulimit -f unlimited), or shard over more ranks",
@@ -203,7 +200,6 @@ void Trainer::start_or_resume() {
   agree(world, [&] {
     if (trains) check_file_size(optimizer_->state());
   });
-  lock_folder(latest);
   if (!latest) {
     const auto& folder = config_.train.init_from;
     if (!folder.empty()) agree_on_weights(world, folder);
@@ -211,9 +207,11 @@ void Trainer::start_or_resume() {
     ensure_finite(world, optimizer_->state(),
                   folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
                   "Start from weights that are finite");
+    lock_folder(latest);
     log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
     return;
   }
+  lock_folder(latest);
   checkpointer_.load(manifest, optimizer_->state());
   for (const auto& unit : runner_->units()) unit->invalidate();
   step_ = saved_step_ = manifest.step;

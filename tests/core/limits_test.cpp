@@ -74,6 +74,16 @@ TEST_CASE("too many open files are told with ulimit -n") {
   CHECK(text == "cannot open '" + path + "': Too many open files (ulimit -n allows 3 open files)");
 }
 
+TEST_CASE("the limit of open files is raised as far as it may be") {
+  const Lowered lowered(RLIMIT_NOFILE, 40);
+  CHECK(open_file_limit() == 40);
+  raise_open_file_limit();
+  rlimit limit{};
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  CHECK(limit.rlim_cur == limit.rlim_max);
+  CHECK(open_file_limit() > 40);
+}
+
 TEST_CASE("a thread that cannot be started is an error that names it and the limits") {
   CHECK_THROWS_AS(start_thread<Refused>("the thread of the loader", [] {}), ConfigError);
   const auto text = error_of([] { start_thread<Refused>("the thread of the loader", [] {}); });

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "core/cgroups.h"
 #include "core/error.h"
 #include "support/catch.h"
 #include "support/made_up_system.h"
@@ -175,4 +176,15 @@ TEST_CASE("this system tells its memory and its CPUs") {
   CHECK(tightest(bounds).free_bytes > 0);
   CHECK(tightest(bounds).free_bytes <= bounds[0].total_bytes);
   CHECK(tightest(cpu_bounds()).cpus > 0);
+}
+
+TEST_CASE("the control groups that limit threads are named, one above this process's too") {
+  MadeUpSystem system;
+  system.in_group("/job_7/step_0")
+      .file("/sys/fs/cgroup/job_7/pids.max", "4096\n")
+      .file("/sys/fs/cgroup/job_7/step_0/pids.max", "max\n");
+  const auto limits = cgroups::task_limits(system.view().root);
+  REQUIRE(limits.size() == 1);
+  CHECK(limits[0].name == "pids.max of /job_7");
+  CHECK(limits[0].tasks == 4096);
 }

@@ -263,6 +263,11 @@ class DryRun(BadInputTest):
         write_tokens(self.folder / "high.npy", [5] * 15 + [64])
         self.assert_plan_refused(DATA, ["high.npy", "id 64"], "evaluation.paths=[high.npy, gone.npy]")
 
+    def test_a_disk_smaller_than_a_checkpoint(self):
+        code, text = self.outcome(self.config, "--dry-run", "run.folder=/proc/run")  # which stores nothing
+        self.assertEqual(code, CONFIG, text)
+        self.assertRegex(text, r"(?m)^notice: run\.folder: a checkpoint takes .*\n(.*\n)*checked: the config")
+
     def test_initial_weights(self):
         self.assert_plan_refused(CHECKPOINT, ["no_weights/config.json"], "train.init_from=no_weights")
 
@@ -312,6 +317,10 @@ class Checkpoint(BadInputTest):
         self.assert_refused(CHECKPOINT, ["manifest.json", "hash"], self.config)
         manifest.write_text(good[: len(good) // 2])
         self.assert_refused(CHECKPOINT, ["manifest.json", "damaged"], self.config, launches=(0,))
+
+    def test_initial_weights_that_are_not_there(self):
+        self.assert_refused(CHECKPOINT, ["no_weights/config.json"], self.config, "train.init_from=no_weights",
+                            "run.folder=another")
 
     def test_another_model_or_another_order_of_data(self):
         for override in ("model.num_layers=3", "run.seed=7", "train.global_batch_size=4"):

@@ -15,8 +15,6 @@ using namespace olmoe;
 namespace {
 
 using test::kNoting;
-using test::NotingGuard;
-C10_REGISTER_GUARD_IMPL(PrivateUse1, NotingGuard)
 
 test::NotedStreams& notes() { return test::noted_streams(); }
 

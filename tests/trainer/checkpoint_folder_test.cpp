@@ -85,7 +85,7 @@ TEST_CASE("damaged, renamed and missing parts of a checkpoint are told with what
     problem = "100 bytes, but its manifest says";
   }
   SECTION("a shard that is gone") { fs::remove(newest + "/shard_00000.safetensors"), problem = "No such file"; }
-  const auto advice = "Mend it, or move " + newest + " away to go on from ";
+  const auto advice = "Restore it, or move " + newest + " away to go on from ";
   CHECK_THAT(refusal(checkpoints),
              Catch::Contains(problem) && Catch::EndsWith(advice + "step 7, the checkpoint before it"));
   fs::remove_all(checkpoints + "/step_000000007");

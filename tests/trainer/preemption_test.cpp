@@ -17,6 +17,7 @@
 #include "core/files.h"
 #include "support/catch.h"
 #include "support/temp_folder.h"
+#include "trainer/environment.h"
 
 namespace {
 
@@ -79,6 +80,7 @@ TEST_CASE("a mapped file that becomes shorter ends the process with its name and
   for (const auto& [name, code] : files) {
     const auto path = folder.add(name, std::string(10000, 'x')), says = folder / "says";
     const auto shrink = [&path = path] {
+      prepare_process();
       const FileDescriptor file(path, O_RDONLY);
       void* mapped = ::mmap(nullptr, 10000, PROT_READ, MAP_SHARED, file.fd(), 0);
       if (::truncate(path.c_str(), 100) != 0) ::_exit(98);
@@ -89,6 +91,7 @@ TEST_CASE("a mapped file that becomes shorter ends the process with its name and
     CHECK_THAT(read_text(says), Catch::Contains(path + ": became shorter while it was read"));
   }
   const auto other = [] {
+    prepare_process();
     preemption::enter(Moment::training);
     ::raise(SIGBUS);
     ::sleep(60);

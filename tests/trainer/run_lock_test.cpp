@@ -100,6 +100,17 @@ TEST_CASE("the lock goes with its file, and one that is looked for leaves nothin
   CHECK(std::filesystem::is_empty(run));
 }
 
+TEST_CASE("a lock whose file somebody replaced leaves the other one there") {
+  const TempFolder folder;
+  const auto path = folder / "run.lock";
+  {
+    const RunLock lock(folder / "", 0ms);
+    std::filesystem::remove(path);
+    folder.add("run.lock", "process 1 on another host\n");
+  }
+  CHECK(read_text(path) == "process 1 on another host\n");
+}
+
 TEST_CASE("a program that the run started and that outlives it does not hold the lock") {
   const TempFolder folder;
   const auto path = folder / ".";

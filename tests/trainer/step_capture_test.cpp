@@ -8,7 +8,6 @@ namespace {
 
 using namespace olmoe;
 using namespace olmoe::test;
-C10_REGISTER_GUARD_IMPL(PrivateUse1, NotingGuard)
 
 constexpr int64_t kWidth = 4;
 
