@@ -264,7 +264,7 @@ TEST_CASE("GPU: causal attention and its gradients", "[cuda]") {
       {{2, 64, 4, 4, 64}, {1, 130, 4, 2, 128}, {3, 1, 2, 1, 32}, {0, 8, 2, 2, 32}}));
   CAPTURE(dtype, B, S, H, G, d);
   const auto fused = normal({B, S, H + 2 * G, d}, dtype, 1), dy = normal({B, S, H, d}, dtype, 2);
-  const auto split = [&](const at::Tensor& x) {
+  const auto split = [H = H, G = G](const at::Tensor& x) {  // named: clang before 16 captures no binding by itself
     return Qkv{x.narrow(2, 0, H), x.narrow(2, H, G), x.narrow(2, H + G, G)};
   };
   const auto gpu_fused = gpu(fused);
