@@ -200,17 +200,12 @@ class Parts {
     auto targets_N = at::empty({N_}, at::kLong).random_(0, V);
     auto logits_NV = tensor({N_, V}), dw = at::empty_like(w_VD), dx = at::empty_like(x_ND);
     add(
-        "head and loss, forward", 1,
+        "head and loss", 1,
         [=, chunk = model_.loss_chunk] {
-          kernels::linear_cross_entropy(x_ND, w_VD, targets_N, chunk);
-        },
-        [=]() mutable { at::mm_out(logits_NV, x_ND, w_VD.t()); });
-    add(
-        "head and loss, backward", 1,
-        [=, chunk = model_.loss_chunk] {
-          kernels::linear_cross_entropy_backward(at::full({}, 1e-3, at::kDouble), x_ND, w_VD, targets_N, chunk, dw_VD);
+          kernels::linear_cross_entropy_with_grads(at::full({}, 1e-3, at::kDouble), x_ND, w_VD, targets_N, chunk, dw_VD);
         },
         [=]() mutable {
+          at::mm_out(logits_NV, x_ND, w_VD.t());
           at::mm_out(dx, logits_NV, w_VD);
           at::mm_out(dw, logits_NV.t(), x_ND);
         });

@@ -31,6 +31,12 @@ SoftmaxSum<Acc<T>> softmax_sum(const T* logits, int64_t V) {
   return {highest, sum};
 }
 
+/// -log softmax[target], of a row's sums and its target's logit.
+template <typename A>
+double loss_of(SoftmaxSum<A> row, A logit) {
+  return std::log(static_cast<double>(row.sum)) + row.highest - logit;
+}
+
 /// -log softmax[target] of each row; an ignored target's is zero.
 template <typename T>
 void row_losses(const at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
@@ -42,30 +48,32 @@ void row_losses(const at::Tensor& logits_CV, const at::Tensor& targets_C, at::Te
     for (int64_t n = begin; n < end; ++n) {
       losses[n] = 0;
       if (targets[n] == kIgnoredTarget) continue;
-      const auto [highest, sum] = softmax_sum(all + n * V, V);
-      losses[n] = std::log(static_cast<double>(sum)) + highest - load(all[n * V + targets[n]]);
+      losses[n] = loss_of(softmax_sum(all + n * V, V), load(all[n * V + targets[n]]));
     }
   });
 }
 
-/// Replaces logits by their gradient, scale * (softmax - one-hot target); zero where the target is
+/// The same losses; logits are replaced by their gradient, scale * (softmax - one-hot target), zero where the target is
 /// ignored.
 template <typename T>
-void logits_to_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, double scale) {
+void row_losses_and_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, double scale, at::Tensor& losses_C) {
   T* const all = logits_CV.data_ptr<T>();
   const int64_t* const targets = targets_C.const_data_ptr<int64_t>();
+  double* const losses = losses_C.data_ptr<double>();
   const int64_t V = logits_CV.size(1);
   for_rows(logits_CV.size(0), 4 * V, [=](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       T* const logits = all + n * V;
+      losses[n] = 0;
       if (targets[n] == kIgnoredTarget) {
         std::fill(logits, logits + V, rounded<T>(0));
         continue;
       }
       const auto stats = softmax_sum(logits, V);
       const Acc<T> highest = stats.highest, factor = static_cast<Acc<T>>(scale / stats.sum);
-      const Acc<T> target =
-          fast_exp(load(logits[targets[n]]) - highest) * factor - static_cast<Acc<T>>(scale);
+      const Acc<T> logit = load(logits[targets[n]]);
+      const Acc<T> target = fast_exp(logit - highest) * factor - static_cast<Acc<T>>(scale);
+      losses[n] = loss_of(stats, logit);
 #pragma omp simd
       for (int64_t v = 0; v < V; ++v)
         logits[v] = rounded<T>(fast_exp(load(logits[v]) - highest) * factor);
@@ -82,10 +90,10 @@ void ensure_targets(const at::Tensor& targets_N, int64_t V) {
            "target {} of token {}, but the vocabulary has {}", targets[n], n, V);
 }
 
-/// Calls f(first, rows) for each chunk of tokens, after the checks that both passes need.
+/// Calls f(first, logits, targets, losses) for each chunk of tokens, and returns the sum of all losses.
 template <typename F>
-void for_chunks(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
-                int64_t chunk, const F& f) {
+at::Tensor sum_over_chunks(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N, int64_t chunk,
+                           const F& f) {
   ensure_dim(x_ND, 2, "cross entropy: x");
   ensure_dim(w_VD, 2, "cross entropy: weight");
   ensure_together(w_VD, x_ND, "cross entropy: weight");
@@ -95,49 +103,51 @@ void for_chunks(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor
   ENSURE(targets_N.is_contiguous() && targets_N.sizes() == at::IntArrayRef({N}),
          "cross entropy: targets must be contiguous, one for each of {} tokens", N);
   if (targets_N.is_cpu()) ensure_targets(targets_N, V);
-  for (int64_t first = 0; first < N; first += chunk) f(first, std::min(chunk, N - first));
+  const at::Tensor losses_N = at::empty({N}, x_ND.options().dtype(at::kDouble));
+  const at::Tensor buffer_CV = at::empty({std::min(chunk, N), V}, x_ND.options());
+  for (int64_t first = 0; first < N; first += chunk) {
+    const int64_t rows = std::min(chunk, N - first);
+    at::Tensor logits_CV = buffer_CV.narrow(0, 0, rows), losses_C = losses_N.narrow(0, first, rows);
+    at::mm_out(logits_CV, x_ND.narrow(0, first, rows), w_VD.t());
+    f(first, logits_CV, targets_N.narrow(0, first, rows), losses_C);
+  }
+  if (losses_N.is_cuda()) return losses_N.sum();
+  const double* const losses = losses_N.const_data_ptr<double>();  // in order, whatever the number of threads
+  return at::scalar_tensor(std::accumulate(losses, losses + N, 0.0), losses_N.options());
 }
 
-void replace_by_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& scale) {
-  if (logits_CV.is_cuda()) return cuda::logits_to_grads(logits_CV, targets_C, scale);
-  const double factor = scale.item<double>();
-  for_dtype(logits_CV.scalar_type(), [&]<typename T>() { logits_to_grads<T>(logits_CV, targets_C, factor); });
+void replace_by_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& seed, at::Tensor& losses_C) {
+  if (logits_CV.is_cuda()) return cuda::row_losses_and_grads(logits_CV, targets_C, seed, losses_C);
+  const double scale = seed.item<double>();
+  for_dtype(logits_CV.scalar_type(),
+            [&]<typename T>() { row_losses_and_grads<T>(logits_CV, targets_C, scale, losses_C); });
 }
 
 }  // namespace
 
-at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD,
-                                const at::Tensor& targets_N, int64_t chunk) {
-  at::Tensor losses_N = at::empty({x_ND.size(0)}, x_ND.options().dtype(at::kDouble));
-  at::Tensor buffer_CV = at::empty({std::min(chunk, x_ND.size(0)), w_VD.size(0)}, x_ND.options());
-  for_chunks(x_ND, w_VD, targets_N, chunk, [&](int64_t first, int64_t rows) {
-    at::Tensor logits = buffer_CV.narrow(0, 0, rows);
-    at::mm_out(logits, x_ND.narrow(0, first, rows), w_VD.t());
-    const at::Tensor targets_C = targets_N.narrow(0, first, rows);
-    at::Tensor losses_C = losses_N.narrow(0, first, rows);
-    if (logits.is_cuda()) return cuda::row_losses(logits, targets_C, losses_C);
-    for_dtype(logits.scalar_type(), [&]<typename T>() { row_losses<T>(logits, targets_C, losses_C); });
+at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
+                                int64_t chunk) {
+  return sum_over_chunks(x_ND, w_VD, targets_N, chunk,
+                         [](int64_t, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
+    if (logits_CV.is_cuda()) return cuda::row_losses(logits_CV, targets_C, losses_C);
+    for_dtype(logits_CV.scalar_type(), [&]<typename T>() { row_losses<T>(logits_CV, targets_C, losses_C); });
   });
-  if (losses_N.is_cuda()) return losses_N.sum();
-  const double* const losses = losses_N.const_data_ptr<double>();  // in order, whatever the number of threads
-  return at::scalar_tensor(std::accumulate(losses, losses + losses_N.numel(), 0.0), losses_N.options());
 }
 
-at::Tensor linear_cross_entropy_backward(const at::Tensor& scale, const at::Tensor& x_ND,
-                                         const at::Tensor& w_VD, const at::Tensor& targets_N,
-                                         int64_t chunk, at::Tensor dw_VD) {
-  ENSURE(scale.numel() == 1 && scale.scalar_type() == at::kDouble, "cross entropy: the seed must be one float64");
+LossAndGrad linear_cross_entropy_with_grads(const at::Tensor& seed, const at::Tensor& x_ND, const at::Tensor& w_VD,
+                                            const at::Tensor& targets_N, int64_t chunk, at::Tensor dw_VD) {
+  ENSURE(seed.numel() == 1 && seed.scalar_type() == at::kDouble, "cross entropy: the seed must be one float64");
   at::Tensor dx_ND = at::empty(x_ND.sizes(), x_ND.options());
-  at::Tensor buffer_CV = at::empty({std::min(chunk, x_ND.size(0)), w_VD.size(0)}, x_ND.options());
-  for_chunks(x_ND, w_VD, targets_N, chunk, [&](int64_t first, int64_t rows) {
-    at::Tensor logits = buffer_CV.narrow(0, 0, rows), dx = dx_ND.narrow(0, first, rows);
-    const at::Tensor x = x_ND.narrow(0, first, rows);
-    at::mm_out(logits, x, w_VD.t());
-    replace_by_grads(logits, targets_N.narrow(0, first, rows), scale);
-    at::mm_out(dx, logits, w_VD);
-    gemm_weight_grad(logits, x, dw_VD);
+  const auto loss = sum_over_chunks(
+      x_ND, w_VD, targets_N, chunk,
+      [&](int64_t first, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
+    const int64_t rows = logits_CV.size(0);
+    at::Tensor dx_CD = dx_ND.narrow(0, first, rows);
+    replace_by_grads(logits_CV, targets_C, seed, losses_C);
+    at::mm_out(dx_CD, logits_CV, w_VD);
+    gemm_weight_grad(logits_CV, x_ND.narrow(0, first, rows), dw_VD);
   });
-  return dx_ND;
+  return {loss, dx_ND};
 }
 
 }  // namespace olmoe::kernels

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kThreads = 512;
 /// Two or three blocks to a multiprocessor: then the rows in work, 100 kB each at OLMoE's vocabulary, stay in the L2
-/// cache between the two passes of logits_to_grads.
+/// cache between the two passes of row_loss_and_grads.
 template <typename T>
 constexpr int kBlocksAtOnce = sizeof(T) == sizeof(double) ? 1 : 2;
 
@@ -40,6 +40,12 @@ __device__ SoftmaxSum<Acc<T>> softmax_sum(const T* logits, int64_t V) {
   return {highest_of_row, block_sum(sum * fast_exp(highest - highest_of_row))};
 }
 
+/// -log softmax[target], of a row's sums and its target's logit.
+template <typename A>
+__device__ double loss_of(SoftmaxSum<A> row, A logit) {
+  return std::log(static_cast<double>(row.sum)) + row.highest - logit;
+}
+
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
     row_loss(const T* logits_CV, const int64_t* targets_C, int64_t V, double* losses_C) {
@@ -50,25 +56,26 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
     return;
   }
   CUDA_KERNEL_ASSERT(target >= 0 && target < V);
-  const auto [highest, sum] = softmax_sum<N>(logits, V);
-  if (threadIdx.x == 0) losses_C[n] = std::log(static_cast<double>(sum)) + highest - load(logits[target]);
+  const auto row = softmax_sum<N>(logits, V);
+  if (threadIdx.x == 0) losses_C[n] = loss_of(row, load(logits[target]));
 }
 
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
-    row_grads(T* logits_CV, const int64_t* targets_C, int64_t V, const double* seed) {
+    row_loss_and_grads(T* logits_CV, const int64_t* targets_C, int64_t V, const double* seed, double* losses_C) {
   const int64_t target = targets_C[blockIdx.x];
   T* const logits = logits_CV + blockIdx.x * V;
   if (target == kIgnoredTarget) {
     const Vector<T, N> zero{};
     for (int64_t v = static_cast<int64_t>(threadIdx.x) * N; v < V; v += kThreads * N) store_vector(logits + v, zero);
+    if (threadIdx.x == 0) losses_C[blockIdx.x] = 0;
     return;
   }
   CUDA_KERNEL_ASSERT(target >= 0 && target < V);
   const Acc<T> at_target = load(logits[target]);  // before the barriers of the sum, after which it is overwritten
-  const auto [highest, sum] = softmax_sum<N>(logits, V);
+  const auto row = softmax_sum<N>(logits, V);
   const double scale = *seed;
-  const Acc<T> factor = static_cast<Acc<T>>(scale / sum);
+  const Acc<T> highest = row.highest, factor = static_cast<Acc<T>>(scale / row.sum);
 #pragma unroll 2
   for (int64_t v = static_cast<int64_t>(threadIdx.x) * N; v < V; v += kThreads * N) {
     auto part = load_vector<N>(logits + v);
@@ -77,8 +84,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
     store_vector(logits + v, part);
   }
   __syncthreads();  // the target's gradient overwrites what was stored there
-  if (threadIdx.x == 0)
-    logits[target] = rounded<T>(fast_exp(at_target - highest) * factor - static_cast<Acc<T>>(scale));
+  if (threadIdx.x != 0) return;
+  logits[target] = rounded<T>(fast_exp(at_target - highest) * factor - static_cast<Acc<T>>(scale));
+  losses_C[blockIdx.x] = loss_of(row, at_target);
 }
 
 }  // namespace
@@ -97,16 +105,18 @@ void row_losses(const at::Tensor& logits_CV, const at::Tensor& targets_C, at::Te
   });
 }
 
-void logits_to_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& scale) {
+void row_losses_and_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& seed,
+                          at::Tensor& losses_C) {
   const int64_t C = logits_CV.size(0), V = logits_CV.size(1);
   if (C == 0) return;
   const Launch launch(logits_CV);
   const int64_t* const targets = targets_C.const_data_ptr<int64_t>();
-  const double* const seed = scale.const_data_ptr<double>();
+  const double* const scale = seed.const_data_ptr<double>();
+  double* const losses = losses_C.data_ptr<double>();
   for_dtype(logits_CV.scalar_type(), [&]<typename T>() {
     T* const logits = logits_CV.data_ptr<T>();
     for_width<T>(rows_are_vectors(logits, V, V), [&]<int N>() {
-      row_grads<T, N><<<blocks_for(C, 1), kThreads, 0, launch>>>(logits, targets, V, seed);
+      row_loss_and_grads<T, N><<<blocks_for(C, 1), kThreads, 0, launch>>>(logits, targets, V, scale, losses);
     });
   });
 }

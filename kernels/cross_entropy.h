@@ -10,9 +10,12 @@ namespace olmoe::kernels {
 /// count zero. Logits are made `chunk` tokens at a time and never all held; statistics in at least fp32.
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                 int64_t chunk);
-/// Gradients for a seed of d(sum) = `scale`, a float64 scalar: returns dx_ND, adds to dw_VD (at least fp32). Recomputes
-/// the logits.
-at::Tensor linear_cross_entropy_backward(const at::Tensor& scale, const at::Tensor& x_ND, const at::Tensor& w_VD,
-                                         const at::Tensor& targets_N, int64_t chunk, at::Tensor dw_VD);
+/// The same sum, with its gradients for a seed of d(sum) = `seed`, a float64 scalar: dx_ND, and that of the weight, which
+/// is added to dw_VD (at least fp32). A chunk of logits is made once, and its gradient takes its place.
+struct LossAndGrad {
+  at::Tensor loss, dx_ND;
+};
+LossAndGrad linear_cross_entropy_with_grads(const at::Tensor& seed, const at::Tensor& x_ND, const at::Tensor& w_VD,
+                                            const at::Tensor& targets_N, int64_t chunk, at::Tensor dw_VD);
 
 }  // namespace olmoe::kernels

@@ -58,8 +58,9 @@ void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Te
 
 /// losses_C (float64) of one chunk of C tokens; zero where the target is ignored.
 void row_losses(const at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C);
-/// Replaces logits by scale * (softmax - one-hot target); scale is a float64 scalar.
-void logits_to_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& scale);
+/// The same losses; logits are replaced by seed * (softmax - one-hot target); seed is a float64 scalar.
+void row_losses_and_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& seed,
+                          at::Tensor& losses_C);
 
 /// y_RO = x_RI * w_EIO of each row's expert; w may be a transposed view.
 at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EIO, const at::Tensor& offsets_E);

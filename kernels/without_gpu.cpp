@@ -48,7 +48,9 @@ void swiglu_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, Sw
 void embedding(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("embedding"); }
 void embedding_backward(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("embedding_backward"); }
 void row_losses(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("row_losses"); }
-void logits_to_grads(at::Tensor&, const at::Tensor&, const at::Tensor&) { refuse("logits_to_grads"); }
+void row_losses_and_grads(at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor&) {
+  refuse("row_losses_and_grads");
+}
 at::Tensor grouped_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&) { refuse("grouped_gemm"); }
 void grouped_gemm_weight_grad(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor&) {
   refuse("grouped_gemm_weight_grad");

@@ -10,7 +10,7 @@
 namespace olmoe {
 
 /// The last stage: final norm, projection to the vocabulary, cross-entropy summed over targets. In training and
-/// evaluation the logits exist a chunk at a time.
+/// evaluation the logits exist a chunk at a time; the forward of a training pass makes their gradients while they do.
 class Head : public Stage {
  public:
   explicit Head(const ModelConfig& config) : config_(config) {}

@@ -93,16 +93,15 @@ struct SwigluLinearFunction : Function<SwigluLinearFunction> {
 
 struct CrossEntropyFunction : Function<CrossEntropyFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& w_VD,
-                            const at::Tensor& targets_N, int64_t chunk) {
-    ctx->save_for_backward({x_ND, w_VD, targets_N});
-    ctx->saved_data["chunk"] = chunk;
-    return kernels::linear_cross_entropy(x_ND, w_VD, targets_N, chunk);
+                            const at::Tensor& targets_N, int64_t chunk, const at::Tensor& seed) {
+    auto out = kernels::linear_cross_entropy_with_grads(seed, x_ND, w_VD, targets_N, chunk, weight_grad(w_VD));
+    ctx->save_for_backward({out.dx_ND, seed});
+    return out.loss;
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    auto saved = ctx->get_saved_variables();
-    auto dx = kernels::linear_cross_entropy_backward(grads[0], saved[0], saved[1], saved[2],
-                                                     ctx->saved_data["chunk"].toInt(), weight_grad(saved[1]));
-    return {dx, {}, {}, {}};
+    const auto saved = ctx->get_saved_variables();
+    ENSURE(grads[0].is_alias_of(saved[1]), "cross entropy: its gradients were made for another seed");
+    return {saved[0], {}, {}, {}, {}};
   }
 };
 
@@ -144,8 +143,9 @@ at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const 
 }
 
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
-                                int64_t chunk) {
-  return CrossEntropyFunction::apply(x_ND, w_VD, targets_N, chunk);
+                                int64_t chunk, const at::Tensor& seed) {
+  if (!seed.defined()) return kernels::linear_cross_entropy(x_ND, w_VD, targets_N, chunk);
+  return CrossEntropyFunction::apply(x_ND, w_VD, targets_N, chunk, seed);
 }
 
 }  // namespace olmoe

@@ -51,6 +51,7 @@ struct StageContext {
   Phase phase;
   Routing& routing;
   Keep keep = Keep::all;
+  at::Tensor loss_seed = {};  ///< of a training pass: d(total) / d(summed cross-entropy), a float64 scalar
 };
 
 struct StageOut {

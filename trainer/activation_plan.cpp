@@ -174,8 +174,9 @@ Moment fullest_moment(const Config& config, MeshShape mesh, int multiprocessors)
   const int64_t before = inputs + (m.num_layers - 1) * waiting;
 
   const int64_t logits = std::min(p.N, m.loss_chunk) * m.vocab_size * p.value;
+  constexpr int64_t kLoss = sizeof(double);  // of a token
   const std::array moments{
-      Moment{"backward of the head", before + waiting, p.N * (2 * row + p.master) + logits},
+      Moment{"loss and its gradients", before + waiting, p.N * (2 * row + p.master + kLoss) + logits},
       Moment{"backward of the last feed-forward", before + attention + ffn, p.N * row + ffn_temporaries(p)},
       Moment{"backward of the last attention", before + attention,
              p.N * (row + attention_temporaries(p)) + p.flash_bytes}};

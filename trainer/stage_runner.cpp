@@ -144,9 +144,10 @@ void StageRunner::release(size_t stage) {
 
 void StageRunner::train_pass(const Batch& batch, LossScale scale, bool last_of_step) {
   const auto here = on_device(batch, options_.device);
-  const auto loss = forward(here, Phase::train, stages_.size());
-  totals_.losses_3[0] += loss;
-  backward(here, scale, /*reduces=*/last_of_step || options_.grads == Residency::pooled);
+  const auto loss_seed =
+      at::full({}, scale.per_target, at::TensorOptions().dtype(at::kDouble).device(options_.device));
+  totals_.losses_3[0] += forward(here, Phase::train, stages_.size(), loss_seed);
+  backward(here, loss_seed, scale.aux_share, /*reduces=*/last_of_step || options_.grads == Residency::pooled);
 }
 
 at::Tensor StageRunner::evaluate(const Batch& batch) {
@@ -167,11 +168,12 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
 //   buffer of weights     Holds every second stage. Stage s+1 is gathered into that of s-1 (backward: s-1 into that of
 //                         s+1) when the caller's line holds the last reader of the old tenant, and s not yet.
 //   buffer of gradients   Zeroed on the caller's line for stage s-1 after it waited for the reduction of s+1, its last
-//                         reader; it does so just before the reduction of s, which the backward of s-1 hides.
+//                         reader; it does so just before the reduction of s, which the backward of s-1 hides. That of
+//                         the last stage, whose forward makes gradients, before it: no reduction is then on its way.
 //   any other tensor      What a lane touches lives as long as the runner. (Communicators may make scratch of their own
 //                         on the lane's stream, and use it nowhere else.)
 //   shard, grad           The optimizer runs on the caller's line, which has waited for all gathers and reductions.
-at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages) {
+at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed) {
   at::Tensor x;  // undefined for the first stage, which reads the batch
   for (size_t s = 0; s < num_stages; ++s) {
     // The last stage's backward follows its forward at once: there is nothing to gain in running it twice.
@@ -179,10 +181,11 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     auto& saved = saved_[s];
     saved = {};
     if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
-    StageContext context{batch, phase, saved.routing, options_.keep};
+    StageContext context{batch, phase, saved.routing, options_.keep, loss_seed};
     gather(s);  // of the first stage: the others were gathered ahead
     gather_lane_.wait();
     if (s + 1 < num_stages) gather(s + 1);
+    if (phase == Phase::train && s + 1 == stages_.size()) claim_grads(s);
     {
       at::AutoGradMode grad_mode(keep_graph);
       saved.out = stages_[s]->forward(saved.x, context);
@@ -195,14 +198,14 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
   return x;
 }
 
-void StageRunner::backward(const Batch& batch, LossScale scale, bool reduces) {
-  auto dy = at::full({}, scale.per_target, at::TensorOptions().dtype(at::kDouble).device(options_.device));
+void StageRunner::backward(const Batch& batch, const at::Tensor& loss_seed, double aux_share, bool reduces) {
+  auto dy = loss_seed;
   for (size_t s = stages_.size(); s-- > 0;) {
-    add_to_totals(s, scale.aux_share);
+    add_to_totals(s, aux_share);
     gather(s);
     gather_lane_.wait();
     if (s > 0) gather(s - 1);
-    backward_stage(s, batch, dy, scale.aux_share);
+    backward_stage(s, batch, dy, aux_share);
     reduce_lane_.wait();  // for stage s + 1, whose gradients lie where those of s - 1 go
     if (reduces) reduce(s);
     release(s);
@@ -212,6 +215,14 @@ void StageRunner::backward(const Batch& batch, LossScale scale, bool reduces) {
   reduce_lane_.wait();
 }
 
+/// Before anything is added to the full gradients of a stage, which are zero then, or this step's.
+void StageRunner::claim_grads(size_t stage) {
+  for (auto* unit : units_of_[stage]) {
+    ENSURE(unit->gathered(), "stage {}: the weights of {} are not in their buffer", stage, unit->params().front().name);
+    unit->zero_full_grads();
+  }
+}
+
 void StageRunner::backward_stage(size_t stage, const Batch& batch, const at::Tensor& dy, double aux_share) {
   auto& saved = saved_[stage];
   if (!saved.out.y.defined()) {
@@ -219,10 +230,7 @@ void StageRunner::backward_stage(size_t stage, const Batch& batch, const at::Ten
     at::AutoGradMode grad_mode(true);
     saved.out = stages_[stage]->forward(saved.x, context);
   }
-  for (auto* unit : units_of_[stage]) {
-    ENSURE(unit->gathered(), "stage {}: the weights of {} are not in their buffer", stage, unit->params().front().name);
-    unit->zero_full_grads();
-  }
+  claim_grads(stage);
   std::vector<at::Tensor> roots{saved.out.y}, seeds{dy};
   if (saved.out.aux.defined()) {
     roots.push_back(saved.out.aux);

@@ -85,8 +85,9 @@ class StageRunner {
   void gather(size_t stage);
   void reduce(size_t stage);
   void release(size_t stage);
-  at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages);
-  void backward(const Batch& batch, LossScale scale, bool reduces);
+  void claim_grads(size_t stage);
+  at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed = {});
+  void backward(const Batch& batch, const at::Tensor& loss_seed, double aux_share, bool reduces);
   void backward_stage(size_t stage, const Batch& batch, const at::Tensor& dy, double aux_share);
   void add_to_totals(size_t stage, double aux_share);
 

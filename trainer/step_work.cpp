@@ -128,17 +128,14 @@ void add_rows(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flop
   parts.push_back({"routing", Bound::memory, {0, routing_bytes}, {0, routing_bytes}, {}});
 }
 
-/// Embedding, and the head, whose backward computes the logits again.
+/// Embedding, and the head, whose gradients are made while the logits exist.
 void add_ends(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops) {
   const double rows = s.tokens * s.width;
   parts.push_back({"embedding", Bound::memory, {0, 2 * rows * kCompute}, {0, rows * (kCompute + 2 * kMaster)}, {}});
-  auto head = products("head", Bound::dense_gemm, flops.head * s.tokens, s.tokens * (s.width + s.vocab),
-                       s.passes * s.width * s.vocab, 2 * kMaster);
-  head.backward.flops += head.forward.flops;
-  head.backward.bytes += head.forward.bytes;
-  parts.push_back(head);
+  parts.push_back(products("head", Bound::dense_gemm, flops.head * s.tokens, s.tokens * (s.width + s.vocab),
+                           s.passes * s.width * s.vocab, 2 * kMaster));
   const double logits = s.tokens * s.vocab * kCompute;
-  parts.push_back({"cross-entropy", Bound::memory, {0, logits}, {0, 2 * logits}, {}});
+  parts.push_back({"cross-entropy", Bound::memory, {0, logits}, {0, logits}, {}});
 }
 
 /// What is done to weights and gradients, and not to tokens.

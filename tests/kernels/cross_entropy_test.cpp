@@ -42,7 +42,8 @@ TEST_CASE("linear_cross_entropy and its gradients equal the formula", "[kernels]
   REQUIRE(loss.scalar_type() == at::kDouble);
   CHECK(relative_error(loss, loss_ref) < bound(dtype, D + V));
   at::Tensor dw = at::ones({V, D}, statistics_dtype(dtype));
-  const at::Tensor dx = linear_cross_entropy_backward(at::full({}, 0.25, at::kDouble), x, w, targets, chunk, dw);
+  const auto [same_loss, dx] = linear_cross_entropy_with_grads(at::full({}, 0.25, at::kDouble), x, w, targets, chunk, dw);
+  CHECK(same_bits(same_loss, loss));
   // bf16 logits of size |l| carry an error of 2^-8 |l|, which the softmax passes on: 8 roundings
   // cover |l| < 8.
   CHECK(relative_error(dx, x_ref.grad()) < bound(dtype, V, 8));
@@ -58,6 +59,21 @@ TEST_CASE("linear_cross_entropy does not depend on the chunk in float64", "[kern
   CHECK(relative_error(linear_cross_entropy(x, w, targets, 7), whole) < 1e-14);
 }
 
+TEST_CASE("the weight's gradient of the loss is added to, chunk by chunk", "[kernels]") {
+  const int64_t N = 23, D = 8, V = 40, chunk = 6;
+  const at::Tensor x = normal({N, D}, at::kFloat, 5), w = normal({V, D}, at::kFloat, 6), targets = random_targets(N, V),
+                   seed = at::full({}, 1.0 / 3, at::kDouble);
+  // Chunk by chunk, by hand: each adds to the sum of those before.
+  at::Tensor dw = at::full({V, D}, 2), expected_dw = at::full({V, D}, 2), expected_dx = at::empty({N, D});
+  for (int64_t first = 0; first < N; first += chunk) {
+    const auto rows = [&](const at::Tensor& t) { return t.narrow(0, first, std::min(chunk, N - first)); };
+    rows(expected_dx).copy_(
+        linear_cross_entropy_with_grads(seed, rows(x), w, rows(targets), chunk, expected_dw).dx_ND);
+  }
+  CHECK(same_bits(linear_cross_entropy_with_grads(seed, x, w, targets, chunk, dw).dx_ND, expected_dx));
+  CHECK(same_bits(dw, expected_dw));
+}
+
 TEST_CASE("extreme logits give an exact loss", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const at::Tensor x = at::ones({1, 1}, at::TensorOptions().dtype(dtype));
@@ -65,7 +81,7 @@ TEST_CASE("extreme logits give an exact loss", "[kernels]") {
   CHECK(linear_cross_entropy(x, w, at::tensor({1}, at::kLong), 1).item<double>() == Approx(160.));
   CHECK(std::abs(linear_cross_entropy(x, w, at::tensor({0}, at::kLong), 1).item<double>()) < 1e-30);
   at::Tensor dw = at::zeros({3, 1}, at::TensorOptions().dtype(statistics_dtype(dtype)));
-  linear_cross_entropy_backward(at::ones({}, at::kDouble), x, w, at::tensor({1}, at::kLong), 1, dw);
+  linear_cross_entropy_with_grads(at::ones({}, at::kDouble), x, w, at::tensor({1}, at::kLong), 1, dw);
   CHECK(relative_error(dw.squeeze(1), at::tensor({1., -1., 0.}, at::kDouble)) < 1e-6);
 }
 
@@ -75,7 +91,9 @@ TEST_CASE("no tokens, or none that count, give zero loss and gradients", "[kerne
     const at::Tensor x = at::ones({N, 4}), targets = at::full({N}, kIgnoredTarget, at::kLong);
     CHECK(linear_cross_entropy(x, w, targets, 2).item<double>() == 0);
     at::Tensor dw = at::ones({6, 4});
-    CHECK(same_bits(linear_cross_entropy_backward(at::ones({}, at::kDouble), x, w, targets, 2, dw), at::zeros({N, 4})));
+    const auto out = linear_cross_entropy_with_grads(at::ones({}, at::kDouble), x, w, targets, 2, dw);
+    CHECK(out.loss.item<double>() == 0);
+    CHECK(same_bits(out.dx_ND, at::zeros({N, 4})));
     CHECK(same_bits(dw, w));
   }
 }

@@ -155,7 +155,7 @@ TEST_CASE("the plan knows the head's chunk, micro-batches, clipping and what is 
   SECTION("a head wider than the blocks") {
     config.model.vocab_size = 6000;
     config.model.loss_chunk = 1000;
-    CHECK(plan_memory(config, {}).fullest == "backward of the head");
+    CHECK(plan_memory(config, {}).fullest == "loss and its gradients");
   }
   SECTION("one sequence a pass") { config.train.micro_batch_size = 1; }
   SECTION("a micro-batch larger than the batch") { config.train.micro_batch_size = 64; }
