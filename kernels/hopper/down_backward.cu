@@ -13,7 +13,8 @@ namespace {
 
 struct DownBackward {
   using A = RowsAlongM;
-  using Main = Mainloop<A::kMajor, Along::MN>;
+  static constexpr Along kAlongA = Along::K;
+  using Main = Mainloop<kAlongA, Along::MN>;
   using B = OperandB<Main, 1>;
   struct Params {
     ExpertTiles tiles;

@@ -12,7 +12,8 @@ constexpr int kHalfN = kTileN / 2;
 
 struct UpProjection {
   using A = RowsAlongM;
-  using Main = Mainloop<A::kMajor, Along::K>;
+  static constexpr Along kAlongA = Along::K;
+  using Main = Mainloop<kAlongA, Along::K>;
   using B = OperandB<Main, 2>;
   struct Params {
     ExpertTiles tiles;

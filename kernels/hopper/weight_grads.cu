@@ -10,7 +10,8 @@ namespace {
 template <bool kTransposed>
 struct WeightGrad {
   using A = RowsAlongK;
-  using Main = Mainloop<A::kMajor, Along::MN>;
+  static constexpr Along kAlongA = Along::MN;
+  using Main = Mainloop<kAlongA, Along::MN>;
   using B = OperandB<Main, 1>;
   struct Params {
     ExpertTiles tiles;
