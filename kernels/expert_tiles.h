@@ -10,13 +10,15 @@ namespace olmoe::kernels {
 constexpr int kTileM = 128, kTileN = 256, kTileK = 64;  ///< of a product [M, N] over K, by one block
 
 /// Tiles of all experts, one expert after the other. Of a product whose M are the rows of an expert (`tiles_m` 0), an
-/// expert has as many as its rows fill; of a weight gradient tiles_m * tiles_n, or none if it has no rows.
+/// expert has as many as its rows fill; of a weight gradient tiles_m * tiles_n, or none if it has no rows, unless
+/// `empty_too`.
 struct ExpertTiles {
   const int32_t* offsets_E;
   int32_t E, tiles_m, tiles_n;
+  bool empty_too = false;
 
   C10_HOST_DEVICE int32_t of_expert(int32_t rows) const {
-    if (rows == 0) return 0;
+    if (rows == 0 && !empty_too) return 0;
     return (tiles_m > 0 ? tiles_m : (rows + kTileM - 1) / kTileM) * tiles_n;
   }
 };

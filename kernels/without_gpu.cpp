@@ -50,10 +50,10 @@ void embedding_backward(const at::Tensor&, const at::Tensor&, at::Tensor&) { ref
 void row_losses(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("row_losses"); }
 void logits_to_grads(at::Tensor&, const at::Tensor&, const at::Tensor&) { refuse("logits_to_grads"); }
 at::Tensor grouped_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&) { refuse("grouped_gemm"); }
-void grouped_gemm_weight_grad(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor&) {
+void grouped_gemm_weight_grad(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor&, GradWrite) {
   refuse("grouped_gemm_weight_grad");
 }
-void gemm_weight_grad(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("gemm_weight_grad"); }
+void gemm_weight_grad(const at::Tensor&, const at::Tensor&, at::Tensor&, GradWrite) { refuse("gemm_weight_grad"); }
 void adamw(const AdamWState&, const at::Tensor&, const at::Tensor&) { refuse("adamw"); }
 at::Tensor squared_norm(const at::Tensor&) { refuse("squared_norm"); }
 

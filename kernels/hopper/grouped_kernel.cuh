@@ -47,9 +47,10 @@ __device__ void load_tiles(const typename Gemm::Params& params, Pipeline& pipeli
   auto state = cutlass::make_producer_start_state<Pipeline>();
   TileCursor at;
   for (uint32_t tile = blockIdx.x; at.seek(params.tiles, static_cast<int32_t>(tile)); tile += gridDim.x) {
+    const int32_t count = Gemm::A::k_tiles(params.K, at);
+    if (count == 0) continue;  // an expert without rows
     typename Gemm::A a(params.a, at, static_cast<int>(threadIdx.x));
     const auto origin = Gemm::origin_B(at);
-    const int32_t count = Gemm::A::k_tiles(params.K, at);
 #pragma unroll 1  // one k-tile's addresses at a time
     for (int32_t k = 0; k < count; ++k, ++state) {
       pipeline.producer_acquire(state);
@@ -77,9 +78,13 @@ __device__ void multiply_tiles(const typename Gemm::Params& params, Pipeline& pi
     static_assert(cute::size(values) == kValuesPerThread &&
                   std::is_same_v<decltype(typename Main::TiledMma{}.get_layoutC_TV()), Fragments>);
     const int32_t count = Gemm::A::k_tiles(params.K, at);
-    main.mma(pipeline, state, values, count, thread, shared.operands, typename Main::Params{});
-    main.mma_tail(pipeline, state, count);
-    state.advance(count);
+    if (count == 0) {
+      cute::clear(values);
+    } else {
+      main.mma(pipeline, state, values, count, thread, shared.operands, typename Main::Params{});
+      main.mma_tail(pipeline, state, count);
+      state.advance(count);
+    }
     Gemm::finish(params, at, values, warp, shared.strips[warp]);
   }
 }
@@ -109,9 +114,9 @@ inline GatheredRows gathered_rows(const at::Tensor& x_TD, const Permutation& ord
           cutlass::FastDivmod(static_cast<int>(order.row_TK.size(1)))};
 }
 
-inline ExpertTiles expert_tiles(const Permutation& order, int64_t tiles_m, int64_t tiles_n) {
+inline ExpertTiles expert_tiles(const Permutation& order, int64_t tiles_m, int64_t tiles_n, bool empty_too = false) {
   return {order.offsets_E.const_data_ptr<int32_t>(), static_cast<int32_t>(order.offsets_E.size(0)),
-          static_cast<int32_t>(tiles_m), static_cast<int32_t>(tiles_n)};
+          static_cast<int32_t>(tiles_m), static_cast<int32_t>(tiles_n), empty_too};
 }
 
 /// Enqueues a product over the rows of `x`'s device; R rows at most.
