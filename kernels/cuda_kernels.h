@@ -7,6 +7,7 @@
 
 #include "kernels/adamw.h"
 #include "kernels/attention.h"
+#include "kernels/grouped_gemm.h"
 #include "kernels/permute.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rotary.h"
@@ -65,9 +66,9 @@ void row_losses_and_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, co
 /// y_RO = x_RI * w_EIO of each row's expert; w may be a transposed view.
 at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EIO, const at::Tensor& offsets_E);
 void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
-                              at::Tensor& dw_EOI);
-/// dw_OI (fp32) += dy^T x of bf16 operands, without rounding on the way.
-void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI);
+                              at::Tensor& dw_EOI, GradWrite write);
+/// dw_OI (fp32) += dy^T x of bf16 operands, or stored, without rounding on the way.
+void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI, GradWrite write);
 
 void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor);
 at::Tensor squared_norm(const at::Tensor& x);

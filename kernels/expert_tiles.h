@@ -10,13 +10,15 @@ namespace olmoe::kernels {
 constexpr int kTileM = 128, kTileN = 256, kTileK = 64;  ///< of a product [M, N] over K, by one block
 
 /// Tiles of all experts, one expert after the other. Of a product whose M are the rows of an expert (`tiles_m` 0), an
-/// expert has as many as its rows fill; of a weight gradient tiles_m * tiles_n, or none if it has no rows.
+/// expert has as many as its rows fill; of a weight gradient tiles_m * tiles_n, or none if it has no rows, unless
+/// `empty_too`.
 struct ExpertTiles {
   const int32_t* offsets_E;
   int32_t E, tiles_m, tiles_n;
+  bool empty_too = false;
 
   C10_HOST_DEVICE int32_t of_expert(int32_t rows) const {
-    if (rows == 0) return 0;
+    if (rows == 0 && !empty_too) return 0;
     return (tiles_m > 0 ? tiles_m : (rows + kTileM - 1) / kTileM) * tiles_n;
   }
 };
@@ -72,9 +74,26 @@ struct LoadedPiece {
   int row, column;
 };
 template <int kColumns>
+constexpr int kRowsPerPass = kLoadThreads * kLoadVector / kColumns;
+template <int kColumns>
 C10_HOST_DEVICE constexpr LoadedPiece loaded_piece(int thread, int pass) {
   constexpr int kPerRow = kColumns / kLoadVector;
-  return {thread / kPerRow + pass * (kLoadThreads / kPerRow), thread % kPerRow * kLoadVector};
+  return {thread / kPerRow + pass * kRowsPerPass<kColumns>, thread % kPerRow * kLoadVector};
 }
+/// Row `r` of the rows before `end`, or the last of them in place of one that is not there: it can always be read.
+C10_HOST_DEVICE constexpr int32_t row_or_last(int32_t r, int32_t end) { return r < end ? r : end - 1; }
+
+/// Where such a piece lies in a stage of shared memory, as wgmma reads it: 64 columns after the other, in rows of 128
+/// bytes whose 16-byte pieces are exchanged by the row (swizzle of 128 bytes). From a pass to the next all of a
+/// thread's pieces are kStagedPassStep apart.
+constexpr int kStagedColumns = 64, kStagedSwizzle = 8;
+template <int kColumns>
+C10_HOST_DEVICE constexpr int staged_at(int row, int column) {
+  constexpr int kRows = kTileM * kTileK / kColumns;
+  const int line = column / kStagedColumns * kRows + row;
+  return line * kStagedColumns + (column % kStagedColumns ^ row % kStagedSwizzle * kLoadVector);
+}
+template <int kColumns>
+constexpr int kStagedPassStep = kRowsPerPass<kColumns> * kStagedColumns;
 
 }  // namespace olmoe::kernels

@@ -59,7 +59,7 @@ ExpertsUp fused_up(const at::Tensor& x_TD, const ScoredRows& rows, const at::Ten
 }
 
 ExpertsDownGrads fused_down_backward(const at::Tensor& dy_TD, const ScoredRows& rows, const at::Tensor& z_R2F,
-                                     const at::Tensor& down_EDF, at::Tensor& ddown_EDF) {
+                                     const at::Tensor& down_EDF, at::Tensor& ddown_EDF, GradWrite write) {
   ensure_rows(rows.order, down_EDF);
   ensure_scores(rows.scores_R, rows.order);
   const int64_t R = rows.order.slot_R.size(0), D = down_EDF.size(1), F = down_EDF.size(2);
@@ -70,18 +70,23 @@ ExpertsDownGrads fused_down_backward(const at::Tensor& dy_TD, const ScoredRows& 
                     at::empty({R}, rows.scores_R.options())};
   if (R > 0) {
     hopper::down_projection_backward(dy, rows, z, weights, grads);
-    hopper::down_weight_grad(dy, rows.order, grads.h_RF, ddown_EDF);
+    hopper::down_weight_grad(dy, rows.order, grads.h_RF, ddown_EDF, write);
+  } else if (write == GradWrite::store) {
+    ddown_EDF.zero_();
   }
   return {grads.dz_R2F, grads.dscore_R};
 }
 
 void fused_up_weight_grad(const at::Tensor& dz_R2F, const at::Tensor& x_TD, const Permutation& order,
-                          at::Tensor& dgate_up_E2FD) {
+                          at::Tensor& dgate_up_E2FD, GradWrite write) {
   ensure_rows(order, dgate_up_E2FD);
   const int64_t R = order.slot_R.size(0), D = dgate_up_E2FD.size(2);
   ensure_widths(D, dgate_up_E2FD.size(1) / 2);
   const auto dz = operand(dz_R2F, {R, dgate_up_E2FD.size(1)}, "dz");
-  if (R > 0) hopper::up_weight_grad(tokens(x_TD, order, D, "x"), order, dz, dgate_up_E2FD);
+  if (R > 0)
+    hopper::up_weight_grad(tokens(x_TD, order, D, "x"), order, dz, dgate_up_E2FD, write);
+  else if (write == GradWrite::store)
+    dgate_up_E2FD.zero_();
 }
 
 }  // namespace
@@ -101,21 +106,22 @@ ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const Scored
 }
 
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
-                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF) {
+                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF,
+                                       GradWrite write) {
   ensure_weight_grad(ddown_EDF, z_R2F.scalar_type());
   ENSURE(ddown_EDF.sizes() == down_EDF.sizes(), "experts: the gradient of down has another shape than down");
-  if (kernels == ExpertKernels::fused) return fused_down_backward(dy_TD, rows, z_R2F, down_EDF, ddown_EDF);
+  if (kernels == ExpertKernels::fused) return fused_down_backward(dy_TD, rows, z_R2F, down_EDF, ddown_EDF, write);
   const auto dy_RD = gather_rows(dy_TD, rows.order);
   auto grads = swiglu_backward(grouped_gemm_input_grad(dy_RD, down_EDF, rows.order.offsets_E), z_R2F, rows.scores_R);
-  grouped_gemm_weight_grad(dy_RD, grads.h_RF, rows.order.offsets_E, ddown_EDF);
+  grouped_gemm_weight_grad(dy_RD, grads.h_RF, rows.order.offsets_E, ddown_EDF, write);
   return {grads.dz_R2F, grads.dscore_R};
 }
 
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
-                            const Permutation& order, at::Tensor dgate_up_E2FD) {
+                            const Permutation& order, at::Tensor dgate_up_E2FD, GradWrite write) {
   ensure_weight_grad(dgate_up_E2FD, dz_R2F.scalar_type());
-  if (kernels == ExpertKernels::fused) return fused_up_weight_grad(dz_R2F, x_TD, order, dgate_up_E2FD);
-  grouped_gemm_weight_grad(dz_R2F, gather_rows(x_TD, order), order.offsets_E, dgate_up_E2FD);
+  if (kernels == ExpertKernels::fused) return fused_up_weight_grad(dz_R2F, x_TD, order, dgate_up_E2FD, write);
+  grouped_gemm_weight_grad(dz_R2F, gather_rows(x_TD, order), order.offsets_E, dgate_up_E2FD, write);
 }
 
 }  // namespace olmoe::kernels

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/grouped_gemm.h"
 #include "kernels/permute.h"
 
 namespace olmoe::kernels {
@@ -33,16 +34,17 @@ ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const Scored
                      const at::Tensor& gate_up_E2FD);
 
 /// Backward of y_RD = h_RF down^T where a row's gradient is dy of its token, and of h: z is the forward's. Adds to
-/// ddown_EDF (at least fp32), leaving experts without rows alone.
+/// ddown_EDF (at least fp32), where experts without rows have nothing to add, or stores it, zeros for these.
 struct ExpertsDownGrads {
   at::Tensor dz_R2F, dscore_R;
 };
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
-                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF);
+                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF,
+                                       GradWrite write = GradWrite::add);
 
-/// dgate_up_E2FD += dz^T gather(x) of each expert's rows. Fused, and for ddown too: a row that is not finite may spoil
+/// dgate_up_E2FD += dz^T gather(x) of each expert's rows, or stored. Fused, and for ddown too: a row that is not finite may spoil
 /// the gradients of the expert before its own; so no row may lie behind the last expert's.
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
-                            const Permutation& order, at::Tensor dgate_up_E2FD);
+                            const Permutation& order, at::Tensor dgate_up_E2FD, GradWrite write = GradWrite::add);
 
 }  // namespace olmoe::kernels

@@ -10,9 +10,9 @@
 namespace olmoe::kernels {
 namespace {
 
-/// dw_OI += dy^T x for bf16 operands. The sum never leaves fp32, and at OLMoE's width this takes
+/// dw_OI += dy^T x for bf16 operands, or stored. The sum never leaves fp32, and at OLMoE's width this takes
 /// half the time of ATen's product, which would be rounded to bf16 before it is added.
-void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI) {
+void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI, GradWrite write) {
   const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
   const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);
   ENSURE(dy.size(0) == N && dw_OI.sizes() == at::IntArrayRef({O, I}),
@@ -21,11 +21,12 @@ void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tenso
   using Operand = blas::Matrix<const c10::BFloat16>;
   const Operand dy_rows{dy.const_data_ptr<c10::BFloat16>(), dy.stride(0), /*transposed=*/true},
       x_rows{x.const_data_ptr<c10::BFloat16>(), x.stride(0)};
-  blas::multiply({O, I, N}, 1, dy_rows, x_rows, 1, {dw_OI.data_ptr<float>(), I});
+  const float kept = write == GradWrite::store ? 0 : 1;
+  blas::multiply({O, I, N}, 1, dy_rows, x_rows, kept, {dw_OI.data_ptr<float>(), I});
 }
 
-/// Calls f(e, first_row, rows) for the rows of each expert that has some, in order. Throws unless
-/// the offsets cover all of `total_rows`.
+/// Calls f(e, first_row, rows) for the rows of each expert, in order. Throws unless the offsets cover all of
+/// `total_rows`.
 template <typename F>
 void for_experts(const at::Tensor& offsets_E, int64_t total_rows, const F& f) {
   const int32_t* const offsets = offsets_E.const_data_ptr<int32_t>();
@@ -33,7 +34,7 @@ void for_experts(const at::Tensor& offsets_E, int64_t total_rows, const F& f) {
   for (int64_t e = 0; e < offsets_E.size(0); ++e) {
     ENSURE(offsets[e] >= first && offsets[e] <= total_rows,
            "expert {} ends at row {}, begins at {}, of {}", e, offsets[e], first, total_rows);
-    if (offsets[e] > first) f(e, first, offsets[e] - first);
+    f(e, first, offsets[e] - first);
     first = offsets[e];
   }
   ENSURE(first == total_rows, "the experts have {} rows of {}", first, total_rows);
@@ -55,6 +56,7 @@ void multiply_by_expert(const at::Tensor& in, const at::Tensor& offsets_E, const
     at::mm_out(out_rows, in.narrow(0, first, rows), weight(e));
   };
   for_experts(offsets_E, total_rows, [&](int64_t e, int64_t first, int64_t rows) {
+    if (rows == 0) return;
     const int64_t rest = rows % quantum, rounded_up = rest > 0 ? rows - rest + quantum : rows;
     if (first + rounded_up <= total_rows) return multiply(e, first, rounded_up);
     if (rows > rest) multiply(e, first, rows - rest);
@@ -97,15 +99,15 @@ at::Tensor grouped_gemm_input_grad(const at::Tensor& dy_RO, const at::Tensor& w_
 }
 
 void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI,
-                              const at::Tensor& offsets_E, at::Tensor dw_EOI) {
+                              const at::Tensor& offsets_E, at::Tensor dw_EOI, GradWrite write) {
   ensure_operands(x_RI, dw_EOI, 2, offsets_E);
   ENSURE(dy_RO.size(0) == x_RI.size(0), "grouped GEMM: {} rows of dy, {} of x", dy_RO.size(0),
          x_RI.size(0));
   ensure_weight_grad(dw_EOI, x_RI.scalar_type());
-  if (x_RI.is_cuda()) return cuda::grouped_gemm_weight_grad(dy_RO, x_RI, offsets_E, dw_EOI);
+  if (x_RI.is_cuda()) return cuda::grouped_gemm_weight_grad(dy_RO, x_RI, offsets_E, dw_EOI, write);
   for_experts(offsets_E, x_RI.size(0), [&](int64_t e, int64_t first, int64_t rows) {
     gemm_weight_grad(dy_RO.narrow(0, first, rows), x_RI.narrow(0, first, rows),
-                     dw_EOI.select(0, e));
+                     dw_EOI.select(0, e), write);
   });
 }
 
@@ -119,17 +121,20 @@ at::Tensor gemm_input_grad(const at::Tensor& dy_NO, const at::Tensor& w_OI) {
   return at::mm(dy_NO, w_OI);
 }
 
-void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor dw_OI) {
+void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor dw_OI, GradWrite write) {
   ensure_dim(dy_NO, 2, "GEMM: dy");
   ensure_together(dw_OI, dy_NO, "GEMM: the weight gradient");
   ensure_weight_grad(dw_OI, x_NI.scalar_type());
-  if (x_NI.size(0) == 0) return;
-  if (x_NI.scalar_type() == dw_OI.scalar_type())
-    dw_OI.addmm_(dy_NO.t(), x_NI);
-  else if (x_NI.is_cuda())
-    cuda::gemm_weight_grad(dy_NO, x_NI, dw_OI);
-  else
-    bf16_weight_grad(dy_NO, x_NI, dw_OI);
+  const bool stores = write == GradWrite::store;
+  if (x_NI.size(0) == 0) {
+    if (stores) dw_OI.zero_();
+  } else if (x_NI.scalar_type() == dw_OI.scalar_type()) {
+    dw_OI.addmm_(dy_NO.t(), x_NI, /*beta=*/stores ? 0 : 1);
+  } else if (x_NI.is_cuda()) {
+    cuda::gemm_weight_grad(dy_NO, x_NI, dw_OI, write);
+  } else {
+    bf16_weight_grad(dy_NO, x_NI, dw_OI, write);
+  }
 }
 
 }  // namespace olmoe::kernels

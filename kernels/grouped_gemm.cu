@@ -70,40 +70,46 @@ struct WeightGradOperands {
   const int32_t* offsets_E;
   T* dw;  ///< [E, O, I], contiguous
   int64_t dy_stride, x_stride, O, I;
+  GradWrite write;
 };
 
 /// A block has 16 x 16 elements of one expert's gradient.
 template <typename T>
-__global__ void __launch_bounds__(kTile* kTile) add_weight_grad(WeightGradOperands<T> g) {
+__global__ void __launch_bounds__(kTile* kTile) put_weight_grad(WeightGradOperands<T> g) {
   const RowTile rows = rows_of_expert(blockIdx.z, g.offsets_E);
   const int64_t n = rows.end - rows.begin;
-  if (n == 0) return;
+  if (n == 0 && g.write == GradWrite::add) return;
   const int64_t row = static_cast<int64_t>(blockIdx.y) * kTile + threadIdx.y;
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kTile + threadIdx.x;
   const Matrix<T> dy{g.dy + rows.begin * g.dy_stride, g.O, n, 1, g.dy_stride};  // transposed
   const Matrix<T> x{g.x + rows.begin * g.x_stride, n, g.I, g.x_stride, 1};
   const T sum = product_element(dy, x, row, column);
-  if (row < g.O && column < g.I) g.dw[(rows.expert * g.O + row) * g.I + column] += sum;
+  if (row >= g.O || column >= g.I) return;
+  T& dw = g.dw[(rows.expert * g.O + row) * g.I + column];
+  dw = g.write == GradWrite::store ? sum : dw + sum;
 }
 
-/// dw_EOI += product_EOI for experts that have rows: what the library writes for the others is not its promise.
+/// dw_EOI += product_EOI, or stored. What the library writes for experts without rows is not its promise: zero is meant.
 template <int N>
 __global__ void __launch_bounds__(kThreads)
-    add_product(const c10::BFloat16* product_EOI, const int32_t* offsets_E, int64_t elements_per_expert,
-                float* dw_EOI) {
+    put_product(const c10::BFloat16* product_EOI, const int32_t* offsets_E, int64_t elements_per_expert, float* dw_EOI,
+                GradWrite write) {
   const RowTile rows = rows_of_expert(blockIdx.y, offsets_E);
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
-  if (rows.begin == rows.end || i >= elements_per_expert) return;
+  const bool empty = rows.begin == rows.end, stores = write == GradWrite::store;
+  if ((empty && !stores) || i >= elements_per_expert) return;
   const int64_t at = rows.expert * elements_per_expert + i;
-  const auto product = load_vector<N>(product_EOI + at);
-  auto sum = load_vector<N>(dw_EOI + at);
+  Vector<float, N> sum{};
+  if (!stores) sum = load_vector<N>(dw_EOI + at);
+  Vector<c10::BFloat16, N> product{};
+  if (!empty) product = load_vector<N>(product_EOI + at);
 #pragma unroll
   for (int j = 0; j < N; ++j) sum.values[j] += load(product.values[j]);
   store_vector(dw_EOI + at, sum);
 }
 
 void bf16_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
-                      at::Tensor& dw_EOI) {
+                      at::Tensor& dw_EOI, GradWrite write) {
   const at::Tensor product_EOI = at::_grouped_mm(dy_RO.t(), x_RI, offsets_E);
   ENSURE(product_EOI.is_contiguous() && product_EOI.sizes() == dw_EOI.sizes(),
          "grouped GEMM: the product is not laid out as the weight gradient");
@@ -114,7 +120,7 @@ void bf16_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at:
   float* const dw = dw_EOI.data_ptr<float>();
   for_width<float>(rows_are_vectors(dw, elements_per_expert, elements_per_expert), [&]<int N>() {
     const dim3 blocks(blocks_for(elements_per_expert, kThreads * N), static_cast<unsigned>(E));
-    add_product<N><<<blocks, kThreads, 0, launch>>>(product, offsets, elements_per_expert, dw);
+    put_product<N><<<blocks, kThreads, 0, launch>>>(product, offsets, elements_per_expert, dw, write);
   });
 }
 
@@ -139,11 +145,11 @@ at::Tensor plain_grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EIO, c
 
 template <typename T>
 void plain_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
-                       at::Tensor& dw_EOI) {
+                       at::Tensor& dw_EOI, GradWrite write) {
   const int64_t E = dw_EOI.size(0), O = dw_EOI.size(1), I = dw_EOI.size(2);
   const Launch launch(dw_EOI);
   const dim3 blocks(blocks_for(I, kTile), blocks_for(O, kTile), static_cast<unsigned>(E));
-  add_weight_grad<<<blocks, dim3(kTile, kTile), 0, launch>>>(
+  put_weight_grad<<<blocks, dim3(kTile, kTile), 0, launch>>>(
       WeightGradOperands<T>{.dy = dy_RO.const_data_ptr<T>(),
                             .x = x_RI.const_data_ptr<T>(),
                             .offsets_E = offsets_E.const_data_ptr<int32_t>(),
@@ -151,7 +157,8 @@ void plain_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at
                             .dy_stride = dy_RO.stride(0),
                             .x_stride = x_RI.stride(0),
                             .O = O,
-                            .I = I});
+                            .I = I,
+                            .write = write});
 }
 
 }  // namespace
@@ -168,19 +175,22 @@ at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EIO, const a
 }
 
 void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
-                              at::Tensor& dw_EOI) {
-  if (x_RI.size(0) == 0) return;
+                              at::Tensor& dw_EOI, GradWrite write) {
+  if (x_RI.size(0) == 0) {
+    if (write == GradWrite::store) dw_EOI.zero_();
+    return;
+  }
   const at::Tensor dy = dense_rows(dy_RO), x = dense_rows(x_RI), offsets = offsets_E.contiguous();
-  if (x.scalar_type() == at::kBFloat16) return bf16_weight_grad(dy, x, offsets, dw_EOI);
+  if (x.scalar_type() == at::kBFloat16) return bf16_weight_grad(dy, x, offsets, dw_EOI, write);
   for_dtype(x.scalar_type(), [&]<typename T>() {
-    if constexpr (std::is_same_v<T, Acc<T>>) plain_weight_grad<T>(dy, x, offsets, dw_EOI);
+    if constexpr (std::is_same_v<T, Acc<T>>) plain_weight_grad<T>(dy, x, offsets, dw_EOI, write);
   });
 }
 
 /// cuBLAS counts columns where we count rows: it computes dw^T = x^T dy of the same memory. The result is fp32, so
 /// neither TF32 nor sums in reduced precision, which ATen may have allowed on this handle, apply; and ATen leaves its
 /// handles in the host's pointer mode.
-void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI) {
+void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI, GradWrite write) {
   const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
   const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);
   ENSURE(dy.size(0) == N && dw_OI.sizes() == at::IntArrayRef({O, I}),
@@ -190,7 +200,7 @@ void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tenso
          c10::toString(x.scalar_type()));
   if (N == 0 || O == 0 || I == 0) return;
   const Launch launch(dw_OI);
-  const float alpha = 1, beta = 1;
+  const float alpha = 1, beta = write == GradWrite::store ? 0 : 1;
   const cublasStatus_t status = cublasGemmEx_64(
       at::cuda::getCurrentCUDABlasHandle(), CUBLAS_OP_N, CUBLAS_OP_T, I, O, N, &alpha, x.const_data_ptr(), CUDA_R_16BF,
       std::max(x.stride(0), I), dy.const_data_ptr(), CUDA_R_16BF, std::max(dy.stride(0), O), &beta,

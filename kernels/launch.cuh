@@ -57,12 +57,23 @@ __device__ inline Vector<T, N> load_vector(const T* from) {
   else
     return *reinterpret_cast<const Vector<T, N>*>(from);
 }
+/// Adds to global memory without reading it first; what is smaller than the smallest normal number counts as zero there.
+template <int N>
+__device__ inline void add_vector(float* to, const Vector<float, N>& values) {
+  static_assert(N == 1 || N == 2);
+  if constexpr (N == 2)
+    atomicAdd(reinterpret_cast<float2*>(to), std::bit_cast<float2>(values));
+  else
+    atomicAdd(to, values.values[0]);
+}
 /// To global memory alone: the instruction takes no other address. Shared memory has SharedArray.
 template <int N, typename T>
 __device__ inline void store_vector(T* to, const Vector<T, N>& vector) {
   if constexpr (sizeof(T) * N % sizeof(uint4) == 0) {
     const auto words = std::bit_cast<Words<T, N>>(vector);
     for (size_t i = 0; i < std::size(words.values); ++i) __stwb(reinterpret_cast<uint4*>(to) + i, words.values[i]);
+  } else if constexpr (sizeof(T) * N == sizeof(uint2)) {
+    __stwb(reinterpret_cast<uint2*>(to), std::bit_cast<uint2>(vector));
   } else {
     *reinterpret_cast<Vector<T, N>*>(to) = vector;
   }

@@ -52,10 +52,10 @@ void row_losses_and_grads(at::Tensor&, const at::Tensor&, const at::Tensor&, at:
   refuse("row_losses_and_grads");
 }
 at::Tensor grouped_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&) { refuse("grouped_gemm"); }
-void grouped_gemm_weight_grad(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor&) {
+void grouped_gemm_weight_grad(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor&, GradWrite) {
   refuse("grouped_gemm_weight_grad");
 }
-void gemm_weight_grad(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("gemm_weight_grad"); }
+void gemm_weight_grad(const at::Tensor&, const at::Tensor&, at::Tensor&, GradWrite) { refuse("gemm_weight_grad"); }
 void adamw(const AdamWState&, const at::Tensor&, const at::Tensor&) { refuse("adamw"); }
 at::Tensor squared_norm(const at::Tensor&) { refuse("squared_norm"); }
 

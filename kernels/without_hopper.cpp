@@ -17,7 +17,7 @@ void down_projection_backward(const at::Tensor&, const ScoredRows&, const at::Te
                               SwigluGrads&) {
   refuse();
 }
-void down_weight_grad(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&) { refuse(); }
-void up_weight_grad(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&) { refuse(); }
+void down_weight_grad(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&, GradWrite) { refuse(); }
+void up_weight_grad(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&, GradWrite) { refuse(); }
 
 }  // namespace olmoe::kernels::hopper

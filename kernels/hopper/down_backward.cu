@@ -13,7 +13,8 @@ namespace {
 
 struct DownBackward {
   using A = RowsAlongM;
-  using Main = Mainloop<A::kMajor, Along::MN>;
+  static constexpr Along kAlongA = Along::K;
+  using Main = Mainloop<kAlongA, Along::MN>;
   using B = OperandB<Main, 1>;
   struct Params {
     ExpertTiles tiles;
@@ -53,17 +54,20 @@ struct DownBackward {
     for (int part = 0; part < kTileN; part += kStripColumns) {
       const Lines gates = strip.read(p.z_R2F + first_z + part, 2 * p.F, rows.count);
       const Lines ups = strip.read(p.z_R2F + first_z + part + p.F, 2 * p.F, rows.count);
-      Element gate[kStripValues], up[kStripValues], h[kStripValues];
+      StripValues gate, up, h;
       strip.to_values(gates, gate);
       strip.to_values(ups, up);
 #pragma unroll
-      for (int i = 0; i < kStripValues; ++i) {
-        const int half = i / 2 % 2;
-        const auto grads = swiglu_element_grads(values(value_right_of(i, part)), gate[i], up[i], scores.of_half[half]);
-        gate[i] = rounded<Element>(grads.dgate);
-        up[i] = rounded<Element>(grads.dup);
-        h[i] = rounded<Element>(grads.h);
-        dscores[half] += grads.dscore;
+      for (int i = 0; i < kStripValues; i += 2) {
+        const int half = i / 2 % 2, value = value_right_of(i, part);
+        auto &g = gate[i / 2], &u = up[i / 2];
+        const auto a = swiglu_element_grads(values(value), g.first, u.first, scores.of_half[half]);
+        const auto b = swiglu_element_grads(values(value + 1), g.second, u.second, scores.of_half[half]);
+        g = rounded<Element>(a.dgate, b.dgate);
+        u = rounded<Element>(a.dup, b.dup);
+        h[i / 2] = rounded<Element>(a.h, b.h);
+        dscores[half] += a.dscore;
+        dscores[half] += b.dscore;
       }
       strip.write(gate, p.dz_R2F + first_z + part, 2 * p.F, rows.count);
       strip.write(up, p.dz_R2F + first_z + part + p.F, 2 * p.F, rows.count);

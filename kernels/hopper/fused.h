@@ -15,9 +15,10 @@ void up_projection(const at::Tensor& x_TD, const ScoredRows& rows, const at::Ten
 /// Writes dz, h and dscore, from the product dy down that is never in memory.
 void down_projection_backward(const at::Tensor& dy_TD, const ScoredRows& rows, const at::Tensor& z_R2F,
                               const at::Tensor& down_EDF, SwigluGrads& out);
-/// ddown_EDF += dy^T h, dgate_up_E2FD += dz^T x, of each expert's rows.
-void down_weight_grad(const at::Tensor& dy_TD, const Permutation& order, const at::Tensor& h_RF, at::Tensor& ddown_EDF);
+/// ddown_EDF = dy^T h, dgate_up_E2FD = dz^T x, of each expert's rows; or added.
+void down_weight_grad(const at::Tensor& dy_TD, const Permutation& order, const at::Tensor& h_RF, at::Tensor& ddown_EDF,
+                      GradWrite write);
 void up_weight_grad(const at::Tensor& x_TD, const Permutation& order, const at::Tensor& dz_R2F,
-                    at::Tensor& dgate_up_E2FD);
+                    at::Tensor& dgate_up_E2FD, GradWrite write);
 
 }  // namespace olmoe::kernels::hopper

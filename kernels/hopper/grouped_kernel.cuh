@@ -7,6 +7,7 @@
 #include <cutlass/arch/reg_reconfig.h>
 #include <cutlass/pipeline/sm90_pipeline.hpp>
 
+#include "kernels/hopper/gathered_rows.cuh"
 #include "kernels/hopper/operands.cuh"
 #include "kernels/launch.cuh"
 #include "kernels/permute.h"
@@ -41,20 +42,22 @@ __device__ auto make_pipeline(SharedStorage<Gemm>& shared, bool loads) {
 template <class Gemm, class Pipeline>
 __device__ void load_tiles(const typename Gemm::Params& params, Pipeline& pipeline,
                            typename Gemm::Main::TensorStorage& operands) {
-  using SmemA = typename Gemm::Main::SmemLayoutA;
-  const auto stages_A = cute::make_tensor(cute::make_smem_ptr(operands.smem_A.data()), SmemA{});
+  static_assert(staged_as<Gemm::A::kColumns, Gemm::kAlongA>(typename Gemm::Main::SmemLayoutA{}));
+  auto* const stages_A = reinterpret_cast<Element*>(operands.smem_A.data());
   auto state = cutlass::make_producer_start_state<Pipeline>();
   TileCursor at;
   for (uint32_t tile = blockIdx.x; at.seek(params.tiles, static_cast<int32_t>(tile)); tile += gridDim.x) {
+    const int32_t count = Gemm::A::k_tiles(params.K, at);
+    if (count == 0) continue;  // an expert without rows
     typename Gemm::A a(params.a, at, static_cast<int>(threadIdx.x));
     const auto origin = Gemm::origin_B(at);
-    const int32_t count = Gemm::A::k_tiles(params.a, params.K, at);
+#pragma unroll 1  // one k-tile's addresses at a time
     for (int32_t k = 0; k < count; ++k, ++state) {
       pipeline.producer_acquire(state);
       if (threadIdx.x == 0)
         params.b.copy(origin, k, pipeline.producer_get_barrier(state),
                       operands.smem_B.data() + state.index() * kTileN * kTileK);
-      a.copy(k, stages_A(cute::_, cute::_, state.index()));
+      a.copy_next(stages_A + state.index() * kTileM * kTileK);
       pipeline.producer_commit(state, cutlass::arch::cpasync_barrier_arrive_noinc);
     }
   }
@@ -74,10 +77,14 @@ __device__ void multiply_tiles(const typename Gemm::Params& params, Pipeline& pi
         cute::partition_fragment_C(typename Main::TiledMma{}, cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>>{});
     static_assert(cute::size(values) == kValuesPerThread &&
                   std::is_same_v<decltype(typename Main::TiledMma{}.get_layoutC_TV()), Fragments>);
-    const int32_t count = Gemm::A::k_tiles(params.a, params.K, at);
-    main.mma(pipeline, state, values, count, thread, shared.operands, typename Main::Params{});
-    main.mma_tail(pipeline, state, count);
-    state.advance(count);
+    const int32_t count = Gemm::A::k_tiles(params.K, at);
+    if (count == 0) {
+      cute::clear(values);
+    } else {
+      main.mma(pipeline, state, values, count, thread, shared.operands, typename Main::Params{});
+      main.mma_tail(pipeline, state, count);
+      state.advance(count);
+    }
     Gemm::finish(params, at, values, warp, shared.strips[warp]);
   }
 }
@@ -103,13 +110,13 @@ inline const Bf16* bf16(const at::Tensor& x) {
 }
 
 inline GatheredRows gathered_rows(const at::Tensor& x_TD, const Permutation& order) {
-  return {bf16(x_TD), x_TD.size(1), order.slot_R.const_data_ptr<int32_t>(),
+  return {x_TD.const_data_ptr<Element>(), static_cast<int32_t>(x_TD.size(1)), order.slot_R.const_data_ptr<int32_t>(),
           cutlass::FastDivmod(static_cast<int>(order.row_TK.size(1)))};
 }
 
-inline ExpertTiles expert_tiles(const Permutation& order, int64_t tiles_m, int64_t tiles_n) {
+inline ExpertTiles expert_tiles(const Permutation& order, int64_t tiles_m, int64_t tiles_n, bool empty_too = false) {
   return {order.offsets_E.const_data_ptr<int32_t>(), static_cast<int32_t>(order.offsets_E.size(0)),
-          static_cast<int32_t>(tiles_m), static_cast<int32_t>(tiles_n)};
+          static_cast<int32_t>(tiles_m), static_cast<int32_t>(tiles_n), empty_too};
 }
 
 /// Enqueues a product over the rows of `x`'s device; R rows at most.

@@ -1,10 +1,8 @@
-// What a block of a fused kernel reads into shared memory: A by rows that an index names, through cp.async; B through
-// TMA. Shapes: R rows sorted by expert, E experts, D width of a row; M, N, K of a product as in kernels/expert_tiles.h.
+// What a block of a fused kernel multiplies, and how B comes into shared memory: through TMA (A: gathered_rows.cuh).
+// Shapes: M, N, K of a product as in kernels/expert_tiles.h.
 #pragma once
 #include <cute/tensor.hpp>
-#include <cutlass/arch/memory_sm80.h>
 #include <cutlass/bfloat16.h>
-#include <cutlass/fast_math.h>
 #include <cutlass/gemm/collective/collective_builder.hpp>
 #include <cutlass/layout/matrix.h>
 
@@ -34,90 +32,21 @@ using Fragments =
                               cute::Stride<cute::Stride<cute::Int<kTileM>, cute::_8, cute::Int<kBlockColumns * kTileM>>,
                                            cute::Stride<cute::_0, cute::_0>>>>;
 
-/// Rows of x in the order of the experts: row r is x[slot_R[r] / top_k].
-struct GatheredRows {
-  const Bf16* x;
-  int64_t stride;
-  const int32_t* slot_R;
-  cutlass::FastDivmod top_k;
-
-  __device__ int32_t token(int32_t r) const { return top_k.div(slot_R[r]); }
-  /// 16 bytes of a row into shared memory, zeros where there is no such row.
-  __device__ void copy(int32_t token, bool exists, int64_t column, Bf16* to) const {
-    using Copy = cutlass::arch::cp_async_zfill<16, cutlass::arch::CacheOperation::Global>;
-    Copy(to, x + (exists ? token : 0) * stride + column, exists);
-  }
-};
-
-/// A thread's share of the tiles of A whose rows, along M, are gathered and whose K are their columns.
-class RowsAlongM {
- public:
-  static constexpr Along kMajor = Along::K;
-  static __device__ int32_t k_tiles(const GatheredRows&, int32_t K, const TileCursor&) { return K / kTileK; }
-
-  __device__ RowsAlongM(const GatheredRows& rows, const TileCursor& at, int thread) : rows_(rows), thread_(thread) {
-    for (int pass = 0; pass < kLoadPasses; ++pass) {
-      const int32_t r = at.begin + at.m * kTileM + loaded_piece<kTileK>(thread, pass).row;
-      exists_[pass] = r < at.end;
-      tokens_[pass] = exists_[pass] ? rows.token(r) : 0;
+/// True if gathered pieces of kColumns, which are K or M as kA says, lie in a stage where CUTLASS's layout has them. Its
+/// swizzle is of bytes; of 2-byte elements it is the one below. Both exchange and combine the bits of row and column, so
+/// that one bit of each at a time tells of all (a compiler does not evaluate 8,192 places).
+template <int kColumns, Along kA, class Plain>
+constexpr bool staged_as(cute::ComposedLayout<cute::Swizzle<3, 4, 3>, cute::smem_ptr_flag_bits<16>, Plain>) {
+  constexpr int kRows = kTileM * kTileK / kColumns;
+  static_assert((kRows & (kRows - 1)) == 0 && (kColumns & (kColumns - 1)) == 0);
+  for (int row = 0; row < kRows; row = row == 0 ? 1 : 2 * row) {
+    for (int column = 0; column < kColumns; column = column == 0 ? 1 : 2 * column) {
+      const int plain = kA == Along::K ? Plain{}(row, column, 0) : Plain{}(column, row, 0);
+      if (staged_at<kColumns>(row, column) != cute::Swizzle<3, 3, 3>::apply(plain)) return false;
     }
   }
-  /// Tile k of A into a stage of shared memory [M, K].
-  template <class Stage>
-  __device__ void copy(int32_t k, Stage&& stage_MK) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int pass = 0; pass < kLoadPasses; ++pass) {
-      const LoadedPiece piece = loaded_piece<kTileK>(thread_, pass);
-      rows_.copy(tokens_[pass], exists_[pass], int64_t{k} * kTileK + piece.column, &stage_MK(piece.row, piece.column));
-    }
-  }
-
- private:
-  const GatheredRows& rows_;
-  const int thread_;
-  int32_t tokens_[kLoadPasses];
-  bool exists_[kLoadPasses];
-};
-
-/// The same where the gathered rows are along K, and M are their columns. Rows past the expert's last are zero, which
-/// takes what B has there out of the sum, unless it is not finite.
-class RowsAlongK {
- public:
-  static constexpr Along kMajor = Along::MN;
-  static __device__ int32_t k_tiles(const GatheredRows&, int32_t, const TileCursor& at) {
-    return (at.end - at.begin + kTileK - 1) / kTileK;
-  }
-
-  __device__ RowsAlongK(const GatheredRows& rows, const TileCursor& at, int thread)
-      : rows_(rows), at_(at), thread_(thread) {
-    find_rows(0);
-  }
-  template <class Stage>
-  __device__ void copy(int32_t k, Stage&& stage_MK) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int pass = 0; pass < kLoadPasses; ++pass) {
-      const LoadedPiece piece = loaded_piece<kTileM>(thread_, pass);
-      rows_.copy(tokens_[pass], row(k, pass) < at_.end, int64_t{at_.m} * kTileM + piece.column,
-                 &stage_MK(piece.column, piece.row));
-    }
-    find_rows(k + 1);  // they arrive while this tile is waited for
-  }
-
- private:
-  __device__ int32_t row(int32_t k, int pass) const {
-    return at_.begin + k * kTileK + loaded_piece<kTileM>(thread_, pass).row;
-  }
-  __device__ void find_rows(int32_t k) {
-    CUTLASS_PRAGMA_UNROLL
-    for (int pass = 0; pass < kLoadPasses; ++pass)
-      tokens_[pass] = row(k, pass) < at_.end ? rows_.token(row(k, pass)) : 0;
-  }
-
-  const GatheredRows& rows_;
-  const TileCursor& at_;
-  const int thread_;
-  int32_t tokens_[kLoadPasses];
-};
+  return true;
+}
 
 /// Where a tile of B begins.
 struct OriginB {

@@ -31,6 +31,9 @@ struct RowScores {
   }
 };
 
+/// A lane's values of a strip: i and i + 1 lie side by side in a row.
+using StripValues = RoundedPair<Element>[kStripValues / 2];
+
 /// 16 rows of 64 columns of a matrix as a lane reads and writes them: 16 bytes of 4 rows.
 struct Lines {
   cuda::Vector<Element, kStripVector> pieces[kStripPasses];
@@ -51,23 +54,20 @@ class Strip {
     return lines;
   }
   /// The lane's values of what was read.
-  __device__ void to_values(const Lines& lines, Element (&values)[kStripValues]) {
+  __device__ void to_values(const Lines& lines, StripValues& values) {
 #pragma unroll
     for (int pass = 0; pass < kStripPasses; ++pass)
       memory_.store(strip_at(strip_row(lane_, pass), strip_column(lane_)), lines.pieces[pass]);
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kStripValues; i += 2) {
-      const auto pair = memory_.load<2>(pair_at(i));
-      values[i] = pair.values[0];
-      values[i + 1] = pair.values[1];
-    }
+    for (int i = 0; i < kStripValues; i += 2)
+      values[i / 2] = std::bit_cast<RoundedPair<Element>>(memory_.load<2>(pair_at(i)));
     __syncwarp();
   }
   /// The lane's values into rows of a matrix, those from row `rows` on left out.
-  __device__ void write(const Element (&values)[kStripValues], Element* to, int64_t stride, int32_t rows) {
+  __device__ void write(const StripValues& values, Element* to, int64_t stride, int32_t rows) {
 #pragma unroll
-    for (int i = 0; i < kStripValues; i += 2) memory_.store(pair_at(i), Pair{values[i], values[i + 1]});
+    for (int i = 0; i < kStripValues; i += 2) memory_.store(pair_at(i), std::bit_cast<Pair>(values[i / 2]));
     __syncwarp();
 #pragma unroll
     for (int pass = 0; pass < kStripPasses; ++pass) {

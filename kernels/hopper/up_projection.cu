@@ -12,7 +12,8 @@ constexpr int kHalfN = kTileN / 2;
 
 struct UpProjection {
   using A = RowsAlongM;
-  using Main = Mainloop<A::kMajor, Along::K>;
+  static constexpr Along kAlongA = Along::K;
+  using Main = Mainloop<kAlongA, Along::K>;
   using B = OperandB<Main, 2>;
   struct Params {
     ExpertTiles tiles;
@@ -34,13 +35,14 @@ struct UpProjection {
     const RowScores scores(p.scores_R, rows, strip.lane());
 #pragma unroll
     for (int part = 0; part < kHalfN / kStripColumns; ++part) {
-      Element gate[kStripValues], up[kStripValues], h[kStripValues];
+      StripValues gate, up, h;
 #pragma unroll
-      for (int i = 0; i < kStripValues; ++i) {
-        const int value = value_right_of(i, part * kStripColumns);
-        gate[i] = rounded<Element>(values(value));
-        up[i] = rounded<Element>(values(value_right_of(value, kHalfN)));
-        h[i] = swiglu_element(gate[i], up[i], scores.of_half[i / 2 % 2]);
+      for (int i = 0; i < kStripValues; i += 2) {
+        const int of_gate = value_right_of(i, part * kStripColumns), of_up = value_right_of(of_gate, kHalfN);
+        const float score = scores.of_half[i / 2 % 2];
+        const auto g = gate[i / 2] = rounded<Element>(values(of_gate), values(of_gate + 1));
+        const auto u = up[i / 2] = rounded<Element>(values(of_up), values(of_up + 1));
+        h[i / 2] = rounded<Element>(swiglu_value(g.first, u.first, score), swiglu_value(g.second, u.second, score));
       }
       const int64_t column = int64_t{at.n} * kHalfN + part * kStripColumns;
       Element* const z = p.z_R2F + rows.first * 2 * p.F + column;

@@ -20,6 +20,13 @@ struct uint3 {
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+inline float2 operator+(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
 inline uint3 threadIdx, blockIdx;
 inline dim3 blockDim, gridDim;
 using cudaError_t = int;
@@ -82,8 +89,10 @@ T atomicAdd(T* to, T addend) {
   *to = before + addend;
   return before;
 }
-/// st.global.wb.v4: 16 bytes to global memory, and to no other.
-inline void __stwb(uint4* to, const uint4& value, const emulation::Where& where = emulation::Where::current()) {
+/// st.global.wb of 8 or 16 bytes to global memory, and to no other.
+template <typename T>
+  requires(sizeof(T) == 8 || sizeof(T) == 16)
+void __stwb(T* to, const T& value, const emulation::Where& where = emulation::Where::current()) {
   emulation::check_global_store(to, sizeof value, where);
   *to = value;
 }

@@ -34,10 +34,13 @@ __global__ void __launch_bounds__(kWarps* cuda::kWarp) copy_tiles(Copy copy) {
     const hopper::RowScores scores(copy.scores_R, rows, strip.lane());
     for (int s = 0; s < kStrips; ++s) {
       const int64_t corner = rows.first * copy.stride + at.n * kTileN + s * kStripColumns;
-      hopper::Element values[hopper::kStripValues];
+      hopper::StripValues values;
       strip.to_values(strip.read(copy.from + corner, copy.stride, rows.count), values);
-      for (int i = 0; i < hopper::kStripValues; ++i)
-        values[i] = rounded<hopper::Element>(load(values[i]) * scores.of_half[i / 2 % 2]);
+      for (int i = 0; i < hopper::kStripValues; i += 2) {
+        auto& [first, second] = values[i / 2];
+        const float score = scores.of_half[i / 2 % 2];
+        values[i / 2] = rounded<hopper::Element>(load(first) * score, load(second) * score);
+      }
       strip.write(values, copy.to + corner, copy.stride, rows.count);
     }
   }

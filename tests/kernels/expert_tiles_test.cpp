@@ -70,7 +70,8 @@ TEST_CASE("a weight gradient has all its tiles where an expert has rows, else no
   const auto rows_E = GENERATE(values<std::vector<int32_t>>({{0}, {3, 0, 1000, 0, 64}, {0, 0, 1}}));
   const int32_t blocks = GENERATE(1, 5, 132);
   const auto offsets_E = offsets_of(rows_E);
-  const ExpertTiles tiles{offsets_E.data(), static_cast<int32_t>(rows_E.size()), 4, 2};
+  const bool empty_too = GENERATE(false, true);
+  const ExpertTiles tiles{offsets_E.data(), static_cast<int32_t>(rows_E.size()), 4, 2, empty_too};
   std::vector<int32_t> tiles_E(rows_E.size(), 0);
   std::set<std::tuple<int32_t, int32_t, int32_t>> seen;
   for (const TileCursor& at : found(tiles, blocks)) {
@@ -78,7 +79,7 @@ TEST_CASE("a weight gradient has all its tiles where an expert has rows, else no
     CHECK(seen.emplace(at.expert, at.m, at.n).second);
     ++tiles_E[at.expert];
   }
-  for (size_t e = 0; e < rows_E.size(); ++e) CHECK(tiles_E[e] == (rows_E[e] > 0 ? 8 : 0));
+  for (size_t e = 0; e < rows_E.size(); ++e) CHECK(tiles_E[e] == (rows_E[e] > 0 || empty_too ? 8 : 0));
 }
 
 TEST_CASE("the values of a warp are its 16 rows and all columns, in pairs", "[kernels]") {
@@ -126,4 +127,35 @@ TEMPLATE_TEST_CASE_SIG("the loading threads take each 16 bytes of a tile of A on
     }
   }
   CHECK(seen.size() == size_t{kTileM * kTileK / kLoadVector});
+}
+
+TEMPLATE_TEST_CASE_SIG("a stage holds each element of a tile of A once, and passes of a thread a step apart", "[kernels]",
+                       ((int kColumns), kColumns), kTileK, kTileM) {
+  constexpr int kRows = kTileM * kTileK / kColumns;
+  std::vector<int> held(kTileM * kTileK, 0);
+  for (int row = 0; row < kRows; ++row) {
+    for (int column = 0; column < kColumns; ++column) {
+      // Lines of 128 bytes, of 64 columns each; the hardware exchanges bits 4 to 6 of an address by bits 7 to 9.
+      const int plain = (column / 64 * kRows + row) * 128 + column % 64 * 2;
+      REQUIRE(2 * staged_at<kColumns>(row, column) == (plain ^ (plain >> 7 & 7) << 4));
+      ++held[staged_at<kColumns>(row, column)];
+    }
+  }
+  CHECK(std::count(held.begin(), held.end(), 1) == kTileM * kTileK);
+  for (int thread = 0; thread < kLoadThreads; ++thread) {
+    const LoadedPiece first = loaded_piece<kColumns>(thread, 0);
+    for (int pass = 0; pass < kLoadPasses; ++pass) {
+      const LoadedPiece piece = loaded_piece<kColumns>(thread, pass);
+      CHECK((piece.row == first.row + pass * kRowsPerPass<kColumns> && piece.column == first.column));
+      CHECK(staged_at<kColumns>(piece.row, piece.column) ==
+            staged_at<kColumns>(first.row, first.column) + pass * kStagedPassStep<kColumns>);
+    }
+  }
+}
+
+TEST_CASE("a row that is not there is the last one in its place", "[kernels]") {
+  CHECK(row_or_last(3, 5) == 3);
+  CHECK(row_or_last(4, 5) == 4);
+  CHECK(row_or_last(5, 5) == 4);
+  CHECK(row_or_last(200, 5) == 4);
 }

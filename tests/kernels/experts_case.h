@@ -54,11 +54,11 @@ struct ExpertsCase {
 struct ExpertsResult {
   at::Tensor z_R2F, h_RF, dz_R2F, dscore_R, ddown, dgate_up;
 };
-inline ExpertsResult run_experts(ExpertKernels kernels, const ExpertsCase& c) {
+inline ExpertsResult run_experts(ExpertKernels kernels, const ExpertsCase& c, GradWrite write = GradWrite::add) {
   const auto ddown = c.ddown.clone(), dgate_up = c.dgate_up.clone();
   const auto up = experts_up(kernels, c.x_TD, c.rows(), c.gate_up);
-  const auto grads = experts_down_backward(kernels, c.dy_TD, c.rows(), c.z_R2F, c.down, ddown);
-  experts_up_weight_grad(kernels, c.dz_R2F, c.x_TD, c.order, dgate_up);
+  const auto grads = experts_down_backward(kernels, c.dy_TD, c.rows(), c.z_R2F, c.down, ddown, write);
+  experts_up_weight_grad(kernels, c.dz_R2F, c.x_TD, c.order, dgate_up, write);
   return {up.z_R2F, up.h_RF, grads.dz_R2F, grads.dscore_R, ddown, dgate_up};
 }
 
@@ -89,6 +89,15 @@ inline ExpertsResult experts_oracle(const ExpertsCase& c) {
   out.dz_R2F = z.grad();
   out.dscore_R = score.grad();
   return out;
+}
+
+/// True if gradients are stored, over what is no number, as they are added to zeros: for experts without rows as zeros.
+inline bool stores_what_it_adds(ExpertKernels kernels, const ExpertsCase& c) {
+  ExpertsCase zeros = c, spoilt = c;
+  zeros.dgate_up = at::zeros_like(c.dgate_up), zeros.ddown = at::zeros_like(c.ddown);
+  spoilt.dgate_up = at::full_like(c.dgate_up, std::nan("")), spoilt.ddown = at::full_like(c.ddown, std::nan(""));
+  const auto added = run_experts(kernels, zeros), stored = run_experts(kernels, spoilt, GradWrite::store);
+  return at::equal(stored.ddown, added.ddown) && at::equal(stored.dgate_up, added.dgate_up);
 }
 
 /// True if experts without rows have the gradients that they had.

@@ -81,6 +81,7 @@ TEST_CASE("GPU: fused experts are the unfused ones, and both the formula", "[cud
   check_against(exact, unfused, size, kUnfused);
   check_against(exact, fused, size, kFused);
   CHECK(idle_untouched(fused, c));
+  for (const auto kernels : {ExpertKernels::fused, ExpertKernels::unfused}) CHECK(stores_what_it_adds(kernels, on_gpu));
   CHECK(same(run_experts(ExpertKernels::fused, on_gpu), fused));
 }
 

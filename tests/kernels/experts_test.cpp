@@ -22,6 +22,7 @@ TEST_CASE("experts and their gradients equal a loop over the experts", "[kernels
   CHECK(relative_error(ours.ddown, exact.ddown) <= bound(dtype, R));
   CHECK(relative_error(ours.dgate_up, exact.dgate_up) <= bound(statistics_dtype(dtype), R));
   CHECK(idle_untouched(ours, c));
+  CHECK(stores_what_it_adds(ExpertKernels::unfused, c));
 }
 
 TEST_CASE("fused experts refuse what they cannot compute, and never fall back", "[kernels]") {

@@ -50,6 +50,11 @@ TEST_CASE("grouped GEMM and its gradients equal one product for each expert", "[
   CHECK(relative_error(dw, dw_ref) < bound(dtype, R));
   for (int64_t e = 0; e < E; ++e)
     if (rows[e] == 0) CHECK(same_bits(dw[e], start[e]));
+  // Stored, whatever was there: what is added to zeros, which for an expert without rows are zeros.
+  at::Tensor added = at::zeros_like(start), stored = at::full_like(start, std::nan(""));
+  grouped_gemm_weight_grad(dy, x, offsets, added);
+  grouped_gemm_weight_grad(dy, x, offsets, stored, GradWrite::store);
+  CHECK(at::equal(stored, added));
 }
 
 TEST_CASE("dense GEMM and its gradients equal the product", "[kernels]") {

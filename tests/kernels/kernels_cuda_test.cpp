@@ -244,6 +244,10 @@ TEST_CASE("GPU: grouped GEMM and its gradients, experts without rows among them"
   const double tolerance = dtype == at::kBFloat16 ? 2 * bound(dtype, T * K) : 2 * bound(dw.scalar_type(), T * K);
   CHECK(relative_error(gpu_dw.cpu(), dw) <= tolerance);
   if (E > 1) CHECK(same_bits(gpu_dw[E - 1].cpu(), dw[E - 1]));  // an expert without rows is left alone
+  auto added = at::zeros_like(gpu_dw), stored = at::full_like(gpu_dw, std::nan(""));
+  grouped_gemm_weight_grad(gpu(dy), gpu(x), offsets, added);
+  grouped_gemm_weight_grad(gpu(dy), gpu(x), offsets, stored, GradWrite::store);
+  CHECK(at::equal(stored.cpu(), added.cpu()));
 }
 
 TEST_CASE("GPU: dense GEMM and its gradients", "[cuda]") {
@@ -257,6 +261,10 @@ TEST_CASE("GPU: dense GEMM and its gradients", "[cuda]") {
   gemm_weight_grad(dy, x, dw);
   gemm_weight_grad(gpu(dy), gpu(x), gpu_dw);
   CHECK(close(gpu_dw, dw, N));  // fp32 from bf16 operands too: nothing is rounded on the way
+  auto added = at::zeros_like(gpu_dw), stored = at::full_like(gpu_dw, std::nan(""));
+  gemm_weight_grad(gpu(dy), gpu(x), added);
+  gemm_weight_grad(gpu(dy), gpu(x), stored, GradWrite::store);
+  CHECK(at::equal(stored.cpu(), added.cpu()));
 }
 
 TEST_CASE("GPU: causal attention and its gradients", "[cuda]") {

@@ -1,0 +1,135 @@
+// What the loading threads of the fused experts bring into a stage (kernels/hopper/gathered_rows.cuh), without the
+// products: a kernel that loads every tile of A by them and writes out what a stage then holds.
+#include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <vector>
+
+#include "kernels/compare.h"
+#include "kernels/hopper/gathered_rows.cuh"
+
+using namespace olmoe::kernels;
+using namespace olmoe::kernels::testing;
+
+namespace {
+
+struct Gathering {
+  hopper::GatheredRows rows;
+  ExpertTiles tiles;
+  int32_t K;
+  hopper::Element* out;  ///< of each tile and k, its lines of columns
+};
+
+/// Tiles of M rows (kAlongK false), each K / kTileK long; or of kTileM columns, as long as the expert has rows.
+template <class A>
+__global__ void __launch_bounds__(kLoadThreads) load_stages(Gathering g) {
+  extern __shared__ uint4 memory[];
+  auto* const stage = reinterpret_cast<hopper::Element*>(memory);
+  const int thread = static_cast<int>(threadIdx.x);
+  TileCursor at;
+  int64_t written = 0;
+  for (int32_t tile = 0; at.seek(g.tiles, tile); ++tile) {
+    const int32_t count = A::k_tiles(g.K, at);
+    if (count == 0) continue;
+    A a(g.rows, at, thread);
+    for (int32_t k = 0; k < count; ++k, ++written) {
+      a.copy_next(stage);
+      __syncthreads();
+      constexpr int kRows = kTileM * kTileK / A::kColumns;
+      for (int i = thread; i < kRows * A::kColumns; i += kLoadThreads)
+        g.out[written * kTileM * kTileK + i] = stage[staged_at<A::kColumns>(i / A::kColumns, i % A::kColumns)];
+      __syncthreads();
+    }
+  }
+}
+
+__global__ void add_runs(float* x, const float* y) {
+  const int i = static_cast<int>(threadIdx.x);
+  cuda::add_vector(x + 2 * i, cuda::Vector<float, 2>{y[2 * i], y[2 * i + 1]});
+  cuda::add_vector(x + 64 + i, cuda::Vector<float, 1>{y[64 + i]});
+}
+
+std::vector<int32_t> offsets_of(const std::vector<int32_t>& rows_E) {
+  std::vector<int32_t> offsets;
+  for (int32_t sum = 0; const int32_t rows : rows_E) offsets.push_back(sum += rows);
+  return offsets;
+}
+
+/// Tokens of 2 K x kTileK columns, two choices each, in an order that is not theirs; the rows of a case.
+struct Rows {
+  explicit Rows(const std::vector<int32_t>& rows_E) : offsets(offsets_of(rows_E)), R(offsets.back()) {
+    for (int64_t r = 0; r < R; ++r) slots.push_back(static_cast<int32_t>((r * 7 + 3) % (2 * ((R + 1) / 2))));
+    const int64_t T = (R + 1) / 2;
+    x = normal({T, kWidth}, at::kBFloat16, 1);
+    gathered = x.index_select(0, at::tensor(slots).to(at::kLong).floor_divide(2));
+    gpu_x = x.to(at::kCUDA), gpu_slots = at::tensor(slots, at::kInt).to(at::kCUDA);
+    gpu_offsets = at::tensor(offsets, at::kInt).to(at::kCUDA);
+  }
+  static constexpr int64_t kWidth = 256;
+  Gathering gathering(const at::Tensor& out, int32_t tiles_m) const {
+    return {.rows = {gpu_x.const_data_ptr<hopper::Element>(), static_cast<int32_t>(kWidth),
+                     gpu_slots.const_data_ptr<int32_t>(), cutlass::FastDivmod(2)},
+            .tiles = {gpu_offsets.const_data_ptr<int32_t>(), static_cast<int32_t>(offsets.size()), tiles_m, 1, true},
+            .K = kWidth,
+            .out = out.data_ptr<hopper::Element>()};
+  }
+
+  std::vector<int32_t> offsets, slots;
+  int64_t R;
+  at::Tensor x, gathered, gpu_x, gpu_slots, gpu_offsets;
+};
+
+at::Tensor stages(int64_t count) {
+  return at::full({count, kTileM * kTileK}, -1, at::TensorOptions().dtype(at::kBFloat16).device(at::kCUDA));
+}
+constexpr int kStageBytes = kTileM * kTileK * sizeof(hopper::Element);
+
+const std::vector<std::vector<int32_t>> kSpreads{{1}, {0, 129, 0, 128, 127, 0}, {64, 65, 63}, {0, 300, 3}};
+
+}  // namespace
+
+TEST_CASE("tiles of gathered rows hold each row of their expert, the last one again past its end", "[emulation]") {
+  const Rows rows(GENERATE(from_range(kSpreads)));
+  std::vector<at::Tensor> expected;
+  for (size_t e = 0; e < rows.offsets.size(); ++e) {
+    const int32_t begin = e == 0 ? 0 : rows.offsets[e - 1], end = rows.offsets[e];
+    for (int32_t first = begin; first < end; first += kTileM) {
+      std::vector<int64_t> of_tile;
+      for (int32_t r = first; r < first + kTileM; ++r) of_tile.push_back(std::min(r, end - 1));
+      const auto tile = rows.gathered.index_select(0, at::tensor(of_tile));
+      for (int64_t k = 0; k < Rows::kWidth; k += kTileK)
+        expected.push_back(tile.narrow(1, k, kTileK).contiguous().view({kTileM * kTileK}));
+    }
+  }
+  const auto out = stages(static_cast<int64_t>(expected.size()));
+  load_stages<hopper::RowsAlongM><<<1, kLoadThreads, kStageBytes>>>(rows.gathering(out, 0));
+  CHECK(same_bits(out.cpu(), at::stack(expected)));
+}
+
+TEST_CASE("tiles over gathered rows end in zeros, and an expert without rows has none", "[emulation]") {
+  const Rows rows(GENERATE(from_range(kSpreads)));
+  constexpr int32_t kTilesM = Rows::kWidth / kTileM;
+  std::vector<at::Tensor> expected;
+  for (size_t e = 0; e < rows.offsets.size(); ++e) {
+    const int32_t begin = e == 0 ? 0 : rows.offsets[e - 1], end = rows.offsets[e];
+    for (int32_t m = 0; m < kTilesM; ++m) {
+      for (int32_t first = begin; first < end; first += kTileK) {
+        auto tile = at::zeros({kTileK, kTileM}, at::kBFloat16);
+        const int64_t count = std::min(kTileK, end - first);
+        tile.narrow(0, 0, count).copy_(rows.gathered.narrow(0, first, count).narrow(1, m * kTileM, kTileM));
+        expected.push_back(tile.view({kTileM * kTileK}));
+      }
+    }
+  }
+  const auto out = stages(static_cast<int64_t>(expected.size()));
+  load_stages<hopper::RowsAlongK><<<1, kLoadThreads, kStageBytes>>>(rows.gathering(out, kTilesM));
+  CHECK(same_bits(out.cpu(), at::stack(expected)));
+}
+
+TEST_CASE("values are added to memory one and two at a time", "[emulation]") {
+  const at::Tensor x = normal({96}, at::kFloat, 1), y = normal({96}, at::kFloat, 2);
+  const at::Tensor sum = x.to(at::kCUDA), addend = y.to(at::kCUDA);
+  add_runs<<<1, 32>>>(sum.data_ptr<float>(), addend.const_data_ptr<float>());
+  CHECK(same_bits(sum.cpu(), x + y));
+}
