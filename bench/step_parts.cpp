@@ -202,7 +202,8 @@ class Parts {
     add(
         "head and loss", 1,
         [=, chunk = model_.loss_chunk] {
-          kernels::linear_cross_entropy_with_grads(at::full({}, 1e-3, at::kDouble), x_ND, w_VD, targets_N, chunk, dw_VD);
+          const auto seed = at::full({}, 1e-3, at::kDouble);
+          kernels::linear_cross_entropy_with_grads(seed, x_ND, w_VD, targets_N, chunk, dw_VD);
         },
         [=]() mutable {
           at::mm_out(logits_NV, x_ND, w_VD.t());

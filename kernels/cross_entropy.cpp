@@ -116,7 +116,8 @@ at::Tensor sum_over_chunks(const at::Tensor& x_ND, const at::Tensor& w_VD, const
   return at::scalar_tensor(std::accumulate(losses, losses + N, 0.0), losses_N.options());
 }
 
-void replace_by_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& seed, at::Tensor& losses_C) {
+void replace_by_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& seed,
+                      at::Tensor& losses_C) {
   if (logits_CV.is_cuda()) return cuda::row_losses_and_grads(logits_CV, targets_C, seed, losses_C);
   const double scale = seed.item<double>();
   for_dtype(logits_CV.scalar_type(),

@@ -10,8 +10,8 @@ namespace olmoe::kernels {
 /// count zero. Logits are made `chunk` tokens at a time and never all held; statistics in at least fp32.
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                 int64_t chunk);
-/// The same sum, with its gradients for a seed of d(sum) = `seed`, a float64 scalar: dx_ND, and that of the weight, which
-/// is added to dw_VD (at least fp32). A chunk of logits is made once, and its gradient takes its place.
+/// The same sum, with its gradients for a seed of d(sum) = `seed`, a float64 scalar: dx_ND, and that of the weight,
+/// which is added to dw_VD (at least fp32). A chunk of logits is made once, and its gradient takes its place.
 struct LossAndGrad {
   at::Tensor loss, dx_ND;
 };

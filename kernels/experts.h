@@ -42,8 +42,8 @@ ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& 
                                        const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF,
                                        GradWrite write = GradWrite::add);
 
-/// dgate_up_E2FD += dz^T gather(x) of each expert's rows, or stored. Fused, and for ddown too: a row that is not finite may spoil
-/// the gradients of the expert before its own; so no row may lie behind the last expert's.
+/// dgate_up_E2FD += dz^T gather(x) of each expert's rows, or stored. Fused, and for ddown too: a row that is not finite
+/// may spoil the gradients of the expert before its own; so no row may lie behind the last expert's.
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
                             const Permutation& order, at::Tensor dgate_up_E2FD, GradWrite write = GradWrite::add);
 

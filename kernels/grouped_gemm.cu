@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kTile* kTile) put_weight_grad(WeightGradOperan
   dw = g.write == GradWrite::store ? sum : dw + sum;
 }
 
-/// dw_EOI += product_EOI, or stored. What the library writes for experts without rows is not its promise: zero is meant.
+/// dw_EOI += product_EOI, or stored. What the library writes for experts without rows is not its promise: it is zero.
 template <int N>
 __global__ void __launch_bounds__(kThreads)
     put_product(const c10::BFloat16* product_EOI, const int32_t* offsets_E, int64_t elements_per_expert, float* dw_EOI,

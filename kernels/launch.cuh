@@ -57,9 +57,9 @@ __device__ inline Vector<T, N> load_vector(const T* from) {
   else
     return *reinterpret_cast<const Vector<T, N>*>(from);
 }
-/// Adds to global memory without reading it first; what is smaller than the smallest normal number counts as zero there.
+/// Adds to global memory without reading it first. What is smaller than the smallest normal number counts as zero.
 template <int N>
-__device__ inline void add_vector(float* to, const Vector<float, N>& values) {
+__device__ inline void atomic_add_vector(float* to, const Vector<float, N>& values) {
   static_assert(N == 1 || N == 2);
   if constexpr (N == 2)
     atomicAdd(reinterpret_cast<float2*>(to), std::bit_cast<float2>(values));

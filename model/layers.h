@@ -42,9 +42,9 @@ at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI);
 at::Tensor linear(const Normed& x, const at::Tensor& w_OI);
 /// y_NO = (silu(gate) * up) w_OF^T + residual_NO, of z_N2F = gate | up, which alone is kept.
 at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO);
-/// Sum of -log softmax(x w^T)[target] over targets that count, a float64 scalar; `chunk` tokens of logits at a time. The
-/// gradients for `seed`, a float64 scalar, are made here too, while the logits exist: backward() must be given that very
-/// tensor. Undefined: no gradient, and no backward.
+/// Sum of -log softmax(x w^T)[target] over targets that count, a float64 scalar; `chunk` tokens of logits at a time.
+/// The gradients for `seed`, a float64 scalar, are made here too, while the logits exist: backward() must be given that
+/// very tensor. Undefined: no gradient, and no backward.
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                 int64_t chunk, const at::Tensor& seed);
 

@@ -67,8 +67,8 @@ class ShardedUnit {
   /// [flat_numel / size] compute dtype: this rank's part of the bound weights, for one who changes
   /// `shard` anyway. Undefined where another unit may take the buffer, and where it is `shard`.
   at::Tensor rounded_shard() const;
-  /// Before gradients are made: claims the bound full gradients and zeroes them, unless they hold this unit's of earlier
-  /// micro-batches that were not reduced yet (ZeRO-1).
+  /// Before gradients are made: claims the bound full gradients and zeroes them, unless they hold this unit's of
+  /// earlier micro-batches that were not reduced yet (ZeRO-1).
   void zero_full_grads();
   /// reduce_scatter of the full gradients, *added* to grad; then their buffer is free. Throws if
   /// another unit has claimed it since zero_full_grads(). `wire` ([at least flat_numel], or undefined): the gradients

@@ -1,5 +1,6 @@
-// What the loading threads of a block read of A: rows that an index names, through cp.async, 16 bytes a thread and pass,
-// into a stage of shared memory. Shapes: R rows sorted by expert, D width of a row; M and K as in kernels/expert_tiles.h.
+// What the loading threads of a block read of A: rows that an index names, through cp.async, 16 bytes a thread and
+// pass, into a stage of shared memory. Shapes: R rows sorted by expert; M and K of a product as in
+// kernels/expert_tiles.h.
 #pragma once
 #include <cutlass/arch/memory_sm80.h>
 #include <cutlass/fast_math.h>

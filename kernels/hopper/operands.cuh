@@ -32,9 +32,9 @@ using Fragments =
                               cute::Stride<cute::Stride<cute::Int<kTileM>, cute::_8, cute::Int<kBlockColumns * kTileM>>,
                                            cute::Stride<cute::_0, cute::_0>>>>;
 
-/// True if gathered pieces of kColumns, which are K or M as kA says, lie in a stage where CUTLASS's layout has them. Its
-/// swizzle is of bytes; of 2-byte elements it is the one below. Both exchange and combine the bits of row and column, so
-/// that one bit of each at a time tells of all (a compiler does not evaluate 8,192 places).
+/// True if gathered pieces of kColumns, which are K or M as kA says, lie in a stage where CUTLASS's layout has them.
+/// Its swizzle is of bytes; of 2-byte elements it is the one below. Both exchange and combine the bits of row and
+/// column, so that one bit of each at a time tells of all (a compiler does not evaluate 8,192 places).
 template <int kColumns, Along kA, class Plain>
 constexpr bool staged_as(cute::ComposedLayout<cute::Swizzle<3, 4, 3>, cute::smem_ptr_flag_bits<16>, Plain>) {
   constexpr int kRows = kTileM * kTileK / kColumns;

@@ -9,7 +9,8 @@ namespace olmoe::kernels::hopper {
 using Element = c10::BFloat16;
 constexpr int kStripValues = kWarpRows * kStripColumns / cuda::kWarp;
 
-/// A warp's rows of a tile: `first`, and how many the expert has from there on, which may be more than 16 or none.
+/// A warp's rows of a tile: `first`, and how many the expert has from there on, which may be more than 16, none or
+/// negative: row count - 1 is the expert's last in any case.
 struct WarpRows {
   int64_t first;
   int32_t count;
@@ -43,13 +44,14 @@ class Strip {
  public:
   __device__ explicit Strip(Element* memory) : memory_(memory), lane_(static_cast<int>(threadIdx.x) % cuda::kWarp) {}
 
-  /// Rows of a matrix `stride` apart from `from` on; zero from row `rows` on.
+  /// Rows of a matrix `stride` apart from `from` on; past the last of `rows` that one again: reads behind branches
+  /// would wait for each other.
   __device__ Lines read(const Element* from, int64_t stride, int32_t rows) const {
-    Lines lines{};
+    Lines lines;
 #pragma unroll
     for (int pass = 0; pass < kStripPasses; ++pass) {
-      const int row = strip_row(lane_, pass);
-      if (row < rows) lines.pieces[pass] = cuda::load_vector<kStripVector>(from + row * stride + strip_column(lane_));
+      const int row = row_or_last(strip_row(lane_, pass), rows);
+      lines.pieces[pass] = cuda::load_vector<kStripVector>(from + row * stride + strip_column(lane_));
     }
     return lines;
   }

@@ -1,6 +1,6 @@
-// Gradients of the experts' weights: gather(x)^T y over the rows of each expert, stored in fp32 or added where they stay. The
-// gathered operand is A, so that up's gradient comes out transposed; a lane's values of it lie in memory beside those
-// of other lanes. Shapes as in kernels/experts.h; O columns of y.
+// Gradients of the experts' weights: gather(x)^T y over the rows of each expert, stored in fp32 or added where they
+// stay. The gathered operand is A, so that up's gradient comes out transposed; a lane's values of it lie in memory
+// beside those of other lanes. Shapes as in kernels/experts.h; O columns of y.
 #include "kernels/hopper/fused.h"
 #include "kernels/hopper/grouped_kernel.cuh"
 
@@ -45,7 +45,7 @@ struct WeightGrad {
     if (p.write == GradWrite::store)
       for_runs([](float* to, const auto& run) { cuda::store_vector(to, run); });
     else
-      for_runs([](float* to, const auto& run) { cuda::add_vector(to, run); });
+      for_runs([](float* to, const auto& run) { cuda::atomic_add_vector(to, run); });
   }
 };
 

@@ -46,8 +46,8 @@ __global__ void __launch_bounds__(kLoadThreads) load_stages(Gathering g) {
 
 __global__ void add_runs(float* x, const float* y) {
   const int i = static_cast<int>(threadIdx.x);
-  cuda::add_vector(x + 2 * i, cuda::Vector<float, 2>{y[2 * i], y[2 * i + 1]});
-  cuda::add_vector(x + 64 + i, cuda::Vector<float, 1>{y[64 + i]});
+  cuda::atomic_add_vector(x + 2 * i, cuda::Vector<float, 2>{y[2 * i], y[2 * i + 1]});
+  cuda::atomic_add_vector(x + 64 + i, cuda::Vector<float, 1>{y[64 + i]});
 }
 
 std::vector<int32_t> offsets_of(const std::vector<int32_t>& rows_E) {
@@ -57,8 +57,8 @@ std::vector<int32_t> offsets_of(const std::vector<int32_t>& rows_E) {
 }
 
 /// Tokens of 2 K x kTileK columns, two choices each, in an order that is not theirs; the rows of a case.
-struct Rows {
-  explicit Rows(const std::vector<int32_t>& rows_E) : offsets(offsets_of(rows_E)), R(offsets.back()) {
+struct GatheredCase {
+  explicit GatheredCase(const std::vector<int32_t>& rows_E) : offsets(offsets_of(rows_E)), R(offsets.back()) {
     for (int64_t r = 0; r < R; ++r) slots.push_back(static_cast<int32_t>((r * 7 + 3) % (2 * ((R + 1) / 2))));
     const int64_t T = (R + 1) / 2;
     x = normal({T, kWidth}, at::kBFloat16, 1);
@@ -90,7 +90,7 @@ const std::vector<std::vector<int32_t>> kSpreads{{1}, {0, 129, 0, 128, 127, 0}, 
 }  // namespace
 
 TEST_CASE("tiles of gathered rows hold each row of their expert, the last one again past its end", "[emulation]") {
-  const Rows rows(GENERATE(from_range(kSpreads)));
+  const GatheredCase rows(GENERATE(from_range(kSpreads)));
   std::vector<at::Tensor> expected;
   for (size_t e = 0; e < rows.offsets.size(); ++e) {
     const int32_t begin = e == 0 ? 0 : rows.offsets[e - 1], end = rows.offsets[e];
@@ -98,7 +98,7 @@ TEST_CASE("tiles of gathered rows hold each row of their expert, the last one ag
       std::vector<int64_t> of_tile;
       for (int32_t r = first; r < first + kTileM; ++r) of_tile.push_back(std::min(r, end - 1));
       const auto tile = rows.gathered.index_select(0, at::tensor(of_tile));
-      for (int64_t k = 0; k < Rows::kWidth; k += kTileK)
+      for (int64_t k = 0; k < GatheredCase::kWidth; k += kTileK)
         expected.push_back(tile.narrow(1, k, kTileK).contiguous().view({kTileM * kTileK}));
     }
   }
@@ -108,8 +108,8 @@ TEST_CASE("tiles of gathered rows hold each row of their expert, the last one ag
 }
 
 TEST_CASE("tiles over gathered rows end in zeros, and an expert without rows has none", "[emulation]") {
-  const Rows rows(GENERATE(from_range(kSpreads)));
-  constexpr int32_t kTilesM = Rows::kWidth / kTileM;
+  const GatheredCase rows(GENERATE(from_range(kSpreads)));
+  constexpr int32_t kTilesM = GatheredCase::kWidth / kTileM;
   std::vector<at::Tensor> expected;
   for (size_t e = 0; e < rows.offsets.size(); ++e) {
     const int32_t begin = e == 0 ? 0 : rows.offsets[e - 1], end = rows.offsets[e];

@@ -42,7 +42,8 @@ TEST_CASE("linear_cross_entropy and its gradients equal the formula", "[kernels]
   REQUIRE(loss.scalar_type() == at::kDouble);
   CHECK(relative_error(loss, loss_ref) < bound(dtype, D + V));
   at::Tensor dw = at::ones({V, D}, statistics_dtype(dtype));
-  const auto [same_loss, dx] = linear_cross_entropy_with_grads(at::full({}, 0.25, at::kDouble), x, w, targets, chunk, dw);
+  const auto seed = at::full({}, 0.25, at::kDouble);
+  const auto [same_loss, dx] = linear_cross_entropy_with_grads(seed, x, w, targets, chunk, dw);
   CHECK(same_bits(same_loss, loss));
   // bf16 logits of size |l| carry an error of 2^-8 |l|, which the softmax passes on: 8 roundings
   // cover |l| < 8.

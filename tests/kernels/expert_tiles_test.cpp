@@ -129,7 +129,7 @@ TEMPLATE_TEST_CASE_SIG("the loading threads take each 16 bytes of a tile of A on
   CHECK(seen.size() == size_t{kTileM * kTileK / kLoadVector});
 }
 
-TEMPLATE_TEST_CASE_SIG("a stage holds each element of a tile of A once, and passes of a thread a step apart", "[kernels]",
+TEMPLATE_TEST_CASE_SIG("a stage holds each element of a tile of A once, a thread's passes a step apart", "[kernels]",
                        ((int kColumns), kColumns), kTileK, kTileM) {
   constexpr int kRows = kTileM * kTileK / kColumns;
   std::vector<int> held(kTileM * kTileK, 0);

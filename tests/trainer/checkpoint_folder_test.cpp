@@ -24,7 +24,7 @@ TEST_CASE("state that is not finite is never committed, and the checkpoint befor
   const auto before = snapshot(checkpoints);
   std::vector<std::string> said(2);
   std::vector<int> codes(2);
-  run_ranks(2, [&](Communicator& world) {
+  run_ranks(2, [&, kind = kind, value = value](Communicator& world) {
     TrainedState state(world, checkpoints, /*keep=*/1);
     state.fill();
     if (world.rank() == spoilt) state.spoil(kind, value);
