@@ -65,7 +65,7 @@ TEST_CASE("the weight's gradient of the loss is added to, chunk by chunk", "[ker
   const at::Tensor x = normal({N, D}, at::kFloat, 5), w = normal({V, D}, at::kFloat, 6), targets = random_targets(N, V),
                    seed = at::full({}, 1.0 / 3, at::kDouble);
   // Chunk by chunk, by hand: each adds to the sum of those before.
-  at::Tensor dw = at::full({V, D}, 2), expected_dw = at::full({V, D}, 2), expected_dx = at::empty({N, D});
+  at::Tensor dw = at::full({V, D}, 2.0), expected_dw = at::full({V, D}, 2.0), expected_dx = at::empty({N, D});
   for (int64_t first = 0; first < N; first += chunk) {
     const auto rows = [&](const at::Tensor& t) { return t.narrow(0, first, std::min(chunk, N - first)); };
     rows(expected_dx).copy_(
