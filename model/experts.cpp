@@ -1,6 +1,9 @@
 #include "model/experts.h"
 
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+
+#include <utility>
 
 #include "kernels/experts.h"
 #include "kernels/grouped_gemm.h"
@@ -13,10 +16,21 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// Assignments of tokens to the experts here, and how they are computed.
+/// Whether the next gradients are stored; the first backward of a pass takes the answer, the others add. Lives as long
+/// as the weights.
+struct Stores : torch::CustomClassHolder {
+  Stores(bool& of_gate_up, bool& of_down) : gate_up(of_gate_up), down(of_down) {}
+  static kernels::GradWrite take(bool& stores) {
+    return std::exchange(stores, false) ? kernels::GradWrite::store : kernels::GradWrite::add;
+  }
+  bool &gate_up, &down;
+};
+
+/// Assignments of tokens to the experts here, how they are computed, and what becomes of weight gradients.
 struct ExpertRows {
   const kernels::Permutation& order;
   kernels::ExpertKernels kernels;
+  c10::intrusive_ptr<Stores> stores;
 };
 
 struct ExpertsFunction : Function<ExpertsFunction> {
@@ -32,6 +46,7 @@ struct ExpertsFunction : Function<ExpertsFunction> {
     ctx->saved_data["eps"] = kept.eps;
     ctx->saved_data["kernels"] = static_cast<int64_t>(rows.kernels);
     ctx->saved_data["residual"] = residual_MD.has_value();
+    ctx->saved_data["stores"] = c10::IValue::make_capsule(rows.stores);
     return kernels::combine_rows(y_RD, order, residual_MD.value_or(at::Tensor()));
   }
 
@@ -42,9 +57,12 @@ struct ExpertsFunction : Function<ExpertsFunction> {
     const auto kernels = static_cast<kernels::ExpertKernels>(data["kernels"].toInt());
     const auto &z_R2F = saved[1], &scores_R = saved[2], &gate_up = saved[6], &down = saved[7];
     const kernels::Permutation order{saved[3], saved[4], saved[5]};
+    const auto stores = c10::static_intrusive_pointer_cast<Stores>(data["stores"].toCapsule());
     auto dy_MD = grads[0].contiguous();
-    auto d = kernels::experts_down_backward(kernels, dy_MD, {order, scores_R}, z_R2F, down, weight_grad(down));
-    kernels::experts_up_weight_grad(kernels, d.dz_R2F, kept.again(), order, weight_grad(gate_up));
+    auto d = kernels::experts_down_backward(kernels, dy_MD, {order, scores_R}, z_R2F, down, weight_grad(down),
+                                            Stores::take(stores->down));
+    kernels::experts_up_weight_grad(kernels, d.dz_R2F, kept.again(), order, weight_grad(gate_up),
+                                    Stores::take(stores->gate_up));
     auto dx_RD = kernels::grouped_gemm_input_grad(d.dz_R2F, gate_up, order.offsets_E);
     return {kernels::combine_rows(dx_RD, order, {}), {}, kernels::to_assignments(d.dscore_R, order), {}, {}, {},
             data["residual"].toBool() ? dy_MD : at::Tensor()};
@@ -63,17 +81,18 @@ Experts::Experts(const ModelConfig& config, std::string prefix, const Communicat
 
 std::vector<Param> Experts::params() {
   const int64_t D = config_.d_model, F = config_.expert_width;
-  const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot) {
+  const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot, bool* to_store) {
     return Param{prefix_ + name, {count_, outputs, inputs}, {config_.num_experts, outputs, inputs},
-                 first_ * outputs * inputs, Axis::expert_shard, slot};
+                 first_ * outputs * inputs, Axis::expert_shard, slot, to_store};
   };
-  return {param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_), param(".down.weight", D, F, &down_eDF_)};
+  return {param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_),
+          param(".down.weight", D, F, &down_eDF_, &store_down_)};
 }
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                             const std::optional<at::Tensor>& residual_MD) {
-  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, ExpertRows{rows, kernels_}, gate_up_e2FD_, down_eDF_,
-                                residual_MD);
+  const ExpertRows how{rows, kernels_, c10::make_intrusive<Stores>(store_gate_up_, store_down_)};
+  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, how, gate_up_e2FD_, down_eDF_, residual_MD);
 }
 
 }  // namespace olmoe

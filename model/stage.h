@@ -24,6 +24,7 @@ struct Param {
   int64_t first;                      ///< where `shape` begins in the flattened global parameter
   Axis axis;
   at::Tensor* slot;
+  bool* to_store = nullptr;  ///< where its backward can store the gradient: set if it shall (UnitParam::to_store)
 };
 
 enum class Phase { train, recompute, eval };

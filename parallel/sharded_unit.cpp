@@ -128,19 +128,38 @@ at::Tensor ShardedUnit::rounded_shard() const {
   return own_part(weights_->flat().variable_data());
 }
 
-void ShardedUnit::zero_full_grads() {
+void ShardedUnit::claim_full_grads() {
   ENSURE(grads_, "a unit is bound before it is used");
   if (grads_are_grad_ || grads_->held_by(this)) return;
   grads_->claim(this);
-  grads_->flat().variable_data().zero_();
+  for (const auto& param : params_)
+    if (param.to_store != nullptr) *param.to_store = true;
+  zero_added_grads();
+}
+
+/// Everything but the parameters that are stored: those that are added to, and the padding, in pieces as long as may be.
+void ShardedUnit::zero_added_grads() const {
+  const auto flat = grads_->flat().variable_data();
+  int64_t begin = 0;
+  const auto zero_until = [&](int64_t end) {
+    if (end > begin) flat.narrow(0, begin, end - begin).zero_();
+  };
+  for (size_t i = 0; i < params_.size(); ++i) {
+    if (params_[i].to_store == nullptr) continue;
+    zero_until(begins_[i]);
+    begin = begins_[i] + numel_of(params_[i].shape);
+  }
+  zero_until(flat_numel_);
 }
 
 void ShardedUnit::reduce_grads(const at::Tensor& wire) {
   ENSURE(grads_, "a unit is bound before it is used");
   if (grads_are_grad_) return;
   ENSURE(grads_->held_by(this),
-         "the full gradients of {} were not zeroed, or another unit took their buffer",
+         "the full gradients of {} were not claimed, or another unit took their buffer",
          params_.empty() ? "an empty unit" : params_.front().name);
+  for (const auto& param : params_)
+    ENSURE(param.to_store == nullptr || !*param.to_store, "the gradient of {} was never stored", param.name);
   // This rank's part of the full gradients is read only by this rank, and is the staging slice.
   at::Tensor full = grads_->flat().variable_data();
   at::Tensor sum = own_part(full);

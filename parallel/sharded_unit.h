@@ -20,6 +20,9 @@ struct UnitParam {
   std::vector<int64_t> global_shape;  ///< of the whole parameter, all experts included
   int64_t first = 0;                  ///< where `shape` begins in the flattened global parameter
   at::Tensor* slot = nullptr;         ///< receives the permanent parameter view
+  /// Of one whose backward can store its gradient and not only add to it; null: it adds. Set when the full gradients are
+  /// claimed, in place of zeros: then the backward stores, all of it, and clears this.
+  bool* to_store = nullptr;
 };
 
 /// A contiguous piece of a parameter that lives in this rank's shard.
@@ -51,7 +54,7 @@ class ShardedUnit {
   /// [flat_numel]), their .grad permanent views of `grads` (master dtype, [flat_numel]; grad_dtype
   /// is set to it). Each is a range of a GatherPool, or a tensor of this unit alone. In a group of
   /// one whose compute dtype is the master dtype, `weights` may be `shard` itself and `grads`
-  /// `grad`: then gather, zero_full_grads and reduce_grads have nothing to move.
+  /// `grad`: then gather, claim_full_grads and reduce_grads have nothing to move.
   void bind(PoolRange weights, PoolRange grads);
   /// Casts the shard and all-gathers it into the bound weights, through variable_data(), so that a
   /// kept graph is valid again. Does nothing when the buffer still holds this unit's current
@@ -67,11 +70,11 @@ class ShardedUnit {
   /// [flat_numel / size] compute dtype: this rank's part of the bound weights, for one who changes
   /// `shard` anyway. Undefined where another unit may take the buffer, and where it is `shard`.
   at::Tensor rounded_shard() const;
-  /// Before gradients are made: claims the bound full gradients and zeroes them, unless they hold this unit's of
-  /// earlier micro-batches that were not reduced yet (ZeRO-1).
-  void zero_full_grads();
+  /// Before gradients are made: claims the bound full gradients, unless they hold this unit's of earlier micro-batches
+  /// that were not reduced yet (ZeRO-1). Zeroes them, but for what is going to be stored (UnitParam::to_store).
+  void claim_full_grads();
   /// reduce_scatter of the full gradients, *added* to grad; then their buffer is free. Throws if
-  /// another unit has claimed it since zero_full_grads(). `wire` ([at least flat_numel], or undefined): the gradients
+  /// another unit has claimed it since claim_full_grads(), or if nothing was stored where it should. `wire` ([at least flat_numel], or undefined): the gradients
   /// travel in its dtype and are summed in that of grad. Collective over the group.
   void reduce_grads(const at::Tensor& wire = {});
 
@@ -84,6 +87,7 @@ class ShardedUnit {
   void lay_out();
   void bind_param(const UnitParam& param, int64_t begin) const;
   at::Tensor own_part(const at::Tensor& flat) const;
+  void zero_added_grads() const;
 
   std::vector<UnitParam> params_;
   std::vector<int64_t> begins_;  ///< where each parameter starts in the flat unit, in elements

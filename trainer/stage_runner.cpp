@@ -13,7 +13,9 @@ namespace {
 
 at::ScalarType master_dtype(at::ScalarType compute) { return compute == at::kDouble ? at::kDouble : at::kFloat; }
 
-UnitParam unit_param(Param& param) { return {param.name, param.shape, param.global_shape, param.first, param.slot}; }
+UnitParam unit_param(Param& param) {
+  return {param.name, param.shape, param.global_shape, param.first, param.slot, param.to_store};
+}
 
 /// The loader makes batches in host memory. From pinned memory they are copied without a host synchronisation.
 Batch on_device(const Batch& batch, at::Device device) {
@@ -167,9 +169,10 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
 //                         the lane, so that the caller waits for no more than it needs.
 //   buffer of weights     Holds every second stage. Stage s+1 is gathered into that of s-1 (backward: s-1 into that of
 //                         s+1) when the caller's line holds the last reader of the old tenant, and s not yet.
-//   buffer of gradients   Zeroed on the caller's line for stage s-1 after it waited for the reduction of s+1, its last
-//                         reader; it does so just before the reduction of s, which the backward of s-1 hides. That of
-//                         the last stage, whose forward makes gradients, before it: no reduction is then on its way.
+//   buffer of gradients   Claimed, and zeroed where it is added to, on the caller's line for stage s-1 after it waited for
+//                         the reduction of s+1, its last reader; it does so just before the reduction of s, which the
+//                         backward of s-1 hides. That of the last stage, whose forward makes gradients, before it: no
+//                         reduction is then on its way.
 //   any other tensor      What a lane touches lives as long as the runner. (Communicators may make scratch of their own
 //                         on the lane's stream, and use it nowhere else.)
 //   shard, grad           The optimizer runs on the caller's line, which has waited for all gathers and reductions.
@@ -215,11 +218,11 @@ void StageRunner::backward(const Batch& batch, const at::Tensor& loss_seed, doub
   reduce_lane_.wait();
 }
 
-/// Before anything is added to the full gradients of a stage, which are zero then, or this step's.
+/// Before gradients of a stage are made: its full gradients are zero then, or to be stored, or this step's so far.
 void StageRunner::claim_grads(size_t stage) {
   for (auto* unit : units_of_[stage]) {
     ENSURE(unit->gathered(), "stage {}: the weights of {} are not in their buffer", stage, unit->params().front().name);
-    unit->zero_full_grads();
+    unit->claim_full_grads();
   }
 }
 

@@ -208,7 +208,7 @@ TEST_CASE("pooled units: kept graphs stay valid, gradients add up over micro-bat
       const at::Tensor y_second = forward(second, x);
       for (auto [unit, y] : {std::pair{&second, y_second}, std::pair{&first, y_first}}) {
         unit->unit.gather();
-        unit->unit.zero_full_grads();
+        unit->unit.claim_full_grads();
         y.backward();
         unit->unit.reduce_grads();
         unit->unit.release();
@@ -229,7 +229,7 @@ TEST_CASE("two units side by side in one pool do not evict each other") {
     for (TestUnit* u : {&dense, &experts}) {
       u->initialise();
       u->unit.gather();
-      u->unit.zero_full_grads();
+      u->unit.claim_full_grads();
     }
     ENSURE(dense.unit.gathered() && experts.unit.gathered(), "one evicted the other");
     forward(dense, input(world.rank(), 0)).add(forward(experts, input(world.rank(), 0))).backward();
@@ -247,7 +247,7 @@ TEST_CASE("a group of one may compute in its shard and gather nothing") {
     u.initialise();
     for (int m = 0; m < 2; ++m) {
       u.unit.gather();
-      u.unit.zero_full_grads();
+      u.unit.claim_full_grads();
       forward(u, input(0, m)).backward();
       u.unit.reduce_grads();
       u.unit.release();
@@ -259,6 +259,38 @@ TEST_CASE("a group of one may compute in its shard and gather nothing") {
   });
 }
 
+TEST_CASE("what is going to be stored is not zeroed, everything else is") {
+  run_ranks(2, [](Communicator& world) {
+    at::Tensor a, stored, b;
+    bool to_store = false;
+    ShardedUnit unit({{"a", {3}, {3}, 0, &a}, {"stored", {5, 2}, {5, 2}, 0, &stored, &to_store}, {"b", {7}, {7}, 0, &b}},
+                     world, at::kFloat, at::kCPU);
+    const int64_t n = unit.flat_numel();
+    at::Tensor full = at::full({n}, 3.0);
+    unit.bind(at::zeros({n}), full);
+    unit.claim_full_grads();
+    ENSURE(to_store, "nobody was told to store");
+    check_same_bits(stored.grad(), at::full({5, 2}, 3.0), "left alone");
+    ENSURE((full != 0).sum().item<int64_t>() == 10, "padding or another parameter kept a value");
+    try {
+      unit.reduce_grads();
+      ENSURE(false, "a gradient that nobody stored was reduced");
+    } catch (const Error& error) {
+      ENSURE(std::string(error.what()).find("the gradient of stored was never stored") != std::string::npos, "{}",
+             error.what());
+    }
+    stored.grad().fill_(1);
+    to_store = false;
+    unit.claim_full_grads();  // of a later micro-batch, before the reduction
+    ENSURE(!to_store, "what was stored would be lost");
+    unit.reduce_grads();
+    for (const Slice& slice : unit.slices())
+      if (slice.name == "stored")
+        check_same_bits(unit.grad.narrow(0, slice.offset, slice.end - slice.begin),
+                        at::full({slice.end - slice.begin}, 2.0), "summed over ranks");
+  });
+}
+
 TEST_CASE("bfloat16 weights accumulate float32 gradients") {
   // bfloat16 cannot hold 1 + 2^-12: it comes out only if nothing rounds on the way.
   run_ranks(2, [](Communicator& world) {
@@ -267,7 +299,7 @@ TEST_CASE("bfloat16 weights accumulate float32 gradients") {
     ENSURE(unit.shard.dtype() == at::kFloat, "master weights are {}", unit.shard.dtype().name());
     unit.bind(at::zeros({unit.flat_numel()}, at::kBFloat16), at::zeros({unit.flat_numel()}));
     unit.gather();
-    unit.zero_full_grads();
+    unit.claim_full_grads();
     w.sum().backward();
     WideGradient::apply(w).backward();
     ENSURE(w.grad().dtype() == at::kFloat, "gradient is {}", w.grad().dtype().name());
@@ -289,7 +321,7 @@ TEST_CASE("a bfloat16 wire rounds each rank's whole gradient once, and sums in f
     u.unit.bind(at::zeros({n}), full);
     const auto reduce = [&](const at::Tensor& wire) {
       u.unit.grad.zero_();
-      u.unit.zero_full_grads();
+      u.unit.claim_full_grads();
       full.copy_(grad_of(world.rank()));
       const int64_t before = world.traffic().reduce_scatter.bytes;
       u.unit.reduce_grads(wire);
@@ -321,8 +353,8 @@ TEST_CASE("misuse of a unit is refused") {
   v.unit.bind(weights.range(0, n), grads.range(0, n));
   CHECK_THROWS_AS(u.unit.bind(at::zeros({n}), at::zeros({n})), Error);
   CHECK_THROWS_AS(u.unit.reduce_grads(), Error);  // never zeroed
-  u.unit.zero_full_grads();
-  v.unit.zero_full_grads();
+  u.unit.claim_full_grads();
+  v.unit.claim_full_grads();
   CHECK_THROWS_AS(u.unit.reduce_grads(), Error);  // the other took the buffer
   CHECK_NOTHROW(v.unit.reduce_grads());
   CHECK_THROWS_AS(v.unit.reduce_grads(), Error);  // reduced already

@@ -322,3 +322,23 @@ TEST_CASE("bf16 compute stays near fp32, with fp32 gradients") {
     CHECK(at::cosine_similarity(grad, reference.at(name), 0).item<double>() > 0.98);
   }
 }
+
+TEST_CASE("what lies in the buffers of full gradients before a pass has no part in them") {
+  const auto model = tiny_model();
+  const auto residency = GENERATE(Residency::pooled, Residency::resident);
+  run_ranks(2, [&](Communicator& world) {
+    DeviceMesh mesh(world, {.replicate = 1, .shard = 2, .expert = 1});
+    auto options = runner_options(model, at::kFloat, residency);
+    options.grads = residency;
+    StageRunner runner(make_stages(model, mesh), mesh, options);
+    fill_weights(runner.units(), uneven_weights(model));
+    for (const auto& unit : runner.units())
+      for (const auto& param : unit->params()) param.slot->grad().fill_(std::nan(""));
+    for (const bool last : {false, true})
+      runner.train_pass(random_batch(model), {.per_target = 0.01, .aux_share = 0.5}, last);
+    for (const auto& unit : runner.units()) {
+      ENSURE(at::isfinite(unit->grad).all().item<bool>(), "{}", unit->params().front().name);
+      ENSURE(unit->grad.abs().max().item<double>() > 0, "{} has no gradient", unit->params().front().name);
+    }
+  });
+}
