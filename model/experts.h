@@ -35,7 +35,7 @@ class Experts {
   int64_t first_, count_;  // experts [first, first + count) are here
   at::Tensor gate_up_e2FD_;  // rows of an expert: F of the gate, then F of up
   at::Tensor down_eDF_;
-  bool store_gate_up_ = false, store_down_ = false;  // their next gradients, where the first of a pass need not be added
+  bool store_gate_up_ = false, store_down_ = false;  // their next gradients, which nothing is there to be added to
 };
 
 }  // namespace olmoe

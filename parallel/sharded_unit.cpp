@@ -137,7 +137,7 @@ void ShardedUnit::claim_full_grads() {
   zero_added_grads();
 }
 
-/// Everything but the parameters that are stored: those that are added to, and the padding, in pieces as long as may be.
+/// Everything but the parameters that are stored: those that are added to, and padding, in pieces as long as may be.
 void ShardedUnit::zero_added_grads() const {
   const auto flat = grads_->flat().variable_data();
   int64_t begin = 0;

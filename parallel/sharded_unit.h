@@ -20,8 +20,8 @@ struct UnitParam {
   std::vector<int64_t> global_shape;  ///< of the whole parameter, all experts included
   int64_t first = 0;                  ///< where `shape` begins in the flattened global parameter
   at::Tensor* slot = nullptr;         ///< receives the permanent parameter view
-  /// Of one whose backward can store its gradient and not only add to it; null: it adds. Set when the full gradients are
-  /// claimed, in place of zeros: then the backward stores, all of it, and clears this.
+  /// Of one whose backward can store its gradient and not only add to it; null: it adds. Set when the full gradients
+  /// are claimed, in place of zeros: then the backward stores, all of it, and clears this.
   bool* to_store = nullptr;
 };
 
@@ -73,9 +73,9 @@ class ShardedUnit {
   /// Before gradients are made: claims the bound full gradients, unless they hold this unit's of earlier micro-batches
   /// that were not reduced yet (ZeRO-1). Zeroes them, but for what is going to be stored (UnitParam::to_store).
   void claim_full_grads();
-  /// reduce_scatter of the full gradients, *added* to grad; then their buffer is free. Throws if
-  /// another unit has claimed it since claim_full_grads(), or if nothing was stored where it should. `wire` ([at least flat_numel], or undefined): the gradients
-  /// travel in its dtype and are summed in that of grad. Collective over the group.
+  /// reduce_scatter of the full gradients, *added* to grad; then their buffer is free. Throws if another unit has
+  /// claimed it since claim_full_grads(), or if nothing was stored where it should. `wire` ([at least flat_numel], or
+  /// undefined): the gradients travel in its dtype and are summed in that of grad. Collective over the group.
   void reduce_grads(const at::Tensor& wire = {});
 
   at::Tensor shard;  ///< [flat_numel / size] master dtype

@@ -169,10 +169,10 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
 //                         the lane, so that the caller waits for no more than it needs.
 //   buffer of weights     Holds every second stage. Stage s+1 is gathered into that of s-1 (backward: s-1 into that of
 //                         s+1) when the caller's line holds the last reader of the old tenant, and s not yet.
-//   buffer of gradients   Claimed, and zeroed where it is added to, on the caller's line for stage s-1 after it waited for
-//                         the reduction of s+1, its last reader; it does so just before the reduction of s, which the
-//                         backward of s-1 hides. That of the last stage, whose forward makes gradients, before it: no
-//                         reduction is then on its way.
+//   buffer of gradients   Claimed, and zeroed where it is added to, on the caller's line for stage s-1 after it waited
+//                         for the reduction of s+1, its last reader; it does so just before the reduction of s, which
+//                         the backward of s-1 hides. That of the last stage, whose forward makes gradients, before it:
+//                         no reduction is then on its way.
 //   any other tensor      What a lane touches lives as long as the runner. (Communicators may make scratch of their own
 //                         on the lane's stream, and use it nowhere else.)
 //   shard, grad           The optimizer runs on the caller's line, which has waited for all gathers and reductions.

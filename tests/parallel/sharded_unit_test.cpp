@@ -263,8 +263,8 @@ TEST_CASE("what is going to be stored is not zeroed, everything else is") {
   run_ranks(2, [](Communicator& world) {
     at::Tensor a, stored, b;
     bool to_store = false;
-    ShardedUnit unit({{"a", {3}, {3}, 0, &a}, {"stored", {5, 2}, {5, 2}, 0, &stored, &to_store}, {"b", {7}, {7}, 0, &b}},
-                     world, at::kFloat, at::kCPU);
+    const UnitParam with_flag{"stored", {5, 2}, {5, 2}, 0, &stored, &to_store};
+    ShardedUnit unit({{"a", {3}, {3}, 0, &a}, with_flag, {"b", {7}, {7}, 0, &b}}, world, at::kFloat, at::kCPU);
     const int64_t n = unit.flat_numel();
     at::Tensor full = at::full({n}, 3.0);
     unit.bind(at::zeros({n}), full);

@@ -5,6 +5,7 @@
 #include "core/random.h"
 #include "model/head.h"
 #include "model/init.h"
+#include "parallel/thread_communicator.h"
 #include "support/catch.h"
 #include "support/dense_oracle.h"
 #include "trainer/config_sections.h"
