@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Makes sure that cuobjdump and nvdisasm, which print the machine code of GPU objects, are there, and prints their folder
-# as the last line: those of the path, or else of .deps/cuda-disassembler, from NVIDIA's Python wheels (6 MB to download).
+# as the last line: those of CUDA 13 on the path, or else of .deps/cuda-disassembler, from NVIDIA's Python wheels (6 MB to
+# download).
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 target="$REPOSITORY/.deps/cuda-disassembler"
 
-has_both() { [ -x "$1/cuobjdump" ] && [ -x "$1/nvdisasm" ]; }
+has_both() {  # folder: both, of CUDA 13, as the objects are
+  [ -x "$1/cuobjdump" ] && [ -x "$1/nvdisasm" ] && [[ "$("$1/cuobjdump" --version)" == *"release 13."* ]]
+}
 
 on_path="$(command -v cuobjdump || true)"
 for folder in ${on_path:+"$(dirname "$on_path")"} "$target/bin"; do

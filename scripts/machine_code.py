@@ -1,96 +1,107 @@
 #!/usr/bin/env python3
-"""Holds the machine code of the fused experts' kernels against what makes them fast, and prints it as a table.
+"""Holds the machine code of the hot kernels against what makes them fast, and prints it as a table. Needs no GPU.
 
-    scripts/machine_code.py DISASSEMBLER OBJECT... [--logs FOLDER]
+    scripts/machine_code.py DISASSEMBLER BUILD [--before OTHER_BUILD]
 
-DISASSEMBLER: the folder of cuobjdump and nvdisasm. OBJECT: kernels/hopper/*.cu compiled for sm_90a. FOLDER: what ptxas
-said of each file (nvcc -Xptxas -v). Fails where a property is lost, naming kernel, property, value and bound.
-
-A kernel has a loop that loads (LDGSTS and no HGMMA), a loop that multiplies (HGMMA), and around the latter one that
-takes tile after tile, whose rest is the epilogue.
+DISASSEMBLER: the folder of cuobjdump and nvdisasm (scripts/install_disassembler.sh). BUILD: a build for sm_90a, with the
+objects of kernels/ that machine_code_rules.py names and what ptxas said of them. Fails where a property is lost, naming
+kernel, property, value, what is wanted, and the first instruction that is amiss. With OTHER_BUILD, of other sources,
+the table says for each property what it was there, if that source was compiled there, and marks those that would have failed.
 """
 import argparse
-import re
+import dataclasses
 import sys
 from pathlib import Path
 
 import sass
 from kernel_resources import kernels_of, readable
-
-# Most instructions of a warp: of the loading loop and of the multiplying one for a k-tile of 64, whose products take
-# 1,024 cycles, and of the epilogue for a tile, 128 values a thread. Some percent above what is there.
-BOUNDS = {
-    "UpProjection": {"loading": 110, "multiplying": 60, "epilogue": 1700},
-    "DownBackward": {"loading": 110, "multiplying": 60, "epilogue": 4400},
-    "WeightGrad<true>": {"loading": 260, "multiplying": 60, "epilogue": 2200},  # of which half runs: it stores or adds
-    "WeightGrad<false>": {"loading": 260, "multiplying": 60, "epilogue": 1200},
-}
-PASSES = 8  # 16 bytes a thread each, which make a k-tile of A
-SPILLED_BYTES = {"DownBackward": 40}  # five registers, once a tile: it has three results of each element. Others: 0
+from machine_code_rules import RULES, Compiled, Unlike, fused, shown
 
 
-def properties(kernel, code, spilled):
-    """Yields (property, value, what is wanted, whether it is so)."""
-    bounds = BOUNDS[kernel]
-    loading = code.shortest_loop(["LDGSTS"], lacks=["HGMMA"])
-    multiplying = code.shortest_loop(["HGMMA"])
-    tiles = next((loop for loop in code.loops() if loop.counts()["HGMMA"] > (multiplying or loop).counts()["HGMMA"]), None)
-    if not (loading and multiplying and tiles):
-        yield "loops that load, multiply and take tiles", "not found", "all three", False
+@dataclasses.dataclass(frozen=True)
+class Property:
+    kernel: str
+    name: str
+    value: object
+    wanted: str
+    holds: bool
+    first: str  # instruction that is counted
+
+
+def objects_of(build, source):
+    return sorted(build.glob(f"CMakeFiles/*/kernels/{source}.cu.o"))
+
+
+def compiled_kernels(disassembler, build, source):
+    """{readable name without spaces: Compiled} of one object of a build."""
+    objects = objects_of(build, source)
+    log = build / "ptxas" / Path(source).name
+    if len(objects) != 1 or not log.is_file():
+        raise SystemExit(f"{build}: kernels/{source}.cu has not been compiled there, or ptxas's log of it is missing")
+    said = log.read_text(encoding="utf-8")
+    resources = {name: (registers, spilled)
+                 for name, architecture, registers, spilled, _ in kernels_of(said) if architecture == "sm_90a"}
+    codes = sass.disassemble(disassembler, objects[0])
+    names = [name.replace(" ", "") for name in readable(list(codes))]
+    return {name: Compiled(code, *resources[mangled], said)
+            for name, (mangled, code) in zip(names, codes.items()) if mangled in resources}
+
+
+def properties_of(name, compiled, rules, is_fused):
+    """Yields what the rules find in a kernel."""
+    try:
+        kernel = fused(compiled) if is_fused else compiled
+    except Unlike as lacking:
+        yield Property(name, "structure", f"not found: {lacking}", "loops that load, multiply and take tiles", False, "")
         return
-    epilogue = tiles.without(multiplying)
+    for rule in rules:
+        value, counted = rule.measure(kernel)
+        yield Property(name, rule.name, value, rule.wish(), rule.holds(value), str(counted[0]) if counted else "")
 
-    def at_most(name, value, most):
-        return name, value, f"at most {most}", value <= most
 
-    def exactly(name, value, wanted):
-        return name, value, str(wanted), value == wanted
+def properties_of_build(disassembler, build, sources):
+    """Those of the kernels of these sources that there are rules for."""
+    found = []
+    for source in sources:
+        of_kernels = RULES[source]
+        kernels = compiled_kernels(disassembler, build, source)
+        for name, rules in of_kernels.items():
+            if name in kernels:
+                found += properties_of(name, kernels[name], rules, source.startswith("hopper/"))
+            else:
+                found.append(Property(name, "kernel", f"not in kernels/{source}.cu", "to be there", False, ""))
+    return found
 
-    load, multiply, whole = loading.counts(), multiplying.counts(), code.counts()
-    yield at_most("loading: instructions a k-tile", len(loading), bounds["loading"])
-    yield exactly("loading: copies of 16 bytes a k-tile", load["LDGSTS"], PASSES)
-    yield at_most("loading: branches that rejoin (the leader's)", load["BSSY"], 1)
-    if kernel.startswith("WeightGrad"):  # the others look their rows up once a tile
-        yield exactly("loading: rows looked up before the first is used", sass.loads_before_use(loading, "LDG"), PASSES)
-    yield at_most("multiplying: instructions a k-tile", len(multiplying), bounds["multiplying"])
-    yield exactly("multiplying: HGMMA a k-tile", multiply["HGMMA"], 4)
-    yield exactly("multiplying: local loads and stores", multiply["LDL"] + multiply["STL"], 0)
-    waits = [i for i in multiplying.instructions if i.opcode == "WARPGROUP.DEPBAR.LE"]
-    yield ("multiplying: waits, with one batch left in flight", len(waits), "1",
-           len(waits) == 1 and waits[0].operands.replace(" ", "") == "gsb0,0x1")
-    yield at_most("epilogue: instructions a tile", len(epilogue), bounds["epilogue"])
-    yield exactly("calls", whole["CALL"], 0)
-    yield exactly("conversions one at a time (F2F)", whole["F2F"], 0)
-    if kernel.startswith("WeightGrad"):
-        yield exactly("epilogue: loads of the sum", epilogue.counts()["LDG"] - 1, 0)  # one: the offsets of the experts
-    yield at_most("spilled bytes", spilled, SPILLED_BYTES.get(kernel, 0))
+
+def print_table(now, before):
+    old = {(found.kernel, found.name): found for found in before or ()}
+    columns = ["now"] if before is None else ["before", "now"]
+    print("| kernel | property | " + " | ".join(columns) + " | wanted |")
+    print("| --- | --- | " + "---: | " * len(columns) + "--- |")
+    for found in now:
+        values = [shown(found.value)]
+        if before is not None:
+            was = old.get((found.kernel, found.name))
+            values.insert(0, "" if was is None else shown(was.value) + " (!)" * (not was.holds))
+        print(f"| `{found.kernel}` | {found.name} | " + " | ".join(values) + f" | {found.wanted} |")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("disassembler")
-    parser.add_argument("objects", nargs="+", type=Path)
-    parser.add_argument("--logs", type=Path, required=True)
+    parser.add_argument("disassembler", type=Path)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("--before", type=Path, metavar="OTHER_BUILD")
     options = parser.parse_args()
-    if not (Path(options.disassembler) / "cuobjdump").is_file():
-        sys.exit(f"{options.disassembler} holds no cuobjdump: scripts/install_disassembler.sh installs it")
-    said = {path: path.read_text(encoding="utf-8") for path in sorted(options.logs.iterdir())}
-    spilled = {name: bytes_ for text in said.values() for name, _, _, bytes_, _ in kernels_of(text)}
-    problems = [f"{path.name}: ptxas: {line.strip()}" for path, text in said.items() for line in text.splitlines()
-                if "serializ" in line]
-    print("| kernel | property | value | wanted |\n| --- | --- | ---: | --- |")
-    seen = set()
-    for path in options.objects:
-        for mangled, code in sass.disassemble(options.disassembler, path).items():
-            kernel = re.search(r"multiply<(.*?) ?>$", readable([mangled])[0])
-            if not kernel:
-                continue
-            seen.add(kernel[1])
-            for name, value, wanted, holds in properties(kernel[1], code, spilled[mangled]):
-                print(f"| {kernel[1]} | {name} | {value} | {wanted} |")
-                if not holds:
-                    problems.append(f"{kernel[1]}: {name}: {value}, wanted: {wanted}")
-    problems += [f"{name}: no object holds it" for name in BOUNDS if name not in seen]
+    now = properties_of_build(options.disassembler, options.build, RULES)
+    before = None
+    if options.before:
+        compiled = [source for source in RULES if objects_of(options.before, source)]
+        if not compiled:
+            raise SystemExit(f"{options.before} holds no objects of kernels/")
+        before = properties_of_build(options.disassembler, options.before, compiled)
+    print_table(now, before)
+    problems = [f"{found.kernel}: {found.name}: {shown(found.value)}, wanted: {found.wanted}"
+                + f"; {found.first}" * bool(found.first) for found in now if not found.holds]
     if problems:
         sys.exit("\n".join(problems))
 
