@@ -85,7 +85,7 @@ __device__ void multiply_tiles(const typename Gemm::Params& params, Pipeline& pi
       main.mma_tail(pipeline, state, count);
       state.advance(count);
     }
-    Gemm::finish(params, at, values, warp, shared.strips[warp]);
+    params.epilogue.finish(at, values, warp, shared.strips[warp]);
   }
 }
 

@@ -6,8 +6,14 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
 
 #include "compare.h"
 #include "core/targets.h"
@@ -120,6 +126,31 @@ TEST_CASE("GPU: SwiGLU and its gradients", "[cuda]") {
   CHECK(close(grads.h_RF, cpu_grads.h_RF, kForward, 1));
   REQUIRE(grads.dscore_R.defined() == scored);
   if (scored) CHECK(close(grads.dscore_R, cpu_grads.dscore_R, kForward * F, 1));
+}
+
+TEST_CASE("GPU: SwiGLU of gates whose exponentials overflow, vanish or are none", "[cuda]") {
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  const std::vector<double> gates = {-kInf, -3e38, -1e4, -104, -88.5, -87.5, -20, -1,   -0.,
+                                     0.,    1,     20,   87.5, 88.5,  104,   1e4, 3e38, kInf, std::nan("")};
+  const auto gate = at::tensor(gates, at::kDouble).to(dtype).unsqueeze(0), ones = at::ones_like(gate);
+  const auto z = at::cat({gate, ones}, 1);
+  const auto h = swiglu(gpu(z), {}).cpu().to(at::kDouble);
+  const auto dz = swiglu_backward(gpu(ones), gpu(z), {}).dz_R2F.cpu();
+  const double rounding = dtype == at::kBFloat16 ? std::ldexp(1, -8) : 0;
+  for (size_t i = 0; i < gates.size(); ++i) {
+    const auto column = static_cast<int64_t>(i);
+    const double g = gate[0][column].item<double>(), exact = g / (1 + std::exp(-g)), ours = h[0][column].item<double>();
+    CAPTURE(g, exact, ours);
+    if (std::isnan(exact)) CHECK(std::isnan(ours));  // of minus infinity too: it is multiplied by zero
+    if (std::isinf(exact)) CHECK(ours == exact);
+    if (!std::isfinite(exact)) continue;
+    // That of the sigmoid, two products, and a sigmoid below the normal numbers.
+    const double relative = (std::abs(g) + 6) * std::ldexp(1, -23) + rounding;
+    CHECK(std::abs(ours - exact) <= relative * std::abs(exact) + std::abs(g) * std::ldexp(1, -126));
+    CHECK(std::isfinite(dz[0][column].item<double>()));
+    CHECK(std::isfinite(dz[0][column + std::ssize(gates)].item<double>()));
+  }
 }
 
 TEST_CASE("GPU: the router chooses what the CPU chooses", "[cuda]") {

@@ -1,0 +1,157 @@
+// What the fused experts make of a product's tiles (kernels/hopper/epilogues.cuh), without the product: a kernel that
+// takes the values of each lane from memory, where wgmma would leave them in registers.
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+
+#include <vector>
+
+#include "kernels/compare.h"
+#include "kernels/hopper/epilogues.cuh"
+#include "kernels/swiglu.h"
+
+using namespace olmoe::kernels;
+using namespace olmoe::kernels::testing;
+using hopper::Element;
+
+namespace {
+
+constexpr int kWarps = 8;
+constexpr size_t kStripBytes = kWarps * kStripElements * sizeof(Element);
+
+/// The values of a lane, of a tile that lies in memory row by row.
+struct Values {
+  const float* rows_of_warp;
+  int lane;
+  __device__ float operator()(int i) const {
+    return rows_of_warp[fragment_row(lane, i) * kTileN + fragment_column(lane, i)];
+  }
+};
+
+template <class Epilogue>
+struct Finishing {
+  Epilogue epilogue;
+  ExpertTiles tiles;
+  const float* product;  ///< tile after tile
+};
+
+template <class Epilogue>
+__global__ void __launch_bounds__(kWarps* cuda::kWarp) finish_tiles(Finishing<Epilogue> f) {
+  extern __shared__ uint4 strips[];
+  const int warp = static_cast<int>(threadIdx.x) / cuda::kWarp, lane = static_cast<int>(threadIdx.x) % cuda::kWarp;
+  TileCursor at;
+  for (auto tile = static_cast<int32_t>(blockIdx.x); at.seek(f.tiles, tile); tile += gridDim.x) {
+    const float* const rows_of_warp = f.product + (int64_t{tile} * kTileM + warp * kWarpRows) * kTileN;
+    f.epilogue.finish(at, Values{rows_of_warp, lane}, warp, reinterpret_cast<Element*>(strips) + warp * kStripElements);
+  }
+}
+
+/// Experts' rows, and tiles that the kernel is given. Rows past an expert's last are NaN: nothing may be made of them.
+struct Case {
+  explicit Case(const std::vector<int32_t>& rows_E, ExpertTiles shape) : tiles(shape) {
+    for (int32_t sum = 0; const int32_t rows : rows_E) offsets.push_back(sum += rows);
+    R = offsets.back();
+    gpu_offsets = at::tensor(offsets, at::kInt).to(at::kCUDA);
+    tiles.E = static_cast<int32_t>(offsets.size());
+    tiles.offsets_E = offsets.data();
+  }
+  /// Runs the epilogue on the tiles that `tile_of` cuts out of the product: [up to kTileM, kTileN] of one tile.
+  template <class Epilogue, class TileOf>
+  void finish(const Epilogue& epilogue, const TileOf& tile_of) const {
+    std::vector<at::Tensor> cut;
+    TileCursor at;
+    for (int32_t tile = 0; at.seek(tiles, tile); ++tile) {
+      cut.push_back(at::full({kTileM, kTileN}, std::nan(""), at::kFloat));
+      const at::Tensor values = tile_of(at);
+      cut.back().narrow(0, 0, values.size(0)).copy_(values);
+    }
+    const at::Tensor product = at::stack(cut).to(at::kCUDA);
+    ExpertTiles on_gpu = tiles;
+    on_gpu.offsets_E = gpu_offsets.const_data_ptr<int32_t>();
+    finish_tiles<Epilogue><<<5, kWarps * cuda::kWarp, kStripBytes>>>(
+        Finishing<Epilogue>{epilogue, on_gpu, product.const_data_ptr<float>()});
+  }
+  /// The rows of a tile whose M are an expert's rows.
+  static at::Tensor rows_of(const at::Tensor& x_RW, const TileCursor& at) {
+    const int64_t first = int64_t{at.begin} + at.m * kTileM;
+    return x_RW.narrow(0, first, std::min<int64_t>(kTileM, at.end - first));
+  }
+
+  std::vector<int32_t> offsets;
+  int64_t R;
+  at::Tensor gpu_offsets;
+  ExpertTiles tiles;
+};
+
+at::Tensor unwritten(at::IntArrayRef sizes, at::ScalarType dtype) {
+  return at::full(sizes, std::nan(""), at::TensorOptions().dtype(dtype).device(at::kCUDA));
+}
+
+const std::vector<std::vector<int32_t>> kSpreads{{1}, {0, 129, 0, 128, 127, 0}, {15, 16, 17}, {0, 300, 3}};
+constexpr int64_t kF = 2 * kTileN;
+
+}  // namespace
+
+TEST_CASE("up's epilogue writes z and h of each row of each expert", "[emulation]") {
+  constexpr int kColumns = hopper::UpEpilogue::kColumns;
+  const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kColumns});
+  const at::Tensor product = normal({c.R, 2 * kF}, at::kFloat, 1), scores_R = normal({c.R}, at::kFloat, 2);
+  const at::Tensor gpu_scores = scores_R.to(at::kCUDA);
+  const at::Tensor z = unwritten({c.R, 2 * kF}, at::kBFloat16), h = unwritten({c.R, kF}, at::kBFloat16);
+  c.finish(hopper::UpEpilogue{.scores_R = gpu_scores.const_data_ptr<float>(),
+                              .z_R2F = z.data_ptr<Element>(),
+                              .h_RF = h.data_ptr<Element>(),
+                              .F = kF},
+           [&](const TileCursor& at) {
+             const at::Tensor rows = Case::rows_of(product, at);
+             const int64_t column = int64_t{at.n} * kColumns;
+             return at::cat({rows.narrow(1, column, kColumns), rows.narrow(1, kF + column, kColumns)}, 1);
+           });
+  const at::Tensor expected_z = product.to(at::kBFloat16);
+  CHECK(same_bits(z.cpu(), expected_z));
+  CHECK(relative_error(h.cpu(), swiglu(expected_z, scores_R)) <= 2 * bound(at::kBFloat16, 1, 1, 1));
+}
+
+TEST_CASE("down's epilogue makes dz, h and the scores' gradients of each row of each expert", "[emulation]") {
+  const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kTileN});
+  const at::Tensor dh = normal({c.R, kF}, at::kBFloat16, 1), z = normal({c.R, 2 * kF}, at::kBFloat16, 2);
+  const at::Tensor product = dh.to(at::kFloat), scores_R = normal({c.R}, at::kFloat, 3);
+  const at::Tensor gpu_scores = scores_R.to(at::kCUDA), gpu_z = z.to(at::kCUDA);
+  const at::Tensor dz = unwritten({c.R, 2 * kF}, at::kBFloat16), h = unwritten({c.R, kF}, at::kBFloat16);
+  const at::Tensor dscore_RN = unwritten({c.R, kF / kTileN}, at::kFloat);
+  c.finish(hopper::DownBackwardEpilogue{.scores_R = gpu_scores.const_data_ptr<float>(),
+                                        .z_R2F = gpu_z.const_data_ptr<Element>(),
+                                        .dz_R2F = dz.data_ptr<Element>(),
+                                        .h_RF = h.data_ptr<Element>(),
+                                        .dscore_RN = dscore_RN.data_ptr<float>(),
+                                        .F = kF},
+           [&](const TileCursor& at) { return Case::rows_of(product, at).narrow(1, int64_t{at.n} * kTileN, kTileN); });
+  const SwigluGrads expected = swiglu_backward(dh, z, scores_R);
+  CHECK(relative_error(dz.cpu(), expected.dz_R2F) <= 2 * bound(at::kBFloat16, 1, 1, 1));
+  CHECK(relative_error(h.cpu(), expected.h_RF) <= 2 * bound(at::kBFloat16, 1, 1, 1));
+  CHECK(relative_error(dscore_RN.cpu().sum(1), expected.dscore_R) <= 2 * bound(at::kFloat, kF, 1, 1));
+}
+
+TEMPLATE_TEST_CASE_SIG("a weight gradient's epilogue adds to each element once, or stores it", "[emulation]",
+                       ((bool kTransposed), kTransposed), false, true) {
+  constexpr int64_t kD = 2 * kTileM, kO = 2 * kTileN;
+  const auto rows_E = GENERATE(from_range(kSpreads));
+  const auto write = GENERATE(GradWrite::add, GradWrite::store);
+  const bool stores = write == GradWrite::store;
+  CAPTURE(rows_E, stores);
+  const Case c(rows_E, {nullptr, 0, kD / kTileM, kO / kTileN, /*empty_too=*/stores});
+  const int64_t E = c.tiles.E;
+  const at::Tensor product = normal({E, kD, kO}, at::kFloat, 1);
+  for (int64_t e = 0; e < E; ++e)
+    if (rows_E[e] == 0) product[e].zero_();
+  const at::Tensor before = normal({E, kTransposed ? kO : kD, kTransposed ? kD : kO}, at::kFloat, 2);
+  const at::Tensor dw = stores ? unwritten(before.sizes(), at::kFloat) : before.to(at::kCUDA);
+  c.finish(hopper::WeightGradEpilogue<kTransposed>{.dw = dw.data_ptr<float>(), .write = write, .D = kD, .O = kO},
+           [&](const TileCursor& at) {
+             const at::Tensor columns = product[at.expert].narrow(1, int64_t{at.n} * kTileN, kTileN);
+             return columns.narrow(0, int64_t{at.m} * kTileM, kTileM);
+           });
+  const at::Tensor laid_out = kTransposed ? product.transpose(1, 2).contiguous() : product;
+  CHECK(same_bits(dw.cpu(), stores ? laid_out : before + laid_out));
+}
