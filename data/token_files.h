@@ -71,7 +71,7 @@ class TokenDataset {
   /// TokenFile::read_all of the files f with f mod parts == part, so that ranks can share the work:
   /// the hashes of these, in the places of the files, or one DataError for all of them.
   std::vector<std::string> read_all(int part = 0, int parts = 1) const;
-  /// Keeps files mapped from their next read on, up to an eighth of what the process may open.
+  /// Keeps files mapped from their next read on, up to half of what the process may open.
   void keep_open();
   int64_t num_instances() const;
   int64_t num_tokens() const;

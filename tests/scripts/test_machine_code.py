@@ -58,16 +58,6 @@ def kernel(loading=LOADING_TILES, multiplying=MULTIPLYING_TILES):
 
 
 def replaced(lines, old, *new):
-    """`lines` with `new` in place of `old`, once."""
-    at = lines.index(old)
-    return [*lines[:at], *new, *lines[at + 1:]]
-
-
-def kernel(loading=LOADING_TILES, multiplying=MULTIPLYING_TILES):
-    return code_of("@P0 BRA <loads>", *loading, *multiplying)
-
-
-def replaced(lines, old, *new):
     """`lines` with `new` in place of the first `old`."""
     at = lines.index(old)
     return [*lines[:at], *new, *lines[at + 1:]]
