@@ -73,6 +73,21 @@ TEST_CASE("signals that were blocked by whoever started the process are heard") 
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
+TEST_CASE("signals that come at one time are each answered") {
+  const TempFolder folder;
+  const auto at_once = [] {
+    preemption::enter(Moment::training);
+    sigset_t held, before;
+    sigfillset(&held);
+    pthread_sigmask(SIG_BLOCK, &held, &before);
+    for (const int signal : {SIGTERM, SIGUSR1, SIGINT}) ::raise(signal);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  };
+  CHECK(ending(at_once, folder / "says") != 0);
+  for (const auto* name : {"SIGTERM", "SIGUSR1", "SIGINT"})
+    CHECK_THAT(read_text(folder / "says"), Catch::Contains(std::string(name) + ": this step is finished and saved"));
+}
+
 TEST_CASE("a mapped file that becomes shorter ends the process with its name and kind") {
   const TempFolder folder;
   const std::map<std::string, ExitCode> files{{"tokens.npy", ExitCode::data},
