@@ -119,10 +119,11 @@ Listener::~Listener() {
 void Listener::listen() {
   while (true) {
     while (sem_wait(&wake) != 0) continue;  // a handler ran on this thread
+    const bool last = ended;  // read first: a signal that came before the end is in its slot by now
     for (size_t rule = 0; rule < kRules.size(); ++rule)
       if (const int came = unanswered[rule].exchange(0); came != 0)
         answer(kRules[rule].signal, static_cast<Moment>(came - 1));
-    if (ended) return;
+    if (last) return;
   }
 }
 
