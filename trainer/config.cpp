@@ -24,8 +24,8 @@ std::vector<std::string> refuse_fused_experts(const Config& config) {
   refuse(config.train.device != DeviceKind::cuda, "needs train.device=cuda");
   refuse(config.train.compute_dtype != ComputeDtype::bfloat16, "needs train.compute_dtype=bfloat16");
   refuse(!kernels::fused_experts_fit(model.d_model, model.expert_width),
-         fmt::format("needs model.d_model to be a multiple of {} and model.expert_width one of {}, not {} and {}",
-                     kernels::kFusedModelWidths, kernels::kFusedExpertWidths, model.d_model, model.expert_width));
+         fmt::format("needs model.d_model and model.expert_width to be multiples of {}, not {} and {}",
+                     kernels::kFusedWidths, model.d_model, model.expert_width));
   return problems;
 }
 
