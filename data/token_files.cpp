@@ -281,15 +281,6 @@ int64_t TokenDataset::num_instances() const { return first_instance_.back(); }
 
 int64_t TokenDataset::num_tokens() const { return num_instances() * sequence_length_; }
 
-TokenTotals TokenDataset::totals() const {
-  TokenTotals totals{.files = std::ssize(files_), .used_tokens = num_tokens()};
-  for (const TokenFile& file : files_) {
-    totals.tokens += file.num_tokens();
-    totals.short_files += file.num_tokens() < sequence_length_;
-  }
-  return totals;
-}
-
 void TokenDataset::read(int64_t instance, std::span<int64_t> out) const {
   ENSURE(instance >= 0 && instance < num_instances(), "instance {} of {}", instance,
          num_instances());

@@ -9,7 +9,6 @@
 
 #include "core/hash.h"
 #include "data/data_file.h"
-#include "data/token_totals.h"
 
 namespace olmoe {
 
@@ -75,7 +74,6 @@ class TokenDataset {
   void keep_open();
   int64_t num_instances() const;
   int64_t num_tokens() const;
-  TokenTotals totals() const;
   int64_t sequence_length() const { return sequence_length_; }
   void read(int64_t instance, std::span<int64_t> out) const;
   /// XXH3-128 in hex over sequence length, names, sizes and FileSample of all files in order, as

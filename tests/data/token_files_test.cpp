@@ -224,19 +224,6 @@ TEST_CASE("an id outside the vocabulary that no sample holds is refused as it is
                     path, kLateOffender, 2 * kLateOffender));
 }
 
-TEST_CASE("totals tell what whole sequences leave out") {
-  TokenFolder folder;
-  std::vector<std::string> paths;
-  for (int i = 0; i < 100; ++i)
-    paths.push_back(folder.write(fmt::format("{}.npy", i), counting(60)));
-  paths.push_back(folder.write("long.npy", counting(703)));
-  const auto totals = TokenDataset(paths, TokenDtype::uint16, 64, kAnyId).totals();
-  CHECK(totals.files == 101);
-  CHECK(totals.tokens == 6703);
-  CHECK(totals.used_tokens == 640);
-  CHECK(totals.short_files == 100);
-}
-
 TEST_CASE("the fingerprint tells order, size, content, names and sequence length apart") {
   TokenFolder folder;
   auto ids = counting(40000);  // 80,000 bytes: sampled, not read whole

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "data/token_files.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
 #include "trainer/lr_schedule.h"
@@ -97,6 +98,7 @@ TEST_CASE("sizes alone tell the tokens of the files") {
   CHECK(totals->tokens == 41);
   CHECK(totals->used_tokens == 24);
   CHECK(totals->short_files == 1);
+  CHECK(TokenDataset(data.paths, data.dtype, data.sequence_length, 65'536).num_tokens() == totals->used_tokens);
   data.dtype = TokenDtype::uint32;
   CHECK(token_totals(data)->tokens == 20);
   data.paths.push_back(folder / "gone.npy");
