@@ -140,6 +140,5 @@ class HangElsewhere(HangTest):
         self.assertEqual(self.traces(), [], "a run that ends well leaves no traces")
 
 
-
 if __name__ == "__main__":
     unittest.main()
