@@ -121,8 +121,8 @@ std::shared_ptr<const InstanceSource> make_source(const Config& config, Communic
   std::shared_ptr<TokenDataset> dataset;
   std::vector<std::string> hashes;
   agree(world, [&] {
-    dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length, config.model.vocab_size);
-    dataset->keep_open();
+    dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length, config.model.vocab_size,
+                                             OpenFiles::kept);
     if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
   });
   if (full)
