@@ -25,10 +25,10 @@ void check_folder_can_be_made(const std::string& folder) {
   const fs::path there = existing_folder(folder);
   const auto missing = std::ranges::mismatch(there, whole).in2;  // the first part of the path that is not there
   if (missing != whole.end() && fs::is_symlink(there / *missing, error))
-    throw ConfigError(fmt::format("run.folder: {} cannot be made, {} is a link to {}, which is not there; make that "
-                                  "folder or remove the link",
-                                  folder, (there / *missing).string(),
-                                  fs::read_symlink(there / *missing, error).string()));
+    throw ConfigError(
+        fmt::format("run.folder: {} cannot be made, {} is a link to {}, which is not there; make that "
+                    "folder or remove the link",
+                    folder, (there / *missing).string(), fs::read_symlink(there / *missing, error).string()));
   if (!fs::is_directory(there, error))
     throw ConfigError(fmt::format("run.folder: {} cannot be made, {} is not a folder", folder, there.string()));
   if (::access(there.c_str(), W_OK | X_OK) != 0)
