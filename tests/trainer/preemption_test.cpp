@@ -19,6 +19,7 @@
 #include "core/error.h"
 #include "core/file_descriptor.h"
 #include "core/files.h"
+#include "core/log.h"
 #include "support/catch.h"
 #include "support/temp_folder.h"
 #include "trainer/environment.h"
@@ -108,6 +109,7 @@ TEST_CASE("signals that come at one time are each answered, also when the run en
   const TempFolder folder;
   constexpr int kRuns = 1000;
   const auto runs = [] {
+    log::set_level(log::Level::info);  // whatever the tests before it have set
     const auto world = make_single_communicator();
     for (int run = 0; run < kRuns; ++run) {
       const preemption::Listener listener(*world);
