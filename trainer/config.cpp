@@ -5,13 +5,10 @@
 #include <algorithm>
 
 #include "trainer/config_paths.h"
-
 #include "trainer/gpu_limits.h"
-
 #include "trainer/optimizer_limits.h"
 
 namespace olmoe {
-
 namespace {
 
 /// Why the fused kernels cannot compute this run's experts. Whether its GPUs have them is seen on the GPUs.
