@@ -138,7 +138,6 @@ def at_most(rule, most):
 def fused_rules(loading, epilogue, spilled=0, epilogue_local=0, gathers=True, weight_grad=False):
     """Bounds are of a warp: instructions a k-tile or a tile along the longest way, some percent above what is there."""
     rules = [
-        Rule("tile's start: rows looked up before the first is used", lambda k: rows_looked_up(k.start), PASSES * gathers),
         Rule("loading: instructions a k-tile", lambda k: longest_way(k.loading), loading, or_less=True),
         Rule("loading: copies of 16 bytes a k-tile", lambda k: counted(k.loading.instructions("LDGSTS")), PASSES),
         Rule("loading: branches but the leader's", lambda k: counted(k.loading.forks(but=["UTMALDG", TRY])), 0),
@@ -158,6 +157,8 @@ def fused_rules(loading, epilogue, spilled=0, epilogue_local=0, gathers=True, we
         Rule("registers: at launch, loading, multiplying", register_counts, [168, 56, 224]),
         at_most(SPILLED, spilled),
     ]
+    if gathers:
+        rules.insert(0, Rule("tile's start: rows looked up before the first is used", lambda k: rows_looked_up(k.start), PASSES))
     if weight_grad:
         rules += [
             Rule("loading: rows looked up before the first is used", lambda k: rows_looked_up(k.loading), PASSES),

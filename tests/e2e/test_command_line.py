@@ -37,7 +37,7 @@ class CommandLine(ProgramTest):
         config = REPOSITORY / "configs" / "olmoe-1b-7b.yaml"
         code, text = self.outcome(config, "--dry-run", "--gpu", "h200")
         self.assertEqual(code, 0, text)
-        self.assertRegex(text, r"predicted step: \d+\.\d ms, \d+ tokens/s per GPU")
+        self.assertRegex(text, r"predicted step: \d+\.\d ms \(\d+ to \d+\), \d+ tokens/s per GPU")
         code, text = self.outcome(config, "--dry-run")
         self.assertEqual(code, 0, text)
         self.assertIn("no GPU was named; name one with --gpu, of a100, b200, h100, h200", text)

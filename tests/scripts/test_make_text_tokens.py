@@ -66,7 +66,7 @@ class Domain(unittest.TestCase):
 
     def test_a_signal_ends_the_tokenizer_too(self):
         slow = self.output / "slow.py"
-        slow.write_text(f"import os, time; open({str(self.output)!r} + '/pid', 'w').write(str(os.getpid())); time.sleep(60)")
+        slow.write_text(f"import os, time; open({str(self.output)!r} + '/pid', 'w').write(str(os.getpid())); [time.sleep(0.05) for _ in range(1200)]")
 
         def interrupt(*_):
             raise SystemExit(128 + signal.SIGUSR1)

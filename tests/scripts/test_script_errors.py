@@ -16,6 +16,8 @@ SLOW_MODULES = {
     "ngram_baseline.py": "numpy",
     "make_text_tokens.py": "gzip",
 }
+# For a minute, in short sleeps: a signal just before one begins is met after it.
+WAITING = "[time.sleep(0.05) for _ in range(1200)]"
 
 
 class ScriptErrors(unittest.TestCase):
@@ -26,6 +28,7 @@ class ScriptErrors(unittest.TestCase):
 
     def start(self, command, environment=None):
         """A process that has made the file `begun`."""
+        (self.folder / "begun").unlink(missing_ok=True)
         process = subprocess.Popen(command, cwd=self.folder, env=os.environ | (environment or {}), text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(process.communicate)
@@ -47,17 +50,16 @@ class ScriptErrors(unittest.TestCase):
         for script, module in SLOW_MODULES.items():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 with self.subTest(script=script, number=number):
-                    (self.folder / f"{module}.py").write_text("import time; open('begun', 'w'); time.sleep(60)")
+                    (self.folder / f"{module}.py").write_text(f"import time; open('begun', 'w'); {WAITING}")
                     process = self.start([sys.executable, SCRIPTS / script], {"PYTHONPATH": str(self.folder)})
                     process.send_signal(number)
                     out, errors = process.communicate(timeout=30)
                     self.assertEqual((out, errors), ("", f"{script}: stopped by {signal.Signals(number).name}\n"))
                     self.assertEqual(process.returncode, 128 + number)
-                    (self.folder / "begun").unlink()
                     (self.folder / f"{module}.py").unlink()
 
     def test_a_second_signal_lets_the_first_one_clean_up(self):
-        body = ["try: Path('begun').touch(); time.sleep(60)", "finally: time.sleep(0.5); Path('cleaned').touch()"]
+        body = [f"try: Path('begun').touch(); {WAITING}", "finally: time.sleep(0.5); Path('cleaned').touch()"]
         process = self.start(self.script(body))
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
@@ -76,7 +78,7 @@ class ScriptErrors(unittest.TestCase):
         self.assertEqual(((self.folder / "whole").exists(), (self.folder / "after").exists()), (True, False))
 
     def test_a_third_signal_ends_a_cleanup_that_hangs(self):
-        body = ["try: Path('begun').touch(); time.sleep(60)", "finally: time.sleep(60)"]
+        body = [f"try: Path('begun').touch(); {WAITING}", f"finally: {WAITING}"]
         process = self.start(self.script(body))
         for _ in range(3):
             process.send_signal(signal.SIGTERM)
