@@ -282,6 +282,10 @@ TEST_CASE("a step that a run would refuse is not predicted, and the line says wh
              Contains("with fused experts: refused (train.expert_kernels: fused needs model.d_model"));
   CHECK_THAT(speed({"model.capacity_factor=1.25"}, "h100"),
              Contains("with a CUDA graph refused (train.cuda_graph: not with model.capacity_factor"));
+  const std::vector<std::string> cudnn{"train.attention_kernel=cudnn"};
+  CHECK_THAT(speed(cudnn, "h100"), !Contains("refused"));
+  for (const auto* name : {"olmoe-1b-7b", "olmo-1b-dense"})
+    CHECK_THAT(speed(cudnn, "b200", name), Contains("refused (train.attention_kernel: cuDNN's attention is used on "));
   const auto dense = speed({}, "a100", "olmo-1b-dense");
   CHECK_THAT(dense, Contains("predicted with dense feed-forward: "));
   CHECK_THAT(dense, !Contains("refused") && !Contains("fused experts"));
