@@ -1,4 +1,4 @@
-// olmoe-plan CONFIG.yaml [--gpus N] [--gpu NAME ...] [path.to.key=value ...]
+// olmoe-plan CONFIG.yaml [--gpus N] [--gpu NAME ...] [--json | --kernels] [path.to.key=value ...]
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
@@ -6,6 +6,7 @@
 #include "core/version.h"
 #include "trainer/environment.h"
 #include "trainer/gpu_specs.h"
+#include "trainer/kernel_report.h"
 #include "trainer/launch.h"
 #include "trainer/layout.h"
 #include "trainer/plan_report.h"
@@ -19,12 +20,25 @@ struct Arguments {
   std::vector<std::string> gpu_names{"h100"}, overrides;
   int gpus = 0;
   size_t top = 10;
-  bool all = false, json = false;
+  bool all = false, json = false, kernels = false;
 };
+
+/// Of the config's own layout.
+std::string print_kernels(const Config& config, const Arguments& arguments) {
+  std::string out;
+  for (const auto& name : arguments.gpu_names)
+    out +=
+        (out.empty() ? "" : ",\n") + kernels_json(config, mesh_shape(config, configured_ranks(config)), find_gpu(name));
+  return "[" + out + "]\n";
+}
 
 /// --gpus, else replicate x shard of the config. One table for each GPU, or one object of a JSON array.
 ExitCode print(const Arguments& arguments) {
   const auto config = load_config(arguments.config, arguments.overrides);
+  if (arguments.kernels) {
+    std::fputs(print_kernels(config, arguments).c_str(), stdout);
+    return ExitCode::ok;
+  }
   const int gpus = arguments.gpus > 0 ? arguments.gpus : configured_ranks(config);
   std::string out;
   for (const auto& name : arguments.gpu_names) {
@@ -56,13 +70,15 @@ int main(int argc, char* argv[]) {
   app.add_option("--top", arguments.top, "layouts to print")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_flag("--all", arguments.all, "print all layouts");
   app.add_flag("--json", arguments.json, "print all layouts as a JSON array with one object for each GPU");
+  app.add_flag("--kernels", arguments.kernels,
+               "print what is predicted of single kernels and of their variants in the config's own layout, as JSON")
+      ->excludes("--gpus");
   app.set_version_flag("--version", fmt::format("olmoe-plan {} ({})", kVersion, kGitCommit));
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::config);
   }
-  return run_launched([&](Communicator& world, const std::string&) {
-    return world.rank() == 0 ? print(arguments) : ExitCode::ok;
-  });
+  return run_launched(
+      [&](Communicator& world, const std::string&) { return world.rank() == 0 ? print(arguments) : ExitCode::ok; });
 }

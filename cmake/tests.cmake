@@ -84,3 +84,12 @@ foreach(test IN LISTS script_tests)
   set_tests_properties(scripts_${name} PROPERTIES TIMEOUT 200 ENVIRONMENT "OLMOE_TRAIN=$<TARGET_FILE:olmoe-train>")
 endforeach()
 add_test(NAME house COMMAND "${SYSTEM_PYTHON}" scripts/check_house.py WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
+
+# `ctest -LE long` leaves these out: the slowest, of kinds of which others stay.
+set(long_tests scripts_test_gpu_check mpi_layouts_6 mpi_layouts_8 e2e_bad_input_TokenFiles e2e_bad_input_Config
+  e2e_bad_input_Checkpoint e2e_divergence_Divergence e2e_hang_Hang e2e_memory_Memory e2e_ranks_Ranks e2e_resume_Killed
+  e2e_resume_OtherRanks e2e_signals_Evaluation e2e_signals_ToOneRank e2e_start_OneRunInAFolder)
+if(TARGET emulation_tests)
+  list(APPEND long_tests emulation_kernels_seed_2 emulation_kernels_seed_3)
+endif()
+set_property(TEST ${long_tests} APPEND PROPERTY LABELS long)

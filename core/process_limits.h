@@ -16,7 +16,7 @@ int64_t open_file_limit();
 /// Takes as many open files as this process may without more rights (ulimit -Hn): a data set has thousands.
 void raise_open_file_limit();
 
-/// The limits that a new thread may meet, as text: "ulimit -u (processes of this user) 100, ...".
+/// The limits that a new thread may meet, as text: "ulimit -u (processes and threads of this user) 100, ...".
 std::string describe_thread_limits();
 
 /// For a system call that failed with `error`: " (ulimit -f allows 8192 bytes a file)" where a limit of this process

@@ -16,11 +16,6 @@
 namespace olmoe::kernels {
 namespace {
 
-template <typename A>
-struct SoftmaxSum {
-  A highest, sum;  ///< sum of exp(logit - highest)
-};
-
 template <typename T>
 SoftmaxSum<Acc<T>> softmax_sum(const T* logits, int64_t V) {
   Acc<T> highest = load(logits[0]), sum = 0;
@@ -29,12 +24,6 @@ SoftmaxSum<Acc<T>> softmax_sum(const T* logits, int64_t V) {
 #pragma omp simd reduction(+ : sum)
   for (int64_t v = 0; v < V; ++v) sum += fast_exp(load(logits[v]) - highest);
   return {highest, sum};
-}
-
-/// -log softmax[target], of a row's sums and its target's logit.
-template <typename A>
-double loss_of(SoftmaxSum<A> row, A logit) {
-  return std::log(static_cast<double>(row.sum)) + row.highest - logit;
 }
 
 /// -log softmax[target] of each row; an ignored target's is zero.
@@ -48,7 +37,7 @@ void row_losses(const at::Tensor& logits_CV, const at::Tensor& targets_C, at::Te
     for (int64_t n = begin; n < end; ++n) {
       losses[n] = 0;
       if (targets[n] == kIgnoredTarget) continue;
-      losses[n] = loss_of(softmax_sum(all + n * V, V), load(all[n * V + targets[n]]));
+      losses[n] = token_loss(softmax_sum(all + n * V, V), load(all[n * V + targets[n]]));
     }
   });
 }
@@ -73,7 +62,7 @@ void row_losses_and_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, do
       const Acc<T> highest = stats.highest, factor = static_cast<Acc<T>>(scale / stats.sum);
       const Acc<T> logit = load(logits[targets[n]]);
       const Acc<T> target = fast_exp(logit - highest) * factor - static_cast<Acc<T>>(scale);
-      losses[n] = loss_of(stats, logit);
+      losses[n] = token_loss(stats, logit);
 #pragma omp simd
       for (int64_t v = 0; v < V; ++v)
         logits[v] = rounded<T>(fast_exp(load(logits[v]) - highest) * factor);

@@ -15,11 +15,6 @@ constexpr int kThreads = 512;
 template <typename T>
 constexpr int kBlocksAtOnce = sizeof(T) == sizeof(double) ? 1 : 2;
 
-template <typename A>
-struct SoftmaxSum {
-  A highest, sum;  ///< sum of exp(logit - highest)
-};
-
 /// In one pass: each thread scales its sum down when it meets a higher logit, and at the end to the highest of all. The
 /// first `highest` is finite, so that logits of minus infinity count zero and do not become NaN.
 template <int N, typename T>
@@ -40,12 +35,6 @@ __device__ SoftmaxSum<Acc<T>> softmax_sum(const T* logits, int64_t V) {
   return {highest_of_row, block_sum(sum * fast_exp(highest - highest_of_row))};
 }
 
-/// -log softmax[target], of a row's sums and its target's logit.
-template <typename A>
-__device__ double loss_of(SoftmaxSum<A> row, A logit) {
-  return std::log(static_cast<double>(row.sum)) + row.highest - logit;
-}
-
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
     row_loss(const T* logits_CV, const int64_t* targets_C, int64_t V, double* losses_C) {
@@ -57,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
   }
   CUDA_KERNEL_ASSERT(target >= 0 && target < V);
   const auto row = softmax_sum<N>(logits, V);
-  if (threadIdx.x == 0) losses_C[n] = loss_of(row, load(logits[target]));
+  if (threadIdx.x == 0) losses_C[n] = token_loss(row, load(logits[target]));
 }
 
 template <typename T, int N>
@@ -86,7 +75,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
   __syncthreads();  // the target's gradient overwrites what was stored there
   if (threadIdx.x != 0) return;
   logits[target] = rounded<T>(fast_exp(at_target - highest) * factor - static_cast<Acc<T>>(scale));
-  losses_C[blockIdx.x] = loss_of(row, at_target);
+  losses_C[blockIdx.x] = token_loss(row, at_target);
 }
 
 }  // namespace

@@ -35,6 +35,17 @@ OLMOE_ELEMENT RmsNormGrads<T> rms_norm_grads(Acc<T> dy, T x, T w, Acc<T> rstd, A
   return {rstd * (dy * load(w) - load(x) * projection), dy * load(rounded<T>(load(x) * rstd))};
 }
 
+/// Of a row of logits: the highest, and the sum of exp(logit - highest).
+template <typename A>
+struct SoftmaxSum {
+  A highest, sum;
+};
+/// -log softmax[target] of a row, by its target's logit; in float64, as losses are summed.
+template <typename A>
+OLMOE_ELEMENT double token_loss(SoftmaxSum<A> row, A logit) {
+  return std::log(static_cast<double>(row.sum)) + row.highest - logit;
+}
+
 /// x within +-clip.
 template <typename A>
 OLMOE_ELEMENT A clamped(A x, A clip) {

@@ -2,11 +2,15 @@
 // rows sorted by expert, E experts; offsets_E as in grouped_gemm.h.
 #pragma once
 #include <c10/macros/Macros.h>
+#include <c10/util/BFloat16.h>
 
 #include <cstdint>
 
 namespace olmoe::kernels {
 
+namespace hopper {
+using Element = c10::BFloat16;  ///< of what is multiplied
+}
 constexpr int kTileM = 128, kTileN = 256, kTileK = 64;  ///< of a product [M, N] over K, by one block
 
 /// Tiles of all experts, one expert after the other. Of a product whose M are the rows of an expert (`tiles_m` 0), an

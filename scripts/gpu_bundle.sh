@@ -20,7 +20,7 @@ done
 kMostMb=60
 # What knows no GPU.
 kLeftOut=" core_tests data_tests emulation_tests golden_tests model_tests mpi_layouts_tests mpi_tests sanitizer_tests"
-kLeftOut+=" step_breakdown step_overhead olmoe-plan olmoe-traces "
+kLeftOut+=" step_breakdown step_overhead olmoe-traces "
 # There already: the system's, CUDA's and the driver's, LibTorch's, which brings libgomp: a second one beside it would
 # make a second set of threads.
 kSystem='linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s'
@@ -74,7 +74,7 @@ chmod u+w "$bundle"/lib/* && strip --strip-unneeded "$bundle"/lib/*
 cp configs/*.yaml "$bundle/configs/"
 cp -r configs/data "$bundle/configs/"
 write_tokens "$bundle/data/sources.npy"
-cp scripts/gpu_{check.sh,check.py,parts.py,report.py,tables.py,kernels.py,watch.py} "$bundle/scripts/"
+cp scripts/gpu_{check.sh,check.py,parts.py,report.py,tables.py,kernels.py,predictions.py,watch.py} "$bundle/scripts/"
 cp bench/transformers_speed.py "$bundle/bench/"
 
 # What travels: the GPU code of each program takes 8 MB, and half of that packed.

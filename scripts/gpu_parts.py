@@ -2,12 +2,14 @@
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import gpu_predictions
 import gpu_report
 import gpu_tables
 
@@ -21,6 +23,7 @@ MOST_LAYERS = 6  # of OLMoE-1B-7B: more would fit, and take longer to initialise
 NCU_METRICS = ("gpu__time_duration.sum", "sm__inst_executed_pipe_tensor.sum", "smsp__issue_active.avg.pct_of_peak_sustained_elapsed",
                "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum", "dram__bytes_read.sum", "dram__bytes_write.sum")
 KNOWN_GPUS = r"\b(a100|b200|h100|h200)\b(?!.*(pcie|nvl))"  # of --dry-run --gpu, which are the SXM ones
+MODELLED_GPUS = ("h100", "h200")  # of olmoe-plan --kernels
 GB_PER_LAYER, GB_BESIDE = 9, 12  # trained state and activations of a block of OLMoE-1B-7B; of all that is not a block
 NO_FILES = ["checkpoint.every_steps=0", "checkpoint.save_last=false", "evaluation.paths=[]", "log.every_steps=1"]
 REAL_TOKENS = ["data.paths=[data/sources.npy]", "train.steps=20"]
@@ -151,12 +154,17 @@ def benchmark_parts(machine):
     yield benchmark_part(machine, "layer_fused", 18, "cuda_.*fused:1")
 
 
+def model_overrides(machine, layers):
+    """OLMoE-1B-7B with so many layers on one GPU, one micro-batch of generated tokens a step."""
+    return [f"train.device={machine.device}", f"model.num_layers={layers}", "parallel.shard=1", "parallel.zero_stage=2",
+            "train.steps=12", "train.global_batch_size=4", *GENERATED_TOKENS]
+
+
 def whole_model(machine, limit_s, layers, *overrides, kind=""):
-    """OLMoE-1B-7B with so many layers, on generated tokens, one micro-batch a step. `kind`: what else is special."""
+    """A run of it. `kind`: what else is special."""
     name = f"olmoe_{layers}_layers" + (f"_{kind}" if kind else "")
-    return train(machine, name, limit_s, "olmoe-1b-7b", f"train.device={machine.device}", f"model.num_layers={layers}",
-                 "parallel.shard=1", "parallel.zero_stage=2", "train.steps=12", "train.global_batch_size=4",
-                 *GENERATED_TOKENS, *(SMALL if machine.rehearse else []), *overrides)
+    return train(machine, name, limit_s, "olmoe-1b-7b", *model_overrides(machine, layers),
+                 *(SMALL if machine.rehearse else []), *overrides)
 
 
 def peer_part(machine, what, limit_s, shape, *arguments):
@@ -172,7 +180,7 @@ def peer_part(machine, what, limit_s, shape, *arguments):
 def peer_layer_parts(machine):
     # On a CPU the others are slow or not there.
     shape, *only = ("tiny", "--experts", "eager", "grouped_mm") if machine.rehearse else ("published",)
-    yield peer_part(machine, "layer", 22, shape, *only)
+    yield peer_part(machine, "layer", 19, shape, *only)
 
 
 def fastest_experts(machine):
@@ -247,12 +255,25 @@ def peer_train_parts(machine):
                     "--experts", fastest_experts(machine), "--layers", layers, max(1, layers // 2))
 
 
-def prediction_parts(machine):
+def known_gpu(machine):
+    """The planner's name of the GPU that is here, or of the one that a rehearsal stands for; "" if it knows none."""
     name = "NVIDIA H100" if machine.rehearse else machine.fact("name")
     found = re.search(KNOWN_GPUS, name.lower())
-    gpu = found[1] if found else ""
-    yield Part("prediction", 4, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
-               "" if gpu else f"the dry run does not know {name}", gpu_report.predictions_of, needed=False)
+    return found[1] if found else ""
+
+
+def prediction_parts(machine):
+    gpu = known_gpu(machine)
+    unknown = "" if gpu else f"the planner does not know {machine.fact('name')}"
+    yield Part("prediction", 3, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
+               unknown, gpu_report.predictions_of, needed=False)
+    # Before the runs: with as many layers as they try first.
+    most = machine.most_layers()
+    plan = [*machine.env, "olmoe-plan", "configs/olmoe-1b-7b.yaml", "--kernels", "--gpu", gpu]
+    script = " && ".join(shlex.join([*plan, *model_overrides(machine, layers)]) for layers in (most, max(1, most // 2)))
+    yield Part("kernel_prediction", 3, ["bash", "-c", script],
+               unknown or ("" if gpu in MODELLED_GPUS else f"kernels are modelled for {' and '.join(MODELLED_GPUS)} alone"),
+               gpu_predictions.of_kernels, needed=False)
 
 
 def profile_parts(machine):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import gpu_kernels
+import gpu_predictions
 import gpu_tables
 
 LOG_LINES = 12
@@ -139,6 +140,7 @@ def part_markdown(result):
     figures = dict(result["figures"])
     lines = ["", f"## {result['name']}", "", f"    {result['command']}", ""]
     lines += [f"    | {line}".rstrip() for line in figures.pop("says", [])]
+    figures.pop("predicted", None)  # report.json has it, and a table what was measured of it
     for name in ("rows", "kernels"):
         lines += [f"    | {text(row)}" for row in figures.pop(name, [])]
     if result.get("gpu"):
@@ -153,6 +155,7 @@ def markdown(results, report):
              "| part | outcome |", "| --- | --- |"]
     lines += [f"| {result['name']} | {outcome(result)} |" for result in results]
     lines += gpu_tables.layer_markdown(report["layer"]) + gpu_tables.step_markdown(report["steps"])
+    lines += gpu_tables.prediction_markdown(report["predictions"])
     for result in results:
         if "figures" in result:
             lines += part_markdown(result)
@@ -174,14 +177,16 @@ def attempt(make, *arguments):
         return None, f"{type(error).__name__}: {error}"
 
 
-def tables(results):
-    made = {"layer": attempt(gpu_tables.layer_table, results), "steps": attempt(gpu_tables.step_table, results)}
+def tables(results, rehearse):
+    made = {"layer": attempt(gpu_tables.layer_table, results), "steps": attempt(gpu_tables.step_table, results),
+            # A rehearsal's figures are of a CPU, and of smaller models.
+            "predictions": attempt(gpu_predictions.table, [] if rehearse else results)}
     return {name: table or {"cannot": why_not} for name, (table, why_not) in made.items()}
 
 
 def write(out, results, rehearse, unfinished=""):
     """Writes report.json and report.md; returns whether all is well. `unfinished`: why this is not the whole check."""
-    made = tables(results)
+    made = tables(results, rehearse)
     go = not unfinished and is_go(results, rehearse) and not any("cannot" in table for table in made.values())
     says = f"NO GO, not the whole check: {unfinished}" if unfinished else verdict(results, rehearse, go)
     report = {"rehearsal": rehearse, "go": go, "verdict": says,

@@ -71,6 +71,19 @@ def fastest_experts(rows, default):
     return min(times, key=times.get, default=default)
 
 
+def prediction_markdown(table):
+    if "cannot" in table:
+        return ["", f"What was measured could not be held against the prediction: {table['cannot']}"]
+    if not table["rows"]:
+        return []
+    cells = [[row["what"], f"{row['measured']:.4g} {row['unit']}", f"{row['expected']:.4g}",
+              f"{min(row['slow'], row['fast']):.4g} to {max(row['slow'], row['fast']):.4g}",
+              "yes" if row["inside"] else "**no**"] for row in table["rows"]]
+    return ["", "## Measured and predicted", "", "Predicted by `olmoe-plan --kernels` before anything was measured here. What "
+            "is outside its range refutes a line of docs/roofline.md.", ""] + \
+        markdown_table(["what", "measured", "predicted", "range", "inside"], cells)
+
+
 # Training steps
 
 def our_runs(results):

@@ -26,12 +26,8 @@ for folder in ${on_path:+"$(dirname "$(dirname "$(readlink -f "$on_path")")")"} 
 done
 [ "$(uname -m)" = x86_64 ] || die "the pinned wheels are for x86_64: install CUDA 13 and NCCL, and name them in CUDA_HOME"
 
-mkdir -p "$REPOSITORY/.deps"
-unpacked="$(mktemp -d "$REPOSITORY/.deps/unpacking.XXXXXX")"
-trap 'rm -rf "$unpacked"' EXIT
 note "downloading the CUDA 13.0 toolkit"
-PIP_ROOT_USER_ACTION=ignore "$(system_python)" -m pip install --quiet --no-input --no-deps --no-compile --target "$unpacked" \
-  "nvidia-cuda-nvcc==13.0.*" "nvidia-nvvm==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-cuda-cccl==13.0.*" \
+unpack_wheels "nvidia-cuda-nvcc==13.0.*" "nvidia-nvvm==13.0.*" "nvidia-cuda-crt==13.0.*" "nvidia-cuda-cccl==13.0.*" \
   "nvidia-cuda-runtime==13.0.*" "nvidia-cublas==13.0.*" "nvidia-cusparse==12.6.*" "nvidia-cusolver==12.0.*" \
   "nvidia-nccl-cu13==2.28.9"
 toolkit="$unpacked/nvidia/cu13"

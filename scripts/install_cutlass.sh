@@ -17,12 +17,8 @@ if [ -n "${CUTLASS_HOME:-}" ]; then
   is_cutlass "$CUTLASS_HOME" || die "CUTLASS_HOME names $CUTLASS_HOME, which holds no CUTLASS $version"
   target="$CUTLASS_HOME"
 elif ! is_cutlass "$target"; then
-  mkdir -p "$REPOSITORY/.deps"
-  unpacked="$(mktemp -d "$REPOSITORY/.deps/unpacking.XXXXXX")"
-  trap 'rm -rf "$unpacked"' EXIT
   note "downloading CUTLASS $version"
-  PIP_ROOT_USER_ACTION=ignore "$(system_python)" -m pip install --quiet --no-input --no-deps --no-compile \
-    --target "$unpacked" "nvidia-cutlass==$version.0"
+  unpack_wheels "nvidia-cutlass==$version.0"
   source_folder="$unpacked/cutlass_library/source"
   is_cutlass "$source_folder" || die "the wheel holds no CUTLASS $version"
   cp "$unpacked"/nvidia_cutlass-*.dist-info/licenses/LICENSE.txt "$source_folder/"

@@ -18,12 +18,8 @@ for folder in ${on_path:+"$(dirname "$on_path")"} "$target/bin"; do
   fi
 done
 [ "$(uname -m)" = x86_64 ] || die "the pinned wheels are for x86_64: install cuobjdump and nvdisasm of CUDA 13"
-mkdir -p "$REPOSITORY/.deps"
-unpacked="$(mktemp -d "$REPOSITORY/.deps/unpacking.XXXXXX")"
-trap 'rm -rf "$unpacked"' EXIT
 note "downloading cuobjdump and nvdisasm"
-PIP_ROOT_USER_ACTION=ignore "$(system_python)" -m pip install --quiet --no-input --no-deps --no-compile --target "$unpacked" \
-  "nvidia-cuda-cuobjdump==13.2.86" "nvidia-cuda-nvdisasm==13.5.37"
+unpack_wheels "nvidia-cuda-cuobjdump==13.2.86" "nvidia-cuda-nvdisasm==13.5.37"
 chmod +x "$unpacked/nvidia/cu13/bin"/*
 has_both "$unpacked/nvidia/cu13/bin" || die "the wheels hold no cuobjdump and nvdisasm"
 rm -rf "$target"

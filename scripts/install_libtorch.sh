@@ -26,16 +26,12 @@ if holds_libtorch "$target"; then
 fi
 [ "$(uname -m)" = x86_64 ] || die "the pinned wheel is for x86_64: build LibTorch $version and name it in LIBTORCH"
 
-mkdir -p "$REPOSITORY/.deps"
-unpacked="$(mktemp -d "$REPOSITORY/.deps/unpacking.XXXXXX")"
-trap 'rm -rf "$unpacked"' EXIT
 note "downloading LibTorch $version"
 # Python version and platforms are fixed, so that any python3 and any pip fetch the same wheels.
 platforms=()
 for glibc_minor in $(seq 17 28); do platforms+=(--platform "manylinux_2_${glibc_minor}_x86_64"); done
 platforms+=(--platform manylinux2014_x86_64)
-PIP_ROOT_USER_ACTION=ignore "$(system_python)" -m pip install --quiet --no-input --no-deps --no-compile --target "$unpacked" \
-  --implementation cp --python-version 3.11 --only-binary=:all: "${platforms[@]}" \
+unpack_wheels --implementation cp --python-version 3.11 --only-binary=:all: "${platforms[@]}" \
   "torch==$version" "nvidia-cuda-runtime==13.0.*" "nvidia-cuda-cupti==13.0.*"
 holds_libtorch "$unpacked" || die "the wheel holds no libtorch_cpu.so"
 chmod 755 "$unpacked"

@@ -23,6 +23,17 @@ system_python() {
   if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3 || die "there is no python3"; fi
 }
 
+# Unpacks Python wheels into a new folder beside what is installed in .deps, which $unpacked names and which goes with the
+# script: what is wanted of it is moved away, so that it is complete or absent.
+# $@: arguments of pip install.
+unpack_wheels() {
+  mkdir -p "$REPOSITORY/.deps"
+  unpacked="$(mktemp -d "$REPOSITORY/.deps/unpacking.XXXXXX")"
+  trap 'rm -rf "$unpacked"' EXIT
+  PIP_ROOT_USER_ACTION=ignore "$(system_python)" -m pip install --quiet --no-input --no-deps --no-compile \
+    --target "$unpacked" "$@"
+}
+
 # What it takes to build and run, and the release build in build/; with the groups `test` and `bench`, those programs too.
 # With `test` a compiler's warning is an error.
 # $@: groups of scripts/install_packages.sh.

@@ -25,11 +25,11 @@ constexpr std::array kRules{
     Rule{SIGPIPE, "SIGPIPE", Answer::go_on},          Rule{SIGXFSZ, "SIGXFSZ", Answer::go_on},
 };
 constexpr int64_t kSecond_ns = 1'000'000'000;
-constexpr int kSignals = 256;  // above any signal
 constexpr auto kPatience = std::chrono::seconds(10);
 
 // Any thread may be the one that handles a signal.
-std::atomic<int> first_request = 0, unanswered = 0;  // the latter with the moment it came at, in higher bits
+std::atomic<int> first_request = 0;
+std::array<std::atomic<int>, kRules.size()> unanswered{};  // of each rule: 0, or 1 + the moment that its signal came at
 std::atomic<int64_t> interrupted_ns = 0;
 std::atomic<Moment> now_at = Moment::starting;
 std::atomic<bool> ended = false;
@@ -46,11 +46,15 @@ bool is_second_interrupt(int signal) {
   return !interrupted_ns.compare_exchange_strong(first_ns, now_ns) && now_ns - first_ns >= kSecond_ns;
 }
 
+size_t rule_of(int signal) {
+  return static_cast<size_t>(std::ranges::find(kRules, signal, &Rule::signal) - kRules.begin());
+}
+
 extern "C" void on_signal(int signal) {
   const int error = errno;
   int none = 0;
   first_request.compare_exchange_strong(none, signal);
-  unanswered = signal + kSignals * static_cast<int>(now_at.load());
+  unanswered[rule_of(signal)] = 1 + static_cast<int>(now_at.load());
   sem_post(&wake);
   if (is_second_interrupt(signal)) {
     ::signal(signal, SIG_DFL);
@@ -85,8 +89,8 @@ const char* next_of(Moment moment) {
 std::span<const Rule> rules() { return kRules; }
 
 std::string name_of(int signal) {
-  const auto* rule = std::ranges::find(kRules, signal, &Rule::signal);
-  return rule == kRules.end() ? fmt::format("signal {}", signal) : rule->name;
+  const size_t rule = rule_of(signal);
+  return rule == kRules.size() ? fmt::format("signal {}", signal) : kRules[rule].name;
 }
 
 void enter(Moment moment) { now_at = moment; }
@@ -115,9 +119,11 @@ Listener::~Listener() {
 void Listener::listen() {
   while (true) {
     while (sem_wait(&wake) != 0) continue;  // a handler ran on this thread
-    if (const int came = unanswered.exchange(0); came != 0)
-      answer(came % kSignals, static_cast<Moment>(came / kSignals));
-    if (ended) return;
+    const bool last = ended;  // read first: a signal that came before the end is in its slot by now
+    for (size_t rule = 0; rule < kRules.size(); ++rule)
+      if (const int came = unanswered[rule].exchange(0); came != 0)
+        answer(kRules[rule].signal, static_cast<Moment>(came - 1));
+    if (last) return;
   }
 }
 

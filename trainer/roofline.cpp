@@ -1,6 +1,7 @@
 #include "trainer/roofline.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "trainer/collective_bytes.h"
@@ -11,45 +12,49 @@
 namespace olmoe {
 namespace {
 
-// Shares of a GPU's peak that work of a kind is taken to reach. No GPU has confirmed them for this program yet.
-
-/// cuBLAS on large bf16 products: 0.66 to 0.76 of an H100's peak are published. Ours, N x 2048 x 2048 to 50304, are
-/// smaller, and power limits a GPU that computes for minutes.
-constexpr double kDenseGemm = 0.60;
-/// Puts forward and backward of an OLMoE layer, with the bytes that it moves, at 0.39 and 0.34 of an H100's peak for
-/// 16,384 tokens: between what is published of grouped products with data movement by ATen (0.33, 0.34) and of those
-/// with movement fused by hand (0.44, 0.36).
-constexpr double kGroupedGemm = 0.50;
-/// The fused products as they are compiled today, gathering, SwiGLU and fp32 gradients included: such that an OLMoE
-/// layer has 1.12 times the unfused FLOP/s forward and 0.89 times backward, as a reading of their machine code for an
-/// H100 puts them (0.70 to 1.04 backward: loads of weight gradients wait for each other, and so do exponentials).
-constexpr double kFusedForward = 0.47, kFusedBackward = 0.31;
-/// Flash attention, heads of 128, causal, of executed FLOPs: 0.35 to 0.40 forward is published for an H100, its
-/// backward reaches less. Low for an A100.
-constexpr double kAttention = 0.35;
-/// Row kernels that read and write each byte once: a plain copy of large tensors reaches 0.90 to 0.93.
-constexpr double kMemory = 0.80;
-/// Time between kernels: some 60 launches for each block and direction. In a graph of the whole step one starts about a
-/// microsecond after the other.
-constexpr double kGaps = 0.03, kGapsOfGraph = 0.005;
-
 enum class Direction { forward, backward };
 
-double share_of_peak(Bound bound, Direction direction) {
-  switch (bound) {
-    case Bound::dense_gemm: return kDenseGemm;
-    case Bound::grouped_gemm: return kGroupedGemm;
-    case Bound::fused_gemm: return direction == Direction::forward ? kFusedForward : kFusedBackward;
-    case Bound::attention: return kAttention;
-    case Bound::memory: return 1;  // has no products
-  }
-  throw Error("unreachable bound");
+double attention_rate(AttentionForm form, Direction direction, const GpuRates& rates) {
+  const bool forward = direction == Direction::forward;
+  if (form == AttentionForm::cudnn_deterministic) return forward ? rates.cudnn_forward : rates.cudnn_backward;
+  return forward ? rates.flash_forward : rates.flash_backward;
 }
 
 /// The roofline: arithmetic or memory, whichever takes longer.
-double seconds(const Cost& cost, Bound bound, const GpuSpecs& gpu, Direction direction) {
-  return std::max(cost.flops / (gpu.bf16_flop_per_s * share_of_peak(bound, direction)),
-                  cost.bytes / (gpu.memory_byte_per_s * kMemory));
+double roofline(const Cost& cost, double flop_per_s, const GpuRates& rates) {
+  return std::max(cost.flops / flop_per_s, cost.bytes / rates.memory_byte_per_s);
+}
+
+/// With so few blocks, the last turn leaves multiprocessors without one, and copies of sums are on top.
+double split_seconds(const Cost& cost, double flop_per_s, const GpuRates& rates) {
+  const double processors = rates.multiprocessors, copies = std::ceil(processors / cost.split.heads);
+  const double turns = copies * cost.split.heads / processors;
+  return roofline(cost, flop_per_s * turns / std::ceil(turns), rates) +
+         (copies - 1) * cost.split.copy_bytes / rates.memory_byte_per_s;
+}
+
+/// Products of experts tile by tile where there is a model of tiles.
+double grouped_seconds(const Cost& cost, const GpuRates& rates) {
+  if (!rates.has_tiles) return roofline(cost, rates.grouped_flop_per_s, rates);
+  double sum = 0;
+  for (const auto& product : cost.products) sum += product.launches * product_time(product, rates).seconds;
+  return sum;
+}
+
+double seconds(const Cost& cost, Bound bound, AttentionForm attention, Direction direction, const GpuRates& rates) {
+  switch (bound) {
+    case Bound::dense_gemm:
+      return roofline(cost, rates.dense_flop_per_s, rates);
+    case Bound::grouped_gemm:
+      return grouped_seconds(cost, rates);
+    case Bound::attention: {
+      const double rate = attention_rate(attention, direction, rates);
+      return cost.split.heads > 0 ? split_seconds(cost, rate, rates) : roofline(cost, rate, rates);
+    }
+    case Bound::memory:
+      return cost.bytes / rates.memory_byte_per_s;
+  }
+  throw Error("unreachable bound");
 }
 
 struct PhaseSeconds {
@@ -101,30 +106,44 @@ std::string describe_parts(const StepPrediction& prediction) {
          line("collectives not hidden", prediction.exposed_s);
 }
 
+GpuSpecs with_links(GpuSpecs gpu, double factor) {
+  gpu.nvlink_byte_per_s *= factor;
+  gpu.network_byte_per_s *= factor;
+  return gpu;
+}
+
 }  // namespace
 
-StepPrediction predict_step(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu) {
+PartSeconds part_seconds(const Work& part, AttentionForm attention, const GpuRates& rates) {
+  const auto time = [&](const Cost& cost, Direction direction) {
+    return seconds(cost, part.bound, attention, direction, rates);
+  };
+  return {time(part.forward, Direction::forward), time(part.backward, Direction::backward),
+          time(part.update, Direction::backward)};
+}
+
+StepPrediction predict_step(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu,
+                            const KernelForms& forms, Outlook outlook) {
   if (config.train.compute_dtype != ComputeDtype::bfloat16)
     throw ConfigError("train.compute_dtype: step times on GPUs are predicted for bfloat16 only");
   if (config.parallel.transport != Transport::nccl)
     throw ConfigError("parallel.transport: step times on GPUs are predicted for nccl only");
-  const auto work = count_step_work(config, model);
+  const auto work = count_step_work(config, model, forms);
+  const auto rates = rates_of(gpu, outlook);
   StepPrediction out{};
   out.tokens = work.tokens;
   PhaseSeconds phases;
   for (const auto& part : work.parts) {
-    const double forward = seconds(part.forward, part.bound, gpu, Direction::forward);
-    const double backward = seconds(part.backward, part.bound, gpu, Direction::backward);
-    const double update = seconds(part.update, part.bound, gpu, Direction::backward);
+    const auto [forward, backward, update] = part_seconds(part, work.attention, rates);
     out.parts.push_back({part.name, forward + backward + update});
     phases.forward += forward;
     phases.backward += backward;
     phases.update += update;
     if (is_of_experts(part.name)) phases.forward_experts += forward, phases.backward_experts += backward;
   }
-  const double gaps = config.train.cuda_graph ? kGapsOfGraph : kGaps;
+  const double gaps = config.train.cuda_graph ? rates.gap_in_graph : rates.gap;
   out.compute_s = (phases.forward + phases.backward + phases.update) * (1 + gaps);
-  const auto times = predict_transfers(config, model, work.tokens, gpu);
+  const auto times = predict_transfers(config, model, work.tokens, with_links(gpu, rates.links));
   out.transfer_s = times.total();
   out.exposed_s =
       config.parallel.overlap ? exposed_seconds(config, times, phases, count_step(config, model.mesh)) : out.transfer_s;
@@ -135,6 +154,11 @@ StepPrediction predict_step(const Config& config, const ModelOnMesh& model, cons
   out.mfu_causal = model.flops.causal * out.token_per_s / gpu.bf16_flop_per_s;
   out.mfu_full = model.flops.full_attention * out.token_per_s / gpu.bf16_flop_per_s;
   return out;
+}
+
+StepRange predict_range(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu, const KernelForms& forms) {
+  const auto at = [&](Outlook outlook) { return predict_step(config, model, gpu, forms, outlook).step_s; };
+  return {at(Outlook::fast), at(Outlook::slow)};
 }
 
 StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu) {
@@ -154,8 +178,11 @@ std::string describe_speed(const Config& config, MeshShape mesh, const std::stri
       "predicted on {} ({:.1f} TFLOP/s dense bf16, {:.2f} TB/s, {:.0f} GB), not measured; docs/roofline.md says how:\n",
       specs.name, specs.bf16_flop_per_s / 1e12, specs.memory_byte_per_s / 1e12, specs.memory_bytes / 1e9);
   out += describe_parts(prediction);
-  out += fmt::format("predicted step: {:.1f} ms, {:.0f} tokens/s per GPU; without overlap {:.1f} ms\n",
-                     prediction.step_s * 1e3, prediction.token_per_s, prediction.serial_step_s * 1e3);
+  const auto range = predict_range(config, model, specs);
+  out +=
+      fmt::format("predicted step: {:.1f} ms ({:.0f} to {:.0f}), {:.0f} tokens/s per GPU; without overlap {:.1f} ms\n",
+                  prediction.step_s * 1e3, range.fast_s * 1e3, range.slow_s * 1e3, prediction.token_per_s,
+                  prediction.serial_step_s * 1e3);
   out += fmt::format("predicted MFU: {:.1f} % with causal attention, {:.1f} % with full attention\n",
                      100 * prediction.mfu_causal, 100 * prediction.mfu_full);
   out += describe_variants(predict_variants(config, model, specs), config.model.ffn);

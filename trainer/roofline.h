@@ -3,6 +3,7 @@
 #include <string_view>
 #include <vector>
 
+#include "trainer/gpu_rates.h"
 #include "trainer/gpu_specs.h"
 #include "trainer/step_work.h"
 
@@ -28,8 +29,21 @@ struct StepPrediction {
 
 /// Throws ConfigError for another compute dtype than bfloat16, and another transport than NCCL.
 StepPrediction predict_step(const Config& config, MeshShape mesh, const GpuSpecs& gpu);
-/// The same, of several plans on one mesh.
-StepPrediction predict_step(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu);
+/// The same, of several plans on one mesh; and with other kernels than a run has.
+StepPrediction predict_step(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu,
+                            const KernelForms& forms = {}, Outlook outlook = Outlook::expected);
+
+/// The step with every assumption at its fast end, and with every one at its slow end.
+struct StepRange {
+  double fast_s, slow_s;
+};
+StepRange predict_range(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu,
+                        const KernelForms& forms = {});
+
+struct PartSeconds {
+  double forward, backward, update;
+};
+PartSeconds part_seconds(const Work& part, AttentionForm attention, const GpuRates& rates);
 
 /// The lines of a dry run: prediction on the GPU that is named, or, where none is and the config trains on GPUs, how to
 /// name one. Throws ConfigError for a GPU that is not known.

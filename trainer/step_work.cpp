@@ -15,6 +15,7 @@ constexpr double kCompute = 2, kMaster = 4;  // bytes of a bf16 and of an fp32 v
 struct Sizes {
   double tokens, passes, layers, width, kv_width, qkv_width, hidden, rows_per_token, experts, vocab;
   double experts_here;     // of a rank
+  double heads_at_once;    // of one micro-batch: sequences x query heads
   double ranks_per_token;  // that have experts which it chose; 1 where nothing travels
 };
 
@@ -40,19 +41,30 @@ Sizes sizes_of(const Config& config, MeshShape mesh) {
   const int64_t sequences = busiest_sequences(config.train, ranks);
   const int64_t passes = (sequences + config.train.micro_batch_size - 1) / config.train.micro_batch_size;
   auto number = [](int64_t n) { return static_cast<double>(n); };
-  return {number(sequences * config.data.sequence_length), number(passes), number(model.num_layers),
-          number(model.d_model), number(model.kv_width()), number(model.qkv_width()),
-          number(moe ? model.expert_width : model.dense_hidden()), number(moe ? model.top_k : 1),
-          number(moe ? model.num_experts : 1), number(model.vocab_size),
-          number(moe ? model.num_experts / mesh.expert : 1), ranks_per_token(model, mesh.expert)};
+  return {number(sequences * config.data.sequence_length),
+          number(passes),
+          number(model.num_layers),
+          number(model.d_model),
+          number(model.kv_width()),
+          number(model.qkv_width()),
+          number(moe ? model.expert_width : model.dense_hidden()),
+          number(moe ? model.top_k : 1),
+          number(moe ? model.num_experts : 1),
+          number(model.vocab_size),
+          number(moe ? model.num_experts / mesh.expert : 1),
+          number(std::min(sequences, config.train.micro_batch_size) * model.num_heads),
+          ranks_per_token(model, mesh.expert)};
 }
 
 /// Products of `rows` rows with weights of `elements`, `edge` elements of a row in and out: y = x w, then dx and dw.
 Work products(std::string_view name, Bound bound, double forward_flops, double rows_x_edge, double elements,
               double grad_bytes) {
   const double one = kCompute * (elements + rows_x_edge);
-  return {name, bound, {forward_flops, one},
-          {2 * forward_flops, 2 * one - kCompute * elements + grad_bytes * elements}, {}};
+  return {name,
+          bound,
+          {forward_flops, one},
+          {2 * forward_flops, 2 * one - kCompute * elements + grad_bytes * elements},
+          {}};
 }
 
 /// What gives tokens back the sum of their rows, and travels for it.
@@ -68,46 +80,74 @@ void add_combine(std::vector<Work>& parts, const Sizes& s) {
   parts.push_back({"dispatch", Bound::memory, {0, 3 * copies + 2 * token}, {0, 3 * copies + 2 * token}, {}});
 }
 
-/// Experts whose products gather rows as they multiply, make SwiGLU where its values are, and add weight gradients in
-/// fp32 where they lie. Forward, hidden rows are written beside the pre-activation. Backward, the gradient of hidden
-/// rows is not written; the pre-activation is read, its gradient and the hidden rows are written.
-void add_fused_experts(std::vector<Work>& parts, const Sizes& s, double flops) {
-  const double elements = s.passes * s.layers * s.experts_here * 3 * s.width * s.hidden;
-  const double rows = s.tokens * s.layers * s.rows_per_token, gated = rows * s.hidden * kCompute;
-  auto experts = products("experts", Bound::fused_gemm, flops, rows * (2 * s.width + 3 * s.hidden), elements,
-                          2 * kMaster);
-  experts.forward.bytes += gated;
-  experts.backward.bytes += 4 * gated;
-  parts.push_back(experts);
+Cost sum_of(std::vector<GroupedProduct> products) {
+  Cost out;
+  for (const auto& product : products) {
+    out.flops += product.launches * product.flops();
+    out.bytes += product.launches * product.bytes;
+  }
+  out.products = std::move(products);
+  return out;
+}
+
+/// Products of experts, and unfused what is not in them: gathered rows, SwiGLU, and what adds bf16 weight gradients to
+/// the fp32 ones.
+void add_experts(std::vector<Work>& parts, const Sizes& s, const ExpertForm& form, double stored) {
+  const double launches = s.passes * s.layers, rows = s.tokens * s.layers * s.rows_per_token;
+  const ExpertShape shape{.rows = rows / launches,
+                          .experts = static_cast<int64_t>(s.experts_here),
+                          .d_model = static_cast<int64_t>(s.width),
+                          .expert_width = static_cast<int64_t>(s.hidden),
+                          .launches = launches,
+                          .stored = stored};
+  parts.push_back({"experts",
+                   Bound::grouped_gemm,
+                   sum_of(forward_products(form, shape)),
+                   sum_of(backward_products(form, shape)),
+                   {}});
+  if (!form.fused) {
+    const double gated = rows * s.hidden * kCompute, row = rows * s.width * kCompute;
+    const double elements = launches * s.experts_here * 3 * s.width * s.hidden;
+    parts.push_back({"SwiGLU", Bound::memory, {0, 3 * gated}, {0, 6 * gated}, {}});
+    // Forward: rows of x. Backward: rows of x again, and of dy.
+    parts.push_back({"permute", Bound::memory, {0, 2 * row}, {0, 4 * row}, {}});
+    parts.push_back(
+        {"expert gradient sums", Bound::memory, {}, {0, elements * (kCompute + (2 - stored) * kMaster)}, {}});
+  }
   add_combine(parts, s);
 }
 
-/// Feed-forward products, and for experts what adds their bf16 weight gradients to the fp32 ones.
-void add_ffn(std::vector<Work>& parts, const Sizes& s, double flops, bool moe) {
-  const double elements = s.passes * s.layers * s.experts_here * 3 * s.width * s.hidden;
-  const double rows = s.tokens * s.layers * s.rows_per_token;
-  // Dense products read and write the fp32 gradient in place; a grouped product writes bf16.
-  parts.push_back(products(moe ? "experts" : "feed-forward", moe ? Bound::grouped_gemm : Bound::dense_gemm, flops,
-                           rows * (2 * s.width + 3 * s.hidden), elements, moe ? kCompute : 2 * kMaster));
+/// Share of passes that store the experts' gradients: the first into each full gradient that ranks share.
+double stored_share(const ExpertForm& form, const Config& config, const ModelOnMesh& model) {
+  const bool shared =
+      std::any_of(model.stages.begin(), model.stages.end(), [](auto& s) { return s.experts.ranks > 1; });
+  if (form.gradients != Gradients::first_stored || !shared) return form.gradients == Gradients::stored ? 1 : 0;
+  const auto counts = count_step(config, model.mesh);
+  return static_cast<double>(counts.reductions) / static_cast<double>(counts.passes);
+}
+
+/// The products of a dense feed-forward, which read and write the fp32 gradient in place.
+void add_dense(std::vector<Work>& parts, const Sizes& s, double flops) {
+  const double elements = s.passes * s.layers * 3 * s.width * s.hidden, rows = s.tokens * s.layers;
+  parts.push_back(
+      products("feed-forward", Bound::dense_gemm, flops, rows * (2 * s.width + 3 * s.hidden), elements, 2 * kMaster));
   const double gated = rows * s.hidden * kCompute;
   parts.push_back({"SwiGLU", Bound::memory, {0, 3 * gated}, {0, 6 * gated}, {}});
-  if (!moe) return;
-  const double row = rows * s.width * kCompute;
-  // Forward: rows of x. Backward: rows of x again, and of dy.
-  parts.push_back({"permute", Bound::memory, {0, 2 * row}, {0, 4 * row}, {}});
-  add_combine(parts, s);
-  parts.push_back({"expert gradient sums", Bound::memory, {}, {0, elements * (kCompute + 2 * kMaster)}, {}});
 }
 
 /// Everything of attention but the feed-forward of its block.
-void add_attention(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops) {
+void add_attention(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops, AttentionForm form) {
   const double rows = s.tokens * s.layers;
   parts.push_back(products("projections", Bound::dense_gemm, flops.projections * s.tokens,
-                           rows * (3 * s.width + s.qkv_width),
-                           s.passes * s.layers * s.width * (s.qkv_width + s.width), 2 * kMaster));
+                           rows * (3 * s.width + s.qkv_width), s.passes * s.layers * s.width * (s.qkv_width + s.width),
+                           2 * kMaster));
   // Five products backward for two forward: scores are computed again.
   const double qkvy = rows * (s.qkv_width + s.width) * kCompute, core = flops.attention * s.tokens;
-  parts.push_back({"attention core", Bound::attention, {core, qkvy}, {2.5 * core, 2 * qkvy}, {}});
+  Work attention{"attention core", Bound::attention, {core, qkvy}, {2.5 * core, 2 * qkvy}, {}};
+  // Sums of dq in fp32: copies are cleared, written and read.
+  if (form == AttentionForm::flash_deterministic)
+    attention.backward.split = {s.heads_at_once, 3 * rows * s.width * kMaster};
+  parts.push_back(attention);
   const double qk = rows * (s.width + s.kv_width) * kCompute;
   parts.push_back({"QK-norm and rotary", Bound::memory, {0, 2 * qk}, {0, 3 * qk}, {}});
 }
@@ -128,25 +168,36 @@ void add_rows(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flop
   parts.push_back({"routing", Bound::memory, {0, routing_bytes}, {0, routing_bytes}, {}});
 }
 
-/// Embedding, and the head, whose gradients are made while the logits exist.
-void add_ends(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops) {
-  const double rows = s.tokens * s.width;
+/// Embedding, and the head, whose gradients are made while the logits exist, or from logits that are computed again.
+void add_ends(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops, HeadForm form) {
+  const double rows = s.tokens * s.width, logits = s.tokens * s.vocab * kCompute;
   parts.push_back({"embedding", Bound::memory, {0, 2 * rows * kCompute}, {0, rows * (kCompute + 2 * kMaster)}, {}});
-  parts.push_back(products("head", Bound::dense_gemm, flops.head * s.tokens, s.tokens * (s.width + s.vocab),
-                           s.passes * s.width * s.vocab, 2 * kMaster));
-  const double logits = s.tokens * s.vocab * kCompute;
-  parts.push_back({"cross-entropy", Bound::memory, {0, logits}, {0, logits}, {}});
+  auto head = products("head", Bound::dense_gemm, flops.head * s.tokens, s.tokens * (s.width + s.vocab),
+                       s.passes * s.width * s.vocab, 2 * kMaster);
+  Work loss{"cross-entropy", Bound::memory, {0, logits}, {0, logits}, {}};
+  if (form == HeadForm::logits_twice) {
+    head.backward.add(head.forward);
+    loss.backward.bytes += logits;
+  }
+  parts.push_back(head);
+  parts.push_back(loss);
 }
 
 /// What is done to weights and gradients, and not to tokens.
-void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh& model) {
+void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh& model, bool stores_experts) {
   double mine = 0, shared = 0, shared_mine = 0;  // values of a rank; of units that it shares, all and its own
-  for (const auto& [dense, experts] : model.stages)
-    for (const auto& unit : {dense, experts}) {
-      const auto slice = static_cast<double>(unit.slice());
-      mine += slice;
-      if (unit.ranks > 1) shared += static_cast<double>(unit.numel), shared_mine += slice;
-    }
+  double cleared = 0;                            // of these, what gradients are added to
+  const auto add_unit = [&](const UnitSize& unit, bool adds) {
+    mine += static_cast<double>(unit.slice());
+    if (unit.ranks == 1) return;
+    shared += static_cast<double>(unit.numel);
+    shared_mine += static_cast<double>(unit.slice());
+    if (adds) cleared += static_cast<double>(unit.numel);
+  };
+  for (const auto& stage : model.stages) {
+    add_unit(stage.dense, true);
+    add_unit(stage.experts, !stores_experts);
+  }
   const auto counts = count_step(config, model.mesh);
   // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm.
   parts.push_back({"AdamW and gradient norm", Bound::memory, {}, {}, {0, mine * (3 * 2 + 2 + 1) * kMaster}});
@@ -158,14 +209,11 @@ void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh
   // Full gradients are cleared before a pass, and take the dtype that they travel in; a rank's sum is added to its
   // gradient after it.
   const double wire = config.parallel.gradient_wire == GradientWire::bfloat16 ? shared * (kMaster + kCompute) : 0;
-  const double once = kMaster * (shared + 3 * shared_mine) + wire;
+  const double once = kMaster * (cleared + 3 * shared_mine) + wire;
   parts.push_back({"gradient buffers", Bound::memory, {}, {0, static_cast<double>(counts.reductions) * once}, {}});
 }
 
-void run_again(Work& part) {
-  part.backward.flops += part.forward.flops;
-  part.backward.bytes += part.forward.bytes;
-}
+void run_again(Work& part) { part.backward.add(part.forward); }
 
 /// A full recompute runs every forward but the head's again before its backward.
 void recompute_all(std::vector<Work>& parts) {
@@ -184,21 +232,31 @@ void recompute_selected(std::vector<Work>& parts, const Sizes& s, bool moe) {
 
 }  // namespace
 
-StepWork count_step_work(const Config& config, const ModelOnMesh& model) {
+void Cost::add(const Cost& other) {
+  flops += other.flops;
+  bytes += other.bytes;
+  products.insert(products.end(), other.products.begin(), other.products.end());
+}
+
+StepWork count_step_work(const Config& config, const ModelOnMesh& model, const KernelForms& forms) {
   const auto sizes = sizes_of(config, model.mesh);
   const auto flops = count_forward_flops(config.model, config.data.sequence_length);
   const bool moe = config.model.ffn == Ffn::moe;
-  StepWork out{sizes.tokens, static_cast<double>(config.train.global_batch_size * config.data.sequence_length), {}};
-  if (moe && config.train.expert_kernels == kernels::ExpertKernels::fused)
-    add_fused_experts(out.parts, sizes, flops.ffn * sizes.tokens);
+  const auto& experts = forms.experts ? *forms.experts : built_experts(config.train.expert_kernels);
+  StepWork out{sizes.tokens,
+               static_cast<double>(config.train.global_batch_size * config.data.sequence_length),
+               forms.attention,
+               {}};
+  if (moe)
+    add_experts(out.parts, sizes, experts, stored_share(experts, config, model));
   else
-    add_ffn(out.parts, sizes, flops.ffn * sizes.tokens, moe);
-  add_attention(out.parts, sizes, flops);
+    add_dense(out.parts, sizes, flops.ffn * sizes.tokens);
+  add_attention(out.parts, sizes, flops, forms.attention);
   add_rows(out.parts, sizes, flops, moe);
-  add_ends(out.parts, sizes, flops);
+  add_ends(out.parts, sizes, flops, forms.head);
   if (config.train.recompute == Recompute::full) recompute_all(out.parts);
   if (config.train.recompute == Recompute::selective) recompute_selected(out.parts, sizes, moe);
-  add_state(out.parts, config, model);
+  add_state(out.parts, config, model, moe && experts.gradients != Gradients::added);
   return out;
 }
 

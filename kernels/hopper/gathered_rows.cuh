@@ -10,8 +10,6 @@
 
 namespace olmoe::kernels::hopper {
 
-using Element = c10::BFloat16;
-
 /// Rows of x in the order of the experts: row r is x[slot_R[r] / top_k].
 struct GatheredRows {
   const Element* x;

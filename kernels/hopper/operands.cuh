@@ -39,6 +39,7 @@ template <int kColumns, Along kA, class Plain>
 constexpr bool staged_as(cute::ComposedLayout<cute::Swizzle<3, 4, 3>, cute::smem_ptr_flag_bits<16>, Plain>) {
   constexpr int kRows = kTileM * kTileK / kColumns;
   static_assert((kRows & (kRows - 1)) == 0 && (kColumns & (kColumns - 1)) == 0);
+  static_assert(Plain{}(0, 0, 1) == kTileM * kTileK, "stages lie one behind the other");
   for (int row = 0; row < kRows; row = row == 0 ? 1 : 2 * row) {
     for (int column = 0; column < kColumns; column = column == 0 ? 1 : 2 * column) {
       const int plain = kA == Along::K ? Plain{}(row, column, 0) : Plain{}(column, row, 0);

@@ -6,7 +6,6 @@
 
 namespace olmoe::kernels::hopper {
 
-using Element = c10::BFloat16;
 constexpr int kStripValues = kWarpRows * kStripColumns / cuda::kWarp;
 
 /// A warp's rows of a tile: `first`, and how many the expert has from there on, which may be more than 16, none or

@@ -21,7 +21,7 @@ struct Gathering {
   hopper::Element* out;  ///< of each tile and k, its lines of columns
 };
 
-/// Tiles of M rows (kAlongK false), each K / kTileK long; or of kTileM columns, as long as the expert has rows.
+/// RowsAlongM: tiles of M rows, each K / kTileK long. RowsAlongK: of kTileM columns, as long as the expert has rows.
 template <class A>
 __global__ void __launch_bounds__(kLoadThreads) load_stages(Gathering g) {
   extern __shared__ uint4 memory[];
@@ -56,7 +56,7 @@ std::vector<int32_t> offsets_of(const std::vector<int32_t>& rows_E) {
   return offsets;
 }
 
-/// Tokens of 2 K x kTileK columns, two choices each, in an order that is not theirs; the rows of a case.
+/// Tokens of kWidth columns, two choices each, in an order that is not theirs; the rows of a case.
 struct GatheredCase {
   explicit GatheredCase(const std::vector<int32_t>& rows_E) : offsets(offsets_of(rows_E)), R(offsets.back()) {
     for (int64_t r = 0; r < R; ++r) slots.push_back(static_cast<int32_t>((r * 7 + 3) % (2 * ((R + 1) / 2))));

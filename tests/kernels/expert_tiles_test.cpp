@@ -66,7 +66,7 @@ TEST_CASE("tiles of the fused kernels cover each row and column once, by whateve
   CHECK(static_cast<int64_t>(all.size()) <= most_tiles(tiles, offsets_E.back()));
 }
 
-TEST_CASE("a weight gradient has all its tiles where an expert has rows, else none", "[kernels]") {
+TEST_CASE("a weight gradient has all its tiles where an expert has rows, else none or, if wanted, all", "[kernels]") {
   const auto rows_E = GENERATE(values<std::vector<int32_t>>({{0}, {3, 0, 1000, 0, 64}, {0, 0, 1}}));
   const int32_t blocks = GENERATE(1, 5, 132);
   const auto offsets_E = offsets_of(rows_E);

@@ -24,7 +24,7 @@ at::Tensor bound(const at::Tensor& values) {
 
 TEST_CASE("the loss makes its gradients for the seed that it is told, and takes no other") {
   const auto w_VD = bound(at::tensor({1.f, 0.f, 0.f, 1.f}).view({2, 2}));
-  const auto x_ND = at::zeros({1, 2}).set_requires_grad(true);
+  const auto x_ND = at::tensor({1.f, 1.f}).view({1, 2}).set_requires_grad(true);
   const auto seed = seed_of(0.5);
   const auto loss = olmoe::linear_cross_entropy(x_ND, w_VD, at::tensor({1}, at::kLong), 4, seed);
   CHECK(loss.item<double>() == Approx(std::log(2.)));
@@ -32,6 +32,7 @@ TEST_CASE("the loss makes its gradients for the seed that it is told, and takes 
     torch::autograd::backward({loss}, {seed});
     // softmax is (1/2, 1/2): d logits = 1/2 (1/2, -1/2).
     CHECK(at::equal(x_ND.grad(), at::tensor({0.25f, -0.25f}).view({1, 2})));
+    CHECK(at::equal(w_VD.grad(), at::tensor({0.25f, 0.25f, -0.25f, -0.25f}).view({2, 2})));
   }
   SECTION("an equal number elsewhere") {
     CHECK_THROWS_AS(torch::autograd::backward({loss}, {seed_of(0.5)}), olmoe::Error);

@@ -352,7 +352,7 @@ TEST_CASE("misuse of a unit is refused") {
   u.unit.bind(weights.range(0, n), grads.range(0, n));
   v.unit.bind(weights.range(0, n), grads.range(0, n));
   CHECK_THROWS_AS(u.unit.bind(at::zeros({n}), at::zeros({n})), Error);
-  CHECK_THROWS_AS(u.unit.reduce_grads(), Error);  // never zeroed
+  CHECK_THROWS_AS(u.unit.reduce_grads(), Error);  // never claimed
   u.unit.claim_full_grads();
   v.unit.claim_full_grads();
   CHECK_THROWS_AS(u.unit.reduce_grads(), Error);  // the other took the buffer

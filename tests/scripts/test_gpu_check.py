@@ -80,7 +80,7 @@ class Bundle(Temporary):
         self.assertEqual((report["rehearsal"], report["go"]), (True, True))
         parts = {part["name"]: part for part in report["parts"]}
         for name in ("machine", "doctor", "tiny_device", "tiny_cpu", "device_against_cpu", "olmoe_2_layers",
-                     "olmoe_1_layers", "olmoe_1_layers_dense", "prediction"):
+                     "olmoe_1_layers", "olmoe_1_layers_dense", "prediction", "kernel_prediction"):
             self.assertEqual(parts[name]["status"], "passed", parts[name])
         for name in (*gpu_parts.TESTS, "sanitizer_memcheck", "sanitizer_racecheck"):
             self.assertEqual((parts[name]["status"], parts[name]["reason"]), ("not run", "there is no GPU"))
@@ -88,6 +88,9 @@ class Bundle(Temporary):
             self.assertEqual(parts[name]["status"], "not run", parts[name])
         self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
         self.assertLess(parts["tiny_device"]["figures"]["last_loss"], parts["tiny_device"]["figures"]["first_loss"])
+        predicted = parts["kernel_prediction"]["figures"]["predicted"]
+        self.assertEqual(sorted(predicted["steps"]), ["1 fused", "1 unfused", "2 fused", "2 unfused"])
+        self.assertEqual(report["predictions"], {"rows": []})  # these are figures of a CPU
         self.check_comparison(report, parts)
         text = (self.bundle / "report/report.md").read_text()
         self.assertIn("# Rehearsal without a GPU\n", text)

@@ -47,7 +47,7 @@ class Parts(unittest.TestCase):
         parts = parts_of(self.machine(), 1)
         self.assertEqual([part.name for part in parts],
                          ["machine", "kernels_tests", "fused_tests", "trainer_tests", "parallel_tests", "layer_unfused",
-                          "layer_fused", "transformers_layer", "prediction", "olmoe_8_layers", "olmoe_4_layers",
+                          "layer_fused", "transformers_layer", "prediction", "kernel_prediction", "olmoe_8_layers", "olmoe_4_layers",
                           "olmoe_8_layers_fused", "olmoe_4_layers_fused"])
         by_name = {part.name: part for part in parts}
         self.assertEqual(by_name["kernels_tests"].command[-2:], ["[cuda]~*fused*~*cudnn*", "kernels_tests"])

@@ -1,5 +1,6 @@
 """What the report of the GPU check makes of figures: tables beside transformers, 16 layers out of fewer, kernels."""
 import importlib
+import json
 import re
 import sys
 import tempfile
@@ -8,8 +9,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_parts, gpu_report, gpu_tables, gpu_kernels = map(
-    importlib.import_module, ("gpu_parts", "gpu_report", "gpu_tables", "gpu_kernels"))
+gpu_parts, gpu_predictions, gpu_report, gpu_tables, gpu_kernels = map(
+    importlib.import_module, ("gpu_parts", "gpu_predictions", "gpu_report", "gpu_tables", "gpu_kernels"))
 
 
 class Tables(unittest.TestCase):
@@ -101,6 +102,72 @@ class Tables(unittest.TestCase):
                          [("ours, fused", "no kernels"), ("ours, unfused", None)])
         self.assertEqual(gpu_tables.fastest_experts(theirs, "eager"), "grouped_mm")
         self.assertEqual(gpu_tables.fastest_experts([], "eager"), "eager")
+
+
+class Predictions(unittest.TestCase):
+    """What was measured beside what olmoe-plan predicted."""
+
+    def layer(self, form, state="built"):
+        def kernel(name, ms):
+            return {"kernel": name, "seconds": ms * 1e-3, "slow_s": ms * 1.2e-3, "fast_s": ms * 0.8e-3}
+        rate = {"expected": 500.0, "slow": 450.0, "fast": 550.0}
+        return {"form": form, "state": state, "forward": {"tflop_per_s": rate, "kernels": [kernel("up", 2.0)]},
+                "backward": {"tflop_per_s": rate, "kernels": [kernel("down backward", 1.0), kernel("down gradient", 1.0),
+                                                              kernel("up gradient", 2.0)]}}
+
+    def answer(self, layers):
+        steps = [{"form": "unfused", "state": "built", "step_s": 0.1, "slow_s": 0.12, "fast_s": 0.09},
+                 {"form": "+ latest", "state": "built", "step_s": 0.08, "slow_s": 0.1, "fast_s": 0.07},
+                 {"form": "+ proposal", "state": "not built", "step_s": 0.01, "slow_s": 0.01, "fast_s": 0.01}]
+        return {"model_layers": layers, "steps": steps,
+                "large_product": {"tflop_per_s": {"expected": 700.0, "slow": 630.0, "fast": 770.0}},
+                "layers": [self.layer("unfused"), self.layer("+ latest"), self.layer("+ proposal", "not built")]}
+
+    def predicted(self):
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "kernel_prediction.log")
+            log.write_text("\n".join(json.dumps([self.answer(layers)], indent=1) for layers in (6, 3)) + "\n")
+            return gpu_predictions.of_kernels(log, None)
+
+    def part(self, name, figures):
+        return {"name": name, "figures": figures}
+
+    def test_figures_are_inside_or_outside_the_range(self):
+        def bench(name, fused, ms, rate=1.0):
+            return {f"{name}/fused:{fused}/T:16384/skew:0/real_time": {"real_time": ms, "FLOP/s": rate * 1e12}}
+        fused = bench("cuda_moe_layer_forward", 1, 3.0, 560) | bench("cuda_moe_layer_backward", 1, 6.0, 500) | \
+            bench("cuda_experts_up", 1, 2.3) | bench("cuda_experts_down_backward", 1, 2.5)
+        profile = {"kernels": [["multiply<WeightGrad<true>>", 1, 2.1, 0.2], ["multiply<UpProjection>", 2, 9.0, 0.2]]}
+        results = [self.part("kernel_prediction", self.predicted()), self.part("layer_fused", fused),
+                   self.part("layer_unfused", bench("cuda_moe_layer_forward", 0, 4.0, 440) |
+                             {"cuda_cublas/real_time": {"real_time": 1.6, "FLOP/s": 690e12}}),
+                   self.part("profile_fused", profile), self.part("olmoe_6_layers", {"median_step_ms": 95.0}),
+                   self.part("olmoe_3_layers_fused", {"median_step_ms": 60.0}),
+                   self.part("olmoe_3_layers_graph", {"median_step_ms": 60.0})]
+        table = gpu_predictions.table(results)
+        self.assertEqual([(row["what"], row["inside"]) for row in table["rows"]],
+                         [("one large product", True), ("layer, unfused, forward", False), ("layer, fused, forward", False), ("layer, fused, backward", True),
+                          ("up", True), ("down backward and down gradient", False), ("up gradient, profiled", True),
+                          ("step, 6 layers, unfused", True), ("step, 3 layers, fused", False)])
+        text = "\n".join(gpu_tables.prediction_markdown(table))
+        self.assertIn("| layer, fused, forward | 560 TFLOP/s | 500 | 450 to 550 | **no** |", text)
+        self.assertIn("| up | 2.3 ms | 2 | 1.6 to 2.4 | yes |", text)
+        self.assertIn("refutes a line of docs/roofline.md", text)
+
+    def test_nothing_is_compared_without_a_prediction_or_in_a_rehearsal(self):
+        measured = [self.part("olmoe_6_layers", {"median_step_ms": 95.0})]
+        self.assertEqual(gpu_predictions.table(measured), {"rows": []})
+        self.assertEqual(gpu_tables.prediction_markdown({"rows": []}), [])
+        both = [self.part("kernel_prediction", self.predicted()), *measured]
+        self.assertEqual(len(gpu_predictions.table(both)["rows"]), 1)
+        self.assertEqual(gpu_report.tables(both, rehearse=True)["predictions"], {"rows": []})
+
+    def test_a_program_that_predicts_nothing_leaves_no_figures(self):
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "kernel_prediction.log")
+            log.write_text("[]\n")
+            with self.assertRaises(ValueError):
+                gpu_predictions.of_kernels(log, None)
 
 
 class Kernels(unittest.TestCase):

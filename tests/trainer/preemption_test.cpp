@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <functional>
@@ -24,22 +25,36 @@ namespace {
 using namespace olmoe;
 using preemption::Moment;
 
-/// How a child process ended that did `work` with a listener: its exit code, or minus the signal that ended it.
-int ending(const std::function<void()>& work, const std::string& says = "/dev/null") {
+/// How a child process that did `work` ended: its exit code, or minus the signal that ended it. `says`: its stderr.
+int ending_of(const std::function<int()>& work, const std::string& says) {
   const pid_t child = ::fork();
   if (child == 0) {
     if (std::freopen(says.c_str(), "w", stderr) == nullptr) ::_exit(99);
+    ::_exit(work());
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+/// The same of a run: `work` is done with a listener.
+int ending(const std::function<void()>& work, const std::string& says = "/dev/null") {
+  const auto run = [&] {
     const auto world = make_single_communicator();
     {
       const preemption::Listener listener(*world);
       work();
     }
     ::raise(SIGTERM);  // the run is being taken down
-    ::_exit(preemption::requested());
-  }
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+    return preemption::requested();
+  };
+  return ending_of(run, says);
+}
+
+int64_t count_of(const std::string& text, const std::string& part) {
+  int64_t count = 0;
+  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
 }
 
 }  // namespace
@@ -71,6 +86,29 @@ TEST_CASE("signals that were blocked by whoever started the process are heard") 
   pthread_sigmask(SIG_BLOCK, &blocked, &before);
   CHECK(ending([] { preemption::enter(Moment::training), ::raise(SIGUSR1); }) == SIGUSR1);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+TEST_CASE("signals that come at one time are each answered, also when the run ends just then") {
+  const TempFolder folder;
+  constexpr int kRuns = 1000;
+  const auto runs = [] {
+    const auto world = make_single_communicator();
+    for (int run = 0; run < kRuns; ++run) {
+      const preemption::Listener listener(*world);
+      preemption::enter(Moment::training);
+      ::raise(SIGUSR2);
+      // The others come, and the run ends, at any point of the answer to the first, which takes some 50 us.
+      const auto then = std::chrono::steady_clock::now() + std::chrono::nanoseconds(run * 200);
+      while (std::chrono::steady_clock::now() < then) continue;
+      ::raise(SIGUSR1);
+      ::raise(SIGTERM);
+    }
+    return 0;
+  };
+  CHECK(ending_of(runs, folder / "says") == 0);
+  const auto says = read_text(folder / "says");
+  for (const std::string name : {"SIGTERM", "SIGUSR1", "SIGUSR2"})
+    CHECK(count_of(says, name + ": this step is finished and saved") == kRuns);
 }
 
 TEST_CASE("a mapped file that becomes shorter ends the process with its name and kind") {

@@ -28,8 +28,7 @@ StepWork work_of(const Config& config, MeshShape mesh = kPublished) {
 }
 
 const Work& part(const StepWork& work, std::string_view name) {
-  const auto found =
-      std::find_if(work.parts.begin(), work.parts.end(), [&](auto& p) { return p.name == name; });
+  const auto found = std::find_if(work.parts.begin(), work.parts.end(), [&](auto& p) { return p.name == name; });
   REQUIRE(found != work.parts.end());
   return *found;
 }
@@ -106,8 +105,7 @@ TEST_CASE("a rank with an eighth of the experts computes as many rows, and moves
   const auto all = work_of(config), eighth = work_of(config, {1, 256, 8});
   CHECK(executed_flops(eighth) == Approx(executed_flops(all)).epsilon(1e-12));
   CHECK(part(eighth, "permute").forward.bytes == part(all, "permute").forward.bytes);
-  CHECK(part(eighth, "expert gradient sums").backward.bytes ==
-        part(all, "expert gradient sums").backward.bytes / 8);
+  CHECK(part(eighth, "expert gradient sums").backward.bytes == part(all, "expert gradient sums").backward.bytes / 8);
   CHECK(part(eighth, "AdamW and gradient norm").update.bytes ==
         Approx(part(all, "AdamW and gradient norm").update.bytes).epsilon(1e-3));  // but for padding
   const double token = 16384. * 16 * 2048 * 2, ranks = expected_copies(64, 8, 8) * 8 / 7;
@@ -158,6 +156,38 @@ TEST_CASE("a faster GPU takes a shorter step, and nothing beats its peak") {
   }
 }
 
+TEST_CASE("a step is expected between one with every assumption at its slow end and one at its fast end") {
+  for (const auto* name : {"olmoe-1b-7b", "olmo-1b-dense"})
+    for (const auto& gpu : known_gpus()) {
+      const auto config = published(name);
+      const ModelOnMesh model(config, kPublished);
+      const auto range = predict_range(config, model, gpu);
+      const double expected_s = predict_step(config, model, gpu).step_s;
+      CHECK(range.fast_s < expected_s);
+      CHECK(expected_s < range.slow_s);
+      CHECK_THAT(describe_speed(config, kPublished, std::string(gpu.name)),
+                 Contains(fmt::format("predicted step: {:.1f} ms ({:.0f} to {:.0f})", expected_s * 1e3,
+                                      range.fast_s * 1e3, range.slow_s * 1e3)));
+    }
+}
+
+TEST_CASE("with tiles, an H100's products of experts are no flat share of its peak; without, a B200's are") {
+  const auto config = published();
+  const auto experts_s = [&](const GpuSpecs& gpu) {
+    const auto step = predict_step(config, kPublished, gpu);
+    return std::find_if(step.parts.begin(), step.parts.end(), [](auto& p) { return p.name == "experts"; })->seconds;
+  };
+  const double base_s = experts_s(find_gpu("h100"));
+  const auto work = work_of(config);
+  const auto& part_of = part(work, "experts");
+  CHECK(experts_s(find_gpu("b200")) == Approx((part_of.forward.flops + part_of.backward.flops) / (0.5 * 2250e12)));
+  // A quarter of the rows for each expert fills tiles less well.
+  const auto quarter = published("olmoe-1b-7b", {"train.micro_batch_size=1"});
+  const auto step = predict_step(quarter, kPublished, find_gpu("h100"));
+  const auto found = std::find_if(step.parts.begin(), step.parts.end(), [](auto& p) { return p.name == "experts"; });
+  CHECK(found->seconds > 1.05 * base_s);
+}
+
 TEST_CASE("each figure of a GPU matters where it should") {
   const auto config = published();
   const auto& gpu = find_gpu("h100");
@@ -170,10 +200,8 @@ TEST_CASE("each figure of a GPU matters where it should") {
   CHECK(with(&GpuSpecs::bf16_flop_per_s, kPublished).compute_s < base.compute_s);
   CHECK(with(&GpuSpecs::memory_byte_per_s, kPublished).compute_s < base.compute_s);
   CHECK(with(&GpuSpecs::network_byte_per_s, kPublished).transfer_s < base.transfer_s);
-  CHECK(with(&GpuSpecs::nvlink_byte_per_s, {1, 8, 1}).transfer_s <
-        predict_step(config, {1, 8, 1}, gpu).transfer_s);
-  CHECK(with(&GpuSpecs::network_byte_per_s, {1, 8, 1}).transfer_s ==
-        predict_step(config, {1, 8, 1}, gpu).transfer_s);
+  CHECK(with(&GpuSpecs::nvlink_byte_per_s, {1, 8, 1}).transfer_s < predict_step(config, {1, 8, 1}, gpu).transfer_s);
+  CHECK(with(&GpuSpecs::network_byte_per_s, {1, 8, 1}).transfer_s == predict_step(config, {1, 8, 1}, gpu).transfer_s);
   CHECK(alone.transfer_s == 0);
   CHECK(alone.exposed_s == 0);
 }
@@ -210,9 +238,9 @@ TEST_CASE("what is printed of a prediction") {
   auto config = published();
   CHECK_THAT(describe_speed(config, kPublished, ""), Contains("no GPU was named") && Contains("--gpu"));
   const auto text = describe_speed(config, kPublished, "h100");
-  for (const auto* expected : {"predicted on h100 (989.5 TFLOP/s dense bf16", "not measured", "experts",
-                               "collectives not hidden", "tokens/s per GPU", "with causal attention",
-                               "with full attention", "planned memory"})
+  for (const auto* expected :
+       {"predicted on h100 (989.5 TFLOP/s dense bf16", "not measured", "experts", "collectives not hidden",
+        "tokens/s per GPU", "with causal attention", "with full attention", "planned memory"})
     CHECK_THAT(text, Contains(expected));
   CHECK_THAT(text, !Contains("does not fit"));
   CHECK_THAT(describe_speed(config, {}, "h100"), Contains("does not fit"));
@@ -223,7 +251,10 @@ TEST_CASE("what is printed of a prediction") {
 }
 
 TEST_CASE("fused experts move no rows, make SwiGLU in their products and add gradients where they lie") {
-  const auto unfused = work_of(published()), fused = work_of(published("olmoe-1b-7b", {"train.expert_kernels=fused"}));
+  const auto work = [](const char* experts, int ranks) {
+    return work_of(published("olmoe-1b-7b", {fmt::format("train.expert_kernels={}", experts)}), {1, ranks, 1});
+  };
+  const auto unfused = work("unfused", 256), fused = work("fused", 256);
   CHECK(executed_flops(fused) == Approx(executed_flops(unfused)).epsilon(1e-12));
   const auto has = [&](std::string_view name) {
     return std::any_of(fused.parts.begin(), fused.parts.end(), [&](auto& p) { return p.name == name; });
@@ -233,7 +264,29 @@ TEST_CASE("fused experts move no rows, make SwiGLU in their products and add gra
   const double gated = 16384. * 8 * 16 * 1024 * 2, elements = 16. * 64 * 3 * 2048 * 1024;
   const auto &with = part(fused, "experts"), &without = part(unfused, "experts");
   CHECK(with.forward.bytes == without.forward.bytes + gated);
-  CHECK(with.backward.bytes == without.backward.bytes + 4 * gated + (8 - 2) * elements);
+  // One pass a step stores its fp32 gradients over what was there; bf16 ones are written unfused.
+  CHECK(with.backward.bytes == without.backward.bytes + 4 * gated + (4 - 2) * elements);
+  CHECK(part(unfused, "expert gradient sums").backward.bytes == (2 + 4) * elements);
+}
+
+TEST_CASE("experts' gradients are added where a step has more passes than reductions, and in a group of one") {
+  const auto grads = [](int ranks,
+                        const std::string& stage) {  // bytes an element, of four passes or as many as 256 ranks have
+    const auto work = work_of(
+        published("olmoe-1b-7b", {"train.global_batch_size=1024", "parallel.zero_stage=" + stage}), {1, ranks, 1});
+    const double passes = 256. / ranks, elements = passes * 16. * 64 * 3 * 2048 * 1024;
+    return part(work, "expert gradient sums").backward.bytes / elements;
+  };
+  CHECK(grads(256, "2") == 2 + 4);
+  CHECK(grads(64, "2") == 2 + 4);  // reduced after each pass
+  CHECK(grads(64, "1") == 2 + 7);  // once a step: the first of four stores
+  CHECK(grads(1, "1") == 2 + 8);
+  const auto buffers = [](const KernelForms& forms) {
+    const auto config = published();
+    return part(count_step_work(config, ModelOnMesh(config, kPublished), forms), "gradient buffers").backward.bytes;
+  };
+  const auto adding = unfused_experts()[0];
+  CHECK(buffers({.experts = &adding}) - buffers({}) == Approx(16. * 64 * 3 * 2048 * 1024 * 4).epsilon(1e-4));
 }
 
 TEST_CASE("a step is predicted with fused experts and as a CUDA graph beside the one that the config asks for") {
@@ -249,8 +302,8 @@ TEST_CASE("a step is predicted with fused experts and as a CUDA graph beside the
     CHECK((variants[i].expert_kernels == kernels::ExpertKernels::fused) == fused);
     CHECK(variants[i].cuda_graph == graph);
     const std::string kernels = fused ? "fused" : "unfused", recorded = graph ? "true" : "false";
-    const auto asked = predict(
-        published("olmoe-1b-7b", {"train.expert_kernels=" + kernels, "train.cuda_graph=" + recorded}), "h100");
+    const auto asked =
+        predict(published("olmoe-1b-7b", {"train.expert_kernels=" + kernels, "train.cuda_graph=" + recorded}), "h100");
     CHECK(variants[i].step->step_s == asked.step_s);
   }
   // Without gaps between kernels, but for the share of a graph.
