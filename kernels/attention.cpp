@@ -326,8 +326,8 @@ Attention causal_attention(const Qkv& in, const AttentionMethod& method) {
   return out;
 }
 
-void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward,
-                               const Qkv& grads, const AttentionMethod& method) {
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
+                               const AttentionMethod& method) {
   const Qkv operands = checked(in);
   const at::Tensor &q = operands.q_BSHd, &k = operands.k_BSGd, &v = operands.v_BSGd;
   ensure_gradient(grads.q_BSHd, q);
@@ -338,8 +338,7 @@ void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const A
   const Dims dims = dims_of(in);
   const at::Tensor dy = dense_rows(dy_BSHd);
   if (method.cudnn) return method.cudnn->backward(dy, operands, forward, grads, method.deterministic);
-  if (q.is_cuda())
-    return cuda::causal_attention_backward(dy, operands, forward, grads, method.deterministic);
+  if (q.is_cuda()) return cuda::causal_attention_backward(dy, operands, forward, grads, method.deterministic);
   for_dtype(q.scalar_type(), [&]<typename T>() {
     const Backward<T> backward{dims,
                                score_scale<T>(dims.d),

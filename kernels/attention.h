@@ -24,8 +24,8 @@ enum class AttentionKernel { flash, cudnn };
 class CudnnAttention : public torch::jit::CustomClassHolder {
  public:
   virtual Attention forward(const Qkv& in) = 0;
-  virtual void backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward,
-                        const Qkv& grads, bool deterministic) = 0;
+  virtual void backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
+                        bool deterministic) = 0;
   virtual int64_t plans() const = 0;  ///< made so far
 };
 
@@ -45,7 +45,7 @@ bool cudnn_attention_fits(int64_t head_dim);
 /// in memory whole. Source: FlashAttention-2 (arXiv 2307.08691), without its blocks of keys.
 Attention causal_attention(const Qkv& in, const AttentionMethod& method = {});
 /// Writes all of `grads`, which may be column ranges of one fused gradient.
-void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward,
-                               const Qkv& grads, const AttentionMethod& method = {});
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
+                               const AttentionMethod& method = {});
 
 }  // namespace olmoe::kernels

@@ -74,8 +74,14 @@ struct AttentionFunction : Function<AttentionFunction> {
     kernels::AttentionMethod method{data["deterministic"].toBool(), {}};
     if (data.count("cudnn"))
       method.cudnn = c10::static_intrusive_pointer_cast<kernels::CudnnAttention>(data["cudnn"].toCapsule());
-    return {data["sequences"].toInt(), data["heads"].toInt(), data["kv_heads"].toInt(), data["head_dim"].toInt(),
-            data["eps"].toDouble(), clip, data["keep_all"].toBool() ? Keep::all : Keep::least, std::move(method)};
+    return {data["sequences"].toInt(),
+            data["heads"].toInt(),
+            data["kv_heads"].toInt(),
+            data["head_dim"].toInt(),
+            data["eps"].toDouble(),
+            clip,
+            data["keep_all"].toBool() ? Keep::all : Keep::least,
+            std::move(method)};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -131,8 +137,9 @@ at::Tensor RotaryTables::of(const at::Tensor& like, int64_t sequence_length) {
 
 at::Tensor Attention::forward(const Normed& x, int64_t sequences, Keep keep) {
   const int64_t positions = sequences > 0 ? x.y_ND.size(0) / sequences : 1;
-  HeadShape shape{sequences, config_.num_heads, config_.num_kv_heads, config_.head_dim(), config_.norm_eps,
-                  config_.clip_qkv, keep, method_};
+  HeadShape shape{
+      sequences, config_.num_heads, config_.num_kv_heads, config_.head_dim(), config_.norm_eps, config_.clip_qkv, keep,
+      method_};
   auto qkv_NC = olmoe::linear(x, qkv_CD_);
   auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_),
                                        tables_.of(x.y_ND, positions), shape);

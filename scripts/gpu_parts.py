@@ -310,5 +310,5 @@ CALLS = {
     1: (machine_parts, test_parts, benchmark_parts, peer_layer_parts, prediction_parts, step_parts, fused_step_parts),
     2: (machine_parts, graph_parts, tiny_parts, prediction_parts, peer_train_parts, profile_parts, counter_parts,
         sanitizer_parts, doctor_parts),
-    3: (machine_parts, attention_parts),
+    3: (machine_parts, prediction_parts, attention_parts),
 }

@@ -22,32 +22,26 @@ is_complete() {  # folder
   has_cudnn "$1/include" && [ "$(version_in "$1/include/cudnn_frontend_version.h" CUDNN_FRONTEND_MAJOR_VERSION \
     CUDNN_FRONTEND_MINOR_VERSION CUDNN_FRONTEND_PATCH_VERSION)" = "$front_end" ]
 }
-download() {  # folder, package
-  note "downloading $2"
-  PIP_ROOT_USER_ACTION=ignore "$(system_python)" -m pip install --quiet --no-input --no-deps --no-compile --target "$1" "$2"
-}
 
 if [ -n "${CUDNN_HOME:-}" ]; then
   is_complete "$CUDNN_HOME" ||
     die "CUDNN_HOME names $CUDNN_HOME, which does not hold cuDNN $cudnn with front end $front_end"
   target="$CUDNN_HOME"
 elif ! is_complete "$target"; then
-  mkdir -p "$REPOSITORY/.deps"
-  unpacked="$(mktemp -d "$REPOSITORY/.deps/unpacking.XXXXXX")"
-  trap 'rm -rf "$unpacked"' EXIT
-  download "$unpacked/front_end" "nvidia-cudnn-frontend==$front_end"
   headers="$("$REPOSITORY/scripts/install_cuda.sh" | tail -1)/include"
-  if ! has_cudnn "$headers"; then
-    download "$unpacked/cudnn" "nvidia-cudnn-cu13==$cudnn.56"
-    headers="$unpacked/cudnn/nvidia/cudnn/include"
-  fi
-  mkdir -p "$unpacked/home/include"
-  cp "$headers"/cudnn*.h "$unpacked/home/include/"
-  cp -r "$unpacked"/front_end/include/. "$unpacked/home/include/"
-  cp "$unpacked"/front_end/nvidia_cudnn_frontend-*.dist-info/licenses/LICENSE.txt "$unpacked/home/"
-  is_complete "$unpacked/home" || die "the wheels do not hold cuDNN $cudnn with front end $front_end"
+  wheels=("nvidia-cudnn-frontend==$front_end")
+  has_cudnn "$headers" || wheels+=("nvidia-cudnn-cu13==$cudnn.56")
+  note "downloading ${wheels[*]}"
+  unpack_wheels "${wheels[@]}"
+  has_cudnn "$headers" || headers="$unpacked/nvidia/cudnn/include"
+  home="$unpacked/home"
+  mkdir -p "$home/include"
+  cp "$headers"/cudnn*.h "$home/include/"
+  cp -r "$unpacked"/include/. "$home/include/"
+  cp "$unpacked"/nvidia_cudnn_frontend-*.dist-info/licenses/LICENSE.txt "$home/"
+  is_complete "$home" || die "the wheels do not hold cuDNN $cudnn with front end $front_end"
   rm -rf "$target"
-  mv -T "$unpacked/home" "$target"  # complete or absent
+  mv -T "$home" "$target"  # complete or absent
 fi
 note "cuDNN's headers: $target"
 echo "$target"

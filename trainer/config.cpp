@@ -49,15 +49,15 @@ std::vector<std::string> refuse_attention(const Config& config) {
                      "not {}",
                      head_dim));
   const int64_t positions = config.data.sequence_length;
-  refuse(positions < 2, "needs data.sequence_length above 1");
   const auto as_double = [](int64_t value) { return static_cast<double>(value); };
   const double scores = as_double(std::min(train.micro_batch_size, train.global_batch_size)) *
                         as_double(config.model.num_heads) * as_double(positions) * as_double(positions);
   refuse(train.deterministic_attention && 2 * scores > kMostCounted,
          fmt::format("needs a workspace of {:.3g} bytes, more than 63 bits count", 2 * scores));
   if (!train.deterministic_attention && !(gpus && bf16))
-    problems.push_back("train.deterministic_attention: false needs train.device=cuda and train.compute_dtype=bfloat16: "
-                       "all other attention gives the same bits in every run; use true");
+    problems.push_back(
+        "train.deterministic_attention: false needs train.device=cuda and train.compute_dtype=bfloat16: "
+        "all other attention gives the same bits in every run; use true");
   return problems;
 }
 

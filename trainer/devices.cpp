@@ -46,12 +46,14 @@ void check_fused_experts(const kernels::cuda::GpuFacts& gpu) {
 
 void check_cudnn_attention(const kernels::cuda::GpuFacts& gpu) {
   if (!kernels::cudnn_attention_built_in())
-    throw ConfigError("train.attention_kernel: this program has no cuDNN attention; build it with "
-                      "scripts/build_cuda.sh, or use train.attention_kernel=flash");
+    throw ConfigError(
+        "train.attention_kernel: this program has no cuDNN attention; build it with "
+        "scripts/build_cuda.sh, or use train.attention_kernel=flash");
   if (gpu.major != 9 || gpu.minor != 0)
-    throw ConfigError(fmt::format("train.attention_kernel: cuDNN's attention is used on GPUs of compute capability 9.0 "
-                                  "alone, and {} has {}.{}; use train.attention_kernel=flash",
-                                  gpu.name, gpu.major, gpu.minor));
+    throw ConfigError(
+        fmt::format("train.attention_kernel: cuDNN's attention is used on GPUs of compute capability 9.0 "
+                    "alone, and {} has {}.{}; use train.attention_kernel=flash",
+                    gpu.name, gpu.major, gpu.minor));
 }
 
 }  // namespace

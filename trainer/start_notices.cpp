@@ -38,8 +38,9 @@ Lines thread_notices(const StartFacts& facts) {
 
 Lines repeatability_notices(const TrainConfig& train) {
   if (train.deterministic_attention) return {};
-  return {"train.deterministic_attention: false, so two runs of one config may differ: attention adds up its gradients "
-          "in any order, and their last bits are not the same each time"};
+  return {
+      "train.deterministic_attention: false, so two runs of one config may differ: attention adds up its gradients "
+      "in any order, and their last bits are not the same each time"};
 }
 
 void append(Lines& lines, Lines more) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/cudnn/layout.h"
 
 // A plan is cuDNN's kernels for one shape: an engine that its heuristics choose, compiled when the plan is made. The
 // backward that is not deterministic adds to dq in fp32 by atomics. The deterministic one of cuDNN 9.19 stores the
@@ -29,11 +30,6 @@ enum Operand : int64_t { kQ = 1, kK, kV, kY, kLse, kDy, kDq, kDk, kDv };
 void check(fe::error_t status, const char* what) {
   if (status.is_bad()) throw Error(fmt::format("attention: cuDNN cannot {}: {}", what, status.get_message()));
 }
-
-/// cuDNN names dimensions in the order batch, head, position, width, whatever the strides.
-at::Tensor as_BHSd(const at::Tensor& x_BSHd) { return x_BSHd.transpose(1, 2); }
-/// One value for each head and position.
-at::Tensor as_BHS1(const at::Tensor& x_BHS) { return x_BHS.unsqueeze(3); }
 
 struct Plan {
   fe::graph::Graph graph;
@@ -72,8 +68,8 @@ void describe_forward(Plan& plan, const Qkv& in, const Attention& out) {
   lse->set_data_type(fe::DataType_t::FLOAT);
 }
 
-void describe_backward(Plan& plan, const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward,
-                       const Qkv& grads, bool deterministic) {
+void describe_backward(Plan& plan, const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
+                       bool deterministic) {
   const auto q = plan.read(kQ, as_BHSd(in.q_BSHd)), k = plan.read(kK, as_BHSd(in.k_BSGd)),
              v = plan.read(kV, as_BHSd(in.v_BSGd)), y = plan.read(kY, as_BHSd(forward.y_BSHd)),
              dy = plan.read(kDy, as_BHSd(dy_BSHd)), lse = plan.read(kLse, as_BHS1(forward.lse_BHS));
@@ -94,18 +90,6 @@ void ensure_fits(const at::Tensor& q_BSHd) {
          "attention: cuDNN's is for bf16 on a GPU, in heads whose width is a multiple of 8 and at most 256; these are "
          "{} wide, of {} on {}",
          q_BSHd.size(3), c10::toString(q_BSHd.scalar_type()), q_BSHd.device().str());
-}
-
-/// What cuDNN reads and writes 16 bytes at a time.
-bool aligned(const at::Tensor& x_BSHd) {
-  constexpr int64_t kWidth = 8;  // values of bf16
-  bool fits = x_BSHd.stride(3) == 1 && reinterpret_cast<uintptr_t>(x_BSHd.const_data_ptr()) % 16 == 0;
-  for (int64_t dim = 0; dim < 3; ++dim) fits = fits && x_BSHd.stride(dim) > 0 && x_BSHd.stride(dim) % kWidth == 0;
-  return fits;
-}
-/// x, or a copy where cuDNN could not read it as it lies: a gradient that was expanded, for one.
-at::Tensor operand(const at::Tensor& x_BSHd) {
-  return aligned(x_BSHd) ? x_BSHd : x_BSHd.clone(at::MemoryFormat::Contiguous);
 }
 
 class PlannedAttention : public CudnnAttention {
@@ -132,7 +116,7 @@ class PlannedAttention : public CudnnAttention {
     if (dy.numel() == 0) return;
     ENSURE(dy.size(1) > 1, "attention: cuDNN has no backward for sequences of one position");
     for (const auto* grad : {&grads.q_BSHd, &grads.k_BSGd, &grads.v_BSGd})
-      ENSURE(aligned(*grad), "attention: rows of a gradient must start at multiples of 16 bytes for cuDNN");
+      ENSURE(is_aligned(*grad), "attention: rows of a gradient must start at multiples of 16 bytes for cuDNN");
     ENSURE(forward.y_BSHd.is_contiguous() && forward.lse_BHS.is_contiguous(),
            "attention: cuDNN's backward takes what its forward made, as it was made");
     run({{kQ, in.q_BSHd},
@@ -172,8 +156,7 @@ class PlannedAttention : public CudnnAttention {
       check(made->graph.get_workspace_size(made->workspace_bytes), "tell what a plan needs");
       plan = std::move(made);
     }
-    const auto workspace =
-        at::empty({plan->workspace_bytes}, tensors.front().second.options().dtype(at::kByte));
+    const auto workspace = at::empty({plan->workspace_bytes}, tensors.front().second.options().dtype(at::kByte));
     check(plan->graph.execute(handle, memory, workspace.data_ptr()), "compute attention");
   }
 

@@ -17,10 +17,10 @@ Function* find(const char* name) {
 }  // namespace
 
 // One definition each: FORWARD(name, (parameters), (arguments)).
-#define FORWARD(RESULT, NAME, PARAMETERS, ARGUMENTS)             \
-  RESULT NAME PARAMETERS {                                       \
-    static auto* const function = find<decltype(NAME)>(#NAME);   \
-    return function ARGUMENTS;                                   \
+#define FORWARD(RESULT, NAME, PARAMETERS, ARGUMENTS)           \
+  RESULT NAME PARAMETERS {                                     \
+    static auto* const function = find<decltype(NAME)>(#NAME); \
+    return function ARGUMENTS;                                 \
   }
 
 extern "C" {

@@ -58,7 +58,7 @@ class Parts(unittest.TestCase):
 
     def test_the_third_call_is_attention_with_cudnn_apart_and_none_of_it_is_needed(self):
         parts = {part.name: part for part in parts_of(self.machine(), 3)}
-        self.assertEqual([*parts], ["machine", "cudnn_tests", "attention", "olmoe_4_layers_flash",
+        self.assertEqual([*parts], ["machine", "prediction", "kernel_prediction", "cudnn_tests", "attention", "olmoe_4_layers_flash",
                                     "olmoe_4_layers_flash_any_order", "olmoe_4_layers_cudnn", "olmoe_4_layers_cudnn_graph",
                                     "olmoe_4_layers_cudnn_any_order"])
         self.assertEqual(parts["cudnn_tests"].command[-3:], ["[cuda]*cudnn*", "kernels_tests", "trainer_tests"])

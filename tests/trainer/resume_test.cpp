@@ -183,8 +183,8 @@ TEST_CASE("a run that was saved with another attention goes on, and its checkpoi
   config.train.deterministic_attention = false;
   manifest.config = write_config(config);
   manifest.write(saved);
-  CHECK_THAT(Manifest::read(saved).config, Catch::Contains("attention_kernel: cudnn") &&
-                                               Catch::Contains("deterministic_attention: false"));
+  CHECK_THAT(Manifest::read(saved).config,
+             Catch::Contains("attention_kernel: cudnn") && Catch::Contains("deterministic_attention: false"));
   CHECK(run.refusal() == "accepted");
 }
 
