@@ -16,7 +16,6 @@
 
 #include "kernels/cuda_device.h"
 #include "kernels/experts.h"
-#include "kernels/grouped_gemm.h"
 #include "kernels/permute.h"
 #include "kernels/router.h"
 
@@ -66,12 +65,12 @@ struct Layer {
     z_R2F.reset();  // the last one's memory
     const auto up = experts_up(kernels, x_TD, {order, scores_R}, gate_up);
     z_R2F = up.z_R2F;
-    return combine_rows(grouped_gemm(up.h_RF, down, order.offsets_E), order, {});
+    return combine_rows(experts_down(kernels, up.h_RF, order, down), order, {});
   }
   at::Tensor backward() {
     const auto d = experts_down_backward(kernels, dy_TD, {order, scores_R}, z_R2F, down, ddown);
     experts_up_weight_grad(kernels, d.dz_R2F, x_TD, order, dgate_up);
-    return combine_rows(grouped_gemm_input_grad(d.dz_R2F, gate_up, order.offsets_E), order, {});
+    return combine_rows(experts_up_input_grad(kernels, d.dz_R2F, order, gate_up), order, {});
   }
 
   ExpertKernels kernels;
@@ -95,7 +94,7 @@ bool has_fused() {
 
 /// Times `run`, of a layer after its forward, which computes `share` of the forward's products.
 template <typename Run>
-void time_layer(benchmark::State& state, double share, const Run& run) {
+void time_layer(benchmark::State& state, double share, Run run) {
   if (state.range(0) == 1 && !has_fused()) return state.SkipWithError("no fused kernels for this GPU in this program");
   Layer layer(state.range(0), state.range(1), state.range(2));
   state.counters["busiest"] = layer.busiest;
@@ -116,6 +115,19 @@ void cuda_moe_layer_backward(benchmark::State& state) {
 void cuda_experts_up(benchmark::State& state) {
   time_layer(state, 2 / 3., [](Layer& layer) {
     return experts_up(layer.kernels, layer.x_TD, {layer.order, layer.scores_R}, layer.gate_up).h_RF;
+  });
+}
+
+void cuda_experts_down(benchmark::State& state) {
+  time_layer(state, 1 / 3., [h_RF = at::Tensor()](Layer& layer) mutable {
+    if (!h_RF.defined()) h_RF = layer.z_R2F.narrow(1, 0, kF).contiguous();
+    return experts_down(layer.kernels, h_RF, layer.order, layer.down);
+  });
+}
+
+void cuda_experts_up_input_grad(benchmark::State& state) {
+  time_layer(state, 2 / 3., [](Layer& layer) {
+    return experts_up_input_grad(layer.kernels, layer.z_R2F, layer.order, layer.gate_up);
   });
 }
 
@@ -152,6 +164,8 @@ void one_part(benchmark::internal::Benchmark* run) { both_kernels(run, {16384}, 
 BENCHMARK(cuda_moe_layer_forward)->Apply(whole_layer);
 BENCHMARK(cuda_moe_layer_backward)->Apply(whole_layer);
 BENCHMARK(cuda_experts_up)->Apply(one_part);
+BENCHMARK(cuda_experts_down)->Apply(one_part);
+BENCHMARK(cuda_experts_up_input_grad)->Apply(one_part);
 BENCHMARK(cuda_experts_down_backward)->Apply(one_part);
 BENCHMARK(cuda_experts_up_weight_grad)->Apply(one_part);
 BENCHMARK(cuda_cublas)->UseRealTime()->Unit(benchmark::kMillisecond);

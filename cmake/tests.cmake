@@ -30,7 +30,7 @@ function(olmoe_reuse_torch_pch TARGET)
 endfunction()
 
 function(olmoe_tests ROOM)
-  cmake_parse_arguments(TESTS "PCH" "" "LINK" ${ARGN})
+  cmake_parse_arguments(TESTS "PCH" "" "LINK;ARGUMENTS" ${ARGN})
   olmoe_sources(sources "${CMAKE_SOURCE_DIR}/tests/${ROOM}")
   if(NOT sources)
     return()
@@ -42,7 +42,7 @@ function(olmoe_tests ROOM)
   else()
     target_compile_options(${ROOM}_tests PRIVATE ${quick_to_compile})
   endif()
-  add_test(NAME ${ROOM} COMMAND ${ROOM}_tests)
+  add_test(NAME ${ROOM} COMMAND ${ROOM}_tests ${TESTS_ARGUMENTS})
   set_tests_properties(${ROOM} PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
 endfunction()
 
@@ -54,7 +54,10 @@ set_tests_properties(kernels_avx2 PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1;ATEN
 olmoe_tests(parallel PCH)
 olmoe_tests(data LINK ZLIB::ZLIB)
 olmoe_tests(model PCH LINK nlohmann_json::nlohmann_json)
-olmoe_tests(trainer PCH LINK nlohmann_json::nlohmann_json)
+# Every layout of up to 8 thread ranks takes longer than all else of the room.
+olmoe_tests(trainer PCH LINK nlohmann_json::nlohmann_json ARGUMENTS "~[layouts]")
+add_test(NAME trainer_layouts COMMAND trainer_tests "[layouts]")
+set_tests_properties(trainer_layouts PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
 
 add_executable(golden_tests tests/golden/golden_parity_test.cpp)
 target_link_libraries(golden_tests PRIVATE test_main olmoe_trainer)
@@ -86,9 +89,10 @@ endforeach()
 add_test(NAME house COMMAND "${SYSTEM_PYTHON}" scripts/check_house.py WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
 
 # `ctest -LE long` leaves these out: the slowest, of kinds of which others stay.
-set(long_tests scripts_test_gpu_check mpi_layouts_6 mpi_layouts_8 e2e_bad_input_TokenFiles e2e_bad_input_Config
-  e2e_bad_input_Checkpoint e2e_divergence_Divergence e2e_hang_Hang e2e_memory_Memory e2e_ranks_Ranks e2e_resume_Killed
-  e2e_resume_OtherRanks e2e_signals_Evaluation e2e_signals_ToOneRank e2e_start_OneRunInAFolder)
+set(long_tests trainer_layouts scripts_test_gpu_bundle mpi_layouts_6 mpi_layouts_8 e2e_bad_input_TokenFiles
+  e2e_bad_input_Config e2e_bad_input_Checkpoint e2e_divergence_Divergence e2e_hang_HangElsewhere e2e_memory_Memory
+  e2e_ranks_Ranks e2e_resume_Killed e2e_resume_OtherRanks e2e_signals_Evaluation e2e_signals_ToOneRank
+  e2e_start_OneRunInAFolder)
 if(TARGET emulation_tests)
   list(APPEND long_tests emulation_kernels_seed_2 emulation_kernels_seed_3)
 endif()

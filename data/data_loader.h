@@ -1,12 +1,10 @@
 #pragma once
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 
 #include "data/batch.h"
-#include "data/token_totals.h"
 
 namespace olmoe {
 
@@ -22,8 +20,6 @@ class InstanceSource {
   virtual void read(int64_t position, std::span<int64_t> out) const = 0;
   /// Hashes over what decides what read() gives, as data/fingerprint.h compares them on resume.
   virtual std::string fingerprint() const = 0;
-  /// What the token files hold; nullopt where there are none.
-  virtual std::optional<TokenTotals> totals() const { return std::nullopt; }
 };
 
 class TokenDataset;

@@ -1,38 +1,36 @@
 #include "data/foreign_format.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
+
+#include "core/file_kinds.h"
 
 namespace olmoe {
 namespace {
 
-using namespace std::string_view_literals;
-
-struct Format {
-  std::string_view magic;
-  std::string_view problem;
-};
-
-constexpr std::array kFormats{
-    Format{"\x93NUMPY"sv, "is a NumPy array with a header; save its bytes alone (tofile)"},
-    Format{"version https://git-lfs."sv,
-           "is a Git LFS pointer, not the tokens; fetch them with `git lfs pull`"},
-    Format{"/annex/objects/"sv,
-           "is a git-annex pointer, not the tokens; fetch them with `git annex get`"},
-    Format{"\x1f\x8b\x08"sv, "is a gzip file; decompress it (gunzip)"},
-    Format{"\x28\xb5\x2f\xfd"sv, "is a Zstandard file; decompress it (unzstd)"},
-    Format{"\xfd\x37zXZ\0"sv, "is an xz file; decompress it (unxz)"},
-    Format{"BZh91AY&SY"sv, "is a bzip2 file; decompress it (bunzip2)"},
-    Format{"PK\x03\x04"sv,
-           "is a zip archive (also .npz and .pt); save its ids as raw bytes (tofile)"},
-    Format{"PAR1"sv, "is a Parquet file; write its token column as raw ids, or tokenize its text"},
-    Format{"ARROW1\0\0"sv,
-           "is an Arrow file; write its token column as raw ids, or tokenize its text"},
-    Format{"\x89HDF\r\n\x1a\n"sv, "is an HDF5 file; save its ids as raw bytes (tofile)"},
-    Format{"MMIDIDX\0\0"sv,
-           "is the index of a Megatron data set; its tokens lie in the .bin file beside it"},
-};
+/// Empty for a kind that may be raw ids, or is text.
+std::string_view problem_of(FileKind kind) {
+  switch (kind) {
+    case FileKind::numpy: return "is a NumPy array with a header; save its bytes alone (tofile)";
+    case FileKind::git_lfs_pointer: return "is a Git LFS pointer, not the tokens; fetch them with `git lfs pull`";
+    case FileKind::git_annex_pointer: return "is a git-annex pointer, not the tokens; fetch them with `git annex get`";
+    case FileKind::gzip: return "is a gzip file; decompress it (gunzip)";
+    case FileKind::zstandard: return "is a Zstandard file; decompress it (unzstd)";
+    case FileKind::xz: return "is an xz file; decompress it (unxz)";
+    case FileKind::bzip2: return "is a bzip2 file; decompress it (bunzip2)";
+    case FileKind::zip: return "is a zip archive (also .npz and .pt); save its ids as raw bytes (tofile)";
+    case FileKind::parquet: return "is a Parquet file; write its token column as raw ids, or tokenize its text";
+    case FileKind::arrow: return "is an Arrow file; write its token column as raw ids, or tokenize its text";
+    case FileKind::hdf5: return "is an HDF5 file; save its ids as raw bytes (tofile)";
+    case FileKind::megatron_index:
+      return "is the index of a Megatron data set; its tokens lie in the .bin file beside it";
+    case FileKind::other:
+    case FileKind::web_page:
+    case FileKind::pickle:
+    case FileKind::gguf: return {};
+  }
+  return {};
+}
 
 /// Length of the UTF-8 sequence that begins with `lead`; 0: none does.
 size_t sequence_length(uint8_t lead) {
@@ -66,11 +64,8 @@ bool is_text(std::string_view bytes) {
 
 std::string_view foreign_format(std::span<const std::byte> head) {
   const std::string_view bytes(reinterpret_cast<const char*>(head.data()), head.size());
-  const auto known = std::find_if(kFormats.begin(), kFormats.end(), [&](const Format& format) {
-    return bytes.starts_with(format.magic);
-  });
-  if (known != kFormats.end()) return known->problem;
-  return is_text(bytes) ? "is text, not token ids; tokenize it first (scripts/tokenize.py)" : ""sv;
+  if (const auto problem = problem_of(file_kind(head)); !problem.empty()) return problem;
+  return is_text(bytes) ? "is text, not token ids; tokenize it first (scripts/tokenize.py)" : std::string_view{};
 }
 
 }  // namespace olmoe

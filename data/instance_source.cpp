@@ -40,7 +40,6 @@ class FileSource final : public InstanceSource {
     dataset_->read(shuffle_ ? order_.instance(position) : position % num_instances(), out);
   }
   std::string fingerprint() const override { return fingerprint_; }
-  std::optional<TokenTotals> totals() const override { return dataset_->totals(); }
 
  private:
   std::shared_ptr<const TokenDataset> dataset_;

@@ -99,6 +99,12 @@ void hash_number(Hasher& hasher, int64_t number) {
   hasher.update(std::as_bytes(std::span(&number, 1)));
 }
 
+/// Half of what this process may open: the other half is for all else.
+int64_t most_kept_files() {
+  constexpr int64_t kMostMappings = 16'384;  // a quarter of what Linux lets a process have
+  return std::min(open_file_limit() / 2, kMostMappings);
+}
+
 std::string sample_hash(const FileSample& sample) {
   Hasher hasher;
   sample.hash(hasher);
@@ -107,23 +113,20 @@ std::string sample_hash(const FileSample& sample) {
 
 }  // namespace
 
-TokenFile::TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size)
+TokenFile::TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size, OpenFiles keep)
     : path_(std::move(path)), dtype_(dtype), vocab_size_(vocab_size) {
-  const DataFile file(path_);
-  num_tokens_ = checked_size(file, path_, dtype) / id_bytes(dtype);
-  modified_ns_ = file.state().modified_ns;
+  auto file = std::make_shared<const DataFile>(path_);
+  num_tokens_ = checked_size(*file, path_, dtype) / id_bytes(dtype);
+  modified_ns_ = file->state().modified_ns;
+  if (keep == OpenFiles::none) return;
+  file->advise(DataFile::Access::random);
+  kept_ = std::move(file);
 }
 
 int64_t TokenFile::size_bytes() const { return num_tokens_ * id_bytes(dtype_); }
 
 std::shared_ptr<const DataFile> TokenFile::open() const {
-  if (!keeps_open_) return std::make_shared<DataFile>(path_);
-  const std::lock_guard lock(mutex_);
-  if (!kept_) {
-    kept_ = std::make_shared<DataFile>(path_);
-    kept_->advise(DataFile::Access::random);
-  }
-  return kept_;
+  return kept_ ? kept_ : std::make_shared<const DataFile>(path_);
 }
 
 /// A new time of modification alone proves nothing: some touch their files so that no clean-up
@@ -158,9 +161,9 @@ void TokenFile::check_ids(std::span<const Id> ids, int64_t first) const {
 }
 
 void TokenFile::judge_sample(Hasher& hasher) {
-  const DataFile file(path_);
-  check_unchanged(file);
-  const auto sample = FileSample::read(file, size_bytes());
+  const auto file = open();
+  check_unchanged(*file);
+  const auto sample = FileSample::read(*file, size_bytes());
   sample_hash_ = sample_hash(sample);
   const std::string name = std::filesystem::path(path_).filename();
   hash_number(hasher, static_cast<int64_t>(name.size()));
@@ -234,13 +237,17 @@ std::string TokenFile::read_all() const {
 }
 
 TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype,
-                           int64_t sequence_length, int64_t vocab_size)
+                           int64_t sequence_length, int64_t vocab_size, OpenFiles keep)
     : sequence_length_(sequence_length) {
   ENSURE(sequence_length >= 1, "a sequence needs at least one token, got {}", sequence_length);
   if (paths.empty()) throw DataError("no token files; name some in data.paths or data.paths_file");
   std::vector<std::string> problems;
+  int64_t to_keep = keep == OpenFiles::none ? 0 : most_kept_files();
   for (const std::string& path : paths)
-    collect_problem(problems, [&] { files_.emplace_back(path, dtype, vocab_size); });
+    collect_problem(problems, [&] {
+      const auto kept = to_keep-- > 0 ? OpenFiles::kept : OpenFiles::none;
+      files_.emplace_back(path, dtype, vocab_size, kept);
+    });
   throw_problems(problems, paths.size());
   judge_samples();
 
@@ -271,24 +278,9 @@ std::vector<std::string> TokenDataset::read_all(int part, int parts) const {
   return hashes;
 }
 
-void TokenDataset::keep_open() {
-  constexpr int64_t kMostMappings = 16'384;  // a quarter of what Linux lets a process have
-  const int64_t most = std::min({std::ssize(files_), open_file_limit() / 2, kMostMappings});
-  for (int64_t f = 0; f < most; ++f) files_[static_cast<size_t>(f)].keep_open();
-}
-
 int64_t TokenDataset::num_instances() const { return first_instance_.back(); }
 
 int64_t TokenDataset::num_tokens() const { return num_instances() * sequence_length_; }
-
-TokenTotals TokenDataset::totals() const {
-  TokenTotals totals{.files = std::ssize(files_), .used_tokens = num_tokens()};
-  for (const TokenFile& file : files_) {
-    totals.tokens += file.num_tokens();
-    totals.short_files += file.num_tokens() < sequence_length_;
-  }
-  return totals;
-}
 
 void TokenDataset::read(int64_t instance, std::span<int64_t> out) const {
   ENSURE(instance >= 0 && instance < num_instances(), "instance {} of {}", instance,

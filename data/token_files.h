@@ -9,21 +9,25 @@
 
 #include "core/hash.h"
 #include "data/data_file.h"
-#include "data/token_totals.h"
 
 namespace olmoe {
 
 enum class TokenDtype { uint16, uint32 };
 
-/// A header-less little-endian token file, as `dolma tokens` writes it. Opened for each read: files
-/// may be more than a process can open or map. A file that is cut or written to while a run reads
-/// it ends the run with a DataError. Reads may be made from several threads.
+/// Whether token files stay open and mapped from the start, or are opened for each read: files may
+/// be more than a process can open or map.
+enum class OpenFiles { none, kept };
+
+/// A header-less little-endian token file, as `dolma tokens` writes it. A file that is cut or
+/// written to while a run reads it ends the run with a DataError. Reads may be made from several
+/// threads.
 class TokenFile {
  public:
   /// Looks at the file's size and first bytes. Throws DataError naming it: missing, no regular
   /// file, empty, of another format (by name), or of a size that is no multiple of the id size.
   /// vocab_size 0 takes any id.
-  TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size);
+  TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size,
+            OpenFiles keep = OpenFiles::none);
 
   const std::string& path() const { return path_; }
   int64_t num_tokens() const { return num_tokens_; }
@@ -38,8 +42,6 @@ class TokenFile {
   /// XXH3-128 of its bytes. Throws DataError for the first id outside the vocabulary, or a table
   /// that counts other tokens.
   std::string read_all() const;
-  /// Stays open from the next read on.
-  void keep_open() { keeps_open_ = true; }
 
  private:
   std::shared_ptr<const DataFile> open() const;
@@ -52,9 +54,8 @@ class TokenFile {
   TokenDtype dtype_;
   int64_t vocab_size_, num_tokens_ = 0;
   std::string sample_hash_;  // empty: not judged yet
-  bool keeps_open_ = false;
-  mutable std::mutex mutex_;  // of what follows
-  mutable std::shared_ptr<const DataFile> kept_;
+  std::shared_ptr<const DataFile> kept_;  // null: opened for each read
+  mutable std::mutex mutex_;              // of what follows
   mutable int64_t modified_ns_ = 0;
 };
 
@@ -65,17 +66,14 @@ class TokenDataset {
  public:
   /// Throws DataError listing the problems of all files at once (20 in words): first of what can be
   /// told from sizes and first bytes, then from samples, so that a missing file is told before many
-  /// are read.
+  /// are read. Kept open are the first files, up to half of what the process may open.
   TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype, int64_t sequence_length,
-               int64_t vocab_size);
+               int64_t vocab_size, OpenFiles keep = OpenFiles::none);
   /// TokenFile::read_all of the files f with f mod parts == part, so that ranks can share the work:
   /// the hashes of these, in the places of the files, or one DataError for all of them.
   std::vector<std::string> read_all(int part = 0, int parts = 1) const;
-  /// Keeps files mapped from their next read on, up to half of what the process may open.
-  void keep_open();
   int64_t num_instances() const;
   int64_t num_tokens() const;
-  TokenTotals totals() const;
   int64_t sequence_length() const { return sequence_length_; }
   void read(int64_t instance, std::span<int64_t> out) const;
   /// XXH3-128 in hex over sequence length, names, sizes and FileSample of all files in order, as

@@ -11,7 +11,7 @@
 namespace olmoe::kernels {
 namespace {
 
-static_assert(kFusedModelWidths % kTileM == 0 && kFusedModelWidths % kTileK == 0 && kFusedExpertWidths % kTileN == 0);
+static_assert(kFusedWidths % kTileM == 0 && kFusedWidths % kTileN == 0 && kFusedWidths % kTileK == 0);
 
 /// Contiguous, and where TMA and loads of 16 bytes can begin.
 at::Tensor operand(const at::Tensor& x, at::IntArrayRef sizes, const char* name) {
@@ -43,8 +43,8 @@ void ensure_scores(const at::Tensor& scores_R, const Permutation& order) {
 }
 
 void ensure_widths(int64_t D, int64_t F) {
-  ENSURE(fused_experts_fit(D, F), "fused experts: widths {} and {} are no multiples of {} and {}", D, F,
-         kFusedModelWidths, kFusedExpertWidths);
+  ENSURE(fused_experts_fit(D, F), "fused experts: widths {} and {} are no multiples of {}", D, F,
+         kFusedWidths);
 }
 
 ExpertsUp fused_up(const at::Tensor& x_TD, const ScoredRows& rows, const at::Tensor& gate_up_E2FD) {
@@ -56,6 +56,27 @@ ExpertsUp fused_up(const at::Tensor& x_TD, const ScoredRows& rows, const at::Ten
   ExpertsUp out{at::empty({R, 2 * F}, x.options()), at::empty({R, F}, x.options())};
   if (R > 0) hopper::up_projection(x, rows, weights, out);
   return out;
+}
+
+at::Tensor fused_down(const at::Tensor& h_RF, const Permutation& order, const at::Tensor& down_EDF) {
+  ensure_rows(order, down_EDF);
+  const int64_t R = order.slot_R.size(0), D = down_EDF.size(1), F = down_EDF.size(2);
+  ensure_widths(D, F);
+  const auto h = operand(h_RF, {R, F}, "h"), weights = operand(down_EDF, down_EDF.sizes(), "down");
+  at::Tensor y_RD = at::empty({R, D}, h.options());
+  if (R > 0) hopper::down_projection(h, order, weights, y_RD);
+  return y_RD;
+}
+
+at::Tensor fused_up_input_grad(const at::Tensor& dz_R2F, const Permutation& order, const at::Tensor& gate_up_E2FD) {
+  ensure_rows(order, gate_up_E2FD);
+  const int64_t R = order.slot_R.size(0), D = gate_up_E2FD.size(2);
+  ensure_widths(D, gate_up_E2FD.size(1) / 2);
+  const auto dz = operand(dz_R2F, {R, gate_up_E2FD.size(1)}, "dz");
+  const auto weights = operand(gate_up_E2FD, gate_up_E2FD.sizes(), "gate_up");
+  at::Tensor dx_RD = at::empty({R, D}, dz.options());
+  if (R > 0) hopper::up_input_grad(dz, order, weights, dx_RD);
+  return dx_RD;
 }
 
 ExpertsDownGrads fused_down_backward(const at::Tensor& dy_TD, const ScoredRows& rows, const at::Tensor& z_R2F,
@@ -94,7 +115,7 @@ void fused_up_weight_grad(const at::Tensor& dz_R2F, const at::Tensor& x_TD, cons
 bool fused_experts_built_in() { return hopper::built_in(); }
 
 bool fused_experts_fit(int64_t d_model, int64_t expert_width) {
-  return d_model > 0 && expert_width > 0 && d_model % kFusedModelWidths == 0 && expert_width % kFusedExpertWidths == 0;
+  return d_model > 0 && expert_width > 0 && d_model % kFusedWidths == 0 && expert_width % kFusedWidths == 0;
 }
 
 ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const ScoredRows& rows,
@@ -103,6 +124,18 @@ ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const Scored
   auto z_R2F = grouped_gemm(gather_rows(x_TD, rows.order), gate_up_E2FD, rows.order.offsets_E);
   auto h_RF = swiglu(z_R2F, rows.scores_R);
   return {z_R2F, h_RF};
+}
+
+at::Tensor experts_down(ExpertKernels kernels, const at::Tensor& h_RF, const Permutation& order,
+                        const at::Tensor& down_EDF) {
+  if (kernels == ExpertKernels::fused) return fused_down(h_RF, order, down_EDF);
+  return grouped_gemm(h_RF, down_EDF, order.offsets_E);
+}
+
+at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const Permutation& order,
+                                 const at::Tensor& gate_up_E2FD) {
+  if (kernels == ExpertKernels::fused) return fused_up_input_grad(dz_R2F, order, gate_up_E2FD);
+  return grouped_gemm_input_grad(dz_R2F, gate_up_E2FD, order.offsets_E);
 }
 
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,

@@ -13,6 +13,8 @@ namespace {
 
 bool built_in() { return false; }
 void up_projection(const at::Tensor&, const ScoredRows&, const at::Tensor&, ExpertsUp&) { refuse(); }
+void down_projection(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&) { refuse(); }
+void up_input_grad(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&) { refuse(); }
 void down_projection_backward(const at::Tensor&, const ScoredRows&, const at::Tensor&, const at::Tensor&,
                               SwigluGrads&) {
   refuse();

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "kernels/experts.h"
-#include "kernels/grouped_gemm.h"
 #include "kernels/permute.h"
 
 namespace olmoe {
@@ -40,7 +39,7 @@ struct ExpertsFunction : Function<ExpertsFunction> {
     const auto& order = rows.order;
     auto scores_R = kernels::to_rows(scores_MK, order);
     auto [z_R2F, h_RF] = kernels::experts_up(rows.kernels, x_MD, {order, scores_R}, gate_up);
-    auto y_RD = kernels::grouped_gemm(h_RF, down, order.offsets_E);
+    auto y_RD = kernels::experts_down(rows.kernels, h_RF, order, down);
     ctx->save_for_backward({kept.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, gate_up, down,
                             kept.norm_D});
     ctx->saved_data["eps"] = kept.eps;
@@ -63,7 +62,7 @@ struct ExpertsFunction : Function<ExpertsFunction> {
                                             Stores::take(stores->down));
     kernels::experts_up_weight_grad(kernels, d.dz_R2F, kept.again(), order, weight_grad(gate_up),
                                     Stores::take(stores->gate_up));
-    auto dx_RD = kernels::grouped_gemm_input_grad(d.dz_R2F, gate_up, order.offsets_E);
+    auto dx_RD = kernels::experts_up_input_grad(kernels, d.dz_R2F, order, gate_up);
     return {kernels::combine_rows(dx_RD, order, {}), {}, kernels::to_assignments(d.dscore_R, order), {}, {}, {},
             data["residual"].toBool() ? dy_MD : at::Tensor()};
   }

@@ -3,10 +3,13 @@ its attention, of single kernels, and of training steps. A figure outside the pr
 import json
 
 FUSED_PARTS = {"cuda_experts_up": ("forward", ("up",)),
+               "cuda_experts_down": ("forward", ("down",)),
+               "cuda_experts_up_input_grad": ("backward", ("dx",)),
                "cuda_experts_down_backward": ("backward", ("down backward", "down gradient")),
                "cuda_experts_up_weight_grad": ("backward", ("up gradient",))}
 # Instances of the template in kernels/hopper/, as the profiler names them.
-FUSED_KERNELS = {"UpProjection": ("forward", "up"), "DownBackward": ("backward", "down backward"),
+FUSED_KERNELS = {"UpProjection": ("forward", "up"), "DownProjection": ("forward", "down"),
+                 "DownBackward": ("backward", "down backward"), "UpInputGrad": ("backward", "dx"),
                  "WeightGrad<false>": ("backward", "down gradient"), "WeightGrad<true>": ("backward", "up gradient")}
 
 

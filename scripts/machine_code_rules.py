@@ -135,10 +135,10 @@ def at_most(rule, most):
     return dataclasses.replace(rule, wanted=most, or_less=True) if most else rule
 
 
-def fused_rules(loading, epilogue, spilled=0, epilogue_local=0, weight_grad=False):
+def fused_rules(loading, epilogue, spilled=0, epilogue_local=0, gathers=True, weight_grad=False):
     """Bounds are of a warp: instructions a k-tile or a tile along the longest way, some percent above what is there."""
     rules = [
-        Rule("tile's start: rows looked up before the first is used", lambda k: rows_looked_up(k.start), PASSES),
+        Rule("tile's start: rows looked up before the first is used", lambda k: rows_looked_up(k.start), PASSES * gathers),
         Rule("loading: instructions a k-tile", lambda k: longest_way(k.loading), loading, or_less=True),
         Rule("loading: copies of 16 bytes a k-tile", lambda k: counted(k.loading.instructions("LDGSTS")), PASSES),
         Rule("loading: branches but the leader's", lambda k: counted(k.loading.forks(but=["UTMALDG", TRY])), 0),
@@ -187,6 +187,9 @@ RULES = {
     # Spills five registers once a tile: it has three results of each element.
     "hopper/down_backward": {
         "multiply<DownBackward>": fused_rules(loading=110, epilogue=4000, spilled=40, epilogue_local=10)},
+    "hopper/row_products": {
+        "multiply<DownProjection>": fused_rules(loading=75, epilogue=480, gathers=False),
+        "multiply<UpInputGrad>": fused_rules(loading=110, epilogue=480, gathers=False)},
     "hopper/weight_grads": {
         "multiply<WeightGrad<true>>": fused_rules(loading=230, epilogue=1050, weight_grad=True),
         "multiply<WeightGrad<false>>": fused_rules(loading=230, epilogue=540, weight_grad=True)},

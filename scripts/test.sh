@@ -11,4 +11,4 @@ fi
 export PYTHONPATH="$REPOSITORY/.deps/python${PYTHONPATH:+:$PYTHONPATH}"
 allow_mpi_as_root
 note "testing"
-ctest --test-dir build --output-on-failure --no-tests=error "$@" </dev/null
+ctest --test-dir build --parallel 2 --output-on-failure --no-tests=error "$@" </dev/null

@@ -5,13 +5,10 @@
 #include <algorithm>
 
 #include "trainer/config_paths.h"
-
 #include "trainer/gpu_limits.h"
-
 #include "trainer/optimizer_limits.h"
 
 namespace olmoe {
-
 namespace {
 
 constexpr double kMostCounted = 4e18;
@@ -26,8 +23,8 @@ std::vector<std::string> refuse_fused_experts(const Config& config) {
   refuse(config.train.device != DeviceKind::cuda, "needs train.device=cuda");
   refuse(config.train.compute_dtype != ComputeDtype::bfloat16, "needs train.compute_dtype=bfloat16");
   refuse(!kernels::fused_experts_fit(model.d_model, model.expert_width),
-         fmt::format("needs model.d_model to be a multiple of {} and model.expert_width one of {}, not {} and {}",
-                     kernels::kFusedModelWidths, kernels::kFusedExpertWidths, model.d_model, model.expert_width));
+         fmt::format("needs model.d_model and model.expert_width to be multiples of {}, not {} and {}",
+                     kernels::kFusedWidths, model.d_model, model.expert_width));
   return problems;
 }
 

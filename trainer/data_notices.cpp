@@ -69,10 +69,10 @@ std::vector<std::string> left_out_notices(const Config& config, const TokenTotal
 }
 
 SharedFiles find_shared_files(const Config& config) {
-  const auto& training = config.data.paths;
-  std::vector<std::string> held_out;
+  std::vector<std::string> held_out_paths;
   for (const auto& set : evaluation_sets(config.evaluation))
-    held_out.insert(held_out.end(), set.paths.begin(), set.paths.end());
+    held_out_paths.insert(held_out_paths.end(), set.paths.begin(), set.paths.end());
+  const auto training = identify_files(config.data.paths), held_out = identify_files(held_out_paths);
   return {shared_files(training, held_out), repeated_files(training), repeated_files(held_out)};
 }
 

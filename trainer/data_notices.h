@@ -1,14 +1,21 @@
 #pragma once
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "data/same_files.h"
-#include "data/token_totals.h"
 #include "trainer/config.h"
 
 namespace olmoe {
 
+/// What a list of token files holds, and how much of it whole sequences use, which is an epoch.
+struct TokenTotals {
+  int64_t files = 0;
+  int64_t tokens = 0;       ///< of all files
+  int64_t used_tokens = 0;  ///< in whole sequences; the tail of every file is left out
+  int64_t short_files = 0;  ///< files with less than one sequence, of which nothing is used
+};
 /// What the training files hold, by their sizes alone: none is opened. Nothing where the tokens are generated, or where
 /// a file is not there, which the run refuses.
 std::optional<TokenTotals> token_totals(const DataConfig& data);

@@ -1,7 +1,6 @@
 #include "trainer/devices.h"
 
 #include <ATen/ATen.h>
-#include <fmt/ranges.h>
 
 #include <set>
 
@@ -12,7 +11,6 @@
 #include "parallel/nccl_communicator.h"
 #include "parallel/rendezvous.h"
 #include "trainer/environment.h"
-#include "trainer/gpu_limits.h"
 
 namespace olmoe {
 namespace {
@@ -78,8 +76,6 @@ void prepare_device(const Config& config) {
 }
 
 void check_gpu(const Config& config, const kernels::cuda::GpuFacts& gpu) {
-  if (const auto limits = gpu_limits(config); !limits.empty())
-    throw ConfigError(fmt::format("{}", fmt::join(limits, "\n")));
   const bool grouped = config.model.ffn == Ffn::moe && config.train.compute_dtype == ComputeDtype::bfloat16;
   const bool waits = grouped && gpu.major != 9 && gpu.major != 10;
   if (config.train.cuda_graph && waits)

@@ -13,11 +13,11 @@
 #include <system_error>
 #include <thread>
 
+#include "core/bus_errors.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/process_limits.h"
 #include "core/version.h"
-#include "trainer/bus_error.h"
 #include "trainer/device_facts.h"
 #include "trainer/nvidia_driver.h"
 #include "trainer/tensor_memory.h"
@@ -54,7 +54,7 @@ void prepare_process() {
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   report_file_size_limit();
   raise_open_file_limit();
-  explain_bus_errors();  // before any file is mapped: a reader that can go on handles its own, and leaves the rest here
+  explain_bus_errors();
   tensor_memory::count_host();
 }
 

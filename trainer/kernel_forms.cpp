@@ -99,12 +99,20 @@ constexpr ExpertForm reductions(ExpertForm form) {
 
 constexpr ExpertForm tile_counter(ExpertForm form) {
   form.name = "+ tiles by a counter";
-  form.up.counter = form.dz.counter = form.down_grad.counter = form.up_grad.counter = true;
+  for (TileKernel* kernel : {&form.up, &form.down, &form.dz, &form.down_grad, &form.up_grad, &form.dx})
+    kernel->counter = true;
   return form;
 }
 
 constexpr ExpertForm first_stores(ExpertForm form) {
   form.gradients = Gradients::first_stored;
+  return form;
+}
+
+constexpr ExpertForm own_down_and_dx(ExpertForm form) {
+  form.name = "+ down and dx by the same kernel";
+  form.down = form.dx = {
+      .efficiency = kClustered * kAlone, .epilogue = 1570, .k_tile = {313, 0}, .start = {1060, 0}};
   return form;
 }
 
@@ -122,11 +130,6 @@ constexpr ExpertForm grad_clusters(ExpertForm form) {
   return form;
 }
 
-constexpr ExpertForm own_down_and_dx(ExpertForm form) {
-  form.name = "+ down and dx in the same template";
-  form.down = form.dx = ping_pong(192, 0.75, 6000);
-  return form;
-}
 
 constexpr ExpertForm named(ExpertForm form, std::string_view name) {
   form.name = name;
@@ -142,11 +145,11 @@ constexpr std::array kUnfused{kUnfusedAdding, with_state(first_stores(kUnfusedAd
 
 constexpr ExpertForm kSerial = serial_form(), kLoads = loads_side_by_side(kSerial), kSigmoid = fast_sigmoid(kLoads),
                      kReductions = reductions(kSigmoid),
-                     kStores = with_state(named(first_stores(kReductions), "+ a step's first gradients stored"),
-                                          FormState::built),
-                     kCounter = with_state(tile_counter(kStores), FormState::not_built), kTurns = dz_in_turns(kCounter),
-                     kClusters = grad_clusters(kTurns), kOwn = own_down_and_dx(kClusters);
-constexpr std::array kFused{kSerial, kLoads, kSigmoid, kReductions, kStores, kCounter, kTurns, kClusters, kOwn};
+                     kStores = named(first_stores(kReductions), "+ a step's first gradients stored"),
+                     kOwn = with_state(own_down_and_dx(kStores), FormState::built),
+                     kCounter = with_state(tile_counter(kOwn), FormState::not_built), kTurns = dz_in_turns(kCounter),
+                     kClusters = grad_clusters(kTurns);
+constexpr std::array kFused{kSerial, kLoads, kSigmoid, kReductions, kStores, kOwn, kCounter, kTurns, kClusters};
 
 constexpr double kBf16 = 2, kGrad = 4;  // bytes
 

@@ -56,7 +56,7 @@ constexpr auto kAfterStep =
 std::string after_evaluation(const std::string& run_folder, int64_t step) {
   return fmt::format("If {}/checkpoints has step {}, move that checkpoint away: the run then goes on from the one "
                      "before it, with a lower optimizer.lr. If training went well, look at this evaluation set, or "
-                     "leave it out",
+                     "leave it out of evaluation.paths or evaluation.sets",
                      run_folder, step);
 }
 

@@ -8,8 +8,8 @@
 #include "trainer/device_facts.h"
 #include "trainer/devices.h"
 #include "trainer/environment.h"
-#include "trainer/layout.h"
 #include "trainer/figures.h"
+#include "trainer/layout.h"
 #include "trainer/memory_fit.h"
 #include "trainer/memory_plan.h"
 #include "trainer/roofline.h"
@@ -119,16 +119,16 @@ DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu
 
 /// What a run would say before its first step, and whether a checkpoint fits on the disk at all.
 DryRun describe_notices(const Config& config, int world_size) {
-  const auto facts = read_start_facts(config, find_saved_run(config.run.folder));
+  const auto state = read_start_state(config, find_saved_run(config.run.folder));
   std::string out;
-  if (facts.saved.config)
+  if (state.saved.config)
     out += fmt::format("run.folder: {} holds step {}, after which a run goes on\n", config.run.folder,
-                       facts.saved.step);
-  const auto [always, notices] = start_notices(config, world_size, facts);
+                       state.saved.step);
+  const auto [always, notices] = start_notices(config, world_size, state);
   for (const auto& fact : always) out += fact + "\n";
   for (const auto& notice : notices) out += fmt::format("notice: {}\n", notice);
   try {
-    check_disk(config, plan_saves(config, facts.saved.step, facts.saved.checkpoints), facts.disk);
+    check_disk(config, plan_saves(config, state.saved.step, state.saved.checkpoints), state.disk);
   } catch (const ConfigError& error) {
     return {out + fmt::format("notice: {}\n", error.what()), false};
   }

@@ -120,12 +120,13 @@ std::string sample_file(const std::filesystem::path& path) {
   return fmt::format("{} bytes, hash {}", size, hasher.hex());
 }
 
-std::string describe_training_tokens(const Config& config, const InstanceSource& source) {
-  if (config.data.synthetic) return fmt::format("synthetic, hash {}", source.fingerprint());
+StartFact training_tokens_fact(const Config& config, const InstanceSource& source) {
+  const std::string name = "training tokens (data.paths)";
+  if (config.data.synthetic) return {name, fmt::format("synthetic, hash {}", source.fingerprint())};
   const auto& paths = config.data.paths;
-  return fmt::format("{} files from {}, {} sequences, hash {}", paths.size(),
-                     std::filesystem::path(paths.front()).filename().string(), source.num_instances(),
-                     source.fingerprint());
+  return {name, fmt::format("{} files from {}, {} sequences, hash {}", paths.size(),
+                            std::filesystem::path(paths.front()).filename().string(), source.num_instances(),
+                            source.fingerprint())};
 }
 
 }  // namespace
@@ -162,7 +163,7 @@ void agree_on_start(Communicator& world, const std::string& program, const std::
 
 void agree_on_data(Communicator& world, const Config& config, const InstanceSource& source,
                    const Evaluator& evaluator) {
-  std::vector<StartFact> facts{{"training tokens (data.paths)", describe_training_tokens(config, source)}};
+  std::vector<StartFact> facts{training_tokens_fact(config, source)};
   const auto sets = evaluator.fingerprints();
   facts.push_back({"evaluation sets (evaluation.paths)", std::to_string(sets.size())});
   for (size_t i = 0; i < sets.size(); ++i)

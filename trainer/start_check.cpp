@@ -47,7 +47,7 @@ void check_start(const Config& config, Communicator& world) {
     log::warn("memory of {}: {}", host_name(), describe(*fit));
   agree(world, [&] {
     if (world.rank() != 0) return;
-    const auto start = read_start_facts(config, saved_run(config));
+    const auto start = read_start_state(config, saved_run(config));
     check_disk(config, plan_saves(config, start.saved.step, start.saved.checkpoints), start.disk);
     const auto [facts, notices] = start_notices(config, world.size(), start);
     for (const auto& fact : facts) log::info("{}", fact);

@@ -27,13 +27,13 @@ Lines idle_notices(const TrainConfig& train, int ranks) {
       counted(train.global_batch_size, "sequence"), train.micro_batch_size, ranks - idle, ranks, when, idle)};
 }
 
-Lines thread_notices(const StartFacts& facts) {
-  const auto threads = int64_t{facts.threads} * facts.ranks_here;
-  const double cpus = std::max(1.0, facts.cpus.cpus);
-  if (facts.cpus.cpus <= 0 || static_cast<double>(threads) <= cpus) return {};
+Lines thread_notices(const StartState& state) {
+  const auto threads = int64_t{state.threads} * state.ranks_here;
+  const double cpus = std::max(1.0, state.cpus.cpus);
+  if (state.cpus.cpus <= 0 || static_cast<double>(threads) <= cpus) return {};
   return {fmt::format("run.threads: {} with {} each share {:.3g} CPUs ({}) and will wait for each other",
-                      counted(facts.ranks_here, "rank"), counted(facts.threads, "thread"), facts.cpus.cpus,
-                      facts.cpus.source)};
+                      counted(state.ranks_here, "rank"), counted(state.threads, "thread"), state.cpus.cpus,
+                      state.cpus.source)};
 }
 
 Lines repeatability_notices(const TrainConfig& train) {
@@ -64,7 +64,7 @@ SavedRun find_saved_run(const std::string& run_folder) {
   return {manifest.step, std::ssize(steps), read_config_text<Config>(manifest.config, newest + "/manifest.json")};
 }
 
-StartFacts read_start_facts(const Config& config, SavedRun saved) {
+StartState read_start_state(const Config& config, SavedRun saved) {
   const int ranks_here = ranks_on_node();
   return {.saved = std::move(saved),
           .tokens = token_totals(config.data),
@@ -75,21 +75,21 @@ StartFacts read_start_facts(const Config& config, SavedRun saved) {
           .cpus = tightest(cpu_bounds())};
 }
 
-StartNotices start_notices(const Config& config, int ranks, const StartFacts& facts) {
+StartNotices start_notices(const Config& config, int ranks, const StartState& state) {
   StartNotices out;
-  if (facts.saved.step >= config.train.steps) return out;
-  const auto saves = plan_saves(config, facts.saved.step, facts.saved.checkpoints);
-  if (facts.tokens && facts.tokens->used_tokens > 0) {  // of less than a sequence the run itself says so
-    out.facts.push_back(describe_training_tokens(config, *facts.tokens));
-    append(out.notices, left_out_notices(config, *facts.tokens));
+  if (state.saved.step >= config.train.steps) return out;
+  const auto saves = plan_saves(config, state.saved.step, state.saved.checkpoints);
+  if (state.tokens && state.tokens->used_tokens > 0) {  // of less than a sequence the run itself says so
+    out.facts.push_back(describe_training_tokens(config, *state.tokens));
+    append(out.notices, left_out_notices(config, *state.tokens));
   }
-  if (saves.saves > 0) out.facts.push_back(describe_saves(saves, facts.disk));
-  append(out.notices, shared_file_notices(facts.shared));
+  if (saves.saves > 0) out.facts.push_back(describe_saves(saves, state.disk));
+  append(out.notices, shared_file_notices(state.shared));
   append(out.notices, schedule_notices(config));
-  if (facts.saved.config) append(out.notices, changed_schedule_notices(*facts.saved.config, config, facts.saved.step));
-  append(out.notices, disk_notices(config, saves, facts.disk));
+  if (state.saved.config) append(out.notices, changed_schedule_notices(*state.saved.config, config, state.saved.step));
+  append(out.notices, disk_notices(config, saves, state.disk));
   append(out.notices, idle_notices(config.train, ranks));
-  append(out.notices, thread_notices(facts));
+  append(out.notices, thread_notices(state));
   append(out.notices, repeatability_notices(config.train));
   return out;
 }

@@ -19,7 +19,7 @@ struct SavedRun {
 SavedRun find_saved_run(const std::string& run_folder);
 
 /// What a run begins with beside its config.
-struct StartFacts {
+struct StartState {
   SavedRun saved;
   std::optional<TokenTotals> tokens;
   SharedFiles shared;
@@ -28,7 +28,7 @@ struct StartFacts {
   CpuBound cpus;                    ///< for all of them
 };
 /// Looks at token files, disk and machine, and opens no token file.
-StartFacts read_start_facts(const Config& config, SavedRun saved);
+StartState read_start_state(const Config& config, SavedRun saved);
 
 /// What a person should read before the first step.
 struct StartNotices {
@@ -36,6 +36,6 @@ struct StartNotices {
   std::vector<std::string> notices;  ///< what does not fit, or is not as it was; one sentence each
 };
 /// Of a run on `ranks` ranks; nothing of one that is done.
-StartNotices start_notices(const Config& config, int ranks, const StartFacts& facts);
+StartNotices start_notices(const Config& config, int ranks, const StartState& state);
 
 }  // namespace olmoe

@@ -17,8 +17,8 @@
 #include "model/transformer.h"
 #include "parallel/host_tensor.h"
 #include "trainer/agreement.h"
-#include "trainer/disk_errors.h"
 #include "trainer/devices.h"
+#include "trainer/disk_errors.h"
 #include "trainer/environment.h"
 #include "trainer/joined_hashes.h"
 #include "trainer/layout.h"
@@ -121,8 +121,8 @@ std::shared_ptr<const InstanceSource> make_source(const Config& config, Communic
   std::shared_ptr<TokenDataset> dataset;
   std::vector<std::string> hashes;
   agree(world, [&] {
-    dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length, config.model.vocab_size);
-    dataset->keep_open();
+    dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length, config.model.vocab_size,
+                                             OpenFiles::kept);
     if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
   });
   if (full)

@@ -12,7 +12,7 @@ namespace olmoe::kernels::hopper {
 namespace {
 
 struct DownBackward {
-  using A = RowsAlongM;
+  using A = RowsAlongM<GatheredRows>;
   static constexpr Along kAlongA = Along::K;
   using Main = Mainloop<kAlongA, Along::MN>;
   using B = OperandB<Main, 1>;

@@ -6,6 +6,28 @@
 
 namespace olmoe::kernels::hopper {
 
+/// Writes the product.
+struct RowsEpilogue {
+  Element* y_RO;
+  int64_t O;
+
+  template <class Values>
+  __device__ void finish(const TileCursor& at, const Values& values, int warp, Element* memory) const {
+    const WarpRows rows(at, warp);
+    Strip strip(memory);
+#pragma unroll
+    for (int part = 0; part < kTileN; part += kStripColumns) {
+      StripValues y;
+#pragma unroll
+      for (int i = 0; i < kStripValues; i += 2) {
+        const int value = value_right_of(i, part);
+        y[i / 2] = rounded<Element>(values(value), values(value + 1));
+      }
+      strip.write(y, y_RO + rows.first * O + int64_t{at.n} * kTileN + part, O, rows.count);
+    }
+  }
+};
+
 /// Writes z and h = SwiGLU(z) * score. Of a tile's columns the first half are the gate's, the others up's of the same.
 struct UpEpilogue {
   static constexpr int kColumns = kTileN / 2;

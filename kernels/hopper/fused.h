@@ -12,6 +12,10 @@ namespace olmoe::kernels::hopper {
 bool built_in();
 
 void up_projection(const at::Tensor& x_TD, const ScoredRows& rows, const at::Tensor& gate_up_E2FD, ExpertsUp& out);
+/// y = h down^T and dx = dz gate_up, of rows that are sorted.
+void down_projection(const at::Tensor& h_RF, const Permutation& order, const at::Tensor& down_EDF, at::Tensor& y_RD);
+void up_input_grad(const at::Tensor& dz_R2F, const Permutation& order, const at::Tensor& gate_up_E2FD,
+                   at::Tensor& dx_RD);
 /// Writes dz, h and dscore, from the product dy down that is never in memory.
 void down_projection_backward(const at::Tensor& dy_TD, const ScoredRows& rows, const at::Tensor& z_R2F,
                               const at::Tensor& down_EDF, SwigluGrads& out);

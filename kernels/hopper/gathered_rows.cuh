@@ -1,5 +1,5 @@
-// What the loading threads of a block read of A: rows that an index names, through cp.async, 16 bytes a thread and
-// pass, into a stage of shared memory. Shapes: R rows sorted by expert; M and K of a product as in
+// What the loading threads of a block read of A: rows that an index names, or sorted ones, through cp.async, 16 bytes a
+// thread and pass, into a stage of shared memory. Shapes: R rows sorted by expert; M and K of a product as in
 // kernels/expert_tiles.h.
 #pragma once
 #include <cutlass/arch/memory_sm80.h>
@@ -17,29 +17,39 @@ struct GatheredRows {
   const int32_t* slot_R;
   cutlass::FastDivmod top_k;
 
+  __device__ int32_t slot(int32_t r) const { return slot_R[r]; }
   __device__ const Element* row_of(int32_t slot) const { return x + int64_t{top_k.div(slot)} * stride; }
+};
+/// Rows that lie in the order of the experts: row r is x[r].
+struct SortedRows {
+  const Element* x;
+  int32_t stride;
+
+  __device__ int32_t slot(int32_t r) const { return r; }
+  __device__ const Element* row_of(int32_t slot) const { return x + int64_t{slot} * stride; }
 };
 /// Rows of a thread's pieces. All are read at once and none behind a branch, so that their latencies overlap.
 using Slots = int32_t[kLoadPasses];
-template <int kColumns>
-__device__ inline void read_slots(const GatheredRows& rows, int32_t first, int32_t end, Slots& slots) {
+template <int kColumns, class Rows>
+__device__ inline void read_slots(const Rows& rows, int32_t first, int32_t end, Slots& slots) {
 #pragma unroll
   for (int pass = 0; pass < kLoadPasses; ++pass)
-    slots[pass] = rows.slot_R[row_or_last(first + pass * kRowsPerPass<kColumns>, end)];
+    slots[pass] = rows.slot(row_or_last(first + pass * kRowsPerPass<kColumns>, end));
 }
 
 using cutlass::arch::CacheOperation;
 using CopyPiece = cutlass::arch::cp_async<16, CacheOperation::Global>;
 using CopyPieceOrZeros = cutlass::arch::cp_async_zfill<16, CacheOperation::Global>;
 
-/// A thread's share of the tiles of A whose rows, along M, are gathered and whose K are their columns. Past the
-/// expert's last row it is read again: what is made of it is not written.
+/// A thread's share of the tiles of A whose rows, gathered or sorted, are along M and whose K are their columns. Past
+/// the expert's last row it is read again: what is made of it is not written.
+template <class Rows>
 class RowsAlongM {
  public:
   static constexpr int kColumns = kTileK;
   static __device__ int32_t k_tiles(int32_t K, const TileCursor&) { return K / kTileK; }
 
-  __device__ RowsAlongM(const GatheredRows& rows, const TileCursor& at, int thread) {
+  __device__ RowsAlongM(const Rows& rows, const TileCursor& at, int thread) {
     const LoadedPiece piece = loaded_piece<kColumns>(thread, 0);
     place_ = staged_at<kColumns>(piece.row, piece.column);
     Slots slots;

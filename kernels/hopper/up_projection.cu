@@ -9,7 +9,7 @@ namespace olmoe::kernels::hopper {
 namespace {
 
 struct UpProjection {
-  using A = RowsAlongM;
+  using A = RowsAlongM<GatheredRows>;
   static constexpr Along kAlongA = Along::K;
   using Main = Mainloop<kAlongA, Along::K>;
   using B = OperandB<Main, 2>;

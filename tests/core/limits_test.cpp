@@ -10,27 +10,13 @@
 #include "core/process_limits.h"
 #include "core/threads.h"
 #include "support/catch.h"
+#include "support/lowered_limit.h"
 #include "support/temp_folder.h"
 
 using namespace olmoe;
+using test::LoweredLimit;
 
 namespace {
-
-/// A lower soft limit, for as long as it lives.
-class Lowered {
- public:
-  Lowered(decltype(RLIMIT_FSIZE) resource, rlim_t value) : resource_(resource) {
-    ENSURE(getrlimit(resource, &before_) == 0, "no limit to lower");
-    rlimit lowered = before_;
-    lowered.rlim_cur = value;
-    ENSURE(setrlimit(resource, &lowered) == 0, "a limit cannot be lowered");
-  }
-  ~Lowered() { setrlimit(resource_, &before_); }
-
- private:
-  decltype(RLIMIT_FSIZE) resource_;
-  rlimit before_{};
-};
 
 std::string error_of(const std::function<void()>& work) {
   try {
@@ -56,7 +42,7 @@ TEST_CASE("a file that grows past ulimit -f fails with that limit in words, and 
   report_file_size_limit();
   const std::string path = folder / "large", bytes(5000, 'x');
   const std::string text = [&] {
-    const Lowered lowered(RLIMIT_FSIZE, 4096);
+    const LoweredLimit lowered(RLIMIT_FSIZE, 4096);
     CHECK(file_size_limit() == 4096);
     return error_of([&] { FileDescriptor(path, O_WRONLY | O_CREAT).write_all(std::as_bytes(std::span(bytes))); });
   }();
@@ -68,14 +54,14 @@ TEST_CASE("too many open files are told with ulimit -n") {
   const TempFolder folder;
   const std::string path = folder.add("there", "x");
   const std::string text = [&] {
-    const Lowered lowered(RLIMIT_NOFILE, 3);
+    const LoweredLimit lowered(RLIMIT_NOFILE, 3);
     return error_of([&] { FileDescriptor(path, O_RDONLY); });
   }();
   CHECK(text == "cannot open '" + path + "': Too many open files (ulimit -n allows 3 open files)");
 }
 
 TEST_CASE("the limit of open files is raised as far as it may be") {
-  const Lowered lowered(RLIMIT_NOFILE, 40);
+  const LoweredLimit lowered(RLIMIT_NOFILE, 40);
   CHECK(open_file_limit() == 40);
   raise_open_file_limit();
   rlimit limit{};

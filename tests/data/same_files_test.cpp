@@ -26,10 +26,19 @@ TEST_CASE("a file is the same under its path twice and under links, a copy is an
              missing = folder.path("missing.npy"), round_about = folder.path("./a.npy");
   std::filesystem::create_symlink(a, soft);
   std::filesystem::create_hard_link(a, hard);
-  CHECK(pairs(repeated_files({a, copy, missing, missing})) == Pairs{});
-  CHECK(pairs(repeated_files({copy, a, soft, hard, a, round_about})) ==
+  CHECK(pairs(repeated_files(identify_files({a, copy, missing, missing}))) == Pairs{});
+  CHECK(pairs(repeated_files(identify_files({copy, a, soft, hard, a, round_about}))) ==
         Pairs{{a, soft}, {a, hard}, {a, a}, {a, round_about}});
-  CHECK(pairs(shared_files({copy, a}, {soft, missing, hard, round_about})) ==
+  CHECK(pairs(shared_files(identify_files({copy, a}), identify_files({soft, missing, hard, round_about}))) ==
         Pairs{{a, soft}, {a, hard}, {a, round_about}});
-  CHECK(pairs(shared_files({a, a}, {copy})) == Pairs{});
+  CHECK(pairs(shared_files(identify_files({a, a}), identify_files({copy}))) == Pairs{});
+}
+
+TEST_CASE("files are looked at once, however often they are compared") {
+  TokenFolder folder;
+  const auto a = folder.write("a.npy", counting(4));
+  const auto files = identify_files({a, a});
+  std::filesystem::remove(a);
+  CHECK(pairs(repeated_files(files)) == Pairs{{a, a}});
+  CHECK(pairs(shared_files(files, files)) == Pairs{{a, a}, {a, a}});
 }

@@ -1,16 +1,17 @@
 #include "data/token_files.h"
 
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <chrono>
 
 #include "core/hash.h"
 #include "support/catch.h"
+#include "support/lowered_limit.h"
 #include "token_fixtures.h"
 
 using namespace olmoe;
 using test::counting;
+using test::LoweredLimit;
 using test::message_of;
 using test::TokenFolder;
 
@@ -224,19 +225,6 @@ TEST_CASE("an id outside the vocabulary that no sample holds is refused as it is
                     path, kLateOffender, 2 * kLateOffender));
 }
 
-TEST_CASE("totals tell what whole sequences leave out") {
-  TokenFolder folder;
-  std::vector<std::string> paths;
-  for (int i = 0; i < 100; ++i)
-    paths.push_back(folder.write(fmt::format("{}.npy", i), counting(60)));
-  paths.push_back(folder.write("long.npy", counting(703)));
-  const auto totals = TokenDataset(paths, TokenDtype::uint16, 64, kAnyId).totals();
-  CHECK(totals.files == 101);
-  CHECK(totals.tokens == 6703);
-  CHECK(totals.used_tokens == 640);
-  CHECK(totals.short_files == 100);
-}
-
 TEST_CASE("the fingerprint tells order, size, content, names and sequence length apart") {
   TokenFolder folder;
   auto ids = counting(40000);  // 80,000 bytes: sampled, not read whole
@@ -299,8 +287,8 @@ TEST_CASE("a file that is cut while it is read is told, and ends no process") {
   TokenFolder folder;
   const bool stays_open = GENERATE(false, true);
   const auto path = folder.write("a.npy", counting(40000));
-  TokenDataset dataset({path}, TokenDtype::uint16, 4, kAnyId);
-  if (stays_open) dataset.keep_open();
+  const TokenDataset dataset({path}, TokenDtype::uint16, 4, kAnyId,
+                             stays_open ? OpenFiles::kept : OpenFiles::none);
   std::vector<int64_t> ids(4);
   CHECK_NOTHROW(dataset.read(9000, ids));
   std::filesystem::resize_file(path, 4096);
@@ -359,8 +347,7 @@ TEST_CASE("files may be more than a process can map") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(8));
   const std::vector<std::string> paths(70'000, path);
-  TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId);
-  dataset.keep_open();
+  const TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId, OpenFiles::kept);
   CHECK(dataset.num_instances() == 140'000);
   std::vector<int64_t> ids(4);
   for (int64_t instance = 1; instance < dataset.num_instances(); instance += 2) {
@@ -369,21 +356,30 @@ TEST_CASE("files may be more than a process can map") {
   }
 }
 
+TEST_CASE("files that are kept are open from the start, up to half of what a process may open") {
+  TokenFolder folder;
+  std::vector<std::string> paths;
+  for (uint16_t i = 0; i < 60; ++i)
+    paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
+  const LoweredLimit few(RLIMIT_NOFILE, 100);
+  const auto open_now = [] {
+    const std::filesystem::directory_iterator files("/proc/self/fd");
+    return std::distance(begin(files), end(files));
+  };
+  const auto before = open_now();
+  const TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId, OpenFiles::kept);
+  CHECK(open_now() - before == 50);
+  const TokenDataset other(paths, TokenDtype::uint16, 4, kAnyId);
+  CHECK(open_now() - before == 50);
+}
+
 TEST_CASE("files may be more than a process can open") {
   TokenFolder folder;
   std::vector<std::string> paths;
   for (uint16_t i = 0; i < 200; ++i)
     paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
-  rlimit before{};
-  REQUIRE(::getrlimit(RLIMIT_NOFILE, &before) == 0);
-  const rlimit few{.rlim_cur = 100, .rlim_max = before.rlim_max};
-  REQUIRE(::setrlimit(RLIMIT_NOFILE, &few) == 0);
-  const auto problem = message_of<DataError>([&] {
-    TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId);
-    dataset.keep_open();
-    std::vector<int64_t> ids(4);
-    for (int64_t i = 0; i < dataset.num_instances(); ++i) dataset.read(i, ids);
-  });
-  REQUIRE(::setrlimit(RLIMIT_NOFILE, &before) == 0);
-  CHECK(problem == "");
+  const LoweredLimit few(RLIMIT_NOFILE, 100);
+  const TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId, OpenFiles::kept);
+  std::vector<int64_t> ids(4);
+  for (int64_t i = 0; i < dataset.num_instances(); ++i) CHECK_NOTHROW(dataset.read(i, ids));
 }

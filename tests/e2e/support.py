@@ -17,9 +17,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve()
 # Ranks that wait for a message give their core away: more ranks than idle cores are the rule here, not the exception.
-# The last option is that of scripts/launch.sh: mpirun waits so long, twice, once a rank left with an error.
-MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1",
-          "--mca", "odls_base_sigkill_timeout", "2"]
+BARE_MPIRUN = ("mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1")
+# As scripts/launch.sh has it: once a rank left with an error, mpirun waits 2 s for the others before it kills them.
+MPIRUN = (*BARE_MPIRUN, "--mca", "odls_base_sigkill_timeout", "2")
 PATIENCE_S = 150
 # The learning rate must not depend on train.steps: runs of several lengths are compared step by step.
 TINY = """\
@@ -60,8 +60,8 @@ def runs_program(process):
 class Job:
     """The program at work, started in `folder`; `ranks` 0 is without mpirun. What it says goes to a file."""
 
-    def __init__(self, folder, arguments, ranks=0, environment=None, program=(PROGRAM,)):
-        launcher = [*MPIRUN, "-n", str(ranks)] if ranks else []
+    def __init__(self, folder, arguments, ranks=0, environment=None, program=(PROGRAM,), mpirun=MPIRUN):
+        launcher = [*mpirun, "-n", str(ranks)] if ranks else []
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
         allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
                    "OLMOE_TRAIN": str(PROGRAM)}

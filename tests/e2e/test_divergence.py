@@ -3,7 +3,7 @@ import json
 import shutil
 import unittest
 
-from support import ProgramTest, checkpoints, tree_hash
+from support import BARE_MPIRUN, ProgramTest, checkpoints, tree_hash
 
 CONFIG, NON_FINITE = 2, 72
 KEEP_ONE = ("checkpoint.keep=1", "optimizer.beta1=0")
@@ -16,7 +16,8 @@ class Divergence(ProgramTest):
         run = self.train("run", "train.steps=3", f"train.compute_dtype={dtype}", *KEEP_ONE, ranks=ranks)
         before = tree_hash(run / "checkpoints")
         arguments = (self.config, "run.folder=run", f"train.compute_dtype={dtype}", *KEEP_ONE)
-        code, text = self.outcome(*arguments, "train.steps=4", f"optimizer.lr={rate}", NO_WARMUP, ranks=ranks)
+        code, text = self.outcome(*arguments, "train.steps=4", f"optimizer.lr={rate}", NO_WARMUP, ranks=ranks,
+                                  mpirun=BARE_MPIRUN)
         self.assertEqual(code, NON_FINITE, text)
         self.assertIn("step 4: ", text)
         self.assertNotIn("last collectives", text)
@@ -38,7 +39,8 @@ class Divergence(ProgramTest):
         run = self.train("run", "train.steps=3", "checkpoint.keep=1")
         before = tree_hash(run)
         for ranks in (0, 2):
-            code, text = self.outcome(self.config, "run.folder=run", "train.steps=4", "optimizer.lr=1e300", ranks=ranks)
+            code, text = self.outcome(self.config, "run.folder=run", "train.steps=4", "optimizer.lr=1e300", ranks=ranks,
+                                      mpirun=BARE_MPIRUN)
             self.assertEqual(code, CONFIG, text)
             self.assertIn("optimizer.lr: 1e+300 is infinite in fp32", text)
             self.assertEqual(tree_hash(run), before)

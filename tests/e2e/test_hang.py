@@ -14,7 +14,7 @@ TIMEOUT_S = 4
 SLACK_S = 15
 
 
-class Hang(ProgramTest):
+class HangTest(ProgramTest):
     def at_work(self, ranks, *overrides):
         """A job that has trained three steps and has many to go."""
         job = self.start(self.config, "run.folder=run", "train.steps=100000", *overrides, ranks=ranks)
@@ -54,9 +54,27 @@ class Hang(ProgramTest):
         report = (self.folder / "run" / "traces" / "report.txt").read_text()
         self.assertIn(report.splitlines()[-1], text)
 
+
+class Hang(HangTest):
     def test_a_stopped_rank_is_named(self):
         text, process = self.stop_and_wait(rank=1)
         self.assert_names(text, process, rank=1)
+
+    def test_the_traces_of_a_killed_rank_can_be_compared(self):
+        job = self.at_work(2, "run.hang_timeout_s=10")
+        os.kill(job.ranks()[1], signal.SIGKILL)
+        self.assertNotEqual(job.wait(), 0)
+        self.assert_none_left(job)
+        self.assertEqual(self.traces(), ["rank_00000.txt", "rank_00001.txt"])
+        tool = PROGRAM.parent / "olmoe-traces"
+        done = subprocess.run([tool, self.folder / "run" / "traces"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"rank[s]? 0.* #\d+ \w+\.\w+ ")
+        self.assertIn("look at ", done.stdout)
+
+
+class HangElsewhere(HangTest):
+    """At rank 0, without a launcher, while the run starts, and for a moment only."""
 
     def test_a_stopped_rank_0_is_named_by_another(self):
         text, process = self.stop_and_wait(rank=0)
@@ -120,18 +138,6 @@ class Hang(ProgramTest):
         os.kill(process, signal.SIGTERM)  # saves and leaves
         self.assertEqual(job.wait(), 75, job.text())
         self.assertEqual(self.traces(), [], "a run that ends well leaves no traces")
-
-    def test_the_traces_of_a_killed_rank_can_be_compared(self):
-        job = self.at_work(2, "run.hang_timeout_s=10")
-        os.kill(job.ranks()[1], signal.SIGKILL)
-        self.assertNotEqual(job.wait(), 0)
-        self.assert_none_left(job)
-        self.assertEqual(self.traces(), ["rank_00000.txt", "rank_00001.txt"])
-        tool = PROGRAM.parent / "olmoe-traces"
-        done = subprocess.run([tool, self.folder / "run" / "traces"], capture_output=True, text=True)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertRegex(done.stdout, r"rank[s]? 0.* #\d+ \w+\.\w+ ")
-        self.assertIn("look at ", done.stdout)
 
 
 if __name__ == "__main__":

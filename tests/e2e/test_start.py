@@ -5,7 +5,7 @@ import socket
 import time
 import unittest
 
-from support import PROGRAM, ProgramTest, checkpoints, last_step, step_lines
+from support import BARE_MPIRUN, PROGRAM, ProgramTest, checkpoints, last_step, step_lines
 
 CONFIG = 2
 
@@ -20,7 +20,7 @@ class Alike(ProgramTest):
     def outcome_of_two(self, *second, first=()):
         """Two ranks with overrides of their own."""
         common = [self.config, "run.folder=run"]
-        return self.outcome(*common, *first, ":", "-n", "1", PROGRAM, *common, *second, ranks=1)
+        return self.outcome(*common, *first, ":", "-n", "1", PROGRAM, *common, *second, ranks=1, mpirun=BARE_MPIRUN)
 
     def test_two_ranks_with_other_values_are_refused_before_they_train(self):
         for override, words in {"optimizer.lr=0.1": "optimizer.lr: 0.01 on rank 0, 0.1 on rank 1.",

@@ -14,16 +14,17 @@ using namespace olmoe::kernels::testing;
 
 namespace {
 
-struct Gathering {
-  hopper::GatheredRows rows;
+template <class Rows>
+struct Loading {
+  Rows rows;
   ExpertTiles tiles;
   int32_t K;
   hopper::Element* out;  ///< of each tile and k, its lines of columns
 };
 
 /// RowsAlongM: tiles of M rows, each K / kTileK long. RowsAlongK: of kTileM columns, as long as the expert has rows.
-template <class A>
-__global__ void __launch_bounds__(kLoadThreads) load_stages(Gathering g) {
+template <class A, class Rows>
+__global__ void __launch_bounds__(kLoadThreads) load_stages(Loading<Rows> g) {
   extern __shared__ uint4 memory[];
   auto* const stage = reinterpret_cast<hopper::Element*>(memory);
   const int thread = static_cast<int>(threadIdx.x);
@@ -63,13 +64,21 @@ struct GatheredCase {
     const int64_t T = (R + 1) / 2;
     x = normal({T, kWidth}, at::kBFloat16, 1);
     gathered = x.index_select(0, at::tensor(slots).to(at::kLong).floor_divide(2));
-    gpu_x = x.to(at::kCUDA), gpu_slots = at::tensor(slots, at::kInt).to(at::kCUDA);
+    gpu_x = x.to(at::kCUDA), gpu_gathered = gathered.to(at::kCUDA);
+    gpu_slots = at::tensor(slots, at::kInt).to(at::kCUDA);
     gpu_offsets = at::tensor(offsets, at::kInt).to(at::kCUDA);
   }
   static constexpr int64_t kWidth = 256;
-  Gathering gathering(const at::Tensor& out, int32_t tiles_m) const {
-    return {.rows = {gpu_x.const_data_ptr<hopper::Element>(), static_cast<int32_t>(kWidth),
-                     gpu_slots.const_data_ptr<int32_t>(), cutlass::FastDivmod(2)},
+  hopper::GatheredRows gathered_rows() const {
+    return {gpu_x.const_data_ptr<hopper::Element>(), static_cast<int32_t>(kWidth), gpu_slots.const_data_ptr<int32_t>(),
+            cutlass::FastDivmod(2)};
+  }
+  hopper::SortedRows sorted_rows() const {
+    return {gpu_gathered.const_data_ptr<hopper::Element>(), static_cast<int32_t>(kWidth)};
+  }
+  template <class Rows>
+  Loading<Rows> loading(const Rows& rows, const at::Tensor& out, int32_t tiles_m) const {
+    return {.rows = rows,
             .tiles = {gpu_offsets.const_data_ptr<int32_t>(), static_cast<int32_t>(offsets.size()), tiles_m, 1, true},
             .K = kWidth,
             .out = out.data_ptr<hopper::Element>()};
@@ -77,19 +86,21 @@ struct GatheredCase {
 
   std::vector<int32_t> offsets, slots;
   int64_t R;
-  at::Tensor x, gathered, gpu_x, gpu_slots, gpu_offsets;
+  at::Tensor x, gathered, gpu_x, gpu_gathered, gpu_slots, gpu_offsets;
 };
 
 at::Tensor stages(int64_t count) {
   return at::full({count, kTileM * kTileK}, -1, at::TensorOptions().dtype(at::kBFloat16).device(at::kCUDA));
 }
+using GatheredAlongM = hopper::RowsAlongM<hopper::GatheredRows>;
+using SortedAlongM = hopper::RowsAlongM<hopper::SortedRows>;
 constexpr int kStageBytes = kTileM * kTileK * sizeof(hopper::Element);
 
 const std::vector<std::vector<int32_t>> kSpreads{{1}, {0, 129, 0, 128, 127, 0}, {64, 65, 63}, {0, 300, 3}};
 
 }  // namespace
 
-TEST_CASE("tiles of gathered rows hold each row of their expert, the last one again past its end", "[emulation]") {
+TEST_CASE("tiles of rows hold each row of their expert, the last one again past its end", "[emulation]") {
   const GatheredCase rows(GENERATE(from_range(kSpreads)));
   std::vector<at::Tensor> expected;
   for (size_t e = 0; e < rows.offsets.size(); ++e) {
@@ -102,9 +113,13 @@ TEST_CASE("tiles of gathered rows hold each row of their expert, the last one ag
         expected.push_back(tile.narrow(1, k, kTileK).contiguous().view({kTileM * kTileK}));
     }
   }
-  const auto out = stages(static_cast<int64_t>(expected.size()));
-  load_stages<hopper::RowsAlongM><<<1, kLoadThreads, kStageBytes>>>(rows.gathering(out, 0));
-  CHECK(same_bits(out.cpu(), at::stack(expected)));
+  const auto gathered = stages(static_cast<int64_t>(expected.size())), sorted = gathered.clone();
+  load_stages<GatheredAlongM>
+      <<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.gathered_rows(), gathered, 0));
+  CHECK(same_bits(gathered.cpu(), at::stack(expected)));
+  load_stages<SortedAlongM>
+      <<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.sorted_rows(), sorted, 0));
+  CHECK(same_bits(sorted.cpu(), at::stack(expected)));
 }
 
 TEST_CASE("tiles over gathered rows end in zeros, and an expert without rows has none", "[emulation]") {
@@ -123,7 +138,8 @@ TEST_CASE("tiles over gathered rows end in zeros, and an expert without rows has
     }
   }
   const auto out = stages(static_cast<int64_t>(expected.size()));
-  load_stages<hopper::RowsAlongK><<<1, kLoadThreads, kStageBytes>>>(rows.gathering(out, kTilesM));
+  load_stages<hopper::RowsAlongK>
+      <<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.gathered_rows(), out, kTilesM));
   CHECK(same_bits(out.cpu(), at::stack(expected)));
 }
 

@@ -26,6 +26,7 @@ struct ExpertsCase {
         dy_TD(normal({s.T, s.D}, dtype, 4)),
         z_R2F(normal({s.T * s.K, 2 * s.F}, dtype, 5)),
         dz_R2F(normal({s.T * s.K, 2 * s.F}, dtype, 6)),
+        h_RF(normal({s.T * s.K, s.F}, dtype, 11)),
         gate_up(normal({s.E, 2 * s.F, s.D}, dtype, 7) * std::pow(s.D, -0.5)),
         down(normal({s.E, s.D, s.F}, dtype, 8) * std::pow(s.F, -0.5)),
         dgate_up(normal({s.E, 2 * s.F, s.D}, statistics_dtype(dtype), 9)),
@@ -40,45 +41,58 @@ struct ExpertsCase {
   ExpertsCase on(at::Device device) const {
     ExpertsCase out = *this;
     for (at::Tensor* x : {&out.order.slot_R, &out.order.row_TK, &out.order.offsets_E, &out.scores_R, &out.x_TD,
-                          &out.dy_TD, &out.z_R2F, &out.dz_R2F, &out.gate_up, &out.down, &out.dgate_up, &out.ddown})
+                          &out.dy_TD, &out.z_R2F, &out.dz_R2F, &out.h_RF, &out.gate_up, &out.down, &out.dgate_up,
+                          &out.ddown})
       *x = x->to(device, x->scalar_type(), false, /*copy=*/true);
     return out;
   }
   ScoredRows rows() const { return {order, scores_R}; }
 
   Permutation order;
-  at::Tensor scores_R, x_TD, dy_TD, z_R2F, dz_R2F, gate_up, down, dgate_up, ddown;
+  at::Tensor scores_R, x_TD, dy_TD, z_R2F, dz_R2F, h_RF, gate_up, down, dgate_up, ddown;
 };
 
 /// What one ExpertKernels makes of a case. Each function gets the case's own values, so that errors do not add up.
 struct ExpertsResult {
-  at::Tensor z_R2F, h_RF, dz_R2F, dscore_R, ddown, dgate_up;
+  at::Tensor z_R2F, h_RF, y_RD, dz_R2F, dscore_R, ddown, dgate_up, dx_RD;
 };
 inline ExpertsResult run_experts(ExpertKernels kernels, const ExpertsCase& c, GradWrite write = GradWrite::add) {
   const auto ddown = c.ddown.clone(), dgate_up = c.dgate_up.clone();
   const auto up = experts_up(kernels, c.x_TD, c.rows(), c.gate_up);
+  const auto y_RD = experts_down(kernels, c.h_RF, c.order, c.down);
   const auto grads = experts_down_backward(kernels, c.dy_TD, c.rows(), c.z_R2F, c.down, ddown, write);
   experts_up_weight_grad(kernels, c.dz_R2F, c.x_TD, c.order, dgate_up, write);
-  return {up.z_R2F, up.h_RF, grads.dz_R2F, grads.dscore_R, ddown, dgate_up};
+  const auto dx_RD = experts_up_input_grad(kernels, c.dz_R2F, c.order, c.gate_up);
+  return {up.z_R2F, up.h_RF, y_RD, grads.dz_R2F, grads.dscore_R, ddown, dgate_up, dx_RD};
 }
 
 /// The same in float64, on the CPU.
 inline ExpertsResult experts_oracle(const ExpertsCase& c) {
   const auto wide = [](const at::Tensor& x) { return x.to(at::kDouble); };
-  const int64_t R = c.z_R2F.size(0), F = c.down.size(2);
+  const int64_t R = c.z_R2F.size(0), D = c.down.size(1), F = c.down.size(2);
   const auto x_RD = wide(gather_rows(c.x_TD, c.order)), dy_RD = wide(gather_rows(c.dy_TD, c.order));
   const auto z = reference(c.z_R2F), score = reference(c.scores_R);
   const auto activated = [F](const at::Tensor& of, const at::Tensor& scores_R) {
     return at::silu(of.narrow(1, 0, F)) * of.narrow(1, F, F) * scores_R.unsqueeze(1);
   };
-  ExpertsResult out{at::zeros({R, 2 * F}, at::kDouble), {}, {}, {}, wide(c.ddown), wide(c.dgate_up)};
+  const auto zeros = [R](int64_t columns) { return at::zeros({R, columns}, at::kDouble); };
+  ExpertsResult out{.z_R2F = zeros(2 * F),
+                    .h_RF = {},
+                    .y_RD = zeros(D),
+                    .dz_R2F = {},
+                    .dscore_R = {},
+                    .ddown = wide(c.ddown),
+                    .dgate_up = wide(c.dgate_up),
+                    .dx_RD = zeros(D)};
   const auto h_RF = activated(z, score);
-  auto dh_RF = at::zeros({R, F}, at::kDouble);
+  auto dh_RF = zeros(F);
   int64_t begin = 0;
   for (int64_t e = 0; e < c.down.size(0); ++e) {
     const int64_t rows = c.order.offsets_E[e].item<int64_t>() - begin;
     const auto of = [&](const at::Tensor& all) { return all.narrow(0, begin, rows); };
     of(out.z_R2F).copy_(of(x_RD).mm(wide(c.gate_up[e]).t()));
+    of(out.y_RD).copy_(of(wide(c.h_RF)).mm(wide(c.down[e]).t()));
+    of(out.dx_RD).copy_(of(wide(c.dz_R2F)).mm(wide(c.gate_up[e])));
     of(dh_RF).copy_(of(dy_RD).mm(wide(c.down[e])));
     out.ddown[e] += of(dy_RD).t().mm(of(h_RF).detach());
     out.dgate_up[e] += of(wide(c.dz_R2F)).t().mm(of(x_RD));

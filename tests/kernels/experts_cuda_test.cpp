@@ -11,9 +11,9 @@ namespace {
 /// Roundings of stored values on the way to each result, the unfused kernels' and the fused ones'. Fused, dh stays
 /// fp32, and a weight gradient is rounded as little as its operands: h is, dz comes in rounded.
 struct Roundings {
-  int z, h, dz, dscore, ddown, dgate_up;
+  int z, h, y, dz, dscore, ddown, dgate_up, dx;
 };
-constexpr Roundings kUnfused{1, 4, 3, 2, 2, 1}, kFused{1, 4, 1, 0, 1, 0};
+constexpr Roundings kUnfused{1, 4, 1, 3, 2, 2, 1, 1}, kFused{1, 4, 1, 1, 0, 1, 0, 1};
 
 void check_against(const ExpertsResult& exact, const ExpertsResult& ours, const ExpertsSize& s,
                    const Roundings& roundings) {
@@ -28,16 +28,19 @@ void check_against(const ExpertsResult& exact, const ExpertsResult& ours, const 
   const int64_t R = s.T * s.K;
   CHECK(error(ours.z_R2F, exact.z_R2F) <= within(s.D, roundings.z));
   CHECK(error(ours.h_RF, exact.h_RF) <= within(s.D, roundings.h));
+  CHECK(error(ours.y_RD, exact.y_RD) <= within(s.F, roundings.y));
   CHECK(error(ours.dz_R2F, exact.dz_R2F) <= within(s.D, roundings.dz));
   CHECK(error(ours.dscore_R, exact.dscore_R) <= within(s.D + s.F, roundings.dscore));
   CHECK(error(ours.ddown, exact.ddown) <= within(R, roundings.ddown));
   CHECK(error(ours.dgate_up, exact.dgate_up) <= within(R, roundings.dgate_up));
+  CHECK(error(ours.dx_RD, exact.dx_RD) <= within(2 * s.F, roundings.dx));
 }
 
 bool same(const ExpertsResult& a, const ExpertsResult& b) {
   return same_bits(a.z_R2F.cpu(), b.z_R2F.cpu()) && same_bits(a.h_RF.cpu(), b.h_RF.cpu()) &&
          same_bits(a.dz_R2F.cpu(), b.dz_R2F.cpu()) && same_bits(a.dscore_R.cpu(), b.dscore_R.cpu()) &&
-         same_bits(a.ddown.cpu(), b.ddown.cpu()) && same_bits(a.dgate_up.cpu(), b.dgate_up.cpu());
+         same_bits(a.ddown.cpu(), b.ddown.cpu()) && same_bits(a.dgate_up.cpu(), b.dgate_up.cpu()) &&
+         same_bits(a.y_RD.cpu(), b.y_RD.cpu()) && same_bits(a.dx_RD.cpu(), b.dx_RD.cpu());
 }
 
 /// The case without the assignments of tokens that are a multiple of three: their rows are gone, and marked so.
@@ -58,19 +61,19 @@ ExpertsCase with_absent_rows(const ExpertsCase& c, int64_t E) {
   }
   out.order = {at::tensor(slots), at::tensor(rows).view(c.order.row_TK.sizes()), at::tensor(offsets)};
   const auto index = at::tensor(kept);
-  for (at::Tensor* x : {&out.scores_R, &out.z_R2F, &out.dz_R2F}) *x = x->index_select(0, index);
+  for (at::Tensor* x : {&out.scores_R, &out.z_R2F, &out.dz_R2F, &out.h_RF}) *x = x->index_select(0, index);
   return out;
 }
 
 }  // namespace
 
 TEST_CASE("GPU: fused experts are the unfused ones, and both the formula", "[cuda]") {
-  const auto size = GENERATE(values<ExpertsSize>({{64, 2, 8, 128, 256, Spread::half},
+  const auto size = GENERATE(values<ExpertsSize>({{64, 2, 8, 256, 256, Spread::half},
                                                   {300, 4, 8, 256, 512, Spread::half},
-                                                  {1, 1, 4, 128, 256, Spread::thin},
-                                                  {259, 1, 3, 384, 256, Spread::one},
-                                                  {40, 8, 64, 128, 256, Spread::thin},
-                                                  {0, 2, 4, 128, 256, Spread::half}}));
+                                                  {1, 1, 4, 256, 256, Spread::thin},
+                                                  {259, 1, 3, 768, 256, Spread::one},
+                                                  {40, 8, 64, 256, 256, Spread::thin},
+                                                  {0, 2, 4, 256, 256, Spread::half}}));
   const bool absent = GENERATE(false, true);
   CAPTURE(size.T, size.K, size.E, size.D, size.F, absent);
   const ExpertsCase whole(size, at::kBFloat16);
@@ -86,7 +89,7 @@ TEST_CASE("GPU: fused experts are the unfused ones, and both the formula", "[cud
 }
 
 TEST_CASE("GPU: fused experts do not wait for the host", "[cuda]") {
-  const auto c = ExpertsCase({64, 2, 8, 128, 256, Spread::half}, at::kBFloat16).on(at::kCUDA);
+  const auto c = ExpertsCase({64, 2, 8, 256, 256, Spread::half}, at::kBFloat16).on(at::kCUDA);
   run_experts(ExpertKernels::fused, c);
   const cuda::NoHostSync guard;
   CHECK_NOTHROW(run_experts(ExpertKernels::fused, c));
@@ -106,6 +109,7 @@ TEST_CASE("GPU: fused experts at the size of OLMoE-1B-7B", "[cuda][large]") {
   c.dy_TD = fill({size.T, size.D}, at::kBFloat16, 1);
   c.z_R2F = fill({R, 2 * size.F}, at::kBFloat16, 1);
   c.dz_R2F = fill({R, 2 * size.F}, at::kBFloat16, 1);
+  c.h_RF = fill({R, size.F}, at::kBFloat16, 1);
   c.gate_up = fill({size.E, 2 * size.F, size.D}, at::kBFloat16, 0.02);
   c.down = fill({size.E, size.D, size.F}, at::kBFloat16, 0.02);
   c.dgate_up = fill({size.E, 2 * size.F, size.D}, at::kFloat, 1);
@@ -116,8 +120,10 @@ TEST_CASE("GPU: fused experts at the size of OLMoE-1B-7B", "[cuda][large]") {
   };
   CHECK(near(fused.z_R2F, unfused.z_R2F, size.D, kUnfused.z + kFused.z));
   CHECK(near(fused.h_RF, unfused.h_RF, size.D, kUnfused.h + kFused.h));
+  CHECK(near(fused.y_RD, unfused.y_RD, size.F, kUnfused.y + kFused.y));
   CHECK(near(fused.dz_R2F, unfused.dz_R2F, size.D, kUnfused.dz + kFused.dz));
   CHECK(near(fused.dscore_R, unfused.dscore_R, size.D + size.F, kUnfused.dscore + kFused.dscore));
+  CHECK(near(fused.dx_RD, unfused.dx_RD, 2 * size.F, kUnfused.dx + kFused.dx));
   CHECK(near(fused.ddown, unfused.ddown, R, kUnfused.ddown + kFused.ddown));
   CHECK(near(fused.dgate_up, unfused.dgate_up, R, kUnfused.dgate_up + kFused.dgate_up));
   CHECK(same(run_experts(ExpertKernels::fused, c), fused));

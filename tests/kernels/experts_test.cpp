@@ -17,24 +17,26 @@ TEST_CASE("experts and their gradients equal a loop over the experts", "[kernels
   const int64_t R = size.T * size.K;
   CHECK(relative_error(ours.z_R2F, exact.z_R2F) <= bound(dtype, size.D));
   CHECK(relative_error(ours.h_RF, exact.h_RF) <= bound(dtype, size.D, 4));
+  CHECK(relative_error(ours.y_RD, exact.y_RD) <= bound(dtype, size.F, 1));
   CHECK(relative_error(ours.dz_R2F, exact.dz_R2F) <= bound(dtype, size.D, 3));
   CHECK(relative_error(ours.dscore_R, exact.dscore_R) <= bound(dtype, size.D + size.F, 2));
   CHECK(relative_error(ours.ddown, exact.ddown) <= bound(dtype, R));
   CHECK(relative_error(ours.dgate_up, exact.dgate_up) <= bound(statistics_dtype(dtype), R));
+  CHECK(relative_error(ours.dx_RD, exact.dx_RD) <= bound(dtype, 2 * size.F, 1));
   CHECK(idle_untouched(ours, c));
   CHECK(stores_what_it_adds(ExpertKernels::unfused, c));
 }
 
 TEST_CASE("fused experts refuse what they cannot compute, and never fall back", "[kernels]") {
   CHECK(fused_experts_fit(2048, 1024));
-  CHECK(fused_experts_fit(kFusedModelWidths, kFusedExpertWidths));
+  CHECK(fused_experts_fit(kFusedWidths, kFusedWidths));
   CHECK_FALSE(fused_experts_fit(2048, 1024 + 128));
-  CHECK_FALSE(fused_experts_fit(2048 + 64, 1024));
+  CHECK_FALSE(fused_experts_fit(2048 + 128, 1024));
   CHECK_FALSE(fused_experts_fit(0, 1024));
   const auto on_cpu = [](at::ScalarType dtype, int64_t D, int64_t F) {
     run_experts(ExpertKernels::fused, ExpertsCase({4, 2, 3, D, F, Spread::half}, dtype));
   };
-  CHECK_THROWS_AS(on_cpu(at::kBFloat16, 128, 256), olmoe::Error);
-  CHECK_THROWS_AS(on_cpu(at::kFloat, 128, 256), olmoe::Error);
-  CHECK_THROWS_WITH(on_cpu(at::kBFloat16, 64, 256), Catch::Contains("no multiples of 128 and 256"));
+  CHECK_THROWS_AS(on_cpu(at::kBFloat16, 256, 256), olmoe::Error);
+  CHECK_THROWS_AS(on_cpu(at::kFloat, 256, 256), olmoe::Error);
+  CHECK_THROWS_WITH(on_cpu(at::kBFloat16, 128, 256), Catch::Contains("no multiples of 256"));
 }

@@ -46,6 +46,7 @@ class ShellScripts(unittest.TestCase):
         self.assertIn("-DBUILD_TESTING=ON -DOLMOE_BENCH=ON", self.calls_of("cmake")[0])
         called, = self.calls_of("ctest")
         self.assertIn(" --no-tests=error ", called)
+        self.assertIn(" --parallel 2 ", called)
         self.assertTrue(called.endswith(" -R kernels"), called)
         self.assertEqual(self.calls_of("apt-get"), [])
 

@@ -66,7 +66,7 @@ std::string differences(Config config, int world_size) {
 
 }  // namespace
 
-TEST_CASE("a run sends the bytes that were predicted, in every layout of up to 8 ranks") {
+TEST_CASE("a run sends the bytes that were predicted, in every layout of up to 8 ranks", "[layouts]") {
   const auto [world_size, steps] =
       GENERATE(table<int, int64_t>({{1, 1}, {2, 1}, {3, 1}, {4, 1}, {5, 1}, {6, 1}, {7, 1}, {8, 1}, {2, 3}, {4, 3}}));
   TempFolder folder;
@@ -75,7 +75,7 @@ TEST_CASE("a run sends the bytes that were predicted, in every layout of up to 8
   CHECK(differences(config, world_size) == "");
 }
 
-TEST_CASE("what a dtype, a recompute, pieces and the dense twin change of the bytes") {
+TEST_CASE("what a dtype, a recompute, pieces and the dense twin change of the bytes", "[layouts]") {
   const int change = GENERATE(range(0, 5));
   TempFolder folder;
   auto config = ladder_run(folder / "single", 4);

@@ -24,7 +24,7 @@ TEST_CASE("there are 114 layouts of up to 8 ranks") {
   CHECK(layouts == 114);
 }
 
-TEST_CASE("in float64 every layout of threads gives the losses, gradients and weights of one rank") {
+TEST_CASE("in float64 every layout of threads gives the losses, gradients and weights of one rank", "[layouts]") {
   const int world_size = GENERATE(range(1, 9));
   TempFolder folder;
   const auto config = ladder_run(folder / "single", world_size);
@@ -33,7 +33,7 @@ TEST_CASE("in float64 every layout of threads gives the losses, gradients and we
   check_all(config, world_size, reference);
 }
 
-TEST_CASE("with balance over the global batch every layout gives what one rank does with all of it") {
+TEST_CASE("with balance over the global batch every layout gives what one rank does with all of it", "[layouts]") {
   const int world_size = GENERATE(range(1, 9));
   TempFolder folder;
   auto config = ladder_run(folder / "single", world_size);

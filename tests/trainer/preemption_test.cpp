@@ -7,15 +7,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <functional>
 #include <map>
 
+#include "core/bus_errors.h"
 #include "core/error.h"
 #include "core/file_descriptor.h"
 #include "core/files.h"
+#include "core/log.h"
 #include "support/catch.h"
 #include "support/temp_folder.h"
 #include "trainer/environment.h"
@@ -57,6 +61,19 @@ int64_t count_of(const std::string& text, const std::string& part) {
   return count;
 }
 
+/// Maps 10,000 bytes of a file, which then has 100.
+const std::byte* map_and_cut(const std::string& path) {
+  const FileDescriptor file(path, O_RDONLY);
+  const void* const mapped = ::mmap(nullptr, 10000, PROT_READ, MAP_SHARED, file.fd(), 0);
+  if (mapped == MAP_FAILED || ::truncate(path.c_str(), 100) != 0) ::_exit(98);
+  return static_cast<const std::byte*>(mapped);
+}
+
+[[noreturn]] void read_beyond(const std::byte* mapped) {
+  const auto beyond = static_cast<const volatile std::byte*>(mapped)[9000];
+  ::_exit(beyond == std::byte{'x'} ? 97 : 96);
+}
+
 }  // namespace
 
 TEST_CASE("a process that has ended its run notes signals and leaves by itself") {
@@ -92,6 +109,7 @@ TEST_CASE("signals that come at one time are each answered, also when the run en
   const TempFolder folder;
   constexpr int kRuns = 1000;
   const auto runs = [] {
+    log::set_level(log::Level::info);  // whatever the tests before it have set
     const auto world = make_single_communicator();
     for (int run = 0; run < kRuns; ++run) {
       const preemption::Listener listener(*world);
@@ -119,11 +137,7 @@ TEST_CASE("a mapped file that becomes shorter ends the process with its name and
     const auto path = folder.add(name, std::string(10000, 'x')), says = folder / "says";
     const auto shrink = [&path = path] {
       prepare_process();
-      const FileDescriptor file(path, O_RDONLY);
-      void* mapped = ::mmap(nullptr, 10000, PROT_READ, MAP_SHARED, file.fd(), 0);
-      if (::truncate(path.c_str(), 100) != 0) ::_exit(98);
-      const char beyond = static_cast<const volatile char*>(mapped)[9000];
-      ::_exit(beyond == 'x' ? 97 : 96);
+      read_beyond(map_and_cut(path));
     };
     CHECK(ending(shrink, says) == static_cast<int>(code));
     CHECK_THAT(read_text(says), Catch::Contains(path + ": became shorter while it was read"));
@@ -135,4 +149,21 @@ TEST_CASE("a mapped file that becomes shorter ends the process with its name and
     ::sleep(60);
   };
   CHECK(ending(other) == -SIGBUS);
+}
+
+TEST_CASE("a guarded copy is told of a file that was cut, other reads end the process, whichever was asked for first") {
+  const bool guarded_first = GENERATE(false, true);
+  const TempFolder folder;
+  const auto guarded = folder.add("tokens.npy", std::string(10000, 'x'));
+  const auto other = folder.add("shard.safetensors", std::string(10000, 'x'));
+  const auto read_both = [&] {
+    std::array<std::byte, 10> bytes{};
+    const auto from = bytes;
+    if (guarded_first && !guarded_copy(bytes, from.data())) ::_exit(94);
+    explain_bus_errors();
+    const auto* const mapped = map_and_cut(guarded);
+    if (!guarded_copy(bytes, mapped) || guarded_copy(bytes, mapped + 9000)) ::_exit(95);
+    read_beyond(map_and_cut(other));
+  };
+  CHECK(ending(read_both) == static_cast<int>(ExitCode::checkpoint));
 }

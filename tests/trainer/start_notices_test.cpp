@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "data/token_files.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
 #include "trainer/lr_schedule.h"
@@ -26,15 +27,15 @@ Config quiet_run() {
   return config;
 }
 
-StartFacts quiet_facts() {
-  StartFacts facts;
-  facts.disk = {1 << 30, 1 << 30};
-  facts.cpus = {"the machine", 2};
-  return facts;
+StartState quiet_state() {
+  StartState state;
+  state.disk = {1 << 30, 1 << 30};
+  state.cpus = {"the machine", 2};
+  return state;
 }
 
-std::vector<std::string> notices_of(const Config& config, const StartFacts& facts = quiet_facts(), int ranks = 1) {
-  return start_notices(config, ranks, facts).notices;
+std::vector<std::string> notices_of(const Config& config, const StartState& state = quiet_state(), int ranks = 1) {
+  return start_notices(config, ranks, state).notices;
 }
 
 void check_only(const std::vector<std::string>& notices, const std::string& expected) {
@@ -46,7 +47,7 @@ void check_only(const std::vector<std::string>& notices, const std::string& expe
 
 TEST_CASE("of a run that fits there is nothing to say") {
   CHECK(notices_of(quiet_run()).empty());
-  CHECK(start_notices(quiet_run(), 1, quiet_facts()).facts.empty());
+  CHECK(start_notices(quiet_run(), 1, quiet_state()).facts.empty());
 }
 
 TEST_CASE("tokens of the files, of the run, and how often it passes over them") {
@@ -54,36 +55,36 @@ TEST_CASE("tokens of the files, of the run, and how often it passes over them") 
   config.data.sequence_length = 4096;
   config.train.global_batch_size = 1024;
   config.train.steps = 1'239'776;
-  auto facts = quiet_facts();
-  facts.tokens = TokenTotals{3, 1'300'000'000'000, 317'382'812 * int64_t{4096}, 0};
-  const auto told = start_notices(config, 1, facts);
+  auto state = quiet_state();
+  state.tokens = TokenTotals{3, 1'300'000'000'000, 317'382'812 * int64_t{4096}, 0};
+  const auto told = start_notices(config, 1, state);
   REQUIRE(told.facts.size() == 1);
   CHECK(told.facts[0] ==
         "training tokens: 3 files of 1,300,000,000,000 tokens, of which 1,299,999,997,952 are used, in 317,382,812 "
         "sequences of 4096; the run takes 5,199,997,435,904: 4.00 passes");
   CHECK(told.notices.empty());
   config.train.steps = 1;
-  CHECK_THAT(start_notices(config, 1, facts).facts[0], Contains("the run takes 4,194,304: 3.2e-06 passes"));
+  CHECK_THAT(start_notices(config, 1, state).facts[0], Contains("the run takes 4,194,304: 3.2e-06 passes"));
 }
 
 TEST_CASE("tokens that are left out, of files that are shorter than a sequence or of tails") {
   const auto config = quiet_run();
-  auto facts = quiet_facts();
-  facts.tokens = TokenTotals{101, 6703, 640, 100};
+  auto state = quiet_state();
+  state.tokens = TokenTotals{101, 6703, 640, 100};
   auto long_sequences = config;
   long_sequences.data.sequence_length = 64;
-  check_only(notices_of(long_sequences, facts),
+  check_only(notices_of(long_sequences, state),
              "data.paths: 6,063 of 6,703 tokens (90 %) are left out, since a sequence takes data.sequence_length = 64 "
              "tokens of one file; 100 of 101 files are shorter than that and not used at all: join them, or lower it");
-  facts.tokens = TokenTotals{1, 35, 24, 0};
+  state.tokens = TokenTotals{1, 35, 24, 0};
   check_only(
-      notices_of(config, facts),
+      notices_of(config, state),
       "data.paths: 11 of 35 tokens (31 %) are left out, since a sequence takes data.sequence_length = 12 tokens of "
       "one file");
-  facts.tokens = TokenTotals{1, 1211, 1200, 0};
-  CHECK(notices_of(config, facts).empty());
-  facts.tokens = TokenTotals{2, 12'005, 12'000, 1};  // little, but a whole file
-  CHECK(notices_of(config, facts).size() == 1);
+  state.tokens = TokenTotals{1, 1211, 1200, 0};
+  CHECK(notices_of(config, state).empty());
+  state.tokens = TokenTotals{2, 12'005, 12'000, 1};  // little, but a whole file
+  CHECK(notices_of(config, state).size() == 1);
 }
 
 TEST_CASE("sizes alone tell the tokens of the files") {
@@ -97,6 +98,7 @@ TEST_CASE("sizes alone tell the tokens of the files") {
   CHECK(totals->tokens == 41);
   CHECK(totals->used_tokens == 24);
   CHECK(totals->short_files == 1);
+  CHECK(TokenDataset(data.paths, data.dtype, data.sequence_length, 65'536).num_tokens() == totals->used_tokens);
   data.dtype = TokenDtype::uint32;
   CHECK(token_totals(data)->tokens == 20);
   data.paths.push_back(folder / "gone.npy");
@@ -113,9 +115,9 @@ TEST_CASE("files that are named twice, and held-out files among those that a run
   std::filesystem::create_symlink(a, link);
   config.data.paths = {a, b, b};
   config.evaluation.paths = {link};
-  auto facts = quiet_facts();
-  facts.shared = find_shared_files(config);
-  const auto notices = notices_of(config, facts);
+  auto state = quiet_state();
+  state.shared = find_shared_files(config);
+  const auto notices = notices_of(config, state);
   REQUIRE(notices.size() == 2);
   CHECK(notices[0] ==
         fmt::format("evaluation.paths: the run trains on held-out files, so that their loss is not that of "
@@ -124,8 +126,8 @@ TEST_CASE("files that are named twice, and held-out files among those that a run
   CHECK(notices[1] == fmt::format("data.paths: the run sees files twice in each pass: {} is listed twice", b));
   config.data.paths = {b};
   config.evaluation.paths = {a, link};
-  facts.shared = find_shared_files(config);
-  check_only(notices_of(config, facts), fmt::format("evaluation.paths: files are there twice: {} is {}", link, a));
+  state.shared = find_shared_files(config);
+  check_only(notices_of(config, state), fmt::format("evaluation.paths: files are there twice: {} is {}", link, a));
 }
 
 TEST_CASE("a warm-up that is longer than the run, or most of it") {
@@ -174,71 +176,71 @@ TEST_CASE("a rate that jumps where a run goes on, with both values and the reaso
   const double was = learning_rate(before.schedule, before.optimizer.lr, 20, 20);
   const double now = learning_rate(config.schedule, config.optimizer.lr, 40, 21);
   CHECK(now > 5 * was);
-  auto facts = quiet_facts();
-  facts.saved = {20, 1, before};
+  auto state = quiet_state();
+  state.saved = {20, 1, before};
   check_only(
-      notices_of(config, facts),
+      notices_of(config, state),
       fmt::format("the learning rate jumps from {:.4g} at step 20 to {:.4g} at step 21, since the checkpoint is of "
                   "another schedule (train.steps: 20 -> 40)",
                   was, now));
 
   SECTION("not where the schedule does not depend on it") {
     before.schedule.decay_steps = config.schedule.decay_steps = 20;
-    facts.saved.config = before;
-    CHECK(notices_of(config, facts).empty());
+    state.saved.config = before;
+    CHECK(notices_of(config, state).empty());
   }
   SECTION("nor where the schedule itself makes the step") {
     before.schedule.warmup_steps = config.schedule.warmup_steps = 19;
     before.train.steps = config.train.steps = 30;
     before.schedule.warmup_start = config.schedule.warmup_start = 0;
-    facts.saved = {1, 1, before};  // from 1/19 of the peak to 2/19
+    state.saved = {1, 1, before};  // from 1/19 of the peak to 2/19
     CHECK(changed_schedule_notices(before, config, 1).empty());
   }
   SECTION("another peak") {
     config = before;
     config.train.steps = before.train.steps = 100;
     config.optimizer.lr = 3e-3;
-    facts.saved = {20, 1, before};
+    state.saved = {20, 1, before};
     check_only(
-        notices_of(config, facts),
+        notices_of(config, state),
         fmt::format("the learning rate jumps from {:.4g} at step 20 to {:.4g} at step 21, since the checkpoint is "
                     "of another schedule (optimizer.lr: 0.001 -> 0.003)",
                     learning_rate(before.schedule, 1e-3, 100, 20), learning_rate(config.schedule, 3e-3, 100, 21)));
   }
   SECTION("nothing of a run that is done") {
-    facts.saved.step = 40;
-    CHECK(notices_of(config, facts).empty());
+    state.saved.step = 40;
+    CHECK(notices_of(config, state).empty());
   }
 }
 
 TEST_CASE("what checkpoints take, and where that is more than is free") {
   auto config = quiet_run();
   config.checkpoint = {.every_steps = 300, .keep = 1, .save_last = true};
-  auto facts = quiet_facts();
+  auto state = quiet_state();
   const int64_t each = plan_saves(config, 0, 0).each_bytes;
-  facts.disk = {100 * kMib, 2 * each};
-  auto told = start_notices(config, 1, facts);
+  state.disk = {100 * kMib, 2 * each};
+  auto told = start_notices(config, 1, state);
   REQUIRE(told.facts.size() == 1);
   CHECK_THAT(told.facts[0], Contains("checkpoints: ") && Contains("each, at most 2 at one time") &&
                                 Contains("of 100.0 MiB are free on the disk"));
   CHECK(told.notices.empty());
-  facts.disk.free_bytes = 2 * each - 1;
-  CHECK_THAT(notices_of(config, facts).at(0),
+  state.disk.free_bytes = 2 * each - 1;
+  CHECK_THAT(notices_of(config, state).at(0),
              Catch::StartsWith("run.folder: ") && Contains("will not fit into the") && Contains("(2 of ") &&
                  Contains("an old one is removed after the next is whole") && Contains("checkpoint.keep = 1"));
-  facts.saved.checkpoints = 1;  // of which one takes its place already
-  CHECK(notices_of(config, facts).empty());
+  state.saved.checkpoints = 1;  // of which one takes its place already
+  CHECK(notices_of(config, state).empty());
 
   SECTION("more than the whole disk is refused") {
-    const auto refuse = [&] { check_disk(config, plan_saves(config, 0, 0), facts.disk); };
-    facts.disk = {each, 0};
+    const auto refuse = [&] { check_disk(config, plan_saves(config, 0, 0), state.disk); };
+    state.disk = {each, 0};
     CHECK_NOTHROW(refuse());
-    facts.disk = {each - 1, each - 1};
+    state.disk = {each - 1, each - 1};
     CHECK_THROWS_AS(refuse(), ConfigError);
     CHECK_THROWS_WITH(refuse(), Catch::StartsWith("run.folder: a checkpoint takes"));
     config.checkpoint = {.every_steps = 0, .keep = 1, .save_last = false};
     CHECK_NOTHROW(refuse());
-    CHECK(notices_of(config, facts).empty());
+    CHECK(notices_of(config, state).empty());
   }
 }
 
@@ -278,26 +280,26 @@ TEST_CASE("ranks that have nothing to do, and threads that share too few CPUs") 
   auto config = quiet_run();
   config.train.micro_batch_size = 1;
   config.train.global_batch_size = 3;
-  check_only(notices_of(config, quiet_facts(), 8),
+  check_only(notices_of(config, quiet_state(), 8),
              "train.global_batch_size: 3 sequences in micro-batches of 1 (train.micro_batch_size) are work for 3 of 8 "
              "ranks: 5 idle");
   config.train.global_batch_size = 9;
-  check_only(notices_of(config, quiet_facts(), 8),
+  check_only(notices_of(config, quiet_state(), 8),
              "train.global_batch_size: 9 sequences in micro-batches of 1 (train.micro_batch_size) are work for 1 of 8 "
              "ranks in the last of 2 passes of a step: 7 idle");
   config.train.global_batch_size = 16;
-  CHECK(notices_of(config, quiet_facts(), 8).empty());
+  CHECK(notices_of(config, quiet_state(), 8).empty());
 
-  auto facts = quiet_facts();
-  facts.ranks_here = 2;
-  facts.threads = 4;
-  facts.cpus = {"cpu.max of /job_7", 1.5};
+  auto state = quiet_state();
+  state.ranks_here = 2;
+  state.threads = 4;
+  state.cpus = {"cpu.max of /job_7", 1.5};
   check_only(
-      notices_of(config, facts, 8),
+      notices_of(config, state, 8),
       "run.threads: 2 ranks with 4 threads each share 1.5 CPUs (cpu.max of /job_7) and will wait for each other");
-  facts = quiet_facts();
-  facts.cpus = {"cpu.max of /job_7", 0.5};  // no process has less than one thread
-  CHECK(notices_of(config, facts, 8).empty());
+  state = quiet_state();
+  state.cpus = {"cpu.max of /job_7", 0.5};  // no process has less than one thread
+  CHECK(notices_of(config, state, 8).empty());
 }
 
 TEST_CASE("a run whose attention may add up in any order cannot be repeated bit by bit, and is told so") {
