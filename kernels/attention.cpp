@@ -9,6 +9,7 @@
 
 #include "kernels/blas.h"
 #include "kernels/cuda_kernels.h"
+#include "kernels/cudnn/attention.h"
 #include "kernels/dtypes.h"
 #include "kernels/row_loop.h"
 
@@ -293,10 +294,22 @@ Acc<T> score_scale(int64_t d) {
 
 }  // namespace
 
-Attention causal_attention(const Qkv& in) {
+AttentionMethod make_attention_method(AttentionKernel kernel, bool deterministic) {
+  AttentionMethod method{deterministic, {}};
+  if (kernel == AttentionKernel::cudnn) method.cudnn = cudnn::make_attention();
+  return method;
+}
+
+bool cudnn_attention_built_in() { return cudnn::built_in(); }
+
+// cuDNN: "hidden_dim should be less than or equal to 256 and ... multiple of 8" on GPUs of 9.0.
+bool cudnn_attention_fits(int64_t head_dim) { return head_dim % 8 == 0 && head_dim <= 256; }
+
+Attention causal_attention(const Qkv& in, const AttentionMethod& method) {
   const Qkv operands = checked(in);
   const at::Tensor &q = operands.q_BSHd, &k = operands.k_BSGd, &v = operands.v_BSGd;
-  if (q.is_cuda()) return cuda::causal_attention({q, k, v});
+  if (method.cudnn) return method.cudnn->forward(operands);
+  if (q.is_cuda()) return cuda::causal_attention(operands);
   const Dims dims = dims_of(in);
   Attention out{at::empty(q.sizes(), q.options()),
                 at::empty({dims.B, dims.H, dims.S}, q.options().dtype(acc_dtype(q.scalar_type())))};
@@ -313,8 +326,8 @@ Attention causal_attention(const Qkv& in) {
   return out;
 }
 
-void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward,
-                               const Qkv& grads) {
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
+                               const AttentionMethod& method) {
   const Qkv operands = checked(in);
   const at::Tensor &q = operands.q_BSHd, &k = operands.k_BSGd, &v = operands.v_BSGd;
   ensure_gradient(grads.q_BSHd, q);
@@ -324,7 +337,8 @@ void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const A
          "attention: y and its gradient must have the shape of q");
   const Dims dims = dims_of(in);
   const at::Tensor dy = dense_rows(dy_BSHd);
-  if (q.is_cuda()) return cuda::causal_attention_backward(dy, {q, k, v}, forward, grads);
+  if (method.cudnn) return method.cudnn->backward(dy, operands, forward, grads, method.deterministic);
+  if (q.is_cuda()) return cuda::causal_attention_backward(dy, operands, forward, grads, method.deterministic);
   for_dtype(q.scalar_type(), [&]<typename T>() {
     const Backward<T> backward{dims,
                                score_scale<T>(dims.d),

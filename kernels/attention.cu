@@ -20,8 +20,8 @@
 #include "kernels/cuda_kernels.h"
 #include "kernels/dtypes.h"
 
-// bf16: ATen's FlashAttention-2. cuDNN's attention is the faster one on an H100, but LibTorch 2.11 has no way to ask
-// for its deterministic backward, and it plans anew for each shape. float32: ATen's memory-efficient attention, whose
+// bf16: ATen's FlashAttention-2. (cuDNN's attention is in kernels/cudnn/: ATen 2.11 has no way to ask for its
+// deterministic backward.) float32: ATen's memory-efficient attention, whose
 // TF32 products are carried out three times to reach fp32. float64, for tests of the parallel logic: the formula, with
 // all scores in memory.
 namespace olmoe::kernels::cuda {
@@ -41,20 +41,20 @@ at::Tensor aligned(const at::Tensor& x) {
 
 at::Tensor unpadded(const at::Tensor& x, int64_t d) { return x.narrow(3, 0, d); }
 
-/// Holds ATen's switch for deterministic algorithms on: without it FlashAttention's backward adds to dq by atomics, in
-/// no fixed order. The switch is the whole process's, so one thread at a time holds it, while it enqueues.
-class Deterministic {
+/// Holds ATen's switch for deterministic algorithms on or off: where it is off, FlashAttention's backward adds to dq by
+/// atomics, in no fixed order. The switch is the whole process's, so one thread at a time holds it, while it enqueues.
+class DeterministicSwitch {
  public:
-  Deterministic() {
-    context_.setDeterministicAlgorithms(true, /*warn_only=*/false);
+  explicit DeterministicSwitch(bool on) {
+    context_.setDeterministicAlgorithms(on, /*warn_only=*/false);
     context_.setDeterministicFillUninitializedMemory(false);  // which would fill what the kernel overwrites
   }
-  ~Deterministic() {
+  ~DeterministicSwitch() {
     context_.setDeterministicAlgorithms(on_, warn_only_);
     context_.setDeterministicFillUninitializedMemory(fill_);
   }
-  Deterministic(const Deterministic&) = delete;
-  Deterministic& operator=(const Deterministic&) = delete;
+  DeterministicSwitch(const DeterministicSwitch&) = delete;
+  DeterministicSwitch& operator=(const DeterministicSwitch&) = delete;
 
  private:
   static std::mutex& mutex() {
@@ -75,10 +75,10 @@ Attention flash(const Qkv& in) {
   return {unpadded(std::get<0>(out), q.size(3)).contiguous(), std::get<1>(out)};
 }
 
-Qkv flash_backward(const at::Tensor& dy, const Qkv& in, const Attention& forward) {
+Qkv flash_backward(const at::Tensor& dy, const Qkv& in, const Attention& forward, bool deterministic) {
   const auto& q = in.q_BSHd;
   const at::Tensor no_dropout;  // its random state is not read
-  const Deterministic deterministic;
+  const DeterministicSwitch held(deterministic);
   const auto [dq, dk, dv] = at::_flash_attention_backward(
       aligned(dy), aligned(q), aligned(in.k_BSGd), aligned(in.v_BSGd), aligned(forward.y_BSHd),
       forward.lse_BHS.contiguous(), {}, {}, q.size(1), q.size(1), /*dropout_p=*/0, /*is_causal=*/true, no_dropout,
@@ -174,13 +174,14 @@ Attention causal_attention(const Qkv& in) {
   return formula(in);
 }
 
-void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads) {
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
+                               bool deterministic) {
   const at::AutoDispatchBelowAutograd no_graph;
   const auto& q = in.q_BSHd;
   const c10::cuda::CUDAGuard device(q.device());
   if (q.numel() == 0) return;
   const auto backward = [&]() -> Qkv {
-    if (q.scalar_type() == at::kBFloat16) return flash_backward(dy_BSHd, in, forward);
+    if (q.scalar_type() == at::kBFloat16) return flash_backward(dy_BSHd, in, forward, deterministic);
     if (q.scalar_type() == at::kFloat) return efficient_backward(dy_BSHd, in, forward);
     ENSURE(q.scalar_type() == at::kDouble, "attention: no kernel for dtype {}", c10::toString(q.scalar_type()));
     return formula_backward(dy_BSHd, in, forward);

@@ -38,7 +38,8 @@ void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in,
                           at::Tensor& dx_NW, at::Tensor& dw_W);
 
 Attention causal_attention(const Qkv& in);
-void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads);
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
+                               bool deterministic);
 
 /// `choose`: out.ids_TK is written, else it is given. out.counts_GE comes in zero.
 void route(const at::Tensor& logits_TE, bool choose, bool renormalize, Router& out);

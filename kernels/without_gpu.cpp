@@ -30,7 +30,7 @@ void norm_rotary_backward(const at::Tensor&, const NormRotaryOperands&, const at
   refuse("norm_rotary_backward");
 }
 Attention causal_attention(const Qkv&) { refuse("causal_attention"); }
-void causal_attention_backward(const at::Tensor&, const Qkv&, const Attention&, const Qkv&) {
+void causal_attention_backward(const at::Tensor&, const Qkv&, const Attention&, const Qkv&, bool) {
   refuse("causal_attention_backward");
 }
 void route(const at::Tensor&, bool, bool, Router&) { refuse("route"); }

@@ -18,6 +18,7 @@ struct HeadShape {
   double eps;
   std::optional<double> clip;
   Keep keep;
+  kernels::AttentionMethod method;
 };
 
 /// From the fused projection to the attended values: qkv_NC -> y_ND.
@@ -50,7 +51,7 @@ struct AttentionFunction : Function<AttentionFunction> {
     variable_list saved{qkv_NC, q_weight.value_or(at::Tensor()), k_weight.value_or(at::Tensor()), table_Sd};
     const auto [q, k, v] = rotated(saved, shape);
     auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
-    auto out = kernels::causal_attention({as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)});
+    auto out = kernels::causal_attention({as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)}, shape.method);
     saved.insert(saved.end(), {out.y_BSHd, out.lse_BHS});
     if (shape.keep == Keep::all) saved.insert(saved.end(), {q.y_NW, q.rstd_N, k.y_NW, k.rstd_N, v});
     ctx->save_for_backward(std::move(saved));
@@ -61,6 +62,8 @@ struct AttentionFunction : Function<AttentionFunction> {
     ctx->saved_data["eps"] = shape.eps;
     ctx->saved_data["keep_all"] = shape.keep == Keep::all;
     if (shape.clip) ctx->saved_data["clip"] = *shape.clip;
+    ctx->saved_data["deterministic"] = shape.method.deterministic;
+    if (const auto& cudnn = shape.method.cudnn) ctx->saved_data["cudnn"] = c10::IValue::make_capsule(cudnn);
     return out.y_BSHd.flatten(2).flatten(0, 1);
   }
 
@@ -68,8 +71,17 @@ struct AttentionFunction : Function<AttentionFunction> {
     auto& data = ctx->saved_data;
     std::optional<double> clip;
     if (data.count("clip")) clip = data["clip"].toDouble();
-    return {data["sequences"].toInt(), data["heads"].toInt(), data["kv_heads"].toInt(), data["head_dim"].toInt(),
-            data["eps"].toDouble(), clip, data["keep_all"].toBool() ? Keep::all : Keep::least};
+    kernels::AttentionMethod method{data["deterministic"].toBool(), {}};
+    if (data.count("cudnn"))
+      method.cudnn = c10::static_intrusive_pointer_cast<kernels::CudnnAttention>(data["cudnn"].toCapsule());
+    return {data["sequences"].toInt(),
+            data["heads"].toInt(),
+            data["kv_heads"].toInt(),
+            data["head_dim"].toInt(),
+            data["eps"].toDouble(),
+            clip,
+            data["keep_all"].toBool() ? Keep::all : Keep::least,
+            std::move(method)};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -83,7 +95,7 @@ struct AttentionFunction : Function<AttentionFunction> {
     auto [q_raw, k_raw, v_raw] = split(qkv, shape);
     auto [dq, dk, dv] = split(dqkv, shape);
     kernels::causal_attention_backward(as_heads(grads[0]), {as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)},
-                                       {saved[4], saved[5]}, {as_heads(dq), as_heads(dk), as_heads(dv)});
+                                       {saved[4], saved[5]}, {as_heads(dq), as_heads(dk), as_heads(dv)}, shape.method);
     auto norm_grad = [](const at::Tensor& w) { return w.defined() ? weight_grad(w) : at::Tensor(); };
     kernels::norm_rotary_backward(dq, {q_raw, q_norm, table, shape.clip}, q.rstd_N, dq, norm_grad(q_norm));
     kernels::norm_rotary_backward(dk, {k_raw, k_norm, table, shape.clip}, k.rstd_N, dk, norm_grad(k_norm));
@@ -94,8 +106,8 @@ struct AttentionFunction : Function<AttentionFunction> {
 
 }  // namespace
 
-Attention::Attention(const ModelConfig& config, std::string prefix)
-    : config_(config), prefix_(std::move(prefix)), tables_(config) {}
+Attention::Attention(const ModelConfig& config, std::string prefix, kernels::AttentionMethod method)
+    : config_(config), prefix_(std::move(prefix)), method_(std::move(method)), tables_(config) {}
 
 std::vector<Param> Attention::params() {
   auto param = [&](const char* name, std::vector<int64_t> shape, at::Tensor* slot) {
@@ -125,8 +137,9 @@ at::Tensor RotaryTables::of(const at::Tensor& like, int64_t sequence_length) {
 
 at::Tensor Attention::forward(const Normed& x, int64_t sequences, Keep keep) {
   const int64_t positions = sequences > 0 ? x.y_ND.size(0) / sequences : 1;
-  HeadShape shape{sequences, config_.num_heads, config_.num_kv_heads, config_.head_dim(), config_.norm_eps,
-                  config_.clip_qkv, keep};
+  HeadShape shape{
+      sequences, config_.num_heads, config_.num_kv_heads, config_.head_dim(), config_.norm_eps, config_.clip_qkv, keep,
+      method_};
   auto qkv_NC = olmoe::linear(x, qkv_CD_);
   auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_),
                                        tables_.of(x.y_ND, positions), shape);

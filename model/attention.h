@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "model/config.h"
 #include "model/layers.h"
 #include "model/stage.h"
@@ -30,7 +31,7 @@ class RotaryTables {
 /// Order of operations as in Hugging Face's OlmoeAttention: project, norm, clip, rotate, attend, project.
 class Attention {
  public:
-  Attention(const ModelConfig& config, std::string prefix);
+  Attention(const ModelConfig& config, std::string prefix, kernels::AttentionMethod method = {});
   std::vector<Param> params();
   /// For `sequences` sequences of equal length: y_ND.
   at::Tensor forward(const Normed& x, int64_t sequences, Keep keep);
@@ -38,6 +39,7 @@ class Attention {
  private:
   const ModelConfig& config_;
   std::string prefix_;
+  kernels::AttentionMethod method_;
   at::Tensor qkv_CD_, q_norm_D_, k_norm_, output_DD_;
   RotaryTables tables_;
 };

@@ -34,8 +34,8 @@ class EmbeddingStage : public Stage {
 /// x + attention(norm(x)), then x + ffn(norm(x)); the feed-forward is a subclass's.
 class Block : public Stage {
  public:
-  Block(const ModelConfig& config, std::string name)
-      : config_(config), name_(std::move(name)), attention_(config, name_ + ".attention") {}
+  Block(const ModelConfig& config, std::string name, const kernels::AttentionMethod& attention)
+      : config_(config), name_(std::move(name)), attention_(config, name_ + ".attention", attention) {}
 
   std::vector<Param> params() override {
     std::vector<Param> out{dense_param(name_ + ".attention_norm.weight", {config_.d_model}, &attention_norm_D_),
@@ -67,8 +67,9 @@ class Block : public Stage {
 
 class MoeBlock : public Block {
  public:
-  MoeBlock(const ModelConfig& config, const std::string& name, const ModelRanks& ranks, const MoeOptions& options)
-      : Block(config, name), moe_(config, name + ".moe", ranks, options) {}
+  MoeBlock(const ModelConfig& config, const std::string& name, const kernels::AttentionMethod& attention,
+           const ModelRanks& ranks, const MoeOptions& options)
+      : Block(config, name, attention), moe_(config, name + ".moe", ranks, options) {}
 
  protected:
   std::vector<Param> ffn_params() override { return moe_.params(); }
@@ -100,7 +101,8 @@ class DenseBlock : public Block {
 
 }  // namespace
 
-std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options) {
+std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options,
+                                                const kernels::AttentionMethod& attention) {
   const ModelRanks ranks{.experts = std::make_shared<RowExchange>(mesh.expert(), options.device, options.beside),
                          .data = mesh.world()};
   std::vector<std::unique_ptr<Stage>> stages;
@@ -108,9 +110,9 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
     if (config.ffn == Ffn::moe)
-      stages.push_back(std::make_unique<MoeBlock>(config, name, ranks, options));
+      stages.push_back(std::make_unique<MoeBlock>(config, name, attention, ranks, options));
     else
-      stages.push_back(std::make_unique<DenseBlock>(config, name));
+      stages.push_back(std::make_unique<DenseBlock>(config, name, attention));
   }
   stages.push_back(std::make_unique<Head>(config));
   return stages;

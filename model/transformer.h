@@ -2,14 +2,17 @@
 #include <memory>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "model/config.h"
 #include "model/stage.h"
 #include "parallel/device_mesh.h"
 
 namespace olmoe {
 
-/// The stages of the model in order: embedding, num_layers blocks, head. `config` and `mesh` must outlive them.
-std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options = {});
+/// The stages of the model in order: embedding, num_layers blocks, head. `config` and `mesh` must outlive them. The
+/// blocks share what `attention` keeps.
+std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options = {},
+                                                const kernels::AttentionMethod& attention = {});
 /// The parameters of each stage, with all experts. A description: it names no memory (slot is null).
 std::vector<std::vector<Param>> list_params(const ModelConfig& config);
 

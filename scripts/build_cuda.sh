@@ -8,9 +8,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$REPOSITORY"
 cuda="$(scripts/install_cuda.sh | tail -1)"
 cutlass="$(scripts/install_cutlass.sh | tail -1)"
+cudnn="$(scripts/install_cudnn.sh | tail -1)"
 note "building for CUDA"
 cmake --preset cuda-release -DCMAKE_CUDA_COMPILER="$cuda/bin/nvcc" -DCUDAToolkit_ROOT="$cuda" \
-  -DCUTLASS_HOME="$cutlass" -DOLMOE_WARNINGS_AS_ERRORS=ON \
+  -DCUTLASS_HOME="$cutlass" -DCUDNN_HOME="$cudnn" -DOLMOE_WARNINGS_AS_ERRORS=ON \
   -DOLMOE_CUDA_ARCHITECTURES="${1:-90a}" "${@:2}"
 cmake --build --preset cuda-release --parallel "$(nproc)"
 # Where pointers to shared memory are handed around.

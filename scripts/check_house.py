@@ -22,7 +22,8 @@ CUDA_HOMES = r".*\.(cu|cuh)|parallel/nccl_communicator\.cpp"
 HOMES = [
     (r"mpi\.h", r"parallel/mpi_communicator\.cpp|apps/.*|tests/.*", "MPI"),
     (r"nccl.*\.h", r"parallel/nccl_communicator\.cpp", "NCCL"),
-    (r"(cuda|cublas|cudnn|nvtx|nvToolsExt)[^/]*\.h|(cub|thrust|cutlass|cute|cuda|nvtx3|c10/cuda|ATen/cuda)/.*",
+    (r"cudnn[^/]*\.h|ATen/cudnn/.*", r"kernels/cudnn/.*\.cpp", "cuDNN"),
+    (r"(cuda|cublas|nvtx|nvToolsExt)[^/]*\.h|(cub|thrust|cutlass|cute|cuda|nvtx3|c10/cuda|ATen/cuda)/.*",
      CUDA_HOMES, "CUDA"),
     (r"yaml-cpp/.*", r"core/config_reader[^/]*\.cpp", "yaml-cpp"),
     (r"spdlog/.*", r"core/log\.cpp", "spdlog"),

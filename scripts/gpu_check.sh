@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Checks and measures this program on a GPU from the folder that scripts/gpu_bundle.sh packed, in two calls of at most
+# Checks and measures this program on a GPU from the folder that scripts/gpu_bundle.sh packed, in three calls of at most
 # 330 seconds each.
-# usage: scripts/gpu_check.sh [--rehearse] [--call 1|2] [REPORT_FOLDER] [--only PART ...]
-#   --call         1: the tests, a layer, training steps; 2: graphs, comparisons, profiles, memory checks. Both if not named
+# usage: scripts/gpu_check.sh [--rehearse] [--call 1|2|3] [REPORT_FOLDER] [--only PART ...]
+#   --call         1: the tests, a layer, training steps; 2: graphs, comparisons, profiles, memory checks; 3: attention.
+#                  All if not named
 #   --rehearse     for a machine without a GPU: runs what a CPU can, small, and does not mind what could not run
-#   REPORT_FOLDER  report/ if not named, with --call report_1/ or report_2/, with --only report_of_some/; replaced
+#   REPORT_FOLDER  report/ if not named, with --call 1 report_1/ and so on, with --only report_of_some/; replaced
 #   --only         these parts alone, by name or pattern ('olmoe_*'): to repeat one after a fix. Never a "go"
 # Leaves report.json, report.md and a log of each part, complete after each part. Returns 0 if every part that a verdict needs ran and passed, 3 where
 # driver or torch are missing, else 1. docs/gpu.md says what the parts are.

@@ -14,10 +14,11 @@ import gpu_report
 import gpu_tables
 
 LOAD_S = 30   # to load the first program, before the first part: LibTorch's libraries come from a disk
-# Cases of each, and seconds. A fault on a GPU ends the process that meets it, and the fused kernels are the newest.
-TESTS = {"kernels_tests": ("[cuda]~*fused*", 40), "fused_tests": ("[cuda]*fused*", 22),
-         "trainer_tests": ("[cuda]~*fused*", 28), "parallel_tests": ("[cuda]", 12)}
-FUSED_PROGRAMS = ("kernels_tests", "trainer_tests")
+# Cases of each, and seconds. A fault on a GPU ends the process that meets it, and what is off by default is the newest.
+TESTS = {"kernels_tests": ("[cuda]~*fused*~*cudnn*", 40), "fused_tests": ("[cuda]*fused*", 22),
+         "trainer_tests": ("[cuda]~*fused*~*cudnn*", 28), "parallel_tests": ("[cuda]", 12)}
+CUDNN_TESTS = ("[cuda]*cudnn*", 100)  # cuDNN compiles its kernels for each shape
+SEVERAL_PROGRAMS = ("kernels_tests", "trainer_tests")  # of tests that are named for what they test
 MOST_LAYERS = 6  # of OLMoE-1B-7B: more would fit, and take longer to initialise than to train
 NCU_METRICS = ("gpu__time_duration.sum", "sm__inst_executed_pipe_tensor.sum", "smsp__issue_active.avg.pct_of_peak_sustained_elapsed",
                "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum", "dram__bytes_read.sum", "dram__bytes_write.sum")
@@ -93,13 +94,16 @@ def missing_cases(machine, program, cases):
     return "" if found and int(found[1]) else f"the bundle has no case of {program} that is {cases}"
 
 
+def cases_part(machine, name, cases, limit_s, programs):
+    missing = next(filter(None, (missing_cases(machine, program, cases) for program in programs)), "")
+    script = "rc=0; for program in \"${@:2}\"; do $0 $program \"$1\" || rc=$?; done; exit $rc"
+    command = ["bash", "-c", script, " ".join(machine.env), cases, *programs]
+    return Part(name, limit_s, command, missing, gpu_report.tests_of)
+
+
 def test_parts(machine):
     for name, (cases, limit_s) in TESTS.items():
-        programs = FUSED_PROGRAMS if name == "fused_tests" else (name,)
-        missing = next(filter(None, (missing_cases(machine, program, cases) for program in programs)), "")
-        script = "rc=0; for program in \"${@:2}\"; do $0 $program \"$1\" || rc=$?; done; exit $rc"
-        command = ["bash", "-c", script, " ".join(machine.env), cases, *programs]
-        yield Part(name, limit_s, command, missing, gpu_report.tests_of)
+        yield cases_part(machine, name, cases, limit_s, SEVERAL_PROGRAMS if name == "fused_tests" else (name,))
 
 
 def sanitizer_parts(machine):
@@ -133,18 +137,21 @@ def tiny_parts(machine):
                                          "--tolerance", "1e-3"])
 
 
-def benchmark_parts(machine):
-    """One layer's experts: the unfused kernels beside cuBLAS, and the fused ones in a process of their own."""
-    filters = {"layer_unfused": "moe_layer.*width:0/bf16:1" if machine.rehearse else "cuda_.*fused:0|cuda_cublas",
-               "layer_fused": "cuda_.*fused:1"}
+def benchmark_part(machine, name, limit_s, pattern):
     # Seconds, without the s: Google Benchmark 1.7 knows no unit, and later ones take what has none.
     least_s = "0.01" if machine.rehearse else "0.1"
-    for name, pattern in filters.items():
-        listed = machine.listed("kernels_bench", "--benchmark_list_tests", f"--benchmark_filter={pattern}")
-        missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
-        yield Part(name, 18, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
-                              f"--benchmark_out={machine.out}/{name}.json", f"--benchmark_min_time={least_s}"],
-                   missing, gpu_report.benchmarks_of, needed=False)
+    listed = machine.listed("kernels_bench", "--benchmark_list_tests", f"--benchmark_filter={pattern}")
+    missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
+    return Part(name, limit_s, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
+                                f"--benchmark_out={machine.out}/{name}.json", f"--benchmark_min_time={least_s}"],
+                missing, gpu_report.benchmarks_of, needed=False)
+
+
+def benchmark_parts(machine):
+    """One layer's experts: the unfused kernels beside cuBLAS, and the fused ones in a process of their own."""
+    unfused = "moe_layer.*width:0/bf16:1" if machine.rehearse else "cuda_.*fused:0|cuda_cublas"
+    yield benchmark_part(machine, "layer_unfused", 18, unfused)
+    yield benchmark_part(machine, "layer_fused", 18, "cuda_.*fused:1")
 
 
 def model_overrides(machine, layers):
@@ -225,6 +232,23 @@ def graph_parts(machine):
     yield replace(whole_model(machine, 18, layers, "model.ffn=dense", kind="dense"), needed=False)
 
 
+CUDNN = "train.attention_kernel=cudnn"
+
+
+def attention_parts(machine):
+    """Attention by each kernel, in a fixed order and in any: cuDNN's tests, one layer's attention, and training steps."""
+    cases, limit_s = CUDNN_TESTS
+    yield replace(cases_part(machine, "cudnn_tests", cases, limit_s, SEVERAL_PROGRAMS), needed=False)
+    pattern = "attention/" if machine.rehearse else "cuda_attention"
+    yield benchmark_part(machine, "attention", 30, pattern)
+    layers, missing = few_layers(machine), "there is no GPU" if machine.rehearse else ""
+    yield replace(whole_model(machine, 23, layers, kind="flash"), needed=False)
+    for kind, overrides in (("flash_any_order", ["train.deterministic_attention=false"]), ("cudnn", [CUDNN]),
+                            ("cudnn_graph", [CUDNN, "train.cuda_graph=true"]),
+                            ("cudnn_any_order", [CUDNN, "train.deterministic_attention=false"])):
+        yield replace(whole_model(machine, 25, layers, *overrides, kind=kind), missing=missing, needed=False)
+
+
 def peer_train_parts(machine):
     layers = few_layers(machine)
     yield peer_part(machine, "train", 34, "rehearsal" if machine.rehearse else "published",
@@ -286,4 +310,5 @@ CALLS = {
     1: (machine_parts, test_parts, benchmark_parts, peer_layer_parts, prediction_parts, step_parts, fused_step_parts),
     2: (machine_parts, graph_parts, tiny_parts, prediction_parts, peer_train_parts, profile_parts, counter_parts,
         sanitizer_parts, doctor_parts),
+    3: (machine_parts, prediction_parts, attention_parts),
 }

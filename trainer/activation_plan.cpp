@@ -19,18 +19,20 @@ constexpr int64_t kDouble = 8;  // of a count, of statistics
 struct Pass {
   const ModelConfig& model;
   int64_t N, sequences;
-  bool travels;           // tokens to experts of other ranks
-  int64_t chunks;         // in which they travel; else 1
-  bool fused;             // experts: gathering and SwiGLU inside their products
-  int64_t M;              // expected: choices fall on all experts alike
-  int64_t value, master;  // bytes of a computed value; of statistics, at least fp32
-  Keep keep;              // of a graph
-  int64_t product_bytes;  // see product_bytes()
-  int64_t flash_bytes;    // see flash_backward_bytes(); 0 where attention is not FlashAttention's
+  bool travels;             // tokens to experts of other ranks
+  int64_t chunks;           // in which they travel; else 1
+  bool fused;               // experts: gathering and SwiGLU inside their products
+  int64_t M;                // expected: choices fall on all experts alike
+  int64_t value, master;    // bytes of a computed value; of statistics, at least fp32
+  Keep keep;                // of a graph
+  int64_t product_bytes;    // see product_bytes()
+  int64_t attention_bytes;  // see attention_backward_bytes()
   bool moe() const { return model.ffn == Ffn::moe; }
 };
 
 bool fused_experts(const TrainConfig& train) { return train.expert_kernels == kernels::ExpertKernels::fused; }
+
+int64_t rounded_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 /// A GPU makes the gate and up gradients of a rank's experts in bf16 before it adds them to the fp32 ones; of down,
 /// half. Fused kernels add in fp32 where the sum stays.
@@ -40,9 +42,18 @@ int64_t product_bytes(const Config& config, MeshShape mesh) {
   return m.num_experts / mesh.expert * 2 * m.expert_width * m.d_model * element_bytes(config.train.compute_dtype);
 }
 
+/// Of what a library's attention allocates in its backward on a GPU in bf16: elsewhere nothing that is planned.
+int64_t attention_backward_bytes(const Config& config, int64_t sequences, int multiprocessors) {
+  const auto& train = config.train;
+  if (train.device != DeviceKind::cuda || train.compute_dtype != ComputeDtype::bfloat16) return 0;
+  const AttentionSize size{sequences, config.data.sequence_length, train.deterministic_attention};
+  return train.attention_kernel == kernels::AttentionKernel::cudnn
+             ? cudnn_backward_bytes(config.model, size)
+             : flash_backward_bytes(config.model, size, multiprocessors);
+}
+
 Pass pass_of(const Config& config, MeshShape mesh, int multiprocessors) {
   const auto& train = config.train;
-  const bool flash = train.device == DeviceKind::cuda && train.compute_dtype == ComputeDtype::bfloat16;
   const int64_t sequences = std::min(train.micro_batch_size, train.global_batch_size);
   const int64_t value = element_bytes(train.compute_dtype), N = sequences * config.data.sequence_length;
   const bool travels = mesh.expert > 1;
@@ -59,9 +70,7 @@ Pass pass_of(const Config& config, MeshShape mesh, int multiprocessors) {
           .master = std::max<int64_t>(value, 4),
           .keep = train.recompute == Recompute::selective ? Keep::least : Keep::all,
           .product_bytes = product_bytes(config, mesh),
-          .flash_bytes = flash ? flash_backward_bytes(config.model, sequences, config.data.sequence_length,
-                                                      multiprocessors)
-                               : 0};
+          .attention_bytes = attention_backward_bytes(config, sequences, multiprocessors)};
 }
 
 /// Rotated queries and keys, clamped values, and 1/rms of queries and keys: for one token.
@@ -140,15 +149,14 @@ int64_t attention_temporaries(const Pass& p) {
   return (2 * m.d_model + m.qkv_width()) * p.value + (p.keep == Keep::least ? rotated_bytes(p) : 0);
 }
 
-int64_t rounded_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 }  // namespace
 
-int64_t flash_backward_bytes(const ModelConfig& model, int64_t sequences, int64_t positions, int multiprocessors) {
+int64_t flash_backward_bytes(const ModelConfig& model, AttentionSize size, int multiprocessors) {
   constexpr int64_t kBf16 = 2, kFloat = 4;
-  const int64_t B = sequences, S = positions, H = model.num_heads, G = model.num_kv_heads, rows = B * S;
+  const int64_t B = size.sequences, S = size.positions, H = model.num_heads, G = model.num_kv_heads, rows = B * S;
   const int64_t d = rounded_up(model.head_dim(), 8), padded_S = rounded_up(S, 128);
-  const int64_t padded_d = rounded_up(d, d <= 128 ? 32 : 64), splits = (multiprocessors + B * H - 1) / (B * H);
+  const int64_t padded_d = rounded_up(d, d <= 128 ? 32 : 64);
+  const int64_t splits = size.deterministic ? (multiprocessors + B * H - 1) / (B * H) : 1;
   const int64_t grads = rows * (H + 2 * G) * d * kBf16;                // dq, dk, dv
   const int64_t by_query_head = G == H ? 0 : 2 * rows * H * d * kBf16;  // dk and dv, before they are summed by group
   const int64_t dq_sums = splits * B * padded_S * H * padded_d * kFloat;
@@ -156,6 +164,16 @@ int64_t flash_backward_bytes(const ModelConfig& model, int64_t sequences, int64_
   // Heads whose width is no multiple of 8 are copied to one that is: q, k, v, the output and its gradient.
   const int64_t copies = d == model.head_dim() ? 0 : rows * (3 * H + 2 * G) * d * kBf16;
   return grads + by_query_head + dq_sums + row_sums + copies;
+}
+
+int64_t cudnn_backward_bytes(const ModelConfig& model, AttentionSize size) {
+  constexpr int64_t kBf16 = 2, kFloat = 4, kOwn = 256;
+  const int64_t B = size.sequences, S = size.positions, H = model.num_heads, d = model.head_dim();
+  // Tiles of 64 queries and 128 keys.
+  const int64_t score_grads = B * H * rounded_up(S, 64) * rounded_up(S, 128) * kBf16, dq_sums = B * H * S * d * kFloat;
+  const int64_t by_query_head = model.num_kv_heads == H ? 0 : 2 * B * S * H * d * kBf16;
+  const int64_t row_sums = B * H * S * kFloat;
+  return (size.deterministic ? score_grads : dq_sums) + by_query_head + row_sums + kOwn;
 }
 
 Moment fullest_moment(const Config& config, MeshShape mesh, int multiprocessors) {
@@ -179,7 +197,7 @@ Moment fullest_moment(const Config& config, MeshShape mesh, int multiprocessors)
       Moment{"loss and its gradients", before + waiting, p.N * (2 * row + p.master + kLoss) + logits},
       Moment{"backward of the last feed-forward", before + attention + ffn, p.N * row + ffn_temporaries(p)},
       Moment{"backward of the last attention", before + attention,
-             p.N * (row + attention_temporaries(p)) + p.flash_bytes}};
+             p.N * (row + attention_temporaries(p)) + p.attention_bytes}};
   return *std::max_element(moments.begin(), moments.end(),
                            [](const Moment& a, const Moment& b) { return a.total() < b.total(); });
 }

@@ -11,6 +11,8 @@
 namespace olmoe {
 namespace {
 
+constexpr double kMostCounted = 4e18;
+
 /// Why the fused kernels cannot compute this run's experts. Whether its GPUs have them is seen on the GPUs.
 std::vector<std::string> refuse_fused_experts(const Config& config) {
   std::vector<std::string> problems;
@@ -26,10 +28,40 @@ std::vector<std::string> refuse_fused_experts(const Config& config) {
   return problems;
 }
 
+/// Why this run's attention cannot be computed by that kernel, or in any order. Whether its GPUs have it is seen on the
+/// GPUs.
+std::vector<std::string> refuse_attention(const Config& config) {
+  std::vector<std::string> problems;
+  const auto& train = config.train;
+  const bool cudnn = train.attention_kernel == kernels::AttentionKernel::cudnn;
+  auto refuse = [&](bool bad, std::string why) {
+    if (bad && cudnn) problems.push_back("train.attention_kernel: cudnn " + why + "; use flash");
+  };
+  const bool gpus = train.device == DeviceKind::cuda, bf16 = train.compute_dtype == ComputeDtype::bfloat16;
+  refuse(!gpus, "needs train.device=cuda");
+  refuse(!bf16, "needs train.compute_dtype=bfloat16");
+  const int64_t head_dim = config.model.head_dim();
+  refuse(!kernels::cudnn_attention_fits(head_dim),
+         fmt::format("needs heads whose width (model.d_model / model.num_heads) is a multiple of 8 and at most 256, "
+                     "not {}",
+                     head_dim));
+  const int64_t positions = config.data.sequence_length;
+  const auto as_double = [](int64_t value) { return static_cast<double>(value); };
+  const double scores = as_double(std::min(train.micro_batch_size, train.global_batch_size)) *
+                        as_double(config.model.num_heads) * as_double(positions) * as_double(positions);
+  refuse(train.deterministic_attention && 2 * scores > kMostCounted,
+         fmt::format("needs a workspace of {:.3g} bytes, more than 63 bits count", 2 * scores));
+  if (!train.deterministic_attention && !(gpus && bf16))
+    problems.push_back(
+        "train.deterministic_attention: false needs train.device=cuda and train.compute_dtype=bfloat16: "
+        "all other attention gives the same bits in every run; use true");
+  return problems;
+}
+
 /// Sizes each of which may be, but not together: what is planned from them is counted in 63 bits. In double, which
 /// holds them all.
 std::vector<std::string> refuse_sizes(const Config& config) {
-  constexpr double kMostParameters = 1e15, kMostCounted = 4e18;
+  constexpr double kMostParameters = 1e15;
   const auto as_double = [](int64_t value) { return static_cast<double>(value); };
   const auto& model = config.model;
   const double d = as_double(model.d_model), layers = as_double(model.num_layers), k = as_double(model.top_k);
@@ -90,6 +122,7 @@ std::vector<std::string> validate(const Config& config) {
   require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
     for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));
+  if (problems.empty()) problems = refuse_attention(config);
   if (problems.empty()) problems = gpu_limits(config);
   return problems;
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "core/config_reader.h"
+#include "kernels/attention.h"
 #include "kernels/experts.h"
 
 /// What fields of a run's config choose between.
@@ -34,6 +35,10 @@ struct EnumNames<Transport> {
 template <>
 struct EnumNames<Recompute> {
   static constexpr std::array names{"none", "selective", "full"};
+};
+template <>
+struct EnumNames<kernels::AttentionKernel> {
+  static constexpr std::array names{"flash", "cudnn"};
 };
 template <>
 struct EnumNames<kernels::ExpertKernels> {

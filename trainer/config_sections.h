@@ -39,6 +39,8 @@ struct TrainConfig {
   Recompute recompute = Recompute::none;
   bool cuda_graph = false;
   kernels::ExpertKernels expert_kernels = kernels::ExpertKernels::unfused;
+  kernels::AttentionKernel attention_kernel = kernels::AttentionKernel::flash;
+  bool deterministic_attention = true;
   std::string init_from;
 
   template <class V>
@@ -55,6 +57,12 @@ struct TrainConfig {
     v("expert_kernels", expert_kernels,
       "fused: gathering and SwiGLU inside the experts' products; for bfloat16 on GPUs of compute capability 9.0; "
       "without effect in a dense model");
+    v("attention_kernel", attention_kernel,
+      "flash: FlashAttention-2, or on GPUs in other dtypes than bfloat16 ATen's other attention; cudnn: cuDNN's, for "
+      "bfloat16 on GPUs of compute capability 9.0");
+    v("deterministic_attention", deterministic_attention,
+      "the same bits in every run; false lets attention's backward in bfloat16 on GPUs add up in any order, in less "
+      "time and memory");
     v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
   }
 };

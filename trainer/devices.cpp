@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "kernels/attention.h"
 #include "kernels/cuda_device.h"
 #include "kernels/experts.h"
 #include "parallel/nccl_communicator.h"
@@ -41,6 +42,18 @@ void check_fused_experts(const kernels::cuda::GpuFacts& gpu) {
                                   gpu.name, gpu.major, gpu.minor));
 }
 
+void check_cudnn_attention(const kernels::cuda::GpuFacts& gpu) {
+  if (!kernels::cudnn_attention_built_in())
+    throw ConfigError(
+        "train.attention_kernel: this program has no cuDNN attention; build it with "
+        "scripts/build_cuda.sh, or use train.attention_kernel=flash");
+  if (gpu.major != 9 || gpu.minor != 0)
+    throw ConfigError(
+        fmt::format("train.attention_kernel: cuDNN's attention is used on GPUs of compute capability 9.0 "
+                    "alone, and {} has {}.{}; use train.attention_kernel=flash",
+                    gpu.name, gpu.major, gpu.minor));
+}
+
 }  // namespace
 
 c10::Device device_of_rank(DeviceKind kind) {
@@ -71,6 +84,7 @@ void check_gpu(const Config& config, const kernels::cuda::GpuFacts& gpu) {
                                   gpu.name, gpu.major, gpu.minor));
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
     check_fused_experts(gpu);
+  if (config.train.attention_kernel == kernels::AttentionKernel::cudnn) check_cudnn_attention(gpu);
 }
 
 std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "core/error.h"
+
 namespace olmoe {
 namespace {
 
@@ -182,6 +184,26 @@ GroupedProduct large_product() {
 const ExpertForm& built_experts(kernels::ExpertKernels experts) {
   const auto forms = experts == kernels::ExpertKernels::fused ? fused_experts() : unfused_experts();
   return *std::find_if(forms.begin(), forms.end(), [](auto& form) { return form.state == FormState::built; });
+}
+
+std::string_view name_of(AttentionForm form) {
+  switch (form) {
+    case AttentionForm::flash_deterministic:
+      return "flash";
+    case AttentionForm::flash:
+      return "flash in any order";
+    case AttentionForm::cudnn_deterministic:
+      return "cudnn";
+    case AttentionForm::cudnn:
+      return "cudnn in any order";
+  }
+  throw Error("unreachable form of attention");
+}
+
+AttentionForm built_attention(kernels::AttentionKernel kernel, bool deterministic) {
+  if (kernel == kernels::AttentionKernel::cudnn)
+    return deterministic ? AttentionForm::cudnn_deterministic : AttentionForm::cudnn;
+  return deterministic ? AttentionForm::flash_deterministic : AttentionForm::flash;
 }
 
 std::vector<GroupedProduct> forward_products(const ExpertForm& form, const ExpertShape& s) {

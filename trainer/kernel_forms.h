@@ -1,9 +1,11 @@
 // The kernels that the planner knows times of: those that a run has, those it had, and changes that are not built.
 #pragma once
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "kernels/experts.h"
 #include "trainer/grouped_product.h"
 
@@ -37,8 +39,11 @@ const ExpertForm& built_experts(kernels::ExpertKernels experts);
 /// 8192 x 8192 x 8192 in a library's kernel with the same tiles: what a GPU is timed with beside the experts.
 GroupedProduct large_product();
 
-/// Of attention on a GPU, in bf16.
-enum class AttentionForm { flash_deterministic, flash, cudnn_deterministic };
+/// Of attention on a GPU, in bf16: train.attention_kernel, and whether train.deterministic_attention.
+enum class AttentionForm { flash_deterministic, flash, cudnn_deterministic, cudnn };
+std::string_view name_of(AttentionForm form);
+/// What a run with these has.
+AttentionForm built_attention(kernels::AttentionKernel kernel, bool deterministic);
 
 /// Of the head: its gradients are made while the logits exist, or logits are computed again in the backward.
 enum class HeadForm { logits_once, logits_twice };
@@ -46,7 +51,7 @@ enum class HeadForm { logits_once, logits_twice };
 /// What is not said by a config; by default as a run has it.
 struct KernelForms {
   const ExpertForm* experts = nullptr;  ///< null: those of train.expert_kernels
-  AttentionForm attention = AttentionForm::flash_deterministic;
+  std::optional<AttentionForm> attention = {};  ///< none: that of train.attention_kernel
   HeadForm head = HeadForm::logits_once;
 };
 

@@ -142,35 +142,66 @@ Json layer_of(const Config& config, const ExpertForm& form, const GpuSpecs& gpu)
   return {{"form", form.name}, {"state", name_of(form.state)}, {"forward", forward}, {"backward", backward}};
 }
 
-/// A step with kernels that are named, all others as a run has them or as the step before has them.
+/// One layer's attention, without what rotates and projects, as expected, at the slow and at the fast end.
+Json attention_of(const Config& config, AttentionForm form, const GpuSpecs& gpu) {
+  const auto single = one_layer(config);
+  const auto work = count_step_work(single, ModelOnMesh(single, {}), {.attention = form});
+  std::array<double, 3> forward{}, backward{};
+  for (size_t i = 0; i < kOutlooks.size(); ++i)
+    for (const auto& part : work.parts)
+      if (part.bound == Bound::attention) {
+        const auto time = part_seconds(part, form, rates_of(gpu, kOutlooks[i]));
+        forward[i] += time.forward;
+        backward[i] += time.backward;
+      }
+  const auto json = [](const std::array<double, 3>& s) {
+    return Json{{"seconds", s[0]}, {"slow_s", s[1]}, {"fast_s", s[2]}};
+  };
+  return {{"form", name_of(form)}, {"forward", json(forward)}, {"backward", json(backward)}};
+}
+
+constexpr std::array kAttentions{AttentionForm::flash_deterministic, AttentionForm::flash,
+                                 AttentionForm::cudnn_deterministic, AttentionForm::cudnn};
+
+/// A step with kernels that are named, all others as a run has them.
 struct StepForm {
   std::string name;
   FormState state;
+  std::string_view feed_forward;
   KernelForms forms;
 };
 
-/// What was built before, what is built, and proposals on top of each other.
+/// The default attention; the head as it was while the experts were that way.
+StepForm with_experts(const ExpertForm& form) {
+  const bool twice = form.state == FormState::replaced;
+  return {std::string(form.name) + (twice ? ", logits twice" : ""),
+          form.state,
+          form.fused ? "fused" : "unfused",
+          {&form, kAttentions[0], twice ? HeadForm::logits_twice : HeadForm::logits_once}};
+}
+
+/// What was built before, what is built, and proposals on top of each other; then what is built with every other
+/// attention, and the last proposal with the fastest.
 std::vector<StepForm> step_forms(const Config& config) {
-  std::vector<StepForm> out;
-  const KernelForms before{.head = HeadForm::logits_twice};
-  const bool moe = config.model.ffn == Ffn::moe;
-  KernelForms last;
-  if (moe) {
+  std::vector<StepForm> out, others;
+  if (config.model.ffn == Ffn::moe) {
     for (const auto& forms : {unfused_experts(), fused_experts()})
-      for (const auto& form : forms) {
-        const bool twice = form.state == FormState::replaced;
-        last = {.experts = &form, .head = twice ? HeadForm::logits_twice : HeadForm::logits_once};
-        out.push_back({std::string(form.name) + (twice ? ", logits twice" : ""), form.state, last});
-      }
+      for (const auto& form : forms) out.push_back(with_experts(form));
   } else {
-    out.push_back({"dense, logits twice", FormState::replaced, before});
-    out.push_back({"dense", FormState::built, {}});
+    const auto dense = [](HeadForm head) { return KernelForms{.attention = kAttentions[0], .head = head}; };
+    out.push_back({"dense, logits twice", FormState::replaced, "dense", dense(HeadForm::logits_twice)});
+    out.push_back({"dense", FormState::built, "dense", dense(HeadForm::logits_once)});
   }
-  for (const auto& [attention, name] : {std::pair{AttentionForm::flash, "+ attention's backward by atomics"},
-                                        std::pair{AttentionForm::cudnn_deterministic, "+ cuDNN's attention instead"}}) {
-    last.attention = attention;
-    out.push_back({name, FormState::not_built, last});
-  }
+  const auto add = [&](StepForm form, const std::string& name, AttentionForm attention) {
+    form.name = fmt::format("{}, {}", name, name_of(attention));
+    form.forms.attention = attention;
+    others.push_back(std::move(form));
+  };
+  for (const auto& form : out)
+    if (form.state == FormState::built)
+      for (size_t i = 1; i < kAttentions.size(); ++i) add(form, std::string(form.feed_forward), kAttentions[i]);
+  if (out.back().state == FormState::not_built) add(out.back(), "all of it", kAttentions.back());
+  out.insert(out.end(), others.begin(), others.end());
   return out;
 }
 
@@ -181,6 +212,8 @@ Json step_of(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu
   for (const auto& part : step.parts) parts[std::string(part.name)] = part.seconds;
   return {{"form", form.name},
           {"state", name_of(form.state)},
+          {"feed_forward", form.feed_forward},
+          {"attention", name_of(*form.forms.attention)},
           {"step_s", step.step_s},
           {"fast_s", range.fast_s},
           {"slow_s", range.slow_s},
@@ -207,12 +240,14 @@ std::string kernels_json(const Config& config, MeshShape mesh, const GpuSpecs& g
            {"tokens", config.train.micro_batch_size * config.data.sequence_length},
            {"large_product", large_product_json(gpu)},
            {"layers", Json::array()},
+           {"attention", Json::array()},
            {"steps", Json::array()}};
   if (model.ffn == Ffn::moe) {
     out["layers"].push_back(layer_of(config, built_experts(kernels::ExpertKernels::unfused), gpu));
     for (const auto& form : fused_experts()) out["layers"].push_back(layer_of(config, form, gpu));
     out["layers"].push_back(layer_of(config, sonic_moe_experts(), gpu));
   }
+  for (const auto form : kAttentions) out["attention"].push_back(attention_of(config, form, gpu));
   const ModelOnMesh on_mesh(config, mesh);
   for (const auto& form : step_forms(config)) out["steps"].push_back(step_of(config, on_mesh, gpu, form));
   return out.dump(1) + "\n";

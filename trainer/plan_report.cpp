@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "model/flops.h"
+#include "trainer/kernel_forms.h"
 
 namespace olmoe {
 namespace {
@@ -40,9 +41,11 @@ std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) 
   out += fmt::format("{} {} in nodes of {}: predicted, no GPU has confirmed it; docs/parallelism.md says how\n", gpus,
                      gpu.name, kGpusPerNode);
   out += fmt::format(
-      "step ms: as the config says, {} experts, {} CUDA graph; fused: train.expert_kernels=fused, graph: "
+      "step ms: as the config says, {} experts, {} attention, {} CUDA graph; fused: train.expert_kernels=fused, graph: "
       "train.cuda_graph=true and unfused; -: refused\n",
-      name_of(config.train.expert_kernels), config.train.cuda_graph ? "in a" : "no");
+      name_of(config.train.expert_kernels),
+      name_of(built_attention(config.train.attention_kernel, config.train.deterministic_attention)),
+      config.train.cuda_graph ? "in a" : "no");
   if (busy < gpus)
     out += fmt::format("only {} of {} GPUs have tokens: make train.micro_batch_size smaller or "
                        "train.global_batch_size larger\n", busy, gpus);

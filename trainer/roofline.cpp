@@ -16,7 +16,8 @@ enum class Direction { forward, backward };
 
 double attention_rate(AttentionForm form, Direction direction, const GpuRates& rates) {
   const bool forward = direction == Direction::forward;
-  if (form == AttentionForm::cudnn_deterministic) return forward ? rates.cudnn_forward : rates.cudnn_backward;
+  if (form == AttentionForm::cudnn || form == AttentionForm::cudnn_deterministic)
+    return forward ? rates.cudnn_forward : rates.cudnn_backward;
   return forward ? rates.flash_forward : rates.flash_backward;
 }
 

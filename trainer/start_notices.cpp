@@ -36,6 +36,13 @@ Lines thread_notices(const StartState& state) {
                       state.cpus.source)};
 }
 
+Lines repeatability_notices(const TrainConfig& train) {
+  if (train.deterministic_attention) return {};
+  return {
+      "train.deterministic_attention: false, so two runs of one config may differ: attention adds up its gradients "
+      "in any order, and their last bits are not the same each time"};
+}
+
 void append(Lines& lines, Lines more) {
   for (auto& line : more) lines.push_back(std::move(line));
 }
@@ -83,6 +90,7 @@ StartNotices start_notices(const Config& config, int ranks, const StartState& st
   append(out.notices, disk_notices(config, saves, state.disk));
   append(out.notices, idle_notices(config.train, ranks));
   append(out.notices, thread_notices(state));
+  append(out.notices, repeatability_notices(config.train));
   return out;
 }
 

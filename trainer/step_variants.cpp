@@ -7,6 +7,9 @@ using kernels::ExpertKernels;
 
 /// Why this GPU cannot run the config that way; empty where it can. As check_gpu() sees it on the GPU itself.
 std::string refused_by(const GpuSpecs& gpu, const Config& config) {
+  if (config.train.attention_kernel == kernels::AttentionKernel::cudnn && gpu.compute_capability != 90)
+    return fmt::format("train.attention_kernel: cuDNN's attention is used on compute capability 9.0 alone, not {}",
+                       gpu.name);
   if (config.model.ffn != Ffn::moe) return {};
   if (config.train.expert_kernels == ExpertKernels::fused && gpu.compute_capability != 90)
     return fmt::format("train.expert_kernels: the fused kernels are for compute capability 9.0, not {}", gpu.name);

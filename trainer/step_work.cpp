@@ -14,7 +14,9 @@ constexpr double kCompute = 2, kMaster = 4;  // bytes of a bf16 and of an fp32 v
 /// Sizes of a step on one rank, as floating point: they are multiplied beyond 63 bits.
 struct Sizes {
   double tokens, passes, layers, width, kv_width, qkv_width, hidden, rows_per_token, experts, vocab;
+  double positions;        // of a sequence
   double experts_here;     // of a rank
+  double heads;            // of queries
   double heads_at_once;    // of one micro-batch: sequences x query heads
   double ranks_per_token;  // that have experts which it chose; 1 where nothing travels
 };
@@ -51,7 +53,9 @@ Sizes sizes_of(const Config& config, MeshShape mesh) {
           number(moe ? model.top_k : 1),
           number(moe ? model.num_experts : 1),
           number(model.vocab_size),
+          number(config.data.sequence_length),
           number(moe ? model.num_experts / mesh.expert : 1),
+          number(model.num_heads),
           number(std::min(sequences, config.train.micro_batch_size) * model.num_heads),
           ranks_per_token(model, mesh.expert)};
 }
@@ -135,19 +139,34 @@ void add_dense(std::vector<Work>& parts, const Sizes& s, double flops) {
   parts.push_back({"SwiGLU", Bound::memory, {0, 3 * gated}, {0, 6 * gated}, {}});
 }
 
+/// Scores of the queries with their keys, softmax, and the product with the values.
+void add_attention_core(std::vector<Work>& parts, const Sizes& s, double flops, AttentionForm form) {
+  const double rows = s.tokens * s.layers, qkvy = rows * (s.qkv_width + s.width) * kCompute;
+  // Five products backward for two forward: scores are computed again.
+  Work core{"attention core", Bound::attention, {flops, qkvy}, {2.5 * flops, 2 * qkvy}, {}};
+  // Sums of dq in fp32: copies are cleared, written and read.
+  if (form == AttentionForm::flash_deterministic) core.backward.split = {s.heads_at_once, 3 * rows * s.width * kMaster};
+  if (form != AttentionForm::cudnn_deterministic) {
+    parts.push_back(core);
+    return;
+  }
+  // The gradients of all scores, in bf16, wait in memory for the last of the five products, which makes dq of them.
+  // They are taken to be written and read whole, above the diagonal too.
+  const double score_grads = rows * s.heads * s.positions * kCompute,
+               dq_and_k = rows * (s.width + s.kv_width) * kCompute;
+  core.backward.flops = 2 * flops;
+  core.backward.bytes += score_grads;
+  parts.push_back(core);
+  parts.push_back({"attention's dq", Bound::attention, {}, {0.5 * flops, score_grads + dq_and_k}, {}});
+}
+
 /// Everything of attention but the feed-forward of its block.
 void add_attention(std::vector<Work>& parts, const Sizes& s, const ForwardFlops& flops, AttentionForm form) {
   const double rows = s.tokens * s.layers;
   parts.push_back(products("projections", Bound::dense_gemm, flops.projections * s.tokens,
                            rows * (3 * s.width + s.qkv_width), s.passes * s.layers * s.width * (s.qkv_width + s.width),
                            2 * kMaster));
-  // Five products backward for two forward: scores are computed again.
-  const double qkvy = rows * (s.qkv_width + s.width) * kCompute, core = flops.attention * s.tokens;
-  Work attention{"attention core", Bound::attention, {core, qkvy}, {2.5 * core, 2 * qkvy}, {}};
-  // Sums of dq in fp32: copies are cleared, written and read.
-  if (form == AttentionForm::flash_deterministic)
-    attention.backward.split = {s.heads_at_once, 3 * rows * s.width * kMaster};
-  parts.push_back(attention);
+  add_attention_core(parts, s, flops.attention * s.tokens, form);
   const double qk = rows * (s.width + s.kv_width) * kCompute;
   parts.push_back({"QK-norm and rotary", Bound::memory, {0, 2 * qk}, {0, 3 * qk}, {}});
 }
@@ -243,15 +262,15 @@ StepWork count_step_work(const Config& config, const ModelOnMesh& model, const K
   const auto flops = count_forward_flops(config.model, config.data.sequence_length);
   const bool moe = config.model.ffn == Ffn::moe;
   const auto& experts = forms.experts ? *forms.experts : built_experts(config.train.expert_kernels);
-  StepWork out{sizes.tokens,
-               static_cast<double>(config.train.global_batch_size * config.data.sequence_length),
-               forms.attention,
-               {}};
+  const auto& train = config.train;
+  const auto attention =
+      forms.attention.value_or(built_attention(train.attention_kernel, train.deterministic_attention));
+  StepWork out{sizes.tokens, static_cast<double>(train.global_batch_size * config.data.sequence_length), attention, {}};
   if (moe)
     add_experts(out.parts, sizes, experts, stored_share(experts, config, model));
   else
     add_dense(out.parts, sizes, flops.ffn * sizes.tokens);
-  add_attention(out.parts, sizes, flops, forms.attention);
+  add_attention(out.parts, sizes, flops, attention);
   add_rows(out.parts, sizes, flops, moe);
   add_ends(out.parts, sizes, flops, forms.head);
   if (config.train.recompute == Recompute::full) recompute_all(out.parts);

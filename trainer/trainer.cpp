@@ -141,7 +141,9 @@ Trainer::Trainer(const Config& config, Communicator& world)
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
   agree_on_data(world, config_, *source_, evaluator_);
-  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(config_)), mesh_,
+  const auto attention =
+      kernels::make_attention_method(config_.train.attention_kernel, config_.train.deterministic_attention);
+  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(config_), attention), mesh_,
                                           runner_options(config_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
   const int64_t sequences = plan_.global_batch, targets = sequences * (config_.data.sequence_length - 1);

@@ -11,7 +11,7 @@ namespace {
 }  // namespace
 
 Attention causal_attention(const Qkv&) { refuse("causal_attention"); }
-void causal_attention_backward(const at::Tensor&, const Qkv&, const Attention&, const Qkv&) {
+void causal_attention_backward(const at::Tensor&, const Qkv&, const Attention&, const Qkv&, bool) {
   refuse("causal_attention_backward");
 }
 

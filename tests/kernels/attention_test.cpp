@@ -1,5 +1,6 @@
 #include "kernels/attention.h"
 
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 
@@ -134,4 +135,23 @@ TEST_CASE("attention refuses heads that do not divide", "[kernels]") {
   CHECK_THROWS_AS(causal_attention({q, k, k}), olmoe::Error);
   CHECK_THROWS_AS(causal_attention({q, at::ones({1, 3, 3, 4}), at::ones({1, 3, 3, 4})}),
                   olmoe::Error);
+}
+
+TEST_CASE("a CPU's attention does not depend on whether it may add up in any order", "[kernels]") {
+  const at::Tensor q = normal({2, 70, 4, 16}, at::kFloat, 1), k = normal({2, 70, 2, 16}, at::kFloat, 2);
+  const Attention out = causal_attention({q, k, k}, make_attention_method(AttentionKernel::flash, false));
+  CHECK(same_bits(out.y_BSHd, causal_attention({q, k, k}).y_BSHd));
+  const Qkv grads{at::empty_like(q), at::empty_like(k), at::empty_like(k)}, expected = gradients(q, {q, k, k}, out);
+  causal_attention_backward(q, {q, k, k}, out, grads, make_attention_method(AttentionKernel::flash, false));
+  CHECK(same_bits(grads.q_BSHd, expected.q_BSHd));
+  CHECK(same_bits(grads.k_BSGd, expected.k_BSGd));
+}
+
+TEST_CASE("what cuDNN's attention can compute is known without it", "[kernels]") {
+  CHECK(cudnn_attention_fits(128));
+  CHECK(cudnn_attention_fits(256));
+  CHECK_FALSE(cudnn_attention_fits(20));
+  CHECK_FALSE(cudnn_attention_fits(264));
+  if (!cudnn_attention_built_in())
+    CHECK_THROWS_WITH(make_attention_method(AttentionKernel::cudnn, true), Catch::Contains("without cuDNN"));
 }

@@ -65,6 +65,8 @@ class Includes(unittest.TestCase):
             "<cuda_runtime.h>": ["kernels/a.cu", "kernels/a.cuh", "parallel/nccl_communicator.cpp"],
             "<c10/cuda/CUDAStream.h>": ["kernels/a.cu", "parallel/nccl_communicator.cpp"],
             "<cub/cub.cuh>": ["kernels/a.cu"],
+            "<cudnn_frontend.h>": ["kernels/cudnn/a.cpp"],
+            "<ATen/cudnn/Handle.h>": ["kernels/cudnn/a.cpp"],
             "<yaml-cpp/yaml.h>": ["core/config_reader.cpp", "core/config_reader_document.cpp"],
             "<spdlog/spdlog.h>": ["core/log.cpp"],
             "<catch2/catch.hpp>": ["tests/support/catch.h"],

@@ -69,7 +69,10 @@ class Bundle(Temporary):
         self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
         self.assertLess(parts["tiny_device"]["figures"]["last_loss"], parts["tiny_device"]["figures"]["first_loss"])
         predicted = parts["kernel_prediction"]["figures"]["predicted"]
-        self.assertEqual(sorted(predicted["steps"]), ["1 fused", "1 unfused", "2 fused", "2 unfused"])
+        kinds = {"unfused", "fused", "flash_any_order", "cudnn", "cudnn_any_order", "fused_flash_any_order", "fused_cudnn",
+                 "fused_cudnn_any_order"}
+        self.assertEqual(set(predicted["steps"]), {f"{layers} {kind}" for layers in (1, 2) for kind in kinds})
+        self.assertEqual(len(predicted["attention"]), 4)
         self.assertEqual(report["predictions"], {"rows": []})  # these are figures of a CPU
         self.check_comparison(report, parts)
         text = (self.bundle / "report/report.md").read_text()

@@ -116,10 +116,14 @@ class Predictions(unittest.TestCase):
                                                               kernel("up gradient", 2.0)]}}
 
     def answer(self, layers):
-        steps = [{"form": "unfused", "state": "built", "step_s": 0.1, "slow_s": 0.12, "fast_s": 0.09},
-                 {"form": "+ latest", "state": "built", "step_s": 0.08, "slow_s": 0.1, "fast_s": 0.07},
-                 {"form": "+ proposal", "state": "not built", "step_s": 0.01, "slow_s": 0.01, "fast_s": 0.01}]
+        def step(experts, attention, seconds, state="built"):
+            return {"state": state, "feed_forward": experts, "attention": attention, "step_s": seconds,
+                    "slow_s": seconds * 1.2, "fast_s": seconds * 0.9}
+        steps = [step("unfused", "flash", 0.1), step("fused", "flash", 0.08), step("fused", "flash", 0.01, "not built"),
+                 step("unfused", "cudnn in any order", 0.07), step("fused", "cudnn", 0.06)]
+        times = {"seconds": 1e-3, "slow_s": 1.2e-3, "fast_s": 0.8e-3}
         return {"model_layers": layers, "steps": steps,
+                "attention": [{"form": form, "forward": times, "backward": times} for form in gpu_predictions.ATTENTION],
                 "large_product": {"tflop_per_s": {"expected": 700.0, "slow": 630.0, "fast": 770.0}},
                 "layers": [self.layer("unfused"), self.layer("+ latest"), self.layer("+ proposal", "not built")]}
 
@@ -153,6 +157,20 @@ class Predictions(unittest.TestCase):
         self.assertIn("| layer, fused, forward | 560 TFLOP/s | 500 | 450 to 550 | **no** |", text)
         self.assertIn("| up | 2.3 ms | 2 | 1.6 to 2.4 | yes |", text)
         self.assertIn("refutes a line of docs/roofline.md", text)
+
+    def test_attention_is_compared_by_kernel_and_by_order(self):
+        def bench(name, ms):
+            return {f"cuda_attention_{name}/real_time": {"real_time": ms, "FLOP/s": 1e12}}
+        measured = bench("forward/cudnn:0", 0.9) | bench("backward/cudnn:0/deterministic:0", 1.3) | \
+            bench("backward/cudnn:1/deterministic:1", 1.0) | {"cuda_attention_forward/cudnn:1/real_time": {"cannot": "no cuDNN"}}
+        runs = {"olmoe_3_layers_flash": 99.0, "olmoe_3_layers_cudnn_any_order": 90.0, "olmoe_3_layers_fused_cudnn": 61.0,
+                "olmoe_3_layers_cudnn_graph": 60.0}
+        results = [self.part("kernel_prediction", self.predicted()), self.part("attention", measured),
+                   *(self.part(name, {"median_step_ms": ms}) for name, ms in runs.items())]
+        self.assertEqual([(row["what"], row["inside"]) for row in gpu_predictions.table(results)["rows"]],
+                         [("attention, flash, forward", True), ("attention, flash in any order, backward", False),
+                          ("attention, cudnn, backward", True), ("step, 3 layers, unfused", True),
+                          ("step, 3 layers, cudnn_any_order", False), ("step, 3 layers, fused_cudnn", True)])
 
     def test_nothing_is_compared_without_a_prediction_or_in_a_rehearsal(self):
         measured = [self.part("olmoe_6_layers", {"median_step_ms": 95.0})]

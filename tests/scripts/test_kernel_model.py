@@ -11,8 +11,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
-sys.path.insert(0, str(REPOSITORY / "scripts" / "gpu"))
-kernel_model, published_layers = map(importlib.import_module, ("kernel_model", "published_layers"))
+sys.path[:0] = [str(REPOSITORY / "scripts" / "gpu"), str(REPOSITORY / "scripts")]
+kernel_model, published_layers, gpu_predictions = map(importlib.import_module,
+                                                      ("kernel_model", "published_layers", "gpu_predictions"))
 PAGE = REPOSITORY / "docs" / "roofline.md"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n\n)((?:\|.*\n)+)")
 READING = 4  # TFLOP/s, to which charts were read
@@ -54,6 +55,12 @@ class Model(unittest.TestCase):
         if os.environ.get("OLMOE_UPDATE_DOCS") == "1":
             PAGE.write_text(fresh)
         self.assertEqual(fresh, PAGE.read_text(), "OLMOE_UPDATE_DOCS=1 writes the tables anew")
+
+    def test_the_check_on_a_gpu_knows_every_attention_by_its_name(self):
+        answer = self.planner.ask(kernel_model.CONFIG)
+        self.assertEqual([attention["form"] for attention in answer["attention"]], list(gpu_predictions.ATTENTION))
+        kinds = {gpu_predictions.kind_of(step) for step in answer["steps"] if step["state"] == "built"}
+        self.assertLessEqual({"unfused", "fused", "flash_any_order", "cudnn", "cudnn_any_order"}, kinds)
 
     def test_the_script_says_that_it_predicts(self):
         done = subprocess.run([sys.executable, REPOSITORY / "scripts/gpu/kernel_model.py", "--plan", self.planner.program],

@@ -30,10 +30,12 @@ inline StageRunner::Options gpu_options(const ModelConfig& model, at::ScalarType
   return options;
 }
 
-inline Pass pass_of(const ModelConfig& model, const StageRunner::Options& options, kernels::ExpertKernels kernels) {
+inline Pass pass_of(const ModelConfig& model, const StageRunner::Options& options, kernels::ExpertKernels kernels,
+                    const kernels::AttentionMethod& attention = {}) {
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  StageRunner runner(make_stages(model, mesh, {.device = options.device, .kernels = kernels}), mesh, options);
+  const MoeOptions moe{.device = options.device, .kernels = kernels};
+  StageRunner runner(make_stages(model, mesh, moe, attention), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const auto batch = random_batch(model);
   runner.train_pass(batch, {1.0 / static_cast<double>(batch.num_targets), 1.0});

@@ -189,6 +189,53 @@ TEST_CASE("fused experts are refused where they cannot compute a run") {
   CHECK(validate(config).empty());
 }
 
+TEST_CASE("attention that adds up in any order, and cuDNN's, are refused where there are none") {
+  TempFolder folder;
+  auto config = tiny_run(folder / "run");
+  CHECK(config.train.attention_kernel == kernels::AttentionKernel::flash);
+  CHECK(config.train.deterministic_attention);
+  config.train.device = DeviceKind::cuda;
+  config.train.compute_dtype = ComputeDtype::bfloat16;
+  config.model.d_model = config.model.expert_width = 64;
+  config.model.num_heads = config.model.num_kv_heads = 4;
+  const auto refused = [&](const std::string& beginning, const std::function<void(Config&)>& spoil) {
+    auto spoilt = config;
+    spoil(spoilt);
+    const auto problems = validate(spoilt);
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0], Catch::StartsWith(beginning));
+    return problems[0];
+  };
+  const auto cpu = [](auto& c) { c.train.device = DeviceKind::cpu; };
+  const auto fp32 = [](auto& c) { c.train.compute_dtype = ComputeDtype::float32; };
+  SECTION("in any order") {
+    config.train.deterministic_attention = false;
+    CHECK(validate(config).empty());
+    const auto* const key = "train.deterministic_attention: false needs train.device=cuda and ";
+    refused(key, cpu);
+    refused(key, fp32);
+  }
+  SECTION("cuDNN's") {
+    config.train.attention_kernel = kernels::AttentionKernel::cudnn;
+    CHECK(validate(config).empty());
+    const auto* const key = "train.attention_kernel: cudnn needs ";
+    CHECK_THAT(refused(key, cpu), Catch::Contains("train.device=cuda; use flash"));
+    CHECK_THAT(refused(key, fp32), Catch::Contains("bfloat16; use flash"));
+    CHECK_THAT(refused(key, [](auto& c) { c.model.d_model = 48; }), Catch::Contains("at most 256, not 12"));
+    const auto long_sequences = [](auto& c) {
+      c.data.sequence_length = int64_t{1} << 24;
+      c.train.micro_batch_size = c.train.global_batch_size = 127;
+      c.model.d_model = 1024;
+      c.model.num_heads = c.model.num_kv_heads = 128;
+      c.model.num_experts = c.model.top_k = 1;
+    };
+    CHECK_THAT(refused(key, long_sequences), Catch::Contains("9.15e+18 bytes"));
+    config.train.deterministic_attention = false;  // whose workspace does not grow with the square
+    long_sequences(config);
+    CHECK(validate(config).empty());
+  }
+}
+
 TEST_CASE("load_config lists the problems of a file together, with the path") {
   try {
     load_config(kConfigs + "/olmoe-1b-7b.yaml",

@@ -149,6 +149,14 @@ TEST_CASE("deterministic attention of 64 heads fills 192 of two turns of 132 blo
   CHECK(seconds(whole) == Approx(1e12 / rates.flash_backward));
 }
 
+TEST_CASE("a run's attention is that of its two keys, and no other kernel's") {
+  using kernels::AttentionKernel;
+  CHECK(built_attention(AttentionKernel::flash, true) == AttentionForm::flash_deterministic);
+  CHECK(built_attention(AttentionKernel::flash, false) == AttentionForm::flash);
+  CHECK(built_attention(AttentionKernel::cudnn, true) == AttentionForm::cudnn_deterministic);
+  CHECK(built_attention(AttentionKernel::cudnn, false) == AttentionForm::cudnn);
+}
+
 TEST_CASE("what is printed of single kernels says that it is predicted, and adds up") {
   const auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", {});
   const MeshShape mesh{1, 256, 1};
@@ -179,16 +187,36 @@ TEST_CASE("what is printed of single kernels says that it is predicted, and adds
     FAIL("no step " << form);
     return 0.;
   };
-  const auto predict = [&](const char* experts) {
-    const auto with =
-        load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", {fmt::format("train.expert_kernels={}", experts)});
+  const auto predict = [&](const char* experts, std::vector<std::string> keys = {}) {
+    keys.push_back(fmt::format("train.expert_kernels={}", experts));
+    const auto with = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", keys);
     return predict_step(with, mesh, h100).step_s;
   };
   CHECK(step_of("unfused") == predict("unfused"));
   CHECK(step_of(std::string(built_experts(kernels::ExpertKernels::fused).name).c_str()) == predict("fused"));
+  const std::string cudnn = "train.attention_kernel=cudnn", any_order = "train.deterministic_attention=false";
+  for (const auto& [form, keys] : {std::pair<const char*, std::vector<std::string>>{"unfused, cudnn", {cudnn}},
+                                   {"unfused, flash in any order", {any_order}},
+                                   {"unfused, cudnn in any order", {cudnn, any_order}}})
+    CHECK(step_of(form) == predict("unfused", keys));
+  CHECK(step_of("fused, cudnn") == predict("fused", {cudnn}));
+  // One micro-batch a step: 16 layers of what is said of one.
+  REQUIRE(json["attention"].size() == 4);
+  for (const auto& one : json["attention"]) {
+    const double layer_s = one["forward"]["seconds"].get<double>() + one["backward"]["seconds"].get<double>();
+    for (const auto& step : json["steps"]) {
+      if (step["attention"] != one["form"]) continue;
+      const auto& parts = step["parts_s"];
+      CHECK(16 * layer_s == Approx(parts["attention core"].get<double>() + parts.value("attention's dq", 0.)));
+    }
+    for (const auto* way : {"forward", "backward"}) {
+      CHECK(one[way]["fast_s"].get<double>() < one[way]["seconds"].get<double>());
+      CHECK(one[way]["seconds"].get<double>() < one[way]["slow_s"].get<double>());
+    }
+  }
   CHECK_THROWS_WITH(kernels_json(config, mesh, find_gpu("b200")), Contains("compute capability 9.0, not b200"));
   const auto dense =
       nlohmann::json::parse(kernels_json(load_config(OLMOE_SOURCE_DIR "/configs/olmo-1b-dense.yaml", {}), mesh, h100));
   CHECK(dense["layers"].empty());
-  CHECK(dense["steps"].size() == 4);
+  CHECK(dense["steps"].size() == 2 + 3);
 }

@@ -123,20 +123,79 @@ TEST_CASE("attention's backward in bf16 on a GPU: gradients, and sums of dq for 
   model.d_model = 256;
   const int64_t rows = 2 * 2048, grads = rows * (4 + 2 * 2) * 64 * 2, by_query_head = 2 * rows * 4 * 64 * 2;
   const int64_t dq_sum = rows * 4 * 64 * 4, row_sums = rows * 4 * 4;
-  CHECK(flash_backward_bytes(model, 2, 2048, 132) == grads + by_query_head + 17 * dq_sum + row_sums);
+  CHECK(flash_backward_bytes(model, {2, 2048}, 132) == grads + by_query_head + 17 * dq_sum + row_sums);
   CHECK(17 * dq_sum == 71'303'168);
-  CHECK(flash_backward_bytes(model, 2, 2048, 108) == grads + by_query_head + 14 * dq_sum + row_sums);
+  CHECK(flash_backward_bytes(model, {2, 2048}, 108) == grads + by_query_head + 14 * dq_sum + row_sums);
 
   const ModelConfig olmoe;
   const int64_t olmoe_rows = 4 * 4096;
-  CHECK(flash_backward_bytes(olmoe, 4, 4096, 132) ==
+  CHECK(flash_backward_bytes(olmoe, {4, 4096}, 132) ==
         3 * olmoe_rows * 2048 * 2 + 3 * olmoe_rows * 2048 * 4 + olmoe_rows * 16 * 4);
   CHECK(3 * olmoe_rows * 2048 * 4 == 402'653'184);
 
   model.d_model = 4 * 20;  // heads of 20 are computed as heads of 24, summed as heads of 32; 130 positions as 256
   model.num_kv_heads = 4;
-  CHECK(flash_backward_bytes(model, 33, 130, 132) ==
+  CHECK(flash_backward_bytes(model, {33, 130}, 132) ==
         33 * 130 * 12 * 24 * 2 + 33 * 256 * 4 * 32 * 4 + 33 * 4 * 256 * 4 + 33 * 130 * 20 * 24 * 2);
+}
+
+TEST_CASE("attention's backward that may add up in any order has one sum of dq") {
+  auto model = gpu_model();
+  model.d_model = 256;
+  const int64_t dq_sum = 2 * 2048 * 4 * 64 * 4;
+  const int64_t h100 = flash_backward_bytes(model, {2, 2048, false}, 132);
+  CHECK(flash_backward_bytes(model, {2, 2048}, 132) - h100 == 16 * dq_sum);
+  CHECK(flash_backward_bytes(model, {2, 2048, false}, 108) == h100);
+}
+
+TEST_CASE("cuDNN's workspace is what cuDNN 9.19.0 says of its plans for an H100") {
+  struct Said {
+    bool deterministic;
+    int64_t B, H, G, S, d, bytes;
+  };
+  const auto said = GENERATE(values<Said>({{true, 4, 16, 16, 4096, 128, 2'148'532'480},
+                                           {false, 4, 16, 16, 4096, 128, 135'266'560},
+                                           {true, 8, 16, 16, 4096, 128, 4'297'064'704},
+                                           {true, 4, 32, 4, 4096, 128, 4'565'500'160},
+                                           {true, 2, 4, 4, 2048, 64, 67'174'656},
+                                           {true, 2, 4, 2, 2048, 64, 71'368'960},
+                                           {false, 2, 4, 2, 2048, 64, 8'454'400},
+                                           {true, 2, 4, 4, 100, 64, 265'600},
+                                           {false, 2, 4, 4, 100, 64, 208'256},
+                                           {true, 2, 4, 2, 2000, 40, 69'733'120},
+                                           {false, 2, 4, 2, 2000, 40, 5'184'256},
+                                           {true, 1, 2, 2, 150, 128, 198'064},
+                                           {true, 1, 2, 2, 40, 256, 33'344},
+                                           {true, 2, 4, 4, 2048, 192, 67'174'656},
+                                           {false, 1, 2, 2, 150, 256, 308'656},
+                                           {true, 1, 2, 2, 2, 8, 33'040}}));
+  CAPTURE(said.deterministic, said.B, said.H, said.G, said.S, said.d);
+  ModelConfig model;
+  model.num_heads = said.H;
+  model.num_kv_heads = said.G;
+  model.d_model = said.H * said.d;
+  CHECK(cudnn_backward_bytes(model, {said.B, said.S, said.deterministic}) == said.bytes);
+}
+
+TEST_CASE("the plan has the buffers of the attention that the config names") {
+  auto config = tiny_run("unused");
+  config.model = gpu_model();
+  config.model.d_model = config.model.expert_width = 256;
+  config.data.sequence_length = 2048;
+  config.train.device = DeviceKind::cuda;
+  config.train.compute_dtype = ComputeDtype::bfloat16;
+  const AttentionSize size{config.train.micro_batch_size, 2048};
+  const auto total = [&](kernels::AttentionKernel kernel, bool deterministic) {
+    config.train.attention_kernel = kernel;
+    config.train.deterministic_attention = deterministic;
+    return plan_memory(config, {}, 132).total();
+  };
+  using enum kernels::AttentionKernel;
+  const int64_t flash_bytes = total(flash, true);
+  CHECK(total(cudnn, true) - flash_bytes ==
+        cudnn_backward_bytes(config.model, size) - flash_backward_bytes(config.model, size, 132));
+  CHECK(total(flash, false) < flash_bytes);
+  CHECK(total(cudnn, false) < total(cudnn, true));
 }
 
 TEST_CASE("where heads are few, attention's backward on a GPU takes most, and the plan says so") {

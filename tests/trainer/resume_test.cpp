@@ -172,6 +172,22 @@ TEST_CASE("a run whose tokens, model, seed or batch changed does not go on") {
   CHECK(run.refusal() == "accepted");
 }
 
+TEST_CASE("a run that was saved with another attention goes on, and its checkpoint says with which") {
+  FileRun run;
+  const auto saved = run.config.run.folder + "/checkpoints/step_000000002";
+  auto manifest = Manifest::read(saved);
+  auto config = read_config_text<Config>(manifest.config, saved);
+  CHECK(config.train.deterministic_attention);
+  config.train.device = DeviceKind::cuda;
+  config.train.attention_kernel = kernels::AttentionKernel::cudnn;
+  config.train.deterministic_attention = false;
+  manifest.config = write_config(config);
+  manifest.write(saved);
+  CHECK_THAT(Manifest::read(saved).config,
+             Catch::Contains("attention_kernel: cudnn") && Catch::Contains("deterministic_attention: false"));
+  CHECK(run.refusal() == "accepted");
+}
+
 TEST_CASE("data.verify: full knows every byte again, on any number of ranks; sample does not") {
   TempFolder folder;
   auto config = tiny_run(folder / "run");

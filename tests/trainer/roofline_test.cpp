@@ -86,6 +86,41 @@ TEST_CASE("a step's products: three times the forward, and what a backward compu
   CHECK(executed_flops(selective) == Approx(executed_flops(work) + work.tokens * flops.router).epsilon(1e-12));
 }
 
+TEST_CASE("attention of each kernel: the same products, and what a backward keeps of them in memory") {
+  const auto work = [](const std::string& kernel, const std::string& deterministic) {
+    return work_of(published("olmoe-1b-7b",
+                             {"train.attention_kernel=" + kernel, "train.deterministic_attention=" + deterministic}));
+  };
+  const auto flash = work("flash", "true"), flash_any = work("flash", "false"), cudnn = work("cudnn", "true"),
+             cudnn_any = work("cudnn", "false");
+  const double flops = executed_flops(flash), rows = 16384. * 16, sums = rows * 2048 * 4;
+  for (const auto* other : {&flash_any, &cudnn, &cudnn_any})
+    CHECK(executed_flops(*other) == Approx(flops).epsilon(1e-12));
+  CHECK(part(flash, "attention core").backward.split.heads == 64);
+  CHECK(part(flash, "attention core").backward.split.copy_bytes == 3 * sums);
+  for (const auto* other : {&flash_any, &cudnn, &cudnn_any})
+    CHECK(part(*other, "attention core").backward.split.heads == 0);
+  // The gradients of all scores of 16 heads, written, and read by the last product.
+  const double score_grads = rows * 16 * 4096 * 2;
+  CHECK(score_grads / 16 == 4. * 16 * 4096 * 4096 * 2);  // of a layer: nearly all of cuDNN's workspace
+  CHECK(part(cudnn, "attention core").backward.bytes == part(cudnn_any, "attention core").backward.bytes + score_grads);
+  CHECK(part(cudnn, "attention's dq").backward.bytes == score_grads + 2 * rows * 2048 * 2);
+  CHECK(part(cudnn, "attention's dq").backward.flops == 0.5 * part(cudnn, "attention core").forward.flops);
+}
+
+TEST_CASE("cuDNN's attention is predicted to be faster than FlashAttention-2, and any order than a fixed one") {
+  const auto step_s = [](const std::string& kernel, const std::string& deterministic) {
+    return predict(published("olmoe-1b-7b",
+                             {"train.attention_kernel=" + kernel, "train.deterministic_attention=" + deterministic}),
+                   "h100")
+        .compute_s;
+  };
+  CHECK(step_s("cudnn", "false") < step_s("cudnn", "true"));
+  CHECK(step_s("cudnn", "true") < step_s("flash", "true"));
+  CHECK(step_s("flash", "false") < step_s("flash", "true"));
+  CHECK(step_s("cudnn", "false") < step_s("flash", "false"));
+}
+
 TEST_CASE("a step's bytes, by hand") {
   const auto work = work_of(published());
   const double rows = 16384. * 8 * 16;  // of all blocks
@@ -335,6 +370,10 @@ TEST_CASE("a step that a run would refuse is not predicted, and the line says wh
              Contains("with fused experts: refused (train.expert_kernels: fused needs model.d_model"));
   CHECK_THAT(speed({"model.capacity_factor=1.25"}, "h100"),
              Contains("with a CUDA graph refused (train.cuda_graph: not with model.capacity_factor"));
+  const std::vector<std::string> cudnn{"train.attention_kernel=cudnn"};
+  CHECK_THAT(speed(cudnn, "h100"), !Contains("refused"));
+  for (const auto* name : {"olmoe-1b-7b", "olmo-1b-dense"})
+    CHECK_THAT(speed(cudnn, "b200", name), Contains("refused (train.attention_kernel: cuDNN's attention is used on "));
   const auto dense = speed({}, "a100", "olmo-1b-dense");
   CHECK_THAT(dense, Contains("predicted with dense feed-forward: "));
   CHECK_THAT(dense, !Contains("refused") && !Contains("fused experts"));

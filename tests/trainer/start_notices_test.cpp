@@ -302,6 +302,14 @@ TEST_CASE("ranks that have nothing to do, and threads that share too few CPUs") 
   CHECK(notices_of(config, state, 8).empty());
 }
 
+TEST_CASE("a run whose attention may add up in any order cannot be repeated bit by bit, and is told so") {
+  auto config = quiet_run();
+  config.train.deterministic_attention = false;
+  check_only(notices_of(config),
+             "train.deterministic_attention: false, so two runs of one config may differ: attention adds up its "
+             "gradients in any order, and their last bits are not the same each time");
+}
+
 TEST_CASE("where a run goes on is read from its folder") {
   const TempFolder folder;
   auto config = tiny_run(folder / "run");

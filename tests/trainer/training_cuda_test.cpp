@@ -23,13 +23,14 @@ struct Trained {
   std::vector<at::Tensor> numbers, held_out, state;
 };
 /// Steps of three rounds, the last of them smaller, with an evaluation after each: it leaves weights gathered.
-Trained train(Communicator& world, at::Device device, StageRunner::Options options, bool graph) {
+Trained train(Communicator& world, at::Device device, StageRunner::Options options, bool graph,
+              const kernels::AttentionMethod& attention = {}) {
   constexpr int64_t kSteps = 5, kMicroBatch = 2, kLength = 16;
   const int64_t global_batch = 4 * world.size() + 1;
   options.device = device;
   const auto model = gpu_model();
   DeviceMesh mesh(world, {.replicate = 1, .shard = world.size(), .expert = 1});
-  StageRunner runner(make_stages(model, mesh), mesh, options);
+  StageRunner runner(make_stages(model, mesh, {}, attention), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);
@@ -108,7 +109,10 @@ TEST_CASE("GPU: a pass gives the same bits each time", "[cuda]") {
   }
 }
 
-TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
+namespace {
+
+void check_pass_against_plan(kernels::AttentionKernel kernel, bool deterministic) {
+  CAPTURE(enum_name(kernel), deterministic);
   auto config = tiny_run("unused");
   config.model = gpu_model();
   config.model.d_model = 256;
@@ -116,6 +120,8 @@ TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
   config.train.device = DeviceKind::cuda;
   config.train.compute_dtype = ComputeDtype::bfloat16;
   config.train.recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
+  config.train.attention_kernel = kernel;
+  config.train.deterministic_attention = deterministic;
   config.data.sequence_length = 2048;
   CAPTURE(enum_name(config.train.recompute));
   const at::Device device(at::kCUDA, 0);
@@ -123,7 +129,8 @@ TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
   options.device = device;
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  StageRunner runner(make_stages(config.model, mesh), mesh, options);
+  const auto attention = kernels::make_attention_method(kernel, deterministic);
+  StageRunner runner(make_stages(config.model, mesh, {}, attention), mesh, options);
   fill_weights(runner.units(), random_init(config.model, 7));
   const auto batch = batch_of(at::randint(config.model.vocab_size, {config.train.micro_batch_size, 2048}, at::kLong));
   const LossScale scale{1.0 / static_cast<double>(batch.num_targets), 1.0};
@@ -135,6 +142,39 @@ TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
   INFO(describe(plan));
   CHECK(static_cast<double>(plan.batches + plan.activations + plan.temporaries) ==
         Approx(static_cast<double>(tensor_memory::peak_bytes(device).value() - before)).epsilon(0.05));
+}
+
+}  // namespace
+
+TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
+  check_pass_against_plan(kernels::AttentionKernel::flash, GENERATE(true, false));
+}
+
+TEST_CASE("GPU: what a pass with cudnn attention takes is the memory plan's, within 5 %", "[cuda]") {
+  check_pass_against_plan(kernels::AttentionKernel::cudnn, GENERATE(true, false));
+}
+
+TEST_CASE("GPU: cudnn attention gives flash's losses and gradients, the same bits each time and in a graph", "[cuda]") {
+  const at::Device device(at::kCUDA, 0);
+  auto model = gpu_model();
+  model.top_k = model.num_experts;
+  auto options = gpu_options(model, at::kBFloat16, Residency::resident,
+                             GENERATE(Recompute::none, Recompute::selective, Recompute::full));
+  options.device = device;
+  const auto cudnn = kernels::make_attention_method(kernels::AttentionKernel::cudnn, true);
+  const auto pass = [&](const kernels::AttentionMethod& method) {
+    return pass_of(model, options, kernels::ExpertKernels::unfused, method);
+  };
+  const auto flash = pass({}), ours = pass(cudnn), again = pass(cudnn);
+  const double tolerance = 2 * error_of_pass(at::kBFloat16);
+  CHECK(relative(ours.losses_3, flash.losses_3) <= tolerance);
+  for (const auto& [name, grad] : flash.grads) {
+    INFO(name);
+    CHECK(relative(ours.grads.at(name), grad) <= tolerance);
+    CHECK(at::equal(ours.grads.at(name), again.grads.at(name)));
+  }
+  const auto world = make_single_communicator();
+  check_same(train(*world, device, options, true, cudnn), train(*world, device, options, false, cudnn));
 }
 
 TEST_CASE("GPU: selective recompute changes no bit", "[cuda]") {

@@ -1,0 +1,27 @@
+# cuDNN's fused attention, through its C++ front end. Headers alone: the library is the one that LibTorch loads.
+set(CUDNN_HOME "${CMAKE_SOURCE_DIR}/.deps/cudnn-9.19.0" CACHE PATH "Headers of cuDNN 9.19.0 and its front end 1.18.0: scripts/install_cudnn.sh")
+find_path(cudnn_include cudnn_frontend.h PATHS "${CUDNN_HOME}/include" NO_DEFAULT_PATH NO_CACHE)
+if(NOT cudnn_include)
+  message(STATUS "No headers of cuDNN in ${CUDNN_HOME} (scripts/install_cudnn.sh): train.attention_kernel=cudnn will be refused")
+  target_sources(olmoe_kernels PRIVATE kernels/without_cudnn.cpp)
+  return()
+endif()
+foreach(wanted "cudnn_version_v9.h;CUDNN_(MAJOR|MINOR|PATCHLEVEL);9;19;0"
+               "cudnn_frontend_version.h;CUDNN_FRONTEND_(MAJOR|MINOR|PATCH)_VERSION;1;18;0")
+  list(POP_FRONT wanted header macros)
+  file(STRINGS "${cudnn_include}/${header}" version REGEX "^#define ${macros} [0-9]+$")
+  list(TRANSFORM version REPLACE "^.* " "")
+  if(NOT version STREQUAL wanted)
+    message(FATAL_ERROR "${cudnn_include}/${header} is of version ${version}, and ${wanted} is needed: scripts/install_cudnn.sh")
+  endif()
+endforeach()
+
+file(GLOB cudnn_sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/cudnn/*.cpp")
+add_library(olmoe_cudnn OBJECT ${cudnn_sources})
+target_include_directories(olmoe_cudnn SYSTEM PRIVATE "${cudnn_include}" ${CUDAToolkit_INCLUDE_DIRS})
+# LibTorch has a front end of its own, of another version, inside: neither may find the other's functions.
+set_target_properties(olmoe_cudnn PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+target_compile_definitions(olmoe_cudnn PRIVATE CUDNN_FRONTEND_SKIP_JSON_LIB)
+target_link_libraries(olmoe_cudnn PRIVATE olmoe_core olmoe_torch LibTorch::cuda CUDA::cudart)
+target_sources(olmoe_kernels PRIVATE $<TARGET_OBJECTS:olmoe_cudnn>)
+target_link_libraries(olmoe_kernels PRIVATE ${CMAKE_DL_LIBS})

@@ -1,0 +1,151 @@
+// Attention on a GPU by each kernel that train.attention_kernel names, in bf16, beside the CPU's in float64 on the same
+// values: one side rounds (compare.h). Tagged [cuda]; without a GPU of compute capability 9.0 those of cuDNN fail.
+#include <ATen/ops/full_like.h>
+
+#include "compare.h"
+#include "kernels/attention.h"
+#include "kernels/cuda_device.h"
+#include "kernels/cuda_graph.h"
+
+using namespace olmoe::kernels;
+using namespace olmoe::kernels::testing;
+
+namespace {
+
+struct Shape {
+  int64_t B, S, H, G, d;
+};
+
+/// Operands and gradients as the model has them: column ranges of one fused projection.
+struct Case {
+  explicit Case(Shape s, at::Device device = at::kCUDA)
+      : H(s.H),
+        G(s.G),
+        fused(normal({s.B, s.S, s.H + 2 * s.G, s.d}, at::kBFloat16, 1).to(device)),
+        dy(normal({s.B, s.S, s.H, s.d}, at::kBFloat16, 2).to(device)) {}
+  Qkv split(const at::Tensor& x) const { return {x.narrow(2, 0, H), x.narrow(2, H, G), x.narrow(2, H + G, G)}; }
+
+  int64_t H, G;
+  at::Tensor fused, dy;
+};
+
+struct Computed {
+  at::Tensor y, lse, grads;
+};
+Computed compute(const Case& c, const AttentionMethod& method) {
+  const Attention out = causal_attention(c.split(c.fused), method);
+  const at::Tensor grads = at::full_like(c.fused, std::nan(""));  // all of it is written
+  causal_attention_backward(c.dy, c.split(c.fused), out, c.split(grads), method);
+  return {out.y_BSHd, out.lse_BHS, grads};
+}
+
+void check_exact(const Case& c, Shape s, const AttentionMethod& method) {
+  Case exact(s, at::kCPU);
+  exact.fused = exact.fused.to(at::kDouble);
+  exact.dy = exact.dy.to(at::kDouble);
+  const auto ours = compute(c, method), reference = compute(exact, {});
+  // Probabilities are rounded to bf16, their gradients too, and once more what is stored.
+  const double tolerance = bound(at::kBFloat16, s.S * s.d, 4);
+  CHECK(relative_error(ours.y.cpu(), reference.y) <= tolerance);
+  CHECK(relative_error(ours.lse.cpu(), reference.lse) <= bound(at::kFloat, s.S * s.d, 1, 2));
+  const auto [dq, dk, dv] = c.split(ours.grads.cpu());
+  const auto [dq_exact, dk_exact, dv_exact] = c.split(reference.grads);
+  CHECK(relative_error(dq, dq_exact) <= tolerance);
+  CHECK(relative_error(dk, dk_exact) <= tolerance);
+  CHECK(relative_error(dv, dv_exact) <= tolerance);
+}
+
+void check_same(const Computed& a, const Computed& b) {
+  CHECK(same_bits(a.y.cpu(), b.y.cpu()));
+  CHECK(same_bits(a.lse.cpu(), b.lse.cpu()));
+  CHECK(same_bits(a.grads.cpu(), b.grads.cpu()));
+}
+
+/// What a CUDA graph computes, replayed on operands that were put into place after it was recorded.
+Computed replayed(const Case& c, const AttentionMethod& method) {
+  Case placed = c;
+  placed.fused = at::full_like(c.fused, 1);
+  placed.dy = at::full_like(c.dy, 1);
+  Computed out;
+  const auto recorder = cuda::make_graph_recorder(c.fused.device());
+  recorder->rehearse([&] { compute(placed, method); });
+  recorder->record([&] { out = compute(placed, method); });
+  placed.fused.copy_(c.fused);
+  placed.dy.copy_(c.dy);
+  recorder->replay();
+  return out;
+}
+
+const std::vector<Shape> kShapes{{2, 64, 4, 4, 64}, {1, 130, 4, 2, 128}, {3, 257, 2, 1, 32}, {2, 1024, 4, 4, 128}};
+
+}  // namespace
+
+TEST_CASE("GPU: flash attention is exact to bf16, in a fixed order or in any", "[cuda]") {
+  const bool deterministic = GENERATE(true, false);
+  const auto shape = GENERATE(from_range(kShapes));
+  CAPTURE(deterministic, shape.B, shape.S, shape.H, shape.G, shape.d);
+  const Case c(shape);
+  const auto method = make_attention_method(AttentionKernel::flash, deterministic);
+  check_exact(c, shape, method);
+  if (deterministic) check_same(compute(c, method), compute(c, method));
+}
+
+TEST_CASE("GPU: cudnn attention is exact to bf16, in a fixed order or in any", "[cuda]") {
+  const bool deterministic = GENERATE(true, false);
+  const auto shape = GENERATE(from_range(kShapes));
+  CAPTURE(deterministic, shape.B, shape.S, shape.H, shape.G, shape.d);
+  const Case c(shape);
+  const auto method = make_attention_method(AttentionKernel::cudnn, deterministic);
+  check_exact(c, shape, method);
+  if (deterministic)
+    for (int again = 0; again < 3; ++again) check_same(compute(c, method), compute(c, method));
+}
+
+TEST_CASE("GPU: cudnn attention makes a plan for each shape once, and then never waits for the host", "[cuda]") {
+  const auto method = make_attention_method(AttentionKernel::cudnn, true);
+  const Case one({1, 130, 4, 2, 128}), two({2, 130, 4, 2, 128});
+  compute(one, method);
+  CHECK(method.cudnn->plans() == 2);  // forward, backward
+  compute(two, method);
+  CHECK(method.cudnn->plans() == 4);
+  {
+    const cuda::NoHostSync no_sync;
+    compute(one, method);
+    compute(two, method);
+  }
+  CHECK(method.cudnn->plans() == 4);
+  compute(two, {false, method.cudnn});
+  CHECK(method.cudnn->plans() == 5);  // another backward
+}
+
+TEST_CASE("GPU: attention in a CUDA graph has the bits of attention without one", "[cuda]") {
+  const Case c({2, 257, 4, 2, 64});
+  const auto method = make_attention_method(AttentionKernel::flash, true);
+  check_same(replayed(c, method), compute(c, method));
+}
+
+TEST_CASE("GPU: cudnn attention in a CUDA graph has the bits of attention without one", "[cuda]") {
+  const Case c({2, 257, 4, 2, 64});
+  const auto method = make_attention_method(AttentionKernel::cudnn, true);
+  check_same(replayed(c, method), compute(c, method));
+}
+
+TEST_CASE("GPU: cudnn attention of nothing, and of a gradient that was expanded", "[cuda]") {
+  const auto method = make_attention_method(AttentionKernel::cudnn, true);
+  compute(Case({0, 8, 2, 2, 32}), method);
+  CHECK(method.cudnn->plans() == 0);
+  Case expanded({2, 64, 2, 2, 32}), repeated = expanded;
+  expanded.dy = expanded.dy.narrow(1, 0, 1).expand_as(expanded.dy);
+  repeated.dy = expanded.dy.contiguous();
+  check_same(compute(expanded, method), compute(repeated, method));
+}
+
+TEST_CASE("GPU: cudnn attention refuses what it cannot compute", "[cuda]") {
+  const auto method = make_attention_method(AttentionKernel::cudnn, true);
+  const auto one = [](at::ScalarType dtype, at::Device device, int64_t d) {
+    return normal({1, 4, 2, d}, dtype, 1).to(device);
+  };
+  const auto bf16 = at::kBFloat16;
+  for (const auto& q : {one(bf16, at::kCPU, 8), one(at::kFloat, at::kCUDA, 8), one(bf16, at::kCUDA, 20)})
+    CHECK_THROWS_WITH(causal_attention({q, q, q}, method), Catch::Contains("for bf16 on a GPU"));
+}
