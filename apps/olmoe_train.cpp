@@ -58,8 +58,8 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
 /// Prints what was asked for. A dry run plans for --ranks, else the ranks that run, else those that the config names.
 ExitCode print(const Arguments& arguments, const Config& config, int running) {
   const int ranks = arguments.ranks > 0 ? arguments.ranks : running > 1 ? running : configured_ranks(config);
-  const auto [text, fits] = arguments.print_config ? DryRun{write_config(config), true}
-                                                   : dry_run(config, ranks, arguments.gpu);
+  const auto [text, fits] =
+      arguments.print_config ? DryRun{write_config(config), true} : dry_run(config, ranks, arguments.gpu);
   std::fputs(text.c_str(), stdout);
   return fits ? ExitCode::ok : ExitCode::config;
 }

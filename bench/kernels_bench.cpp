@@ -3,16 +3,16 @@
 // counterpart, it is timed beside ours. Run with OMP_NUM_THREADS set, on an idle machine, and
 // compare minima.
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/ones.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/zeros.h>
@@ -38,14 +38,11 @@ struct Shape {
   int64_t D() const { return H * d; }
   int64_t R() const { return T() * K; }
 };
-constexpr Shape kShapes[] = {{8, 256, 4, 64, 16, 4, 128, 512},
-                             {1, 1024, 16, 128, 64, 8, 1024, 2048}};
+constexpr Shape kShapes[] = {{8, 256, 4, 64, 16, 4, 128, 512}, {1, 1024, 16, 128, 64, 8, 1024, 2048}};
 
 /// The two arguments of each benchmark: 0 tiny, 1 true width; 0 fp32, 1 bf16.
 const Shape& shape(const benchmark::State& state) { return kShapes[state.range(0)]; }
-at::ScalarType dtype(const benchmark::State& state) {
-  return state.range(1) ? at::kBFloat16 : at::kFloat;
-}
+at::ScalarType dtype(const benchmark::State& state) { return state.range(1) ? at::kBFloat16 : at::kFloat; }
 
 at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype) {
   at::Generator generator = at::detail::createCPUGenerator(1);
@@ -53,8 +50,7 @@ at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype) {
 }
 
 void set_flops(benchmark::State& state, double flops) {
-  state.counters["FLOP/s"] =
-      benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["FLOP/s"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
 }
 void set_bytes(benchmark::State& state, double bytes) {
   state.counters["B/s"] = benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
@@ -72,9 +68,8 @@ struct GroupedOperands {
 GroupedOperands grouped_operands(const benchmark::State& state) {
   const Shape& s = shape(state);
   const auto type = dtype(state);
-  return {normal({s.R(), s.D()}, type), normal({s.E, 2 * s.F, s.D()}, type),
-          normal({s.R(), 2 * s.F}, type), at::zeros({s.E, 2 * s.F, s.D()}),
-          permutation_of(s).offsets_E};
+  return {normal({s.R(), s.D()}, type), normal({s.E, 2 * s.F, s.D()}, type), normal({s.R(), 2 * s.F}, type),
+          at::zeros({s.E, 2 * s.F, s.D()}), permutation_of(s).offsets_E};
 }
 double grouped_flops(const benchmark::State& state) {
   const Shape& s = shape(state);
@@ -88,14 +83,12 @@ void grouped_forward(benchmark::State& state) {
 }
 void grouped_forward_aten(benchmark::State& state) {
   const GroupedOperands in = grouped_operands(state);
-  for (auto _ : state)
-    benchmark::DoNotOptimize(at::_grouped_mm(in.x_RI, in.w_EOI.transpose(1, 2), in.offsets_E));
+  for (auto _ : state) benchmark::DoNotOptimize(at::_grouped_mm(in.x_RI, in.w_EOI.transpose(1, 2), in.offsets_E));
   set_flops(state, grouped_flops(state));
 }
 void grouped_input_grad(benchmark::State& state) {
   const GroupedOperands in = grouped_operands(state);
-  for (auto _ : state)
-    benchmark::DoNotOptimize(grouped_gemm_input_grad(in.dy_RO, in.w_EOI, in.offsets_E));
+  for (auto _ : state) benchmark::DoNotOptimize(grouped_gemm_input_grad(in.dy_RO, in.w_EOI, in.offsets_E));
   set_flops(state, grouped_flops(state));
 }
 void grouped_input_grad_aten(benchmark::State& state) {
@@ -125,26 +118,23 @@ void attention(benchmark::State& state) {
   auto parts = [&](const at::Tensor& x) {
     return Qkv{x.narrow(2, 0, s.H), x.narrow(2, s.H, s.H), x.narrow(2, 2 * s.H, s.H)};
   };
-  for (auto _ : state)
-    causal_attention_backward(dy, parts(fused), causal_attention(parts(fused)), parts(fused_grad));
+  for (auto _ : state) causal_attention_backward(dy, parts(fused), causal_attention(parts(fused)), parts(fused_grad));
   set_flops(state, attention_flops(s));
 }
 void attention_aten(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor q = normal({s.B, s.H, s.S, s.d}, dtype(state)), k = q.clone(), v = q.clone(),
-                   dy = q.clone();
+  const at::Tensor q = normal({s.B, s.H, s.S, s.d}, dtype(state)), k = q.clone(), v = q.clone(), dy = q.clone();
   for (auto _ : state) {
     const auto [y, lse] = at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, true);
-    benchmark::DoNotOptimize(
-        at::_scaled_dot_product_flash_attention_for_cpu_backward(dy, q, k, v, y, lse, 0.0, true));
+    benchmark::DoNotOptimize(at::_scaled_dot_product_flash_attention_for_cpu_backward(dy, q, k, v, y, lse, 0.0, true));
   }
   set_flops(state, attention_flops(s));
 }
 
 void swiglu_both(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor z = normal({s.R(), 2 * s.F}, dtype(state)),
-                   dh = normal({s.R(), s.F}, dtype(state)), score = normal({s.R()}, at::kFloat);
+  const at::Tensor z = normal({s.R(), 2 * s.F}, dtype(state)), dh = normal({s.R(), s.F}, dtype(state)),
+                   score = normal({s.R()}, at::kFloat);
   for (auto _ : state) {
     benchmark::DoNotOptimize(swiglu(z, score));
     benchmark::DoNotOptimize(swiglu_backward(dh, z, score));
@@ -154,17 +144,14 @@ void swiglu_both(benchmark::State& state) {
 void swiglu_forward_aten(benchmark::State& state) {
   const Shape& s = shape(state);
   const at::Tensor z = normal({s.R(), 2 * s.F}, dtype(state));
-  for (auto _ : state)
-    benchmark::DoNotOptimize(at::silu(z.narrow(1, 0, s.F)).mul(z.narrow(1, s.F, s.F)));
+  for (auto _ : state) benchmark::DoNotOptimize(at::silu(z.narrow(1, 0, s.F)).mul(z.narrow(1, s.F, s.F)));
   set_bytes(state, 3.0 * s.R() * s.F * z.element_size());
 }
 
 void rms_norm_both(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)),
-                   dw = at::zeros({s.D()});
-  for (auto _ : state)
-    benchmark::DoNotOptimize(rms_norm_backward(x, x, w, rms_norm(x, w, 1e-5).rstd_N, dw));
+  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)), dw = at::zeros({s.D()});
+  for (auto _ : state) benchmark::DoNotOptimize(rms_norm_backward(x, x, w, rms_norm(x, w, 1e-5).rstd_N, dw));
   set_bytes(state, 5.0 * s.T() * s.D() * x.element_size());
 }
 void rms_norm_forward_aten(benchmark::State& state) {
@@ -179,8 +166,7 @@ void norm_rotary_both(benchmark::State& state) {
   const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)),
                    table = rotary_table(s.S, s.d, 10000, at::kFloat);
   at::Tensor dx = at::empty(x.sizes(), x.options()), dw = at::zeros({s.D()});
-  for (auto _ : state)
-    norm_rotary_backward(x, {x, w, table, {}}, norm_rotary({x, w, table, {}}, 1e-5).rstd_N, dx, dw);
+  for (auto _ : state) norm_rotary_backward(x, {x, w, table, {}}, norm_rotary({x, w, table, {}}, 1e-5).rstd_N, dx, dw);
   set_bytes(state, 5.0 * s.T() * s.D() * x.element_size());
 }
 
@@ -188,15 +174,13 @@ void gather_and_combine(benchmark::State& state) {
   const Shape& s = shape(state);
   const at::Tensor x = normal({s.T(), s.D()}, dtype(state));
   const Permutation permutation = permutation_of(s);
-  for (auto _ : state)
-    benchmark::DoNotOptimize(combine_rows(gather_rows(x, permutation), permutation, x));
+  for (auto _ : state) benchmark::DoNotOptimize(combine_rows(gather_rows(x, permutation), permutation, x));
   set_bytes(state, (3.0 * s.R() + 2.0 * s.T()) * s.D() * x.element_size());
 }
 
 void route_both(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor logits = normal({s.T(), s.E}, dtype(state)),
-                   dscores = normal({s.T(), s.K}, at::kFloat);
+  const at::Tensor logits = normal({s.T(), s.E}, dtype(state)), dscores = normal({s.T(), s.K}, at::kFloat);
   for (auto _ : state)
     benchmark::DoNotOptimize(
         route_backward(dscores, {}, at::full({}, 0.1, at::kDouble), route(logits, s.K, 1, false, {}), false));

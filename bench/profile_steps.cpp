@@ -72,7 +72,6 @@ int main(int argc, char* argv[]) {
   app.add_option("overrides", overrides, "path.to.key=value");
   app.add_option("--out", out, "CSV file: duration in ns, name")->required();
   CLI11_PARSE(app, argc, argv);
-  return run_launched([&](Communicator& world, const std::string&) {
-    return profile(load_config(config, overrides), world, out);
-  });
+  return run_launched(
+      [&](Communicator& world, const std::string&) { return profile(load_config(config, overrides), world, out); });
 }

@@ -50,9 +50,7 @@ ModelConfig model_of(const std::string& shape) {
   model.expert_width = 128;
   return model;
 }
-BatchShape batch_of(const std::string& shape) {
-  return shape == "tiny" ? BatchShape{8, 256} : BatchShape{1, 1024};
-}
+BatchShape batch_of(const std::string& shape) { return shape == "tiny" ? BatchShape{8, 256} : BatchShape{1, 1024}; }
 
 Batch random_batch(BatchShape shape, int64_t vocab_size) {
   auto ids_BS = at::empty({shape.sequences, shape.length}, at::kLong).random_(0, vocab_size);
@@ -70,16 +68,14 @@ class WholeStep {
         world_(make_single_communicator()),
         mesh_(*world_, {}),
         runner_(make_stages(model, mesh_), mesh_,
-                {dtype, at::kCPU, Residency::resident, /*recompute=*/false, model.num_layers,
-                 model.num_experts}),
+                {dtype, at::kCPU, Residency::resident, /*recompute=*/false, model.num_layers, model.num_experts}),
         optimizer_(runner_.units(), config_) {
     fill_weights(runner_.units(), random_init(model, /*seed=*/1));
   }
 
   void run() {
     runner_.reset_totals();
-    runner_.train_pass(
-        batch_, {.per_target = 1.0 / static_cast<double>(batch_.num_targets), .aux_share = 1.0});
+    runner_.train_pass(batch_, {.per_target = 1.0 / static_cast<double>(batch_.num_targets), .aux_share = 1.0});
     update();
   }
 
@@ -122,27 +118,24 @@ std::vector<Timing> time_parts(const std::vector<Part>& parts, int rounds) {
     for (size_t p = 0; p < parts.size(); ++p) {
       const auto count = static_cast<double>(parts[p].count);
       timings[p].run_ms = std::min(timings[p].run_ms, count * elapsed_ms(parts[p].run));
-      if (parts[p].floor)
-        timings[p].floor_ms = std::min(timings[p].floor_ms, count * elapsed_ms(parts[p].floor));
+      if (parts[p].floor) timings[p].floor_ms = std::min(timings[p].floor_ms, count * elapsed_ms(parts[p].floor));
     }
   }
   return timings;
 }
 
-void print_table(const std::vector<Part>& parts, const std::vector<Timing>& timings,
-                 double step_ms) {
+void print_table(const std::vector<Part>& parts, const std::vector<Timing>& timings, double step_ms) {
   Timing sum{0, 0};
   std::puts("| part | calls | ms | share | floor ms |\n| --- | ---: | ---: | ---: | ---: |");
   for (size_t p = 0; p < parts.size(); ++p) {
     const auto& [run_ms, floor_ms] = timings[p];
-    std::printf("| %s | %d | %.2f | %.1f %% | ", parts[p].name.c_str(),
-                static_cast<int>(parts[p].count), run_ms, 100 * run_ms / step_ms);
+    std::printf("| %s | %d | %.2f | %.1f %% | ", parts[p].name.c_str(), static_cast<int>(parts[p].count), run_ms,
+                100 * run_ms / step_ms);
     std::puts(floor_ms > 0 ? fmt::format("{:.2f} |", floor_ms).c_str() : "|");
     sum.run_ms += run_ms;
     sum.floor_ms += floor_ms;
   }
-  std::printf("| sum of parts | | %.2f | %.1f %% | %.2f |\n", sum.run_ms,
-              100 * sum.run_ms / step_ms, sum.floor_ms);
+  std::printf("| sum of parts | | %.2f | %.1f %% | %.2f |\n", sum.run_ms, 100 * sum.run_ms / step_ms, sum.floor_ms);
   std::printf("| whole step | | %.2f | 100 %% | |\n", step_ms);
 }
 
@@ -154,15 +147,14 @@ void measure(const Arguments& arguments) {
   WholeStep step(model, batch, dtype);
   step.run();  // the first pass makes memory
   double step_ms = std::numeric_limits<double>::infinity();
-  for (int round = 0; round < arguments.rounds; ++round)
-    step_ms = std::min(step_ms, elapsed_ms([&] { step.run(); }));
+  for (int round = 0; round < arguments.rounds; ++round) step_ms = std::min(step_ms, elapsed_ms([&] { step.run(); }));
 
   at::NoGradGuard no_grad;
   auto parts = bench::model_parts(model, batch, dtype);
   for (auto& part : step.state_parts()) parts.push_back(std::move(part));
-  std::printf("\n%s, %s, %d threads, %d x %d tokens; least of %d\n\n", arguments.shape.c_str(),
-              arguments.dtype.c_str(), at::get_num_threads(), static_cast<int>(batch.sequences),
-              static_cast<int>(batch.length), arguments.rounds);
+  std::printf("\n%s, %s, %d threads, %d x %d tokens; least of %d\n\n", arguments.shape.c_str(), arguments.dtype.c_str(),
+              at::get_num_threads(), static_cast<int>(batch.sequences), static_cast<int>(batch.length),
+              arguments.rounds);
   print_table(parts, time_parts(parts, arguments.rounds), step_ms);
 }
 
@@ -172,10 +164,8 @@ int main(int argc, char* argv[]) {
   prepare_process();
   Arguments arguments;
   CLI::App app{"Times each kernel of a training step, and the step. Needs an idle machine."};
-  app.add_option("--shape", arguments.shape, "model and batch")
-      ->check(CLI::IsMember({"tiny", "block"}));
-  app.add_option("--dtype", arguments.dtype, "compute dtype")
-      ->check(CLI::IsMember({"float32", "bfloat16"}));
+  app.add_option("--shape", arguments.shape, "model and batch")->check(CLI::IsMember({"tiny", "block"}));
+  app.add_option("--dtype", arguments.dtype, "compute dtype")->check(CLI::IsMember({"float32", "bfloat16"}));
   app.add_option("--threads", arguments.threads, "intra-op threads")->check(CLI::Range(1, 1024));
   app.add_option("--rounds", arguments.rounds, "times that each part is run; the least counts")
       ->check(CLI::Range(1, 100000));

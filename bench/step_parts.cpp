@@ -31,12 +31,7 @@ using at::Tensor;
 class Parts {
  public:
   Parts(const ModelConfig& model, BatchShape batch, at::ScalarType dtype)
-      : model_(model),
-        batch_(batch),
-        dtype_(dtype),
-        N_(batch.tokens()),
-        D_(model.d_model),
-        L_(model.num_layers) {}
+      : model_(model), batch_(batch), dtype_(dtype), N_(batch.tokens()), D_(model.d_model), L_(model.num_layers) {}
 
   std::vector<Part> make() {
     add_embedding();
@@ -59,15 +54,13 @@ class Parts {
 
  private:
   Tensor tensor(at::IntArrayRef sizes) const { return normal(sizes, dtype_); }
-  void add(std::string name, int64_t count, std::function<void()> run,
-           std::function<void()> floor = {}) {
+  void add(std::string name, int64_t count, std::function<void()> run, std::function<void()> floor = {}) {
     parts_.push_back({std::move(name), count, std::move(run), std::move(floor)});
   }
 
   void add_embedding() {
     auto ids_N = at::empty({N_}, at::kLong).random_(0, model_.vocab_size);
-    auto w_VD = tensor({model_.vocab_size, D_}), dx_ND = tensor({N_, D_}),
-         dw_VD = at::zeros(w_VD.sizes());
+    auto w_VD = tensor({model_.vocab_size, D_}), dx_ND = tensor({N_, D_}), dw_VD = at::zeros(w_VD.sizes());
     add("embedding", 1, [=] {
       kernels::embedding(ids_N, w_VD);
       kernels::embedding_backward(dx_ND, ids_N, dw_VD);
@@ -75,15 +68,13 @@ class Parts {
   }
 
   void add_norms() {
-    auto x_ND = tensor({N_, D_}), dy_ND = tensor({N_, D_}), w_D = tensor({D_}),
-         dw_D = at::zeros({D_});
+    auto x_ND = tensor({N_, D_}), dy_ND = tensor({N_, D_}), w_D = tensor({D_}), dw_D = at::zeros({D_});
     add("RMSNorm", 2 * L_ + 1, [=, eps = model_.norm_eps] {
       kernels::rms_norm_backward(dy_ND, x_ND, w_D, kernels::rms_norm(x_ND, w_D, eps).rstd_N, dw_D);
     });
   }
 
-  void add_linear(const std::string& name, int64_t count, int64_t inputs, int64_t outputs,
-                  at::ScalarType dtype) {
+  void add_linear(const std::string& name, int64_t count, int64_t inputs, int64_t outputs, at::ScalarType dtype) {
     auto x_NI = normal({N_, inputs}, dtype), w_OI = normal({outputs, inputs}, dtype);
     auto dy_NO = normal({N_, outputs}, dtype), dw_OI = at::zeros({outputs, inputs});
     add(
@@ -101,8 +92,7 @@ class Parts {
     auto qkv_NC = tensor({N_, model_.qkv_width()}), dqkv_NC = at::empty_like(qkv_NC);
     auto q_ND = qkv_NC.narrow(1, 0, D_), dq_ND = dqkv_NC.narrow(1, 0, D_);
     auto dy_ND = tensor({N_, D_}), w_D = tensor({D_}), dw_D = at::zeros({D_});
-    auto table_Sd =
-        kernels::rotary_table(batch_.length, model_.head_dim(), model_.rope_theta, at::kFloat);
+    auto table_Sd = kernels::rotary_table(batch_.length, model_.head_dim(), model_.rope_theta, at::kFloat);
     add("QK-norm and rotary", 2 * L_, [=, eps = model_.norm_eps, clip = model_.clip_qkv] {
       auto out = kernels::norm_rotary({q_ND, w_D, table_Sd, clip}, eps);
       kernels::norm_rotary_backward(dy_ND, {q_ND, w_D, table_Sd, clip}, out.rstd_N, dq_ND, dw_D);
@@ -110,12 +100,10 @@ class Parts {
   }
 
   void add_attention() {
-    const int64_t B = batch_.sequences, S = batch_.length, H = model_.num_heads,
-                  d = model_.head_dim();
+    const int64_t B = batch_.sequences, S = batch_.length, H = model_.num_heads, d = model_.head_dim();
     auto q = tensor({B, S, H, d}), k = tensor({B, S, H, d}), dy = tensor({B, S, H, d});
     auto qkv = tensor({B, S, 3 * H, d}), dqkv = at::empty_like(qkv), v = qkv.narrow(2, 2 * H, H);
-    const kernels::Qkv in{q, k, v},
-        grads{dqkv.narrow(2, 0, H), dqkv.narrow(2, H, H), dqkv.narrow(2, 2 * H, H)};
+    const kernels::Qkv in{q, k, v}, grads{dqkv.narrow(2, 0, H), dqkv.narrow(2, H, H), dqkv.narrow(2, 2 * H, H)};
     auto forward = kernels::causal_attention(in);
     auto by_head = [](const Tensor& x) { return x.transpose(1, 2).contiguous(); };
     auto q_h = by_head(q), k_h = by_head(k), v_h = by_head(v), dy_h = by_head(dy);
@@ -124,25 +112,21 @@ class Parts {
         "attention, forward", L_, [=] { kernels::causal_attention(in); },
         [=] { at::_scaled_dot_product_flash_attention_for_cpu(q_h, k_h, v_h, 0.0, true); });
     add(
-        "attention, backward", L_,
-        [=] { kernels::causal_attention_backward(dy, in, forward, grads); },
+        "attention, backward", L_, [=] { kernels::causal_attention_backward(dy, in, forward, grads); },
         [=, y = y_h, lse_BHS = lse] {
-          at::_scaled_dot_product_flash_attention_for_cpu_backward(dy_h, q_h, k_h, v_h, y, lse_BHS,
-                                                                   0.0, true);
+          at::_scaled_dot_product_flash_attention_for_cpu_backward(dy_h, q_h, k_h, v_h, y, lse_BHS, 0.0, true);
         });
   }
 
   void add_routing() {
-    auto logits_NE = normal({N_, model_.num_experts}, at::kFloat),
-         dscores_NK = normal({N_, model_.top_k}, at::kFloat);
+    auto logits_NE = normal({N_, model_.num_experts}, at::kFloat), dscores_NK = normal({N_, model_.top_k}, at::kFloat);
     auto dprobs_GE = normal({1, model_.num_experts}, at::kFloat);
     routed_ = kernels::route(logits_NE, model_.top_k, 1, model_.renormalize_scores, {});
     order_ = kernels::sort_by_expert(routed_.ids_TK, model_.num_experts);
-    add("routing", L_,
-        [=, routed = routed_, top_k = model_.top_k, renormalize = model_.renormalize_scores] {
-          kernels::route(logits_NE, top_k, 1, renormalize, {});
-          kernels::route_backward(dscores_NK, dprobs_GE, at::full({}, 0.1, at::kDouble), routed, renormalize);
-        });
+    add("routing", L_, [=, routed = routed_, top_k = model_.top_k, renormalize = model_.renormalize_scores] {
+      kernels::route(logits_NE, top_k, 1, renormalize, {});
+      kernels::route_backward(dscores_NK, dprobs_GE, at::full({}, 0.1, at::kDouble), routed, renormalize);
+    });
   }
 
   void add_rows() {
@@ -154,28 +138,23 @@ class Parts {
       kernels::to_assignments(dscores_R, order);
     });
     add("gather rows", 3 * L_, [=, order = order_] { kernels::gather_rows(x_ND, order); });
-    add("combine rows, forward", L_,
-        [=, order = order_] { kernels::combine_rows(y_RD, order, x_ND); });
-    add("combine rows, backward", L_,
-        [=, order = order_] { kernels::combine_rows(y_RD, order, {}); });
+    add("combine rows, forward", L_, [=, order = order_] { kernels::combine_rows(y_RD, order, x_ND); });
+    add("combine rows, backward", L_, [=, order = order_] { kernels::combine_rows(y_RD, order, {}); });
   }
 
   void add_grouped(const std::string& name, int64_t inputs, int64_t outputs) {
     const int64_t E = model_.num_experts, R = N_ * model_.top_k;
-    auto x_RI = tensor({R, inputs}), dy_RO = tensor({R, outputs}),
-         w_EOI = tensor({E, outputs, inputs});
+    auto x_RI = tensor({R, inputs}), dy_RO = tensor({R, outputs}), w_EOI = tensor({E, outputs, inputs});
     auto dw_EOI = at::zeros(w_EOI.sizes());
     auto offsets_E = order_.offsets_E;
     add(
         name + ", forward", L_, [=] { kernels::grouped_gemm(x_RI, w_EOI, offsets_E); },
         [=] { at::_grouped_mm(x_RI, w_EOI.transpose(1, 2), offsets_E); });
     add(
-        name + ", input gradient", L_,
-        [=] { kernels::grouped_gemm_input_grad(dy_RO, w_EOI, offsets_E); },
+        name + ", input gradient", L_, [=] { kernels::grouped_gemm_input_grad(dy_RO, w_EOI, offsets_E); },
         [=] { at::_grouped_mm(dy_RO, w_EOI, offsets_E); });
     add(
-        name + ", weight gradient", L_,
-        [=] { kernels::grouped_gemm_weight_grad(dy_RO, x_RI, offsets_E, dw_EOI); },
+        name + ", weight gradient", L_, [=] { kernels::grouped_gemm_weight_grad(dy_RO, x_RI, offsets_E, dw_EOI); },
         [=] { at::_grouped_mm(dy_RO.t(), x_RI, offsets_E); });
   }
 

@@ -131,8 +131,7 @@ std::string ConfigNode::yaml() const {
 std::string printable(std::string_view text) {
   constexpr size_t kLimit = 60;
   size_t end = std::min(text.size(), kLimit);
-  while (end < text.size() && end > 0 && (text[end] & 0xc0) == 0x80)
-    --end;  // not inside a UTF-8 character
+  while (end < text.size() && end > 0 && (text[end] & 0xc0) == 0x80) --end;  // not inside a UTF-8 character
   std::string out;
   for (size_t at = 0; at < end;) {
     const size_t length = utf8_character_bytes(text, at);
@@ -144,14 +143,12 @@ std::string printable(std::string_view text) {
   return out + (end < text.size() ? "..." : "");
 }
 
-std::string_view nearest_word(std::string_view word,
-                              const std::vector<std::string_view>& candidates) {
+std::string_view nearest_word(std::string_view word, const std::vector<std::string_view>& candidates) {
   if (word.empty()) return {};
   size_t limit = std::clamp<size_t>(word.size() / 3, 1, 3);
   std::string_view nearest;
   for (const std::string_view candidate : candidates) {
-    if (std::max(candidate.size(), word.size()) - std::min(candidate.size(), word.size()) > limit)
-      continue;
+    if (std::max(candidate.size(), word.size()) - std::min(candidate.size(), word.size()) > limit) continue;
     const size_t distance = edit_distance(word, candidate);
     if (distance > limit || (distance == limit && !nearest.empty())) continue;
     limit = distance;

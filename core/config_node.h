@@ -36,7 +36,6 @@ struct ConfigNode {
 std::string printable(std::string_view text);
 
 /// The candidate that `word` most likely misspells, or empty when none is near.
-std::string_view nearest_word(std::string_view word,
-                              const std::vector<std::string_view>& candidates);
+std::string_view nearest_word(std::string_view word, const std::vector<std::string_view>& candidates);
 
 }  // namespace olmoe

@@ -26,8 +26,7 @@ std::string read_file(const std::string& path, const std::string& named_at = {})
   try {
     return read_text(path, kMaxConfigBytes);
   } catch (const Error& error) {
-    throw ConfigError(named_at.empty() ? error.what()
-                                       : fmt::format("base: {} ({})", error.what(), named_at));
+    throw ConfigError(named_at.empty() ? error.what() : fmt::format("base: {} ({})", error.what(), named_at));
   }
 }
 
@@ -43,13 +42,11 @@ std::string path_of_base(const ConfigNode& base) {
 
 /// The tree of a config and of its bases. `chain`: the files that led here, the first one named by
 /// the user.
-ConfigNode load(const std::string& text, const std::vector<std::string>& chain,
-                Problems& problems) {
+ConfigNode load(const std::string& text, const std::vector<std::string>& chain, Problems& problems) {
   const std::string& source = chain.back();
   ConfigNode root = parse_yaml(text, {source}, problems);
   if (root.kind == Kind::null) root = ConfigNode::section();
-  if (root.kind != Kind::section)
-    throw ConfigError(source + ": a config is a section: lines of 'key: value'");
+  if (root.kind != Kind::section) throw ConfigError(source + ": a config is a section: lines of 'key: value'");
   root.where = root.file = source;
   const auto key = std::find(root.keys.begin(), root.keys.end(), "base");
   if (key == root.keys.end()) return root;
@@ -58,8 +55,7 @@ ConfigNode load(const std::string& text, const std::vector<std::string>& chain,
   const ConfigNode base = *item;
   root.keys.erase(key);
   root.items.erase(item);
-  if (base.kind != Kind::scalar)
-    throw ConfigError(fmt::format("base: expected the path of a file ({})", base.where));
+  if (base.kind != Kind::scalar) throw ConfigError(fmt::format("base: expected the path of a file ({})", base.where));
   const std::string path = path_of_base(base);
   const bool is_cycle = std::any_of(chain.begin(), chain.end(), [&](const std::string& earlier) {
     std::error_code ignored;  // a missing file is no cycle, and reading it says what is wrong
@@ -94,8 +90,8 @@ ConfigNode parse_typed(const std::string& path, const std::string& text, Problem
   ConfigNode node = ConfigNode::scalar("", /*quoted=*/true);
   const std::string value = trimmed(text);
   const auto refuse = [&](std::string_view why) {
-    throw ConfigError(fmt::format("{}: {}; text that looks like YAML needs quotes of its own: '{}=\"...\"'", path,
-                                  why, path));
+    throw ConfigError(
+        fmt::format("{}: {}; text that looks like YAML needs quotes of its own: '{}=\"...\"'", path, why, path));
   };
   if (value.empty()) return node;
   try {
@@ -122,8 +118,7 @@ ConfigNode parse_override(const std::string& text, Problems& problems) {
   const std::string path = text.substr(0, equals);
   if (equals == std::string::npos || !is_key_path(path))
     throw ConfigError(fmt::format("{}: expected path.to.key=value ({})", printable(text), kCommandLine));
-  if (path == "base")
-    throw ConfigError(fmt::format("base: may stand in a file only ({})", kCommandLine));
+  if (path == "base") throw ConfigError(fmt::format("base: may stand in a file only ({})", kCommandLine));
   ConfigNode node = parse_typed(path, text.substr(equals + 1), problems);
   node.where = kCommandLine;
   for (size_t end = path.size(); end != std::string::npos && end > 0;) {
@@ -164,9 +159,8 @@ std::optional<ConfigNode> read_into(const ConfigFields& fields, const std::strin
 
 namespace config_detail {
 
-void read_text_into(const ConfigFields& fields, const std::string& text,
-                    const std::string& source_name, const std::vector<std::string>& overrides,
-                    ConfigNode* tree) {
+void read_text_into(const ConfigFields& fields, const std::string& text, const std::string& source_name,
+                    const std::vector<std::string>& overrides, ConfigNode* tree) {
   ConfigReading reading{{}, leaf_paths(fields)};
   Problems& problems = reading.problems;
   auto read = read_into(fields, text, source_name, overrides, reading);
@@ -180,8 +174,8 @@ void read_text_into(const ConfigFields& fields, const std::string& text,
   throw ConfigError(fmt::format("{}", fmt::join(problems, "\n")));
 }
 
-void read_file_into(const ConfigFields& fields, const std::string& path,
-                    const std::vector<std::string>& overrides, ConfigNode* tree) {
+void read_file_into(const ConfigFields& fields, const std::string& path, const std::vector<std::string>& overrides,
+                    ConfigNode* tree) {
   read_text_into(fields, read_file(path), path, overrides, tree);
 }
 

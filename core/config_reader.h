@@ -56,8 +56,7 @@ struct ConfigField {
   bool required = false;
   std::function<void(const ConfigPlace&)> read;
   std::function<ConfigNode()> write;
-  std::function<std::string(const std::string& path)>
-      nested_rows;  ///< documentation of the fields inside
+  std::function<std::string(const std::string& path)> nested_rows;  ///< documentation of the fields inside
   std::function<void(const std::string& path, std::vector<std::string>& problems)>
       check;  ///< notes integers that are out of range, the field's own and those inside
 };

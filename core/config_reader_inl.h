@@ -24,14 +24,12 @@ void read_fields(const ConfigPlace& at, const ConfigFields& fields);
 ConfigNode write_fields(const ConfigFields& fields);
 std::string document_fields(const std::string& prefix, const ConfigFields& fields);
 
-void read_text_into(const ConfigFields& fields, const std::string& text,
-                    const std::string& source_name, const std::vector<std::string>& overrides,
-                    ConfigNode* tree);
-void read_file_into(const ConfigFields& fields, const std::string& path,
+void read_text_into(const ConfigFields& fields, const std::string& text, const std::string& source_name,
                     const std::vector<std::string>& overrides, ConfigNode* tree);
+void read_file_into(const ConfigFields& fields, const std::string& path, const std::vector<std::string>& overrides,
+                    ConfigNode* tree);
 std::vector<std::string> leaf_paths(const ConfigFields& fields);
-void check_fields(const std::string& prefix, const ConfigFields& fields,
-                  std::vector<std::string>& problems);
+void check_fields(const std::string& prefix, const ConfigFields& fields, std::vector<std::string>& problems);
 std::string document_table(const ConfigFields& fields);
 std::vector<std::string> differences(const ConfigNode& a, const ConfigNode& b);
 
@@ -127,11 +125,9 @@ void ConfigFields::add(std::string_view key, T& value, std::string_view meaning,
        .required = required,
        .read = [&value](const ConfigPlace& at) { config_detail::read_value(at, value); },
        .write = [&value] { return config_detail::write_value(value); },
-       .nested_rows =
-           [&value](const std::string& path) { return config_detail::nested_rows(path, value); },
-       .check = [&value](const std::string& path, std::vector<std::string>& problems) {
-         config_detail::check_nested(path, value, problems);
-       }});
+       .nested_rows = [&value](const std::string& path) { return config_detail::nested_rows(path, value); },
+       .check = [&value](const std::string& path,
+                         std::vector<std::string>& problems) { config_detail::check_nested(path, value, problems); }});
 }
 
 template <ConfigStruct T>
@@ -142,8 +138,7 @@ T read_config(const std::string& path, const std::vector<std::string>& overrides
 }
 
 template <ConfigStruct T>
-T read_config_text(const std::string& text, const std::string& source_name,
-                   const std::vector<std::string>& overrides) {
+T read_config_text(const std::string& text, const std::string& source_name, const std::vector<std::string>& overrides) {
   T config{};
   config_detail::read_text_into(config_detail::fields_of(config), text, source_name, overrides, nullptr);
   return config;
@@ -172,8 +167,7 @@ std::string document_config() {
 template <ConfigStruct T>
 std::vector<std::string> differing_fields(const T& a, const T& b) {
   T copy_a = a, copy_b = b;
-  return config_detail::differences(config_detail::write_value(copy_a),
-                                    config_detail::write_value(copy_b));
+  return config_detail::differences(config_detail::write_value(copy_a), config_detail::write_value(copy_b));
 }
 
 }  // namespace olmoe

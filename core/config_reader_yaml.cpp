@@ -104,8 +104,7 @@ class TreeBuilder : public YAML::EventHandler {
   void check(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) const {
     if (anchor != YAML::NullAnchor) refuse(mark, "an anchor");
     if (!tag.empty() && tag != "?" && tag != "!") refuse(mark, "a tag");
-    if (open_.size() >= kMaxConfigDepth)
-      refuse(mark, fmt::format("more than {} levels", kMaxConfigDepth));
+    if (open_.size() >= kMaxConfigDepth) refuse(mark, fmt::format("more than {} levels", kMaxConfigDepth));
   }
 
   /// Refuses a scalar that goes on in the next line: most often its quote was forgotten, and it
@@ -115,16 +114,13 @@ class TreeBuilder : public YAML::EventHandler {
     const char first = line.empty() ? ' ' : line[0];
     if (first == '!') refuse(mark, "a tag");
     if (first == '"' || first == '\'') {
-      if (quoted_length(line) == 0)
-        throw ConfigError(fmt::format("{}: invalid YAML: {}", where(mark), kOpenQuote));
+      if (quoted_length(line) == 0) throw ConfigError(fmt::format("{}: invalid YAML: {}", where(mark), kOpenQuote));
     } else if (first == '|' || first == '>' || !line.starts_with(value)) {
       refuse(mark, "a value of several lines; for a new line in a text write \\n in double quotes");
     }
   }
 
-  bool wants_key() const {
-    return !open_.empty() && open_.back().node.kind == Kind::section && !open_.back().key;
-  }
+  bool wants_key() const { return !open_.empty() && open_.back().node.kind == Kind::section && !open_.back().key; }
 
   std::string path() const {
     std::string path;
@@ -140,10 +136,8 @@ class TreeBuilder : public YAML::EventHandler {
     const ConfigNode* first = section.node.find(key);
     section.is_duplicate = first != nullptr;
     if (first)
-      problems_.push_back(fmt::format("{}: duplicate key ({}), first at {}", path(),
-                                      section.key_where, first->where));
-    if (section.node.keys.size() >= kMaxKeys)
-      refuse(mark, fmt::format("more than {} keys in a section", kMaxKeys));
+      problems_.push_back(fmt::format("{}: duplicate key ({}), first at {}", path(), section.key_where, first->where));
+    if (section.node.keys.size() >= kMaxKeys) refuse(mark, fmt::format("more than {} keys in a section", kMaxKeys));
   }
 
   void open(Kind kind, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
@@ -191,16 +185,14 @@ class TreeBuilder : public YAML::EventHandler {
 /// Throws ConfigError on text that yaml-cpp would silently convert or cut.
 void check_characters(const std::string& text, const YamlSource& source) {
   if (static_cast<int64_t>(text.size()) > kMaxConfigBytes)
-    throw ConfigError(
-        fmt::format("{}: a config may not be over {} bytes", source.name, kMaxConfigBytes));
+    throw ConfigError(fmt::format("{}: a config may not be over {} bytes", source.name, kMaxConfigBytes));
   for (size_t at = 0, length = 0, line = 1; at < text.size(); at += length) {
     const char c = text[at];
     length = utf8_character_bytes(text, at);
     const bool is_refused = is_control(c) && c != '\n' && c != '\r' && c != '\t';
     if (length == 0 || is_refused)
-      throw ConfigError(
-          fmt::format("{}{}: {}", source.name, source.command_line ? "" : fmt::format(":{}", line),
-                      length == 0 ? "not UTF-8" : "a config may not use control characters"));
+      throw ConfigError(fmt::format("{}{}: {}", source.name, source.command_line ? "" : fmt::format(":{}", line),
+                                    length == 0 ? "not UTF-8" : "a config may not use control characters"));
     if (c == '\n') ++line;
   }
 }
@@ -247,8 +239,7 @@ LineEnd scan_yaml_line(std::string_view line) {
 
 ConfigNode parse_yaml(const std::string& bytes, const YamlSource& source, Problems& problems) {
   constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
-  const std::string text =
-      bytes.substr(bytes.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0);
+  const std::string text = bytes.substr(bytes.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0);
   check_characters(text, source);
   TreeBuilder builder(text, source, problems);
   try {

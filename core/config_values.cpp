@@ -87,17 +87,12 @@ std::string lower_case(std::string text) {
 
 /// Would a plain scalar of this text be read as something else, here or by another YAML reader?
 bool needs_quotes(std::string_view text) {
-  const auto is_letter = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
-  };
-  const auto is_plain = [&](char c) {
-    return is_letter(c) || is_digit(c) || c == '/' || c == '.' || c == '-';
-  };
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
+  const auto is_plain = [&](char c) { return is_letter(c) || is_digit(c) || c == '/' || c == '.' || c == '-'; };
   if (text.empty() || !(is_letter(text[0]) || text[0] == '/')) return true;
   if (!std::all_of(text.begin(), text.end(), is_plain)) return true;
   const std::string lower = lower_case(std::string(text));
-  constexpr std::array<std::string_view, 9> kReserved{"null", "true", "false", "yes", "no",
-                                                      "on",   "off",  "y",     "n"};
+  constexpr std::array<std::string_view, 9> kReserved{"null", "true", "false", "yes", "no", "on", "off", "y", "n"};
   return std::find(kReserved.begin(), kReserved.end(), lower) != kReserved.end();
 }
 
@@ -178,8 +173,7 @@ std::string table_text(std::string_view text) {
   return out;
 }
 
-void compare(const ConfigNode& a, const ConfigNode& b, const std::string& path,
-             std::vector<std::string>& differing) {
+void compare(const ConfigNode& a, const ConfigNode& b, const std::string& path, std::vector<std::string>& differing) {
   if (a.kind == Kind::section && b.kind == Kind::section) {
     for (size_t i = 0; i < a.items.size(); ++i)
       compare(a.items[i], b.items[i], joined_path(path, a.keys[i]), differing);
@@ -192,8 +186,8 @@ void compare(const ConfigNode& a, const ConfigNode& b, const std::string& path,
 }  // namespace
 
 void ConfigPlace::expected(std::string_view what, std::string_view hint) const {
-  reading.problems.push_back(fmt::format("{}: expected {}, got {} ({}){}", path.empty() ? "config" : path,
-                                 what, described(node), node.where, hint));
+  reading.problems.push_back(fmt::format("{}: expected {}, got {} ({}){}", path.empty() ? "config" : path, what,
+                                         described(node), node.where, hint));
 }
 
 namespace config_detail {
@@ -203,9 +197,7 @@ std::string type_words(int64_t) { return "integer"; }
 std::string type_words(double) { return "number"; }
 std::string type_words(const std::string&) { return "text"; }
 
-std::string one_of(std::span<const char* const> words) {
-  return fmt::format("one of {}", fmt::join(words, ", "));
-}
+std::string one_of(std::span<const char* const> words) { return fmt::format("one of {}", fmt::join(words, ", ")); }
 
 void read_scalar(const ConfigPlace& at, bool& value) {
   const bool word = at.node.kind == Kind::scalar && !at.node.quoted;
@@ -218,8 +210,7 @@ void read_scalar(const ConfigPlace& at, int64_t& value) {
   std::string plain = at.node.text;
   std::erase(plain, '_');
   const bool has_marks = plain != at.node.text && !integer_digits(plain).empty();
-  read_number(at, value, integer_digits(at.node.text), "an integer",
-              has_marks ? fmt::format(", write {}", plain) : "");
+  read_number(at, value, integer_digits(at.node.text), "an integer", has_marks ? fmt::format(", write {}", plain) : "");
 }
 
 void read_scalar(const ConfigPlace& at, double& value) {
@@ -280,9 +271,7 @@ ConfigNode write_scalar(double value) {
   return ConfigNode::scalar({digits.data(), result.ptr});
 }
 
-ConfigNode write_scalar(const std::string& value) {
-  return ConfigNode::scalar(value, needs_quotes(value));
-}
+ConfigNode write_scalar(const std::string& value) { return ConfigNode::scalar(value, needs_quotes(value)); }
 
 ConfigNode write_fields(const ConfigFields& fields) {
   ConfigNode section = ConfigNode::section();
@@ -295,19 +284,17 @@ std::string document_fields(const std::string& prefix, const ConfigFields& field
   for (const ConfigField& field : fields.list()) {
     const std::string path = prefix + field.key;
     const bool is_leaf = field.type != "section";
-    const std::string standard =
-        field.required ? "required" : "`" + field.write().inline_text() + "`";
+    const std::string standard = field.required ? "required" : "`" + field.write().inline_text() + "`";
     if (is_leaf)
-      rows += fmt::format("| `{}` | {} | {} | {} |\n", path, table_text(field.type),
-                          table_text(standard), table_text(field.meaning));
+      rows += fmt::format("| `{}` | {} | {} | {} |\n", path, table_text(field.type), table_text(standard),
+                          table_text(field.meaning));
     rows += field.nested_rows(path);
   }
   return rows;
 }
 
 std::string document_table(const ConfigFields& fields) {
-  return "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" +
-         document_fields("", fields);
+  return "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + document_fields("", fields);
 }
 
 std::vector<std::string> leaf_paths(const ConfigFields& fields) {

@@ -51,9 +51,8 @@ class CheckpointError : public Error {
 }  // namespace olmoe
 
 /// Throws olmoe::Error with file, line and the formatted message unless `cond` holds.
-#define ENSURE(cond, ...)                                                                      \
-  do {                                                                                         \
-    if (!(cond)) [[unlikely]]                                                                  \
-      throw ::olmoe::Error(                                                                    \
-          fmt::format("{}:{}: {} [{}]", __FILE__, __LINE__, fmt::format(__VA_ARGS__), #cond)); \
+#define ENSURE(cond, ...)                                                                                       \
+  do {                                                                                                          \
+    if (!(cond)) [[unlikely]]                                                                                   \
+      throw ::olmoe::Error(fmt::format("{}:{}: {} [{}]", __FILE__, __LINE__, fmt::format(__VA_ARGS__), #cond)); \
   } while (false)

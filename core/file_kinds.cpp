@@ -45,13 +45,20 @@ std::string recognize_file(std::span<const std::byte> begin) {
   switch (file_kind(begin)) {
     case FileKind::git_lfs_pointer:
       return "a Git LFS pointer, not the file itself: run `git lfs pull` in its folder";
-    case FileKind::web_page: return "a web page: the download went wrong, or needs a login";
-    case FileKind::zip: return "a zip archive, as PyTorch's .bin and .pt files are: save the model as safetensors";
-    case FileKind::pickle: return "a pickle, as old PyTorch files are: save the model as safetensors";
-    case FileKind::gzip: return "a gzip archive: unpack it";
-    case FileKind::gguf: return "a GGUF file: take the model's safetensors";
-    case FileKind::hdf5: return "an HDF5 file: save the model as safetensors";
-    default: return {};
+    case FileKind::web_page:
+      return "a web page: the download went wrong, or needs a login";
+    case FileKind::zip:
+      return "a zip archive, as PyTorch's .bin and .pt files are: save the model as safetensors";
+    case FileKind::pickle:
+      return "a pickle, as old PyTorch files are: save the model as safetensors";
+    case FileKind::gzip:
+      return "a gzip archive: unpack it";
+    case FileKind::gguf:
+      return "a GGUF file: take the model's safetensors";
+    case FileKind::hdf5:
+      return "an HDF5 file: save the model as safetensors";
+    default:
+      return {};
   }
 }
 

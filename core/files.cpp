@@ -36,8 +36,7 @@ void write_text_atomic(const std::string& path, std::string_view text) {
     file.sync();
     file.close();
     if (std::rename(temporary.c_str(), path.c_str()) != 0)
-      throw FileError(
-          fmt::format("cannot rename '{}' to '{}': {}", temporary, path, std::strerror(errno)));
+      throw FileError(fmt::format("cannot rename '{}' to '{}': {}", temporary, path, std::strerror(errno)));
   } catch (const Error&) {
     ::unlink(temporary.c_str());
     throw;
@@ -49,8 +48,7 @@ void write_text_atomic(const std::string& path, std::string_view text) {
 std::string existing_folder(const std::string& folder) {
   std::error_code unknown;
   auto there = std::filesystem::absolute(folder);
-  while (!std::filesystem::exists(there, unknown) && there.has_relative_path())
-    there = there.parent_path();
+  while (!std::filesystem::exists(there, unknown) && there.has_relative_path()) there = there.parent_path();
   return there.string();
 }
 

@@ -8,8 +8,7 @@
 namespace olmoe {
 
 /// The bytes of a regular file; throws if they are more than `limit_bytes`.
-std::string read_text(const std::string& path,
-                      int64_t limit_bytes = std::numeric_limits<int64_t>::max());
+std::string read_text(const std::string& path, int64_t limit_bytes = std::numeric_limits<int64_t>::max());
 
 /// Replaces a file: whoever reads it, even after a power loss, sees the old text or the new, never
 /// a mixture. Writes `path`.tmp, fsyncs it, renames it, fsyncs the folder. Where it fails it leaves no `path`.tmp.

@@ -11,9 +11,7 @@
 
 namespace olmoe {
 
-uint64_t hash64(std::string_view text, uint64_t seed) {
-  return XXH3_64bits_withSeed(text.data(), text.size(), seed);
-}
+uint64_t hash64(std::string_view text, uint64_t seed) { return XXH3_64bits_withSeed(text.data(), text.size(), seed); }
 
 struct Hasher::Impl {
   struct Free {
@@ -29,8 +27,8 @@ Hasher::Hasher() : impl_(std::make_unique<Impl>()) {
 Hasher::~Hasher() = default;
 
 void Hasher::update(std::span<const std::byte> bytes) {
-  ENSURE(XXH3_128bits_update(impl_->state.get(), bytes.data(), bytes.size()) == XXH_OK,
-         "cannot hash {} bytes", bytes.size());
+  ENSURE(XXH3_128bits_update(impl_->state.get(), bytes.data(), bytes.size()) == XXH_OK, "cannot hash {} bytes",
+         bytes.size());
 }
 
 std::string Hasher::hex() const {

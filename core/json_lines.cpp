@@ -95,13 +95,9 @@ JsonLine& JsonLine::add_text(std::string_view key, std::string_view json) {
 
 JsonLine& JsonLine::add(std::string_view key, double value) { return add_text(key, number(value)); }
 
-JsonLine& JsonLine::add(std::string_view key, int64_t value) {
-  return add_text(key, number(value));
-}
+JsonLine& JsonLine::add(std::string_view key, int64_t value) { return add_text(key, number(value)); }
 
-JsonLine& JsonLine::add(std::string_view key, std::string_view value) {
-  return add_text(key, quoted(value));
-}
+JsonLine& JsonLine::add(std::string_view key, std::string_view value) { return add_text(key, quoted(value)); }
 
 JsonLine& JsonLine::add(std::string_view key, const std::vector<int64_t>& values) {
   return add_text(key, array_text(values));

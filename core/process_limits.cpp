@@ -27,9 +27,10 @@ int64_t file_size_limit() { return limit_of(RLIMIT_FSIZE); }
 std::string describe_thread_limits() {
   constexpr int64_t kKiB = 1024;
   const auto in_kib = [](int64_t limit) { return text_of(limit == kUnlimited ? limit : limit / kKiB); };
-  auto text = fmt::format("ulimit -u (processes and threads of this user) {}, ulimit -v (address space, KiB) {}, "
-                          "ulimit -s (stack of a thread, KiB) {}",
-                          text_of(limit_of(RLIMIT_NPROC)), in_kib(limit_of(RLIMIT_AS)), in_kib(limit_of(RLIMIT_STACK)));
+  auto text = fmt::format(
+      "ulimit -u (processes and threads of this user) {}, ulimit -v (address space, KiB) {}, "
+      "ulimit -s (stack of a thread, KiB) {}",
+      text_of(limit_of(RLIMIT_NPROC)), in_kib(limit_of(RLIMIT_AS)), in_kib(limit_of(RLIMIT_STACK)));
   for (const auto& limit : cgroups::task_limits()) text += fmt::format(", {} {}", limit.name, limit.tasks);
   return text;
 }
@@ -40,10 +41,14 @@ std::string limit_behind(int error) {
     return limit == kUnlimited ? std::string() : fmt::format(" (ulimit -{} allows {} {})", option, limit, what);
   };
   switch (error) {
-    case EFBIG: return behind("f", RLIMIT_FSIZE, "bytes a file");
-    case EMFILE: return behind("n", RLIMIT_NOFILE, "open files");
-    case ENOMEM: return behind("v", RLIMIT_AS, "bytes of address space");
-    default: return {};
+    case EFBIG:
+      return behind("f", RLIMIT_FSIZE, "bytes a file");
+    case EMFILE:
+      return behind("n", RLIMIT_NOFILE, "open files");
+    case ENOMEM:
+      return behind("v", RLIMIT_AS, "bytes of address space");
+    default:
+      return {};
   }
 }
 

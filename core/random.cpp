@@ -23,9 +23,7 @@ double polynomial(const std::array<double, 8>& coefficients, double x) {
 /// A ratio of polynomials of degree 7.
 struct Rational {
   std::array<double, 8> numerator, denominator;
-  double operator()(double x) const {
-    return polynomial(numerator, x) / polynomial(denominator, x);
-  }
+  double operator()(double x) const { return polynomial(numerator, x) / polynomial(denominator, x); }
 };
 
 // clang-format off
@@ -48,13 +46,12 @@ constexpr Rational kTail{
 
 }  // namespace
 
-std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter,
-                                      std::array<uint32_t, 2> key) {
+std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t product_0 = uint64_t{0xD2511F53} * counter[0];
     const uint64_t product_1 = uint64_t{0xCD9E8D57} * counter[2];
-    counter = {high(product_1) ^ counter[1] ^ key[0], low(product_1),
-               high(product_0) ^ counter[3] ^ key[1], low(product_0)};
+    counter = {high(product_1) ^ counter[1] ^ key[0], low(product_1), high(product_0) ^ counter[3] ^ key[1],
+               low(product_0)};
     key[0] += 0x9E3779B9;
     key[1] += 0xBB67AE85;
   }
@@ -75,9 +72,7 @@ uint64_t RandomStream::bits(uint64_t index) const {
   return uint64_t{block[1]} << 32 | block[0];
 }
 
-double RandomStream::uniform(uint64_t index) const {
-  return (static_cast<double>(bits(index) >> 12) + 0.5) * 0x1p-52;
-}
+double RandomStream::uniform(uint64_t index) const { return (static_cast<double>(bits(index) >> 12) + 0.5) * 0x1p-52; }
 
 TruncatedNormal::TruncatedNormal(const RandomStream& stream, double cutoff)
     : stream_(stream), cutoff_(cutoff), inside_(std::erf(cutoff / std::numbers::sqrt2)) {

@@ -22,8 +22,7 @@ namespace olmoe::safetensors {
 namespace {
 
 using nlohmann::json;
-static_assert(std::endian::native == std::endian::little,
-              "the format is little-endian, and so is this code");
+static_assert(std::endian::native == std::endian::little, "the format is little-endian, and so is this code");
 
 constexpr size_t kPrefixBytes = 8;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
@@ -85,12 +84,10 @@ Entry parse_entry(const json& tensor) {
   if (!tensor["dtype"].is_string()) throw Error("dtype must be a string");
   const auto offsets = parse_integers(tensor["data_offsets"]);
   if (offsets.size() != 2) throw Error("data_offsets must be two numbers");
-  const Entry entry{parse_dtype(tensor["dtype"]), parse_integers(tensor["shape"]), offsets[0],
-                    offsets[1]};
+  const Entry entry{parse_dtype(tensor["dtype"]), parse_integers(tensor["shape"]), offsets[0], offsets[1]};
   const int64_t bytes = tensor_bytes(entry.dtype, entry.shape);
   if (entry.end < entry.begin || entry.end - entry.begin != bytes)
-    throw Error(fmt::format("data_offsets span {} bytes, dtype and shape make {}",
-                            entry.end - entry.begin, bytes));
+    throw Error(fmt::format("data_offsets span {} bytes, dtype and shape make {}", entry.end - entry.begin, bytes));
   return entry;
 }
 
@@ -133,9 +130,8 @@ void check_layout(const std::map<std::string, Entry>& entries, int64_t data_byte
   int64_t end = 0;
   for (const auto* item : order) {
     if (item->second.begin != end)
-      throw Error(fmt::format(
-          "tensor '{}' begins at {}, which leaves {} {}", item->first, item->second.begin,
-          item->second.begin > end ? "a hole after" : "an overlap before", end));
+      throw Error(fmt::format("tensor '{}' begins at {}, which leaves {} {}", item->first, item->second.begin,
+                              item->second.begin > end ? "a hole after" : "an overlap before", end));
     end = item->second.end;
   }
   if (end != data_bytes)
@@ -168,9 +164,7 @@ class Mapping {
   }
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
-  std::span<const std::byte> bytes() const {
-    return {static_cast<const std::byte*>(start_), size_};
-  }
+  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(start_), size_}; }
 
  private:
   void* start_ = nullptr;
@@ -180,9 +174,10 @@ class Mapping {
 /// Of a file whose first bytes are no length of a header.
 std::string describe_bad_length(std::span<const std::byte> file, uint64_t header_bytes) {
   if (const auto other = recognize_file(file); !other.empty()) return "is " + other;
-  return fmt::format("a header of {} bytes is over the limit or past the file's end: it is no safetensors file, or was "
-                     "cut short",
-                     header_bytes);
+  return fmt::format(
+      "a header of {} bytes is over the limit or past the file's end: it is no safetensors file, or was "
+      "cut short",
+      header_bytes);
 }
 
 }  // namespace
@@ -193,8 +188,7 @@ std::string_view name(Dtype dtype) { return info(dtype).name; }
 struct File::Impl {
   explicit Impl(const std::string& file_path) : path(file_path), mapping(file_path) {
     const std::span<const std::byte> file = mapping.bytes();
-    if (file.size() < kPrefixBytes)
-      throw Error(fmt::format("{} bytes are too few for a header", file.size()));
+    if (file.size() < kPrefixBytes) throw Error(fmt::format("{} bytes are too few for a header", file.size()));
     uint64_t header_bytes = 0;
     std::memcpy(&header_bytes, file.data(), kPrefixBytes);
     if (header_bytes > std::min<uint64_t>(kMaxHeaderBytes, file.size() - kPrefixBytes))
@@ -244,8 +238,7 @@ const Entry& File::entry(const std::string& tensor) const {
 
 std::span<const std::byte> File::bytes(const std::string& tensor) const {
   const Entry& found = entry(tensor);
-  return impl_->data.subspan(static_cast<size_t>(found.begin),
-                             static_cast<size_t>(found.end - found.begin));
+  return impl_->data.subspan(static_cast<size_t>(found.begin), static_cast<size_t>(found.end - found.begin));
 }
 
 namespace {
@@ -259,17 +252,14 @@ void check_item(const Item& item) {
 }
 
 /// Length, JSON and padding, ready to be written. `items` are in the order of the file.
-std::string header_text(const std::vector<Item>& items,
-                        const std::map<std::string, std::string>& metadata) {
+std::string header_text(const std::vector<Item>& items, const std::map<std::string, std::string>& metadata) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header[kMetadata] = metadata;
   int64_t begin = 0;
   for (const Item& item : items) {
-    if (header.contains(item.name))
-      throw Error(fmt::format("two tensors are named '{}'", item.name));
+    if (header.contains(item.name)) throw Error(fmt::format("two tensors are named '{}'", item.name));
     const int64_t end = begin + tensor_bytes(item.dtype, item.shape);
-    header[item.name] = {
-        {"dtype", name(item.dtype)}, {"shape", item.shape}, {"data_offsets", {begin, end}}};
+    header[item.name] = {{"dtype", name(item.dtype)}, {"shape", item.shape}, {"data_offsets", {begin, end}}};
     begin = end;
   }
   std::string text;
@@ -297,8 +287,7 @@ void append_item(const Item& item, const Sink& append) {
                             expected_bytes));
 }
 
-Written write_file(const std::string& path, const std::string& header,
-                   const std::vector<Item>& items) {
+Written write_file(const std::string& path, const std::string& header, const std::vector<Item>& items) {
   FileDescriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
   Hasher hasher;
   int64_t written_bytes = 0;
@@ -316,8 +305,7 @@ Written write_file(const std::string& path, const std::string& header,
 
 }  // namespace
 
-Written write(const std::string& path, std::vector<Item> items,
-              const std::map<std::string, std::string>& metadata) {
+Written write(const std::string& path, std::vector<Item> items, const std::map<std::string, std::string>& metadata) {
   Written written{};
   naming("safetensors file", path, [&] {
     for (const Item& item : items) naming("tensor", item.name, [&] { check_item(item); });

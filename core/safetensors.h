@@ -59,7 +59,6 @@ struct Written {
 };
 /// Writes and fsyncs `path` (not atomic by itself). Order: falling dtype size, then name. Holds no
 /// bytes itself. Throws Error with errno text, or naming the tensor whose bytes are too few or too many.
-Written write(const std::string& path, std::vector<Item> items,
-              const std::map<std::string, std::string>& metadata);
+Written write(const std::string& path, std::vector<Item> items, const std::map<std::string, std::string>& metadata);
 
 }  // namespace olmoe::safetensors

@@ -10,9 +10,10 @@
 namespace olmoe {
 
 void throw_no_thread(const std::string& what, const std::string& reason) {
-  throw ConfigError(fmt::format("cannot start {}: {}. Limits: {}. Raise the one that is too low, or lower run.threads "
-                                "or the ranks of this machine",
-                                what, reason, describe_thread_limits()));
+  throw ConfigError(
+      fmt::format("cannot start {}: {}. Limits: {}. Raise the one that is too low, or lower run.threads "
+                  "or the ranks of this machine",
+                  what, reason, describe_thread_limits()));
 }
 
 void check_threads(int count) {

@@ -17,8 +17,7 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// The micro-batch of this rank in round `round` of step `step`; beyond the last one an empty one.
-Batch micro_batch(const InstanceSource& source, const DataLoader::Plan& plan, int64_t step,
-                  int64_t round) {
+Batch micro_batch(const InstanceSource& source, const DataLoader::Plan& plan, int64_t step, int64_t round) {
   const int64_t index = round * plan.world_size + plan.rank;
   const int64_t first = std::min(index * plan.micro_batch, plan.global_batch);
   const int64_t count = std::min(plan.micro_batch, plan.global_batch - first);
@@ -27,15 +26,12 @@ Batch micro_batch(const InstanceSource& source, const DataLoader::Plan& plan, in
 
 }  // namespace
 
-int64_t DataLoader::Plan::rounds() const {
-  return ceil_div(ceil_div(global_batch, micro_batch), world_size);
-}
+int64_t DataLoader::Plan::rounds() const { return ceil_div(ceil_div(global_batch, micro_batch), world_size); }
 
 struct DataLoader::State {
-  State(std::shared_ptr<const InstanceSource> from, Plan how, int64_t first_step)
-      : source(std::move(from)), plan(how) {
-    thread = start_thread<std::jthread>(
-        "the thread of the data loader", [this, first_step](std::stop_token stop) { produce(stop, first_step); });
+  State(std::shared_ptr<const InstanceSource> from, Plan how, int64_t first_step) : source(std::move(from)), plan(how) {
+    thread = start_thread<std::jthread>("the thread of the data loader",
+                                        [this, first_step](std::stop_token stop) { produce(stop, first_step); });
   }
 
   void produce(std::stop_token stop, int64_t first_step) {
@@ -80,14 +76,11 @@ struct DataLoader::State {
   std::jthread thread;  // last: stopped and joined before anything it uses goes away
 };
 
-DataLoader::DataLoader(std::shared_ptr<const InstanceSource> source, Plan plan,
-                       int64_t first_step) {
-  ENSURE(plan.global_batch >= 1 && plan.micro_batch >= 1,
-         "global batch {} and micro-batch {} in sequences", plan.global_batch, plan.micro_batch);
-  ENSURE(plan.rank >= 0 && plan.rank < plan.world_size, "rank {} of {}", plan.rank,
-         plan.world_size);
-  ENSURE(plan.prefetch >= 1, "the loader must prepare at least one micro-batch ahead, not {}",
-         plan.prefetch);
+DataLoader::DataLoader(std::shared_ptr<const InstanceSource> source, Plan plan, int64_t first_step) {
+  ENSURE(plan.global_batch >= 1 && plan.micro_batch >= 1, "global batch {} and micro-batch {} in sequences",
+         plan.global_batch, plan.micro_batch);
+  ENSURE(plan.rank >= 0 && plan.rank < plan.world_size, "rank {} of {}", plan.rank, plan.world_size);
+  ENSURE(plan.prefetch >= 1, "the loader must prepare at least one micro-batch ahead, not {}", plan.prefetch);
   ENSURE(first_step >= 0, "first step {}", first_step);
   state_ = std::make_unique<State>(std::move(source), plan, first_step);
 }

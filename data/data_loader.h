@@ -25,13 +25,11 @@ class InstanceSource {
 class TokenDataset;
 /// Files in seeded random order; shuffle false reads them in order (evaluation). `all_bytes` is a
 /// hash of all that the files hold, for the fingerprint; empty: samples must do.
-std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset,
-                                                 uint64_t seed, bool shuffle,
-                                                 const std::string& all_bytes = {});
+std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset, uint64_t seed,
+                                                 bool shuffle, const std::string& all_bytes = {});
 /// Generated tokens that can be learned: each id follows from the one before by a seeded rule, one
 /// in eight is random. Endless: one epoch.
-std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size,
-                                                      uint64_t seed);
+std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size, uint64_t seed);
 
 /// One micro-batch: instances [position, position + count) of the stream. count may be 0, which
 /// gives [0, S] tensors.

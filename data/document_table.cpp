@@ -75,8 +75,7 @@ std::optional<int64_t> tokens_in_table(const std::string& token_path) {
   std::error_code unknown;
   if (!std::filesystem::exists(path, unknown) && !unknown) return std::nullopt;
   const auto problem = [&](std::string_view what) {
-    return DataError(fmt::format("{}: {}; tokenize again, or move it away if {} is right", path,
-                                 what, token_path));
+    return DataError(fmt::format("{}: {}; tokenize again, or move it away if {} is right", path, what, token_path));
   };
   const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(::gzopen(path.c_str(), "rb"), ::gzclose);
   if (!file) throw problem("the table of documents cannot be opened");

@@ -11,23 +11,35 @@ namespace {
 /// Empty for a kind that may be raw ids, or is text.
 std::string_view problem_of(FileKind kind) {
   switch (kind) {
-    case FileKind::numpy: return "is a NumPy array with a header; save its bytes alone (tofile)";
-    case FileKind::git_lfs_pointer: return "is a Git LFS pointer, not the tokens; fetch them with `git lfs pull`";
-    case FileKind::git_annex_pointer: return "is a git-annex pointer, not the tokens; fetch them with `git annex get`";
-    case FileKind::gzip: return "is a gzip file; decompress it (gunzip)";
-    case FileKind::zstandard: return "is a Zstandard file; decompress it (unzstd)";
-    case FileKind::xz: return "is an xz file; decompress it (unxz)";
-    case FileKind::bzip2: return "is a bzip2 file; decompress it (bunzip2)";
-    case FileKind::zip: return "is a zip archive (also .npz and .pt); save its ids as raw bytes (tofile)";
-    case FileKind::parquet: return "is a Parquet file; write its token column as raw ids, or tokenize its text";
-    case FileKind::arrow: return "is an Arrow file; write its token column as raw ids, or tokenize its text";
-    case FileKind::hdf5: return "is an HDF5 file; save its ids as raw bytes (tofile)";
+    case FileKind::numpy:
+      return "is a NumPy array with a header; save its bytes alone (tofile)";
+    case FileKind::git_lfs_pointer:
+      return "is a Git LFS pointer, not the tokens; fetch them with `git lfs pull`";
+    case FileKind::git_annex_pointer:
+      return "is a git-annex pointer, not the tokens; fetch them with `git annex get`";
+    case FileKind::gzip:
+      return "is a gzip file; decompress it (gunzip)";
+    case FileKind::zstandard:
+      return "is a Zstandard file; decompress it (unzstd)";
+    case FileKind::xz:
+      return "is an xz file; decompress it (unxz)";
+    case FileKind::bzip2:
+      return "is a bzip2 file; decompress it (bunzip2)";
+    case FileKind::zip:
+      return "is a zip archive (also .npz and .pt); save its ids as raw bytes (tofile)";
+    case FileKind::parquet:
+      return "is a Parquet file; write its token column as raw ids, or tokenize its text";
+    case FileKind::arrow:
+      return "is an Arrow file; write its token column as raw ids, or tokenize its text";
+    case FileKind::hdf5:
+      return "is an HDF5 file; save its ids as raw bytes (tofile)";
     case FileKind::megatron_index:
       return "is the index of a Megatron data set; its tokens lie in the .bin file beside it";
     case FileKind::other:
     case FileKind::web_page:
     case FileKind::pickle:
-    case FileKind::gguf: return {};
+    case FileKind::gguf:
+      return {};
   }
   return {};
 }
@@ -41,8 +53,7 @@ size_t sequence_length(uint8_t lead) {
 }
 
 bool is_control(uint8_t byte) {
-  return byte == 0x7f ||
-         (byte < 0x20 && byte != '\t' && byte != '\n' && byte != '\r' && byte != '\f');
+  return byte == 0x7f || (byte < 0x20 && byte != '\t' && byte != '\n' && byte != '\r' && byte != '\f');
 }
 
 /// The last character may be cut.

@@ -38,9 +38,7 @@ std::array<Column, kWidestBytes / sizeof(Id)> columns_of(const FileSample& sampl
 // Vocabularies have less than 2^20 ids: the upper 16 bits of one are below 16.
 constexpr uint32_t kLargestUpper = 15;
 
-bool is_upper(const Column& column) {
-  return column.largest <= kLargestUpper && column.zeros * 8 >= column.count;
-}
+bool is_upper(const Column& column) { return column.largest <= kLargestUpper && column.zeros * 8 >= column.count; }
 
 }  // namespace
 
@@ -48,13 +46,12 @@ int64_t wider_id_bytes(const FileSample& sample, int64_t id_bytes) {
   constexpr int64_t kLeastPieces = 16;  // of eight bytes
   if (id_bytes == 4) {
     const auto columns = columns_of<uint32_t>(sample);
-    const bool wide =
-        columns[0].count >= kLeastPieces && columns[0].largest > kLargestUpper && columns[1].largest == 0;
+    const bool wide = columns[0].count >= kLeastPieces && columns[0].largest > kLargestUpper && columns[1].largest == 0;
     return wide ? 8 : 0;
   }
   const auto columns = columns_of<uint16_t>(sample);
-  const bool wide = columns[0].count >= kLeastPieces && columns[0].largest > kLargestUpper &&
-                    is_upper(columns[1]) && is_upper(columns[3]);
+  const bool wide = columns[0].count >= kLeastPieces && columns[0].largest > kLargestUpper && is_upper(columns[1]) &&
+                    is_upper(columns[3]);
   if (!wide) return 0;
   return columns[2].largest == 0 && columns[3].largest == 0 ? 8 : 4;
 }

@@ -24,15 +24,13 @@ std::string hash_of(const std::string& text) {
 
 class FileSource final : public InstanceSource {
  public:
-  FileSource(std::shared_ptr<const TokenDataset> dataset, uint64_t seed, bool shuffle,
-             const std::string& all_bytes)
+  FileSource(std::shared_ptr<const TokenDataset> dataset, uint64_t seed, bool shuffle, const std::string& all_bytes)
       : dataset_(std::move(dataset)),
         order_(dataset_->num_instances(), seed),
         shuffle_(shuffle),
-        fingerprint_(join_fingerprint(
-            hash_of(dataset_->fingerprint() + " " +
-                    (shuffle ? fmt::format("shuffled with seed {}", seed) : "in order")),
-            all_bytes)) {}
+        fingerprint_(join_fingerprint(hash_of(dataset_->fingerprint() + " " +
+                                              (shuffle ? fmt::format("shuffled with seed {}", seed) : "in order")),
+                                      all_bytes)) {}
 
   int64_t sequence_length() const override { return dataset_->sequence_length(); }
   int64_t num_instances() const override { return dataset_->num_instances(); }
@@ -53,10 +51,10 @@ class SyntheticSource final : public InstanceSource {
   SyntheticSource(int64_t sequence_length, int64_t vocab_size, uint64_t seed)
       : sequence_length_(sequence_length),
         noise_(seed, "synthetic tokens"),
-        description_(fmt::format("synthetic, sequence length {}, vocabulary {}, seed {}",
-                                 sequence_length, vocab_size, seed)) {
-    ENSURE(sequence_length >= 1 && vocab_size >= 1,
-           "synthetic data of {} tokens over a vocabulary of {}", sequence_length, vocab_size);
+        description_(
+            fmt::format("synthetic, sequence length {}, vocabulary {}, seed {}", sequence_length, vocab_size, seed)) {
+    ENSURE(sequence_length >= 1 && vocab_size >= 1, "synthetic data of {} tokens over a vocabulary of {}",
+           sequence_length, vocab_size);
     // A permutation, so that every id stays equally likely however long the sequence is.
     const SampleOrder rule(vocab_size, seed);
     for (int64_t id = 0; id < vocab_size; ++id) successor_.push_back(rule.instance(id));
@@ -65,14 +63,14 @@ class SyntheticSource final : public InstanceSource {
   int64_t sequence_length() const override { return sequence_length_; }
   int64_t num_instances() const override { return std::numeric_limits<int64_t>::max(); }
   void read(int64_t position, std::span<int64_t> out) const override {
-    ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}",
-           out.size(), sequence_length_);
+    ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}", out.size(),
+           sequence_length_);
     const auto first = static_cast<uint64_t>(position) * out.size();
     for (size_t i = 0; i < out.size(); ++i) {
       const uint64_t bits = noise_.bits(first + i);
       const bool random = i == 0 || bits % 8 == 0;
-      out[i] = random ? static_cast<int64_t>((bits >> 3) % successor_.size())
-                      : successor_[static_cast<size_t>(out[i - 1])];
+      out[i] =
+          random ? static_cast<int64_t>((bits >> 3) % successor_.size()) : successor_[static_cast<size_t>(out[i - 1])];
     }
   }
   std::string fingerprint() const override { return hash_of(description_); }
@@ -86,14 +84,12 @@ class SyntheticSource final : public InstanceSource {
 
 }  // namespace
 
-std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset,
-                                                 uint64_t seed, bool shuffle,
-                                                 const std::string& all_bytes) {
+std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset, uint64_t seed,
+                                                 bool shuffle, const std::string& all_bytes) {
   return std::make_unique<FileSource>(std::move(dataset), seed, shuffle, all_bytes);
 }
 
-std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size,
-                                                      uint64_t seed) {
+std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size, uint64_t seed) {
   return std::make_unique<SyntheticSource>(sequence_length, vocab_size, seed);
 }
 

@@ -31,8 +31,7 @@ std::vector<SameFile> repeated_files(const std::vector<KnownFile>& files) {
   return found;
 }
 
-std::vector<SameFile> shared_files(const std::vector<KnownFile>& first,
-                                   const std::vector<KnownFile>& second) {
+std::vector<SameFile> shared_files(const std::vector<KnownFile>& first, const std::vector<KnownFile>& second) {
   std::map<std::pair<dev_t, ino_t>, std::string> first_path;
   for (const auto& file : first) first_path.emplace(identity_of(file), file.path);
   std::vector<SameFile> found;

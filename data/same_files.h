@@ -26,7 +26,6 @@ std::vector<SameFile> repeated_files(const std::vector<KnownFile>& files);
 
 /// Files of `second` that `first` names too, such as evaluation files among the training files:
 /// (path in `first`, path in `second`), in the order of `second`.
-std::vector<SameFile> shared_files(const std::vector<KnownFile>& first,
-                                   const std::vector<KnownFile>& second);
+std::vector<SameFile> shared_files(const std::vector<KnownFile>& first, const std::vector<KnownFile>& second);
 
 }  // namespace olmoe

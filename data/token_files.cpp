@@ -23,15 +23,12 @@ constexpr size_t kListedProblems = 20;
 
 int64_t id_bytes(TokenDtype dtype) { return dtype == TokenDtype::uint16 ? 2 : 4; }
 
-std::string_view id_name(TokenDtype dtype) {
-  return dtype == TokenDtype::uint16 ? "uint16" : "uint32";
-}
+std::string_view id_name(TokenDtype dtype) { return dtype == TokenDtype::uint16 ? "uint16" : "uint32"; }
 
 /// Calls f<Id>() with the stored type of an id.
 template <class F>
 auto for_id_type(TokenDtype dtype, F&& f) {
-  return dtype == TokenDtype::uint16 ? f.template operator()<uint16_t>()
-                                     : f.template operator()<uint32_t>();
+  return dtype == TokenDtype::uint16 ? f.template operator()<uint16_t>() : f.template operator()<uint32_t>();
 }
 
 /// Size of a file of whole ids and of no other format; DataError otherwise.
@@ -77,8 +74,7 @@ std::string width_advice(int64_t bytes) {
 /// Throws DataError naming the problems, the first of them in words.
 void throw_problems(const std::vector<std::string>& problems, size_t num_files) {
   if (problems.empty()) return;
-  std::string text =
-      fmt::format("{} of {} token files cannot be used:", problems.size(), num_files);
+  std::string text = fmt::format("{} of {} token files cannot be used:", problems.size(), num_files);
   const size_t listed = std::min(problems.size(), kListedProblems);
   for (size_t i = 0; i < listed; ++i) text += "\n  " + problems[i];
   if (problems.size() > listed) text += fmt::format("\n  and {} more", problems.size() - listed);
@@ -95,9 +91,7 @@ void collect_problem(std::vector<std::string>& problems, F&& f) {
   }
 }
 
-void hash_number(Hasher& hasher, int64_t number) {
-  hasher.update(std::as_bytes(std::span(&number, 1)));
-}
+void hash_number(Hasher& hasher, int64_t number) { hasher.update(std::as_bytes(std::span(&number, 1))); }
 
 /// Half of what this process may open: the other half is for all else.
 int64_t most_kept_files() {
@@ -138,13 +132,12 @@ void TokenFile::check_unchanged(const DataFile& file) const {
       "to go on from the "
       "newest checkpoint";
   if (now.size_bytes != size_bytes())
-    throw DataError(fmt::format("{}: had {} bytes when this run began and has {} now; {}", path_,
-                                size_bytes(), now.size_bytes, kAdvice));
+    throw DataError(fmt::format("{}: had {} bytes when this run began and has {} now; {}", path_, size_bytes(),
+                                now.size_bytes, kAdvice));
   const std::lock_guard lock(mutex_);
   if (now.modified_ns == modified_ns_ || sample_hash_.empty()) return;
   if (sample_hash(FileSample::read(file, size_bytes())) != sample_hash_)
-    throw DataError(
-        fmt::format("{}: its tokens were changed since this run began; {}", path_, kAdvice));
+    throw DataError(fmt::format("{}: its tokens were changed since this run began; {}", path_, kAdvice));
   modified_ns_ = now.modified_ns;
 }
 
@@ -156,8 +149,7 @@ void TokenFile::check_ids(std::span<const Id> ids, int64_t first) const {
   throw DataError(fmt::format(
       "{}: id {} at token {} (byte {}) is outside the vocabulary of {}; check data.dtype ({}), the "
       "tokenizer and model.vocab_size",
-      path_, ids[static_cast<size_t>(at)], first + at, (first + at) * id_bytes(dtype_), vocab_size_,
-      id_name(dtype_)));
+      path_, ids[static_cast<size_t>(at)], first + at, (first + at) * id_bytes(dtype_), vocab_size_, id_name(dtype_)));
 }
 
 void TokenFile::judge_sample(Hasher& hasher) {
@@ -172,15 +164,13 @@ void TokenFile::judge_sample(Hasher& hasher) {
   hash_number(hasher, num_tokens_);  // of 2 or of 4 bytes
   sample.hash(hasher);
   if (const auto bytes = wider_id_bytes(sample, id_bytes(dtype_)); bytes > 0)
-    throw DataError(
-        fmt::format("{}: read as {}, every second id is the empty upper half of another; {}", path_,
-                    id_name(dtype_), width_advice(bytes)));
+    throw DataError(fmt::format("{}: read as {}, every second id is the empty upper half of another; {}", path_,
+                                id_name(dtype_), width_advice(bytes)));
   for_id_type(dtype_, [&]<class Id>() {
     for (const auto& block : sample.blocks) {
       // The first whole id of the block.
       const int64_t first = (block.offset + id_bytes(dtype_) - 1) / id_bytes(dtype_);
-      const auto bytes = std::span(block.bytes)
-                             .subspan(static_cast<size_t>(first * id_bytes(dtype_) - block.offset));
+      const auto bytes = std::span(block.bytes).subspan(static_cast<size_t>(first * id_bytes(dtype_) - block.offset));
       std::vector<Id> ids(bytes.size() / sizeof(Id));
       std::memcpy(ids.data(), bytes.data(), ids.size() * sizeof(Id));
       check_ids(std::span<const Id>(ids), first);
@@ -190,8 +180,8 @@ void TokenFile::judge_sample(Hasher& hasher) {
 
 void TokenFile::read(int64_t first, std::span<int64_t> out) const {
   const auto count = static_cast<int64_t>(out.size());
-  ENSURE(first >= 0 && count <= num_tokens_ - first, "{}: tokens [{}, {}) of {}", path_, first,
-         first + count, num_tokens_);
+  ENSURE(first >= 0 && count <= num_tokens_ - first, "{}: tokens [{}, {}) of {}", path_, first, first + count,
+         num_tokens_);
   const auto file = open();
   check_unchanged(*file);
   for_id_type(dtype_, [&]<class Id>() {
@@ -205,14 +195,12 @@ void TokenFile::read(int64_t first, std::span<int64_t> out) const {
 void TokenFile::check_table() const {
   const auto counted = tokens_in_table(path_);
   if (!counted || *counted == num_tokens_) return;
-  std::string advice =
-      num_tokens_ < *counted
-          ? "the file is cut short, or the table is of another file"
-          : "the table is cut short or of another file, or its writer was stopped";
+  std::string advice = num_tokens_ < *counted ? "the file is cut short, or the table is of another file"
+                                              : "the table is cut short or of another file, or its writer was stopped";
   for (const int64_t bytes : {2, 4, 8})
     if (*counted * bytes == size_bytes()) advice = width_advice(bytes);
-  throw DataError(fmt::format("{}: holds {} {} ids, but its table {} counts {} tokens: {}", path_,
-                              num_tokens_, id_name(dtype_), table_path(path_), *counted, advice));
+  throw DataError(fmt::format("{}: holds {} {} ids, but its table {} counts {} tokens: {}", path_, num_tokens_,
+                              id_name(dtype_), table_path(path_), *counted, advice));
 }
 
 std::string TokenFile::read_all() const {
@@ -223,11 +211,10 @@ std::string TokenFile::read_all() const {
   check_unchanged(file);
   Hasher hasher;
   for_id_type(dtype_, [&]<class Id>() {
-    std::vector<Id> piece(
-        static_cast<size_t>(std::min<int64_t>(num_tokens_, kPieceBytes / id_bytes(dtype_))));
+    std::vector<Id> piece(static_cast<size_t>(std::min<int64_t>(num_tokens_, kPieceBytes / id_bytes(dtype_))));
     for (int64_t first = 0; first < num_tokens_; first += std::ssize(piece)) {
-      const auto ids = std::span(piece).first(
-          static_cast<size_t>(std::min<int64_t>(std::ssize(piece), num_tokens_ - first)));
+      const auto ids =
+          std::span(piece).first(static_cast<size_t>(std::min<int64_t>(std::ssize(piece), num_tokens_ - first)));
       file.read(first * id_bytes(dtype_), std::as_writable_bytes(ids));
       hasher.update(std::as_bytes(ids));
       check_ids(std::span<const Id>(ids), first);
@@ -236,8 +223,8 @@ std::string TokenFile::read_all() const {
   return hasher.hex();
 }
 
-TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype,
-                           int64_t sequence_length, int64_t vocab_size, OpenFiles keep)
+TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype, int64_t sequence_length,
+                           int64_t vocab_size, OpenFiles keep)
     : sequence_length_(sequence_length) {
   ENSURE(sequence_length >= 1, "a sequence needs at least one token, got {}", sequence_length);
   if (paths.empty()) throw DataError("no token files; name some in data.paths or data.paths_file");
@@ -283,10 +270,9 @@ int64_t TokenDataset::num_instances() const { return first_instance_.back(); }
 int64_t TokenDataset::num_tokens() const { return num_instances() * sequence_length_; }
 
 void TokenDataset::read(int64_t instance, std::span<int64_t> out) const {
-  ENSURE(instance >= 0 && instance < num_instances(), "instance {} of {}", instance,
-         num_instances());
-  ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}",
-         out.size(), sequence_length_);
+  ENSURE(instance >= 0 && instance < num_instances(), "instance {} of {}", instance, num_instances());
+  ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}", out.size(),
+         sequence_length_);
   // The last file that begins at or before the instance: files without a whole sequence begin where
   // the next does.
   const auto after = std::upper_bound(first_instance_.begin(), first_instance_.end(), instance);

@@ -26,8 +26,7 @@ class TokenFile {
   /// Looks at the file's size and first bytes. Throws DataError naming it: missing, no regular
   /// file, empty, of another format (by name), or of a size that is no multiple of the id size.
   /// vocab_size 0 takes any id.
-  TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size,
-            OpenFiles keep = OpenFiles::none);
+  TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size, OpenFiles keep = OpenFiles::none);
 
   const std::string& path() const { return path_; }
   int64_t num_tokens() const { return num_tokens_; }
@@ -53,7 +52,7 @@ class TokenFile {
   std::string path_;
   TokenDtype dtype_;
   int64_t vocab_size_, num_tokens_ = 0;
-  std::string sample_hash_;  // empty: not judged yet
+  std::string sample_hash_;               // empty: not judged yet
   std::shared_ptr<const DataFile> kept_;  // null: opened for each read
   mutable std::mutex mutex_;              // of what follows
   mutable int64_t modified_ns_ = 0;
@@ -67,8 +66,8 @@ class TokenDataset {
   /// Throws DataError listing the problems of all files at once (20 in words): first of what can be
   /// told from sizes and first bytes, then from samples, so that a missing file is told before many
   /// are read. Kept open are the first files, up to half of what the process may open.
-  TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype, int64_t sequence_length,
-               int64_t vocab_size, OpenFiles keep = OpenFiles::none);
+  TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype, int64_t sequence_length, int64_t vocab_size,
+               OpenFiles keep = OpenFiles::none);
   /// TokenFile::read_all of the files f with f mod parts == part, so that ranks can share the work:
   /// the hashes of these, in the places of the files, or one DataError for all of them.
   std::vector<std::string> read_all(int part = 0, int parts = 1) const;

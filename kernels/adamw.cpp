@@ -96,9 +96,8 @@ void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tenso
     ensure_together(copy, param, "adamw: the rounded copy");
     ENSURE(copy.sizes() == param.sizes() && copy.is_contiguous(),
            "adamw: the rounded copy must be contiguous and {} long", param.numel());
-    ENSURE(acc_dtype(copy.scalar_type()) == param.scalar_type(),
-           "adamw: {} is not what {} parameters are rounded to", c10::toString(copy.scalar_type()),
-           c10::toString(param.scalar_type()));
+    ENSURE(acc_dtype(copy.scalar_type()) == param.scalar_type(), "adamw: {} is not what {} parameters are rounded to",
+           c10::toString(copy.scalar_type()), c10::toString(param.scalar_type()));
   }
   ensure_together(constants, param, "adamw: the constants of the step");
   const bool fit = constants.numel() == kAdamWConstants && constants.is_contiguous();

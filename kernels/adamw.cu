@@ -112,8 +112,12 @@ void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tenso
   const double* const factor = grad_factor.const_data_ptr<double>();
   for_dtype(state.param.scalar_type(), [&]<typename P>() {
     const auto run = [&]<typename C>(C* copy) {
-      const Pointers<P, C> pointers{state.param.data_ptr<P>(), state.grad.data_ptr<P>(), state.exp_avg.data_ptr<P>(),
-                                    state.exp_avg_sq.data_ptr<P>(), copy, n};
+      const Pointers<P, C> pointers{state.param.data_ptr<P>(),
+                                    state.grad.data_ptr<P>(),
+                                    state.exp_avg.data_ptr<P>(),
+                                    state.exp_avg_sq.data_ptr<P>(),
+                                    copy,
+                                    n};
       launch_update(pointers, static_cast<const AdamWConstants<P>*>(constants.const_data_ptr()), factor, launch);
     };
     if constexpr (std::is_same_v<P, Acc<P>>) {

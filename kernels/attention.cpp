@@ -28,8 +28,7 @@ struct Heads {
 
   /// Head h of sequence b from `position` on, as [S - position, d].
   blas::Matrix<T> at(int64_t b, int64_t h, int64_t position = 0) const {
-    return {data + b * batch_stride + position * position_stride + h * head_stride,
-            position_stride};
+    return {data + b * batch_stride + position * position_stride + h * head_stride, position_stride};
   }
 };
 template <typename T>
@@ -110,8 +109,7 @@ void divide_rows(int64_t rows, int64_t d, const Acc<T>* x, const Acc<T>* sums, b
     for (int64_t i = begin; i < end; ++i) {
       const Acc<T> scale = 1 / sums[i];
 #pragma omp simd
-      for (int64_t j = 0; j < d; ++j)
-        y.data[i * y.row_stride + j] = rounded<T>(x[i * d + j] * scale);
+      for (int64_t j = 0; j < d; ++j) y.data[i * y.row_stride + j] = rounded<T>(x[i * d + j] * scale);
     }
   };
   vectorized(body, 0, rows);
@@ -139,14 +137,12 @@ struct BlockRows {
 /// From scores and dprobs = dy v^T, both [rows, keys]: the probabilities, and the gradient of the
 /// unscaled scores, probs * (dprobs - dy.y) * scale.
 template <typename T>
-void score_gradients(Block block, int64_t d, Acc<T> scale, BlockRows<T> in, Rounded<T>& scores,
-                     Rounded<T>& dprobs) {
+void score_gradients(Block block, int64_t d, Acc<T> scale, BlockRows<T> in, Rounded<T>& scores, Rounded<T>& dprobs) {
   const Acc<T>*const s_all = scores.exact.get(), *const dp_all = dprobs.exact.get();
   T *const p_all = scores.get(), *const ds_all = dprobs.get();
   auto rows = [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const T *const dy = in.dy.data + i * in.dy.row_stride, *const y =
-                                                                 in.y.data + i * in.y.row_stride;
+      const T *const dy = in.dy.data + i * in.dy.row_stride, *const y = in.y.data + i * in.y.row_stride;
       Acc<T> mean = 0;
 #pragma omp simd reduction(+ : mean)
       for (int64_t j = 0; j < d; ++j) mean += load(dy[j]) * load(y[j]);
@@ -196,12 +192,10 @@ struct Forward {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t head = task / dims.blocks(), b = head / H, h = head % H, g = dims.kv_head(h);
       const Block block = block_at(task % dims.blocks(), S);
-      blas::multiply({block.rows, block.keys, d}, scale, q.at(b, h, block.first),
-                     transposed(k.at(b, g)), 0, {scores.exact.get(), block.keys});
-      exponentials<T>(block, scores.exact.get(), scores.get(), sums.get(),
-                      lse_BHS + head * S + block.first);
-      blas::multiply({block.rows, d, block.keys}, 1, {scores.get(), block.keys}, v.at(b, g), 0,
-                     {out.get(), d});
+      blas::multiply({block.rows, block.keys, d}, scale, q.at(b, h, block.first), transposed(k.at(b, g)), 0,
+                     {scores.exact.get(), block.keys});
+      exponentials<T>(block, scores.exact.get(), scores.get(), sums.get(), lse_BHS + head * S + block.first);
+      blas::multiply({block.rows, d, block.keys}, 1, {scores.get(), block.keys}, v.at(b, g), 0, {out.get(), d});
       divide_rows<T>(block.rows, d, out.get(), sums.get(), y.at(b, h, block.first));
     }
   }
@@ -227,15 +221,11 @@ struct Backward {
     const int64_t g = dims.kv_head(h);
     const auto q_block = q.at(b, h, block.first), dy_block = dy.at(b, h, block.first);
     const blas::Size scores{block.rows, block.keys, d}, keys{block.keys, d, block.rows};
-    blas::multiply(scores, scale, q_block, transposed(k.at(b, g)), 0,
-                   {memory.scores.exact.get(), block.keys});
-    blas::multiply(scores, 1, dy_block, transposed(v.at(b, g)), 0,
-                   {memory.dprobs.exact.get(), block.keys});
-    score_gradients<T>(block, d, scale,
-                       {dy_block, y.at(b, h, block.first), lse_BHS + (b * H + h) * S + block.first},
+    blas::multiply(scores, scale, q_block, transposed(k.at(b, g)), 0, {memory.scores.exact.get(), block.keys});
+    blas::multiply(scores, 1, dy_block, transposed(v.at(b, g)), 0, {memory.dprobs.exact.get(), block.keys});
+    score_gradients<T>(block, d, scale, {dy_block, y.at(b, h, block.first), lse_BHS + (b * H + h) * S + block.first},
                        memory.scores, memory.dprobs);
-    const blas::Matrix<const T> probs{memory.scores.get(), block.keys},
-        dscores{memory.dprobs.get(), block.keys};
+    const blas::Matrix<const T> probs{memory.scores.get(), block.keys}, dscores{memory.dprobs.get(), block.keys};
     blas::multiply(keys, 1, transposed(probs), dy_block, beta, {memory.dv_Sd.get(), d});
     blas::multiply(keys, 1, transposed(dscores), q_block, beta, {memory.dk_Sd.get(), d});
     blas::multiply({block.rows, d, block.keys}, 1, dscores, k.at(b, g), 0, {memory.dq.get(), d});
@@ -246,14 +236,13 @@ struct Backward {
   /// comes first: it covers all keys.
   void operator()(int64_t begin, int64_t end) const {
     const int64_t S = dims.S, G = dims.G, d = dims.d, rows = dims.block_rows();
-    Memory memory{Rounded<T>(rows * S), Rounded<T>(rows * S), scratch<Acc<T>>(rows * d),
-                  scratch<Acc<T>>(S * d), scratch<Acc<T>>(S * d)};
+    Memory memory{Rounded<T>(rows * S), Rounded<T>(rows * S), scratch<Acc<T>>(rows * d), scratch<Acc<T>>(S * d),
+                  scratch<Acc<T>>(S * d)};
     for (int64_t task = begin; task < end; ++task) {
       const int64_t b = task / G, g = task % G, first_head = g * (dims.H / G);
       for (int64_t h = first_head; h < first_head + dims.H / G; ++h)
         for (int64_t i = dims.blocks() - 1; i >= 0; --i)
-          add_block(b, h, block_at(i, S), h == first_head && i == dims.blocks() - 1 ? 0 : 1,
-                    memory);
+          add_block(b, h, block_at(i, S), h == first_head && i == dims.blocks() - 1 ? 0 : 1, memory);
       round_rows<T>(S, d, memory.dk_Sd.get(), dk.at(b, g));
       round_rows<T>(S, d, memory.dv_Sd.get(), dv.at(b, g));
     }
@@ -267,11 +256,10 @@ Qkv checked(const Qkv& in) {
   ensure_dim(k, 4, "attention: k");
   ensure_together(k, q, "attention: k");
   ensure_together(v, q, "attention: v");
-  ENSURE(k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(1) == k.size(1) &&
-             q.size(3) == k.size(3),
+  ENSURE(k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3),
          "attention: q, k and v must agree in batch, length and head width");
-  ENSURE(k.size(2) > 0 && q.size(2) % k.size(2) == 0,
-         "attention: {} key/value heads do not divide {} heads", k.size(2), q.size(2));
+  ENSURE(k.size(2) > 0 && q.size(2) % k.size(2) == 0, "attention: {} key/value heads do not divide {} heads", k.size(2),
+         q.size(2));
   return {dense_rows(q), dense_rows(k), dense_rows(v)};
 }
 

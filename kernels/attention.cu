@@ -79,10 +79,10 @@ Qkv flash_backward(const at::Tensor& dy, const Qkv& in, const Attention& forward
   const auto& q = in.q_BSHd;
   const at::Tensor no_dropout;  // its random state is not read
   const DeterministicSwitch held(deterministic);
-  const auto [dq, dk, dv] = at::_flash_attention_backward(
-      aligned(dy), aligned(q), aligned(in.k_BSGd), aligned(in.v_BSGd), aligned(forward.y_BSHd),
-      forward.lse_BHS.contiguous(), {}, {}, q.size(1), q.size(1), /*dropout_p=*/0, /*is_causal=*/true, no_dropout,
-      no_dropout, score_scale(q));
+  const auto [dq, dk, dv] =
+      at::_flash_attention_backward(aligned(dy), aligned(q), aligned(in.k_BSGd), aligned(in.v_BSGd),
+                                    aligned(forward.y_BSHd), forward.lse_BHS.contiguous(), {}, {}, q.size(1), q.size(1),
+                                    /*dropout_p=*/0, /*is_causal=*/true, no_dropout, no_dropout, score_scale(q));
   return {dq, dk, dv};
 }
 
@@ -134,8 +134,9 @@ at::Tensor ungrouped(const at::Tensor& x_BGJSd) { return x_BGJSd.permute({0, 3, 
 at::Tensor masked_scores(const at::Tensor& q_BGJSd, const at::Tensor& k_BG1Sd, double scale) {
   const int64_t S = q_BGJSd.size(3);
   const at::Tensor future_SS = at::ones({S, S}, q_BGJSd.options().dtype(at::kBool)).triu(1);
-  return at::matmul(q_BGJSd, k_BG1Sd.transpose(3, 4)).mul(scale).masked_fill(future_SS,
-                                                                             -std::numeric_limits<double>::infinity());
+  return at::matmul(q_BGJSd, k_BG1Sd.transpose(3, 4))
+      .mul(scale)
+      .masked_fill(future_SS, -std::numeric_limits<double>::infinity());
 }
 
 Attention formula(const Qkv& in) {

@@ -20,11 +20,9 @@ struct Matrix {
 
 /// c [m, n] = alpha * a [m, k] * b [k, n] + beta * c, summed in Acc<T>. With beta 0, c is not read.
 /// Throws where a size or a stride exceeds 2^31 - 1.
-void multiply(Size size, float alpha, Matrix<const float> a, Matrix<const float> b, float beta,
+void multiply(Size size, float alpha, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c);
+void multiply(Size size, double alpha, Matrix<const double> a, Matrix<const double> b, double beta, Matrix<double> c);
+void multiply(Size size, float alpha, Matrix<const c10::BFloat16> a, Matrix<const c10::BFloat16> b, float beta,
               Matrix<float> c);
-void multiply(Size size, double alpha, Matrix<const double> a, Matrix<const double> b, double beta,
-              Matrix<double> c);
-void multiply(Size size, float alpha, Matrix<const c10::BFloat16> a, Matrix<const c10::BFloat16> b,
-              float beta, Matrix<float> c);
 
 }  // namespace olmoe::kernels::blas

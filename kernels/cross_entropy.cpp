@@ -64,8 +64,7 @@ void row_losses_and_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, do
       const Acc<T> target = fast_exp(logit - highest) * factor - static_cast<Acc<T>>(scale);
       losses[n] = token_loss(stats, logit);
 #pragma omp simd
-      for (int64_t v = 0; v < V; ++v)
-        logits[v] = rounded<T>(fast_exp(load(logits[v]) - highest) * factor);
+      for (int64_t v = 0; v < V; ++v) logits[v] = rounded<T>(fast_exp(load(logits[v]) - highest) * factor);
       logits[targets[n]] = rounded<T>(target);
     }
   });
@@ -119,24 +118,25 @@ at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, 
                                 int64_t chunk) {
   return sum_over_chunks(x_ND, w_VD, targets_N, chunk,
                          [](int64_t, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
-    if (logits_CV.is_cuda()) return cuda::row_losses(logits_CV, targets_C, losses_C);
-    for_dtype(logits_CV.scalar_type(), [&]<typename T>() { row_losses<T>(logits_CV, targets_C, losses_C); });
-  });
+                           if (logits_CV.is_cuda()) return cuda::row_losses(logits_CV, targets_C, losses_C);
+                           for_dtype(logits_CV.scalar_type(),
+                                     [&]<typename T>() { row_losses<T>(logits_CV, targets_C, losses_C); });
+                         });
 }
 
 LossAndGrad linear_cross_entropy_with_grads(const at::Tensor& seed, const at::Tensor& x_ND, const at::Tensor& w_VD,
                                             const at::Tensor& targets_N, int64_t chunk, at::Tensor dw_VD) {
   ENSURE(seed.numel() == 1 && seed.scalar_type() == at::kDouble, "cross entropy: the seed must be one float64");
   at::Tensor dx_ND = at::empty(x_ND.sizes(), x_ND.options());
-  const auto loss = sum_over_chunks(
-      x_ND, w_VD, targets_N, chunk,
-      [&](int64_t first, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
-    const int64_t rows = logits_CV.size(0);
-    at::Tensor dx_CD = dx_ND.narrow(0, first, rows);
-    replace_by_grads(logits_CV, targets_C, seed, losses_C);
-    at::mm_out(dx_CD, logits_CV, w_VD);
-    gemm_weight_grad(logits_CV, x_ND.narrow(0, first, rows), dw_VD);
-  });
+  const auto loss =
+      sum_over_chunks(x_ND, w_VD, targets_N, chunk,
+                      [&](int64_t first, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
+                        const int64_t rows = logits_CV.size(0);
+                        at::Tensor dx_CD = dx_ND.narrow(0, first, rows);
+                        replace_by_grads(logits_CV, targets_C, seed, losses_C);
+                        at::mm_out(dx_CD, logits_CV, w_VD);
+                        gemm_weight_grad(logits_CV, x_ND.narrow(0, first, rows), dw_VD);
+                      });
   return {loss, dx_ND};
 }
 

@@ -37,16 +37,15 @@ void use_device(int index) {
   if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction) {
     cudaGetLastError();  // it is reported here, and must not be found again by the next launch
     const auto facts = gpu_facts(index);
-    throw ConfigError(fmt::format("train.device: this program has no code for GPU {}, {} (compute capability {}.{}); "
-                                  "build it with OLMOE_CUDA_ARCHITECTURES={}{}{}",
-                                  index, facts.name, facts.major, facts.minor, facts.major, facts.minor,
-                                  facts.major >= 9 ? "a" : ""));
+    throw ConfigError(fmt::format(
+        "train.device: this program has no code for GPU {}, {} (compute capability {}.{}); "
+        "build it with OLMOE_CUDA_ARCHITECTURES={}{}{}",
+        index, facts.name, facts.major, facts.minor, facts.major, facts.minor, facts.major >= 9 ? "a" : ""));
   }
   C10_CUDA_CHECK(status);
 }
 
-HostSyncMode::HostSyncMode(Then then)
-    : before_(static_cast<int>(c10::cuda::warning_state().get_sync_debug_mode())) {
+HostSyncMode::HostSyncMode(Then then) : before_(static_cast<int>(c10::cuda::warning_state().get_sync_debug_mode())) {
   const auto mode = then == Then::fail ? c10::cuda::SyncDebugMode::L_ERROR : c10::cuda::SyncDebugMode::L_WARN;
   c10::cuda::warning_state().set_sync_debug_mode(mode);
 }

@@ -8,9 +8,7 @@
 namespace olmoe::kernels {
 
 /// dtype of Acc<T> for the T of `dtype`: what statistics and weight gradients are kept in.
-inline at::ScalarType acc_dtype(at::ScalarType dtype) {
-  return dtype == at::kDouble ? at::kDouble : at::kFloat;
-}
+inline at::ScalarType acc_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 /// Calls f.operator()<T>() with the C++ type of a compute dtype. Throws on any other dtype.
 template <typename F>
@@ -36,16 +34,15 @@ inline void ensure_together(const at::Tensor& x, const at::Tensor& with, const c
 /// Throws unless `dw` can take gradients of a parameter that computes in `dtype`: contiguous, at least fp32.
 inline void ensure_weight_grad(const at::Tensor& dw, at::ScalarType dtype) {
   ENSURE(dw.is_contiguous(), "a weight gradient must be contiguous");
-  ENSURE(dw.scalar_type() == acc_dtype(dtype), "a weight gradient of {} must be {}, not {}",
-         c10::toString(dtype), c10::toString(acc_dtype(dtype)), c10::toString(dw.scalar_type()));
+  ENSURE(dw.scalar_type() == acc_dtype(dtype), "a weight gradient of {} must be {}, not {}", c10::toString(dtype),
+         c10::toString(acc_dtype(dtype)), c10::toString(dw.scalar_type()));
 }
 
 /// `x` itself where each row is one dense run of memory of its own (row stride free), else a
 /// contiguous copy: expanded rows, all in one place, are no matrix that BLAS could read.
 inline at::Tensor dense_rows(const at::Tensor& x) {
   bool dense = x.size(-1) <= 1 || x.stride(-1) == 1;
-  for (int64_t dim = 0; dim + 1 < x.dim(); ++dim)
-    dense = dense && (x.size(dim) <= 1 || x.stride(dim) != 0);
+  for (int64_t dim = 0; dim + 1 < x.dim(); ++dim) dense = dense && (x.size(dim) <= 1 || x.stride(dim) != 0);
   return dense ? x : x.contiguous();
 }
 

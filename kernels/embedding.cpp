@@ -17,8 +17,7 @@ void ensure_ids(const at::Tensor& ids_N, int64_t rows) {
   if (!ids_N.is_cpu()) return;
   const int64_t* const ids = ids_N.const_data_ptr<int64_t>();
   for (int64_t n = 0; n < ids_N.size(0); ++n)
-    ENSURE(ids[n] >= 0 && ids[n] < rows, "token id {} at {}, but the vocabulary has {}", ids[n], n,
-           rows);
+    ENSURE(ids[n] >= 0 && ids[n] < rows, "token id {} at {}, but the vocabulary has {}", ids[n], n, rows);
 }
 
 }  // namespace
@@ -35,8 +34,7 @@ at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) {
   auto* const to = static_cast<char*>(x_ND.mutable_data_ptr());
   const int64_t* const id = ids.const_data_ptr<int64_t>();
   for_rows(ids.size(0), w.size(1), [=](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n)
-      std::memcpy(to + n * row_bytes, from + id[n] * row_bytes, row_bytes);
+    for (int64_t n = begin; n < end; ++n) std::memcpy(to + n * row_bytes, from + id[n] * row_bytes, row_bytes);
   });
   return x_ND;
 }
@@ -48,9 +46,8 @@ void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Te
   const at::Tensor ids = ids_N.contiguous(), dx = dense_rows(dx_ND);
   ensure_ids(ids, dw_VD.size(0));
   const int64_t N = dx.size(0), D = dx.size(1), dx_stride = dx.stride(0);
-  ENSURE(ids.size(0) == N && dw_VD.size(1) == D,
-         "embedding_backward: {} ids and width {} for dx of {} x {}", ids.size(0), dw_VD.size(1), N,
-         D);
+  ENSURE(ids.size(0) == N && dw_VD.size(1) == D, "embedding_backward: {} ids and width {} for dx of {} x {}",
+         ids.size(0), dw_VD.size(1), N, D);
   if (dx.is_cuda()) return cuda::embedding_backward(dx, ids, dw_VD);
   const int64_t* const id = ids.const_data_ptr<int64_t>();
   for_dtype(dx.scalar_type(), [&]<typename T>() {

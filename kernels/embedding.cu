@@ -141,8 +141,13 @@ void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Te
   for_dtype(dx_ND.scalar_type(), [&]<typename T>() {
     const SortedIds ids{sorted.ids_N.const_data_ptr<int32_t>(), ids_N.numel()};
     const at::Tensor parts_C2D = at::empty({ids.chunks(), 2, dx_ND.size(1)}, dw_VD.options());
-    const RunSums<T> in{ids, sorted.tokens_N.const_data_ptr<int32_t>(), dx_ND.const_data_ptr<T>(), dx_ND.stride(0),
-                        dx_ND.size(1), dw_VD.data_ptr<Acc<T>>(), parts_C2D.data_ptr<Acc<T>>()};
+    const RunSums<T> in{ids,
+                        sorted.tokens_N.const_data_ptr<int32_t>(),
+                        dx_ND.const_data_ptr<T>(),
+                        dx_ND.stride(0),
+                        dx_ND.size(1),
+                        dw_VD.data_ptr<Acc<T>>(),
+                        parts_C2D.data_ptr<Acc<T>>()};
     const bool vectors = rows_are_vectors(in.dx, in.D, in.dx_stride) && rows_are_vectors(in.dw, in.D, in.D);
     for_width<T>(vectors, [&]<int kWidth>() {
       const int threads = threads_for_row(in.D / kWidth);

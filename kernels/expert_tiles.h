@@ -78,7 +78,7 @@ struct LoadedPiece {
   int row, column;
 };
 template <int kColumns>
-constexpr int kRowsPerPass = kLoadThreads * kLoadVector / kColumns;
+constexpr int kRowsPerPass = kLoadThreads* kLoadVector / kColumns;
 template <int kColumns>
 C10_HOST_DEVICE constexpr LoadedPiece loaded_piece(int thread, int pass) {
   constexpr int kPerRow = kColumns / kLoadVector;
@@ -98,6 +98,6 @@ C10_HOST_DEVICE constexpr int staged_at(int row, int column) {
   return line * kStagedColumns + (column % kStagedColumns ^ row % kStagedSwizzle * kLoadVector);
 }
 template <int kColumns>
-constexpr int kStagedPassStep = kRowsPerPass<kColumns> * kStagedColumns;
+constexpr int kStagedPassStep = kRowsPerPass<kColumns>* kStagedColumns;
 
 }  // namespace olmoe::kernels

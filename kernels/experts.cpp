@@ -43,8 +43,7 @@ void ensure_scores(const at::Tensor& scores_R, const Permutation& order) {
 }
 
 void ensure_widths(int64_t D, int64_t F) {
-  ENSURE(fused_experts_fit(D, F), "fused experts: widths {} and {} are no multiples of {}", D, F,
-         kFusedWidths);
+  ENSURE(fused_experts_fit(D, F), "fused experts: widths {} and {} are no multiples of {}", D, F, kFusedWidths);
 }
 
 ExpertsUp fused_up(const at::Tensor& x_TD, const ScoredRows& rows, const at::Tensor& gate_up_E2FD) {

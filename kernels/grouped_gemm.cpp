@@ -16,8 +16,7 @@ void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tenso
   const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
   const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);
   ENSURE(dy.size(0) == N && dw_OI.sizes() == at::IntArrayRef({O, I}),
-         "weight gradient: {} x {} and {} x {} do not make {} x {}", dy.size(0), O, N, I,
-         dw_OI.size(0), dw_OI.size(1));
+         "weight gradient: {} x {} and {} x {} do not make {} x {}", dy.size(0), O, N, I, dw_OI.size(0), dw_OI.size(1));
   using Operand = blas::Matrix<const c10::BFloat16>;
   const Operand dy_rows{dy.const_data_ptr<c10::BFloat16>(), dy.stride(0), /*transposed=*/true},
       x_rows{x.const_data_ptr<c10::BFloat16>(), x.stride(0)};
@@ -32,8 +31,8 @@ void for_experts(const at::Tensor& offsets_E, int64_t total_rows, const F& f) {
   const int32_t* const offsets = offsets_E.const_data_ptr<int32_t>();
   int64_t first = 0;
   for (int64_t e = 0; e < offsets_E.size(0); ++e) {
-    ENSURE(offsets[e] >= first && offsets[e] <= total_rows,
-           "expert {} ends at row {}, begins at {}, of {}", e, offsets[e], first, total_rows);
+    ENSURE(offsets[e] >= first && offsets[e] <= total_rows, "expert {} ends at row {}, begins at {}, of {}", e,
+           offsets[e], first, total_rows);
     f(e, first, offsets[e] - first);
     first = offsets[e];
   }
@@ -72,14 +71,13 @@ void ensure_operands(const at::Tensor& x, const at::Tensor& w_EOI, int64_t contr
   ensure_together(w_EOI, x, "grouped GEMM: weight");
   ensure_together(offsets_E, x, "grouped GEMM: offsets");
   ENSURE(x.size(1) == w_EOI.size(contracted_dim) && offsets_E.size(0) == w_EOI.size(0),
-         "grouped GEMM: rows of {} and {} offsets for weights of {} x {} x {}", x.size(1),
-         offsets_E.size(0), w_EOI.size(0), w_EOI.size(1), w_EOI.size(2));
+         "grouped GEMM: rows of {} and {} offsets for weights of {} x {} x {}", x.size(1), offsets_E.size(0),
+         w_EOI.size(0), w_EOI.size(1), w_EOI.size(2));
 }
 
 }  // namespace
 
-at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EOI,
-                        const at::Tensor& offsets_E) {
+at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EOI, const at::Tensor& offsets_E) {
   ensure_operands(x_RI, w_EOI, 2, offsets_E);
   if (x_RI.is_cuda()) return cuda::grouped_gemm(x_RI, w_EOI.transpose(1, 2), offsets_E);
   at::Tensor y_RO = at::empty({x_RI.size(0), w_EOI.size(1)}, x_RI.options());
@@ -88,8 +86,7 @@ at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EOI,
   return y_RO;
 }
 
-at::Tensor grouped_gemm_input_grad(const at::Tensor& dy_RO, const at::Tensor& w_EOI,
-                                   const at::Tensor& offsets_E) {
+at::Tensor grouped_gemm_input_grad(const at::Tensor& dy_RO, const at::Tensor& w_EOI, const at::Tensor& offsets_E) {
   ensure_operands(dy_RO, w_EOI, 1, offsets_E);
   if (dy_RO.is_cuda()) return cuda::grouped_gemm(dy_RO, w_EOI, offsets_E);
   at::Tensor dx_RI = at::empty({dy_RO.size(0), w_EOI.size(2)}, dy_RO.options());
@@ -98,16 +95,14 @@ at::Tensor grouped_gemm_input_grad(const at::Tensor& dy_RO, const at::Tensor& w_
   return dx_RI;
 }
 
-void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI,
-                              const at::Tensor& offsets_E, at::Tensor dw_EOI, GradWrite write) {
+void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
+                              at::Tensor dw_EOI, GradWrite write) {
   ensure_operands(x_RI, dw_EOI, 2, offsets_E);
-  ENSURE(dy_RO.size(0) == x_RI.size(0), "grouped GEMM: {} rows of dy, {} of x", dy_RO.size(0),
-         x_RI.size(0));
+  ENSURE(dy_RO.size(0) == x_RI.size(0), "grouped GEMM: {} rows of dy, {} of x", dy_RO.size(0), x_RI.size(0));
   ensure_weight_grad(dw_EOI, x_RI.scalar_type());
   if (x_RI.is_cuda()) return cuda::grouped_gemm_weight_grad(dy_RO, x_RI, offsets_E, dw_EOI, write);
   for_experts(offsets_E, x_RI.size(0), [&](int64_t e, int64_t first, int64_t rows) {
-    gemm_weight_grad(dy_RO.narrow(0, first, rows), x_RI.narrow(0, first, rows),
-                     dw_EOI.select(0, e), write);
+    gemm_weight_grad(dy_RO.narrow(0, first, rows), x_RI.narrow(0, first, rows), dw_EOI.select(0, e), write);
   });
 }
 

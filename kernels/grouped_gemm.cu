@@ -91,9 +91,8 @@ __global__ void __launch_bounds__(kTile* kTile) put_weight_grad(WeightGradOperan
 
 /// dw_EOI += product_EOI, or stored. What the library writes for experts without rows is not its promise: it is zero.
 template <int N>
-__global__ void __launch_bounds__(kThreads)
-    put_product(const c10::BFloat16* product_EOI, const int32_t* offsets_E, int64_t elements_per_expert, float* dw_EOI,
-                GradWrite write) {
+__global__ void __launch_bounds__(kThreads) put_product(const c10::BFloat16* product_EOI, const int32_t* offsets_E,
+                                                        int64_t elements_per_expert, float* dw_EOI, GradWrite write) {
   const RowTile rows = rows_of_expert(blockIdx.y, offsets_E);
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
   const bool empty = rows.begin == rows.end, stores = write == GradWrite::store;
@@ -108,8 +107,8 @@ __global__ void __launch_bounds__(kThreads)
   store_vector(dw_EOI + at, sum);
 }
 
-void bf16_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
-                      at::Tensor& dw_EOI, GradWrite write) {
+void bf16_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E, at::Tensor& dw_EOI,
+                      GradWrite write) {
   const at::Tensor product_EOI = at::_grouped_mm(dy_RO.t(), x_RI, offsets_E);
   ENSURE(product_EOI.is_contiguous() && product_EOI.sizes() == dw_EOI.sizes(),
          "grouped GEMM: the product is not laid out as the weight gradient");
@@ -144,8 +143,8 @@ at::Tensor plain_grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EIO, c
 }
 
 template <typename T>
-void plain_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E,
-                       at::Tensor& dw_EOI, GradWrite write) {
+void plain_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at::Tensor& offsets_E, at::Tensor& dw_EOI,
+                       GradWrite write) {
   const int64_t E = dw_EOI.size(0), O = dw_EOI.size(1), I = dw_EOI.size(2);
   const Launch launch(dw_EOI);
   const dim3 blocks(blocks_for(I, kTile), blocks_for(O, kTile), static_cast<unsigned>(E));

@@ -6,10 +6,10 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
-#include <exception>
-#include <limits>
 #include <bit>
+#include <exception>
 #include <iterator>
+#include <limits>
 
 #include "kernels/dtypes.h"
 

@@ -17,8 +17,8 @@ namespace {
 constexpr int64_t kTile = 256;
 
 template <typename T>
-void combine(const at::Tensor& y_RD, const int32_t* row_TK, int64_t K,
-             const at::Tensor& residual_TD, at::Tensor& out_TD) {
+void combine(const at::Tensor& y_RD, const int32_t* row_TK, int64_t K, const at::Tensor& residual_TD,
+             at::Tensor& out_TD) {
   const T* const y_all = y_RD.const_data_ptr<T>();
   const T* const residual_all = residual_TD.defined() ? residual_TD.const_data_ptr<T>() : nullptr;
   T* const out_all = out_TD.data_ptr<T>();
@@ -99,8 +99,8 @@ at::Tensor gather_rows(const at::Tensor& x_TD, const Permutation& permutation) {
   ensure_dim(x_TD, 2, "gather_rows: x");
   ensure_together(permutation.slot_R, x_TD, "gather_rows: the permutation");
   const int64_t R = permutation.slot_R.size(0), K = permutation.row_TK.size(1), D = x_TD.size(1);
-  ENSURE(x_TD.size(0) == permutation.row_TK.size(0), "{} tokens, but the permutation is of {}",
-         x_TD.size(0), permutation.row_TK.size(0));
+  ENSURE(x_TD.size(0) == permutation.row_TK.size(0), "{} tokens, but the permutation is of {}", x_TD.size(0),
+         permutation.row_TK.size(0));
   const at::Tensor x = dense_rows(x_TD);
   at::Tensor x_RD = at::empty({R, D}, x.options());
   if (x.is_cuda()) return cuda::gather_rows(x, permutation, x_RD), x_RD;
@@ -109,14 +109,12 @@ at::Tensor gather_rows(const at::Tensor& x_TD, const Permutation& permutation) {
   auto* const to = static_cast<char*>(x_RD.mutable_data_ptr());
   const int32_t* const slot = permutation.slot_R.const_data_ptr<int32_t>();
   for_rows(R, D, [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r)
-      std::memcpy(to + r * row_bytes, from + slot[r] / K * stride_bytes, row_bytes);
+    for (int64_t r = begin; r < end; ++r) std::memcpy(to + r * row_bytes, from + slot[r] / K * stride_bytes, row_bytes);
   });
   return x_RD;
 }
 
-at::Tensor combine_rows(const at::Tensor& y_RD, const Permutation& permutation,
-                        const at::Tensor& residual_TD) {
+at::Tensor combine_rows(const at::Tensor& y_RD, const Permutation& permutation, const at::Tensor& residual_TD) {
   ensure_dim(y_RD, 2, "combine_rows: y");
   ensure_together(permutation.row_TK, y_RD, "combine_rows: the permutation");
   const int64_t T = permutation.row_TK.size(0), K = permutation.row_TK.size(1), D = y_RD.size(1);
@@ -124,8 +122,7 @@ at::Tensor combine_rows(const at::Tensor& y_RD, const Permutation& permutation,
          permutation.slot_R.size(0));
   at::Tensor residual;
   if (residual_TD.defined()) {
-    ENSURE(residual_TD.sizes() == at::IntArrayRef({T, D}) &&
-               residual_TD.scalar_type() == y_RD.scalar_type(),
+    ENSURE(residual_TD.sizes() == at::IntArrayRef({T, D}) && residual_TD.scalar_type() == y_RD.scalar_type(),
            "combine_rows: the residual must be [{}, {}], of y's dtype", T, D);
     residual = dense_rows(residual_TD);
   }

@@ -224,8 +224,7 @@ void combine_rows(const at::Tensor& y_RD, const Permutation& permutation, const 
                                .K = static_cast<int32_t>(permutation.row_TK.size(1))};
     const bool vectors = rows_are_vectors(c.y, D, c.y_stride) && rows_are_vectors(c.out, D, D) &&
                          rows_are_vectors(c.residual, D, c.residual_stride);
-    for_width<T>(vectors,
-                 [&]<int N>() { combine<T, N><<<blocks_for(tokens, kWarps), kThreads, 0, launch>>>(c); });
+    for_width<T>(vectors, [&]<int N>() { combine<T, N><<<blocks_for(tokens, kWarps), kThreads, 0, launch>>>(c); });
   });
 }
 

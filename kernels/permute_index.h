@@ -25,8 +25,6 @@ inline Chunks chunks_of(int64_t R) {
   return {rows, std::max<int64_t>(1, (R + rows - 1) / rows)};
 }
 /// How many of the lanes in `peers` come before `lane`.
-C10_HOST_DEVICE inline int rank_among(uint32_t peers, int lane) {
-  return std::popcount(peers & ((1u << lane) - 1));
-}
+C10_HOST_DEVICE inline int rank_among(uint32_t peers, int lane) { return std::popcount(peers & ((1u << lane) - 1)); }
 
 }  // namespace olmoe::kernels

@@ -31,8 +31,8 @@ void normalize_rows(const RowOf& row_of, const T* w, double eps, RmsNorm& out) {
 }
 
 template <typename T>
-void backward_rows(Rows<T> dy_rows, Rows<T> x_rows, Rows<T> elsewhere, const RmsNormForward& forward,
-                   at::Tensor& dx_ND, Acc<T>* dw) {
+void backward_rows(Rows<T> dy_rows, Rows<T> x_rows, Rows<T> elsewhere, const RmsNormForward& forward, at::Tensor& dx_ND,
+                   Acc<T>* dw) {
   const T* const w = forward.w_D.const_data_ptr<T>();
   const auto* const rstd_N = forward.rstd_N.const_data_ptr<Acc<T>>();
   T* const dx_all = dx_ND.data_ptr<T>();
@@ -67,8 +67,8 @@ void ensure_operands(const at::Tensor& x_ND, const at::Tensor& w_D) {
   ensure_dim(w_D, 1, "rms_norm: weight");
   ensure_together(w_D, x_ND, "rms_norm: weight");
   ENSURE(w_D.size(0) == x_ND.size(1) && w_D.scalar_type() == x_ND.scalar_type(),
-         "rms_norm: a weight of {} x {} does not fit rows of {} x {}", w_D.size(0),
-         c10::toString(w_D.scalar_type()), x_ND.size(1), c10::toString(x_ND.scalar_type()));
+         "rms_norm: a weight of {} x {} does not fit rows of {} x {}", w_D.size(0), c10::toString(w_D.scalar_type()),
+         x_ND.size(1), c10::toString(x_ND.scalar_type()));
 }
 
 RmsNorm empty_norm(const at::Tensor& x_ND) {
@@ -93,8 +93,7 @@ RmsNorm rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps) {
 RmsNorm add_rms_norm(at::Tensor x_ND, const at::Tensor& residual_ND, const at::Tensor& w_D, double eps) {
   ensure_operands(x_ND, w_D);
   ensure_together(residual_ND, x_ND, "add_rms_norm: residual");
-  ENSURE(x_ND.is_contiguous() && residual_ND.sizes() == x_ND.sizes() &&
-             residual_ND.scalar_type() == x_ND.scalar_type(),
+  ENSURE(x_ND.is_contiguous() && residual_ND.sizes() == x_ND.sizes() && residual_ND.scalar_type() == x_ND.scalar_type(),
          "add_rms_norm: a residual of {} elements of {} does not fit contiguous rows of {} of {}", residual_ND.numel(),
          c10::toString(residual_ND.scalar_type()), x_ND.numel(), c10::toString(x_ND.scalar_type()));
   const at::Tensor residual = dense_rows(residual_ND), w = w_D.contiguous();

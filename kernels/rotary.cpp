@@ -97,8 +97,7 @@ void rotate_back(const Operands<T>& in, int64_t n, Acc<T> rstd, const T* dy, Acc
 }
 
 template <typename T>
-void norm_backward_row(const Operands<T>& in, int64_t n, Acc<T> rstd, const Acc<T>* dv, T* dx,
-                       Acc<T>* dw_partial) {
+void norm_backward_row(const Operands<T>& in, int64_t n, Acc<T> rstd, const Acc<T>* dv, T* dx, Acc<T>* dw_partial) {
   const T *const x = in.x + n * in.x_stride, *const w = in.w;
   Acc<T> dot = 0;
 #pragma omp simd reduction(+ : dot)
@@ -113,8 +112,8 @@ void norm_backward_row(const Operands<T>& in, int64_t n, Acc<T> rstd, const Acc<
 }
 
 template <typename T>
-void backward_rows(const Operands<T>& in, const at::Tensor& dy_NW, const Acc<T>* rstd_N,
-                   at::Tensor& dx_NW, at::Tensor& dw_W) {
+void backward_rows(const Operands<T>& in, const at::Tensor& dy_NW, const Acc<T>* rstd_N, at::Tensor& dx_NW,
+                   at::Tensor& dw_W) {
   const T* const dy_all = dy_NW.const_data_ptr<T>();
   T* const dx_all = dx_NW.data_ptr<T>();
   const int64_t N = dy_NW.size(0), dy_stride = dy_NW.stride(0), dx_stride = dx_NW.stride(0);
@@ -147,28 +146,23 @@ NormRotaryOperands checked(const NormRotaryOperands& in) {
   ENSURE(d > 0 && d % 2 == 0 && x_NW.size(1) % d == 0 && table_Sd.size(0) > 0,
          "norm_rotary: heads of width {} do not cut rows of {}", d, x_NW.size(1));
   ENSURE(table_Sd.is_contiguous() && table_Sd.scalar_type() == acc_dtype(x_NW.scalar_type()),
-         "norm_rotary: the table must be contiguous, {}",
-         c10::toString(acc_dtype(x_NW.scalar_type())));
+         "norm_rotary: the table must be contiguous, {}", c10::toString(acc_dtype(x_NW.scalar_type())));
   ENSURE(!clip || *clip > 0, "norm_rotary: clip must be positive, not {}", *clip);
   if (w_W.defined()) {
     ensure_dim(w_W, 1, "norm_rotary: weight");
     ensure_together(w_W, x_NW, "norm_rotary: weight");
-    ENSURE(w_W.size(0) == x_NW.size(1) && w_W.scalar_type() == x_NW.scalar_type() &&
-               w_W.is_contiguous(),
-           "norm_rotary: the weight must be contiguous, {} x {}", x_NW.size(1),
-           c10::toString(x_NW.scalar_type()));
+    ENSURE(w_W.size(0) == x_NW.size(1) && w_W.scalar_type() == x_NW.scalar_type() && w_W.is_contiguous(),
+           "norm_rotary: the weight must be contiguous, {} x {}", x_NW.size(1), c10::toString(x_NW.scalar_type()));
   }
   return {dense_rows(x_NW), w_W, table_Sd, clip};
 }
 
 }  // namespace
 
-at::Tensor rotary_table(int64_t sequence_length, int64_t head_dim, double theta,
-                        at::ScalarType dtype) {
+at::Tensor rotary_table(int64_t sequence_length, int64_t head_dim, double theta, at::ScalarType dtype) {
   ENSURE(head_dim > 0 && head_dim % 2 == 0, "rotary: head width {} is odd", head_dim);
   const auto table_dtype = acc_dtype(dtype);
-  at::Tensor table_Sd =
-      at::empty({sequence_length, head_dim}, at::TensorOptions().dtype(table_dtype));
+  at::Tensor table_Sd = at::empty({sequence_length, head_dim}, at::TensorOptions().dtype(table_dtype));
   const int64_t half = head_dim / 2;
   for_dtype(table_dtype, [&]<typename T>() {
     T* row = table_Sd.data_ptr<T>();
@@ -176,8 +170,7 @@ at::Tensor rotary_table(int64_t sequence_length, int64_t head_dim, double theta,
       for (int64_t j = 0; j < half; ++j) {
         // Taken in T step by step, as the reference does: in fp32 the angle's rounding is part of
         // the model.
-        const T frequency =
-            1 / std::pow(static_cast<T>(theta), static_cast<T>(2 * j) / static_cast<T>(head_dim));
+        const T frequency = 1 / std::pow(static_cast<T>(theta), static_cast<T>(2 * j) / static_cast<T>(head_dim));
         const T angle = static_cast<T>(s) * frequency;
         row[j] = rounded<T>(std::cos(angle));
         row[half + j] = rounded<T>(std::sin(angle));
@@ -191,8 +184,7 @@ NormRotary norm_rotary(const NormRotaryOperands& in, double eps) {
   const auto dense = checked(in);
   const at::Tensor& x = dense.x_NW;
   NormRotary out{at::empty(x.sizes(), x.options()), {}};
-  if (in.w_W.defined())
-    out.rstd_N = at::empty({x.size(0)}, x.options().dtype(acc_dtype(x.scalar_type())));
+  if (in.w_W.defined()) out.rstd_N = at::empty({x.size(0)}, x.options().dtype(acc_dtype(x.scalar_type())));
   if (x.is_cuda()) return cuda::norm_rotary(dense, eps, out), out;
   for_dtype(x.scalar_type(), [&]<typename T>() {
     Acc<T>* const rstd = in.w_W.defined() ? out.rstd_N.data_ptr<Acc<T>>() : nullptr;
@@ -201,14 +193,13 @@ NormRotary norm_rotary(const NormRotaryOperands& in, double eps) {
   return out;
 }
 
-void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in,
-                          const at::Tensor& rstd_N, at::Tensor dx_NW, at::Tensor dw_W) {
+void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in, const at::Tensor& rstd_N,
+                          at::Tensor dx_NW, at::Tensor dw_W) {
   const auto dense = checked(in);
   if (in.w_W.defined()) ensure_weight_grad(dw_W, in.x_NW.scalar_type());
   ENSURE(dy_NW.sizes() == in.x_NW.sizes() && dx_NW.sizes() == in.x_NW.sizes(),
          "norm_rotary_backward: dy and dx must have the shape of x");
-  ENSURE(dx_NW.size(1) <= 1 || dx_NW.stride(1) == 1,
-         "norm_rotary_backward: rows of dx must be dense");
+  ENSURE(dx_NW.size(1) <= 1 || dx_NW.stride(1) == 1, "norm_rotary_backward: rows of dx must be dense");
   const at::Tensor dy = dense_rows(dy_NW);
   if (dy.is_cuda()) return cuda::norm_rotary_backward(dy, dense, rstd_N, dx_NW, dw_W);
   for_dtype(dy.scalar_type(), [&]<typename T>() {

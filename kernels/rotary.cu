@@ -24,9 +24,7 @@ struct Operands {
     return table + int64_t{static_cast<uint32_t>(n) % static_cast<uint32_t>(S)} * 2 * half;
   }
   /// What the rotation is of, before the clamp, rounded as OlmoeForCausalLM rounds.
-  __device__ Acc<T> normed(T x_j, Acc<T> rstd, T w_j) const {
-    return w ? load(rms_normed(x_j, rstd, w_j)) : load(x_j);
-  }
+  __device__ Acc<T> normed(T x_j, Acc<T> rstd, T w_j) const { return w ? load(rms_normed(x_j, rstd, w_j)) : load(x_j); }
   bool are_vectors() const {
     return rows_are_vectors(x, half, x_stride) && rows_are_vectors(table, half, half) &&
            (!w || rows_are_vectors(w, half, half));
@@ -240,10 +238,9 @@ void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in,
   for_dtype(dy_NW.scalar_type(), [&]<typename T>() {
     const auto row = operands<T>(in);
     const at::Tensor dw_chunks = row.w ? empty_chunk_sums(chunks, dw_W) : at::Tensor();
-    const Gradients<T> out{dy_NW.const_data_ptr<T>(), dy_NW.stride(0),
-                           row.w ? rstd_N.const_data_ptr<Acc<T>>() : nullptr,
-                           dx_NW.data_ptr<T>(), dx_NW.stride(0),
-                           row.w ? dw_chunks.data_ptr<Acc<T>>() : nullptr};
+    const Gradients<T> out{
+        dy_NW.const_data_ptr<T>(), dy_NW.stride(0), row.w ? rstd_N.const_data_ptr<Acc<T>>() : nullptr,
+        dx_NW.data_ptr<T>(),       dx_NW.stride(0), row.w ? dw_chunks.data_ptr<Acc<T>>() : nullptr};
     const bool vectors = row.are_vectors() && rows_are_vectors(out.dy, row.half, out.dy_stride) &&
                          rows_are_vectors(out.dx, row.half, out.dx_stride);
     for_row_kernel<T>(row.W / 2, vectors, [&]<int kWidth, bool kHeld>(int threads) {

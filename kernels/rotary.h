@@ -24,7 +24,7 @@ struct NormRotary {
 /// after rotary).
 NormRotary norm_rotary(const NormRotaryOperands& in, double eps);
 /// Writes dx_NW (rows may be strided; it may be dy_NW itself) and adds to dw_W where there is a norm.
-void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in,
-                          const at::Tensor& rstd_N, at::Tensor dx_NW, at::Tensor dw_W);
+void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in, const at::Tensor& rstd_N,
+                          at::Tensor dx_NW, at::Tensor dw_W);
 
 }  // namespace olmoe::kernels

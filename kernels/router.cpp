@@ -98,21 +98,17 @@ void backward_row(const P* probs, const P* dprobs, P dlse, int64_t E, P* dlogits
 template <typename P>
 void add_score_grads(const Choice<P>& choice, bool renormalize, P* dprobs) {
   const auto shares = score_shares(choice, renormalize);
-  for (int64_t k = 0; k < choice.K; ++k)
-    dprobs[choice.ids[k]] += (choice.dscores[k] - shares.dot) / shares.sum;
+  for (int64_t k = 0; k < choice.K; ++k) dprobs[choice.ids[k]] += (choice.dscores[k] - shares.dot) / shares.sum;
 }
 
 template <typename P>
-void backward_rows(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE, P lse_scale,
-                   const Router& forward, bool renormalize, at::Tensor& dlogits_TE) {
-  const int64_t T = forward.probs_TE.size(0), E = forward.probs_TE.size(1),
-                K = forward.ids_TK.size(1);
+void backward_rows(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE, P lse_scale, const Router& forward,
+                   bool renormalize, at::Tensor& dlogits_TE) {
+  const int64_t T = forward.probs_TE.size(0), E = forward.probs_TE.size(1), K = forward.ids_TK.size(1);
   const int64_t group_size = dprobs_GE.defined() ? T / dprobs_GE.size(0) : 1;
   const P* const dscores = dscores_TK.const_data_ptr<P>();
   const P* const dprobs = dprobs_GE.defined() ? dprobs_GE.const_data_ptr<P>() : nullptr;
-  const P *const probs = forward.probs_TE.const_data_ptr<P>(), *const lse =
-                                                                   forward.lse_T
-                                                                       .const_data_ptr<P>();
+  const P *const probs = forward.probs_TE.const_data_ptr<P>(), *const lse = forward.lse_T.const_data_ptr<P>();
   const P* const scores = forward.scores_TK.const_data_ptr<P>();
   const int32_t* const ids = forward.ids_TK.const_data_ptr<int32_t>();
   P* const dlogits = dlogits_TE.data_ptr<P>();
@@ -130,37 +126,36 @@ void backward_rows(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE, P 
 
 }  // namespace
 
-Router route(const at::Tensor& logits_TE, int64_t top_k, int64_t groups, bool renormalize,
-             const at::Tensor& ids_TK) {
+Router route(const at::Tensor& logits_TE, int64_t top_k, int64_t groups, bool renormalize, const at::Tensor& ids_TK) {
   ensure_dim(logits_TE, 2, "route: logits");
   const int64_t T = logits_TE.size(0), E = logits_TE.size(1);
   ENSURE(top_k >= 1 && top_k <= E, "route: top {} of {} experts", top_k, E);
   ENSURE(groups >= 1 && T % groups == 0, "route: {} tokens do not make {} equal groups", T, groups);
   const at::Tensor logits = dense_rows(logits_TE);
   const auto options = logits.options().dtype(acc_dtype(logits.scalar_type()));
-  Router out{at::empty({T, E}, options), at::empty({T}, options), {}, at::empty({T, top_k}, options),
+  Router out{at::empty({T, E}, options),
+             at::empty({T}, options),
+             {},
+             at::empty({T, top_k}, options),
              at::zeros({groups, E}, options.dtype(at::kLong))};
   if (ids_TK.defined()) {
     ensure_together(ids_TK, logits, "route: the given choice");
-    ENSURE(ids_TK.sizes() == at::IntArrayRef({T, top_k}), "route: the given choice is not [{}, {}]",
-           T, top_k);
+    ENSURE(ids_TK.sizes() == at::IntArrayRef({T, top_k}), "route: the given choice is not [{}, {}]", T, top_k);
     out.ids_TK = ids_TK.contiguous();
   } else {
     out.ids_TK = at::empty({T, top_k}, options.dtype(at::kInt));
   }
   if (logits.is_cuda()) return cuda::route(logits, !ids_TK.defined(), renormalize, out), out;
   if (ids_TK.defined()) count_assignments(out.ids_TK, out.counts_GE);  // first: it checks what the loop trusts
-  for_dtype(logits.scalar_type(), [&]<typename Element>() {
-    route_rows<Element>(logits, !ids_TK.defined(), renormalize, out);
-  });
+  for_dtype(logits.scalar_type(),
+            [&]<typename Element>() { route_rows<Element>(logits, !ids_TK.defined(), renormalize, out); });
   if (!ids_TK.defined()) count_assignments(out.ids_TK, out.counts_GE);
   return out;
 }
 
-at::Tensor route_backward(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE,
-                          const at::Tensor& lse_scale, const Router& forward, bool renormalize) {
-  ENSURE(dscores_TK.sizes() == forward.scores_TK.sizes(),
-         "route_backward: dscores must have the shape of the scores");
+at::Tensor route_backward(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE, const at::Tensor& lse_scale,
+                          const Router& forward, bool renormalize) {
+  ENSURE(dscores_TK.sizes() == forward.scores_TK.sizes(), "route_backward: dscores must have the shape of the scores");
   ENSURE(lse_scale.numel() == 1 && lse_scale.scalar_type() == at::kDouble,
          "route_backward: the factor of logsumexp must be one float64");
   ensure_together(dscores_TK, forward.probs_TE, "route_backward: dscores");

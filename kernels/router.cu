@@ -204,9 +204,8 @@ void route(const at::Tensor& logits_TE, bool choose, bool renormalize, Router& o
         .K = static_cast<int32_t>(out.ids_TK.size(1)),
         .choose = choose,
         .renormalize = renormalize};
-    for_values_per_lane(E, [&]<int V>() {
-      route_run<Element, V><<<blocks, kThreads, E * sizeof(int32_t), launch>>>(operands);
-    });
+    for_values_per_lane(
+        E, [&]<int V>() { route_run<Element, V><<<blocks, kThreads, E * sizeof(int32_t), launch>>>(operands); });
   });
 }
 
@@ -230,9 +229,8 @@ void route_backward(const RouterGrads& grads, const Router& forward, bool renorm
           .E = static_cast<int32_t>(E),
           .K = static_cast<int32_t>(forward.ids_TK.size(1)),
           .renormalize = renormalize};
-      for_values_per_lane(E, [&]<int V>() {
-        route_backward_token<P, V><<<blocks_for(T, kWarps), kThreads, 0, launch>>>(operands);
-      });
+      for_values_per_lane(
+          E, [&]<int V>() { route_backward_token<P, V><<<blocks_for(T, kWarps), kThreads, 0, launch>>>(operands); });
     }
   });
 }

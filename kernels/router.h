@@ -13,8 +13,7 @@ struct Router {
 };
 /// One pass: softmax, top-k, counts. bf16 logits are read as fp32. With `ids_TK` defined the choice is given
 /// (recompute never routes again) and only the rest is computed.
-Router route(const at::Tensor& logits_TE, int64_t top_k, int64_t groups, bool renormalize,
-             const at::Tensor& ids_TK);
+Router route(const at::Tensor& logits_TE, int64_t top_k, int64_t groups, bool renormalize, const at::Tensor& ids_TK);
 
 /// dlogits_TE from three sources: the chosen scores (dscores_TK), each probability (dprobs_GE: the same value for
 /// every token of a group; undefined = 0), and logsumexp (dlse = lse_scale * lse_T, a float64 scalar). dtype of probs.

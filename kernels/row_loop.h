@@ -18,14 +18,14 @@ bool has_avx512();
 // vectorised once for each. The copy of the body keeps captured pointers in registers: read
 // through a reference, they might change with each store.
 template <typename Body>
-[[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), gnu::flatten]] void with_avx512(
-    const Body& body, int64_t begin, int64_t end) {
+[[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), gnu::flatten]] void with_avx512(const Body& body,
+                                                                                              int64_t begin,
+                                                                                              int64_t end) {
   const Body local = body;
   local(begin, end);
 }
 template <typename Body>
-[[gnu::target("avx2,fma"), gnu::flatten]] void with_avx2(const Body& body, int64_t begin,
-                                                         int64_t end) {
+[[gnu::target("avx2,fma"), gnu::flatten]] void with_avx2(const Body& body, int64_t begin, int64_t end) {
   const Body local = body;
   local(begin, end);
 }
@@ -47,8 +47,7 @@ template <typename Body>
 void for_rows(int64_t rows, int64_t row_elements, const Body& body) {
   constexpr int64_t kElementsPerTask = 16384;
   const int64_t grain = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, row_elements));
-  at::parallel_for(0, rows, grain,
-                   [&](int64_t begin, int64_t end) { vectorized(body, begin, end); });
+  at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) { vectorized(body, begin, end); });
 }
 
 /// total[j] += sum over rows: body(begin, end, partial) adds rows [begin, end) to a zeroed partial

@@ -26,8 +26,7 @@ void forward_rows(const at::Tensor& z_R2F, const Acc<T>* score_R, at::Tensor& h_
 }
 
 template <typename T>
-void backward_rows(const at::Tensor& dh_RF, const at::Tensor& z_R2F, const Acc<T>* score_R,
-                   SwigluGrads& grads) {
+void backward_rows(const at::Tensor& dh_RF, const at::Tensor& z_R2F, const Acc<T>* score_R, SwigluGrads& grads) {
   const T *const z_all = z_R2F.const_data_ptr<T>(), *const dh_all = dh_RF.const_data_ptr<T>();
   T *const dz_all = grads.dz_R2F.data_ptr<T>(), *const h_all = grads.h_RF.data_ptr<T>();
   Acc<T>* const dscore_R = score_R ? grads.dscore_R.data_ptr<Acc<T>>() : nullptr;
@@ -65,8 +64,8 @@ void ensure_operands(const at::Tensor& z_R2F, const at::Tensor& score_R) {
   ensure_together(score_R, z_R2F, "swiglu: score");
   ENSURE(score_R.size(0) == z_R2F.size(0) && score_R.is_contiguous() &&
              score_R.scalar_type() == acc_dtype(z_R2F.scalar_type()),
-         "swiglu: score must be contiguous, {}, one for each of {} rows",
-         c10::toString(acc_dtype(z_R2F.scalar_type())), z_R2F.size(0));
+         "swiglu: score must be contiguous, {}, one for each of {} rows", c10::toString(acc_dtype(z_R2F.scalar_type())),
+         z_R2F.size(0));
 }
 
 }  // namespace
@@ -76,13 +75,11 @@ at::Tensor swiglu(const at::Tensor& z_R2F, const at::Tensor& score_R) {
   const at::Tensor z = dense_rows(z_R2F);
   at::Tensor h_RF = at::empty({z.size(0), z.size(1) / 2}, z.options());
   if (z.is_cuda()) return cuda::swiglu(z, score_R, h_RF), h_RF;
-  for_dtype(z.scalar_type(),
-            [&]<typename T>() { forward_rows<T>(z, score_or_null<T>(score_R), h_RF); });
+  for_dtype(z.scalar_type(), [&]<typename T>() { forward_rows<T>(z, score_or_null<T>(score_R), h_RF); });
   return h_RF;
 }
 
-SwigluGrads swiglu_backward(const at::Tensor& dh_RF, const at::Tensor& z_R2F,
-                            const at::Tensor& score_R) {
+SwigluGrads swiglu_backward(const at::Tensor& dh_RF, const at::Tensor& z_R2F, const at::Tensor& score_R) {
   ensure_operands(z_R2F, score_R);
   ENSURE(dh_RF.dim() == 2 && dh_RF.size(0) == z_R2F.size(0) && 2 * dh_RF.size(1) == z_R2F.size(1) &&
              dh_RF.scalar_type() == z_R2F.scalar_type(),
@@ -91,8 +88,7 @@ SwigluGrads swiglu_backward(const at::Tensor& dh_RF, const at::Tensor& z_R2F,
   SwigluGrads grads{at::empty(z.sizes(), z.options()), at::empty(dh.sizes(), z.options()), {}};
   if (score_R.defined()) grads.dscore_R = at::empty(score_R.sizes(), score_R.options());
   if (z.is_cuda()) return cuda::swiglu_backward(dh, z, score_R, grads), grads;
-  for_dtype(z.scalar_type(),
-            [&]<typename T>() { backward_rows<T>(dh, z, score_or_null<T>(score_R), grads); });
+  for_dtype(z.scalar_type(), [&]<typename T>() { backward_rows<T>(dh, z, score_or_null<T>(score_R), grads); });
   return grads;
 }
 

@@ -12,7 +12,9 @@ struct Operands {
   const Acc<T>* score;  ///< null: 1
 
   Operands(const at::Tensor& z_R2F, const at::Tensor& score_R)
-      : z(z_R2F.const_data_ptr<T>()), z_stride(z_R2F.stride(0)), F(z_R2F.size(1) / 2),
+      : z(z_R2F.const_data_ptr<T>()),
+        z_stride(z_R2F.stride(0)),
+        F(z_R2F.size(1) / 2),
         score(score_R.defined() ? score_R.const_data_ptr<Acc<T>>() : nullptr) {}
   __device__ Acc<T> score_of(int64_t r) const { return score ? score[r] : 1; }
 };

@@ -37,9 +37,7 @@ void route(const at::Tensor&, bool, bool, Router&) { refuse("route"); }
 void route_backward(const RouterGrads&, const Router&, bool, at::Tensor&) { refuse("route_backward"); }
 void sort_by_expert(const at::Tensor&, Permutation&) { refuse("sort_by_expert"); }
 void gather_rows(const at::Tensor&, const Permutation&, at::Tensor&) { refuse("gather_rows"); }
-void combine_rows(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&) {
-  refuse("combine_rows");
-}
+void combine_rows(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&) { refuse("combine_rows"); }
 void take(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("take"); }
 void swiglu(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("swiglu"); }
 void swiglu_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, SwigluGrads&) {

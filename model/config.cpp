@@ -16,9 +16,8 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
           fmt::format("num_kv_heads: {} must divide {}.num_heads = {}", config.num_kv_heads, path, config.num_heads));
   require(config.top_k <= config.num_experts,
           fmt::format("top_k: {} is more than {}.num_experts = {}", config.top_k, path, config.num_experts));
-  require(config.dense_hidden() <= 1 << 24,
-          fmt::format("dense_width: {} gives a hidden width of {}, more than {}", config.dense_width,
-                      config.dense_hidden(), 1 << 24));
+  require(config.dense_hidden() <= 1 << 24, fmt::format("dense_width: {} gives a hidden width of {}, more than {}",
+                                                        config.dense_width, config.dense_hidden(), 1 << 24));
   require(!config.clip_qkv || *config.clip_qkv > 0, "clip_qkv: must be positive, or null for none");
   require(config.rope_theta > 0, fmt::format("rope_theta: {} must be positive", config.rope_theta));
   require(config.norm_eps > 0, fmt::format("norm_eps: {} must be positive", config.norm_eps));

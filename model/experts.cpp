@@ -40,8 +40,8 @@ struct ExpertsFunction : Function<ExpertsFunction> {
     auto scores_R = kernels::to_rows(scores_MK, order);
     auto [z_R2F, h_RF] = kernels::experts_up(rows.kernels, x_MD, {order, scores_R}, gate_up);
     auto y_RD = kernels::experts_down(rows.kernels, h_RF, order, down);
-    ctx->save_for_backward({kept.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, gate_up, down,
-                            kept.norm_D});
+    ctx->save_for_backward(
+        {kept.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, gate_up, down, kept.norm_D});
     ctx->saved_data["eps"] = kept.eps;
     ctx->saved_data["kernels"] = static_cast<int64_t>(rows.kernels);
     ctx->saved_data["residual"] = residual_MD.has_value();
@@ -63,7 +63,7 @@ struct ExpertsFunction : Function<ExpertsFunction> {
     kernels::experts_up_weight_grad(kernels, d.dz_R2F, kept.again(), order, weight_grad(gate_up),
                                     Stores::take(stores->gate_up));
     auto dx_RD = kernels::experts_up_input_grad(kernels, d.dz_R2F, order, gate_up);
-    return {kernels::combine_rows(dx_RD, order, {}), {}, kernels::to_assignments(d.dscore_R, order), {}, {}, {},
+    return {kernels::combine_rows(dx_RD, order, {}),         {}, kernels::to_assignments(d.dscore_R, order), {}, {}, {},
             data["residual"].toBool() ? dy_MD : at::Tensor()};
   }
 };
@@ -81,8 +81,13 @@ Experts::Experts(const ModelConfig& config, std::string prefix, const Communicat
 std::vector<Param> Experts::params() {
   const int64_t D = config_.d_model, F = config_.expert_width;
   const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot, bool* to_store) {
-    return Param{prefix_ + name, {count_, outputs, inputs}, {config_.num_experts, outputs, inputs},
-                 first_ * outputs * inputs, Axis::expert_shard, slot, to_store};
+    return Param{prefix_ + name,
+                 {count_, outputs, inputs},
+                 {config_.num_experts, outputs, inputs},
+                 first_ * outputs * inputs,
+                 Axis::expert_shard,
+                 slot,
+                 to_store};
   };
   return {param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_),
           param(".down.weight", D, F, &down_eDF_, &store_down_)};

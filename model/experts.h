@@ -32,7 +32,7 @@ class Experts {
   const ModelConfig& config_;
   std::string prefix_;
   kernels::ExpertKernels kernels_;
-  int64_t first_, count_;  // experts [first, first + count) are here
+  int64_t first_, count_;    // experts [first, first + count) are here
   at::Tensor gate_up_e2FD_;  // rows of an expert: F of the gate, then F of up
   at::Tensor down_eDF_;
   bool store_gate_up_ = false, store_down_ = false;  // their next gradients, which nothing is there to be added to

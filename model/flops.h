@@ -27,7 +27,7 @@ struct ForwardFlops {
   double ffn;          ///< experts, or the dense feed-forward
   double projections;  ///< q, k, v and output of attention
   double router;
-  double attention;    ///< scores and values, causal
+  double attention;  ///< scores and values, causal
   double head;
   double total() const { return ffn + projections + router + attention + head; }
 };

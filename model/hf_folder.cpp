@@ -51,9 +51,10 @@ std::string describe_other(const std::string& folder) {
   if (!is_there(folder)) {
     const auto missing = fmt::format("there is no folder {}", folder);
     if (!is_hub_name(folder)) return missing;
-    return fmt::format("{}. If it is a model on the Hugging Face hub, download it first (`hf download {} --local-dir "
-                       "DIR`) and name DIR",
-                       missing, folder);
+    return fmt::format(
+        "{}. If it is a model on the Hugging Face hub, download it first (`hf download {} --local-dir "
+        "DIR`) and name DIR",
+        missing, folder);
   }
   if (!fs::is_directory(folder)) return fmt::format("{} is a file: name the folder that it lies in", folder);
   constexpr const char* kOurs =
@@ -110,9 +111,10 @@ std::set<std::string> hf_weight_files(const std::string& folder) {
   const auto missing = std::ranges::count_if(files, [](const auto& path) { return !is_there(path); });
   const auto first = std::ranges::find_if(files, [](const auto& path) { return !is_there(path); });
   if (missing > 0)
-    throw CheckpointError(fmt::format("{}: not there ({} of {} files that {} names are missing): the download is not "
-                                      "complete",
-                                      *first, missing, files.size(), index));
+    throw CheckpointError(
+        fmt::format("{}: not there ({} of {} files that {} names are missing): the download is not "
+                    "complete",
+                    *first, missing, files.size(), index));
   return files;
 }
 

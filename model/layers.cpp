@@ -53,8 +53,8 @@ struct AddRmsNormFunction : Function<AddRmsNormFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
     const auto dsum = grads[0].defined() ? grads[0].contiguous() : grads[0];
-    auto dx = kernels::rms_norm_backward(grads[1].contiguous(), saved[0], saved[1], saved[2], weight_grad(saved[1]),
-                                         dsum);
+    auto dx =
+        kernels::rms_norm_backward(grads[1].contiguous(), saved[0], saved[1], saved[2], weight_grad(saved[1]), dsum);
     return {dx, dx, {}, {}};
   }
 };

@@ -25,9 +25,9 @@ struct RouteOptions {
 
 /// The losses of one layer and what their gradients need.
 struct Losses {
-  at::Tensor balance, z;    // float64 scalars
-  at::Tensor dprobs_GE;     // d balance / d probability of a token of group g
-  double dlse = 0;          // d z / d logsumexp, as a factor of logsumexp
+  at::Tensor balance, z;  // float64 scalars
+  at::Tensor dprobs_GE;   // d balance / d probability of a token of group g
+  double dlse = 0;        // d z / d logsumexp, as a factor of logsumexp
 };
 
 Losses router_losses(const kernels::Router& routed, const at::Tensor& balance_counts_GE) {
@@ -90,15 +90,20 @@ struct RouteFunction : Function<RouteFunction> {
     auto& data = ctx->saved_data;
     const auto &w_ED = saved[2], &dprobs_GE = saved[3], &ids_NK = saved[4];
     const auto x_ND = KeptRows{saved[0], saved[1], data["eps"].toDouble()}.again();
-    const RouteOptions options{ids_NK.size(1), dprobs_GE.size(0), data["renormalize"].toBool(), data["upcast"].toBool(),
-                               0, 0, saved.size() > 5 ? Keep::all : Keep::least, {}};
-    const auto routed = options.keep == Keep::all
-                            ? kernels::Router{saved[5], saved[6], ids_NK, saved[7], saved[8]}
-                            : route(x_ND, w_ED, ids_NK, options);
+    const RouteOptions options{ids_NK.size(1),
+                               dprobs_GE.size(0),
+                               data["renormalize"].toBool(),
+                               data["upcast"].toBool(),
+                               0,
+                               0,
+                               saved.size() > 5 ? Keep::all : Keep::least,
+                               {}};
+    const auto routed = options.keep == Keep::all ? kernels::Router{saved[5], saved[6], ids_NK, saved[7], saved[8]}
+                                                  : route(x_ND, w_ED, ids_NK, options);
     const auto daux = grads[1].defined() ? grads[1] : at::zeros({}, dprobs_GE.options().dtype(at::kDouble));
     auto dscores = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(routed.scores_TK);
-    auto dlogits_NE = kernels::route_backward(dscores, dprobs_GE * daux, daux * data["dlse"].toDouble(), routed,
-                                              options.renormalize);
+    auto dlogits_NE =
+        kernels::route_backward(dscores, dprobs_GE * daux, daux * data["dlse"].toDouble(), routed, options.renormalize);
     if (!options.upcast) dlogits_NE = dlogits_NE.to(x_ND.scalar_type());
     kernels::gemm_weight_grad(dlogits_NE, operand(x_ND, options.upcast), weight_grad(w_ED));
     auto dx_ND = kernels::gemm_input_grad(dlogits_NE, operand(w_ED, options.upcast)).to(x_ND.scalar_type());

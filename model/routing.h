@@ -14,9 +14,9 @@ namespace olmoe {
 struct DispatchPlan {
   /// [S] sorted by rank; a copy is the first of its token's assignments to the rank's experts.
   kernels::Permutation copies;
-  RowCounts counts;             ///< copies to and from each rank; empty where all experts are here
+  RowCounts counts;                              ///< copies to and from each rank; empty where all experts are here
   int64_t copies_sent = 0, copies_received = 0;  ///< of these, to and from other ranks
-  kernels::Permutation rows;    ///< [R] assignments of the M received tokens (or of the N own ones) sorted by expert
+  kernels::Permutation rows;  ///< [R] assignments of the M received tokens (or of the N own ones) sorted by expert
 };
 
 /// The choice of experts of one stage and micro-batch. Written by the first forward, only read afterwards.

@@ -9,10 +9,14 @@ namespace {
 
 at::ScalarType scalar_type(safetensors::Dtype dtype, const std::string& name) {
   switch (dtype) {
-    case safetensors::Dtype::f64: return at::kDouble;
-    case safetensors::Dtype::f32: return at::kFloat;
-    case safetensors::Dtype::bf16: return at::kBFloat16;
-    case safetensors::Dtype::f16: return at::kHalf;
+    case safetensors::Dtype::f64:
+      return at::kDouble;
+    case safetensors::Dtype::f32:
+      return at::kFloat;
+    case safetensors::Dtype::bf16:
+      return at::kBFloat16;
+    case safetensors::Dtype::f16:
+      return at::kHalf;
     default:
       throw CheckpointError(fmt::format("{}: weights of dtype {} cannot be read", name, safetensors::name(dtype)));
   }

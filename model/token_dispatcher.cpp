@@ -87,7 +87,7 @@ std::vector<DispatchPlan> TokenDispatcher::plan(at::TensorList chunks) const {
   const int64_t P = group.size(), C = std::ssize(chunks);
   std::vector<at::Tensor> copy_ranks, sent;  // to each rank: copies of tokens, and assignments to its experts
   for (const auto& ids_NK : chunks) {
-    const auto rank_NK = ids_NK.div(num_local_experts_, "floor");  // -1 stays -1
+    const auto rank_NK = ids_NK.div(num_local_experts_, "floor");                         // -1 stays -1
     const auto seen_NK = (rank_NK.unsqueeze(2) == rank_NK.unsqueeze(1)).tril(-1).any(2);  // by an earlier assignment
     copy_ranks.push_back(rank_NK.masked_fill(seen_NK, -1));
     sent.push_back(count_each(copy_ranks.back(), P));

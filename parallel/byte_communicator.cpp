@@ -32,8 +32,7 @@ void ByteCommunicator::do_all_gather(at::Tensor& out, const at::Tensor& in) {
   for (int r = 0; r < size(); ++r) recv.emplace_back(bytes_of(*whole) + r * n, n);
   const std::vector<ConstBytes> send(size(), ConstBytes(bytes_of(*own), n));
   agree(intent(Collective::all_gather, in));
-  if (n > 0 && recv[rank()].data() != bytes_of(*own))
-    std::memcpy(recv[rank()].data(), bytes_of(*own), n);
+  if (n > 0 && recv[rank()].data() != bytes_of(*own)) std::memcpy(recv[rank()].data(), bytes_of(*own), n);
   exchange(recv, send);
   whole.copy_back();
 }
@@ -52,8 +51,7 @@ void ByteCommunicator::do_all_reduce(at::Tensor& inout, Reduce op) {
   std::vector<Bytes> parts;
   for (int r = 0; r < size(); ++r) {
     const int64_t begin = cut(inout.numel(), size(), r), end = cut(inout.numel(), size(), r + 1);
-    parts.emplace_back(bytes_of(*whole) + begin * inout.element_size(),
-                       (end - begin) * inout.element_size());
+    parts.emplace_back(bytes_of(*whole) + begin * inout.element_size(), (end - begin) * inout.element_size());
   }
   const Bytes own = parts[rank()];
   reduce_own_part(own.data(), inout.scalar_type(), *whole, op);
@@ -61,8 +59,7 @@ void ByteCommunicator::do_all_reduce(at::Tensor& inout, Reduce op) {
   whole.copy_back();
 }
 
-void ByteCommunicator::do_all_to_all(at::Tensor& out, const at::Tensor& in,
-                                     const std::vector<int64_t>& recv,
+void ByteCommunicator::do_all_to_all(at::Tensor& out, const at::Tensor& in, const std::vector<int64_t>& recv,
                                      const std::vector<int64_t>& send) {
   HostTensor received(out);
   const HostTensor sent(in);
@@ -108,8 +105,7 @@ void ByteCommunicator::do_barrier() {
   agree({calls_++, static_cast<int64_t>(Collective::barrier), 0, 0, 0});
 }
 
-std::vector<std::vector<int64_t>> ByteCommunicator::gather_values(
-    Collective kind, const std::vector<int64_t>& mine) {
+std::vector<std::vector<int64_t>> ByteCommunicator::gather_values(Collective kind, const std::vector<int64_t>& mine) {
   std::vector<std::vector<int64_t>> all(size(), std::vector<int64_t>(mine.size()));
   all[rank()] = mine;
   std::vector<Bytes> recv;
@@ -121,8 +117,7 @@ std::vector<std::vector<int64_t>> ByteCommunicator::gather_values(
 }
 
 /// Sums piece `rank` of the ranks' `in` into `out`. Pieces are those of cut().
-void ByteCommunicator::reduce_own_part(std::byte* out, at::ScalarType out_dtype,
-                                       const at::Tensor& in, Reduce op) {
+void ByteCommunicator::reduce_own_part(std::byte* out, at::ScalarType out_dtype, const at::Tensor& in, Reduce op) {
   const int64_t item = in.element_size(), out_item = c10::elementSize(out_dtype);
   const int64_t chunk = kChunkBytes / item;
   auto piece = [&](int r, int64_t done) {  // the chunk of piece r that begins at `done`
@@ -149,8 +144,7 @@ void ByteCommunicator::reduce_own_part(std::byte* out, at::ScalarType out_dtype,
   }
 }
 
-ByteCommunicator::Intent ByteCommunicator::intent(Collective kind, const at::Tensor& tensor,
-                                                  int64_t detail) {
+ByteCommunicator::Intent ByteCommunicator::intent(Collective kind, const at::Tensor& tensor, int64_t detail) {
   return {calls_++, static_cast<int64_t>(kind), static_cast<int64_t>(tensor.scalar_type()), detail,
           static_cast<int64_t>(tensor.nbytes())};
 }
@@ -173,17 +167,15 @@ void ByteCommunicator::agree(Intent mine, const std::vector<int64_t>& recv_bytes
   exchange(recv, send);
   for (int r = 0; r < size(); ++r) {
     mine.bytes = recv_bytes[r];
-    ENSURE(r == rank() || theirs[r] == mine,
-           "{}: ranks make different calls. Rank {} is in {}, rank {} is in {}", name(), rank(),
-           describe(mine), r, describe(theirs[r]));
+    ENSURE(r == rank() || theirs[r] == mine, "{}: ranks make different calls. Rank {} is in {}, rank {} is in {}",
+           name(), rank(), describe(mine), r, describe(theirs[r]));
   }
 }
 
 std::string ByteCommunicator::describe(const Intent& intent) const {
   return fmt::format("call #{} {} ({}, {} bytes, detail {})", intent.call,
                      name_of(static_cast<Collective>(intent.kind)),
-                     c10::toString(static_cast<at::ScalarType>(intent.dtype)), intent.bytes,
-                     intent.detail);
+                     c10::toString(static_cast<at::ScalarType>(intent.dtype)), intent.bytes, intent.detail);
 }
 
 }  // namespace olmoe

@@ -24,8 +24,7 @@ class ByteCommunicator : public Communicator {
   using ConstBytes = std::span<const std::byte>;
 
   /// Every rank's copy of `mine`, in rank order. Serves split.
-  std::vector<std::vector<int64_t>> gather_values(Collective kind,
-                                                  const std::vector<int64_t>& mine);
+  std::vector<std::vector<int64_t>> gather_values(Collective kind, const std::vector<int64_t>& mine);
 
  private:
   /// What a rank is about to do with a peer.
@@ -50,8 +49,7 @@ class ByteCommunicator : public Communicator {
   // Throws on each rank whose peers are in another call, or mean to pass it another number of
   // bytes.
   void agree(Intent mine);
-  void agree(Intent mine, const std::vector<int64_t>& recv_bytes,
-             const std::vector<int64_t>& send_bytes);
+  void agree(Intent mine, const std::vector<int64_t>& recv_bytes, const std::vector<int64_t>& send_bytes);
   void reduce_own_part(std::byte* out, at::ScalarType out_dtype, const at::Tensor& in, Reduce op);
   std::string describe(const Intent& intent) const;
 

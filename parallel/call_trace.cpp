@@ -32,8 +32,7 @@ std::string TracedCall::text() const {
   return fmt::format("#{} {} {} {}", sequence, what, elements, finished ? "finished" : "entered");
 }
 
-int64_t CallTrace::enter(const std::string& group, Collective kind, at::ScalarType dtype,
-                         int64_t elements) {
+int64_t CallTrace::enter(const std::string& group, Collective kind, at::ScalarType dtype, int64_t elements) {
   std::lock_guard lock(mutex_);
   changed_ = Clock::now();
   ring_[next_ % kCalls] = {group, kind, dtype, elements, false, changed_};

@@ -27,8 +27,8 @@ struct TracedCall {
   int64_t sequence;  ///< counted over all groups of the rank, from 0
   std::string what;  ///< group, kind and dtype: "shard.all_gather BFloat16"
   int64_t elements;
-  bool finished;     ///< returned; over NCCL that is: handed to the GPU
-  double since_s;    ///< since it returned, or, while it has not, since it began
+  bool finished;   ///< returned; over NCCL that is: handed to the GPU
+  double since_s;  ///< since it returned, or, while it has not, since it began
 
   /// "#7 shard.all_gather BFloat16 4096 finished" (or "entered").
   std::string text() const;

@@ -14,8 +14,7 @@ namespace olmoe {
 namespace {
 
 int64_t part_bytes(const at::Tensor& tensor, int parts, int p) {
-  return (cut(tensor.numel(), parts, p + 1) - cut(tensor.numel(), parts, p)) *
-         tensor.element_size();
+  return (cut(tensor.numel(), parts, p + 1) - cut(tensor.numel(), parts, p)) * tensor.element_size();
 }
 
 bool overlap(const at::Tensor& a, const at::Tensor& b) {
@@ -26,9 +25,8 @@ bool overlap(const at::Tensor& a, const at::Tensor& b) {
 
 /// True if `part` is exactly piece `rank` of `whole`, as in-place collectives want it.
 bool is_own_part(const at::Tensor& part, const at::Tensor& whole, int rank) {
-  return part.dtype() == whole.dtype() &&
-         static_cast<const std::byte*>(part.data_ptr()) ==
-             static_cast<const std::byte*>(whole.data_ptr()) + rank * part.nbytes();
+  return part.dtype() == whole.dtype() && static_cast<const std::byte*>(part.data_ptr()) ==
+                                              static_cast<const std::byte*>(whole.data_ptr()) + rank * part.nbytes();
 }
 
 /// Back end of a group of one: every collective has been served before it gets here.
@@ -65,11 +63,10 @@ Communicator::~Communicator() = default;
 void Communicator::all_gather(at::Tensor out, const at::Tensor& in) {
   check_pair(out, in, "all_gather");
   ENSURE(out.numel() == size_ * in.numel() && out.dtype() == in.dtype(),
-         "{}.all_gather: out is {} {}, in is {} {}, and {} ranks take part", name_, out.numel(),
-         out.dtype().name(), in.numel(), in.dtype().name(), size_);
+         "{}.all_gather: out is {} {}, in is {} {}, and {} ranks take part", name_, out.numel(), out.dtype().name(),
+         in.numel(), in.dtype().name(), size_);
   const bool in_place = is_own_part(in, out, rank_);
-  ENSURE(in_place || !overlap(out, in), "{}.all_gather: in is a piece of out, but not piece {}",
-         name_, rank_);
+  ENSURE(in_place || !overlap(out, in), "{}.all_gather: in is a piece of out, but not piece {}", name_, rank_);
   const int64_t call = trace_->enter(name_, Collective::all_gather, in.scalar_type(), in.numel());
   if (size_ > 1) {
     do_all_gather(out, in);
@@ -83,13 +80,12 @@ void Communicator::all_gather(at::Tensor out, const at::Tensor& in) {
 
 void Communicator::reduce_scatter(at::Tensor out, const at::Tensor& in) {
   check_pair(out, in, "reduce_scatter");
-  ENSURE(in.numel() == size_ * out.numel(),
-         "{}.reduce_scatter: in has {} elements, out {}, and {} ranks take part", name_, in.numel(),
-         out.numel(), size_);
+  ENSURE(in.numel() == size_ * out.numel(), "{}.reduce_scatter: in has {} elements, out {}, and {} ranks take part",
+         name_, in.numel(), out.numel(), size_);
   check_reducible(in.scalar_type(), out.scalar_type(), name_ + ".reduce_scatter");
   const bool in_place = is_own_part(out, in, rank_);
-  ENSURE(in_place || !overlap(out, in),
-         "{}.reduce_scatter: out is a piece of in, but not piece {} in in's dtype", name_, rank_);
+  ENSURE(in_place || !overlap(out, in), "{}.reduce_scatter: out is a piece of in, but not piece {} in in's dtype",
+         name_, rank_);
   const int64_t call = trace_->enter(name_, Collective::reduce_scatter, in.scalar_type(), in.numel());
   if (size_ > 1) {
     do_reduce_scatter(out, in);
@@ -113,18 +109,17 @@ void Communicator::all_reduce(at::Tensor inout, Reduce op) {
   trace_->finish(call);
 }
 
-void Communicator::all_to_all(at::Tensor out, const at::Tensor& in,
-                              const std::vector<int64_t>& recv, const std::vector<int64_t>& send) {
+void Communicator::all_to_all(at::Tensor out, const at::Tensor& in, const std::vector<int64_t>& recv,
+                              const std::vector<int64_t>& send) {
   check_pair(out, in, "all_to_all");
   check_rows(out, recv, "recv");
   check_rows(in, send, "send");
   ENSURE(out.dtype() == in.dtype() && out.sizes().slice(1) == in.sizes().slice(1),
          "{}.all_to_all: rows of out are {} {}, rows of in {} {}", name_, out.dtype().name(),
-         fmt::join(out.sizes().slice(1), "x"), in.dtype().name(),
-         fmt::join(in.sizes().slice(1), "x"));
+         fmt::join(out.sizes().slice(1), "x"), in.dtype().name(), fmt::join(in.sizes().slice(1), "x"));
   ENSURE(!overlap(out, in), "{}.all_to_all: out and in overlap", name_);
-  ENSURE(send[rank_] == recv[rank_], "{}.all_to_all: rank {} sends itself {} rows but receives {}",
-         name_, rank_, send[rank_], recv[rank_]);
+  ENSURE(send[rank_] == recv[rank_], "{}.all_to_all: rank {} sends itself {} rows but receives {}", name_, rank_,
+         send[rank_], recv[rank_]);
   const int64_t call = trace_->enter(name_, Collective::all_to_all, in.scalar_type(), in.numel());
   if (size_ > 1) {
     do_all_to_all(out, in, recv, send);
@@ -189,32 +184,28 @@ void Communicator::traced(Collective kind, const std::function<void()>& work) {
 
 void Communicator::check_tensor(const at::Tensor& tensor, const char* call) const {
   ENSURE(tensor.defined(), "{}.{}: undefined tensor", name_, call);
-  ENSURE(tensor.is_contiguous(), "{}.{}: a tensor of sizes {} and strides {} is not contiguous",
-         name_, call, fmt::join(tensor.sizes(), "x"), fmt::join(tensor.strides(), ","));
+  ENSURE(tensor.is_contiguous(), "{}.{}: a tensor of sizes {} and strides {} is not contiguous", name_, call,
+         fmt::join(tensor.sizes(), "x"), fmt::join(tensor.strides(), ","));
 }
 
 void Communicator::check_pair(const at::Tensor& out, const at::Tensor& in, const char* call) const {
   check_tensor(out, call);
   check_tensor(in, call);
-  ENSURE(out.device() == in.device(), "{}.{}: out is on {}, in on {}", name_, call,
-         out.device().str(), in.device().str());
+  ENSURE(out.device() == in.device(), "{}.{}: out is on {}, in on {}", name_, call, out.device().str(),
+         in.device().str());
 }
 
-void Communicator::check_rows(const at::Tensor& tensor, const std::vector<int64_t>& rows,
-                              const char* what) const {
-  ENSURE(static_cast<int>(rows.size()) == size_, "{}.all_to_all: {} names {} ranks of {}", name_,
-         what, rows.size(), size_);
+void Communicator::check_rows(const at::Tensor& tensor, const std::vector<int64_t>& rows, const char* what) const {
+  ENSURE(static_cast<int>(rows.size()) == size_, "{}.all_to_all: {} names {} ranks of {}", name_, what, rows.size(),
+         size_);
   for (int64_t count : rows) {
     ENSURE(count >= 0, "{}.all_to_all: {} = {}", name_, what, fmt::join(rows, ", "));
   }
   const int64_t sum = std::accumulate(rows.begin(), rows.end(), int64_t{0});
-  ENSURE(tensor.dim() >= 1 && tensor.size(0) == sum,
-         "{}.all_to_all: {} = {} adds up to {} rows, the tensor is {}", name_, what,
-         fmt::join(rows, ", "), sum, fmt::join(tensor.sizes(), "x"));
+  ENSURE(tensor.dim() >= 1 && tensor.size(0) == sum, "{}.all_to_all: {} = {} adds up to {} rows, the tensor is {}",
+         name_, what, fmt::join(rows, ", "), sum, fmt::join(tensor.sizes(), "x"));
 }
 
-std::unique_ptr<Communicator> make_single_communicator() {
-  return std::make_unique<SingleCommunicator>("world");
-}
+std::unique_ptr<Communicator> make_single_communicator() { return std::make_unique<SingleCommunicator>("world"); }
 
 }  // namespace olmoe

@@ -83,8 +83,7 @@ class Communicator {
   virtual void do_all_gather(at::Tensor& out, const at::Tensor& in) = 0;
   virtual void do_reduce_scatter(at::Tensor& out, const at::Tensor& in) = 0;
   virtual void do_all_reduce(at::Tensor& inout, Reduce op) = 0;
-  virtual void do_all_to_all(at::Tensor& out, const at::Tensor& in,
-                             const std::vector<int64_t>& recv,
+  virtual void do_all_to_all(at::Tensor& out, const at::Tensor& in, const std::vector<int64_t>& recv,
                              const std::vector<int64_t>& send) = 0;
   virtual void do_broadcast(at::Tensor& inout, int root) = 0;
   virtual void do_barrier() = 0;
@@ -96,8 +95,7 @@ class Communicator {
 
   void check_tensor(const at::Tensor& tensor, const char* call) const;
   void check_pair(const at::Tensor& out, const at::Tensor& in, const char* call) const;
-  void check_rows(const at::Tensor& tensor, const std::vector<int64_t>& rows,
-                  const char* what) const;
+  void check_rows(const at::Tensor& tensor, const std::vector<int64_t>& rows, const char* what) const;
 
   std::string name_;
   int rank_;

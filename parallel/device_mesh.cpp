@@ -16,13 +16,12 @@ void check_shape(const MeshShape& shape, int ranks) {
   check_positive("parallel.expert", shape.expert);
   const int64_t product = int64_t{shape.replicate} * shape.shard;
   if (product != ranks) {
-    throw ConfigError(
-        fmt::format("parallel.replicate x parallel.shard = {} x {} = {}, but {} ranks run",
-                    shape.replicate, shape.shard, product, ranks));
+    throw ConfigError(fmt::format("parallel.replicate x parallel.shard = {} x {} = {}, but {} ranks run",
+                                  shape.replicate, shape.shard, product, ranks));
   }
   if (shape.shard % shape.expert != 0) {
-    throw ConfigError(fmt::format("parallel.expert = {} does not divide parallel.shard = {}",
-                                  shape.expert, shape.shard));
+    throw ConfigError(
+        fmt::format("parallel.expert = {} does not divide parallel.shard = {}", shape.expert, shape.shard));
   }
 }
 
@@ -39,9 +38,8 @@ DeviceMesh::DeviceMesh(Communicator& world, MeshShape shape) : world_(world), sh
 }
 
 std::string DeviceMesh::describe() const {
-  return fmt::format("world {} = replicate {} x shard {} (expert {} x expert_shard {})",
-                     world_.size(), shape_.replicate, shape_.shard, shape_.expert,
-                     shape_.expert_shard());
+  return fmt::format("world {} = replicate {} x shard {} (expert {} x expert_shard {})", world_.size(),
+                     shape_.replicate, shape_.shard, shape_.expert, shape_.expert_shard());
 }
 
 }  // namespace olmoe

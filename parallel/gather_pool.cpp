@@ -10,16 +10,14 @@
 
 namespace olmoe {
 
-PoolRange::PoolRange(at::Tensor flat)
-    : PoolRange(std::move(flat), 0, std::make_shared<Tenancies>()) {
+PoolRange::PoolRange(at::Tensor flat) : PoolRange(std::move(flat), 0, std::make_shared<Tenancies>()) {
   shared_ = false;
 }
 
 PoolRange::PoolRange(at::Tensor flat, int64_t begin, std::shared_ptr<Tenancies> tenancies)
     : flat_(std::move(flat)), begin_(begin), tenancies_(std::move(tenancies)) {
-  ENSURE(flat_.dim() == 1 && flat_.is_contiguous(),
-         "a pool is flat, this tensor is {} with strides {}", fmt::join(flat_.sizes(), "x"),
-         fmt::join(flat_.strides(), ","));
+  ENSURE(flat_.dim() == 1 && flat_.is_contiguous(), "a pool is flat, this tensor is {} with strides {}",
+         fmt::join(flat_.sizes(), "x"), fmt::join(flat_.strides(), ","));
 }
 
 void PoolRange::claim(const void* tenant) {
@@ -43,8 +41,8 @@ GatherPool::GatherPool(at::Tensor flat)
     : flat_(std::move(flat)), tenancies_(std::make_shared<PoolRange::Tenancies>()) {}
 
 PoolRange GatherPool::range(int64_t begin, int64_t numel) const {
-  ENSURE(begin >= 0 && numel >= 0 && begin + numel <= flat_.numel(),
-         "range [{}, {}) of a pool of {} elements", begin, begin + numel, flat_.numel());
+  ENSURE(begin >= 0 && numel >= 0 && begin + numel <= flat_.numel(), "range [{}, {}) of a pool of {} elements", begin,
+         begin + numel, flat_.numel());
   return PoolRange(flat_.narrow(0, begin, numel), begin, tenancies_);
 }
 

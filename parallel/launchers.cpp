@@ -18,8 +18,9 @@ struct Launcher {
   const char* advice;
 };
 
-constexpr auto kOwnMpi = "start with the mpirun of the MPI library that this program is linked with, or with srun "
-                         "--mpi=pmix, srun or torchrun";
+constexpr auto kOwnMpi =
+    "start with the mpirun of the MPI library that this program is linked with, or with srun "
+    "--mpi=pmix, srun or torchrun";
 constexpr std::array kLaunchers{
     Launcher{"OMPI_COMM_WORLD_SIZE", "mpirun of Open MPI", kOwnMpi},
     Launcher{"PMI_SIZE", "mpirun of MPICH or Intel MPI, or srun --mpi=pmi2", kOwnMpi},
@@ -69,23 +70,25 @@ void refuse_mixed_launchers(const Environment& environment) {
 void check_all_joined(const Environment& environment, int joined, const std::string& library) {
   for (const auto& launcher : kLaunchers)
     if (const int started = started_by(environment, launcher); started > joined)
-      throw ConfigError(fmt::format("{}={}: {} started {} ranks, but this one joined {} (MPI: {}). Each would train "
-                                    "alone, in one run.folder: {}; for one rank alone, unset {}",
-                                    launcher.size, started, launcher.name, started, joined, library, launcher.advice,
-                                    launcher.size));
+      throw ConfigError(
+          fmt::format("{}={}: {} started {} ranks, but this one joined {} (MPI: {}). Each would train "
+                      "alone, in one run.folder: {}; for one rank alone, unset {}",
+                      launcher.size, started, launcher.name, started, joined, library, launcher.advice, launcher.size));
   for (const char* name : {"PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"})
     if (const int rank = number_in(environment, name); rank >= joined)
-      throw ConfigError(fmt::format("{}={}: a launcher started at least {} ranks, but this one joined {} (MPI: {}). "
-                                    "Each would train alone, in one run.folder: {}; for one rank alone, unset {}",
-                                    name, rank, rank + 1, joined, library, kOwnMpi, name));
+      throw ConfigError(
+          fmt::format("{}={}: a launcher started at least {} ranks, but this one joined {} (MPI: {}). "
+                      "Each would train alone, in one run.folder: {}; for one rank alone, unset {}",
+                      name, rank, rank + 1, joined, library, kOwnMpi, name));
 }
 
 std::string describe_idle_allocation(const Environment& environment, int joined) {
   const int tasks = number_in(environment, "SLURM_NTASKS");
   if (joined > 1 || tasks <= 1 || environment("SLURM_STEP_NUM_TASKS") != nullptr) return {};
-  return fmt::format("one rank runs, in a Slurm allocation for {} (SLURM_NTASKS): srun or mpirun before the program "
-                     "starts them all",
-                     tasks);
+  return fmt::format(
+      "one rank runs, in a Slurm allocation for {} (SLURM_NTASKS): srun or mpirun before the program "
+      "starts them all",
+      tasks);
 }
 
 std::string describe_full_temporary_folder(const Environment& environment) {
@@ -95,9 +98,10 @@ std::string describe_full_temporary_folder(const Environment& environment) {
   std::error_code error;
   const auto space = std::filesystem::space(folder, error);
   if (!error && space.available >= kSession) return {};
-  return fmt::format("the folder of temporary files, {}, {}: MPI keeps its session there, and may not start. Free some "
-                     "space, or name another folder in TMPDIR",
-                     folder, error ? error.message() : fmt::format("has {} bytes free", space.available));
+  return fmt::format(
+      "the folder of temporary files, {}, {}: MPI keeps its session there, and may not start. Free some "
+      "space, or name another folder in TMPDIR",
+      folder, error ? error.message() : fmt::format("has {} bytes free", space.available));
 }
 
 }  // namespace olmoe

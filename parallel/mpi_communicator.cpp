@@ -56,8 +56,7 @@ class MpiCommunicator final : public ByteCommunicator {
     std::vector<MPI_Request> requests;
     auto in_pieces = [](auto bytes, auto&& transfer) {
       for (int64_t done = 0; done < std::ssize(bytes); done += kPieceBytes) {
-        transfer(bytes.data() + done,
-                 static_cast<int>(std::min(kPieceBytes, std::ssize(bytes) - done)));
+        transfer(bytes.data() + done, static_cast<int>(std::min(kPieceBytes, std::ssize(bytes) - done)));
       }
     };
     for (int r = 0; r < size(); ++r) {
@@ -73,8 +72,7 @@ class MpiCommunicator final : public ByteCommunicator {
         check(MPI_Isend(data, count, MPI_BYTE, r, 0, comm_, &requests.emplace_back()), "MPI_Isend");
       });
     }
-    check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE),
-          "MPI_Waitall");
+    check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "MPI_Waitall");
   }
 
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
@@ -89,18 +87,15 @@ class MpiCommunicator final : public ByteCommunicator {
 }  // namespace
 
 bool launched_by_mpi() {
-  constexpr std::array kLauncherVariables{"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE",
-                                          "PMI_RANK"};
-  return std::ranges::any_of(kLauncherVariables,
-                             [](const char* name) { return std::getenv(name) != nullptr; });
+  constexpr std::array kLauncherVariables{"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE", "PMI_RANK"};
+  return std::ranges::any_of(kLauncherVariables, [](const char* name) { return std::getenv(name) != nullptr; });
 }
 
 MpiSession::MpiSession() : exceptions_(std::uncaught_exceptions()) {
   constexpr int kNeeded = MPI_THREAD_MULTIPLE;
   int provided = 0;
   check(MPI_Init_thread(nullptr, nullptr, kNeeded, &provided), "MPI_Init_thread");
-  ENSURE(provided == kNeeded, "{} offers thread level {}, we need {}", library_version(), provided,
-         kNeeded);
+  ENSURE(provided == kNeeded, "{} offers thread level {}, we need {}", library_version(), provided, kNeeded);
 }
 
 MpiSession::~MpiSession() {

@@ -26,12 +26,18 @@ namespace {
 
 ncclDataType_t nccl_type(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kDouble: return ncclFloat64;
-    case at::kFloat: return ncclFloat32;
-    case at::kBFloat16: return ncclBfloat16;
-    case at::kLong: return ncclInt64;
-    case at::kInt: return ncclInt32;
-    default: throw Error(fmt::format("NCCL does not reduce {} here", c10::toString(dtype)));
+    case at::kDouble:
+      return ncclFloat64;
+    case at::kFloat:
+      return ncclFloat32;
+    case at::kBFloat16:
+      return ncclBfloat16;
+    case at::kLong:
+      return ncclInt64;
+    case at::kInt:
+      return ncclInt32;
+    default:
+      throw Error(fmt::format("NCCL does not reduce {} here", c10::toString(dtype)));
   }
 }
 
@@ -131,8 +137,8 @@ class NcclGroup final : public Registrar {
     if (!failed(result)) result = settle();
     if (!failed(result)) return;
     broken_ = true;
-    throw Error(fmt::format("{}.{}: NCCL: {} ({})", host_.name(), call, ncclGetErrorString(result),
-                            ncclGetLastError(comm_)));
+    throw Error(
+        fmt::format("{}.{}: NCCL: {} ({})", host_.name(), call, ncclGetErrorString(result), ncclGetLastError(comm_)));
   }
 
   /// True where the call and what it started went well; for calls on the way out, which have no one to tell.

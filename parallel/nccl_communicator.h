@@ -18,7 +18,6 @@ namespace olmoe {
 /// NaN. Needs `size` times the memory of the result for these. Collective over `host`.
 ///
 /// A build without CUDA throws ConfigError.
-std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host,
-                                                     c10::Device device);
+std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host, c10::Device device);
 
 }  // namespace olmoe

@@ -17,8 +17,7 @@ constexpr int64_t kGrain = 16 * kTile;
 
 template <class Out, class In>
 constexpr bool kReducible = std::is_same_v<Out, In> ||
-                            (!std::is_integral_v<Out> && !std::is_integral_v<In> &&
-                             sizeof(In) < sizeof(Out));
+                            (!std::is_integral_v<Out> && !std::is_integral_v<In> && sizeof(In) < sizeof(Out));
 
 template <Reduce op, class T>
 T combine(T a, T b) {
@@ -95,11 +94,9 @@ void check_reducible(at::ScalarType in, at::ScalarType out, const std::string& c
   ENSURE(known, "{}: cannot reduce {} into {}", call, c10::toString(in), c10::toString(out));
 }
 
-void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts,
-                          at::ScalarType dtype, Reduce op) {
-  const bool known = with_types(out.dtype, dtype, [&]<class Out, class In>(Out, In) {
-    reduce_parts<Out, In>(out, parts, op);
-  });
+void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts, at::ScalarType dtype, Reduce op) {
+  const bool known =
+      with_types(out.dtype, dtype, [&]<class Out, class In>(Out, In) { reduce_parts<Out, In>(out, parts, op); });
   ENSURE(known, "cannot reduce {} into {}", c10::toString(dtype), c10::toString(out.dtype));
 }
 

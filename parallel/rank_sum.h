@@ -25,8 +25,7 @@ struct HostArray {
 /// out = ((part 0 op part 1) op part 2) ..., each part widened to out's dtype first: the one
 /// definition of a sum over ranks. `parts` hold out.numel elements of `dtype`; out may be one of
 /// them.
-void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts,
-                          at::ScalarType dtype, Reduce op);
+void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts, at::ScalarType dtype, Reduce op);
 
 /// The same sum of the rows of parts [W, N], on whatever device they are, into out of N elements.
 void sum_in_rank_order(const at::Tensor& out, const at::Tensor& parts_WN);

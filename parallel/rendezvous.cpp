@@ -26,8 +26,7 @@ int number_of(const char* name, std::string_view text, int least, int most) {
   int number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc{} || end != text.data() + text.size() || number < least || number > most)
-    throw ConfigError(
-        fmt::format("{} = \"{}\", but it must be a number from {} to {}", name, text, least, most));
+    throw ConfigError(fmt::format("{} = \"{}\", but it must be a number from {} to {}", name, text, least, most));
   return number;
 }
 
@@ -55,8 +54,7 @@ std::optional<Rendezvous> of_torchrun(const Environment& environment) {
   meeting.port = static_cast<uint16_t>(number("MASTER_PORT", 1, kLastPort));
   const char* agent = environment("TORCHELASTIC_USE_AGENT_STORE");
   meeting.launcher_serves = agent != nullptr && std::string_view(agent) == "True";
-  if (const char* attempt = environment("TORCHELASTIC_RESTART_COUNT"))
-    meeting.job += fmt::format(".{}", attempt);
+  if (const char* attempt = environment("TORCHELASTIC_RESTART_COUNT")) meeting.job += fmt::format(".{}", attempt);
   meeting.variables =
       set_variables(environment, {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"});
   meeting.alone = "unset RANK WORLD_SIZE";
@@ -98,9 +96,10 @@ void refuse_half_set(const Environment& environment) {
   for (const auto& [name, other, least] : {std::tuple("WORLD_SIZE", "RANK", 2), std::tuple("RANK", "WORLD_SIZE", 1)}) {
     const char* text = environment(name);
     if (text == nullptr || environment(other) != nullptr || std::atoi(text) < least) continue;
-    throw ConfigError(fmt::format("{}={} speaks of several ranks, but {} is not set: this one would train alone. unset "
-                                  "{} for one rank; torchrun sets both for several",
-                                  name, text, other, name));
+    throw ConfigError(
+        fmt::format("{}={} speaks of several ranks, but {} is not set: this one would train alone. unset "
+                    "{} for one rank; torchrun sets both for several",
+                    name, text, other, name));
   }
 }
 

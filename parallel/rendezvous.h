@@ -9,7 +9,7 @@ namespace olmoe {
 
 /// Where the ranks of a job meet that was started without MPI.
 struct Rendezvous {
-  std::string host;        ///< of rank 0, or of the launcher that serves
+  std::string host;  ///< of rank 0, or of the launcher that serves
   uint16_t port = 0;
   int rank = 0;
   int size = 1;

@@ -25,8 +25,8 @@ bool same_memory(const at::Tensor& a, const at::Tensor& b) {
 
 }  // namespace
 
-ShardedUnit::ShardedUnit(std::vector<UnitParam> params, Communicator& group,
-                         at::ScalarType compute_dtype, at::Device device)
+ShardedUnit::ShardedUnit(std::vector<UnitParam> params, Communicator& group, at::ScalarType compute_dtype,
+                         at::Device device)
     : params_(std::move(params)), group_(group), compute_dtype_(compute_dtype) {
   lay_out();
   const auto master_dtype = compute_dtype == at::kDouble ? at::kDouble : at::kFloat;
@@ -43,23 +43,21 @@ void ShardedUnit::lay_out() {
     const int64_t numel = numel_of(param.shape);
     ENSURE(param.slot != nullptr, "parameter {} has no slot", param.name);
     ENSURE(param.first >= 0 && param.first + numel <= numel_of(param.global_shape),
-           "parameter {}: elements [{}, {}) of a global shape {}", param.name, param.first,
-           param.first + numel, fmt::join(param.global_shape, "x"));
+           "parameter {}: elements [{}, {}) of a global shape {}", param.name, param.first, param.first + numel,
+           fmt::join(param.global_shape, "x"));
     numels.push_back(numel);
   }
   auto layout = lay_out_flat(numels, group_.size());
   begins_ = std::move(layout.begins);
   flat_numel_ = layout.numel;
-  const int64_t slice_numel = flat_numel_ / group_.size(),
-                slice_begin = group_.rank() * slice_numel;
+  const int64_t slice_numel = flat_numel_ / group_.size(), slice_begin = group_.rank() * slice_numel;
   for (size_t i = 0; i < params_.size(); ++i) {
     const UnitParam& param = params_[i];
     const int64_t begin = std::max(begins_[i], slice_begin);
     const int64_t stop = std::min(begins_[i] + numel_of(param.shape), slice_begin + slice_numel);
     const int64_t to_global = param.first - begins_[i];
     if (begin < stop) {
-      slices_.push_back({param.name, param.global_shape, begin + to_global, stop + to_global,
-                         begin - slice_begin});
+      slices_.push_back({param.name, param.global_shape, begin + to_global, stop + to_global, begin - slice_begin});
     }
   }
 }
@@ -67,10 +65,9 @@ void ShardedUnit::lay_out() {
 void ShardedUnit::bind(PoolRange weights, PoolRange grads) {
   ENSURE(!weights_, "a unit is bound once");
   auto check = [&](const at::Tensor& flat, at::ScalarType dtype, const char* what) {
-    ENSURE(flat.numel() == flat_numel_ && flat.scalar_type() == dtype &&
-               flat.device() == shard.device(),
-           "{} is {} {} on {}, want {} {} on {}", what, flat.numel(), flat.dtype().name(),
-           flat.device().str(), flat_numel_, c10::toString(dtype), shard.device().str());
+    ENSURE(flat.numel() == flat_numel_ && flat.scalar_type() == dtype && flat.device() == shard.device(),
+           "{} is {} {} on {}, want {} {} on {}", what, flat.numel(), flat.dtype().name(), flat.device().str(),
+           flat_numel_, c10::toString(dtype), shard.device().str());
   };
   check(weights.flat(), compute_dtype_, "weights");
   check(grads.flat(), shard.scalar_type(), "grads");
@@ -155,8 +152,7 @@ void ShardedUnit::zero_added_grads() const {
 void ShardedUnit::reduce_grads(const at::Tensor& wire) {
   ENSURE(grads_, "a unit is bound before it is used");
   if (grads_are_grad_) return;
-  ENSURE(grads_->held_by(this),
-         "the full gradients of {} were not claimed, or another unit took their buffer",
+  ENSURE(grads_->held_by(this), "the full gradients of {} were not claimed, or another unit took their buffer",
          params_.empty() ? "an empty unit" : params_.front().name);
   for (const auto& param : params_)
     ENSURE(param.to_store == nullptr || !*param.to_store, "the gradient of {} was never stored", param.name);

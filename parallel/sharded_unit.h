@@ -42,8 +42,7 @@ struct Slice {
 /// scatter, not *when*.
 class ShardedUnit {
  public:
-  ShardedUnit(std::vector<UnitParam> params, Communicator& group, at::ScalarType compute_dtype,
-              at::Device device);
+  ShardedUnit(std::vector<UnitParam> params, Communicator& group, at::ScalarType compute_dtype, at::Device device);
   ShardedUnit(const ShardedUnit&) = delete;  // pools know their tenants by address
   ShardedUnit& operator=(const ShardedUnit&) = delete;
 

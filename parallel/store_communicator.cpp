@@ -141,8 +141,8 @@ class StoreJob {
   }
 
   [[noreturn]] void give_up() {
-    const auto alone = fmt::format("{} waited {} at {} for {}, in vain {}", myself(), patience(), place(), missing(),
-                                   reason());
+    const auto alone =
+        fmt::format("{} waited {} at {} for {}, in vain {}", myself(), patience(), place(), missing(), reason());
     fail(static_cast<int>(ExitCode::config), alone);
     throw ConfigError(alone);
   }

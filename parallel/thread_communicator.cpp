@@ -95,9 +95,8 @@ class ThreadJob {
 
   void fail_if_stuck() {
     if (running_ == 0 || waiting_ < running_) return;
-    const std::string reason = fmt::format(
-        "all {} running ranks wait for a call that no rank will make: they made different calls",
-        running_);
+    const std::string reason =
+        fmt::format("all {} running ranks wait for a call that no rank will make: they made different calls", running_);
     fail_locked(std::make_exception_ptr(Error(reason)), reason);
   }
 
@@ -127,8 +126,7 @@ class ThreadCommunicator final : public ByteCommunicator {
       : ByteCommunicator(std::move(name), rank, group.size), job_(job), group_(group) {}
 
   void abort(int exit_code) override {
-    const std::string reason =
-        fmt::format("{}: rank {} aborted the job with exit code {}", name(), rank(), exit_code);
+    const std::string reason = fmt::format("{}: rank {} aborted the job with exit code {}", name(), rank(), exit_code);
     job_.fail(std::make_exception_ptr(Error(reason, static_cast<ExitCode>(exit_code))), reason);
   }
 
@@ -155,8 +153,8 @@ class ThreadCommunicator final : public ByteCommunicator {
     const int64_t id = first ? job_.add_group(static_cast<int>(members.size())) : -1;
     const auto ids = gather_values(Collective::split, {id});
     const auto place = std::ranges::find(members, rank()) - members.begin();
-    return std::make_unique<ThreadCommunicator>(job_, job_.group(ids[members[0]][0]),
-                                                std::move(name), static_cast<int>(place));
+    return std::make_unique<ThreadCommunicator>(job_, job_.group(ids[members[0]][0]), std::move(name),
+                                                static_cast<int>(place));
   }
 
   ThreadJob& job_;
@@ -181,8 +179,7 @@ void run_rank(ThreadJob& job, int rank, const std::function<void(Communicator&)>
     ThreadCommunicator world(job, job.group(0), "world", rank);
     body(world);
   } catch (...) {
-    job.fail(std::current_exception(),
-             fmt::format("rank {}: {}", rank, what_of(std::current_exception())));
+    job.fail(std::current_exception(), fmt::format("rank {}: {}", rank, what_of(std::current_exception())));
   }
   job.leave();
 }

@@ -13,7 +13,7 @@ struct RankTrace {
   int rank = 0;
   std::string host;  ///< without spaces
   int64_t pid = 0;
-  int64_t beat = 0;  ///< grows with each writing: a reader sees by it that the rank lives
+  int64_t beat = 0;               ///< grows with each writing: a reader sees by it that the rank lives
   std::vector<TracedCall> calls;  ///< oldest first
 
   std::string text() const;

@@ -16,18 +16,18 @@ void WaitingClock::tell(const std::function<std::string(int64_t)>& text) {
 }
 
 WaitingNotice::WaitingNotice(std::function<std::string(int64_t)> text, NoticeTimes times) {
-  thread_ = start_thread<std::jthread>(
-      "the thread that tells what this rank waits for", [text = std::move(text), times](std::stop_token stop) {
-        constexpr auto kTick = std::chrono::milliseconds(50);
-        std::mutex mutex;
-        std::condition_variable_any never;
-        std::unique_lock lock(mutex);
-        WaitingClock clock(times);
-        while (!stop.stop_requested()) {
-          never.wait_for(lock, stop, kTick, [] { return false; });
-          if (!stop.stop_requested()) clock.tell(text);
-        }
-      });
+  thread_ = start_thread<std::jthread>("the thread that tells what this rank waits for",
+                                       [text = std::move(text), times](std::stop_token stop) {
+                                         constexpr auto kTick = std::chrono::milliseconds(50);
+                                         std::mutex mutex;
+                                         std::condition_variable_any never;
+                                         std::unique_lock lock(mutex);
+                                         WaitingClock clock(times);
+                                         while (!stop.stop_requested()) {
+                                           never.wait_for(lock, stop, kTick, [] { return false; });
+                                           if (!stop.stop_requested()) clock.tell(text);
+                                         }
+                                       });
 }
 
 }  // namespace olmoe

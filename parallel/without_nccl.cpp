@@ -5,9 +5,9 @@
 namespace olmoe {
 
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator>, c10::Device device) {
-  throw ConfigError(fmt::format(
-      "this build has no NCCL, which joins ranks on {}: configure with -DOLMOE_CUDA=ON, or train on cpu",
-      device.str()));
+  throw ConfigError(
+      fmt::format("this build has no NCCL, which joins ranks on {}: configure with -DOLMOE_CUDA=ON, or train on cpu",
+                  device.str()));
 }
 
 }  // namespace olmoe

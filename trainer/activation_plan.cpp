@@ -157,7 +157,7 @@ int64_t flash_backward_bytes(const ModelConfig& model, AttentionSize size, int m
   const int64_t d = rounded_up(model.head_dim(), 8), padded_S = rounded_up(S, 128);
   const int64_t padded_d = rounded_up(d, d <= 128 ? 32 : 64);
   const int64_t splits = size.deterministic ? (multiprocessors + B * H - 1) / (B * H) : 1;
-  const int64_t grads = rows * (H + 2 * G) * d * kBf16;                // dq, dk, dv
+  const int64_t grads = rows * (H + 2 * G) * d * kBf16;                 // dq, dk, dv
   const int64_t by_query_head = G == H ? 0 : 2 * rows * H * d * kBf16;  // dk and dv, before they are summed by group
   const int64_t dq_sums = splits * B * padded_S * H * padded_d * kFloat;
   const int64_t row_sums = B * H * padded_S * kFloat;

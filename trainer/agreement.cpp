@@ -25,10 +25,14 @@ struct AgreedError final : E, Agreed {
 
 [[noreturn]] void throw_agreed(const std::string& message, ExitCode code) {
   switch (code) {
-    case ExitCode::config: throw AgreedError<ConfigError>(message);
-    case ExitCode::data: throw AgreedError<DataError>(message);
-    case ExitCode::checkpoint: throw AgreedError<CheckpointError>(message);
-    default: throw AgreedError<Error>(message, code);
+    case ExitCode::config:
+      throw AgreedError<ConfigError>(message);
+    case ExitCode::data:
+      throw AgreedError<DataError>(message);
+    case ExitCode::checkpoint:
+      throw AgreedError<CheckpointError>(message);
+    default:
+      throw AgreedError<Error>(message, code);
   }
 }
 

@@ -45,8 +45,13 @@ Manifest Manifest::read(const std::string& folder) {
     const auto version = body.at("format_version").get<int>();
     if (version != kFormatVersion)
       throw CheckpointError(fmt::format("{}: format {} is not {}", path, version, kFormatVersion));
-    Manifest out{body.at("step"),   body.at("sequences"),        body.at("tokens"), body.at("config"),
-                 body.at("data_fingerprint"), body.at("made_by"), {}};
+    Manifest out{body.at("step"),
+                 body.at("sequences"),
+                 body.at("tokens"),
+                 body.at("config"),
+                 body.at("data_fingerprint"),
+                 body.at("made_by"),
+                 {}};
     for (const auto& file : body.at("files"))
       out.files.push_back({file.at("name"), file.at("size_bytes"), file.at("xxh3_128")});
     return out;

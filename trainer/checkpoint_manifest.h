@@ -17,9 +17,9 @@ struct Manifest {
   int64_t step = 0;
   int64_t sequences = 0;  ///< consumed from the shuffled stream: where the data loader goes on
   int64_t tokens = 0;
-  std::string config;                           ///< resolved, YAML
+  std::string config;  ///< resolved, YAML
   std::string data_fingerprint;
-  std::map<std::string, std::string> made_by;   ///< world, mesh, threads, CPU features, versions, git commit
+  std::map<std::string, std::string> made_by;  ///< world, mesh, threads, CPU features, versions, git commit
   std::vector<ShardFile> files;
 
   /// Writes `folder`/manifest.json and fsyncs it.

@@ -93,9 +93,7 @@ std::string problem_of(const Manifest::ShardFile& file, const std::string& folde
 Checkpointer::Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep)
     : folder_(std::move(folder)), mesh_(mesh), keep_(keep) {}
 
-std::string Checkpointer::step_folder(int64_t step) const {
-  return fmt::format("{}/{}", folder_, step_name(step));
-}
+std::string Checkpointer::step_folder(int64_t step) const { return fmt::format("{}/{}", folder_, step_name(step)); }
 
 std::optional<int64_t> Checkpointer::latest_step() const {
   constexpr int64_t kNone = -1;
@@ -200,8 +198,8 @@ Manifest Checkpointer::read_manifest(int64_t step) const {
   try {
     auto manifest = Manifest::read(folder);
     if (manifest.step != step)
-      throw CheckpointError(fmt::format("{}/manifest.json is the manifest of step {}: was the folder renamed?", folder,
-                                        manifest.step));
+      throw CheckpointError(
+          fmt::format("{}/manifest.json is the manifest of step {}: was the folder renamed?", folder, manifest.step));
     return manifest;
   } catch (const CheckpointError& error) {
     throw CheckpointError(fmt::format("{}. {}", error.what(), way_out(step)));

@@ -49,9 +49,7 @@ DeviceFacts cpu_facts(const SystemView& system) {
   return facts;
 }
 
-c10::DeviceIndex index_of(c10::Device gpu) {
-  return gpu.has_index() ? gpu.index() : at::accelerator::getDeviceIndex();
-}
+c10::DeviceIndex index_of(c10::Device gpu) { return gpu.has_index() ? gpu.index() : at::accelerator::getDeviceIndex(); }
 
 DeviceFacts gpu_facts(c10::Device device) {
   const auto index = index_of(device);

@@ -34,12 +34,14 @@ void refuse_shared_gpus(Communicator& ranks, int index) {
 
 void check_fused_experts(const kernels::cuda::GpuFacts& gpu) {
   if (!kernels::fused_experts_built_in())
-    throw ConfigError("train.expert_kernels: this program has no fused kernels; build it with "
-                      "OLMOE_CUDA_ARCHITECTURES=90a, or use train.expert_kernels=unfused");
+    throw ConfigError(
+        "train.expert_kernels: this program has no fused kernels; build it with "
+        "OLMOE_CUDA_ARCHITECTURES=90a, or use train.expert_kernels=unfused");
   if (gpu.major != 9 || gpu.minor != 0)
-    throw ConfigError(fmt::format("train.expert_kernels: the fused kernels are for GPUs of compute capability 9.0, and "
-                                  "{} has {}.{}; use train.expert_kernels=unfused",
-                                  gpu.name, gpu.major, gpu.minor));
+    throw ConfigError(
+        fmt::format("train.expert_kernels: the fused kernels are for GPUs of compute capability 9.0, and "
+                    "{} has {}.{}; use train.expert_kernels=unfused",
+                    gpu.name, gpu.major, gpu.minor));
 }
 
 void check_cudnn_attention(const kernels::cuda::GpuFacts& gpu) {
@@ -60,8 +62,9 @@ c10::Device device_of_rank(DeviceKind kind) {
   if (kind == DeviceKind::cpu) return at::kCPU;
   const int count = kernels::cuda::device_count();
   if (!kernels::cuda::built_in())
-    throw ConfigError("train.device: this program was built without CUDA; build the preset cuda-release, or use "
-                      "train.device=cpu");
+    throw ConfigError(
+        "train.device: this program was built without CUDA; build the preset cuda-release, or use "
+        "train.device=cpu");
   if (count == 0) throw ConfigError("train.device: no GPU is to be seen (nvidia-smi should list some)");
   return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank(process_environment()) % count)};
 }
@@ -79,9 +82,10 @@ void check_gpu(const Config& config, const kernels::cuda::GpuFacts& gpu) {
   const bool grouped = config.model.ffn == Ffn::moe && config.train.compute_dtype == ComputeDtype::bfloat16;
   const bool waits = grouped && gpu.major != 9 && gpu.major != 10;
   if (config.train.cuda_graph && waits)
-    throw ConfigError(fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped product of "
-                                  "bfloat16 waits for the host; it does not on 9.0 and 10.0 (H100, H200, B200)",
-                                  gpu.name, gpu.major, gpu.minor));
+    throw ConfigError(
+        fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped product of "
+                    "bfloat16 waits for the host; it does not on 9.0 and 10.0 (H100, H200, B200)",
+                    gpu.name, gpu.major, gpu.minor));
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
     check_fused_experts(gpu);
   if (config.train.attention_kernel == kernels::AttentionKernel::cudnn) check_cudnn_attention(gpu);

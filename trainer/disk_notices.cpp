@@ -51,17 +51,19 @@ std::string describe_saves(const PlannedSaves& plan, const DiskRoom& room) {
 std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& plan, const DiskRoom& room) {
   if (plan.saves == 0 || plan.needed_bytes() <= room.free_bytes) return {};
   const int64_t keep = config.checkpoint.keep;
-  return {fmt::format("run.folder: {} more of checkpoints will not fit into the {} that are free ({} of {} each: an "
-                      "old one is removed after the next is whole); make room, or change checkpoint.keep = {}{}",
-                      describe_size(plan.needed_bytes()), describe_size(room.free_bytes), plan.most - plan.present,
-                      describe_size(plan.each_bytes), keep, keep == 0 ? ", which keeps all" : "")};
+  return {
+      fmt::format("run.folder: {} more of checkpoints will not fit into the {} that are free ({} of {} each: an "
+                  "old one is removed after the next is whole); make room, or change checkpoint.keep = {}{}",
+                  describe_size(plan.needed_bytes()), describe_size(room.free_bytes), plan.most - plan.present,
+                  describe_size(plan.each_bytes), keep, keep == 0 ? ", which keeps all" : "")};
 }
 
 void check_disk(const Config& config, const PlannedSaves& plan, const DiskRoom& room) {
   if (plan.saves > 0 && plan.each_bytes > room.total_bytes)
-    throw ConfigError(fmt::format("run.folder: a checkpoint takes {}, more than the whole file system of {}, {}; "
-                                  "choose another folder",
-                                  describe_size(plan.each_bytes), config.run.folder, describe_size(room.total_bytes)));
+    throw ConfigError(
+        fmt::format("run.folder: a checkpoint takes {}, more than the whole file system of {}, {}; "
+                    "choose another folder",
+                    describe_size(plan.each_bytes), config.run.folder, describe_size(room.total_bytes)));
 }
 
 }  // namespace olmoe

@@ -121,9 +121,9 @@ void Examiner::measure_compute() {
     auto c = at::empty_like(a);
     const double flops = 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n);
     return flops / 1e9 / least_seconds([&] {
-      at::mm_out(c, a, b);
-      finish(c);
-    });
+             at::mm_out(c, a, b);
+             finish(c);
+           });
   });
   add({"compute", "GFLOP/s", scale().slow_compute}, rate);
 }
@@ -134,9 +134,9 @@ void Examiner::measure_copy() {
     const auto from = at::zeros({elements(scale().copy_bytes)}, options_);
     auto to = at::zeros(from.sizes(), options_);
     return 2 * static_cast<double>(from.nbytes()) / 1e9 / least_seconds([&] {  // read and written
-      to.copy_(from);
-      finish(to);
-    });
+             to.copy_(from);
+             finish(to);
+           });
   });
   add({"copy", "GB/s", scale().slow_copy}, rate);
 }

@@ -29,9 +29,10 @@ bool is_lack_of_memory(const std::exception& error) {
 std::string error_text(const std::exception& error) {
   const auto told = told_by(error);
   if (!is_lack_of_memory(error)) return told;
-  return fmt::format("not enough memory: {}{}. --dry-run prints what a rank needs; a smaller train.micro_batch_size, "
-                     "train.recompute, and more ranks need less",
-                     told.substr(0, told.find('\n')), limit_behind(ENOMEM));
+  return fmt::format(
+      "not enough memory: {}{}. --dry-run prints what a rank needs; a smaller train.micro_batch_size, "
+      "train.recompute, and more ranks need less",
+      told.substr(0, told.find('\n')), limit_behind(ENOMEM));
 }
 
 ExitCode exit_code_of(const std::exception& error) {

@@ -15,8 +15,8 @@ Evaluator::Evaluator(const Config& config, Communicator& world) : micro_batch_(c
   const auto rank = static_cast<size_t>(world.rank()), ranks = static_cast<size_t>(world.size());
   agree(world, [&] {
     for (size_t i = 0; i < sets.size(); ++i) {
-      auto dataset = std::make_shared<TokenDataset>(sets[i].paths, data.dtype, data.sequence_length,
-                                                    config.model.vocab_size);
+      auto dataset =
+          std::make_shared<TokenDataset>(sets[i].paths, data.dtype, data.sequence_length, config.model.vocab_size);
       if (i % ranks == rank) dataset->read_all();
       const int64_t all = dataset->num_instances(), most = config.evaluation.max_sequences;
       sets_.push_back({sets[i].name, make_file_source(std::move(dataset), 0, /*shuffle=*/false),

@@ -8,13 +8,13 @@ namespace olmoe {
 /// What a GPU's maker states of it, and of a node of eight such GPUs.
 struct GpuSpecs {
   std::string_view name;
-  double bf16_flop_per_s;      ///< dense bf16 products with fp32 sums: no sparsity
+  double bf16_flop_per_s;  ///< dense bf16 products with fp32 sums: no sparsity
   double memory_byte_per_s;
   double memory_bytes;
-  double nvlink_byte_per_s;    ///< of one GPU, one direction
-  double network_byte_per_s;   ///< of the one adapter that a GPU has to itself, one direction
+  double nvlink_byte_per_s;   ///< of one GPU, one direction
+  double network_byte_per_s;  ///< of the one adapter that a GPU has to itself, one direction
   int multiprocessors;
-  int compute_capability;      ///< 90 for 9.0
+  int compute_capability;  ///< 90 for 9.0
 };
 
 /// Multiprocessors that memory is planned for where no GPU is named: those of an H100 or H200.

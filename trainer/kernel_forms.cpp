@@ -111,8 +111,7 @@ constexpr ExpertForm first_stores(ExpertForm form) {
 
 constexpr ExpertForm own_down_and_dx(ExpertForm form) {
   form.name = "+ down and dx by the same kernel";
-  form.down = form.dx = {
-      .efficiency = kClustered * kAlone, .epilogue = 1570, .k_tile = {313, 0}, .start = {1060, 0}};
+  form.down = form.dx = {.efficiency = kClustered * kAlone, .epilogue = 1570, .k_tile = {313, 0}, .start = {1060, 0}};
   return form;
 }
 
@@ -129,7 +128,6 @@ constexpr ExpertForm grad_clusters(ExpertForm form) {
   form.down_grad.efficiency = form.up_grad.efficiency = kWeightGradClustered;
   return form;
 }
-
 
 constexpr ExpertForm named(ExpertForm form, std::string_view name) {
   form.name = name;

@@ -50,7 +50,7 @@ enum class HeadForm { logits_once, logits_twice };
 
 /// What is not said by a config; by default as a run has it.
 struct KernelForms {
-  const ExpertForm* experts = nullptr;  ///< null: those of train.expert_kernels
+  const ExpertForm* experts = nullptr;          ///< null: those of train.expert_kernels
   std::optional<AttentionForm> attention = {};  ///< none: that of train.attention_kernel
   HeadForm head = HeadForm::logits_once;
 };

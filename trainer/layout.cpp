@@ -25,8 +25,7 @@ struct Grid {
 /// Whether the ranks that share one copy can share the experts as parallel.expert says.
 bool expert_fits(const Config& config, int64_t shard) {
   const int64_t expert = config.parallel.expert;
-  return expert == 1 ||
-         (config.model.ffn == Ffn::moe && shard % expert == 0 && config.model.num_experts % expert == 0);
+  return expert == 1 || (config.model.ffn == Ffn::moe && shard % expert == 0 && config.model.num_experts % expert == 0);
 }
 
 /// What to choose of `grids`, each told by `text`: those that parallel.expert fits too, or else all of them, without

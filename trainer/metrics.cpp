@@ -54,10 +54,11 @@ constexpr auto kAfterStep =
 
 /// The step may be saved already, and every start after it would evaluate it again.
 std::string after_evaluation(const std::string& run_folder, int64_t step) {
-  return fmt::format("If {}/checkpoints has step {}, move that checkpoint away: the run then goes on from the one "
-                     "before it, with a lower optimizer.lr. If training went well, look at this evaluation set, or "
-                     "leave it out of evaluation.paths or evaluation.sets",
-                     run_folder, step);
+  return fmt::format(
+      "If {}/checkpoints has step {}, move that checkpoint away: the run then goes on from the one "
+      "before it, with a lower optimizer.lr. If training went well, look at this evaluation set, or "
+      "leave it out of evaluation.paths or evaluation.sets",
+      run_folder, step);
 }
 
 }  // namespace

@@ -13,13 +13,13 @@ namespace olmoe {
 
 /// What one optimizer step says of itself; the same on all ranks, but for its traffic.
 struct StepMetrics {
-  int64_t step, tokens;  ///< tokens since the start of the run
-  double loss;           ///< mean cross-entropy, nats
+  int64_t step, tokens;                       ///< tokens since the start of the run
+  double loss;                                ///< mean cross-entropy, nats
   double load_balancing_loss, router_z_loss;  ///< unweighted, means over layers and micro-batches
   double max_expert_load;  ///< assignments of the busiest expert / the mean, largest over layers; 0 without experts
   int64_t dropped_assignments;  ///< of all ranks and layers; 0 unless model.capacity_factor is set
   double grad_norm, lr;
-  double tokens_per_s;     ///< all ranks together
+  double tokens_per_s;                       ///< all ranks together
   std::optional<int64_t> peak_memory_bytes;  ///< of tensors on rank 0's device since the start; where they are counted
   MeshTraffic traffic = {};  ///< of this rank, in this step; with expert parallelism also its copies of tokens
   std::optional<int64_t> host_syncs = {};  ///< how often the host waited for its GPU within the step, where counted
@@ -47,7 +47,7 @@ class MetricsLog {
   bool has_evaluation_ = false;
   std::string run_folder_;
   int64_t train_steps_, console_every_;
-  double seconds_per_step_ = 0;          // smoothed, for the time that is left
+  double seconds_per_step_ = 0;  // smoothed, for the time that is left
 };
 
 }  // namespace olmoe

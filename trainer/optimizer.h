@@ -45,7 +45,7 @@ class Optimizer {
   std::span<const std::unique_ptr<ShardedUnit>> units_;
   const OptimizerConfig& config_;
   std::vector<at::Tensor> exp_avg_, exp_avg_sq_;  // of each unit
-  at::Tensor decaying_, constant_;  // AdamW's constants of the step, with weight decay and without
+  at::Tensor decaying_, constant_;                // AdamW's constants of the step, with weight decay and without
 };
 
 }  // namespace olmoe

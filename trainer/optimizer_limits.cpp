@@ -56,8 +56,8 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
          fmt::format("optimizer.weight_decay: {} at lr {} vanishes beside 1 in {}, so that nothing decays; say 0, or a "
                      "larger value",
                      config.weight_decay, config.lr, dtype));
-  refuse(overflows(1 - decay), fmt::format("optimizer.weight_decay: {} at lr {} is infinite in {}", config.weight_decay,
-                                           config.lr, dtype));
+  refuse(overflows(1 - decay),
+         fmt::format("optimizer.weight_decay: {} at lr {} is infinite in {}", config.weight_decay, config.lr, dtype));
   return problems;
 }
 

@@ -25,8 +25,12 @@ PlannedLayout plan_layout(const Config& config, const Layout& layout, const Mode
   const auto memory = plan_memory(laid_out, model, gpu.multiprocessors);
   const auto step = predict_step(laid_out, model, gpu);
   const auto copies = expected_copies_of_step(config.model, layout.mesh, static_cast<int64_t>(step.tokens));
-  return {layout, memory, fits(static_cast<double>(memory.total()), gpu),
-          count_collective_bytes(laid_out, model, copies), step, predict_variants(laid_out, model, gpu)};
+  return {layout,
+          memory,
+          fits(static_cast<double>(memory.total()), gpu),
+          count_collective_bytes(laid_out, model, copies),
+          step,
+          predict_variants(laid_out, model, gpu)};
 }
 
 /// What is better has the smaller key.
@@ -44,9 +48,7 @@ std::vector<MeshShape> list_meshes(const Config& config, int gpus) {
   return out;
 }
 
-bool same(MeshShape a, MeshShape b) {
-  return a.replicate == b.replicate && a.shard == b.shard && a.expert == b.expert;
-}
+bool same(MeshShape a, MeshShape b) { return a.replicate == b.replicate && a.shard == b.shard && a.expert == b.expert; }
 
 }  // namespace
 

@@ -47,8 +47,10 @@ std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) 
       name_of(built_attention(config.train.attention_kernel, config.train.deterministic_attention)),
       config.train.cuda_graph ? "in a" : "no");
   if (busy < gpus)
-    out += fmt::format("only {} of {} GPUs have tokens: make train.micro_batch_size smaller or "
-                       "train.global_batch_size larger\n", busy, gpus);
+    out += fmt::format(
+        "only {} of {} GPUs have tokens: make train.micro_batch_size smaller or "
+        "train.global_batch_size larger\n",
+        busy, gpus);
   return out;
 }
 
@@ -70,8 +72,7 @@ std::string describe_row(const PlannedLayout& p, int gpus) {
       mesh.replicate, mesh.shard, mesh.expert, zero_stage, name_of(recompute), gb(p.memory.total()),
       p.fits ? "yes" : "no", p.step.step_s * 1e3, step_with(p, ExpertKernels::fused, false),
       step_with(p, ExpertKernels::unfused, true), step_with(p, ExpertKernels::fused, true), p.step.exposed_s * 1e3,
-      p.step.token_per_s,
-      p.step.token_per_s * gpus / 1e6, 100 * p.step.mfu_causal, 100 * p.step.mfu_full,
+      p.step.token_per_s, p.step.token_per_s * gpus / 1e6, 100 * p.step.mfu_causal, 100 * p.step.mfu_full,
       gb(bytes.gather_dense + bytes.gather_experts), gb(bytes.reduce_dense + bytes.reduce_experts), gb(bytes.replicas),
       gb(bytes.exchange));
 }

@@ -64,7 +64,8 @@ extern "C" void on_signal(int signal) {
 }
 
 void apply(const Rule& rule) {
-  struct sigaction action {}, before {};
+  struct sigaction action {
+  }, before{};
   action.sa_handler = rule.answer == Answer::save_and_leave ? on_signal : SIG_IGN;
   action.sa_flags = SA_RESTART;  // a system call in progress goes on; the step ends first
   sigaction(rule.signal, &action, &before);
@@ -75,11 +76,16 @@ void apply(const Rule& rule) {
 /// What happens next. Nothing is promised of a save that may fail.
 const char* next_of(Moment moment) {
   switch (moment) {
-    case Moment::starting: return "nothing was trained yet, so there is nothing to save; leaving with exit code 75";
-    case Moment::training: return "this step is finished and saved, then the run leaves with exit code 75";
-    case Moment::saving: return "the checkpoint that is being written is finished, then the run leaves";
-    case Moment::evaluating: return "the evaluation stops after this batch, then the run saves and leaves";
-    case Moment::ended: return "the run has ended and leaves by itself";
+    case Moment::starting:
+      return "nothing was trained yet, so there is nothing to save; leaving with exit code 75";
+    case Moment::training:
+      return "this step is finished and saved, then the run leaves with exit code 75";
+    case Moment::saving:
+      return "the checkpoint that is being written is finished, then the run leaves";
+    case Moment::evaluating:
+      return "the evaluation stops after this batch, then the run saves and leaves";
+    case Moment::ended:
+      return "the run has ended and leaves by itself";
   }
   return "";
 }
@@ -119,7 +125,7 @@ Listener::~Listener() {
 void Listener::listen() {
   while (true) {
     while (sem_wait(&wake) != 0) continue;  // a handler ran on this thread
-    const bool last = ended;  // read first: a signal that came before the end is in its slot by now
+    const bool last = ended;                // read first: a signal that came before the end is in its slot by now
     for (size_t rule = 0; rule < kRules.size(); ++rule)
       if (const int came = unanswered[rule].exchange(0); came != 0)
         answer(kRules[rule].signal, static_cast<Moment>(came - 1));

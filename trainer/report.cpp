@@ -122,8 +122,8 @@ DryRun describe_notices(const Config& config, int world_size) {
   const auto state = read_start_state(config, find_saved_run(config.run.folder));
   std::string out;
   if (state.saved.config)
-    out += fmt::format("run.folder: {} holds step {}, after which a run goes on\n", config.run.folder,
-                       state.saved.step);
+    out +=
+        fmt::format("run.folder: {} holds step {}, after which a run goes on\n", config.run.folder, state.saved.step);
   const auto [always, notices] = start_notices(config, world_size, state);
   for (const auto& fact : always) out += fact + "\n";
   for (const auto& notice : notices) out += fmt::format("notice: {}\n", notice);
@@ -160,8 +160,8 @@ std::string describe_start(const Config& config, int world_size, const std::stri
   auto env = describe_environment(device);
   const auto run = describe_run(config, mesh_shape(config, world_size), multiprocessors_of(device));
   return fmt::format("olmoe-train {} ({})\n{}device: {} ({}), {} threads a rank\nLibTorch {}, MPI {}", env["version"],
-                     env["git_commit"], run, device.str(),
-                     env[device.is_cpu() ? "cpu_features" : "gpu"], env["threads"], env["libtorch"], mpi_version);
+                     env["git_commit"], run, device.str(), env[device.is_cpu() ? "cpu_features" : "gpu"],
+                     env["threads"], env["libtorch"], mpi_version);
 }
 
 DryRun dry_run(const Config& config, int world_size, const std::string& gpu) {

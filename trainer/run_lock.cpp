@@ -36,7 +36,8 @@ Got take(int fd, int kind) {
 
 /// Whether `path` is still the file that `fd` has open: who ends removes it.
 bool is_at(int fd, const std::string& path) {
-  struct stat open {}, named {};
+  struct stat open {
+  }, named{};
   return ::fstat(fd, &open) == 0 && ::stat(path.c_str(), &named) == 0 && open.st_dev == named.st_dev &&
          open.st_ino == named.st_ino;
 }
@@ -67,10 +68,11 @@ FileDescriptor open_lock(const std::string& path) {
 }
 
 [[noreturn]] void refuse(const std::string& folder) {
-  throw ConfigError(fmt::format("run.folder: {} is in use: {} trains in it. Two runs in one folder would overwrite "
-                                "each other's checkpoints, so this one does not start. Wait for it, stop it (SIGTERM "
-                                "makes it save and leave), or name another run.folder",
-                                folder, holder(path_of(folder))));
+  throw ConfigError(
+      fmt::format("run.folder: {} is in use: {} trains in it. Two runs in one folder would overwrite "
+                  "each other's checkpoints, so this one does not start. Wait for it, stop it (SIGTERM "
+                  "makes it save and leave), or name another run.folder",
+                  folder, holder(path_of(folder))));
 }
 
 /// Calls `attempt` until it does not say `held`. Throws ConfigError once `patience` is over.

@@ -116,8 +116,7 @@ void StageRunner::bind_units() {
                grads.contains(unit.get()) ? grads.at(unit.get()) : own_grads());
     if (!whole(*unit)) widest = std::max(widest, unit->flat_numel());
   }
-  if (options_.wire_dtype)
-    wire_ = make_buffer(widest, *options_.wire_dtype, sharding_);
+  if (options_.wire_dtype) wire_ = make_buffer(widest, *options_.wire_dtype, sharding_);
 }
 
 void StageRunner::reset_totals() {
@@ -146,8 +145,7 @@ void StageRunner::release(size_t stage) {
 
 void StageRunner::train_pass(const Batch& batch, LossScale scale, bool last_of_step) {
   const auto here = on_device(batch, options_.device);
-  const auto loss_seed =
-      at::full({}, scale.per_target, at::TensorOptions().dtype(at::kDouble).device(options_.device));
+  const auto loss_seed = at::full({}, scale.per_target, at::TensorOptions().dtype(at::kDouble).device(options_.device));
   totals_.losses_3[0] += forward(here, Phase::train, stages_.size(), loss_seed);
   backward(here, loss_seed, scale.aux_share, /*reduces=*/last_of_step || options_.grads == Residency::pooled);
 }

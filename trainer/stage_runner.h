@@ -49,9 +49,9 @@ class StageRunner {
     int64_t num_experts;
     bool registered_memory = false;  ///< buffers of collectives come from the groups that use them
     bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
-    Residency grads = Residency::pooled;  ///< resident: reduced once a step, not after each micro-batch
+    Residency grads = Residency::pooled;            ///< resident: reduced once a step, not after each micro-batch
     std::optional<at::ScalarType> wire_dtype = {};  ///< gradients travel in it; none: in their own
-    Keep keep = Keep::all;  ///< of graphs that wait for their backward while other stages run
+    Keep keep = Keep::all;                          ///< of graphs that wait for their backward while other stages run
   };
   StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options);
 

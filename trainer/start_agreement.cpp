@@ -34,10 +34,10 @@ void add_facts(const std::string& path, const ConfigNode& node, std::vector<Star
       return;
     case ConfigNode::Kind::list:
       facts.push_back({path, fmt::format("{} items", node.items.size())});
-      for (size_t i = 0; i < node.items.size(); ++i)
-        add_facts(fmt::format("{}[{}]", path, i), node.items[i], facts);
+      for (size_t i = 0; i < node.items.size(); ++i) add_facts(fmt::format("{}[{}]", path, i), node.items[i], facts);
       return;
-    default: facts.push_back({path, node.inline_text()});
+    default:
+      facts.push_back({path, node.inline_text()});
   }
 }
 

@@ -10,8 +10,9 @@ StepGraph::StepGraph(std::unique_ptr<kernels::Recorder> recorder, std::function<
     : recorder_(std::move(recorder)), restore_(std::move(restore)) {}
 
 at::Tensor StepGraph::run(const std::function<at::Tensor()>& work) {
-  ENSURE(!record_failed_, "the step could not be recorded before, and this process cannot do it any more: start the "
-                          "program anew, with train.cuda_graph=false if it fails again");
+  ENSURE(!record_failed_,
+         "the step could not be recorded before, and this process cannot do it any more: start the "
+         "program anew, with train.cuda_graph=false if it fails again");
   if (rehearsed_ < kRehearsals) {
     ++rehearsed_;
     at::Tensor result;

@@ -36,16 +36,17 @@ namespace {
 
 at::ScalarType scalar_type(ComputeDtype dtype) {
   switch (dtype) {
-    case ComputeDtype::float32: return at::kFloat;
-    case ComputeDtype::bfloat16: return at::kBFloat16;
-    case ComputeDtype::float64: return at::kDouble;
+    case ComputeDtype::float32:
+      return at::kFloat;
+    case ComputeDtype::bfloat16:
+      return at::kBFloat16;
+    case ComputeDtype::float64:
+      return at::kDouble;
   }
   throw Error("unreachable compute dtype");
 }
 
-Lane::Beside beside(const Config& config) {
-  return config.parallel.overlap ? Lane::Beside::yes : Lane::Beside::no;
-}
+Lane::Beside beside(const Config& config) { return config.parallel.overlap ? Lane::Beside::yes : Lane::Beside::no; }
 
 MoeOptions moe_options(const Config& config) {
   return {device_of_rank(config.train.device), beside(config), config.parallel.expert_chunks,
@@ -106,9 +107,10 @@ void make_run_folder(const std::string& folder) {
 void check_file_size(std::span<const StateTensor> state) {
   const int64_t bytes = shard_bytes(state);
   if (bytes > file_size_limit())
-    throw ConfigError(fmt::format("a checkpoint file of this rank takes {} bytes, but this process may write {} a "
-                                  "file: raise the limit (ulimit -f unlimited), or shard over more ranks",
-                                  bytes, file_size_limit()));
+    throw ConfigError(
+        fmt::format("a checkpoint file of this rank takes {} bytes, but this process may write {} a "
+                    "file: raise the limit (ulimit -f unlimited), or shard over more ranks",
+                    bytes, file_size_limit()));
 }
 
 }  // namespace

@@ -65,8 +65,8 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<DeviceStep> device_step_;
   Checkpointer checkpointer_;
-  int64_t step_ = 0;        // finished steps
-  int64_t saved_step_ = -1; // of the newest checkpoint
+  int64_t step_ = 0;         // finished steps
+  int64_t saved_step_ = -1;  // of the newest checkpoint
   std::unique_ptr<DataLoader> loader_;
   std::unique_ptr<MetricsLog> metrics_;
   bool evaluation_missing_ = false;  // of step_: not made yet, or interrupted

@@ -56,14 +56,14 @@ class Watchdog {
   std::shared_ptr<const CallTrace> trace_;
   std::atomic<bool> recording_ = false;
   RankTrace mine_;
-  Traces before_;          // of all ranks, at this one's turn to compare them
+  Traces before_;  // of all ranks, at this one's turn to compare them
   int64_t stuck_beats_ = 0;
   std::chrono::steady_clock::time_point watching_since_ = std::chrono::steady_clock::now();
   int exceptions_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ended_ = false;
-  std::thread thread_;     // last: it uses all others
+  std::thread thread_;  // last: it uses all others
 };
 
 /// Reads a folder of traces that a run left, and compares them; for people, afterwards. Throws Error where there are

@@ -76,9 +76,7 @@ class RowsAlongM {
 class RowsAlongK {
  public:
   static constexpr int kColumns = kTileM;
-  static __device__ int32_t k_tiles(int32_t, const TileCursor& at) {
-    return (at.end - at.begin + kTileK - 1) / kTileK;
-  }
+  static __device__ int32_t k_tiles(int32_t, const TileCursor& at) { return (at.end - at.begin + kTileK - 1) / kTileK; }
 
   __device__ RowsAlongK(const GatheredRows& rows, const TileCursor& at, int thread) : rows_(rows), end_(at.end) {
     const LoadedPiece piece = loaded_piece<kColumns>(thread, 0);

@@ -1,10 +1,10 @@
 // What a block of a fused kernel multiplies, and how B comes into shared memory: through TMA (A: gathered_rows.cuh).
 // Shapes: M, N, K of a product as in kernels/expert_tiles.h.
 #pragma once
-#include <cute/tensor.hpp>
 #include <cutlass/bfloat16.h>
-#include <cutlass/gemm/collective/collective_builder.hpp>
 #include <cutlass/layout/matrix.h>
+#include <cute/tensor.hpp>
+#include <cutlass/gemm/collective/collective_builder.hpp>
 
 #include "kernels/expert_tiles.h"
 

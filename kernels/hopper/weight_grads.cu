@@ -43,8 +43,8 @@ void multiply_rows(const at::Tensor& x_TD, const Permutation& order, const at::T
 
 bool built_in() { return true; }
 
-void down_weight_grad(const at::Tensor& dy_TD, const Permutation& order, const at::Tensor& h_RF,
-                      at::Tensor& ddown_EDF, GradWrite write) {
+void down_weight_grad(const at::Tensor& dy_TD, const Permutation& order, const at::Tensor& h_RF, at::Tensor& ddown_EDF,
+                      GradWrite write) {
   multiply_rows<false>(dy_TD, order, h_RF, ddown_EDF, write);
 }
 

@@ -11,8 +11,7 @@ namespace olmoe {
 using namespace sample;
 namespace {
 
-std::string problems_of_file(const std::string& path,
-                             const std::vector<std::string>& overrides = {}) {
+std::string problems_of_file(const std::string& path, const std::vector<std::string>& overrides = {}) {
   try {
     read_config<RunConfig>(path, overrides);
   } catch (const ConfigError& error) {
@@ -89,33 +88,26 @@ TEST_CASE("a word far from every key gets no suggestion") {
 }
 
 TEST_CASE("an override obeys the rules of the file") {
-  CHECK(read("steps: 1\nmodel: {d_model: 8}", {"model.d_model=16", "steps=7", "betas=[0.1]"})
-            .model.d_model == 16);
-  CHECK(read("steps: 1", {"model={d_model: 5}", "model.top_k=4"}).model ==
-        ModelConfig{5, 4, false, {}});
+  CHECK(read("steps: 1\nmodel: {d_model: 8}", {"model.d_model=16", "steps=7", "betas=[0.1]"}).model.d_model == 16);
+  CHECK(read("steps: 1", {"model={d_model: 5}", "model.top_k=4"}).model == ModelConfig{5, 4, false, {}});
   CHECK(read("steps: 1", {"name=a=b"}).name == "a=b");
   CHECK(read("steps: 1", {"steps=2", "steps=3"}).steps == 3);
   CHECK(read("", {"steps=2"}).steps == 2);
-  CHECK(problems("steps: 1", {"model.d_model=1.5"}) ==
-        "model.d_model: expected an integer, got '1.5' (command line)");
+  CHECK(problems("steps: 1", {"model.d_model=1.5"}) == "model.d_model: expected an integer, got '1.5' (command line)");
   CHECK(problems("steps: 1", {"model=3"}) == "model: expected a section, got '3' (command line)");
   CHECK(problems("steps: 1", {"base=y.yaml"}) == "base: may stand in a file only (command line)");
   CHECK(problems("", {"lr=1"}) == "steps: required key is missing (x.yaml)");
-  for (const char* bad :
-       {"", "=", "steps", "=1", ".steps=1", "steps.=1", "a..b=1", "a b=1", "a[0]=1"}) {
+  for (const char* bad : {"", "=", "steps", "=1", ".steps=1", "steps.=1", "a..b=1", "a b=1", "a[0]=1"}) {
     INFO(bad);
-    CHECK(problems("steps: 1", {bad}) ==
-          fmt::format("{}: expected path.to.key=value (command line)", bad));
+    CHECK(problems("steps: 1", {bad}) == fmt::format("{}: expected path.to.key=value (command line)", bad));
   }
 }
 
 TEST_CASE("a base lies beneath the file that names it") {
   const TempFolder folder;
-  folder.add("grandparent.yaml",
-             "steps: 1\nlr: 0.5\nbetas: [1, 2, 3]\nmodel: {d_model: 8, top_k: 4}\n");
+  folder.add("grandparent.yaml", "steps: 1\nlr: 0.5\nbetas: [1, 2, 3]\nmodel: {d_model: 8, top_k: 4}\n");
   folder.add("sub/parent.yaml", "base: ../grandparent.yaml\nbetas: [7]\n\nmodel:\n  top_k: 1\n");
-  const std::string path =
-      folder.add("child.yaml", "base: sub/parent.yaml\nmodel: {clip: 3}\nname: child\n");
+  const std::string path = folder.add("child.yaml", "base: sub/parent.yaml\nmodel: {clip: 3}\nname: child\n");
   const RunConfig config = read_config<RunConfig>(path, {"model.d_model=9"});
   CHECK(config.steps == 1);
   CHECK(config.lr == 0.5);
@@ -128,29 +120,26 @@ TEST_CASE("a problem is placed in the file that it stands in") {
   const TempFolder folder;
   const std::string parent = folder.add("parent.yaml", "\nmodel:\n  topk: 1\n");
   const std::string child = folder.add("child.yaml", "base: parent.yaml\nlr: fast\n");
-  CHECK(
-      problems_of_file(child) ==
-      fmt::format("steps: required key is missing ({})\nlr: expected a number, got 'fast' ({}:2)\n"
-                  "model.topk: unknown key ({}:3), did you mean 'top_k'?",
-                  child, child, parent));
+  CHECK(problems_of_file(child) ==
+        fmt::format("steps: required key is missing ({})\nlr: expected a number, got 'fast' ({}:2)\n"
+                    "model.topk: unknown key ({}:3), did you mean 'top_k'?",
+                    child, child, parent));
 }
 
 TEST_CASE("a base that is missing, broken, nameless or a cycle is an error") {
   const TempFolder folder;
   const std::string lost = folder.add("lost.yaml", "base: gone.yaml\n");
   CHECK(problems_of_file(lost) ==
-        fmt::format("base: cannot open '{}': No such file or directory ({}:1)",
-                    folder / "gone.yaml", lost));
+        fmt::format("base: cannot open '{}': No such file or directory ({}:1)", folder / "gone.yaml", lost));
   const std::string a = folder.add("a.yaml", "base: b.yaml\n");
   const std::string b = folder.add("b.yaml", "steps: 1\nbase: ./sub/../a.yaml\n");
   CHECK(problems_of_file(a) == fmt::format("base: a cycle: {} -> {} -> {} ({}:2)", a, b, a, b));
-  CHECK(problems_of_file(folder.add("list.yaml", "base: [a.yaml]\n"))
-            .starts_with("base: expected the path of a file ("));
+  CHECK(
+      problems_of_file(folder.add("list.yaml", "base: [a.yaml]\n")).starts_with("base: expected the path of a file ("));
   const std::string broken = folder.add("broken.yaml", "a: [\n");
   CHECK(problems_of_file(folder.add("c.yaml", "base: broken.yaml\n")).starts_with(broken + ":"));
   std::string last;
-  for (int i = 0; i < 30; ++i)
-    last = folder.add(fmt::format("{}.yaml", i), fmt::format("base: {}.yaml\n", i - 1));
+  for (int i = 0; i < 30; ++i) last = folder.add(fmt::format("{}.yaml", i), fmt::format("base: {}.yaml\n", i - 1));
   CHECK(problems_of_file(last).starts_with("base: too many bases: "));
 }
 
@@ -158,8 +147,7 @@ TEST_CASE("a file that cannot be read is a ConfigError with the reason") {
   const TempFolder folder;
   CHECK(problems_of_file(folder / "none.yaml") ==
         fmt::format("cannot open '{}': No such file or directory", folder / "none.yaml"));
-  CHECK(problems_of_file(folder / "") ==
-        fmt::format("cannot read '{}': not a regular file", folder / ""));
+  CHECK(problems_of_file(folder / "") == fmt::format("cannot read '{}': not a regular file", folder / ""));
   CHECK(problems_of_file("/dev/zero") == "cannot read '/dev/zero': not a regular file");
 }
 
@@ -167,8 +155,7 @@ TEST_CASE("what is written reads back equal") {
   RunConfig config;
   config.steps = INT64_MIN;
   config.colour = Colour::dark_blue;
-  config.betas = {0.1,  1e-300,    1.7976931348623157e308, 5e-324,
-                  -0.0, 1.0 / 3.0, 0.00060000000000000006};
+  config.betas = {0.1, 1e-300, 1.7976931348623157e308, 5e-324, -0.0, 1.0 / 3.0, 0.00060000000000000006};
   config.note = "null";
   config.model.clip = 6e-4;
   for (const char* text : {"",
@@ -210,8 +197,7 @@ TEST_CASE("what is written reads back equal") {
                            "a,b",
                            "a/b.npy"})
     config.paths.push_back(text);
-  for (int i = 0; i < 20; ++i)
-    config.sources.push_back({fmt::format("file {}, of: many", i), 0.1 * i});
+  for (int i = 0; i < 20; ++i) config.sources.push_back({fmt::format("file {}, of: many", i), 0.1 * i});
   CHECK(read(write_config(config)) == config);
   config.note.reset();
   config.paths.clear();
@@ -225,11 +211,10 @@ TEST_CASE("a config is written with few digits and short lines") {
   config.lr = 0.0006;
   config.sources = {{"a b", 0.1}};
   config.paths = {std::string(60, 'a'), std::string(60, 'b')};
-  CHECK(write_config(config) ==
-        "steps: 3\nlr: 6e-04\ncolour: red\nname: run\nbetas: [0.9, 0.95]\npaths:\n  - " +
-            config.paths[0] + "\n  - " + config.paths[1] +
-            "\nsources: [{path: \"a b\", weight: 0.1}]\nnote: null\nmodel:\n"
-            "  d_model: 64\n  top_k: 2\n  use_bias: false\n  clip: null\n");
+  CHECK(write_config(config) == "steps: 3\nlr: 6e-04\ncolour: red\nname: run\nbetas: [0.9, 0.95]\npaths:\n  - " +
+                                    config.paths[0] + "\n  - " + config.paths[1] +
+                                    "\nsources: [{path: \"a b\", weight: 0.1}]\nnote: null\nmodel:\n"
+                                    "  d_model: 64\n  top_k: 2\n  use_bias: false\n  clip: null\n");
   config.lr = std::numeric_limits<double>::infinity();
   CHECK_THROWS_AS(write_config(config), Error);
 }
@@ -262,10 +247,9 @@ TEST_CASE("differing fields are named with both values") {
   b.lr = std::nextafter(a.lr, 1);
   b.sources = {{"x", 2}};
   b.name = "1";
-  CHECK(differing_fields(a, b) ==
-        std::vector<std::string>{"lr: 4e-04 -> 0.0004000000000000001", "name: run -> \"1\"",
-                                 "sources: [] -> [{path: x, weight: 2}]",
-                                 "model.d_model: 64 -> 512", "model.clip: null -> 1"});
+  CHECK(differing_fields(a, b) == std::vector<std::string>{"lr: 4e-04 -> 0.0004000000000000001", "name: run -> \"1\"",
+                                                           "sources: [] -> [{path: x, weight: 2}]",
+                                                           "model.d_model: 64 -> 512", "model.clip: null -> 1"});
 }
 
 }  // namespace olmoe

@@ -10,17 +10,18 @@ using namespace sample;
 TEST_CASE("integers are decimal digits, or a number with an exponent that is whole") {
   CHECK(read("steps: -9223372036854775808").steps == INT64_MIN);
   CHECK(read("steps: 9223372036854775807").steps == INT64_MAX);
-  for (const char* bad : {"1.5", "1.0", "0x10", "0o17", "017", "00", "1_000", "+5", "--5",
-                          "12a", "1 2", "1e", "1.25e1", "15e-1", "1e-30", "1e99999999999", "\"64\"",
-                          "'64'", "true", "[]", "{}", "~"}) {
+  for (const char* bad :
+       {"1.5", "1.0",    "0x10",  "0o17",  "017",           "00",     "1_000", "+5",   "--5", "12a", "1 2",
+        "1e",  "1.25e1", "15e-1", "1e-30", "1e99999999999", "\"64\"", "'64'",  "true", "[]",  "{}",  "~"}) {
     INFO(bad);
     CHECK(problems(std::string("steps: ") + bad).starts_with("steps: expected an integer, got "));
   }
   CHECK(problems("steps: 9223372036854775808") ==
         "steps: expected an integer that fits in 64 bits, got '9223372036854775808' (x.yaml:1)");
   const std::vector<std::pair<const char*, int64_t>> whole{
-      {"1e6", 1'000'000}, {"2.5e3", 2500}, {"-4E+2", -400}, {"5000e-3", 5}, {"1.50e1", 15},
-      {"0.001e3", 1},     {"0e99", 0},     {"-0.0e-7", 0},  {"9.223372036854775807e18", INT64_MAX}};
+      {"1e6", 1'000'000}, {"2.5e3", 2500}, {"-4E+2", -400},
+      {"5000e-3", 5},     {"1.50e1", 15},  {"0.001e3", 1},
+      {"0e99", 0},        {"-0.0e-7", 0},  {"9.223372036854775807e18", INT64_MAX}};
   for (const auto& [text, value] : whole) {
     INFO(text);
     CHECK(read(std::string("steps: ") + text).steps == value);
@@ -34,24 +35,21 @@ TEST_CASE("numbers follow JSON's grammar and are finite") {
   for (const auto& [text, value] : std::vector<std::pair<const char*, double>>{
            {"3", 3}, {"-0.5", -0.5}, {"6e-4", 6e-4}, {"1E+3", 1000}, {"0", 0}, {"1.25e2", 125}})
     CHECK(read(std::string("steps: 1\nlr: ") + text).lr == value);
-  for (const char* bad :
-       {".inf", "inf", "-.inf", ".nan", "nan", "1e999", "-1e999", "1e-999", "0x1p3", "1.", ".5",
-        "1e", "1e+", "01.5", "1.5f", "1_0.0", "+1.5", "\"0.5\"", "true"}) {
+  for (const char* bad : {".inf", "inf", "-.inf", ".nan", "nan", "1e999", "-1e999", "1e-999", "0x1p3", "1.", ".5", "1e",
+                          "1e+", "01.5", "1.5f", "1_0.0", "+1.5", "\"0.5\"", "true"}) {
     INFO(bad);
     CHECK(problems(std::string("steps: 1\nlr: ") + bad).starts_with("lr: expected a number"));
   }
 }
 
 TEST_CASE("only true and false are booleans") {
-  for (const char* bad :
-       {"yes", "no", "on", "off", "True", "FALSE", "1", "0", "y", "\"true\"", "null"}) {
+  for (const char* bad : {"yes", "no", "on", "off", "True", "FALSE", "1", "0", "y", "\"true\"", "null"}) {
     INFO(bad);
     CHECK(problems(fmt::format("steps: 1\nmodel: {{use_bias: {}}}", bad))
               .starts_with("model.use_bias: expected true or false, got "));
   }
   const auto message = [](const std::string& word) { return problems("steps: 1", {"model.use_bias=" + word}); };
-  CHECK(message("True") ==
-        "model.use_bias: expected true or false, got 'True' (command line), did you mean 'true'?");
+  CHECK(message("True") == "model.use_bias: expected true or false, got 'True' (command line), did you mean 'true'?");
   CHECK(message("off").ends_with("did you mean 'false'?"));
   CHECK(message("maybe").ends_with("(command line)"));
 }
@@ -72,8 +70,7 @@ TEST_CASE("what is not one plain document of keys and values is refused") {
   refused("~: 1", "x.yaml:1: a config may not use a key that is not plain text");
   refused("[1, 2]", "x.yaml: a config is a section: lines of 'key: value'");
   refused("just words", "x.yaml: a config is a section: lines of 'key: value'");
-  refused(std::string("steps: 1\nname: a\0b", 19),
-          "x.yaml:2: a config may not use control characters");
+  refused(std::string("steps: 1\nname: a\0b", 19), "x.yaml:2: a config may not use control characters");
   refused("steps: 1\nname: \"\xff\"", "x.yaml:2: not UTF-8");
   refused("name: \"\xed\xa0\x80\"", "x.yaml:1: not UTF-8");
   CHECK(problems("steps: [1,\nlr: {").starts_with("x.yaml:2: invalid YAML: "));
@@ -139,15 +136,12 @@ TEST_CASE("of a file that does not parse only that is told, beside bad overrides
 }
 
 TEST_CASE("depth, size and the number of keys and problems are bounded") {
-  const auto nested = [](size_t levels) {
-    return "steps: " + std::string(levels, '[') + std::string(levels, ']');
-  };
+  const auto nested = [](size_t levels) { return "steps: " + std::string(levels, '[') + std::string(levels, ']'); };
   CHECK(problems(nested(31)) == "steps: expected an integer, got a list (x.yaml:1)");
   CHECK(problems(nested(33)) == "x.yaml:1: a config may not use more than 32 levels");
   CHECK(problems(nested(100'000)).starts_with("x.yaml:1: "));
   CHECK(problems(std::string(100'000, '{')).starts_with("x.yaml:1: "));
-  CHECK(problems("a: " + std::string(33 << 20, 'x')) ==
-        "x.yaml: a config may not be over 33554432 bytes");
+  CHECK(problems("a: " + std::string(33 << 20, 'x')) == "x.yaml: a config may not be over 33554432 bytes");
   std::string many;
   for (int i = 0; i < 900; ++i) many += fmt::format("key{}: 1\n", i);
   CHECK(problems(many).ends_with("\n... and 701 more problems"));
@@ -182,14 +176,12 @@ note: null
 model: {d_model: 128, top_k: 4, use_bias: true, clip: 1.0}
 )";
   REQUIRE(read(valid).steps == 100);
-  const std::vector<std::string> tokens{
-      "{", "}",  "[", "]",  ":", ": ",  "- ", "? ", "&a ", "*a", "!t ", "!",    "|",    ">",
-      "#", "\"", "'", "\\", "%", "---", "\n", "\t", "  ",  ",",  "~",   "<<: ", "\xff", "@"};
+  const std::vector<std::string> tokens{"{",   "}",  "[",  "]", ":", ": ",   "- ",   "? ", "&a ", "*a",
+                                        "!t ", "!",  "|",  ">", "#", "\"",   "'",    "\\", "%",   "---",
+                                        "\n",  "\t", "  ", ",", "~", "<<: ", "\xff", "@"};
   const RandomStream random(1, "config fuzz");
   uint64_t draws = 0;
-  const auto below = [&](size_t limit) {
-    return static_cast<size_t>(random.bits(draws++) % limit);
-  };
+  const auto below = [&](size_t limit) { return static_cast<size_t>(random.bits(draws++) % limit); };
   int accepted = 0, refused = 0;
   for (int i = 0; i < 5000; ++i) {
     std::string text = valid;

@@ -47,10 +47,8 @@ TEST_CASE("a file is replaced whole and leaves nothing beside it") {
 
 TEST_CASE("file errors name the path and the reason") {
   const TempFolder folder;
-  CHECK_THROWS_WITH(read_text(folder / "none"),
-                    "cannot open '" + folder / "none" + "': No such file or directory");
-  CHECK_THROWS_WITH(read_text(folder.add("five", "12345"), 4),
-                    "cannot read '" + folder / "five" + "': over 4 bytes");
+  CHECK_THROWS_WITH(read_text(folder / "none"), "cannot open '" + folder / "none" + "': No such file or directory");
+  CHECK_THROWS_WITH(read_text(folder.add("five", "12345"), 4), "cannot read '" + folder / "five" + "': over 4 bytes");
   CHECK(read_text(folder / "five", 5) == "12345");
   CHECK_THROWS_AS(write_text_atomic(folder / "no/such/folder", "x"), Error);
   CHECK_THROWS_AS(fsync_folder(folder / "five"), Error);
@@ -86,14 +84,8 @@ TEST_CASE("hashes are XXH3 and do not depend on how the bytes come") {
 
 TEST_CASE("a JSON line keeps its order and every bit of its doubles") {
   JsonLine line;
-  line.add("step", 3)
-      .add("lr", 6e-4)
-      .add("third", 1.0 / 3)
-      .add("nan", std::nan(""))
-      .add("inf", -INFINITY);
-  line.add("text", "a\"b\\\n\xc3\xbc")
-      .add("counts", std::vector<int64_t>{1, -2})
-      .add("none", std::vector<double>{});
+  line.add("step", 3).add("lr", 6e-4).add("third", 1.0 / 3).add("nan", std::nan("")).add("inf", -INFINITY);
+  line.add("text", "a\"b\\\n\xc3\xbc").add("counts", std::vector<int64_t>{1, -2}).add("none", std::vector<double>{});
   line.add("losses", std::vector<double>{0.1, std::nan("")});
   CHECK(line.str() ==
         "{\"step\":3,\"lr\":6e-04,\"third\":0.3333333333333333,\"nan\":null,\"inf\":null,"
@@ -104,12 +96,10 @@ TEST_CASE("a JSON line keeps its order and every bit of its doubles") {
 
 TEST_CASE("a file of JSON lines is cut back to a step and loses a torn last line") {
   const TempFolder folder;
-  const std::string whole =
-      "{\"run\":\"x\"}\n{\"step\":1}\n{\"step\":2,\"eval\":1}\n{\"step\":3}\n{\"step\":2}\n";
+  const std::string whole = "{\"run\":\"x\"}\n{\"step\":1}\n{\"step\":2,\"eval\":1}\n{\"step\":3}\n{\"step\":2}\n";
   const std::string path = folder.add("metrics.jsonl", whole + "{\"step\":2,\"lo");
   { JsonLinesFile(path, 2).write(JsonLine().add("step", 3)); }
-  CHECK(read_text(path) ==
-        "{\"run\":\"x\"}\n{\"step\":1}\n{\"step\":2,\"eval\":1}\n{\"step\":2}\n{\"step\":3}\n");
+  CHECK(read_text(path) == "{\"run\":\"x\"}\n{\"step\":1}\n{\"step\":2,\"eval\":1}\n{\"step\":2}\n{\"step\":3}\n");
   folder.add("metrics.jsonl", whole + "{\"st");
   { JsonLinesFile(path, -1).write(JsonLine().add("step", 9)); }
   CHECK(read_text(path) == whole + "{\"step\":9}\n");
@@ -156,8 +146,7 @@ TEST_CASE("what makes way gets a name that is free") {
 
 TEST_CASE("a full disk is an error, not a silent loss") {
   JsonLinesFile file("/dev/full", -1);
-  CHECK_THROWS_WITH(file.write(JsonLine().add("step", 1)),
-                    "cannot write '/dev/full': No space left on device");
+  CHECK_THROWS_WITH(file.write(JsonLine().add("step", 1)), "cannot write '/dev/full': No space left on device");
 }
 
 TEST_CASE("a log line has time, level and text, and a rank when there are several") {
@@ -176,8 +165,7 @@ TEST_CASE("a log line has time, level and text, and a rank when there are severa
     log::warn("careful");
     log::error("failed");
   });
-  CHECK_THAT(third,
-             Catch::Matches(time + " rank 3 warning careful\n" + time + " rank 3 error failed\n"));
+  CHECK_THAT(third, Catch::Matches(time + " rank 3 warning careful\n" + time + " rank 3 error failed\n"));
 }
 
 TEST_CASE("a stopwatch moves forward") {

@@ -16,8 +16,7 @@ double normal_probability(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)
 
 // Source: kat_vectors of Random123, the authors' library.
 TEST_CASE("Philox gives the published blocks") {
-  CHECK(philox4x32_10({0, 0, 0, 0}, {0, 0}) ==
-        std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  CHECK(philox4x32_10({0, 0, 0, 0}, {0, 0}) == std::array<uint32_t, 4>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   constexpr uint32_t kOnes = 0xffffffff;
   CHECK(philox4x32_10({kOnes, kOnes, kOnes, kOnes}, {kOnes, kOnes}) ==
         std::array<uint32_t, 4>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});

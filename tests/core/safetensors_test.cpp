@@ -44,9 +44,7 @@ std::string verdict_of_header(const std::string& header, size_t data_bytes) {
   return verdict(file_text(header, data_bytes));
 }
 
-std::span<const std::byte> bytes_of(const std::string& text) {
-  return std::as_bytes(std::span(text));
-}
+std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
 
 }  // namespace
 
@@ -64,9 +62,8 @@ TEST_CASE("one small tensor makes the published header of 64 bytes") {
   const TempFolder folder;
   const std::string data(24, '\2');
   write(folder / "one", {{"attn.0", Dtype::f32, {1, 2, 3}, bytes_of(data)}}, {});
-  CHECK(read_text(folder / "one") ==
-        std::string("\x40\0\0\0\0\0\0\0", 8) +
-            R"({"attn.0":{"dtype":"F32","shape":[1,2,3],"data_offsets":[0,24]}})" + data);
+  CHECK(read_text(folder / "one") == std::string("\x40\0\0\0\0\0\0\0", 8) +
+                                         R"({"attn.0":{"dtype":"F32","shape":[1,2,3],"data_offsets":[0,24]}})" + data);
 }
 
 TEST_CASE("what is written reads back: every dtype, order, shapes, metadata, digest") {
@@ -74,13 +71,9 @@ TEST_CASE("what is written reads back: every dtype, order, shapes, metadata, dig
   std::vector<Item> items;
   std::vector<std::string> data;
   for (int d = 0; d <= static_cast<int>(Dtype::u64); ++d)
-    data.push_back(std::string(static_cast<size_t>(6 * size_bytes(static_cast<Dtype>(d))),
-                               static_cast<char>('a' + d)));
+    data.push_back(std::string(static_cast<size_t>(6 * size_bytes(static_cast<Dtype>(d))), static_cast<char>('a' + d)));
   for (size_t d = 0; d < data.size(); ++d)
-    items.push_back({"t" + std::string(name(static_cast<Dtype>(d))),
-                     static_cast<Dtype>(d),
-                     {2, 3},
-                     bytes_of(data[d])});
+    items.push_back({"t" + std::string(name(static_cast<Dtype>(d))), static_cast<Dtype>(d), {2, 3}, bytes_of(data[d])});
   items.push_back({"empty \"quoted\"", Dtype::bf16, {0, 5}, {}});
   items.push_back({"scalar", Dtype::u8, {}, bytes_of(data[0]).first(1)});
   const std::map<std::string, std::string> metadata{{"format", "pt"}, {"step", "12"}};
@@ -104,8 +97,7 @@ TEST_CASE("what is written reads back: every dtype, order, shapes, metadata, dig
   CHECK(file.entry("tF32").begin == 144);
   CHECK(file.contains("scalar"));
   CHECK_FALSE(file.contains("none"));
-  CHECK_THROWS_WITH(file.entry("none"),
-                    "safetensors file '" + folder / "all" + "' has no tensor 'none'");
+  CHECK_THROWS_WITH(file.entry("none"), "safetensors file '" + folder / "all" + "' has no tensor 'none'");
 }
 
 TEST_CASE("bytes that are produced in their turn make the same file, and are let go piece by piece") {
@@ -165,16 +157,13 @@ TEST_CASE("the writer refuses what the reader would") {
   const auto refused = [&](std::vector<Item> items, const std::string& rule) {
     CHECK_THROWS_WITH(write(folder / "bad", std::move(items), {}), Catch::Contains(rule));
   };
-  refused({{"a", Dtype::f32, {3}, bytes_of(data)}},
-          "tensor 'a': 8 bytes given, dtype and shape make 12");
+  refused({{"a", Dtype::f32, {3}, bytes_of(data)}}, "tensor 'a': 8 bytes given, dtype and shape make 12");
   refused({{"a", Dtype::f32, {-2}, bytes_of(data)}}, "negative or over 63 bits");
-  refused({{"a", Dtype::f32, {2}, bytes_of(data)}, {"a", Dtype::u8, {8}, bytes_of(data)}},
-          "two tensors are named 'a'");
+  refused({{"a", Dtype::f32, {2}, bytes_of(data)}, {"a", Dtype::u8, {8}, bytes_of(data)}}, "two tensors are named 'a'");
   refused({{"__metadata__", Dtype::f32, {2}, bytes_of(data)}}, "reserved");
   refused({{"\xff", Dtype::f32, {2}, bytes_of(data)}}, "not UTF-8");
-  CHECK_THROWS_WITH(
-      write("/dev/full", {{"a", Dtype::f32, {2}, bytes_of(data)}}, {}),
-      "safetensors file '/dev/full': cannot write '/dev/full': No space left on device");
+  CHECK_THROWS_WITH(write("/dev/full", {{"a", Dtype::f32, {2}, bytes_of(data)}}, {}),
+                    "safetensors file '/dev/full': cannot write '/dev/full': No space left on device");
 }
 
 TEST_CASE("a header's length is checked against limit and file") {
@@ -199,50 +188,38 @@ TEST_CASE("only strict headers are accepted") {
   CHECK(verdict_of_header("{} {}", 0).starts_with("the header is not JSON: "));
   CHECK(verdict_of_header("{\"\xff\":" + good + "}", 8).starts_with("the header is not JSON: "));
   CHECK(verdict_of_header("{\"a\":" + good + ",\"a\":" + good + "}", 8) == "duplicate key 'a'");
-  CHECK(verdict_of_header(R"({"a":{"dtype":"U8","dtype":"U8","shape":[],"data_offsets":[0,1]}})",
-                          1) == "duplicate key 'dtype'");
-  CHECK(
-      verdict_of_header(
-          "{\"a\":" + tensor("F32", std::string(9999, '[') + std::string(9999, ']'), "[0,8]") + "}",
-          8) == "the header is nested too deep");
+  CHECK(verdict_of_header(R"({"a":{"dtype":"U8","dtype":"U8","shape":[],"data_offsets":[0,1]}})", 1) ==
+        "duplicate key 'dtype'");
+  CHECK(verdict_of_header("{\"a\":" + tensor("F32", std::string(9999, '[') + std::string(9999, ']'), "[0,8]") + "}",
+                          8) == "the header is nested too deep");
 }
 
 TEST_CASE("every field of a tensor is checked") {
-  const auto entry = [](const std::string& value) {
-    return verdict_of_header("{\"a\":" + value + "}", 8);
-  };
+  const auto entry = [](const std::string& value) { return verdict_of_header("{\"a\":" + value + "}", 8); };
   const std::string form = "entry 'a': a tensor has dtype, shape, data_offsets, and no more";
   CHECK(entry("7") == form);
   CHECK(entry(R"({"dtype":"F32","shape":[2]})") == form);
   CHECK(entry(R"({"dtype":"F32","shape":[2],"offsets":[0,8]})") == form);
   CHECK(entry(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})") == form);
-  CHECK(entry(R"({"dtype":7,"shape":[2],"data_offsets":[0,8]})") ==
-        "entry 'a': dtype must be a string");
+  CHECK(entry(R"({"dtype":7,"shape":[2],"data_offsets":[0,8]})") == "entry 'a': dtype must be a string");
   CHECK(entry(tensor("F31", "[2]", "[0,8]")) == "entry 'a': unknown dtype 'F31'");
   CHECK(entry(tensor("f32", "[2]", "[0,8]")) == "entry 'a': unknown dtype 'f32'");
   CHECK(entry(tensor("F32", "2", "[0,8]")) == "entry 'a': shape and data_offsets must be lists");
   CHECK(entry(tensor("F32", "[-2]", "[0,8]")) == "entry 'a': -2 is not a size");
   CHECK(entry(tensor("F32", "[2.0]", "[0,8]")) == "entry 'a': 2.0 is not a size");
   CHECK(entry(tensor("F32", "[\"2\"]", "[0,8]")) == "entry 'a': \"2\" is not a size");
-  CHECK(entry(tensor("F32", "[18446744073709551615]", "[0,8]")) ==
-        "entry 'a': 18446744073709551615 is not a size");
-  CHECK(entry(tensor("F32", "[4294967296,4294967296]", "[0,8]")) ==
-        "entry 'a': its size is negative or over 63 bits");
+  CHECK(entry(tensor("F32", "[18446744073709551615]", "[0,8]")) == "entry 'a': 18446744073709551615 is not a size");
+  CHECK(entry(tensor("F32", "[4294967296,4294967296]", "[0,8]")) == "entry 'a': its size is negative or over 63 bits");
   CHECK(entry(tensor("F32", "[2]", "[0]")) == "entry 'a': data_offsets must be two numbers");
-  CHECK(entry(tensor("F32", "[3]", "[0,8]")) ==
-        "entry 'a': data_offsets span 8 bytes, dtype and shape make 12");
-  CHECK(entry(tensor("F32", "[2]", "[8,0]")) ==
-        "entry 'a': data_offsets span -8 bytes, dtype and shape make 8");
-  CHECK(verdict_of_header(R"({"__metadata__":{"a":1}})", 0) ==
-        "entry '__metadata__': 'a' must be a string");
-  CHECK(verdict_of_header(R"({"__metadata__":[]})", 0) ==
-        "entry '__metadata__': it must be an object");
+  CHECK(entry(tensor("F32", "[3]", "[0,8]")) == "entry 'a': data_offsets span 8 bytes, dtype and shape make 12");
+  CHECK(entry(tensor("F32", "[2]", "[8,0]")) == "entry 'a': data_offsets span -8 bytes, dtype and shape make 8");
+  CHECK(verdict_of_header(R"({"__metadata__":{"a":1}})", 0) == "entry '__metadata__': 'a' must be a string");
+  CHECK(verdict_of_header(R"({"__metadata__":[]})", 0) == "entry '__metadata__': it must be an object");
 }
 
 TEST_CASE("tensors cover the data exactly") {
   const auto pair = [](const std::string& a, const std::string& b, size_t data_bytes) {
-    return verdict_of_header(
-        "{\"a\":" + tensor("U8", "[4]", a) + ",\"b\":" + tensor("U8", "[4]", b) + "}", data_bytes);
+    return verdict_of_header("{\"a\":" + tensor("U8", "[4]", a) + ",\"b\":" + tensor("U8", "[4]", b) + "}", data_bytes);
   };
   CHECK(pair("[0,4]", "[4,8]", 8) == "accepted");
   CHECK(pair("[4,8]", "[0,4]", 8) == "accepted");
@@ -261,8 +238,7 @@ TEST_CASE("a file cut short or with one header byte changed never hands out byte
   const TempFolder folder;
   const std::string data(48, 'd');
   write(folder / "x",
-        {{"a", Dtype::f32, {2, 3}, bytes_of(data).first(24)},
-         {"b", Dtype::f64, {3}, bytes_of(data).first(24)}},
+        {{"a", Dtype::f32, {2, 3}, bytes_of(data).first(24)}, {"b", Dtype::f64, {3}, bytes_of(data).first(24)}},
         {{"k", "v"}});
   const std::string text = read_text(folder / "x");
   for (size_t length = 0; length < text.size(); ++length) {

@@ -21,7 +21,10 @@ TEST_CASE("a list names token files, each from the root") {
   const std::vector<std::string> expected{"/tokens/c.npy", "/tokens/sub/d e.npy", "/absolute/f.npy"};
   CHECK(read_path_list(list, "/tokens") == expected);
   CHECK(read_path_list(list, "").front() == "c.npy");
-  write_text(list, "\xef\xbb\xbf" "c.npy\n" + text);  // a byte-order mark
+  write_text(list,
+             "\xef\xbb\xbf"
+             "c.npy\n" +
+                 text);  // a byte-order mark
   CHECK(read_path_list(list, "").front() == "c.npy");
   CHECK(read_path_list(list, "").size() == 4);
   write_text(list, "");

@@ -40,13 +40,12 @@ std::vector<int64_t> values(const at::Tensor& t) {
 }
 
 bool same_batch(const Batch& a, const Batch& b) {
-  return at::equal(a.ids_BS, b.ids_BS) && at::equal(a.targets_BS, b.targets_BS) &&
-         a.num_targets == b.num_targets;
+  return at::equal(a.ids_BS, b.ids_BS) && at::equal(a.targets_BS, b.targets_BS) && a.num_targets == b.num_targets;
 }
 
 /// Batches of `steps` steps on one rank.
-std::vector<Batch> take(std::shared_ptr<const InstanceSource> source, DataLoader::Plan plan,
-                        int64_t first_step, int64_t steps) {
+std::vector<Batch> take(std::shared_ptr<const InstanceSource> source, DataLoader::Plan plan, int64_t first_step,
+                        int64_t steps) {
   DataLoader loader(std::move(source), plan, first_step);
   std::vector<Batch> batches;
   for (int64_t i = 0; i < steps * plan.rounds(); ++i) batches.push_back(loader.next());
@@ -58,8 +57,7 @@ std::vector<Batch> take(std::shared_ptr<const InstanceSource> source, DataLoader
 TEST_CASE("targets are the ids shifted left inside each instance") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(9, 10));
-  const auto dataset =
-      std::make_shared<TokenDataset>(std::vector{path}, TokenDtype::uint16, 4, 100);
+  const auto dataset = std::make_shared<TokenDataset>(std::vector{path}, TokenDtype::uint16, 4, 100);
   const auto source = make_file_source(dataset, 0, false);
   const Batch batch = make_batch(*source, 0, 2);
   CHECK(batch.ids_BS.sizes() == at::IntArrayRef{2, 4});
@@ -79,8 +77,7 @@ TEST_CASE("an empty micro-batch has tensors of no rows") {
 TEST_CASE("files in order repeat after an epoch, shuffled ones hold the same instances") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(200));
-  const auto dataset =
-      std::make_shared<TokenDataset>(std::vector{path}, TokenDtype::uint16, 4, 200);
+  const auto dataset = std::make_shared<TokenDataset>(std::vector{path}, TokenDtype::uint16, 4, 200);
   const auto in_order = make_file_source(dataset, 1, false);
   const auto shuffled = make_file_source(dataset, 1, true);
   const auto reseeded = make_file_source(dataset, 2, true);
@@ -98,8 +95,7 @@ TEST_CASE("files in order repeat after an epoch, shuffled ones hold the same ins
   CHECK(epoch_0 == ordered);
   CHECK(epoch_1 == ordered);
   CHECK(in_order->fingerprint() != shuffled->fingerprint());
-  CHECK(make_file_source(dataset, 1, true, "all")->fingerprint() ==
-        shuffled->fingerprint() + "+full:all");
+  CHECK(make_file_source(dataset, 1, true, "all")->fingerprint() == shuffled->fingerprint() + "+full:all");
   CHECK(shuffled->fingerprint() != reseeded->fingerprint());
 }
 
@@ -118,8 +114,7 @@ TEST_CASE("synthetic tokens follow a seeded rule, but for one in eight") {
 
   // The commonest successor of an id is its rule; a random one hits it by chance in 1 of 97 cases.
   std::vector<std::vector<int64_t>> follows(97, std::vector<int64_t>(97, 0));
-  for (size_t i = 0; i + 1 < ids.size(); ++i)
-    ++follows[static_cast<size_t>(ids[i])][static_cast<size_t>(ids[i + 1])];
+  for (size_t i = 0; i + 1 < ids.size(); ++i) ++follows[static_cast<size_t>(ids[i])][static_cast<size_t>(ids[i + 1])];
   int64_t ruled = 0;
   for (const auto& counts : follows) ruled += *std::max_element(counts.begin(), counts.end());
   CHECK(static_cast<double>(ruled) / 3999 == Approx(7.0 / 8 + 1.0 / 8 / 97).margin(0.02));
@@ -145,8 +140,7 @@ TEST_CASE("every world size sees the same micro-batches") {
       const auto batches = take(source, plan, 0, kSteps);
       for (int64_t i = 0; i < std::ssize(batches); ++i) {
         const int64_t step = i / plan.rounds(), index = i % plan.rounds() * world_size + rank;
-        INFO("world size " << world_size << ", rank " << rank << ", step " << step
-                           << ", micro-batch " << index);
+        INFO("world size " << world_size << ", rank " << rank << ", step " << step << ", micro-batch " << index);
         const Batch& batch = batches[static_cast<size_t>(i)];
         if (index < kMicroBatches)
           CHECK(same_batch(batch, alone[static_cast<size_t>(step * kMicroBatches + index)]));
@@ -173,8 +167,7 @@ TEST_CASE("what the thread throws reaches next(), after the batches before it, a
   DataLoader loader(std::make_shared<CountingSource>(5), {2, 2, 0, 1, 4}, 0);
   CHECK(values(loader.next().ids_BS) == std::vector<int64_t>{0, 0, 0, 1, 1, 1});
   CHECK(values(loader.next().ids_BS) == std::vector<int64_t>{2, 2, 2, 3, 3, 3});
-  for (int i = 0; i < 2; ++i)
-    CHECK(test::message_of<DataError>([&] { loader.next(); }) == "position 5 is broken");
+  for (int i = 0; i < 2; ++i) CHECK(test::message_of<DataError>([&] { loader.next(); }) == "position 5 is broken");
 }
 
 TEST_CASE("the thread prepares as many micro-batches as asked, and one in hand") {

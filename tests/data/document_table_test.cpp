@@ -46,10 +46,9 @@ TEST_CASE("a table that cannot be read is refused by name") {
   TokenFolder folder;
   const auto tokens = folder.path("a.npy"), table = folder.path("a.csv.gz");
   const std::string advice = "; tokenize again, or move it away if " + tokens + " is right";
-  const std::string columns =
-      table + ": is no table of documents with rows of start,end,id,source,line" + advice;
-  for (const std::string rows : {"", "start,end,id\n0,4,a\n", "0,x,a\n", "0\n", "0,,a\n",
-                                 "0,4,\"a\n", "0,1234567890123456789,a\n"}) {
+  const std::string columns = table + ": is no table of documents with rows of start,end,id,source,line" + advice;
+  for (const std::string rows :
+       {"", "start,end,id\n0,4,a\n", "0,x,a\n", "0\n", "0,,a\n", "0,4,\"a\n", "0,1234567890123456789,a\n"}) {
     INFO(rows);
     write_gzip(table, rows);
     CHECK(table_message(tokens) == columns);
@@ -58,6 +57,5 @@ TEST_CASE("a table that cannot be read is refused by name") {
   for (int64_t i = 0; i < 1000; ++i) rows += fmt::format("{},{},{},f,1\n", i, i + 1, i * i);
   write_gzip(table, rows);
   std::filesystem::resize_file(table, std::filesystem::file_size(table) - 9);
-  CHECK(table_message(tokens) ==
-        table + ": the table of documents is damaged or cut short" + advice);
+  CHECK(table_message(tokens) == table + ": the table of documents is damaged or cut short" + advice);
 }

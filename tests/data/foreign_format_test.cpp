@@ -64,8 +64,7 @@ TEST_CASE("files of other formats are refused by name") {
       {"MMIDIDX\0\0\x01"s, "Megatron"},
       {"\x93NUMPY\x01\0"s, "NumPy array with a header"},
       {kText, "is text"},
-      {kText.substr(0, kText.find('\xa4')) + std::string(80, 'x'),
-       ""},  // the end of a character is missing
+      {kText.substr(0, kText.find('\xa4')) + std::string(80, 'x'), ""},  // the end of a character is missing
   };
   for (const auto& [bytes, words] : formats) {
     INFO(words);
@@ -90,8 +89,7 @@ TEST_CASE("ids are no text, however few their bytes are") {
   CHECK(foreign_format(std::as_bytes(std::span(few))).empty());
 }
 
-TEST_CASE(
-    "ids of one width are refused as those of another, from small samples and from large files") {
+TEST_CASE("ids of one width are refused as those of another, from small samples and from large files") {
   TokenFolder folder;
   const int64_t count = GENERATE(64, 5000, 200'000);
   INFO(count << " ids");
@@ -106,11 +104,9 @@ TEST_CASE(
                           ": read as uint16, every second id is "
                           "the empty upper half of another; its ids are ";
     CHECK(refusal_of(wide) == asked + wide + upper + "4 bytes wide: set data.dtype: uint32");
-    CHECK(refusal_of(widest) ==
-          asked + widest + upper + "8 bytes wide, which no data.dtype reads: tokenize again");
+    CHECK(refusal_of(widest) == asked + widest + upper + "8 bytes wide, which no data.dtype reads: tokenize again");
     CHECK(refusal_of(widest, TokenDtype::uint32).find("8 bytes wide") != std::string::npos);
-    CHECK(refusal_of(narrow, TokenDtype::uint32).find("check data.dtype (uint32)") !=
-          std::string::npos);
+    CHECK(refusal_of(narrow, TokenDtype::uint32).find("check data.dtype (uint32)") != std::string::npos);
   }
   // Vocabularies of more than 65,536 ids fill some upper halves.
   const auto large = folder.write("large.npy", natural<uint32_t>(count, 256'000));
@@ -140,13 +136,11 @@ TEST_CASE("a table that counts other tokens than a file holds is told with the r
   };
   folder.write("a.npy", counting(30));
   CHECK(whole_refusal_of(path) == "");
-  CHECK(whole_refusal_of(path, TokenDtype::uint32).find("outside the vocabulary") !=
-        std::string::npos);
+  CHECK(whole_refusal_of(path, TokenDtype::uint32).find("outside the vocabulary") != std::string::npos);
 
   folder.write("a.npy", std::vector<uint32_t>(30, 5));  // too short a sample to tell from
   CHECK(whole_refusal_of(path, TokenDtype::uint32) == "");
-  CHECK(whole_refusal_of(path) ==
-        told(60, "uint16", "its ids are 4 bytes wide: set data.dtype: uint32"));
+  CHECK(whole_refusal_of(path) == told(60, "uint16", "its ids are 4 bytes wide: set data.dtype: uint32"));
   folder.write("a.npy", std::vector<int64_t>(30, 5));
   CHECK(whole_refusal_of(path) ==
         told(120, "uint16", "its ids are 8 bytes wide, which no data.dtype reads: tokenize again"));
@@ -155,10 +149,8 @@ TEST_CASE("a table that counts other tokens than a file holds is told with the r
         told(15, "uint32", "its ids are 2 bytes wide: set data.dtype: uint16"));
 
   folder.write("a.npy", counting(29));
-  CHECK(whole_refusal_of(path) ==
-        told(29, "uint16", "the file is cut short, or the table is of another file"));
+  CHECK(whole_refusal_of(path) == told(29, "uint16", "the file is cut short, or the table is of another file"));
   folder.write("a.npy", counting(31));
-  CHECK(
-      whole_refusal_of(path) ==
-      told(31, "uint16", "the table is cut short or of another file, or its writer was stopped"));
+  CHECK(whole_refusal_of(path) ==
+        told(31, "uint16", "the table is cut short or of another file, or its writer was stopped"));
 }

@@ -22,8 +22,8 @@ Pairs pairs(const std::vector<SameFile>& files) {
 TEST_CASE("a file is the same under its path twice and under links, a copy is another") {
   TokenFolder folder;
   const auto a = folder.write("a.npy", counting(4)), copy = folder.write("copy.npy", counting(4));
-  const auto soft = folder.path("soft.npy"), hard = folder.path("hard.npy"),
-             missing = folder.path("missing.npy"), round_about = folder.path("./a.npy");
+  const auto soft = folder.path("soft.npy"), hard = folder.path("hard.npy"), missing = folder.path("missing.npy"),
+             round_about = folder.path("./a.npy");
   std::filesystem::create_symlink(a, soft);
   std::filesystem::create_hard_link(a, hard);
   CHECK(pairs(repeated_files(identify_files({a, copy, missing, missing}))) == Pairs{});

@@ -32,12 +32,10 @@ bool is_permutation_of_all(const std::vector<int64_t>& instances) {
 /// (chi^2 - degrees of freedom) / its standard deviation against equal counts: about standard
 /// normal if uniform.
 double chi_square_score(const std::vector<int64_t>& counts) {
-  const double expected =
-      std::accumulate(counts.begin(), counts.end(), 0.0) / static_cast<double>(counts.size());
+  const double expected = std::accumulate(counts.begin(), counts.end(), 0.0) / static_cast<double>(counts.size());
   double chi_square = 0;
   for (const int64_t count : counts)
-    chi_square += (static_cast<double>(count) - expected) *
-                  (static_cast<double>(count) - expected) / expected;
+    chi_square += (static_cast<double>(count) - expected) * (static_cast<double>(count) - expected) / expected;
   const auto freedom = static_cast<double>(counts.size() - 1);
   return (chi_square - freedom) / std::sqrt(2 * freedom);
 }
@@ -47,8 +45,7 @@ std::vector<int64_t> joint_counts(const std::vector<int64_t>& instances, int64_t
   std::vector<int64_t> counts(static_cast<size_t>(bins * bins), 0);
   const int64_t n = std::ssize(instances);
   for (int64_t i = 0; i < n; ++i)
-    ++counts[static_cast<size_t>(i * bins / n * bins +
-                                 instances[static_cast<size_t>(i)] * bins / n)];
+    ++counts[static_cast<size_t>(i * bins / n * bins + instances[static_cast<size_t>(i)] * bins / n)];
   return counts;
 }
 

@@ -79,8 +79,7 @@ TEST_CASE("files that cannot be token files are refused by name and reason") {
   const std::string missing = folder.path("missing.npy");
   CHECK(open_message(missing) ==
         missing + ": No such file or directory; check data.paths, data.paths_file and data.root");
-  CHECK(open_message(folder.path("")) ==
-        folder.path("") + ": is a folder; list the token files in it");
+  CHECK(open_message(folder.path("")) == folder.path("") + ": is a folder; list the token files in it");
 
   const std::string empty = folder.write<uint16_t>("empty.npy", {});
   CHECK(open_message(empty) == empty + ": is empty; remove it or tokenize again");
@@ -100,10 +99,8 @@ TEST_CASE("files that cannot be token files are refused by name and reason") {
   REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
   CHECK(open_message(pipe) == pipe + ": is not a regular file");
 
-  const std::string numpy =
-      folder.write<char>("header.npy", {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0});
-  CHECK(open_message(numpy) ==
-        numpy + ": is a NumPy array with a header; save its bytes alone (tofile)");
+  const std::string numpy = folder.write<char>("header.npy", {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0});
+  CHECK(open_message(numpy) == numpy + ": is a NumPy array with a header; save its bytes alone (tofile)");
 }
 
 TEST_CASE("the first id outside the vocabulary is found wherever it lies") {
@@ -115,10 +112,9 @@ TEST_CASE("the first id outside the vocabulary is found wherever it lies") {
   if (offender == 4999) ids.back() = 70123;
   const auto path = folder.write("ids.npy", ids);
   CHECK(message_of<DataError>([&] { TokenFile(path, TokenDtype::uint32, 264).read_all(); }) ==
-        fmt::format(
-            "{}: id 70123 at token {} (byte {}) is outside the vocabulary of 264; check data.dtype "
-            "(uint32), the tokenizer and model.vocab_size",
-            path, offender, 4 * offender));
+        fmt::format("{}: id 70123 at token {} (byte {}) is outside the vocabulary of 264; check data.dtype "
+                    "(uint32), the tokenizer and model.vocab_size",
+                    path, offender, 4 * offender));
   CHECK_NOTHROW(TokenFile(path, TokenDtype::uint32, 80001).read_all());
 }
 
@@ -169,18 +165,13 @@ TEST_CASE("all problems of all files are reported at once") {
   const auto high = folder.write("high.npy", counting(8, 96));
   const auto higher = folder.write("higher.npy", counting(8, 200));
   // Found in the samples, before anything is read whole.
-  const auto bad_ids = message_of<DataError>([&] {
-    TokenDataset({high, good, higher}, TokenDtype::uint16, 4, 100);
-  });
-  CHECK(bad_ids.starts_with("2 of 3 token files cannot be used:\n  " + high +
-                            ": id 100 at token 4 (byte 8)"));
+  const auto bad_ids = message_of<DataError>([&] { TokenDataset({high, good, higher}, TokenDtype::uint16, 4, 100); });
+  CHECK(bad_ids.starts_with("2 of 3 token files cannot be used:\n  " + high + ": id 100 at token 4 (byte 8)"));
   CHECK(bad_ids.find("\n  " + higher + ": id 200 at token 0 (byte 0)") != std::string::npos);
 
   // A missing file is reported before any id is read.
   const auto missing = folder.path("missing.npy");
-  const auto message = message_of<DataError>([&] {
-    TokenDataset({high, missing}, TokenDtype::uint16, 4, 100);
-  });
+  const auto message = message_of<DataError>([&] { TokenDataset({high, missing}, TokenDtype::uint16, 4, 100); });
   CHECK(message.starts_with("1 of 2 token files cannot be used:\n  " + missing + ": No such file"));
   CHECK(message.find("high.npy") == std::string::npos);
 }
@@ -189,8 +180,7 @@ TEST_CASE("twenty problems are listed and the rest counted") {
   TokenFolder folder;
   std::vector<std::string> paths;
   for (int i = 0; i < 23; ++i) paths.push_back(folder.path(fmt::format("missing_{:02}.npy", i)));
-  const auto message =
-      message_of<DataError>([&] { TokenDataset(paths, TokenDtype::uint16, 4, 100); });
+  const auto message = message_of<DataError>([&] { TokenDataset(paths, TokenDtype::uint16, 4, 100); });
   CHECK(message.find("missing_19.npy") != std::string::npos);
   CHECK(message.find("missing_20.npy") == std::string::npos);
   CHECK(message.ends_with("\n  and 3 more"));
@@ -207,9 +197,8 @@ TEST_CASE("reading whole files is shared out by files") {
   CHECK(hashes == std::vector<std::string>{hash_file(a), "", hash_file(c), ""});
   CHECK_NOTHROW(dataset.read_all(4, 5));  // more parts than files
   const auto message = message_of<DataError>([&] { dataset.read_all(1, 2); });
-  CHECK_THAT(message,
-             Catch::StartsWith("2 of 4 token files cannot be used:\n  " + b + ": id 100 ") &&
-                 Catch::Contains(d + ": id 200 "));
+  CHECK_THAT(message, Catch::StartsWith("2 of 4 token files cannot be used:\n  " + b + ": id 100 ") &&
+                          Catch::Contains(d + ": id 200 "));
   CHECK(message_of<DataError>([&] { dataset.read_all(); }) == message);
 }
 
@@ -261,8 +250,7 @@ TEST_CASE("the fingerprint is that of checkpoints of earlier versions") {
   TokenFolder folder;
   const auto a = folder.write("a.npy", counting(40000)), b = folder.write("b.npy", counting(40, 7));
   CHECK(fingerprint_of({a, b}) == "3ed5f90ab5106cbf740b565dfcbd8a1d");
-  CHECK(TokenDataset({a, b}, TokenDtype::uint32, 4, kAnyId).fingerprint() ==
-        "1a850042ff26f9fc644539771827f644");
+  CHECK(TokenDataset({a, b}, TokenDtype::uint32, 4, kAnyId).fingerprint() == "1a850042ff26f9fc644539771827f644");
 }
 
 TEST_CASE("a change between the samples is in the hash of all bytes, not in the fingerprint") {
@@ -287,15 +275,13 @@ TEST_CASE("a file that is cut while it is read is told, and ends no process") {
   TokenFolder folder;
   const bool stays_open = GENERATE(false, true);
   const auto path = folder.write("a.npy", counting(40000));
-  const TokenDataset dataset({path}, TokenDtype::uint16, 4, kAnyId,
-                             stays_open ? OpenFiles::kept : OpenFiles::none);
+  const TokenDataset dataset({path}, TokenDtype::uint16, 4, kAnyId, stays_open ? OpenFiles::kept : OpenFiles::none);
   std::vector<int64_t> ids(4);
   CHECK_NOTHROW(dataset.read(9000, ids));
   std::filesystem::resize_file(path, 4096);
   for (const int64_t instance : {int64_t{9000}, int64_t{0}})  // beyond the end, and before it
-    CHECK_THAT(
-        message_of<DataError>([&] { dataset.read(instance, ids); }),
-        Catch::StartsWith(path + ": had 80000 bytes when this run began and has 4096 now; "));
+    CHECK_THAT(message_of<DataError>([&] { dataset.read(instance, ids); }),
+               Catch::StartsWith(path + ": had 80000 bytes when this run began and has 4096 now; "));
   CHECK_THAT(message_of<DataError>([&] { dataset.read_all(); }),
              Catch::Contains("had 80000 bytes when this run began and has 4096 now"));
   std::filesystem::remove(path);
@@ -330,8 +316,7 @@ TEST_CASE("tokens that change under a run end it, a new time of modification doe
   const auto path = folder.write("a.npy", counting(400));
   const TokenDataset dataset({path}, TokenDtype::uint16, 4, kAnyId);
   const auto later = [&] {
-    std::filesystem::last_write_time(
-        path, std::filesystem::last_write_time(path) + std::chrono::hours(1));
+    std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) + std::chrono::hours(1));
   };
   std::vector<int64_t> ids(4);
   CHECK_NOTHROW(dataset.read(1, ids));
@@ -359,8 +344,7 @@ TEST_CASE("files may be more than a process can map") {
 TEST_CASE("files that are kept are open from the start, up to half of what a process may open") {
   TokenFolder folder;
   std::vector<std::string> paths;
-  for (uint16_t i = 0; i < 60; ++i)
-    paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
+  for (uint16_t i = 0; i < 60; ++i) paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
   const LoweredLimit few(RLIMIT_NOFILE, 100);
   const auto open_now = [] {
     const std::filesystem::directory_iterator files("/proc/self/fd");
@@ -376,8 +360,7 @@ TEST_CASE("files that are kept are open from the start, up to half of what a pro
 TEST_CASE("files may be more than a process can open") {
   TokenFolder folder;
   std::vector<std::string> paths;
-  for (uint16_t i = 0; i < 200; ++i)
-    paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
+  for (uint16_t i = 0; i < 200; ++i) paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
   const LoweredLimit few(RLIMIT_NOFILE, 100);
   const TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId, OpenFiles::kept);
   std::vector<int64_t> ids(4);

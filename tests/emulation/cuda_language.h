@@ -91,8 +91,8 @@ T atomicAdd(T* to, T addend) {
 }
 /// st.global.wb of 8 or 16 bytes to global memory, and to no other.
 template <typename T>
-  requires(sizeof(T) == 8 || sizeof(T) == 16)
-void __stwb(T* to, const T& value, const emulation::Where& where = emulation::Where::current()) {
+requires(sizeof(T) == 8 || sizeof(T) == 16) void __stwb(T* to, const T& value,
+                                                        const emulation::Where& where = emulation::Where::current()) {
   emulation::check_global_store(to, sizeof value, where);
   *to = value;
 }

@@ -96,9 +96,8 @@ constexpr int64_t kF = 2 * kTileN;
 TEST_CASE("a product's epilogue writes each row of each expert", "[emulation]") {
   const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kTileN});
   const at::Tensor product = normal({c.R, kF}, at::kFloat, 1), y = unwritten({c.R, kF}, at::kBFloat16);
-  c.finish(hopper::RowsEpilogue{.y_RO = y.data_ptr<Element>(), .O = kF}, [&](const TileCursor& at) {
-    return Case::rows_of(product, at).narrow(1, int64_t{at.n} * kTileN, kTileN);
-  });
+  c.finish(hopper::RowsEpilogue{.y_RO = y.data_ptr<Element>(), .O = kF},
+           [&](const TileCursor& at) { return Case::rows_of(product, at).narrow(1, int64_t{at.n} * kTileN, kTileN); });
   CHECK(same_bits(y.cpu(), product.to(at::kBFloat16)));
 }
 

@@ -106,13 +106,10 @@ TEST_CASE("launches that CUDA refuses", "[emulation]") {
   float* const data = x.data_ptr<float>();
   CHECK(fault_of([&] { nothing<<<1, 256>>>(data); }).empty());
   CHECK(fault_of([&] { nothing<<<0, 32>>>(data); }) == "nothing: refused: a grid of 0 x 1 x 1 blocks");
-  CHECK(fault_of([&] { nothing<<<dim3(1, 65536), 32>>>(data); }) ==
-        "nothing: refused: a grid of 1 x 65536 x 1 blocks");
+  CHECK(fault_of([&] { nothing<<<dim3(1, 65536), 32>>>(data); }) == "nothing: refused: a grid of 1 x 65536 x 1 blocks");
   CHECK(fault_of([&] { nothing<<<1, 1025>>>(data); }) == "nothing: refused: a block of 1025 x 1 x 1 threads");
-  CHECK(fault_of([&] { nothing<<<1, dim3(1, 1, 65)>>>(data); }) ==
-        "nothing: refused: a block of 1 x 1 x 65 threads");
-  CHECK(fault_of([&] { nothing<<<1, 288>>>(data); }) ==
-        "nothing: refused: 288 threads, but its launch bound is 256");
+  CHECK(fault_of([&] { nothing<<<1, dim3(1, 1, 65)>>>(data); }) == "nothing: refused: a block of 1 x 1 x 65 threads");
+  CHECK(fault_of([&] { nothing<<<1, 288>>>(data); }) == "nothing: refused: 288 threads, but its launch bound is 256");
   CHECK(fault_of([&] { nothing<<<1, 32, 49153>>>(data); }) ==
         "nothing: refused: 49153 bytes of shared memory, more than 49152");
   float on_host = 0;

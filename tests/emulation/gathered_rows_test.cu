@@ -114,11 +114,9 @@ TEST_CASE("tiles of rows hold each row of their expert, the last one again past 
     }
   }
   const auto gathered = stages(static_cast<int64_t>(expected.size())), sorted = gathered.clone();
-  load_stages<GatheredAlongM>
-      <<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.gathered_rows(), gathered, 0));
+  load_stages<GatheredAlongM><<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.gathered_rows(), gathered, 0));
   CHECK(same_bits(gathered.cpu(), at::stack(expected)));
-  load_stages<SortedAlongM>
-      <<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.sorted_rows(), sorted, 0));
+  load_stages<SortedAlongM><<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.sorted_rows(), sorted, 0));
   CHECK(same_bits(sorted.cpu(), at::stack(expected)));
 }
 
@@ -138,8 +136,7 @@ TEST_CASE("tiles over gathered rows end in zeros, and an expert without rows has
     }
   }
   const auto out = stages(static_cast<int64_t>(expected.size()));
-  load_stages<hopper::RowsAlongK>
-      <<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.gathered_rows(), out, kTilesM));
+  load_stages<hopper::RowsAlongK><<<1, kLoadThreads, kStageBytes>>>(rows.loading(rows.gathered_rows(), out, kTilesM));
   CHECK(same_bits(out.cpu(), at::stack(expected)));
 }
 

@@ -31,9 +31,7 @@ __global__ void past_static_shared(float* x) {
   x[threadIdx.x] = row[threadIdx.x];
 }
 
-at::Tensor on_gpu() {
-  return at::full({kRows, kColumns}, 1, at::TensorOptions().device(at::kCUDA).dtype(at::kFloat));
-}
+at::Tensor on_gpu() { return at::full({kRows, kColumns}, 1, at::TensorOptions().device(at::kCUDA).dtype(at::kFloat)); }
 
 }  // namespace
 

@@ -37,10 +37,9 @@ TEST_CASE("adamw equals the formula of Loshchilov and Hutter", "[kernels]") {
   const at::Tensor g = s.grad.to(at::kDouble) * 0.5;
   const at::Tensor m = kStep.beta1 * s.exp_avg.to(at::kDouble) + (1 - kStep.beta1) * g;
   const at::Tensor v = kStep.beta2 * s.exp_avg_sq.to(at::kDouble) + (1 - kStep.beta2) * g * g;
-  const at::Tensor m_hat = m / (1 - std::pow(kStep.beta1, 3)),
-                   v_hat = v / (1 - std::pow(kStep.beta2, 3));
-  const at::Tensor expected = s.param.to(at::kDouble) * (1 - kStep.lr * kStep.weight_decay) -
-                              kStep.lr * m_hat / (v_hat.sqrt() + kStep.eps);
+  const at::Tensor m_hat = m / (1 - std::pow(kStep.beta1, 3)), v_hat = v / (1 - std::pow(kStep.beta2, 3));
+  const at::Tensor expected =
+      s.param.to(at::kDouble) * (1 - kStep.lr * kStep.weight_decay) - kStep.lr * m_hat / (v_hat.sqrt() + kStep.eps);
   adamw(s, kStep, factor());
   CHECK(relative_error(s.param, expected) < bound(dtype, 4));
   CHECK(s.grad.count_nonzero().item<int64_t>() == 0);

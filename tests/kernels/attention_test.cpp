@@ -18,12 +18,8 @@ at::Tensor reference_attention(const at::Tensor& q, const at::Tensor& k, const a
   const at::Tensor keys = k.repeat_interleave(H / G, 2).transpose(1, 2),
                    values = v.repeat_interleave(H / G, 2).transpose(1, 2);
   const at::Tensor future = at::ones({S, S}, at::kBool).triu(1);
-  const at::Tensor scores =
-      q.transpose(1, 2).matmul(keys.transpose(2, 3)) / std::sqrt(static_cast<double>(d));
-  return scores.masked_fill(future, -std::numeric_limits<double>::infinity())
-      .softmax(3)
-      .matmul(values)
-      .transpose(1, 2);
+  const at::Tensor scores = q.transpose(1, 2).matmul(keys.transpose(2, 3)) / std::sqrt(static_cast<double>(d));
+  return scores.masked_fill(future, -std::numeric_limits<double>::infinity()).softmax(3).matmul(values).transpose(1, 2);
 }
 
 struct Shape {
@@ -53,10 +49,8 @@ TEST_CASE("causal attention and its gradients equal the formula", "[kernels]") {
                                                        {1, 256, 1, 1, 64}}));
   CAPTURE(dtype, B, S, H, G, d);
   // As the model has them: q, k and v are column ranges of one fused projection.
-  const at::Tensor fused = normal({B, S, H + 2 * G, d}, dtype, 1),
-                   dy = normal({B, S, H, d}, dtype, 2);
-  const at::Tensor q = fused.narrow(2, 0, H), k = fused.narrow(2, H, G),
-                   v = fused.narrow(2, H + G, G);
+  const at::Tensor fused = normal({B, S, H + 2 * G, d}, dtype, 1), dy = normal({B, S, H, d}, dtype, 2);
+  const at::Tensor q = fused.narrow(2, 0, H), k = fused.narrow(2, H, G), v = fused.narrow(2, H + G, G);
   const at::Tensor q_ref = reference(q), k_ref = reference(k), v_ref = reference(v),
                    y_ref = reference_attention(q_ref, k_ref, v_ref);
   y_ref.backward(dy.to(at::kDouble));
@@ -75,8 +69,7 @@ TEST_CASE("causal attention and its gradients equal the formula", "[kernels]") {
 }
 
 TEST_CASE("attention does not look ahead", "[kernels]") {
-  const at::Tensor q = normal({1, 70, 2, 16}, at::kFloat, 3),
-                   k = normal({1, 70, 2, 16}, at::kFloat, 4);
+  const at::Tensor q = normal({1, 70, 2, 16}, at::kFloat, 3), k = normal({1, 70, 2, 16}, at::kFloat, 4);
   at::Tensor v = normal({1, 70, 2, 16}, at::kFloat, 5);
   const at::Tensor before = causal_attention({q, k, v}).y_BSHd;
   v.narrow(1, 40, 30).fill_(1e6);
@@ -133,8 +126,7 @@ TEST_CASE("attention has the same bits in every run with two threads", "[kernels
 TEST_CASE("attention refuses heads that do not divide", "[kernels]") {
   const at::Tensor q = at::ones({1, 2, 3, 4}), k = at::ones({1, 2, 2, 4});
   CHECK_THROWS_AS(causal_attention({q, k, k}), olmoe::Error);
-  CHECK_THROWS_AS(causal_attention({q, at::ones({1, 3, 3, 4}), at::ones({1, 3, 3, 4})}),
-                  olmoe::Error);
+  CHECK_THROWS_AS(causal_attention({q, at::ones({1, 3, 3, 4}), at::ones({1, 3, 3, 4})}), olmoe::Error);
 }
 
 TEST_CASE("a CPU's attention does not depend on whether it may add up in any order", "[kernels]") {

@@ -33,14 +33,10 @@ inline at::Tensor normal(at::IntArrayRef sizes, at::ScalarType dtype, uint64_t s
   return at::empty(sizes, at::kDouble).normal_(0, 1, generator).to(dtype);
 }
 
-inline at::ScalarType statistics_dtype(at::ScalarType dtype) {
-  return dtype == at::kDouble ? at::kDouble : at::kFloat;
-}
+inline at::ScalarType statistics_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 /// The same values as a float64 leaf, for a reference that autograd differentiates.
-inline at::Tensor reference(const at::Tensor& x) {
-  return x.detach().to(at::kDouble).clone().requires_grad_(true);
-}
+inline at::Tensor reference(const at::Tensor& x) { return x.detach().to(at::kDouble).clone().requires_grad_(true); }
 
 /// max|actual - expected| / max|terms|; infinite where shapes differ or a value is not finite. `terms`: of the sum that
 /// `expected` is, where they cancel, each as large as it gets; else `expected` itself.

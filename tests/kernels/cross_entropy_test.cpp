@@ -34,8 +34,7 @@ TEST_CASE("linear_cross_entropy and its gradients equal the formula", "[kernels]
   const at::Tensor x = normal({N, D}, dtype, 1), w = (0.5 * normal({V, D}, dtype, 2)).to(dtype);
   at::Tensor targets = random_targets(N, V);
   if (N > 4) targets.narrow(0, 1, 3).fill_(kIgnoredTarget);
-  const at::Tensor x_ref = reference(x), w_ref = reference(w),
-                   loss_ref = reference_loss(x_ref, w_ref, targets);
+  const at::Tensor x_ref = reference(x), w_ref = reference(w), loss_ref = reference_loss(x_ref, w_ref, targets);
   loss_ref.backward(at::full({}, 0.25, at::kDouble));
 
   const at::Tensor loss = linear_cross_entropy(x, w, targets, chunk);
@@ -49,8 +48,7 @@ TEST_CASE("linear_cross_entropy and its gradients equal the formula", "[kernels]
   // cover |l| < 8.
   CHECK(relative_error(dx, x_ref.grad()) < bound(dtype, V, 8));
   CHECK(relative_error(dw, w_ref.grad() + 1) < bound(dtype, N + V, 8));
-  if (N > 4)
-    CHECK(same_bits(dx.narrow(0, 1, 3), at::zeros({3, D}, at::TensorOptions().dtype(dtype))));
+  if (N > 4) CHECK(same_bits(dx.narrow(0, 1, 3), at::zeros({3, D}, at::TensorOptions().dtype(dtype))));
 }
 
 TEST_CASE("linear_cross_entropy does not depend on the chunk in float64", "[kernels]") {
@@ -68,8 +66,7 @@ TEST_CASE("the weight's gradient of the loss is added to, chunk by chunk", "[ker
   at::Tensor dw = at::full({V, D}, 2.0), expected_dw = at::full({V, D}, 2.0), expected_dx = at::empty({N, D});
   for (int64_t first = 0; first < N; first += chunk) {
     const auto rows = [&](const at::Tensor& t) { return t.narrow(0, first, std::min(chunk, N - first)); };
-    rows(expected_dx).copy_(
-        linear_cross_entropy_with_grads(seed, rows(x), w, rows(targets), chunk, expected_dw).dx_ND);
+    rows(expected_dx).copy_(linear_cross_entropy_with_grads(seed, rows(x), w, rows(targets), chunk, expected_dw).dx_ND);
   }
   CHECK(same_bits(linear_cross_entropy_with_grads(seed, x, w, targets, chunk, dw).dx_ND, expected_dx));
   CHECK(same_bits(dw, expected_dw));
@@ -99,16 +96,11 @@ TEST_CASE("no tokens, or none that count, give zero loss and gradients", "[kerne
   }
 }
 
-TEST_CASE("linear_cross_entropy is NaN where a logit is, and refuses strange targets",
-          "[kernels]") {
+TEST_CASE("linear_cross_entropy is NaN where a logit is, and refuses strange targets", "[kernels]") {
   const at::Tensor w = at::ones({6, 4});
-  CHECK(std::isnan(
-      linear_cross_entropy(at::full({1, 4}, std::nan("")), w, at::zeros({1}, at::kLong), 2)
-          .item<double>()));
-  CHECK_THROWS_AS(linear_cross_entropy(at::ones({1, 4}), w, at::full({1}, 6, at::kLong), 2),
-                  olmoe::Error);
-  CHECK_THROWS_AS(linear_cross_entropy(at::ones({1, 4}), w, at::full({1}, -1, at::kLong), 2),
-                  olmoe::Error);
-  CHECK_THROWS_AS(linear_cross_entropy(at::ones({1, 4}), w, at::zeros({1}, at::kLong), 0),
-                  olmoe::Error);
+  CHECK(
+      std::isnan(linear_cross_entropy(at::full({1, 4}, std::nan("")), w, at::zeros({1}, at::kLong), 2).item<double>()));
+  CHECK_THROWS_AS(linear_cross_entropy(at::ones({1, 4}), w, at::full({1}, 6, at::kLong), 2), olmoe::Error);
+  CHECK_THROWS_AS(linear_cross_entropy(at::ones({1, 4}), w, at::full({1}, -1, at::kLong), 2), olmoe::Error);
+  CHECK_THROWS_AS(linear_cross_entropy(at::ones({1, 4}), w, at::zeros({1}, at::kLong), 0), olmoe::Error);
 }

@@ -55,8 +55,7 @@ TEST_CASE("fast_exp overflows to infinity, underflows to zero and keeps NaN", "[
 
 TEST_CASE("rounding to bf16 is to the nearest, ties to even", "[kernels]") {
   std::vector<float> values;
-  for (uint32_t bits = 0; bits < 0xffffffffu - 4099u; bits += 4099u)
-    values.push_back(std::bit_cast<float>(bits));
+  for (uint32_t bits = 0; bits < 0xffffffffu - 4099u; bits += 4099u) values.push_back(std::bit_cast<float>(bits));
   const auto ours = each<c10::BFloat16>(values, [](float x) { return rounded<c10::BFloat16>(x); });
   for (size_t i = 0; i < values.size(); ++i) {
     const c10::BFloat16 theirs(values[i]);

@@ -40,9 +40,9 @@ struct ExpertsCase {
   }
   ExpertsCase on(at::Device device) const {
     ExpertsCase out = *this;
-    for (at::Tensor* x : {&out.order.slot_R, &out.order.row_TK, &out.order.offsets_E, &out.scores_R, &out.x_TD,
-                          &out.dy_TD, &out.z_R2F, &out.dz_R2F, &out.h_RF, &out.gate_up, &out.down, &out.dgate_up,
-                          &out.ddown})
+    for (at::Tensor* x :
+         {&out.order.slot_R, &out.order.row_TK, &out.order.offsets_E, &out.scores_R, &out.x_TD, &out.dy_TD, &out.z_R2F,
+          &out.dz_R2F, &out.h_RF, &out.gate_up, &out.down, &out.dgate_up, &out.ddown})
       *x = x->to(device, x->scalar_type(), false, /*copy=*/true);
     return out;
   }

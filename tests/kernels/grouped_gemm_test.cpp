@@ -11,9 +11,7 @@ using namespace olmoe::kernels::testing;
 namespace {
 
 /// Inclusive running sum of the rows of each expert.
-at::Tensor offsets_of(const std::vector<int64_t>& rows) {
-  return at::tensor(rows, at::kLong).cumsum(0).to(at::kInt);
-}
+at::Tensor offsets_of(const std::vector<int64_t>& rows) { return at::tensor(rows, at::kLong).cumsum(0).to(at::kInt); }
 
 int64_t sum_of(const std::vector<int64_t>& rows) {
   int64_t sum = 0;
@@ -25,15 +23,13 @@ int64_t sum_of(const std::vector<int64_t>& rows) {
 
 TEST_CASE("grouped GEMM and its gradients equal one product for each expert", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
-  const auto rows = GENERATE(values<std::vector<int64_t>>(
-      {{3, 0, 70, 1}, {0, 0, 9, 0}, {0, 0, 0, 0}, {16}, {5, 64, 33, 130}}));
+  const auto rows =
+      GENERATE(values<std::vector<int64_t>>({{3, 0, 70, 1}, {0, 0, 9, 0}, {0, 0, 0, 0}, {16}, {5, 64, 33, 130}}));
   const auto [I, O] = GENERATE(table<int64_t, int64_t>({{1, 3}, {37, 29}, {64, 128}}));
   const int64_t E = rows.size(), R = sum_of(rows);
   CAPTURE(dtype, rows, I, O);
-  const at::Tensor x = normal({R, I}, dtype, 1), w = normal({E, O, I}, dtype, 2),
-                   dy = normal({R, O}, dtype, 3);
-  const at::Tensor offsets = offsets_of(rows),
-                   start = normal({E, O, I}, statistics_dtype(dtype), 4);
+  const at::Tensor x = normal({R, I}, dtype, 1), w = normal({E, O, I}, dtype, 2), dy = normal({R, O}, dtype, 3);
+  const at::Tensor offsets = offsets_of(rows), start = normal({E, O, I}, statistics_dtype(dtype), 4);
   at::Tensor y_ref = at::zeros({R, O}, at::kDouble), dx_ref = at::zeros({R, I}, at::kDouble),
              dw_ref = start.to(at::kDouble).clone();
   for (int64_t e = 0, first = 0; e < E; first += rows[e++]) {
@@ -59,8 +55,8 @@ TEST_CASE("grouped GEMM and its gradients equal one product for each expert", "[
 
 TEST_CASE("dense GEMM and its gradients equal the product", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
-  const auto [N, I, O] = GENERATE(
-      table<int64_t, int64_t, int64_t>({{0, 4, 5}, {1, 1, 1}, {65, 31, 47}, {256, 64, 192}}));
+  const auto [N, I, O] =
+      GENERATE(table<int64_t, int64_t, int64_t>({{0, 4, 5}, {1, 1, 1}, {65, 31, 47}, {256, 64, 192}}));
   CAPTURE(dtype, N, I, O);
   const at::Tensor x = normal({N, I}, dtype, 1), w = normal({O, I}, dtype, 2);
   const at::Tensor dy = normal({N, O + 3}, dtype, 3).narrow(1, 1, O),

@@ -131,8 +131,8 @@ TEST_CASE("GPU: SwiGLU and its gradients", "[cuda]") {
 TEST_CASE("GPU: SwiGLU of gates whose exponentials overflow, vanish or are none", "[cuda]") {
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   constexpr double kInf = std::numeric_limits<double>::infinity();
-  const std::vector<double> gates = {-kInf, -3e38, -1e4, -104, -88.5, -87.5, -20, -1,   -0.,
-                                     0.,    1,     20,   87.5, 88.5,  104,   1e4, 3e38, kInf, std::nan("")};
+  const std::vector<double> gates = {-kInf, -3e38, -1e4, -104, -88.5, -87.5, -20,  -1,   -0.,         0.,
+                                     1,     20,    87.5, 88.5, 104,   1e4,   3e38, kInf, std::nan("")};
   const auto gate = at::tensor(gates, at::kDouble).to(dtype).unsqueeze(0), ones = at::ones_like(gate);
   const auto z = at::cat({gate, ones}, 1);
   const auto h = swiglu(gpu(z), {}).cpu().to(at::kDouble);

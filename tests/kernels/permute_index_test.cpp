@@ -75,8 +75,8 @@ TEST_CASE("the rank among peers counts the lanes before", "[kernels]") {
 }
 
 TEST_CASE("the GPU's way of sorting, lane by lane, is the stable sort", "[kernels]") {
-  const auto [T, K, E] = GENERATE(
-      table<int64_t, int64_t, int64_t>({{1, 1, 1}, {100, 4, 16}, {700, 3, 5}, {33, 8, 1000}, {40000, 8, 64}}));
+  const auto [T, K, E] =
+      GENERATE(table<int64_t, int64_t, int64_t>({{1, 1, 1}, {100, 4, 16}, {700, 3, 5}, {33, 8, 1000}, {40000, 8, 64}}));
   CAPTURE(T, K, E);
   at::Generator generator = at::detail::createCPUGenerator(7);
   const at::Tensor ids = at::randint(E, {T, K}, generator, at::TensorOptions().dtype(at::kInt));

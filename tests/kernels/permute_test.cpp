@@ -19,8 +19,7 @@ at::Tensor random_ids(int64_t T, int64_t K, int64_t E, uint64_t seed) {
 }  // namespace
 
 TEST_CASE("sort_by_expert is a stable sort with its inverse and offsets", "[kernels]") {
-  const auto [T, K, E] =
-      GENERATE(table<int64_t, int64_t, int64_t>({{1, 1, 1}, {100, 4, 16}, {7, 2, 512}}));
+  const auto [T, K, E] = GENERATE(table<int64_t, int64_t, int64_t>({{1, 1, 1}, {100, 4, 16}, {7, 2, 512}}));
   CAPTURE(T, K, E);
   const at::Tensor ids = random_ids(T, K, E, 1);
   const Permutation sorted = sort_by_expert(ids, E);
@@ -51,15 +50,11 @@ TEST_CASE("gather_rows and combine_rows are transposes of each other", "[kernels
   const at::Tensor gathered = gather_rows(x, sorted);
   CHECK(same_bits(gathered, x.index_select(0, sorted.slot_R.to(at::kLong).floor_divide(K))));
 
-  const at::Tensor y = normal({T * K, D}, dtype, 4),
-                   residual = normal({T, D + 1}, dtype, 5).narrow(1, 0, D);
-  const at::Tensor by_token = y.to(at::kDouble)
-                                  .index_select(0, sorted.row_TK.flatten().to(at::kLong))
-                                  .view({T, K, D})
-                                  .sum(1);
+  const at::Tensor y = normal({T * K, D}, dtype, 4), residual = normal({T, D + 1}, dtype, 5).narrow(1, 0, D);
+  const at::Tensor by_token =
+      y.to(at::kDouble).index_select(0, sorted.row_TK.flatten().to(at::kLong)).view({T, K, D}).sum(1);
   CHECK(relative_error(combine_rows(y, sorted, {}), by_token) < bound(dtype, K));
-  CHECK(relative_error(combine_rows(y, sorted, residual), by_token + residual.to(at::kDouble)) <
-        bound(dtype, K));
+  CHECK(relative_error(combine_rows(y, sorted, residual), by_token + residual.to(at::kDouble)) < bound(dtype, K));
   const TwoThreads two;
   CHECK(same_bits(combine_rows(y, sorted, residual), combine_rows(y, sorted, residual)));
 }

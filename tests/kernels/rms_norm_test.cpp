@@ -22,8 +22,7 @@ TEST_CASE("rms_norm and its gradients equal the formula", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const auto [N, D] = GENERATE(table<int64_t, int64_t>({{1, 1}, {37, 131}, {300, 64}, {5, 2048}}));
   CAPTURE(dtype, N, D);
-  const at::Tensor x = normal({N, D}, dtype, 1), w = normal({D}, dtype, 2),
-                   dy = normal({N, D}, dtype, 3);
+  const at::Tensor x = normal({N, D}, dtype, 1), w = normal({D}, dtype, 2), dy = normal({N, D}, dtype, 3);
   const at::Tensor x_ref = reference(x), w_ref = reference(w);
   const at::Tensor y_ref = reference_norm(x_ref, w_ref);
   y_ref.backward(dy.to(at::kDouble));
@@ -104,8 +103,7 @@ TEST_CASE("rms_norm of no rows leaves the weight gradient alone", "[kernels]") {
   CHECK(same_bits(dw, at::ones({7})));
 }
 
-TEST_CASE("rms_norm has the same bits in every run and for any number of threads",
-          "[kernels][openmp]") {
+TEST_CASE("rms_norm has the same bits in every run and for any number of threads", "[kernels][openmp]") {
   const at::Tensor x = normal({1000, 96}, at::kFloat, 7), w = normal({96}, at::kFloat, 8);
   const at::Tensor dy = normal({1000, 96}, at::kFloat, 9);
   const RmsNorm out = rms_norm(x, w, kEps);
@@ -122,8 +120,7 @@ TEST_CASE("rms_norm refuses operands that do not fit", "[kernels]") {
   CHECK_THROWS_AS(rms_norm(x, at::ones({5}), kEps), olmoe::Error);
   CHECK_THROWS_AS(rms_norm(x, w.to(at::kDouble), kEps), olmoe::Error);
   CHECK_THROWS_AS(rms_norm(x.to(at::kInt), w.to(at::kInt), kEps), olmoe::Error);
-  CHECK_THROWS_AS(rms_norm_backward(x, x, w, at::ones({2}), at::zeros({4}, at::kDouble)),
-                  olmoe::Error);
+  CHECK_THROWS_AS(rms_norm_backward(x, x, w, at::ones({2}), at::zeros({4}, at::kDouble)), olmoe::Error);
   CHECK_THROWS_AS(rms_norm_backward(x, x, w, at::ones({2}), at::zeros({4}), at::ones({2, 3})), olmoe::Error);
   CHECK_THROWS_AS(add_rms_norm(x.clone(), at::ones({1, 4}), w, kEps), olmoe::Error);
   CHECK_THROWS_AS(add_rms_norm(x.clone(), x.to(at::kDouble), w, kEps), olmoe::Error);

@@ -29,8 +29,7 @@ at::Tensor reference_rotary(const at::Tensor& x, const at::Tensor& w, const at::
     v = rounded_through(normed * w, dtype);
   }
   if (clip) v = v.clamp(-*clip, *clip);
-  const at::Tensor angles =
-      table.to(at::kDouble).repeat({(N + S - 1) / S, 1}).narrow(0, 0, N).unsqueeze(1);
+  const at::Tensor angles = table.to(at::kDouble).repeat({(N + S - 1) / S, 1}).narrow(0, 0, N).unsqueeze(1);
   const at::Tensor cos = angles.narrow(2, 0, d / 2), sin = angles.narrow(2, d / 2, d / 2);
   const at::Tensor heads = v.reshape({N, -1, d});
   const at::Tensor a = heads.narrow(2, 0, d / 2), b = heads.narrow(2, d / 2, d / 2);
@@ -43,12 +42,11 @@ TEST_CASE("norm_rotary and its gradients equal the formula", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const bool with_norm = GENERATE(true, false);
   const std::optional<double> clip = GENERATE(std::optional<double>{}, std::optional<double>{0.75});
-  const auto [N, S, H, d] = GENERATE(
-      table<int64_t, int64_t, int64_t, int64_t>({{1, 3, 1, 2}, {42, 21, 3, 14}, {64, 64, 2, 64}}));
+  const auto [N, S, H, d] =
+      GENERATE(table<int64_t, int64_t, int64_t, int64_t>({{1, 3, 1, 2}, {42, 21, 3, 14}, {64, 64, 2, 64}}));
   const int64_t W = H * d;
   CAPTURE(dtype, with_norm, clip.has_value(), N, W);
-  const at::Tensor fused = normal({N, 2 * W + 3}, dtype, 1), x = fused.narrow(1, 3, W),
-                   dy = normal({N, W}, dtype, 2);
+  const at::Tensor fused = normal({N, 2 * W + 3}, dtype, 1), x = fused.narrow(1, 3, W), dy = normal({N, W}, dtype, 2);
   const at::Tensor w = with_norm ? normal({W}, dtype, 3) : at::Tensor();
   const at::Tensor table = rotary_table(S, d, 10000, dtype);
   const at::Tensor x_ref = reference(x), w_ref = with_norm ? reference(w) : at::Tensor();
@@ -58,8 +56,7 @@ TEST_CASE("norm_rotary and its gradients equal the formula", "[kernels]") {
   const NormRotary out = norm_rotary({x, w, table, clip}, kEps);
   CHECK(relative_error(out.y_NW, y_ref) < bound(dtype, W, 3));
   REQUIRE(out.rstd_N.defined() == with_norm);
-  at::Tensor dfused = at::ones({N, 2 * W + 3}, at::TensorOptions().dtype(dtype)),
-             dx = dfused.narrow(1, 3, W);
+  at::Tensor dfused = at::ones({N, 2 * W + 3}, at::TensorOptions().dtype(dtype)), dx = dfused.narrow(1, 3, W);
   at::Tensor dw = with_norm ? at::ones({W}, statistics_dtype(dtype)) : at::Tensor();
   norm_rotary_backward(dy, {x, w, table, clip}, out.rstd_N, dx, dw);
   CHECK(relative_error(dx, x_ref.grad()) < bound(dtype, W, 1));
@@ -81,8 +78,7 @@ TEST_CASE("the rotary table is cos and sin of position times theta^(-2j/d)", "[k
 }
 
 TEST_CASE("norm_rotary of no rows", "[kernels]") {
-  const at::Tensor x = at::empty({0, 8}), w = at::ones({8}),
-                   table = rotary_table(4, 4, 10000, at::kFloat);
+  const at::Tensor x = at::empty({0, 8}), w = at::ones({8}), table = rotary_table(4, 4, 10000, at::kFloat);
   const NormRotary out = norm_rotary({x, w, table, {}}, kEps);
   CHECK(out.y_NW.sizes() == x.sizes());
   at::Tensor dx = at::empty({0, 8}), dw = at::ones({8});
@@ -95,8 +91,7 @@ TEST_CASE("norm_rotary has the same bits for any number of threads", "[kernels][
                    dy = normal({512, 96}, at::kFloat, 6);
   const at::Tensor table = rotary_table(256, 32, 10000, at::kFloat);
   const NormRotary out = norm_rotary({x, w, table, {}}, kEps);
-  at::Tensor dx = at::empty_like(x), dw = at::zeros({96}), dx_two = at::empty_like(x),
-             dw_two = at::zeros({96});
+  at::Tensor dx = at::empty_like(x), dw = at::zeros({96}), dx_two = at::empty_like(x), dw_two = at::zeros({96});
   norm_rotary_backward(dy, {x, w, table, {}}, out.rstd_N, dx, dw);
   const TwoThreads two;
   CHECK(same_bits(norm_rotary({x, w, table, {}}, kEps).y_NW, out.y_NW));

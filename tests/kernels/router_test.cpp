@@ -13,14 +13,12 @@ namespace {
 
 /// A scalar that reaches the logits by all three ways, in float64.
 at::Tensor reference_objective(const at::Tensor& logits, const at::Tensor& ids, bool renormalize,
-                               const at::Tensor& dscores, const at::Tensor& dprobs_GE,
-                               double lse_scale) {
+                               const at::Tensor& dscores, const at::Tensor& dprobs_GE, double lse_scale) {
   const int64_t T = logits.size(0), E = logits.size(1), G = dprobs_GE.size(0);
   const at::Tensor probs = logits.softmax(1);
   at::Tensor scores = probs.gather(1, ids.to(at::kLong));
   if (renormalize) scores = scores / scores.sum(1, true);
-  const at::Tensor weights =
-      dprobs_GE.to(at::kDouble).unsqueeze(1).expand({G, T / G, E}).reshape({T, E});
+  const at::Tensor weights = dprobs_GE.to(at::kDouble).unsqueeze(1).expand({G, T / G, E}).reshape({T, E});
   return (scores * dscores.to(at::kDouble)).sum() + (probs * weights).sum() +
          0.5 * lse_scale * logits.logsumexp({1}).pow(2).sum();
 }
@@ -30,8 +28,8 @@ at::Tensor reference_objective(const at::Tensor& logits, const at::Tensor& ids, 
 TEST_CASE("route and its gradient equal the formula", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const bool renormalize = GENERATE(false, true);
-  const auto [T, E, K, G] = GENERATE(table<int64_t, int64_t, int64_t, int64_t>(
-      {{1, 1, 1, 1}, {60, 17, 3, 4}, {6, 512, 512, 1}, {40, 64, 8, 2}}));
+  const auto [T, E, K, G] = GENERATE(
+      table<int64_t, int64_t, int64_t, int64_t>({{1, 1, 1, 1}, {60, 17, 3, 4}, {6, 512, 512, 1}, {40, 64, 8, 2}}));
   CAPTURE(dtype, renormalize, T, E, K, G);
   const at::Tensor logits = (2 * normal({T, E + 1}, dtype, 1)).narrow(1, 0, E);
   const auto stats = statistics_dtype(dtype);
@@ -43,8 +41,7 @@ TEST_CASE("route and its gradient equal the formula", "[kernels]") {
   REQUIRE(out.ids_TK.scalar_type() == at::kInt);
   CHECK(relative_error(out.probs_TE, probs_ref) < bound(stats, E));
   CHECK(relative_error(out.lse_T, logits_ref.logsumexp({1})) < bound(stats, E));
-  const at::Tensor order =
-      std::get<1>(out.probs_TE.sort(/*stable=*/true, 1, /*descending=*/true)).narrow(1, 0, K);
+  const at::Tensor order = std::get<1>(out.probs_TE.sort(/*stable=*/true, 1, /*descending=*/true)).narrow(1, 0, K);
   CHECK(same_bits(out.ids_TK, order.to(at::kInt)));
   at::Tensor scores_ref = probs_ref.gather(1, order);
   if (renormalize) scores_ref = scores_ref / scores_ref.sum(1, true);
@@ -90,10 +87,8 @@ TEST_CASE("extreme logits stay finite", "[kernels]") {
   const at::Tensor logits = at::tensor({80., -80., 79., 0.}, at::kDouble).to(dtype).unsqueeze(0);
   const Router out = route(logits, 3, 1, true, {});
   CHECK(same_bits(out.ids_TK, at::tensor({0, 2, 3}, at::kInt).unsqueeze(0)));
-  CHECK(relative_error(out.probs_TE, logits.to(at::kDouble).softmax(1)) <
-        bound(statistics_dtype(dtype), 4));
-  CHECK(relative_error(out.lse_T, logits.to(at::kDouble).logsumexp({1})) <
-        bound(statistics_dtype(dtype), 4));
+  CHECK(relative_error(out.probs_TE, logits.to(at::kDouble).softmax(1)) < bound(statistics_dtype(dtype), 4));
+  CHECK(relative_error(out.lse_T, logits.to(at::kDouble).logsumexp({1})) < bound(statistics_dtype(dtype), 4));
   const at::Tensor ones = at::ones({1, 3}, at::TensorOptions().dtype(statistics_dtype(dtype)));
   CHECK(route_backward(ones, {}, at::full({}, 1, at::kDouble), out, true).isfinite().all().item<bool>());
 }

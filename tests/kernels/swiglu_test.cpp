@@ -16,8 +16,7 @@ TEST_CASE("swiglu and its gradients equal the formula", "[kernels]") {
   const bool scored = GENERATE(true, false);
   const auto [R, F] = GENERATE(table<int64_t, int64_t>({{1, 1}, {33, 77}, {5, 1024}}));
   CAPTURE(dtype, scored, R, F);
-  const at::Tensor z = (3 * normal({R, 2 * F + 1}, dtype, 1)).narrow(1, 0, 2 * F),
-                   dh = normal({R, F}, dtype, 2);
+  const at::Tensor z = (3 * normal({R, 2 * F + 1}, dtype, 1)).narrow(1, 0, 2 * F), dh = normal({R, F}, dtype, 2);
   const at::Tensor score = scored ? normal({R}, statistics_dtype(dtype), 3) : at::Tensor();
   const at::Tensor z_ref = reference(z), score_ref = scored ? reference(score) : at::Tensor();
   at::Tensor h_ref = at::silu(z_ref.narrow(1, 0, F)) * z_ref.narrow(1, F, F);
@@ -35,8 +34,7 @@ TEST_CASE("swiglu and its gradients equal the formula", "[kernels]") {
 TEST_CASE("swiglu of extreme gates neither overflows nor hides NaN", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const double inf = std::numeric_limits<double>::infinity();
-  const at::Tensor gate =
-      at::tensor({80., -80., 200., -200., 1e4, -1e4, 0., inf}, at::kDouble).to(dtype).unsqueeze(1);
+  const at::Tensor gate = at::tensor({80., -80., 200., -200., 1e4, -1e4, 0., inf}, at::kDouble).to(dtype).unsqueeze(1);
   const at::Tensor z = at::cat({gate, at::ones_like(gate)}, 1);
   const at::Tensor expected =
       at::tensor({80., -80. * std::exp(-80.), 200., 0., 1e4, 0., 0., inf}, at::kDouble).to(dtype);

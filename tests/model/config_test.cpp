@@ -87,9 +87,8 @@ TEST_CASE("parameters and FLOPs of OLMoE-1B-7B and its dense twin") {
 
 TEST_CASE("parameters of a tiny model, counted by hand") {
   const auto model = test::tiny_model();
-  constexpr int64_t kOutside = 2 * 50 * 24 + 24;  // embedding, head; final norm
-  constexpr int64_t kAttention =
-      48 * 24 + 24 * 24 + 24 + 12 + 2 * 24;  // qkv, output; QK-norms; two norms
+  constexpr int64_t kOutside = 2 * 50 * 24 + 24;                        // embedding, head; final norm
+  constexpr int64_t kAttention = 48 * 24 + 24 * 24 + 24 + 12 + 2 * 24;  // qkv, output; QK-norms; two norms
   constexpr int64_t kRouter = 5 * 24, kExpert = 3 * 24 * 12;
   const auto counts = count_parameters(model);
   CHECK(counts.total == kOutside + 3 * (kAttention + kRouter + 5 * kExpert));

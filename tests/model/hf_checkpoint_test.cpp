@@ -109,8 +109,7 @@ json olmoe_json() {
 json llama_json() {
   auto config = olmoe_json();
   config["model_type"] = "llama";
-  for (const char* key : {"num_experts", "num_experts_per_tok", "norm_topk_prob", "clip_qkv"})
-    config.erase(key);
+  for (const char* key : {"num_experts", "num_experts_per_tok", "norm_topk_prob", "clip_qkv"}) config.erase(key);
   return config;
 }
 
@@ -164,15 +163,12 @@ TEST_CASE("a folder of one file, and one of shards with an index, read back") {
   check_reads_back(files, model);
 
   std::filesystem::remove(files.folder() / "model.safetensors");
-  auto is_first = [](const std::string& name) {
-    return name.find("layers.1.") == std::string::npos;
-  };
+  auto is_first = [](const std::string& name) { return name.find("layers.1.") == std::string::npos; };
   files.write("model-00001-of-00002.safetensors", is_first);
   files.write("model-00002-of-00002.safetensors", std::not_fn(is_first));
   json index;
   for (const auto& [name, values] : files.values())
-    index["weight_map"][name] =
-        fmt::format("model-0000{}-of-00002.safetensors", is_first(name) ? 1 : 2);
+    index["weight_map"][name] = fmt::format("model-0000{}-of-00002.safetensors", is_first(name) ? 1 : 2);
   files.folder().add("model.safetensors.index.json", index.dump());
   check_reads_back(files, model);
 }
@@ -180,8 +176,7 @@ TEST_CASE("a folder of one file, and one of shards with an index, read back") {
 TEST_CASE("missing, unexpected and misshapen tensors are refused by name, all at once") {
   const auto model = test::tiny_model();
   HfFolder files(model);
-  const std::string gone = "model.layers.1.mlp.experts.3.up_proj.weight",
-                    bent = "model.layers.0.mlp.gate.weight",
+  const std::string gone = "model.layers.1.mlp.experts.3.up_proj.weight", bent = "model.layers.0.mlp.gate.weight",
                     extra = "model.layers.0.self_attn.q_proj.bias";
   files.items().erase(gone);
   files.items().at(bent).shape = {model.d_model, model.num_experts};
@@ -233,8 +228,7 @@ TEST_CASE("weights that are no floating-point numbers, and broken indexes, are r
   HfFolder files(model);
   files.items().at("lm_head.weight").dtype = safetensors::Dtype::i32;
   CHECK_THAT(refusal(files, model), Catch::Contains("head.weight"));
-  for (const char* text :
-       {"{}", "[1]", "{\"weight_map\": {\"lm_head.weight\": 3}}", "{\"weight_map"}) {
+  for (const char* text : {"{}", "[1]", "{\"weight_map\": {\"lm_head.weight\": 3}}", "{\"weight_map"}) {
     files.folder().add("model.safetensors.index.json", text);
     CHECK_THAT(refusal(files, model), Catch::Contains("model.safetensors.index.json"));
   }
@@ -292,10 +286,8 @@ TEST_CASE("a config.json that says what we do not compute is refused by key") {
   };
   for (const auto& [change, named] : both) {
     INFO(change.dump());
-    CHECK_THAT(problem_of(olmoe_json(), change),
-               Catch::Contains("config.json") && Catch::Contains(named));
-    CHECK_THAT(problem_of(llama_json(), change),
-               Catch::Contains("config.json") && Catch::Contains(named));
+    CHECK_THAT(problem_of(olmoe_json(), change), Catch::Contains("config.json") && Catch::Contains(named));
+    CHECK_THAT(problem_of(llama_json(), change), Catch::Contains("config.json") && Catch::Contains(named));
   }
   CHECK_THAT(problem_of(llama_json(), {{"mlp_bias", true}}), Catch::Contains("mlp_bias"));
   CHECK_THAT(problem_of(olmoe_json(), {{"num_experts_per_tok", 9}}), Catch::Contains("top_k"));

@@ -23,15 +23,12 @@ TEST_CASE("an initial weight depends on seed, name and index alone") {
   const ModelConfig model;
   const auto whole = values(random_init(model, 1), kName, 0, kCount);
   const auto source = random_init(model, 1);
-  for (int64_t begin :
-       {0, 1, 777, 16'384, 150'001}) {  // whatever was read before, in whatever pieces
+  for (int64_t begin : {0, 1, 777, 16'384, 150'001}) {  // whatever was read before, in whatever pieces
     const int64_t count = std::min<int64_t>(33'333, kCount - begin);
     CHECK(at::equal(values(source, kName, begin, count), whole.narrow(0, begin, count)));
   }
   CHECK(at::equal(values(source, kName, 0, kCount, at::kFloat), whole.to(at::kFloat)));
-  auto shares_with = [&](const at::Tensor& other) {
-    return (other == whole).sum().item<int64_t>();
-  };
+  auto shares_with = [&](const at::Tensor& other) { return (other == whole).sum().item<int64_t>(); };
   CHECK(shares_with(values(random_init(model, 2), kName, 0, kCount)) == 0);
   CHECK(shares_with(values(source, "blocks.1.moe.experts.down.weight", 0, kCount)) == 0);
   CHECK(shares_with(values(source, kName, 1, kCount)) == 0);
@@ -49,8 +46,7 @@ TEST_CASE("values are a normal of init_std, cut at init_cutoff deviations") {
   const double within = (x.abs() < 1).to(at::kDouble).mean().item<double>();
   CHECK(within == Approx(0.68454).margin(5 * std::sqrt(0.68 * 0.32 / kCount)));
   model.init_cutoff = 1.5;
-  CHECK(values(random_init(model, 1), kName, 0, kCount).abs().max().item<double>() <=
-        1.5 * model.init_std);
+  CHECK(values(random_init(model, 1), kName, 0, kCount).abs().max().item<double>() <= 1.5 * model.init_std);
 }
 
 TEST_CASE("norm weights start at one, and nothing else does") {

@@ -31,8 +31,8 @@ at::Tensor values_of(const Param& param) {
 /// A layer with weights and gradients of its own.
 struct TestLayer {
   TestLayer(const ModelConfig& model, Communicator& experts, int64_t chunks)
-      : layer(model, "moe",
-              {std::make_shared<RowExchange>(experts, at::kCPU, Lane::Beside::yes), experts}, {.chunks = chunks}) {
+      : layer(model, "moe", {std::make_shared<RowExchange>(experts, at::kCPU, Lane::Beside::yes), experts},
+              {.chunks = chunks}) {
     for (auto& param : layer.params()) {
       *param.slot = values_of(param).requires_grad_();
       param.slot->mutable_grad() = at::zeros(param.shape, at::kDouble);
@@ -85,13 +85,30 @@ std::vector<Choice> single_choices() {
 
 std::vector<Choice> choices() {
   return {
-      {"all on the experts of the first rank", [](int) { return same_for_all(5, {0, 1, 2}); }},
-      {"one expert takes part of each token, and the last one none", [](int) { return same_for_all(4, {3, 0, 4}); }},
+      {"all on the experts of the first rank",
+       [](int) {
+         return same_for_all(5, {0, 1, 2});
+       }},
+      {"one expert takes part of each token, and the last one none",
+       [](int) {
+         return same_for_all(4, {3, 0, 4});
+       }},
       {"ranks choose apart",
-       [](int rank) { return same_for_all(3 + rank, rank % 2 ? at::IntArrayRef{5, 3, 4} : at::IntArrayRef{1, 5, 0}); }},
-      {"the first rank has no tokens", [](int rank) { return same_for_all(rank == 0 ? 0 : 6, {5, 0, 3}); }},
-      {"only the last rank has tokens", [](int rank) { return same_for_all(rank == 2 ? 7 : 0, {2, 1, 4}); }},
-      {"nobody has tokens", [](int) { return same_for_all(0, {0, 1, 2}); }},
+       [](int rank) {
+         return same_for_all(3 + rank, rank % 2 ? at::IntArrayRef{5, 3, 4} : at::IntArrayRef{1, 5, 0});
+       }},
+      {"the first rank has no tokens",
+       [](int rank) {
+         return same_for_all(rank == 0 ? 0 : 6, {5, 0, 3});
+       }},
+      {"only the last rank has tokens",
+       [](int rank) {
+         return same_for_all(rank == 2 ? 7 : 0, {2, 1, 4});
+       }},
+      {"nobody has tokens",
+       [](int) {
+         return same_for_all(0, {0, 1, 2});
+       }},
       {"as it comes", random_choice},
   };
 }
@@ -178,12 +195,11 @@ TEST_CASE("all chunks leave before the first is computed, and their gradients li
     std::vector<std::string> sent;
     for (const auto& call : group.shared_trace()->calls()) sent.push_back(std::to_string(call.elements));
     const std::string rows = std::to_string(8 * model.d_model), choices = std::to_string(8 * kTopK);
-    const std::vector<std::string> expected{
-        "8",           choices,       choices,         // counts of both chunks, ids of each
-        rows, choices, rows, choices,                  // tokens and scores
-        rows, rows,                                    // what experts made of them
-        rows, rows,                                    // backward: gradients of that
-        choices, rows, choices, rows};                 // then of tokens and scores
+    const std::vector<std::string> expected{"8",     choices, choices,           // counts of both chunks, ids of each
+                                            rows,    choices, rows,    choices,  // tokens and scores
+                                            rows,    rows,                       // what experts made of them
+                                            rows,    rows,                       // backward: gradients of that
+                                            choices, rows,    choices, rows};    // then of tokens and scores
     ENSURE(sent == expected, "sent {}", fmt::join(sent, " "));
   });
 }

@@ -24,8 +24,7 @@ constexpr std::array<int64_t, 5> kSizes{0, 1, 7, 1000, 70'001};
 
 /// What `rank` draws, on `device`. On a GPU numbers whose sums are exact in any order, since NCCL
 /// keeps to none: multiples of 1/16, which bfloat16 holds up to 16.
-at::Tensor held(at::Device device, int rank, at::IntArrayRef shape, at::ScalarType dtype,
-                int seed = 0) {
+at::Tensor held(at::Device device, int rank, at::IntArrayRef shape, at::ScalarType dtype, int seed = 0) {
   at::Tensor values = draw(rank, shape, dtype, seed);
   if (device.is_cpu()) return values;
   if (at::isFloatingType(dtype)) values = values.mul(16).round().div(16).add(0);  // no -0
@@ -33,8 +32,8 @@ at::Tensor held(at::Device device, int rank, at::IntArrayRef shape, at::ScalarTy
 }
 
 /// Contributions of all ranks added (or compared) in rank order in `out_dtype`, the long way.
-at::Tensor reduce_draws(at::Device device, int ranks, at::IntArrayRef shape, at::ScalarType in,
-                        at::ScalarType out, Reduce op) {
+at::Tensor reduce_draws(at::Device device, int ranks, at::IntArrayRef shape, at::ScalarType in, at::ScalarType out,
+                        Reduce op) {
   at::Tensor result = held(device, 0, shape, in).to(out);
   for (int r = 1; r < ranks; ++r) {
     const at::Tensor next = held(device, r, shape, in).to(out);
@@ -63,8 +62,7 @@ void check_all_gather(Communicator& group, at::Device device) {
   }
 }
 
-void check_reduce_scatter_types(Communicator& group, at::Device device, at::ScalarType in,
-                                at::ScalarType out) {
+void check_reduce_scatter_types(Communicator& group, at::Device device, at::ScalarType in, at::ScalarType out) {
   for (int64_t n : kSizes) {
     const at::Tensor mine = held(device, group.rank(), {group.size() * n}, in);
     const at::Tensor sum = reduce_draws(device, group.size(), {group.size() * n}, in, out, Reduce::sum);
@@ -178,15 +176,14 @@ void check_split(Communicator& group, at::Device device) {
   ENSURE(sum.item<int64_t>() == expected, "sum {}, want {}", sum.item<int64_t>(), expected);
 
   auto alone = half->split(half->rank(), 0, "alone");
-  ENSURE(alone->size() == 1 && alone->rank() == 0 && alone->name() == "alone", "size {}",
-         alone->size());
+  ENSURE(alone->size() == 1 && alone->rank() == 0 && alone->name() == "alone", "size {}", alone->size());
   alone->barrier();
   group.barrier();
 }
 
 void check_count(const Traffic::Count& count, int64_t calls, int64_t bytes, const char* what) {
-  ENSURE(count.calls == calls && count.bytes == bytes, "{}: {} calls, {} bytes, want {}, {}", what,
-         count.calls, count.bytes, calls, bytes);
+  ENSURE(count.calls == calls && count.bytes == bytes, "{}: {} calls, {} bytes, want {}, {}", what, count.calls,
+         count.bytes, calls, bytes);
 }
 
 void check_traffic(Communicator& group, at::Device) {
@@ -239,12 +236,9 @@ void check_trace(Communicator& group, at::Device) {
 /// Mistakes that a rank sees by itself, before it calls the others.
 void check_refusals(Communicator& group, at::Device) {
   const int64_t ranks = group.size();
-  auto refuse = [&](const char* piece, const std::function<void()>& call) {
-    check_contains(error_of(call), piece);
-  };
+  auto refuse = [&](const char* piece, const std::function<void()>& call) { check_contains(error_of(call), piece); };
   refuse("all_gather: out is 5", [&] { group.all_gather(at::zeros({5}), at::zeros({7})); });
-  refuse("all_gather: out is",
-         [&] { group.all_gather(at::zeros({ranks * 4}), at::zeros({4}, at::kDouble)); });
+  refuse("all_gather: out is", [&] { group.all_gather(at::zeros({ranks * 4}), at::zeros({4}, at::kDouble)); });
   refuse("is not contiguous", [&] { group.all_reduce(at::zeros({3, 4}).t()); });
   refuse("undefined tensor", [&] { group.broadcast(at::Tensor(), 0); });
   refuse("cannot reduce Bool into Bool", [&] { group.all_reduce(at::zeros({2}, at::kBool)); });
@@ -277,13 +271,11 @@ at::Tensor draw(int rank, at::IntArrayRef shape, at::ScalarType dtype, int seed)
   return values.to(dtype);
 }
 
-void check_same_bits(const at::Tensor& actual, const at::Tensor& expected,
-                     const std::string& what) {
-  ENSURE(actual.dtype() == expected.dtype() && actual.sizes() == expected.sizes(),
-         "{}: other dtype or shape", what);
+void check_same_bits(const at::Tensor& actual, const at::Tensor& expected, const std::string& what) {
+  ENSURE(actual.dtype() == expected.dtype() && actual.sizes() == expected.sizes(), "{}: other dtype or shape", what);
   const at::Tensor a = actual.cpu().contiguous(), b = expected.cpu().contiguous();
-  ENSURE(a.nbytes() == 0 || std::memcmp(a.data_ptr(), b.data_ptr(), a.nbytes()) == 0,
-         "{} of {} {}: other bits", what, a.numel(), c10::toString(a.scalar_type()));
+  ENSURE(a.nbytes() == 0 || std::memcmp(a.data_ptr(), b.data_ptr(), a.nbytes()) == 0, "{} of {} {}: other bits", what,
+         a.numel(), c10::toString(a.scalar_type()));
 }
 
 std::string error_of(const std::function<void()>& call) {

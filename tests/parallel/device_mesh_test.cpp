@@ -41,8 +41,7 @@ TEST_CASE("eight ranks as replicate 2 x shard 4, shard = expert_shard 2 x expert
     check_members(mesh.shard(), rank, {base, base + 1, base + 2, base + 3});
     check_members(mesh.expert(), rank, {pair, pair + 1});
     check_members(mesh.expert_shard(), rank, {base + rank % 2, base + rank % 2 + 2});
-    ENSURE(mesh.describe() == "world 8 = replicate 2 x shard 4 (expert 2 x expert_shard 2)", "{}",
-           mesh.describe());
+    ENSURE(mesh.describe() == "world 8 = replicate 2 x shard 4 (expert 2 x expert_shard 2)", "{}", mesh.describe());
   });
 }
 
@@ -52,11 +51,9 @@ TEST_CASE("every factorisation of six ranks is a mesh whose axes multiply") {
       if (shard % expert != 0) continue;
       run_ranks(6, [&](Communicator& world) {
         DeviceMesh mesh(world, {.replicate = 6 / shard, .shard = shard, .expert = expert});
-        const int product =
-            mesh.replicate().size() * mesh.expert().size() * mesh.expert_shard().size();
+        const int product = mesh.replicate().size() * mesh.expert().size() * mesh.expert_shard().size();
         ENSURE(product == 6 && mesh.shard().size() == shard, "axes multiply to {}", product);
-        const int rank = mesh.replicate().rank() * shard + mesh.expert_shard().rank() * expert +
-                         mesh.expert().rank();
+        const int rank = mesh.replicate().rank() * shard + mesh.expert_shard().rank() * expert + mesh.expert().rank();
         ENSURE(rank == world.rank(), "coordinates of rank {} say {}", world.rank(), rank);
       });
     }
@@ -68,8 +65,6 @@ TEST_CASE("impossible meshes name the fields in conflict") {
         "parallel.replicate x parallel.shard = 2 x 3 = 6, but 4 ranks run");
   CHECK(config_error(4, {.replicate = 1, .shard = 4, .expert = 3}) ==
         "parallel.expert = 3 does not divide parallel.shard = 4");
-  CHECK(config_error(2, {.replicate = 0, .shard = 2}) ==
-        "parallel.replicate = 0, but it must be at least 1");
-  CHECK(config_error(2, {.replicate = -1, .shard = -2}) ==
-        "parallel.replicate = -1, but it must be at least 1");
+  CHECK(config_error(2, {.replicate = 0, .shard = 2}) == "parallel.replicate = 0, but it must be at least 1");
+  CHECK(config_error(2, {.replicate = -1, .shard = -2}) == "parallel.replicate = -1, but it must be at least 1");
 }

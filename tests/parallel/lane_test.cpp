@@ -18,9 +18,7 @@ using test::kNoting;
 
 test::NotedStreams& notes() { return test::noted_streams(); }
 
-void work(const std::string& name) {
-  notes().lines.push_back(fmt::format("{} on stream {}", name, notes().current));
-}
+void work(const std::string& name) { notes().lines.push_back(fmt::format("{} on stream {}", name, notes().current)); }
 
 }  // namespace
 
@@ -31,11 +29,10 @@ TEST_CASE("a lane runs beside the caller's stream, each ordered after what it wa
   work("compute");
   lane.wait();
   work("more");
-  CHECK(notes().lines == std::vector<std::string>{"new stream, high priority",
-                                                  "stream 0 reaches event 1", "stream 1 waits for event 1",
-                                                  "gather on stream 1", "compute on stream 0",
-                                                  "stream 1 reaches event 2", "stream 0 waits for event 2",
-                                                  "more on stream 0"});
+  CHECK(notes().lines == std::vector<std::string>{"new stream, high priority", "stream 0 reaches event 1",
+                                                  "stream 1 waits for event 1", "gather on stream 1",
+                                                  "compute on stream 0", "stream 1 reaches event 2",
+                                                  "stream 0 waits for event 2", "more on stream 0"});
 }
 
 TEST_CASE("two lanes have a stream each, and wait for the caller alone") {
@@ -45,9 +42,8 @@ TEST_CASE("two lanes have a stream each, and wait for the caller alone") {
   gathers.run([] { work("gather"); });
   reductions.run([] { work("reduce"); });
   CHECK(notes().lines == std::vector<std::string>{"stream 0 reaches event 1", "stream 1 waits for event 1",
-                                                  "gather on stream 1",
-                                                  "stream 0 reaches event 2", "stream 2 waits for event 2",
-                                                  "reduce on stream 2"});
+                                                  "gather on stream 1", "stream 0 reaches event 2",
+                                                  "stream 2 waits for event 2", "reduce on stream 2"});
 }
 
 TEST_CASE("a mark is waited for alone, whatever the lane was given since") {
@@ -79,8 +75,8 @@ TEST_CASE("work that is not to run beside, or cannot, runs at once") {
     work("compute");
     lane->wait();
   }
-  CHECK(notes().lines == std::vector<std::string>{"gather on stream 0", "compute on stream 0",
-                                                  "gather on stream 0", "compute on stream 0"});
+  CHECK(notes().lines == std::vector<std::string>{"gather on stream 0", "compute on stream 0", "gather on stream 0",
+                                                  "compute on stream 0"});
 }
 
 TEST_CASE("a lane that was given nothing is not waited for, and has no mark") {

@@ -95,8 +95,6 @@ TEST_CASE("NCCL: memory of another origin is not registered", "[cuda]") {
 }
 
 TEST_CASE("NCCL: a CPU is refused by name", "[cuda]") {
-  const std::string text = error_of([] {
-    make_nccl_communicator(make_single_communicator(), at::kCPU);
-  });
+  const std::string text = error_of([] { make_nccl_communicator(make_single_communicator(), at::kCPU); });
   check_contains(text, "NCCL joins GPUs, not cpu");
 }

@@ -21,9 +21,9 @@ std::string refusal(const Variables& variables) {
 
 const Variables kTorchrun{
     {"RANK", "3"}, {"WORLD_SIZE", "8"}, {"LOCAL_RANK", "1"}, {"MASTER_ADDR", "node1"}, {"MASTER_PORT", "29500"}};
-const Variables kSrun{{"SLURM_PROCID", "5"},   {"SLURM_NTASKS", "8"}, {"SLURM_STEP_NUM_TASKS", "8"},
-                      {"SLURM_LOCALID", "1"},  {"SLURM_JOB_ID", "123456"}, {"SLURM_STEP_ID", "2"},
-                      {"SLURM_STEP_NODELIST", "gpu[07-08,11]"}};
+const Variables kSrun{
+    {"SLURM_PROCID", "5"},      {"SLURM_NTASKS", "8"},  {"SLURM_STEP_NUM_TASKS", "8"},           {"SLURM_LOCALID", "1"},
+    {"SLURM_JOB_ID", "123456"}, {"SLURM_STEP_ID", "2"}, {"SLURM_STEP_NODELIST", "gpu[07-08,11]"}};
 
 }  // namespace
 

@@ -59,11 +59,8 @@ struct TestUnit {
 
 /// A kernel that computes the gradient of a bfloat16 weight in float32: 1 + 2^-12 for each element.
 struct WideGradient : torch::autograd::Function<WideGradient> {
-  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& w) {
-    return w.sum();
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
-                                                 torch::autograd::variable_list) {
+  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& w) { return w.sum(); }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*, torch::autograd::variable_list) {
     return {at::full({3}, 1 + 0x1p-12F, at::kFloat)};
   }
 };
@@ -74,9 +71,7 @@ at::Tensor forward(const TestUnit& u, const at::Tensor& x_B7) {
   return h_B5.mm(u.a).mm(u.experts.sum(0)).sum();
 }
 
-at::Tensor input(int rank, int micro_batch) {
-  return draw(rank, {3, 7}, at::kDouble, 100 + micro_batch);
-}
+at::Tensor input(int rank, int micro_batch) { return draw(rank, {3, 7}, at::kDouble, 100 + micro_batch); }
 
 /// Gradients of the sum over all ranks and micro-batches of forward(), by plain autograd on whole
 /// tensors.
@@ -114,8 +109,7 @@ void check_grads(const TestUnit& unit, const std::map<std::string, at::Tensor>& 
 
 /// One buffer for weights and one for gradients, in which two units take turns.
 struct Pools {
-  explicit Pools(int64_t numel)
-      : weights(2 * numel, at::kDouble, at::kCPU), grads(2 * numel, at::kDouble, at::kCPU) {}
+  explicit Pools(int64_t numel) : weights(2 * numel, at::kDouble, at::kCPU), grads(2 * numel, at::kDouble, at::kCPU) {}
   GatherPool weights, grads;
 };
 
@@ -126,8 +120,7 @@ TEST_CASE("slices cover every element exactly once, and start at 256-byte multip
   std::vector<std::map<std::string, Shape>> seen(ranks);  // one for each rank: no sharing
   run_ranks(ranks, [&](Communicator& world) {
     TestUnit u("unit", world, at::kBFloat16);
-    ENSURE(u.unit.flat_numel() == world.size() * u.unit.shard.numel(), "flat {}",
-           u.unit.flat_numel());
+    ENSURE(u.unit.flat_numel() == world.size() * u.unit.shard.numel(), "flat {}", u.unit.flat_numel());
     ENSURE(u.unit.shard.nbytes() % 256 == 0, "a slice of {} bytes", u.unit.shard.nbytes());
     for (const UnitParam& param : u.unit.params()) {
       seen[world.rank()][param.name] = Shape(at::zeros(param.global_shape).numel(), 0);
@@ -162,8 +155,7 @@ TEST_CASE("gather gives every rank the whole parameters, rounded to the compute 
     ENSURE(u.unit.gathered(), "not gathered");
     u.check_gathered(dtype);
     for (at::Tensor* slot : {&u.a, &u.experts, &u.gain}) {
-      ENSURE(slot->is_leaf() && slot->requires_grad() &&
-                 reinterpret_cast<uintptr_t>(slot->data_ptr()) % 64 == 0,
+      ENSURE(slot->is_leaf() && slot->requires_grad() && reinterpret_cast<uintptr_t>(slot->data_ptr()) % 64 == 0,
              "not an aligned leaf");
     }
     const int64_t calls = world.traffic().all_gather.calls;
@@ -305,8 +297,7 @@ TEST_CASE("bfloat16 weights accumulate float32 gradients") {
     ENSURE(w.grad().dtype() == at::kFloat, "gradient is {}", w.grad().dtype().name());
     unit.reduce_grads();
     for (const Slice& slice : unit.slices()) {
-      check_same_bits(unit.grad.narrow(0, slice.offset, 3), at::full({3}, 2 * (2 + 0x1p-12F)),
-                      "grad");
+      check_same_bits(unit.grad.narrow(0, slice.offset, 3), at::full({3}, 2 * (2 + 0x1p-12F)), "grad");
     }
   });
 }

@@ -118,8 +118,9 @@ TEST_CASE("ranks that do not all come are named, with the variables that promise
   other.join();
   check_contains(learned, "another rank failed: rank 0 of 3 waited 1 s");
   check_contains(text, "rank 0 of 3 waited 1 s at localhost:");
-  check_contains(text, "for rank 2, in vain (RANK=0, WORLD_SIZE=3 in the environment say so; for one rank alone: unset "
-                       "RANK WORLD_SIZE)");
+  check_contains(text,
+                 "for rank 2, in vain (RANK=0, WORLD_SIZE=3 in the environment say so; for one rank alone: unset "
+                 "RANK WORLD_SIZE)");
 }
 
 TEST_CASE("a rank that no server answers gives up with the variables that named it") {
@@ -155,9 +156,8 @@ TEST_CASE("a port that another program has is refused at once") {
 
 TEST_CASE("store ranks in different calls are refused") {
   const std::string text = error_of([] {
-    run_store_ranks(2, [](Communicator& world) {
-      world.rank() == 1 ? world.barrier() : world.all_reduce(at::zeros({4}));
-    });
+    run_store_ranks(
+        2, [](Communicator& world) { world.rank() == 1 ? world.barrier() : world.all_reduce(at::zeros({4})); });
   });
   check_contains(text, "all_reduce (Float, 16 bytes");
   check_contains(text, "barrier");

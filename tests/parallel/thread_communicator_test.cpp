@@ -31,8 +31,7 @@ TEST_CASE("thread ranks: every collective meets its oracle to the last bit") {
   const int ranks = GENERATE(1, 2, 3, 4, 5);
   for (const CollectiveCase& test : collective_cases()) {
     DYNAMIC_SECTION(test.name << " on " << ranks << " ranks") {
-      REQUIRE_NOTHROW(
-          run_ranks(ranks, [&](Communicator& world) { test.check(world, at::kCPU); }));
+      REQUIRE_NOTHROW(run_ranks(ranks, [&](Communicator& world) { test.check(world, at::kCPU); }));
     }
   }
 }
@@ -78,20 +77,15 @@ TEST_CASE("a throwing rank ends all, and its own exception comes out") {
 }
 
 TEST_CASE("ranks in different calls are refused, both sides named") {
-  auto mismatch = [](const std::function<void(Communicator&)>& body) {
-    return error_of([&] { run_ranks(3, body); });
-  };
+  auto mismatch = [](const std::function<void(Communicator&)>& body) { return error_of([&] { run_ranks(3, body); }); };
   SECTION("another collective") {
-    const std::string text = mismatch([](Communicator& world) {
-      world.rank() == 1 ? world.barrier() : world.all_reduce(at::zeros({4}));
-    });
+    const std::string text =
+        mismatch([](Communicator& world) { world.rank() == 1 ? world.barrier() : world.all_reduce(at::zeros({4})); });
     check_contains(text, "call #0 all_reduce (Float, 16 bytes, detail 0)");
     check_contains(text, "call #0 barrier");
   }
   SECTION("another size") {
-    check_contains(mismatch([](Communicator& world) {
-                     world.all_reduce(at::zeros({world.rank() == 2 ? 5 : 4}));
-                   }),
+    check_contains(mismatch([](Communicator& world) { world.all_reduce(at::zeros({world.rank() == 2 ? 5 : 4})); }),
                    "20 bytes");
   }
   SECTION("another dtype of the same size") {
@@ -101,9 +95,8 @@ TEST_CASE("ranks in different calls are refused, both sides named") {
                    "all_reduce (Int, 16 bytes");
   }
   SECTION("another root") {
-    check_contains(
-        mismatch([](Communicator& world) { world.broadcast(at::zeros({4}), world.rank() % 2); }),
-        "detail 1");
+    check_contains(mismatch([](Communicator& world) { world.broadcast(at::zeros({4}), world.rank() % 2); }),
+                   "detail 1");
   }
   SECTION("rows that the receiver does not expect") {
     check_contains(mismatch([](Communicator& world) {

@@ -28,15 +28,12 @@ class TrainedState {
   /// True when every element is the one that `fill` gives.
   bool is_filled() {
     bool equal = true;
-    each_slice([&](const at::Tensor& part, const at::Tensor& expected) {
-      equal &= at::equal(part, expected);
-    });
+    each_slice([&](const at::Tensor& part, const at::Tensor& expected) { equal &= at::equal(part, expected); });
     return equal;
   }
   bool is_zero() {
     bool zero = true;
-    for (const auto& tensor : optimizer_.state())
-      zero &= tensor.flat.count_nonzero().item<int64_t>() == 0;
+    for (const auto& tensor : optimizer_.state()) zero &= tensor.flat.count_nonzero().item<int64_t>() == 0;
     return zero;
   }
   /// Sets one element of one kind of state on this rank.
@@ -71,8 +68,7 @@ class TrainedState {
         const RandomStream stream(1, tensor.kind + slice.name);
         auto expected = at::empty({slice.end - slice.begin}, at::kFloat);
         for (int64_t i = 0; i < expected.numel(); ++i)
-          expected.data_ptr<float>()[i] =
-              static_cast<float>(stream.uniform(static_cast<uint64_t>(slice.begin + i)));
+          expected.data_ptr<float>()[i] = static_cast<float>(stream.uniform(static_cast<uint64_t>(slice.begin + i)));
         visit(tensor.flat.narrow(0, slice.offset, expected.numel()), expected);
       }
   }

@@ -14,8 +14,7 @@ class DenseOracle {
   };
 
   /// `weights` are leaves of the shapes of `model`; gradients land in them.
-  DenseOracle(const ModelConfig& model, FlatParams weights)
-      : model_(model), weights_(std::move(weights)) {}
+  DenseOracle(const ModelConfig& model, FlatParams weights) : model_(model), weights_(std::move(weights)) {}
 
   /// logits [N, V] of ids_BS; fills the auxiliary losses.
   at::Tensor logits(const at::Tensor& ids_BS, Losses& losses) const {
@@ -23,8 +22,7 @@ class DenseOracle {
     losses.balance = losses.z = at::zeros({}, x_ND.options());
     for (int64_t l = 0; l < model_.num_layers; ++l) {
       const auto block = fmt::format("blocks.{}.", l);
-      x_ND = x_ND +
-             attention(norm(x_ND, block + "attention_norm"), block + "attention.", ids_BS.size(0));
+      x_ND = x_ND + attention(norm(x_ND, block + "attention_norm"), block + "attention.", ids_BS.size(0));
       const auto normed_ND = norm(x_ND, block + "ffn_norm");
       x_ND = x_ND + (model_.ffn == Ffn::moe ? moe(normed_ND, block + "moe.", ids_BS.size(0), losses)
                                             : dense(normed_ND, block + "ffn."));
@@ -49,8 +47,7 @@ class DenseOracle {
   at::Tensor rotate(const at::Tensor& x_BHSd) const {
     const int64_t length = x_BHSd.size(2), half = model_.head_dim() / 2;
     const auto exponents = at::arange(half, x_BHSd.options()) / static_cast<double>(half);
-    const auto turns_Sh =
-        at::arange(length, x_BHSd.options()).unsqueeze(1) * at::pow(model_.rope_theta, -exponents);
+    const auto turns_Sh = at::arange(length, x_BHSd.options()).unsqueeze(1) * at::pow(model_.rope_theta, -exponents);
     const auto cos = turns_Sh.cos(), sin = turns_Sh.sin();
     const auto a = x_BHSd.narrow(-1, 0, half), b = x_BHSd.narrow(-1, half, half);
     return at::cat({a * cos - b * sin, b * cos + a * sin}, -1);
@@ -60,27 +57,23 @@ class DenseOracle {
     const int64_t d = model_.head_dim(), queries_per_key = model_.num_heads / model_.num_kv_heads;
     auto parts = x_ND.matmul(weight(name + "qkv").t())
                      .split_with_sizes({model_.d_model, model_.kv_width(), model_.kv_width()}, 1);
-    if (model_.qk_norm)
-      parts[0] = norm(parts[0], name + "q_norm"), parts[1] = norm(parts[1], name + "k_norm");
+    if (model_.qk_norm) parts[0] = norm(parts[0], name + "q_norm"), parts[1] = norm(parts[1], name + "k_norm");
     for (auto& part : parts) {
       if (model_.clip_qkv) part = part.clamp(-*model_.clip_qkv, *model_.clip_qkv);
       part = part.reshape({sequences, -1, part.size(1) / d, d}).transpose(1, 2);
     }
     const auto k = rotate(parts[1]).repeat_interleave(queries_per_key, 1),
                v = parts[2].repeat_interleave(queries_per_key, 1);
-    auto scores_BHSS =
-        rotate(parts[0]).matmul(k.transpose(2, 3)) / std::sqrt(static_cast<double>(d));
+    auto scores_BHSS = rotate(parts[0]).matmul(k.transpose(2, 3)) / std::sqrt(static_cast<double>(d));
     const auto future = at::ones_like(scores_BHSS, at::kBool).triu(1);
     const auto y_BHSd = scores_BHSS.masked_fill(future, -INFINITY).softmax(-1).matmul(v);
     return y_BHSd.transpose(1, 2).reshape_as(x_ND).matmul(weight(name + "output").t());
   }
 
-  at::Tensor moe(const at::Tensor& x_ND, const std::string& name, int64_t sequences,
-                 Losses& losses) const {
+  at::Tensor moe(const at::Tensor& x_ND, const std::string& name, int64_t sequences, Losses& losses) const {
     const auto logits_NE = x_ND.matmul(weight(name + "router").t());
     const auto probs_NE = logits_NE.softmax(-1);
-    const auto chosen_NE =
-        at::zeros_like(probs_NE).scatter(1, std::get<1>(probs_NE.topk(model_.top_k)), 1.0);
+    const auto chosen_NE = at::zeros_like(probs_NE).scatter(1, std::get<1>(probs_NE.topk(model_.top_k)), 1.0);
     auto scores_NE = probs_NE * chosen_NE;
     const double capacity = std::ceil(model_.capacity_factor.value_or(1e6) * static_cast<double>(logits_NE.size(0)) *
                                       static_cast<double>(model_.top_k) / static_cast<double>(model_.num_experts));
@@ -92,14 +85,11 @@ class DenseOracle {
       return x_NE.reshape({by_sequence ? sequences : 1, -1, model_.num_experts}).mean(1);
     };
     const auto shares_GE = group_mean(chosen_NE) / static_cast<double>(model_.top_k);
-    const auto balance =
-        (shares_GE * group_mean(probs_NE)).sum(1).mean() * static_cast<double>(model_.num_experts);
+    const auto balance = (shares_GE * group_mean(probs_NE)).sum(1).mean() * static_cast<double>(model_.num_experts);
     losses.balance = losses.balance + balance / static_cast<double>(model_.num_layers);
-    losses.z =
-        losses.z + logits_NE.logsumexp(-1).square().mean() / static_cast<double>(model_.num_layers);
+    losses.z = losses.z + logits_NE.logsumexp(-1).square().mean() / static_cast<double>(model_.num_layers);
 
-    const auto gate_up_NE =
-        at::einsum("nd,efd->nef", {x_ND, weight(name + "experts.gate_up")}).chunk(2, -1);
+    const auto gate_up_NE = at::einsum("nd,efd->nef", {x_ND, weight(name + "experts.gate_up")}).chunk(2, -1);
     const auto hidden_NEF = at::silu(gate_up_NE[0]) * gate_up_NE[1];
     return at::einsum("ne,nef,edf->nd", {scores_NE * has_room_NE, hidden_NEF, weight(name + "experts.down")});
   }

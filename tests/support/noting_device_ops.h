@@ -30,16 +30,15 @@ inline NotingAllocator& noting_allocator() {
 inline const c10::DispatchKeySet kNotingKeys(c10::DispatchKey::PrivateUse1);
 
 inline at::Tensor noting_empty(at::IntArrayRef sizes, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
-                               std::optional<at::Device>, std::optional<bool>,
-                               std::optional<at::MemoryFormat> format) {
+                               std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
   return at::Tensor(
       at::detail::empty_generic(sizes, &noting_allocator(), kNotingKeys, dtype.value_or(at::kFloat), format));
 }
 inline at::Tensor noting_empty_strided(at::IntArrayRef sizes, at::IntArrayRef strides,
                                        std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
                                        std::optional<at::Device>, std::optional<bool>) {
-  return at::Tensor(at::detail::empty_strided_generic(sizes, strides, &noting_allocator(), kNotingKeys,
-                                                      dtype.value_or(at::kFloat)));
+  return at::Tensor(
+      at::detail::empty_strided_generic(sizes, strides, &noting_allocator(), kNotingKeys, dtype.value_or(at::kFloat)));
 }
 /// The same memory as a tensor of the CPU.
 inline at::Tensor on_cpu(const at::Tensor& x) {
@@ -52,9 +51,7 @@ inline at::Tensor noting_copy(const at::Tensor& from, const at::Tensor& to, bool
 inline at::Tensor noting_copy_and_resize(const at::Tensor& from, const at::Tensor& to) {
   return noting_copy(from, to, false);
 }
-inline void by_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  at::native::cpu_fallback(op, stack);
-}
+inline void by_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) { at::native::cpu_fallback(op, stack); }
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&by_the_cpu>()); }
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {

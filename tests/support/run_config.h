@@ -70,8 +70,7 @@ inline RunConfig read(const std::string& text, const std::vector<std::string>& o
   return read_config_text<RunConfig>(text, "x.yaml", overrides);
 }
 
-inline std::string problems(const std::string& text,
-                            const std::vector<std::string>& overrides = {}) {
+inline std::string problems(const std::string& text, const std::vector<std::string>& overrides = {}) {
   try {
     read(text, overrides);
   } catch (const ConfigError& error) {

@@ -70,8 +70,7 @@ inline std::map<std::string, FlatParams> whole_state(const Trainer& trainer) {
   std::map<std::string, FlatParams> out;
   for (const auto& state : trainer.optimizer().state())
     for (const auto& slice : state.unit->slices())
-      out[state.kind][slice.name] =
-          state.flat.narrow(0, slice.offset, slice.end - slice.begin).clone();
+      out[state.kind][slice.name] = state.flat.narrow(0, slice.offset, slice.end - slice.begin).clone();
   return out;
 }
 
@@ -91,8 +90,7 @@ inline FinishedRun run_single(const Config& config) {
 /// Largest error of this rank's slices of one kind of state against whole parameters, relative to
 /// the largest element of each; infinite where a number is missing. Throws where the reference of a
 /// parameter is zero, which would hold for anything.
-inline double slice_error(const Trainer& trainer, const std::string& kind,
-                          const FinishedRun& reference) {
+inline double slice_error(const Trainer& trainer, const std::string& kind, const FinishedRun& reference) {
   double worst = 0;
   for (const auto& state : trainer.optimizer().state()) {
     if (state.kind != kind) continue;
@@ -114,8 +112,7 @@ inline double slice_error(const Trainer& trainer, const std::string& kind,
 inline std::string snapshot(const std::string& folder) {
   std::vector<std::string> lines;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(folder))
-    lines.push_back(fmt::format("{} {} {}\n", entry.path().string(),
-                                entry.is_regular_file() ? entry.file_size() : 0,
+    lines.push_back(fmt::format("{} {} {}\n", entry.path().string(), entry.is_regular_file() ? entry.file_size() : 0,
                                 entry.last_write_time().time_since_epoch().count()));
   std::sort(lines.begin(), lines.end());
   std::string all;

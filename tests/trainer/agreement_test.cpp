@@ -19,8 +19,7 @@ struct Said {
   bool operator==(const Said&) const = default;
 };
 std::ostream& operator<<(std::ostream& out, const Said& said) {
-  return out << fmt::format("\"{}\", exit code {}, agreed: {}", said.message,
-                            static_cast<int>(said.code), said.agreed);
+  return out << fmt::format("\"{}\", exit code {}, agreed: {}", said.message, static_cast<int>(said.code), said.agreed);
 }
 
 /// How `body` ends on each rank.
@@ -72,8 +71,7 @@ TEST_CASE("every rank throws the error of the lowest rank that failed, and names
   const auto two = agreements(3, [](int rank) {
     if (rank > 0) throw Error(fmt::format("reason {}", rank), ExitCode::hang);
   });
-  CHECK(two ==
-        std::vector<Said>(3, {"rank 1: reason 1 (2 of 3 ranks failed)", ExitCode::hang, true}));
+  CHECK(two == std::vector<Said>(3, {"rank 1: reason 1 (2 of 3 ranks failed)", ExitCode::hang, true}));
 }
 
 TEST_CASE("what all ranks find is said as it is, an unknown exception as an internal error") {

@@ -15,8 +15,8 @@ namespace fs = std::filesystem;
 }  // namespace
 
 TEST_CASE("state that is not finite is never committed, and the checkpoint before it stays") {
-  const auto [kind, value] = GENERATE(std::pair("weight", std::nan("")), std::pair("exp_avg", -INFINITY),
-                                      std::pair("exp_avg_sq", INFINITY));
+  const auto [kind, value] =
+      GENERATE(std::pair("weight", std::nan("")), std::pair("exp_avg", -INFINITY), std::pair("exp_avg_sq", INFINITY));
   const int spoilt = GENERATE(0, 1);
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
@@ -99,8 +99,8 @@ TEST_CASE("files that no save wrote survive all saves, and nothing is removed th
   save_on(1, checkpoints, 5);
   const auto others = snapshot(other_run);
   fs::create_directory_symlink(other_run + "/step_000000003", checkpoints + "/step_000000003");
-  for (const char* name : {"step_000000005/scores.json", "step_000000006/notes.txt", "README", "step_000000004.bak/x",
-                           "step_000000008"})
+  for (const char* name :
+       {"step_000000005/scores.json", "step_000000006/notes.txt", "README", "step_000000004.bak/x", "step_000000008"})
     folder.add(std::string("checkpoints/") + name, "mine");
   save_on(2, checkpoints, 7, /*keep=*/1);
   CHECK(snapshot(other_run) == others);
@@ -108,9 +108,9 @@ TEST_CASE("files that no save wrote survive all saves, and nothing is removed th
   CHECK(read_text(checkpoints + "/step_000000006/notes.txt") == "mine");
   save_on(2, checkpoints, 8, /*keep=*/1);  // where a file has the name
   CHECK(read_text(checkpoints + "/step_000000008.old-1") == "mine");
-  CHECK(names_in(checkpoints) ==
-        std::set<std::string>{"README", "step_000000003", "step_000000004.bak", "step_000000005", "step_000000006",
-                              "step_000000008", "step_000000008.old-1"});
+  CHECK(names_in(checkpoints) == std::set<std::string>{"README", "step_000000003", "step_000000004.bak",
+                                                       "step_000000005", "step_000000006", "step_000000008",
+                                                       "step_000000008.old-1"});
   CHECK(refusal(checkpoints) == "accepted");
   save_on(1, checkpoints, 3);  // over the link
   CHECK(snapshot(other_run) == others);

@@ -38,9 +38,8 @@ void flip_bit(const std::string& path, int64_t byte, int bit) {
 TEST_CASE("what two ranks save, any number of ranks loads bit by bit: weights and both moments") {
   TempFolder folder;
   save_on(2, folder / "checkpoints", 7);
-  CHECK(
-      names_in(folder / "checkpoints/step_000000007") ==
-      std::set<std::string>{"manifest.json", "shard_00000.safetensors", "shard_00001.safetensors"});
+  CHECK(names_in(folder / "checkpoints/step_000000007") ==
+        std::set<std::string>{"manifest.json", "shard_00000.safetensors", "shard_00001.safetensors"});
   for (int ranks : {1, 2, 3, 4}) {
     std::atomic<int> equal = 0;
     run_ranks(ranks, [&](Communicator& world) {
@@ -75,8 +74,7 @@ TEST_CASE("what four ranks save in one mesh, four ranks of any other load bit by
 
 TEST_CASE("damaged shards are refused by name, and nothing is written or loaded") {
   TempFolder folder;
-  const auto checkpoints = folder / "checkpoints",
-             shard = checkpoints + "/step_000000007/shard_00001.safetensors";
+  const auto checkpoints = folder / "checkpoints", shard = checkpoints + "/step_000000007/shard_00001.safetensors";
   save_on(2, checkpoints, 7);
   const auto size = static_cast<int64_t>(fs::file_size(shard));
 
@@ -94,15 +92,13 @@ TEST_CASE("damaged shards are refused by name, and nothing is written or loaded"
   CHECK_THAT(refusal(checkpoints), Catch::Contains("shard_00001.safetensors"));
   // The rank that checks the file names it; the others stop with it instead of loading their part.
   const auto said = refusals(3, checkpoints);
-  CHECK_THAT(said[0], Catch::StartsWith("rank 1: cannot load step 7: ") &&
-                          Catch::Contains("shard_00001.safetensors"));
+  CHECK_THAT(said[0], Catch::StartsWith("rank 1: cannot load step 7: ") && Catch::Contains("shard_00001.safetensors"));
   CHECK(said == std::vector<std::string>(3, said[0]));
 }
 
 TEST_CASE("a manifest with any damaged byte is refused by name") {
   TempFolder folder;
-  const auto checkpoints = folder / "checkpoints",
-             manifest = checkpoints + "/step_000000007/manifest.json";
+  const auto checkpoints = folder / "checkpoints", manifest = checkpoints + "/step_000000007/manifest.json";
   save_on(2, checkpoints, 7);
   const auto size = static_cast<int64_t>(fs::file_size(manifest));
   for (int64_t byte = 0; byte < size; byte += 7) {
@@ -125,9 +121,8 @@ TEST_CASE("what an interrupted save leaves behind is no checkpoint") {
   CHECK_FALSE(state.checkpointer.latest_step().has_value());  // not even a folder
   save_on(1, checkpoints, 7);
   const auto manifest = read_text(checkpoints + "/step_000000007/manifest.json");
-  for (const char* name :
-       {".tmp_step_000000004/shard_00000.safetensors", ".tmp_step_000000009/manifest.json",
-        "step_000000008/shard_00000.safetensors"})
+  for (const char* name : {".tmp_step_000000004/shard_00000.safetensors", ".tmp_step_000000009/manifest.json",
+                           "step_000000008/shard_00000.safetensors"})
     folder.add(std::string("checkpoints/") + name, manifest);
   const std::set<std::string> others{".tmp_other",     "step_10",        "step_0000000011",
                                      "step_00000012x", "step_+00000013", "step_-00000014"};
@@ -186,8 +181,7 @@ TEST_CASE("a save that fails says so on every rank and leaves the checkpoint bef
       }
     });
   }
-  CHECK_THAT(said[0],
-             Catch::Contains("cannot save step 8: ") && Catch::Contains("shard_00000.safetensors"));
+  CHECK_THAT(said[0], Catch::Contains("cannot save step 8: ") && Catch::Contains("shard_00000.safetensors"));
   CHECK_THAT(said[0], Catch::Contains("are needed there, ") && Catch::Contains("are free in " + checkpoints) &&
                           Catch::Contains("start the same command again"));
   CHECK(said[1] == said[0]);

@@ -55,8 +55,8 @@ std::string differences(Config config, int world_size) {
       if (steps > 1) ours.back() = theirs.back();  // copies are those of the last step
       if (ours != theirs)
         of_rank[static_cast<size_t>(world.rank())] +=
-            fmt::format("rank {}, {}: predicted {}, counted {}\n", world.rank(), describe(layout),
-                        fmt::join(ours, " "), fmt::join(theirs, " "));
+            fmt::format("rank {}, {}: predicted {}, counted {}\n", world.rank(), describe(layout), fmt::join(ours, " "),
+                        fmt::join(theirs, " "));
       if (world.rank() == 0) sent += predicted.total();
     });
   }

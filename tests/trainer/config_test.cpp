@@ -109,25 +109,42 @@ const std::vector<BadConfig>& bad_sizes_and_names() {
          c.train.global_batch_size = 1 << 17;
          c.data.sequence_length = 1 << 20;
        }},
-      {"evaluation.paths[1]", [](auto& c) { c.evaluation.paths = {"a/x.npy", "b/x.npy"}; }},
+      {"evaluation.paths[1]",
+       [](auto& c) {
+         c.evaluation.paths = {"a/x.npy", "b/x.npy"};
+       }},
       {"evaluation.sets[0]",
        [](auto& c) {
          c.evaluation.paths = {"a/x.npy"};
          c.evaluation.sets = {{"x", {"b/x.npy"}}};
        }},
-      {"evaluation.sets[0]", [](auto& c) { c.evaluation.sets = {{"", {"x.npy"}}}; }},
-      {"evaluation.sets[0]", [](auto& c) { c.evaluation.sets = {{"a/b", {"x.npy"}}}; }},
-      {"evaluation.sets[0]", [](auto& c) { c.evaluation.sets = {{"a\nb", {"x.npy"}}}; }},
-      {"evaluation.sets[0]", [](auto& c) { c.evaluation.sets = {{std::string(256, 'n'), {"x.npy"}}}; }},
-      {"evaluation.sets[0].paths", [](auto& c) { c.evaluation.sets = {{"x", {}}}; }},
+      {"evaluation.sets[0]",
+       [](auto& c) {
+         c.evaluation.sets = {{"", {"x.npy"}}};
+       }},
+      {"evaluation.sets[0]",
+       [](auto& c) {
+         c.evaluation.sets = {{"a/b", {"x.npy"}}};
+       }},
+      {"evaluation.sets[0]",
+       [](auto& c) {
+         c.evaluation.sets = {{"a\nb", {"x.npy"}}};
+       }},
+      {"evaluation.sets[0]",
+       [](auto& c) {
+         c.evaluation.sets = {{std::string(256, 'n'), {"x.npy"}}};
+       }},
+      {"evaluation.sets[0].paths",
+       [](auto& c) {
+         c.evaluation.sets = {{"x", {}}};
+       }},
   };
   return table;
 }
 
 }  // namespace
 
-TEST_CASE(
-    "every config of the repository loads, has a mesh, and reads back from what it resolves to") {
+TEST_CASE("every config of the repository loads, has a mesh, and reads back from what it resolves to") {
   const auto files = config_files();
   REQUIRE(files.size() >= 5);
   for (const auto& file : files) {
@@ -238,8 +255,7 @@ TEST_CASE("attention that adds up in any order, and cuDNN's, are refused where t
 
 TEST_CASE("load_config lists the problems of a file together, with the path") {
   try {
-    load_config(kConfigs + "/olmoe-1b-7b.yaml",
-                {"model.top_k=65", "train.steps=0", "optimizer.eps=-1"});
+    load_config(kConfigs + "/olmoe-1b-7b.yaml", {"model.top_k=65", "train.steps=0", "optimizer.eps=-1"});
     FAIL("a bad config was accepted");
   } catch (const ConfigError& error) {
     for (const char* part : {"olmoe-1b-7b.yaml", "model.top_k", "train.steps", "optimizer.eps"})

@@ -140,8 +140,8 @@ TEST_CASE("a step whose recording threw is not done again: its own error comes f
   CHECK_THROWS_WITH(graph.run(work), Catch::Contains("cudaErrorStreamCaptureInvalidated"));
   const int before = done;
   for (int again = 0; again < 2; ++again)
-    CHECK_THROWS_WITH(graph.run(work), Catch::Contains("could not be recorded before") &&
-                                           Catch::Contains("train.cuda_graph=false"));
+    CHECK_THROWS_WITH(graph.run(work),
+                      Catch::Contains("could not be recorded before") && Catch::Contains("train.cuda_graph=false"));
   CHECK(done == before);
 }
 

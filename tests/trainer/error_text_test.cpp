@@ -29,9 +29,9 @@ TEST_CASE("a lack of memory is told in one line, as what a smaller config mends"
     TORCH_CHECK(false, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1125899906842624 bytes. ",
                 "Error code 12 (Cannot allocate memory)");
   };
-  for (const auto& work : std::vector<std::function<void()>>{
-           allocate, [] { throw std::bad_alloc(); },
-           [&] { agree(*make_single_communicator(), [&] { allocate(); }); }}) {
+  for (const auto& work :
+       std::vector<std::function<void()>>{allocate, [] { throw std::bad_alloc(); },
+                                          [&] { agree(*make_single_communicator(), [&] { allocate(); }); }}) {
     const auto [text, code] = told(work);
     CHECK(code == ExitCode::config);
     CHECK_THAT(text, Catch::StartsWith("not enough memory: ") && Catch::Contains("--dry-run prints what a rank needs"));

@@ -1,6 +1,6 @@
 // The ladder's rungs of threads: every layout of up to 8 ranks computes what one rank computes.
-#include "support/catch.h"
 #include "support/layout_ladder.h"
+#include "support/catch.h"
 
 namespace {
 

@@ -14,9 +14,7 @@ void check_close(double ours, double expected, double relative = 1e-5) {
 
 TEST_CASE("the schedule of OLMoE-1B-7B") {
   const auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", {});
-  auto lr = [&](int64_t step) {
-    return learning_rate(config.schedule, config.optimizer.lr, config.train.steps, step);
-  };
+  auto lr = [&](int64_t step) { return learning_rate(config.schedule, config.optimizer.lr, config.train.steps, step); };
   check_close(lr(1), 4.0144e-5);
   check_close(lr(1250), 2.2e-4);
   check_close(lr(2500), 4e-4);
@@ -29,11 +27,8 @@ TEST_CASE("the schedule of OLMoE-1B-7B") {
 }
 
 TEST_CASE("linear and constant after the warm-up, by hand") {
-  ScheduleConfig schedule{.kind = ScheduleKind::linear,
-                          .warmup_steps = 10,
-                          .decay_steps = 30,
-                          .warmup_start = 0,
-                          .final_fraction = 0.5};
+  ScheduleConfig schedule{
+      .kind = ScheduleKind::linear, .warmup_steps = 10, .decay_steps = 30, .warmup_start = 0, .final_fraction = 0.5};
   auto lr = [&](int64_t step) { return learning_rate(schedule, 2.0, /*train_steps=*/1000, step); };
   check_close(lr(1), 0.2);
   check_close(lr(10), 2.0);

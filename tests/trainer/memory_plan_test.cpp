@@ -16,11 +16,9 @@ using namespace olmoe::test;
 
 /// Bytes of the distinct buffers behind some tensors, without those that are a unit's own shard or
 /// gradient.
-int64_t shared_bytes(StageRunner& runner,
-                     const std::function<at::Tensor(const at::Tensor&)>& of_param) {
+int64_t shared_bytes(StageRunner& runner, const std::function<at::Tensor(const at::Tensor&)>& of_param) {
   std::set<const void*> seen;
-  for (const auto& unit : runner.units())
-    seen.insert({unit->shard.storage().data(), unit->grad.storage().data()});
+  for (const auto& unit : runner.units()) seen.insert({unit->shard.storage().data(), unit->grad.storage().data()});
   int64_t bytes = 0;
   for (const auto& unit : runner.units())
     for (const auto& param : unit->params()) {
@@ -37,11 +35,9 @@ MemoryPlan allocated(const Config& config, DeviceMesh& mesh, at::ScalarType dtyp
   StageRunner runner(make_stages(config.model, mesh), mesh, options);
   Optimizer optimizer(runner.units(), config.optimizer);
   MemoryPlan plan{};
-  for (const auto& unit : runner.units())
-    plan.gradients += static_cast<int64_t>(unit->grad.nbytes());
+  for (const auto& unit : runner.units()) plan.gradients += static_cast<int64_t>(unit->grad.nbytes());
   for (const auto& tensor : optimizer.state())
-    (tensor.kind == "weight" ? plan.weights : plan.moments) +=
-        static_cast<int64_t>(tensor.flat.nbytes());
+    (tensor.kind == "weight" ? plan.weights : plan.moments) += static_cast<int64_t>(tensor.flat.nbytes());
   plan.gathered_weights = shared_bytes(runner, [](const at::Tensor& w) { return w; });
   plan.full_gradients = shared_bytes(runner, [](const at::Tensor& w) { return w.grad(); });
   return plan;
@@ -54,8 +50,7 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
     ComputeDtype config;
     at::ScalarType tensor;
   };
-  const auto dtype = GENERATE(Dtype{ComputeDtype::float32, at::kFloat},
-                              Dtype{ComputeDtype::bfloat16, at::kBFloat16},
+  const auto dtype = GENERATE(Dtype{ComputeDtype::float32, at::kFloat}, Dtype{ComputeDtype::bfloat16, at::kBFloat16},
                               Dtype{ComputeDtype::float64, at::kDouble});
   const MeshShape shape = GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 1, 1}, MeshShape{2, 2, 1},
                                    MeshShape{1, 2, 2}, MeshShape{1, 4, 2}, MeshShape{2, 2, 2});

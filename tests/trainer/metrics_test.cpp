@@ -47,7 +47,9 @@ TEST_CASE("a number that is not finite is never written, on no rank, and is name
     metrics.step = 7;
     metrics.router_z_loss = INFINITY;
     CHECK_THAT(refusal([&] { log.write(metrics); }), Catch::StartsWith("step 7: router_z_loss is inf: not finite"));
-    CHECK_THAT(refusal([&] { log.write(7, {{"a", 1.0}, {"b", std::nan("")}}); }),
+    CHECK_THAT(refusal([&] {
+                 log.write(7, {{"a", 1.0}, {"b", std::nan("")}});
+               }),
                Catch::StartsWith("step 7: eval/b/loss is nan: not finite") &&
                    Catch::Contains("If " + (folder / "run") + "/checkpoints has step 7, move that checkpoint away") &&
                    Catch::Contains("leave it out of evaluation.paths or evaluation.sets"));

@@ -50,15 +50,10 @@ struct ReferenceAdamW {
 
 TEST_CASE("clipped AdamW equals the reference in float64") {
   const double clip_norm = GENERATE(0.0, 1.0, 1e6);
-  TestOptimizer ours({.lr = 0.01,
-                      .beta1 = 0.8,
-                      .beta2 = 0.9,
-                      .eps = 1e-6,
-                      .weight_decay = 0.3,
-                      .clip_norm = clip_norm});
+  TestOptimizer ours(
+      {.lr = 0.01, .beta1 = 0.8, .beta2 = 0.9, .eps = 1e-6, .weight_decay = 0.3, .clip_norm = clip_norm});
   std::map<std::string, ReferenceAdamW> reference;
-  for (const auto& [name, w] : ours.weights())
-    reference[name] = {w, at::zeros_like(w), at::zeros_like(w)};
+  for (const auto& [name, w] : ours.weights()) reference[name] = {w, at::zeros_like(w), at::zeros_like(w)};
   at::manual_seed(2);
   for (int64_t step = 1; step <= 4; ++step) {
     FlatParams grads;
@@ -72,14 +67,12 @@ TEST_CASE("clipped AdamW equals the reference in float64") {
     const double lr = 0.01 / static_cast<double>(step);
     CHECK(norm.item<double>() == Approx(std::sqrt(square)).epsilon(1e-13));
     ours.optimizer.step(step, lr, norm);
-    const double factor =
-        clip_norm > 0 ? std::min(1.0, clip_norm / (std::sqrt(square) + 1e-6)) : 1.0;
+    const double factor = clip_norm > 0 ? std::min(1.0, clip_norm / (std::sqrt(square) + 1e-6)) : 1.0;
     for (auto& [name, adam] : reference) adam.step(grads[name] * factor, ours.config, lr, step);
   }
   for (const auto& [name, w] : ours.weights()) {
     INFO(name);
-    CHECK((w - reference.at(name).w).abs().max().item<double>() <=
-          1e-13 * w.abs().max().item<double>());
+    CHECK((w - reference.at(name).w).abs().max().item<double>() <= 1e-13 * w.abs().max().item<double>());
   }
 }
 
@@ -110,8 +103,7 @@ TEST_CASE("padding stays zero and outside the norm") {
   CHECK(ours.optimizer.grad_norm(ours.mesh.shard()).item<double>() == 0.0);  // ready to be added to
   for (const auto& unit : ours.runner.units()) {
     auto padding = unit->shard.clone();
-    for (const auto& slice : unit->slices())
-      padding.narrow(0, slice.offset, slice.end - slice.begin).zero_();
+    for (const auto& slice : unit->slices()) padding.narrow(0, slice.offset, slice.end - slice.begin).zero_();
     CHECK(padding.count_nonzero().item<int64_t>() == 0);
   }
 }

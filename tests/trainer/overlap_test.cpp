@@ -58,7 +58,6 @@ TEST_CASE("a stage computes when the next one's weights have been asked for, and
   std::vector<int64_t> expected;  // one dense unit a stage
   for (int64_t s = 0; s < num_stages; ++s) expected.push_back(std::min(s + 2, num_stages));
   // The last stage stays gathered for its backward, and is not computed again.
-  for (int64_t s = num_stages - 2; s >= 0; --s)
-    expected.push_back(num_stages + (num_stages - 1 - s) + (s > 0 ? 1 : 0));
+  for (int64_t s = num_stages - 2; s >= 0; --s) expected.push_back(num_stages + (num_stages - 1 - s) + (s > 0 ? 1 : 0));
   CHECK(counts == expected);
 }

@@ -13,8 +13,7 @@ Config long_run(const std::string& folder, ComputeDtype dtype) {
   auto config = tiny_run(folder);
   config.train.compute_dtype = dtype;
   config.train.steps = kSteps;
-  config.schedule.decay_steps =
-      kSteps;  // the same schedule for the part of the run that stops early
+  config.schedule.decay_steps = kSteps;  // the same schedule for the part of the run that stops early
   config.schedule.warmup_steps = 4;
   config.checkpoint.save_last = true;
   return config;
@@ -25,14 +24,12 @@ void run_on(int ranks, Config config, int64_t steps) {
   run_ranks(ranks, [&](Communicator& world) {
     ENSURE(world.size() == ranks, "{} ranks run", world.size());
     Trainer trainer(config, world);
-    ENSURE(trainer.run() == ExitCode::ok && trainer.step() == steps, "the run stopped at {}",
-           trainer.step());
+    ENSURE(trainer.run() == ExitCode::ok && trainer.step() == steps, "the run stopped at {}", trainer.step());
   });
 }
 
 std::string shard_file(const Config& config, int64_t step, int rank) {
-  return read_text(fmt::format("{}/checkpoints/step_{:09}/shard_{:05}.safetensors",
-                               config.run.folder, step, rank));
+  return read_text(fmt::format("{}/checkpoints/step_{:09}/shard_{:05}.safetensors", config.run.folder, step, rank));
 }
 
 /// Runs a little of a run on a file of tokens.
@@ -83,8 +80,7 @@ TEST_CASE("a run that stops and goes on is the same bit by bit: metrics, weights
   const auto expected = lines_of(whole.run.folder);
   REQUIRE(expected.size() == kSteps);
   CHECK(lines_of(cut.run.folder) == expected);
-  for (int rank = 0; rank < ranks; ++rank)
-    CHECK(shard_file(cut, kSteps, rank) == shard_file(whole, kSteps, rank));
+  for (int rank = 0; rank < ranks; ++rank) CHECK(shard_file(cut, kSteps, rank) == shard_file(whole, kSteps, rank));
 }
 
 TEST_CASE("a run goes on with another number of ranks within 1e-12 in float64") {
@@ -98,8 +94,7 @@ TEST_CASE("a run goes on with another number of ranks within 1e-12 in float64") 
   const auto expected = metrics_of(whole.run.folder), ours = metrics_of(cut.run.folder);
   REQUIRE(ours.size() == expected.size());
   for (size_t i = 0; i < ours.size(); ++i)
-    CHECK(ours[i]["loss"].get<double>() ==
-          Approx(expected[i]["loss"].get<double>()).epsilon(1e-12).margin(0));
+    CHECK(ours[i]["loss"].get<double>() == Approx(expected[i]["loss"].get<double>()).epsilon(1e-12).margin(0));
 }
 
 TEST_CASE("a run goes on in another layout within 1e-12 in float64") {

@@ -8,8 +8,8 @@ namespace {
 using namespace olmoe;
 using namespace olmoe::test;
 
-const std::vector<Layout> kLayouts{{1, 2, 1, 3}, {2, 1, 1, 2}, {1, 3, 1, 2}, {2, 2, 1, 3}, {1, 2, 2, 3}, {1, 4, 2, 2},
-                                   {2, 2, 2, 1}};
+const std::vector<Layout> kLayouts{{1, 2, 1, 3}, {2, 1, 1, 2}, {1, 3, 1, 2}, {2, 2, 1, 3},
+                                   {1, 2, 2, 3}, {1, 4, 2, 2}, {2, 2, 2, 1}};
 
 }  // namespace
 

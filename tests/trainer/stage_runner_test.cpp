@@ -24,14 +24,12 @@ ParamSource uneven_weights(const ModelConfig& model) {
     base(name, begin, out);
     if (name.find("norm") == std::string::npos) return;
     const TruncatedNormal normal(RandomStream(8, name), 2.0);
-    for (int64_t i = 0; i < out.numel(); ++i)
-      out[i] += 0.3 * normal(static_cast<uint64_t>(begin + i));
+    for (int64_t i = 0; i < out.numel(); ++i) out[i] += 0.3 * normal(static_cast<uint64_t>(begin + i));
   };
 }
 
 using Stages = std::vector<std::unique_ptr<Stage>>;
-StageRunner::Options recompute_options(const ModelConfig& model, at::ScalarType dtype,
-                                       Recompute recompute) {
+StageRunner::Options recompute_options(const ModelConfig& model, at::ScalarType dtype, Recompute recompute) {
   auto options = runner_options(model, dtype, Residency::pooled, recompute == Recompute::full);
   if (recompute == Recompute::selective) options.keep = Keep::least;
   return options;
@@ -39,11 +37,8 @@ StageRunner::Options recompute_options(const ModelConfig& model, at::ScalarType 
 
 /// A runner that is the only rank, with weights.
 struct OneRank {
-  OneRank(const ModelConfig& model, StageRunner::Options options,
-          const std::function<Stages(Stages)>& wrap)
-      : world(make_single_communicator()),
-        mesh(*world, {}),
-        runner(wrap(make_stages(model, mesh)), mesh, options) {
+  OneRank(const ModelConfig& model, StageRunner::Options options, const std::function<Stages(Stages)>& wrap)
+      : world(make_single_communicator()), mesh(*world, {}), runner(wrap(make_stages(model, mesh)), mesh, options) {
     fill_weights(runner.units(), uneven_weights(model));
   }
   OneRank(const ModelConfig& model, at::ScalarType dtype, Recompute recompute = Recompute::none)
@@ -82,8 +77,7 @@ void check_equal(const std::string& what, const at::Tensor& ours, const at::Tens
   CHECK(gap <= kTolerance * scale);  // exactly zero where the reference is
 }
 
-void check_against_oracle(const ModelConfig& model,
-                          const std::function<void(StageRunner&)>& change = {}) {
+void check_against_oracle(const ModelConfig& model, const std::function<void(StageRunner&)>& change = {}) {
   OneRank ours(model, at::kDouble);
   if (change) change(ours.runner);
   const auto batch = random_batch(model);
@@ -96,8 +90,7 @@ void check_against_oracle(const ModelConfig& model,
   check_equal("logits", head.logits(ours.runner.run_to_last(batch)), logits);
 
   const auto expected = oracle.losses(batch);
-  (expected.cross_entropy + model.load_balancing_weight * expected.balance +
-   model.router_z_weight * expected.z)
+  (expected.cross_entropy + model.load_balancing_weight * expected.balance + model.router_z_weight * expected.z)
       .backward();
   ours.pass(batch);
   const auto losses = ours.runner.totals().losses_3;
@@ -106,14 +99,12 @@ void check_against_oracle(const ModelConfig& model,
   check_equal("z-loss", losses[2], expected.z);
   const auto grads = whole_params(ours.runner, &ShardedUnit::grad);
   REQUIRE(grads.size() == leaves.size());
-  for (const auto& [name, leaf] : leaves)
-    check_equal("gradient of " + name, grads.at(name), leaf.grad());
+  for (const auto& [name, leaf] : leaves) check_equal("gradient of " + name, grads.at(name), leaf.grad());
 }
 
 ModelConfig strong_losses() {
   auto model = tiny_model();
-  model.load_balancing_weight =
-      0.7;  // as large as the cross-entropy's gradients: an error would show
+  model.load_balancing_weight = 0.7;  // as large as the cross-entropy's gradients: an error would show
   model.router_z_weight = 0.2;
   return model;
 }
@@ -124,8 +115,7 @@ at::Tensor parameter(StageRunner& runner, const std::string& name) {
     for (const auto& slice : unit->slices())
       if (slice.name == name) {
         unit->invalidate();
-        return unit->shard.narrow(0, slice.offset, slice.end - slice.begin)
-            .view(slice.global_shape);
+        return unit->shard.narrow(0, slice.offset, slice.end - slice.begin).view(slice.global_shape);
       }
   throw Error("no parameter " + name);
 }
@@ -157,8 +147,7 @@ class Recorder : public Stage {
 /// Stages that write down in `calls` what they are asked to do.
 std::function<Stages(Stages)> recorded_in(std::vector<Recorder::Call>& calls) {
   return [&calls](Stages stages) {
-    for (size_t s = 0; s < stages.size(); ++s)
-      stages[s] = std::make_unique<Recorder>(std::move(stages[s]), s, calls);
+    for (size_t s = 0; s < stages.size(); ++s) stages[s] = std::make_unique<Recorder>(std::move(stages[s]), s, calls);
     return stages;
   };
 }
@@ -208,8 +197,7 @@ TEST_CASE("an expert without tokens equals the dense oracle and has exactly zero
     }
     const auto batch = random_batch(model);
     runner.train_pass(batch, {1.0, 1.0});
-    CHECK(runner.totals().counts_LE.sum().item<double>() ==
-          model.num_layers * batch.ids_BS.numel());
+    CHECK(runner.totals().counts_LE.sum().item<double>() == model.num_layers * batch.ids_BS.numel());
     CHECK(runner.totals().counts_LE.select(1, kIdle).count_nonzero().item<int64_t>() == 0);
     const auto grads = whole_params(runner, &ShardedUnit::grad);
     const auto down = grads.at("blocks.1.moe.experts.down.weight").view({model.num_experts, -1});
@@ -247,8 +235,7 @@ TEST_CASE("selective recompute changes no bit of any variant of attention and ro
   model.qk_norm = GENERATE(true, false);
   model.renormalize_scores = GENERATE(false, true);
   model.router_dtype = GENERATE(RouterDtype::float32, RouterDtype::compute);
-  model.load_balancing_granularity =
-      GENERATE(BalanceGranularity::micro_batch, BalanceGranularity::sequence);
+  model.load_balancing_granularity = GENERATE(BalanceGranularity::micro_batch, BalanceGranularity::sequence);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   OneRank kept(model, dtype), recomputed(model, dtype, Recompute::selective);
   const auto batch = random_batch(model), no_batch = batch_of(batch.ids_BS.narrow(0, 0, 0));
@@ -268,8 +255,7 @@ TEST_CASE("selective recompute changes no bit of any variant of attention and ro
 TEST_CASE("selective recompute runs no stage again") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
-  OneRank rank(model, recompute_options(model, at::kDouble, Recompute::selective),
-               recorded_in(calls));
+  OneRank rank(model, recompute_options(model, at::kDouble, Recompute::selective), recorded_in(calls));
   rank.pass(random_batch(model));
   const auto num_stages = static_cast<size_t>(model.num_layers) + 2;
   REQUIRE(calls.size() == num_stages);
@@ -279,8 +265,7 @@ TEST_CASE("selective recompute runs no stage again") {
 TEST_CASE("recompute runs every stage but the last again, with the routing of its forward") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
-  OneRank rank(model, recompute_options(model, at::kDouble, Recompute::full),
-               recorded_in(calls));
+  OneRank rank(model, recompute_options(model, at::kDouble, Recompute::full), recorded_in(calls));
   rank.pass(random_batch(model));
 
   const auto num_stages = static_cast<size_t>(model.num_layers) + 2;
@@ -307,10 +292,8 @@ TEST_CASE("bf16 compute stays near fp32, with fp32 gradients") {
   const auto batch = random_batch(model);
   fp32.pass(batch);
   bf16.pass(batch);
-  const double expected =
-      fp32.runner.totals().losses_3[0].item<double>() / static_cast<double>(batch.num_targets);
-  const double loss =
-      bf16.runner.totals().losses_3[0].item<double>() / static_cast<double>(batch.num_targets);
+  const double expected = fp32.runner.totals().losses_3[0].item<double>() / static_cast<double>(batch.num_targets);
+  const double loss = bf16.runner.totals().losses_3[0].item<double>() / static_cast<double>(batch.num_targets);
   // bf16 keeps 8 bits: logits of size 1 are off by some 2^-8 each, their mean over 30 tokens by
   // less than one of them.
   CHECK(std::abs(loss - expected) <= std::ldexp(1.0, -8));
@@ -337,8 +320,7 @@ TEST_CASE("what lies in the buffers of full gradients before a pass has no part 
       fill_weights(runner.units(), uneven_weights(model));
       for (const auto& unit : runner.units())
         for (const auto& param : unit->params()) param.slot->grad().fill_(before);
-      for (const bool last : {false, true})
-        runner.train_pass(batch, {.per_target = 0.01, .aux_share = 0.5}, last);
+      for (const bool last : {false, true}) runner.train_pass(batch, {.per_target = 0.01, .aux_share = 0.5}, last);
       std::vector<at::Tensor> out;
       for (const auto& unit : runner.units()) out.push_back(unit->grad.clone());
       return out;

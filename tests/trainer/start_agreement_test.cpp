@@ -80,8 +80,12 @@ TEST_CASE("the first field of the config that differs is named with all values a
 }
 
 TEST_CASE("every field of a config is compared, but for those that suit a host") {
-  const std::set<std::string> may_differ{"run.threads",      "data.prefetch",          "data.paths",
-                                         "evaluation.paths", "evaluation.sets",        "evaluation.sets[].name",
+  const std::set<std::string> may_differ{"run.threads",
+                                         "data.prefetch",
+                                         "data.paths",
+                                         "evaluation.paths",
+                                         "evaluation.sets",
+                                         "evaluation.sets[].name",
                                          "evaluation.sets[].paths"};
   auto documented = document_config<Config>();
   std::set<std::string> compared;

@@ -8,8 +8,8 @@
 #include "support/one_pass.h"
 #include "support/trainer_fixtures.h"
 #include "trainer/device_step.h"
-#include "trainer/staged_bytes.h"
 #include "trainer/memory_plan.h"
+#include "trainer/staged_bytes.h"
 #include "trainer/tensor_memory.h"
 #include "trainer/weights.h"
 

@@ -43,8 +43,7 @@ int main(int argc, char* argv[]) {
   const auto communicator = session.world();
   world = communicator.get();
   try {
-    ENSURE(world->size() == expected_ranks(), "{} ranks run, OLMOE_EXPECT_RANKS = {}",
-           world->size(), expected_ranks());
+    ENSURE(world->size() == expected_ranks(), "{} ranks run, OLMOE_EXPECT_RANKS = {}", world->size(), expected_ranks());
     at::Tensor worst = at::full({1}, run_on_all_ranks(argc, argv), at::kInt);
     world->all_reduce(worst, olmoe::Reduce::max);
     return worst.data_ptr<int32_t>()[0];

@@ -21,9 +21,7 @@ TEST_CASE("the launcher is seen") { REQUIRE(launched_by_mpi()); }
 
 TEST_CASE("every rank notices that rank 0 makes another call") {
   auto group = mpi_world().split(0, 0, "mismatch");
-  auto mismatch = [&] {
-    group->rank() == 0 ? group->barrier() : group->all_reduce(at::zeros({4}));
-  };
+  auto mismatch = [&] { group->rank() == 0 ? group->barrier() : group->all_reduce(at::zeros({4})); };
   if (group->size() == 1) {
     REQUIRE_NOTHROW(mismatch());  // a group of one agrees with itself
     return;
