@@ -41,7 +41,8 @@ target_precompile_headers(emulation_tests PRIVATE "${emulation}/cuda_language.h"
 
 # The same cases as on a GPU, as they are: they need no sanitizer of their own, and so share the precompiled header.
 file(GLOB cases CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/kernels/*_cuda_test.cpp")
-list(REMOVE_ITEM cases "${CMAKE_SOURCE_DIR}/tests/kernels/experts_cuda_test.cpp")  # CUTLASS
+list(REMOVE_ITEM cases "${CMAKE_SOURCE_DIR}/tests/kernels/experts_cuda_test.cpp"  # CUTLASS
+                       "${CMAKE_SOURCE_DIR}/tests/kernels/attention_cuda_test.cpp")  # ATen's and cuDNN's attention
 add_library(emulation_cases OBJECT ${cases})
 target_link_libraries(emulation_cases PRIVATE test_main olmoe_kernels)
 olmoe_reuse_torch_pch(emulation_cases)
