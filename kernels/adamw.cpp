@@ -81,11 +81,12 @@ at::Tensor adamw_constants(const AdamWStep& step, at::ScalarType dtype) {
   return constants;
 }
 
-void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor) {
-  const at::Tensor &param = state.param, &grad = state.grad, &copy = state.rounded;
-  const at::Tensor &exp_avg = state.exp_avg, &exp_avg_sq = state.exp_avg_sq;
+namespace {
+
+void ensure_adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor) {
+  const at::Tensor &param = state.param, &copy = state.rounded;
   ensure_dim(param, 1, "adamw: param");
-  for (const at::Tensor& x : {param, grad, exp_avg, exp_avg_sq}) {
+  for (const at::Tensor& x : {param, state.grad, state.exp_avg, state.exp_avg_sq}) {
     ensure_together(x, param, "adamw: gradient or moment");
     ENSURE(x.sizes() == param.sizes() && x.is_contiguous() && x.scalar_type() == param.scalar_type(),
            "adamw: gradient and moments must be contiguous, of the parameters' dtype, and {} long", param.numel());
@@ -106,16 +107,23 @@ void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tenso
   ensure_together(grad_factor, param, "adamw: the factor of the gradients");
   ENSURE(grad_factor.numel() == 1 && grad_factor.scalar_type() == at::kDouble,
          "adamw: the factor of the gradients must be one float64");
+}
+
+}  // namespace
+
+void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor) {
+  ensure_adamw(state, constants, grad_factor);
+  const at::Tensor &param = state.param, &copy = state.rounded;
   if (param.is_cuda()) return cuda::adamw(state, constants, grad_factor);
   const double factor = grad_factor.item<double>();
   if (!std::isfinite(factor)) {
-    grad.zero_();
+    state.grad.zero_();
     return;
   }
   for_dtype(param.scalar_type(), [&]<typename P>() {
     const auto run = [&]<typename C>(C* rounded_copy) {
-      const Pointers<P, C> pointers{param.data_ptr<P>(), grad.data_ptr<P>(), exp_avg.data_ptr<P>(),
-                                    exp_avg_sq.data_ptr<P>(), rounded_copy};
+      const Pointers<P, C> pointers{param.data_ptr<P>(), state.grad.data_ptr<P>(), state.exp_avg.data_ptr<P>(),
+                                    state.exp_avg_sq.data_ptr<P>(), rounded_copy};
       AdamWConstants<P> of_step;
       std::memcpy(&of_step, constants.const_data_ptr(), sizeof of_step);
       update(pointers, param.numel(), of_step, static_cast<P>(factor));

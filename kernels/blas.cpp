@@ -36,8 +36,8 @@ int stride(const Matrix<T>& x, int64_t rows, int64_t columns) {
 }
 
 /// The row-major product as BLAS computes it: by columns, c^T = b^T a^T.
-template <typename T, typename Gemm>
-void by_columns(Gemm* gemm, Size size, T alpha, Matrix<const T> a, Matrix<const T> b, T beta, Matrix<T> c) {
+template <auto gemm, typename T>
+void by_columns(Size size, T alpha, Matrix<const T> a, Matrix<const T> b, T beta, Matrix<T> c) {
   const int m = as_int(size.m), n = as_int(size.n), k = as_int(size.k);
   const int lda = stride(a, size.m, size.k), ldb = stride(b, size.k, size.n), ldc = stride(c, size.m, size.n);
   gemm(b.transposed ? "T" : "N", a.transposed ? "T" : "N", &n, &m, &k, &alpha, b.data, &ldb, a.data, &lda, &beta,
@@ -47,11 +47,11 @@ void by_columns(Gemm* gemm, Size size, T alpha, Matrix<const T> a, Matrix<const 
 }  // namespace
 
 void multiply(Size size, float alpha, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
-  by_columns<float>(sgemm_, size, alpha, a, b, beta, c);
+  by_columns<sgemm_>(size, alpha, a, b, beta, c);
 }
 
 void multiply(Size size, double alpha, Matrix<const double> a, Matrix<const double> b, double beta, Matrix<double> c) {
-  by_columns<double>(dgemm_, size, alpha, a, b, beta, c);
+  by_columns<dgemm_>(size, alpha, a, b, beta, c);
 }
 
 void multiply(Size size, float alpha, Matrix<const c10::BFloat16> a, Matrix<const c10::BFloat16> b, float beta,

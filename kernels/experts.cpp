@@ -138,22 +138,23 @@ at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F
 }
 
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
-                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF,
-                                       GradWrite write) {
-  ensure_weight_grad(ddown_EDF, z_R2F.scalar_type());
-  ENSURE(ddown_EDF.sizes() == down_EDF.sizes(), "experts: the gradient of down has another shape than down");
-  if (kernels == ExpertKernels::fused) return fused_down_backward(dy_TD, rows, z_R2F, down_EDF, ddown_EDF, write);
+                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, WeightGrad ddown_EDF) {
+  auto& [grad, write] = ddown_EDF;
+  ensure_weight_grad(grad, z_R2F.scalar_type());
+  ENSURE(grad.sizes() == down_EDF.sizes(), "experts: the gradient of down has another shape than down");
+  if (kernels == ExpertKernels::fused) return fused_down_backward(dy_TD, rows, z_R2F, down_EDF, grad, write);
   const auto dy_RD = gather_rows(dy_TD, rows.order);
   auto grads = swiglu_backward(grouped_gemm_input_grad(dy_RD, down_EDF, rows.order.offsets_E), z_R2F, rows.scores_R);
-  grouped_gemm_weight_grad(dy_RD, grads.h_RF, rows.order.offsets_E, ddown_EDF, write);
+  grouped_gemm_weight_grad(dy_RD, grads.h_RF, rows.order.offsets_E, grad, write);
   return {grads.dz_R2F, grads.dscore_R};
 }
 
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
-                            const Permutation& order, at::Tensor dgate_up_E2FD, GradWrite write) {
-  ensure_weight_grad(dgate_up_E2FD, dz_R2F.scalar_type());
-  if (kernels == ExpertKernels::fused) return fused_up_weight_grad(dz_R2F, x_TD, order, dgate_up_E2FD, write);
-  grouped_gemm_weight_grad(dz_R2F, gather_rows(x_TD, order), order.offsets_E, dgate_up_E2FD, write);
+                            const Permutation& order, WeightGrad dgate_up_E2FD) {
+  auto& [grad, write] = dgate_up_E2FD;
+  ensure_weight_grad(grad, dz_R2F.scalar_type());
+  if (kernels == ExpertKernels::fused) return fused_up_weight_grad(dz_R2F, x_TD, order, grad, write);
+  grouped_gemm_weight_grad(dz_R2F, gather_rows(x_TD, order), order.offsets_E, grad, write);
 }
 
 }  // namespace olmoe::kernels

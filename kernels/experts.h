@@ -37,14 +37,20 @@ ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const Scored
 at::Tensor experts_down(ExpertKernels kernels, const at::Tensor& h_RF, const Permutation& order,
                         const at::Tensor& down_EDF);
 
+/// A weight gradient (at least fp32, contiguous), and what becomes of the values in it.
+struct WeightGrad {
+  WeightGrad(at::Tensor into, GradWrite how = GradWrite::add) : grad(std::move(into)), write(how) {}
+  at::Tensor grad;
+  GradWrite write;
+};
+
 /// Backward of y_RD = h_RF down^T where a row's gradient is dy of its token, and of h: z is the forward's. Adds to
-/// ddown_EDF (at least fp32), where experts without rows have nothing to add, or stores it, zeros for these.
+/// ddown_EDF, where experts without rows have nothing to add, or stores it, zeros for these.
 struct ExpertsDownGrads {
   at::Tensor dz_R2F, dscore_R;
 };
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
-                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, at::Tensor ddown_EDF,
-                                       GradWrite write = GradWrite::add);
+                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, WeightGrad ddown_EDF);
 
 /// dx = dz gate_up of each row's expert.
 at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const Permutation& order,
@@ -53,6 +59,6 @@ at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F
 /// dgate_up_E2FD += dz^T gather(x) of each expert's rows, or stored. Fused, and for ddown too: a row that is not finite
 /// may spoil the gradients of the expert before its own; so no row may lie behind the last expert's.
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
-                            const Permutation& order, at::Tensor dgate_up_E2FD, GradWrite write = GradWrite::add);
+                            const Permutation& order, WeightGrad dgate_up_E2FD);
 
 }  // namespace olmoe::kernels

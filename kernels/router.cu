@@ -94,18 +94,20 @@ __device__ void choose_top_k(A (&keys)[V], int32_t E, int32_t K, int32_t lane, i
   }
 }
 
-/// Scores of one token's choice, and its part of the block's counts.
-template <typename A>
-__device__ void take_scores(const A* probs, const int32_t* ids, int32_t E, int32_t K, bool renormalize, A* scores,
-                            int32_t* count_E) {
+/// Scores of the choice of token t, whose ids and probabilities are in memory, and its part of the block's counts.
+template <typename T>
+__device__ void take_scores(const RouteOperands<T>& r, int64_t t, int32_t* count_E) {
   const int32_t lane = threadIdx.x % kWarp;
-  A sum = 0;
-  for (int32_t k = lane; k < K; k += kWarp) {
-    CUDA_KERNEL_ASSERT(ids[k] >= 0 && ids[k] < E);
+  const int32_t* const ids = r.ids + t * r.K;
+  const Acc<T>* const probs = r.probs + t * r.E;
+  Acc<T>* const scores = r.scores + t * r.K;
+  Acc<T> sum = 0;
+  for (int32_t k = lane; k < r.K; k += kWarp) {
+    CUDA_KERNEL_ASSERT(ids[k] >= 0 && ids[k] < r.E);
     sum += probs[ids[k]];
   }
-  const A divisor = renormalize ? warp_sum(sum) : 1;
-  for (int32_t k = lane; k < K; k += kWarp) {
+  const Acc<T> divisor = r.renormalize ? warp_sum(sum) : 1;
+  for (int32_t k = lane; k < r.K; k += kWarp) {
     scores[k] = probs[ids[k]] / divisor;
     atomicAdd(count_E + ids[k], 1);
   }
@@ -122,15 +124,14 @@ __global__ void __launch_bounds__(kThreads) route_run(RouteOperands<T> r) {
   for (int64_t t = run.begin + threadIdx.x / kWarp; t < run.end; t += kWarps) {
     Acc<T> probs[V];
     Acc<T>* const probs_out = r.probs + t * r.E;
-    int32_t* const ids = r.ids + t * r.K;
     const Acc<T> lse = softmax(r.logits + t * r.stride, r.E, lane, probs);
     if (lane == 0) r.lse[t] = lse;
 #pragma unroll
     for (int i = 0; i < V; ++i)
       if (lane + i * kWarp < r.E) probs_out[lane + i * kWarp] = probs[i];
-    if (r.choose) choose_top_k(probs, r.E, r.K, lane, ids);
+    if (r.choose) choose_top_k(probs, r.E, r.K, lane, r.ids + t * r.K);
     __syncwarp();  // ids and probabilities of other lanes are read from memory
-    take_scores(probs_out, ids, r.E, r.K, r.renormalize, r.scores + t * r.K, count_E);
+    take_scores(r, t, count_E);
   }
   __syncthreads();
   for (int32_t e = threadIdx.x; e < r.E; e += kThreads)

@@ -25,27 +25,29 @@ struct Stores : torch::CustomClassHolder {
   bool &gate_up, &down;
 };
 
-/// Assignments of tokens to the experts here, how they are computed, and what becomes of weight gradients.
-struct ExpertRows {
+/// Assignments of tokens to the experts here, their weights (leaves, of which the engine need not know), how they are
+/// computed, and what becomes of weight gradients.
+struct ExpertCall {
   const kernels::Permutation& order;
+  const at::Tensor &gate_up_E2FD, &down_EDF;
   kernels::ExpertKernels kernels;
   c10::intrusive_ptr<Stores> stores;
 };
 
 struct ExpertsFunction : Function<ExpertsFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_MD, const KeptRows& kept,
-                            const at::Tensor& scores_MK, const ExpertRows& rows, const at::Tensor& gate_up,
-                            const at::Tensor& down, const std::optional<at::Tensor>& residual_MD) {
-    const auto& order = rows.order;
+                            const at::Tensor& scores_MK, const ExpertCall& call,
+                            const std::optional<at::Tensor>& residual_MD) {
+    const auto& order = call.order;
     auto scores_R = kernels::to_rows(scores_MK, order);
-    auto [z_R2F, h_RF] = kernels::experts_up(rows.kernels, x_MD, {order, scores_R}, gate_up);
-    auto y_RD = kernels::experts_down(rows.kernels, h_RF, order, down);
-    ctx->save_for_backward(
-        {kept.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, gate_up, down, kept.norm_D});
+    auto [z_R2F, h_RF] = kernels::experts_up(call.kernels, x_MD, {order, scores_R}, call.gate_up_E2FD);
+    auto y_RD = kernels::experts_down(call.kernels, h_RF, order, call.down_EDF);
+    ctx->save_for_backward({kept.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, call.gate_up_E2FD,
+                            call.down_EDF, kept.norm_D});
     ctx->saved_data["eps"] = kept.eps;
-    ctx->saved_data["kernels"] = static_cast<int64_t>(rows.kernels);
+    ctx->saved_data["kernels"] = static_cast<int64_t>(call.kernels);
     ctx->saved_data["residual"] = residual_MD.has_value();
-    ctx->saved_data["stores"] = c10::IValue::make_capsule(rows.stores);
+    ctx->saved_data["stores"] = c10::IValue::make_capsule(call.stores);
     return kernels::combine_rows(y_RD, order, residual_MD.value_or(at::Tensor()));
   }
 
@@ -58,12 +60,15 @@ struct ExpertsFunction : Function<ExpertsFunction> {
     const kernels::Permutation order{saved[3], saved[4], saved[5]};
     const auto stores = c10::static_intrusive_pointer_cast<Stores>(data["stores"].toCapsule());
     auto dy_MD = grads[0].contiguous();
-    auto d = kernels::experts_down_backward(kernels, dy_MD, {order, scores_R}, z_R2F, down, weight_grad(down),
-                                            Stores::take(stores->down));
-    kernels::experts_up_weight_grad(kernels, d.dz_R2F, kept.again(), order, weight_grad(gate_up),
-                                    Stores::take(stores->gate_up));
+    auto d = kernels::experts_down_backward(kernels, dy_MD, {order, scores_R}, z_R2F, down,
+                                            {weight_grad(down), Stores::take(stores->down)});
+    kernels::experts_up_weight_grad(kernels, d.dz_R2F, kept.again(), order,
+                                    {weight_grad(gate_up), Stores::take(stores->gate_up)});
     auto dx_RD = kernels::experts_up_input_grad(kernels, d.dz_R2F, order, gate_up);
-    return {kernels::combine_rows(dx_RD, order, {}),         {}, kernels::to_assignments(d.dscore_R, order), {}, {}, {},
+    return {kernels::combine_rows(dx_RD, order, {}),
+            {},
+            kernels::to_assignments(d.dscore_R, order),
+            {},
             data["residual"].toBool() ? dy_MD : at::Tensor()};
   }
 };
@@ -95,8 +100,9 @@ std::vector<Param> Experts::params() {
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                             const std::optional<at::Tensor>& residual_MD) {
-  const ExpertRows how{rows, kernels_, c10::make_intrusive<Stores>(store_gate_up_, store_down_)};
-  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, how, gate_up_e2FD_, down_eDF_, residual_MD);
+  const auto stores = c10::make_intrusive<Stores>(store_gate_up_, store_down_);
+  const ExpertCall call{rows, gate_up_e2FD_, down_eDF_, kernels_, stores};
+  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, call, residual_MD);
 }
 
 }  // namespace olmoe

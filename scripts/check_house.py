@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Checks what no compiler checks: floors, the homes of outside libraries, lengths, nesting and leftovers.
+"""Checks what no compiler checks: floors, the homes of outside libraries, format, lengths, nesting, parameters, leftovers.
 
     scripts/check_house.py [ROOT]      prints path:line: problem; returns 1 where there is one
 """
 import ast
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +36,10 @@ MAX_LINES = {".h": 180, ".cuh": 180, ".cpp": 400, ".cu": 400, ".py": 400, "CMake
 MAX_COLUMNS = 120  # of C++
 MAX_FUNCTION_LINES = 70
 MAX_NESTING = 4
+MAX_PARAMETERS = 6
+# Headers that stand for a library's have its functions as they are.
+OTHERS_FUNCTIONS = re.compile(r"tests/emulation/include/.*")
+CLANG_FORMAT = "clang-format-14"  # scripts/install_packages.sh test; another version formats in another way
 LEFTOVERS = [
     (re.compile(r"/(work|root)/"), "a path of one machine"),
     (re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b"), "a mark of unfinished work"),
@@ -81,15 +87,17 @@ def check_includes(name, text):
 
 def check_functions(name, text):
     if name.endswith(".py"):
-        functions = [(node.name, node.lineno, node.end_lineno - node.lineno + 1, 0)
+        functions = [(node.name, node.lineno, node.end_lineno - node.lineno + 1, 0, 0)
                      for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
     else:
         functions = functions_of(text)
-    for function, line, lines, nesting in functions:
+    for function, line, lines, nesting, parameters in functions:
         if lines > MAX_FUNCTION_LINES:
             yield line, f"{function} has {lines} lines, more than {MAX_FUNCTION_LINES}"
         if nesting > MAX_NESTING:
             yield line, f"{function} nests {nesting} deep, more than {MAX_NESTING}"
+        if parameters > MAX_PARAMETERS and not OTHERS_FUNCTIONS.fullmatch(name):
+            yield line, f"{function} has {parameters} parameters, more than {MAX_PARAMETERS}"
 
 
 def check_length(path, text):
@@ -126,11 +134,31 @@ def check_file(root, path):
         yield from check_functions(name, text)
 
 
+def check_format(root, paths):
+    """Yields a problem for each C++ file that clang-format would change by the .clang-format of the root."""
+    names = [path.relative_to(root).as_posix() for path in paths if path.suffix in CPP]
+    if not names or not (root / ".clang-format").exists():
+        return
+    program = shutil.which(CLANG_FORMAT)
+    if program is None:
+        yield f".clang-format: {CLANG_FORMAT} is not installed: scripts/install_packages.sh test"
+        return
+    run = subprocess.run([program, "--dry-run", *names], cwd=root, text=True, stderr=subprocess.PIPE)
+    places = re.findall(r"^(.+?):(\d+):\d+: warning: code should be clang-formatted", run.stderr, re.MULTILINE)
+    first = {}
+    for name, line in places:
+        first.setdefault(name, line)
+    yield from (f"{name}:{line}: not as {CLANG_FORMAT} formats it" for name, line in first.items())
+    if run.returncode != 0:
+        yield f".clang-format: {CLANG_FORMAT} failed: {run.stderr.strip()[:500]}"
+
+
 def check_house(root):
     """Returns (number of files looked at, problems as lines of text)."""
     files = list(files_of(root))
-    return len(files), [f"{path.relative_to(root)}:{line}: {problem}"
-                        for path in files for line, problem in check_file(root, path)]
+    problems = [f"{path.relative_to(root)}:{line}: {problem}"
+                for path in files for line, problem in check_file(root, path)]
+    return len(files), [*problems, *check_format(root, files)]
 
 
 def main():

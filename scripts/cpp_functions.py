@@ -1,4 +1,4 @@
-"""Finds the functions of a C++ file, their length and depth of nesting, by its braces: a heuristic for check_house.py.
+"""Finds the functions of a C++ file, their length, depth of nesting and number of parameters, by its braces: a heuristic for check_house.py.
 
 Comments, literals and preprocessor lines are blanked first. A brace that follows an expression opens an initializer,
 every other one a namespace, a type, a function or, inside a function, a block.
@@ -64,8 +64,23 @@ def name_of(head):
     return match[1] if match else "function"
 
 
+def parameters_of(head):
+    """The number of parameters between the first parentheses of a function's head."""
+    head = without_template_head(head)
+    name = re.search(r"([\w:~]+|operator\s*\S+?)\s*\(", head)
+    if not name or not re.match(r"\s*[^\s)]", head[name.end():]):
+        return 0
+    depth, count = 0, 1
+    for character in head[name.end():]:
+        depth += {"(": 1, "<": 1, "[": 1, ")": -1, ">": -1, "]": -1}.get(character, 0)
+        if depth < 0:
+            break
+        count += character == "," and depth == 0
+    return count
+
+
 def functions_of(text):
-    """Returns [(name, first line, lines, nesting)] in the order of their ends. Lambdas belong to their function."""
+    """Returns [(name, first line, lines, nesting, parameters)] in the order of their ends. Lambdas belong to their function."""
     text = PREPROCESSOR.sub(lambda match: blank(match[0]), without_comments(text))
     stack, found, head, start, parentheses = [], [], "", 0, 0
     for position, character in enumerate(text):
@@ -82,7 +97,7 @@ def functions_of(text):
             if closed["kind"] == "function":
                 first = text.count("\n", 0, start) + 1
                 lines = text.count("\n", start, position) + 1
-                found.append((name_of(closed["head"]), first, lines, closed["nesting"]))
+                found.append((name_of(closed["head"]), first, lines, closed["nesting"], parameters_of(closed["head"])))
             elif stack:
                 depth = closed["nesting"] + (closed["kind"] == "block")
                 stack[-1]["nesting"] = max(stack[-1]["nesting"], depth)

@@ -7,7 +7,7 @@ packages=(g++ cmake ninja-build ccache libopenmpi-dev openmpi-bin libyaml-cpp-de
   libcli11-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev python3 python3-pip)
 for extra in "$@"; do
   case "$extra" in
-    test) packages+=(catch2 git xz-utils zstd) ;;
+    test) packages+=(catch2 clang-format-14 git xz-utils zstd) ;;
     plot) packages+=(python3-numpy python3-matplotlib) ;;
     bench) packages+=(libbenchmark-dev) ;;
     *) die "unknown group '$extra': test, plot or bench" ;;

@@ -158,10 +158,15 @@ struct Moved {
   double grads = 0;
 };
 
-GroupedProduct product(std::string_view name, const TileKernel& kernel, const ExpertShape& s, int64_t m, int64_t n,
-                       int64_t k, const Moved& moved) {
+/// Sizes of one expert's product; 0: that of the rows.
+struct ProductSize {
+  int64_t m, n, k;
+};
+
+GroupedProduct product(std::string_view name, const TileKernel& kernel, const ExpertShape& s, const ProductSize& size,
+                       const Moved& moved) {
   const double bytes = kBf16 * (s.rows * moved.columns + moved.weights) + moved.grads;
-  return {name, kernel, s.rows, s.experts, m, n, k, bytes, s.launches};
+  return {name, kernel, s.rows, s.experts, size.m, size.n, size.k, bytes, s.launches};
 }
 
 /// D by F values of every expert.
@@ -208,8 +213,8 @@ std::vector<GroupedProduct> forward_products(const ExpertForm& form, const Exper
   const int64_t D = s.d_model, F = s.expert_width;
   const auto d = static_cast<double>(D), f = static_cast<double>(F);
   const double w = elements(s), hidden = form.fused ? f : 0;  // which fused kernels write beside z
-  return {product("up", form.up, s, 0, 2 * F, D, {d + 2 * f + hidden, 2 * w}),
-          product("down", form.down, s, 0, D, F, {f + d, w})};
+  return {product("up", form.up, s, {0, 2 * F, D}, {d + 2 * f + hidden, 2 * w}),
+          product("down", form.down, s, {0, D, F}, {f + d, w})};
 }
 
 /// Fused, the gradient of hidden rows is not written; z is read, its gradient and the hidden rows are written.
@@ -220,10 +225,10 @@ std::vector<GroupedProduct> backward_products(const ExpertForm& form, const Expe
   // Fused, fp32 sums are read and written, or stored; unfused, bf16 gradients are written and added by a pass of their
   // own.
   const double grad = form.fused ? (2 - s.stored) * kGrad : kBf16;
-  return {product("down backward", form.dz, s, 0, F, D, {form.fused ? d + 5 * f : d + f, w}),
-          product("down gradient", form.down_grad, s, D, F, 0, {d + f, 0, grad * w}),
-          product("up gradient", form.up_grad, s, D, 2 * F, 0, {d + 2 * f, 0, 2 * grad * w}),
-          product("dx", form.dx, s, 0, D, 2 * F, {2 * f + d, 2 * w})};
+  return {product("down backward", form.dz, s, {0, F, D}, {form.fused ? d + 5 * f : d + f, w}),
+          product("down gradient", form.down_grad, s, {D, F, 0}, {d + f, 0, grad * w}),
+          product("up gradient", form.up_grad, s, {D, 2 * F, 0}, {d + 2 * f, 0, 2 * grad * w}),
+          product("dx", form.dx, s, {0, D, 2 * F}, {2 * f + d, 2 * w})};
 }
 
 }  // namespace olmoe

@@ -60,8 +60,8 @@ inline ExpertsResult run_experts(ExpertKernels kernels, const ExpertsCase& c, Gr
   const auto ddown = c.ddown.clone(), dgate_up = c.dgate_up.clone();
   const auto up = experts_up(kernels, c.x_TD, c.rows(), c.gate_up);
   const auto y_RD = experts_down(kernels, c.h_RF, c.order, c.down);
-  const auto grads = experts_down_backward(kernels, c.dy_TD, c.rows(), c.z_R2F, c.down, ddown, write);
-  experts_up_weight_grad(kernels, c.dz_R2F, c.x_TD, c.order, dgate_up, write);
+  const auto grads = experts_down_backward(kernels, c.dy_TD, c.rows(), c.z_R2F, c.down, {ddown, write});
+  experts_up_weight_grad(kernels, c.dz_R2F, c.x_TD, c.order, {dgate_up, write});
   const auto dx_RD = experts_up_input_grad(kernels, c.dz_R2F, c.order, c.gate_up);
   return {up.z_R2F, up.h_RF, y_RD, grads.dz_R2F, grads.dscore_R, ddown, dgate_up, dx_RD};
 }

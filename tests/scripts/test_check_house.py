@@ -1,9 +1,11 @@
 """Plants violations in a small house and expects scripts/check_house.py to name each, and nothing else."""
+import os
 import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "scripts"
@@ -115,11 +117,34 @@ class Lengths(unittest.TestCase):
         self.assertEqual(check({"core/a.cpp": nested(5)}), ["core/a.cpp:1: f nests 5 deep, more than 4"])
 
 
+    def test_parameters(self):
+        def taking(count):
+            return f"\nint f({', '.join(f'P<int, T> a{i}' for i in range(count))}) {{ return 0; }}\n"
+
+        self.assertEqual(check({"core/a.cpp": taking(6)}), [])
+        self.assertEqual(check({"core/a.cpp": taking(7)}), ["core/a.cpp:2: f has 7 parameters, more than 6"])
+        self.assertEqual(check({"tests/emulation/include/cub/a.cuh": taking(7)}), [])
+
+
+class Format(unittest.TestCase):
+    STYLE = (REPOSITORY / ".clang-format").read_text()
+
+    def test_a_file_that_clang_format_would_change_is_named_once(self):
+        files = {".clang-format": self.STYLE, "core/a.cpp": "int a;\n", "core/b.h": "int a;\nint  b;\nint  c;\n"}
+        self.assertEqual(check(files), ["core/b.h:2: not as clang-format-14 formats it"])
+
+    def test_without_the_program_the_check_fails(self):
+        with mock.patch.dict(os.environ, PATH=""):
+            problems = check({".clang-format": self.STYLE, "core/a.cpp": "int a;\n"})
+        self.assertEqual(len(problems), 1, problems)
+        self.assertIn("clang-format-14 is not installed: scripts/install_packages.sh test", problems[0])
+
+
 class Functions(unittest.TestCase):
     """Each text holds what a naive count of braces would get wrong."""
 
     def assert_functions(self, text, expected):
-        self.assertEqual([(name, lines, nesting) for name, _, lines, nesting in functions_of(text)], expected)
+        self.assertEqual([(name, lines, nesting) for name, _, lines, nesting, _ in functions_of(text)], expected)
 
     def test_braces_in_comments_and_literals(self):
         text = 'void f() {\n // {{{\n /* { */ auto s = "{\\"{"; char c = \'{\'; auto r = R"x({)"{)x";\n}'
@@ -150,6 +175,9 @@ class Functions(unittest.TestCase):
                      "T& T::f(const T& o)"):
             functions = functions_of(head + " {\n while (a) { }\n}")
             self.assertEqual([(f[0].split("::")[-1], f[3]) for f in functions], [("f", 1)], head)
+        for head, parameters in (("void f()", 0), ("void f( )", 0), ("template <class A, class B>\nvoid f(A a, B b)", 2),
+                                 ("T S::f(std::map<int, T> a, int (*g)(int, int), std::array<int, 2> b) const", 3)):
+            self.assertEqual([f[4] for f in functions_of(head + " {}")], [parameters], head)
         constructor = functions_of("S::S(int a)\n    : a_(a), b_{a}, c_{{1}} {\n if (a) { }\n}")
         self.assertEqual([(f[0], f[2], f[3]) for f in constructor], [("S::S", 4, 1)])
 
