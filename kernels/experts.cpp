@@ -138,7 +138,7 @@ at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F
 }
 
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
-                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, WeightGrad ddown_EDF) {
+                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, GradBuffer ddown_EDF) {
   auto& [grad, write] = ddown_EDF;
   ensure_weight_grad(grad, z_R2F.scalar_type());
   ENSURE(grad.sizes() == down_EDF.sizes(), "experts: the gradient of down has another shape than down");
@@ -150,7 +150,7 @@ ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& 
 }
 
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
-                            const Permutation& order, WeightGrad dgate_up_E2FD) {
+                            const Permutation& order, GradBuffer dgate_up_E2FD) {
   auto& [grad, write] = dgate_up_E2FD;
   ensure_weight_grad(grad, dz_R2F.scalar_type());
   if (kernels == ExpertKernels::fused) return fused_up_weight_grad(dz_R2F, x_TD, order, grad, write);

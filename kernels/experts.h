@@ -38,8 +38,8 @@ at::Tensor experts_down(ExpertKernels kernels, const at::Tensor& h_RF, const Per
                         const at::Tensor& down_EDF);
 
 /// A weight gradient (at least fp32, contiguous), and what becomes of the values in it.
-struct WeightGrad {
-  WeightGrad(at::Tensor into, GradWrite how = GradWrite::add) : grad(std::move(into)), write(how) {}
+struct GradBuffer {
+  GradBuffer(at::Tensor into, GradWrite how = GradWrite::add) : grad(std::move(into)), write(how) {}
   at::Tensor grad;
   GradWrite write;
 };
@@ -50,7 +50,7 @@ struct ExpertsDownGrads {
   at::Tensor dz_R2F, dscore_R;
 };
 ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
-                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, WeightGrad ddown_EDF);
+                                       const at::Tensor& z_R2F, const at::Tensor& down_EDF, GradBuffer ddown_EDF);
 
 /// dx = dz gate_up of each row's expert.
 at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const Permutation& order,
@@ -59,6 +59,6 @@ at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F
 /// dgate_up_E2FD += dz^T gather(x) of each expert's rows, or stored. Fused, and for ddown too: a row that is not finite
 /// may spoil the gradients of the expert before its own; so no row may lie behind the last expert's.
 void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
-                            const Permutation& order, WeightGrad dgate_up_E2FD);
+                            const Permutation& order, GradBuffer dgate_up_E2FD);
 
 }  // namespace olmoe::kernels

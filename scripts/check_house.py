@@ -39,7 +39,7 @@ MAX_NESTING = 4
 MAX_PARAMETERS = 6
 # Headers that stand for a library's have its functions as they are.
 OTHERS_FUNCTIONS = re.compile(r"tests/emulation/include/.*")
-CLANG_FORMAT = "clang-format-14"  # scripts/install_packages.sh test; another version formats in another way
+CLANG_FORMAT = 14  # the version: another one formats in another way
 LEFTOVERS = [
     (re.compile(r"/(work|root)/"), "a path of one machine"),
     (re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b"), "a mark of unfinished work"),
@@ -134,23 +134,34 @@ def check_file(root, path):
         yield from check_functions(name, text)
 
 
+def clang_format():
+    """Returns the program of the right version, as Debian names it or as pip does, or None."""
+    for name in (f"clang-format-{CLANG_FORMAT}", "clang-format"):
+        program = shutil.which(name)
+        if program and f"version {CLANG_FORMAT}." in subprocess.run([program, "--version"], capture_output=True,
+                                                                    text=True).stdout:
+            return program
+    return None
+
+
 def check_format(root, paths):
     """Yields a problem for each C++ file that clang-format would change by the .clang-format of the root."""
     names = [path.relative_to(root).as_posix() for path in paths if path.suffix in CPP]
     if not names or not (root / ".clang-format").exists():
         return
-    program = shutil.which(CLANG_FORMAT)
+    program = clang_format()
     if program is None:
-        yield f".clang-format: {CLANG_FORMAT} is not installed: scripts/install_packages.sh test"
+        yield (f".clang-format: clang-format {CLANG_FORMAT} is not installed: scripts/install_packages.sh test, or "
+               f"pip install 'clang-format=={CLANG_FORMAT}.*'")
         return
     run = subprocess.run([program, "--dry-run", *names], cwd=root, text=True, stderr=subprocess.PIPE)
     places = re.findall(r"^(.+?):(\d+):\d+: warning: code should be clang-formatted", run.stderr, re.MULTILINE)
     first = {}
     for name, line in places:
         first.setdefault(name, line)
-    yield from (f"{name}:{line}: not as {CLANG_FORMAT} formats it" for name, line in first.items())
+    yield from (f"{name}:{line}: not as clang-format {CLANG_FORMAT} formats it" for name, line in first.items())
     if run.returncode != 0:
-        yield f".clang-format: {CLANG_FORMAT} failed: {run.stderr.strip()[:500]}"
+        yield f".clang-format: clang-format {CLANG_FORMAT} failed: {run.stderr.strip()[:500]}"
 
 
 def check_house(root):

@@ -8,20 +8,7 @@
 
 namespace olmoe::kernels::hopper {
 
-struct DownBackward {
-  using A = RowsAlongM<GatheredRows>;
-  static constexpr Along kAlongA = Along::K;
-  using Main = Mainloop<kAlongA, Along::MN>;
-  using B = OperandB<Main, 1>;
-  struct Params {
-    ExpertTiles tiles;
-    int32_t K;
-    GatheredRows a;
-    B b;
-    DownBackwardEpilogue epilogue;
-  };
-  static __device__ OriginB origin_B(const TileCursor& at) { return {at.n * kTileN, 0, at.expert}; }
-
+struct DownBackward : ExpertGemm<RowsAlongM<GatheredRows>, Along::K, Along::MN, DownBackwardEpilogue> {
   /// What the epilogue reads, to the L2 cache while the product is computed: a line of 128 bytes a strip and row.
   static __device__ void prefetch(const Params& p, const TileCursor& at, int warp) {
     constexpr int kParts = kTileN / kStripColumns, kLines = kWarpRows * kParts;

@@ -46,6 +46,7 @@ using CopyPieceOrZeros = cutlass::arch::cp_async_zfill<16, CacheOperation::Globa
 template <class Rows>
 class RowsAlongM {
  public:
+  using Source = Rows;
   static constexpr int kColumns = kTileK;
   static __device__ int32_t k_tiles(int32_t K, const TileCursor&) { return K / kTileK; }
 
@@ -75,6 +76,7 @@ class RowsAlongM {
 /// takes what B has there out of the sum, unless it is not finite.
 class RowsAlongK {
  public:
+  using Source = GatheredRows;
   static constexpr int kColumns = kTileM;
   static __device__ int32_t k_tiles(int32_t, const TileCursor& at) { return (at.end - at.begin + kTileK - 1) / kTileK; }
 

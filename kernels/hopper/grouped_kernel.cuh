@@ -20,6 +20,26 @@ constexpr int kWarps = kMultiplyingThreads / cuda::kWarp;
 constexpr int kLoadRegisters = 56, kMultiplyRegisters = 224;
 static_assert(kLoadRegisters * kLoadThreads + kMultiplyRegisters * kMultiplyingThreads <= 65536);
 
+/// What the kernel is made for: how A is loaded and lies, how B lies and in how many pieces a tile of it, and what
+/// becomes of a tile. A product with another origin of B, or that reads ahead for its epilogue, has functions of its
+/// own for them.
+template <class RowsA, Along kA, Along kB, class Epilogue, int kPiecesB = 1>
+struct ExpertGemm {
+  using A = RowsA;
+  static constexpr Along kAlongA = kA;
+  using Main = Mainloop<kA, kB>;
+  using B = OperandB<Main, kPiecesB>;
+  struct Params {
+    ExpertTiles tiles;
+    int32_t K;  ///< inner width; not used where it is an expert's rows
+    typename A::Source a;
+    B b;
+    Epilogue epilogue;
+  };
+  static __device__ OriginB origin_B(const TileCursor& at) { return {at.n * kTileN, 0, at.expert}; }
+  static __device__ void prefetch(const Params&, const TileCursor&, int) {}
+};
+
 template <class Gemm>
 struct SharedStorage {
   typename Gemm::Main::TensorStorage operands;  // first: its swizzled layout counts on 1,024-byte alignment

@@ -8,24 +8,9 @@
 namespace olmoe::kernels::hopper {
 namespace {
 
-/// Weights lie [E, O, K] if kWeights is Along::K, else [E, K, O].
+/// Weights lie [E, O, K] where they lie along K, else [E, K, O].
 template <Along kWeights>
-struct RowProduct {
-  using A = RowsAlongM<SortedRows>;
-  static constexpr Along kAlongA = Along::K;
-  using Main = Mainloop<kAlongA, kWeights>;
-  using B = OperandB<Main, 1>;
-  struct Params {
-    ExpertTiles tiles;
-    int32_t K;
-    SortedRows a;
-    B b;
-    RowsEpilogue epilogue;
-  };
-  static __device__ OriginB origin_B(const TileCursor& at) { return {at.n * kTileN, 0, at.expert}; }
-  static __device__ void prefetch(const Params&, const TileCursor&, int) {}
-};
-
+using RowProduct = ExpertGemm<RowsAlongM<SortedRows>, Along::K, kWeights, RowsEpilogue>;
 struct DownProjection : RowProduct<Along::K> {};
 struct UpInputGrad : RowProduct<Along::MN> {};
 

@@ -8,20 +8,8 @@
 
 namespace olmoe::kernels::hopper {
 
-struct UpProjection {
-  using A = RowsAlongM<GatheredRows>;
-  static constexpr Along kAlongA = Along::K;
-  using Main = Mainloop<kAlongA, Along::K>;
-  using B = OperandB<Main, 2>;
-  struct Params {
-    ExpertTiles tiles;
-    int32_t K;
-    GatheredRows a;
-    B b;
-    UpEpilogue epilogue;
-  };
+struct UpProjection : ExpertGemm<RowsAlongM<GatheredRows>, Along::K, Along::K, UpEpilogue, 2> {
   static __device__ OriginB origin_B(const TileCursor& at) { return {at.n * UpEpilogue::kColumns, 0, at.expert}; }
-  static __device__ void prefetch(const Params&, const TileCursor&, int) {}
 
   static Params params(const at::Tensor& x_TD, const ScoredRows& rows, const at::Tensor& gate_up_E2FD, ExpertsUp& out) {
     const auto E = static_cast<int32_t>(gate_up_E2FD.size(0)), D = static_cast<int32_t>(gate_up_E2FD.size(2));

@@ -9,20 +9,13 @@
 namespace olmoe::kernels::hopper {
 
 template <bool kTransposed>
-struct WeightGrad {
-  using A = RowsAlongK;
-  static constexpr Along kAlongA = Along::MN;
-  using Main = Mainloop<kAlongA, Along::MN>;
-  using B = OperandB<Main, 1>;
-  struct Params {
-    ExpertTiles tiles;
-    int32_t K;  ///< not used: an expert's rows
-    GatheredRows a;
-    B b;
-    WeightGradEpilogue<kTransposed> epilogue;
-  };
+using WeightGradGemm = ExpertGemm<RowsAlongK, Along::MN, Along::MN, WeightGradEpilogue<kTransposed>>;
+
+template <bool kTransposed>
+struct WeightGrad : WeightGradGemm<kTransposed> {
+  using typename WeightGradGemm<kTransposed>::Params;
+  using typename WeightGradGemm<kTransposed>::B;
   static __device__ OriginB origin_B(const TileCursor& at) { return {at.n * kTileN, at.begin, 0}; }
-  static __device__ void prefetch(const Params&, const TileCursor&, int) {}
 
   static Params params(const at::Tensor& x_TD, const Permutation& order, const at::Tensor& y_RO, const at::Tensor& dw,
                        GradWrite write) {

@@ -131,13 +131,22 @@ class Format(unittest.TestCase):
 
     def test_a_file_that_clang_format_would_change_is_named_once(self):
         files = {".clang-format": self.STYLE, "core/a.cpp": "int a;\n", "core/b.h": "int a;\nint  b;\nint  c;\n"}
-        self.assertEqual(check(files), ["core/b.h:2: not as clang-format-14 formats it"])
+        self.assertEqual(check(files), ["core/b.h:2: not as clang-format 14 formats it"])
 
     def test_without_the_program_the_check_fails(self):
         with mock.patch.dict(os.environ, PATH=""):
             problems = check({".clang-format": self.STYLE, "core/a.cpp": "int a;\n"})
         self.assertEqual(len(problems), 1, problems)
-        self.assertIn("clang-format-14 is not installed: scripts/install_packages.sh test", problems[0])
+        self.assertIn("clang-format 14 is not installed: scripts/install_packages.sh test", problems[0])
+
+    def test_another_version_does_not_do(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, PATH=folder):
+            for name in ("clang-format-14", "clang-format"):
+                program = Path(folder, name)
+                program.write_text("#!/bin/sh\necho 'clang-format version 15.0.7'\n")
+                program.chmod(0o755)
+            problems = check({".clang-format": self.STYLE, "core/a.cpp": "int  a;\n"})
+        self.assertIn("clang-format 14 is not installed", problems[0])
 
 
 class Functions(unittest.TestCase):
