@@ -5,14 +5,14 @@
 #include <cstdio>
 
 #include "core/error.h"
-#include "core/threads.h"
+#include "core/process/threads.h"
 #include "core/version.h"
-#include "trainer/devices.h"
-#include "trainer/doctor_probes.h"
-#include "trainer/environment.h"
-#include "trainer/launch.h"
+#include "trainer/job/devices.h"
+#include "trainer/job/environment.h"
+#include "trainer/job/launch.h"
+#include "trainer/job/watchdog.h"
+#include "trainer/preflight/doctor_probes.h"
 #include "trainer/start_agreement.h"
-#include "trainer/watchdog.h"
 
 namespace {
 

@@ -4,12 +4,12 @@
 
 #include "core/error.h"
 #include "core/version.h"
-#include "trainer/environment.h"
-#include "trainer/gpu_specs.h"
-#include "trainer/kernel_report.h"
-#include "trainer/launch.h"
-#include "trainer/layout.h"
-#include "trainer/plan_report.h"
+#include "trainer/config/mesh_shape.h"
+#include "trainer/device/gpu_specs.h"
+#include "trainer/job/environment.h"
+#include "trainer/job/launch.h"
+#include "trainer/planner/kernel_report.h"
+#include "trainer/planner/plan_report.h"
 
 namespace {
 

@@ -3,7 +3,7 @@
 #include <cstdio>
 
 #include "core/error.h"
-#include "trainer/watchdog.h"
+#include "trainer/job/watchdog.h"
 
 int main(int argc, char* argv[]) {
   std::string folder;

@@ -8,7 +8,7 @@
 #include <benchmark/benchmark.h>
 
 #include "kernels/attention.h"
-#include "kernels/cuda_device.h"
+#include "trainer/device/cuda_device.h"
 
 namespace {
 
@@ -36,7 +36,7 @@ struct Layer {
 void finish(const at::Tensor& last) { last.flatten()[0].item(); }
 
 bool has_cudnn() {
-  const auto facts = cuda::gpu_facts(0);
+  const auto facts = olmoe::cuda::gpu_facts(0);
   return cudnn_attention_built_in() && facts.major == 9 && facts.minor == 0;
 }
 

@@ -14,10 +14,10 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda_device.h"
 #include "kernels/experts.h"
 #include "kernels/permute.h"
 #include "kernels/router.h"
+#include "trainer/device/cuda_device.h"
 
 namespace {
 
@@ -88,7 +88,7 @@ void time_runs(benchmark::State& state, double flops, const Run& run) {
 }
 
 bool has_fused() {
-  const auto facts = cuda::gpu_facts(0);
+  const auto facts = olmoe::cuda::gpu_facts(0);
   return fused_experts_built_in() && facts.major == 9 && facts.minor == 0;
 }
 

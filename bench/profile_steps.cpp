@@ -10,9 +10,9 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "trainer/devices.h"
-#include "trainer/environment.h"
-#include "trainer/launch.h"
+#include "trainer/job/devices.h"
+#include "trainer/job/environment.h"
+#include "trainer/job/launch.h"
 #include "trainer/trainer.h"
 
 namespace {

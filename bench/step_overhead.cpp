@@ -15,8 +15,8 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "parallel/thread_communicator.h"
-#include "trainer/environment.h"
+#include "parallel/collectives/thread_communicator.h"
+#include "trainer/job/environment.h"
 #include "trainer/trainer.h"
 
 namespace {

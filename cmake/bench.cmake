@@ -4,6 +4,7 @@ add_executable(kernels_bench bench/kernels_bench.cpp)
 if(OLMOE_CUDA)
   target_sources(kernels_bench PRIVATE bench/moe_layer_cuda.cpp bench/attention_cuda.cpp)
   olmoe_cuda_headers(bench/moe_layer_cuda.cpp)
+  target_link_libraries(kernels_bench PRIVATE olmoe_trainer_device)
 endif()
 target_link_libraries(kernels_bench PRIVATE olmoe_kernels benchmark::benchmark)
 

@@ -7,7 +7,7 @@ set(sanitize -fsanitize=address,alignment,bounds -fno-sanitize-recover=all)
 
 # Writes TO, in the build folder, from FROM, in the source folder.
 function(olmoe_rewrite_launches FROM TO)
-  file(GLOB headers CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/*.cuh")
+  file(GLOB headers CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/rows/*.cuh")
   add_custom_command(OUTPUT "${emulation_build}/${TO}"
     COMMAND "${Python3_EXECUTABLE}" "${emulation}/rewrite_launches.py" "${FROM}" "${emulation_build}/${TO}"
     DEPENDS "${CMAKE_SOURCE_DIR}/${FROM}" "${emulation}/rewrite_launches.py" "${CMAKE_SOURCE_DIR}/scripts/cuda_sources.py"
@@ -17,8 +17,8 @@ endfunction()
 
 # All kernels but those of libraries; a new .cu is taken of itself.
 file(GLOB kernels RELATIVE "${CMAKE_SOURCE_DIR}" CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/*.cu")
-list(REMOVE_ITEM kernels kernels/attention.cu kernels/cuda_device.cu kernels/cuda_graph.cu)
-file(GLOB headers RELATIVE "${CMAKE_SOURCE_DIR}" CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/*.cuh")
+list(REMOVE_ITEM kernels kernels/attention.cu)
+file(GLOB headers RELATIVE "${CMAKE_SOURCE_DIR}" CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kernels/rows/*.cuh")
 set(rewritten "")
 foreach(source IN LISTS kernels headers)
   string(REGEX REPLACE "\\.cu$" ".cpp" target "${source}")

@@ -1,6 +1,6 @@
 # The collectives as processes: the same cases as the thread ranks, under mpirun with 1 to 4 ranks.
 file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/../tests/parallel/mpi/*.cpp")
-add_executable(mpi_tests ${sources} "${CMAKE_CURRENT_LIST_DIR}/../tests/parallel/collective_cases.cpp")
+add_executable(mpi_tests ${sources} "${CMAKE_CURRENT_LIST_DIR}/../tests/parallel/collectives/collective_cases.cpp")
 target_link_libraries(mpi_tests PRIVATE test_main olmoe_parallel)  # with a main of its own
 olmoe_reuse_torch_pch(mpi_tests)
 foreach(ranks 1 2 3 4)

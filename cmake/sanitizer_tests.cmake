@@ -6,14 +6,14 @@ set(sanitizer_options "OMP_NUM_THREADS=1"
   "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${CMAKE_SOURCE_DIR}/tests/support/thread_sanitizer.supp")
 set(sources "")
 foreach(room core kernels parallel data model trainer)
-  olmoe_sources(of_room "${CMAKE_SOURCE_DIR}/tests/${room}")
+  olmoe_test_sources(of_room ${room})
   list(APPEND sources ${of_room})
 endforeach()
 add_executable(sanitizer_tests ${sources})
-target_link_libraries(sanitizer_tests PRIVATE test_main olmoe_trainer nlohmann_json::nlohmann_json ZLIB::ZLIB)
+target_link_libraries(sanitizer_tests PRIVATE test_main olmoe_trainer_preflight nlohmann_json::nlohmann_json ZLIB::ZLIB)
 olmoe_reuse_torch_pch(sanitizer_tests)
 # With LibTorch in sight, Catch2 would print a vector by LibTorch's operator, which the elements of core's lack.
-file(GLOB without_pch CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/core/*_test.cpp")
+file(GLOB without_pch CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/core/*_test.cpp" "${CMAKE_SOURCE_DIR}/tests/core/*/*_test.cpp")
 set_source_files_properties(${without_pch} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
 # Limits of time are those of the release build. Thread Sanitizer does not see the barriers of OpenMP, and would call every
 # loop on two threads a race.

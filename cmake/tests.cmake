@@ -1,4 +1,5 @@
-# Tests mirror the rooms: every file of tests/<room>/ is in <room>_tests, one Catch2 program a room.
+# Tests mirror the rooms: every file of tests/<room>/ and of the rooms inside it is in <room>_tests, one Catch2 program for
+# each folder at the top.
 find_path(CATCH2_SINGLE_HEADER catch2/catch.hpp)
 add_library(test_main STATIC tests/support/main.cpp tests/support/run_tests.cpp)
 # A test's own code need not be fast, but quick to compile. Users of the precompiled header keep the flags that it was
@@ -29,14 +30,22 @@ function(olmoe_reuse_torch_pch TARGET)
   target_precompile_headers(${TARGET} REUSE_FROM olmoe_torch_pch)
 endfunction()
 
+# Sources of tests/ROOM and of the folders in it, but for those that run under mpirun with a main of their own.
+function(olmoe_test_sources OUT ROOM)
+  file(GLOB folders LIST_DIRECTORIES true CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/${ROOM}/*")
+  list(FILTER folders EXCLUDE REGEX "(/mpi|\\.[a-z]+)$")
+  olmoe_sources(sources "${CMAKE_SOURCE_DIR}/tests/${ROOM}" ${folders})
+  set(${OUT} ${sources} PARENT_SCOPE)
+endfunction()
+
 function(olmoe_tests ROOM)
   cmake_parse_arguments(TESTS "PCH" "" "LINK;ARGUMENTS" ${ARGN})
-  olmoe_sources(sources "${CMAKE_SOURCE_DIR}/tests/${ROOM}")
+  olmoe_test_sources(sources ${ROOM})
   if(NOT sources)
     return()
   endif()
   add_executable(${ROOM}_tests ${sources})
-  target_link_libraries(${ROOM}_tests PRIVATE test_main olmoe_${ROOM} ${TESTS_LINK})
+  target_link_libraries(${ROOM}_tests PRIVATE test_main ${TESTS_LINK})
   if(TESTS_PCH)
     olmoe_reuse_torch_pch(${ROOM}_tests)
   else()
@@ -46,16 +55,16 @@ function(olmoe_tests ROOM)
   set_tests_properties(${ROOM} PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
 endfunction()
 
-olmoe_tests(core LINK nlohmann_json::nlohmann_json)
-olmoe_tests(kernels PCH)
+olmoe_tests(core LINK olmoe_core_reader nlohmann_json::nlohmann_json)
+olmoe_tests(kernels PCH LINK olmoe_kernels olmoe_trainer_device)
 # The same on narrower vectors, which older CPUs have.
 add_test(NAME kernels_avx2 COMMAND kernels_tests)
 set_tests_properties(kernels_avx2 PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1;ATEN_CPU_CAPABILITY=avx2" TIMEOUT 300)
-olmoe_tests(parallel PCH)
-olmoe_tests(data LINK ZLIB::ZLIB)
-olmoe_tests(model PCH LINK nlohmann_json::nlohmann_json)
+olmoe_tests(parallel PCH LINK olmoe_parallel)
+olmoe_tests(data LINK olmoe_data ZLIB::ZLIB)
+olmoe_tests(model PCH LINK olmoe_model)
 # Every layout of up to 8 thread ranks takes longer than all else of the room.
-olmoe_tests(trainer PCH LINK nlohmann_json::nlohmann_json ARGUMENTS "~[layouts]")
+olmoe_tests(trainer PCH LINK olmoe_trainer_preflight nlohmann_json::nlohmann_json ARGUMENTS "~[layouts]")
 add_test(NAME trainer_layouts COMMAND trainer_tests "[layouts]")
 set_tests_properties(trainer_layouts PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
 

@@ -1,13 +1,9 @@
 #include "core/hash.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <xxhash.h>
 
-#include <vector>
-
 #include "core/error.h"
-#include "core/file_descriptor.h"
 
 namespace olmoe {
 
@@ -34,14 +30,6 @@ void Hasher::update(std::span<const std::byte> bytes) {
 std::string Hasher::hex() const {
   const XXH128_hash_t hash = XXH3_128bits_digest(impl_->state.get());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
-}
-
-std::string hash_file(const std::string& path) {
-  const FileDescriptor file(path, O_RDONLY);
-  std::vector<std::byte> buffer(1 << 20);
-  Hasher hasher;
-  while (const size_t count = file.read_some(buffer)) hasher.update({buffer.data(), count});
-  return hasher.hex();
 }
 
 }  // namespace olmoe

@@ -24,7 +24,4 @@ class Hasher {
   std::unique_ptr<Impl> impl_;
 };
 
-/// The Hasher's digits over a whole file. Throws Error with errno's text.
-std::string hash_file(const std::string& path);
-
 }  // namespace olmoe

@@ -3,8 +3,8 @@
 #include <filesystem>
 #include <sstream>
 
-#include "core/files.h"
-#include "core/user_path.h"
+#include "core/files/files.h"
+#include "core/reader/user_path.h"
 
 namespace olmoe {
 namespace {

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "core/config_reader.h"
+#include "core/reader/config_reader.h"
 #include "data/token_files.h"
 
 namespace olmoe {

@@ -9,8 +9,8 @@
 #include <cstring>
 #include <utility>
 
-#include "core/bus_errors.h"
 #include "core/error.h"
+#include "core/process/bus_errors.h"
 
 namespace olmoe {
 namespace {

@@ -4,7 +4,7 @@
 #include <span>
 #include <string>
 
-#include "core/file_descriptor.h"
+#include "core/files/file_descriptor.h"
 
 namespace olmoe {
 

@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/threads.h"
+#include "core/process/threads.h"
 
 namespace olmoe {
 namespace {

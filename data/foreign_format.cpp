@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/file_kinds.h"
+#include "core/files/file_kinds.h"
 
 namespace olmoe {
 namespace {

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/process_limits.h"
+#include "core/process/process_limits.h"
 #include "data/document_table.h"
 #include "data/file_sample.h"
 #include "data/foreign_format.h"

@@ -1,7 +1,7 @@
 // AdamW of one element, for CPU and GPU alike.
 #pragma once
 #include "kernels/adamw.h"
-#include "kernels/elements.h"
+#include "kernels/rows/elements.h"
 
 namespace olmoe::kernels {
 

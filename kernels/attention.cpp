@@ -10,8 +10,8 @@
 #include "kernels/blas.h"
 #include "kernels/cuda_kernels.h"
 #include "kernels/cudnn/attention.h"
-#include "kernels/dtypes.h"
-#include "kernels/row_loop.h"
+#include "kernels/rows/dtypes.h"
+#include "kernels/rows/row_loop.h"
 
 // A block of queries meets all keys up to its last one at once: products over keys beyond a query
 // are the price of few, large products. Scores exist for one block a thread.

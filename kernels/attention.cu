@@ -18,7 +18,7 @@
 #include <mutex>
 
 #include "kernels/cuda_kernels.h"
-#include "kernels/dtypes.h"
+#include "kernels/rows/dtypes.h"
 
 // bf16: ATen's FlashAttention-2. (cuDNN's attention is in kernels/cudnn/: ATen 2.11 has no way to ask for its
 // deterministic backward.) float32: ATen's memory-efficient attention, whose

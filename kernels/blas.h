@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/dtypes.h"
+#include "kernels/rows/dtypes.h"
 
 namespace olmoe::kernels::blas {
 

@@ -9,9 +9,9 @@
 #include <numeric>
 
 #include "kernels/cuda_kernels.h"
-#include "kernels/dtypes.h"
 #include "kernels/grouped_gemm.h"
-#include "kernels/row_loop.h"
+#include "kernels/rows/dtypes.h"
+#include "kernels/rows/row_loop.h"
 
 namespace olmoe::kernels {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "core/targets.h"
 #include "kernels/cuda_kernels.h"
-#include "kernels/launch.cuh"
+#include "kernels/rows/launch.cuh"
 
 namespace olmoe::kernels::cuda {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "kernels/cuda_kernels.h"
 #include "kernels/embedding_index.h"
-#include "kernels/row_part.cuh"
+#include "kernels/rows/row_part.cuh"
 
 namespace olmoe::kernels::cuda {
 namespace {

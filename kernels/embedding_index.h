@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/elements.h"
+#include "kernels/rows/elements.h"
 
 namespace olmoe::kernels {
 

@@ -2,10 +2,10 @@
 
 #include <ATen/ops/empty.h>
 
-#include "kernels/dtypes.h"
 #include "kernels/expert_tiles.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/hopper/fused.h"
+#include "kernels/rows/dtypes.h"
 #include "kernels/swiglu.h"
 
 namespace olmoe::kernels {

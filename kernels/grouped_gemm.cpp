@@ -5,7 +5,7 @@
 
 #include "kernels/blas.h"
 #include "kernels/cuda_kernels.h"
-#include "kernels/dtypes.h"
+#include "kernels/rows/dtypes.h"
 
 namespace olmoe::kernels {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "kernels/cuda_kernels.h"
 #include "kernels/grouped_gemm_index.h"
-#include "kernels/launch.cuh"
+#include "kernels/rows/launch.cuh"
 
 namespace olmoe::kernels::cuda {
 namespace {

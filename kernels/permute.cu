@@ -3,8 +3,8 @@
 #include <ATen/ops/empty.h>
 
 #include "kernels/cuda_kernels.h"
-#include "kernels/launch.cuh"
 #include "kernels/permute_index.h"
+#include "kernels/rows/launch.cuh"
 
 namespace olmoe::kernels::cuda {
 namespace {

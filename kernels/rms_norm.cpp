@@ -3,8 +3,8 @@
 #include <ATen/ops/empty.h>
 
 #include "kernels/cuda_kernels.h"
-#include "kernels/dtypes.h"
-#include "kernels/row_loop.h"
+#include "kernels/rows/dtypes.h"
+#include "kernels/rows/row_loop.h"
 
 namespace olmoe::kernels {
 namespace {

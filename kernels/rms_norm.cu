@@ -1,7 +1,7 @@
 // Shapes: N rows, D width.
 #include "kernels/cuda_kernels.h"
-#include "kernels/dtypes.h"
-#include "kernels/row_sums.cuh"
+#include "kernels/rows/dtypes.h"
+#include "kernels/rows/row_sums.cuh"
 
 namespace olmoe::kernels::cuda {
 namespace {

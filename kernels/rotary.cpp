@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kernels/cuda_kernels.h"
-#include "kernels/dtypes.h"
-#include "kernels/row_loop.h"
+#include "kernels/rows/dtypes.h"
+#include "kernels/rows/row_loop.h"
 
 namespace olmoe::kernels {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "kernels/cuda_kernels.h"
 #include "kernels/rotary_index.h"
-#include "kernels/row_sums.cuh"
+#include "kernels/rows/row_sums.cuh"
 
 namespace olmoe::kernels::cuda {
 namespace {

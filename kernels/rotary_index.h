@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/elements.h"
+#include "kernels/rows/elements.h"
 
 namespace olmoe::kernels {
 

@@ -4,8 +4,8 @@
 #include <limits>
 
 #include "kernels/cuda_kernels.h"
-#include "kernels/launch.cuh"
 #include "kernels/router_index.h"
+#include "kernels/rows/launch.cuh"
 
 namespace olmoe::kernels::cuda {
 namespace {

@@ -1,6 +1,6 @@
 // Shapes: R rows, F hidden width; a row of z is gate [F] and up [F].
 #include "kernels/cuda_kernels.h"
-#include "kernels/row_part.cuh"
+#include "kernels/rows/row_part.cuh"
 
 namespace olmoe::kernels::cuda {
 namespace {

@@ -1,7 +1,5 @@
 // What a build without CUDA has instead of the .cu files.
 #include "core/error.h"
-#include "kernels/cuda_device.h"
-#include "kernels/cuda_graph.h"
 #include "kernels/cuda_kernels.h"
 
 namespace olmoe::kernels::cuda {
@@ -12,14 +10,6 @@ namespace {
 }
 
 }  // namespace
-
-bool built_in() { return false; }
-int device_count() { return 0; }
-GpuFacts gpu_facts(int) { refuse("gpu_facts"); }
-void use_device(int) { refuse("use_device"); }
-HostSyncMode::HostSyncMode(Then) : before_(0) { refuse("HostSyncMode"); }
-HostSyncMode::~HostSyncMode() = default;
-std::unique_ptr<Recorder> make_graph_recorder(c10::Device) { refuse("make_graph_recorder"); }
 
 void rms_norm(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, RmsNorm&) { refuse("rms_norm"); }
 void rms_norm_backward(const at::Tensor&, const at::Tensor&, const RmsNormForward&, at::Tensor&, at::Tensor&) {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "core/config_reader.h"
+#include "core/reader/config_reader.h"
 
 namespace olmoe {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <utility>
 
-#include "parallel/communicator.h"
+#include "parallel/collectives/communicator.h"
 
 namespace olmoe {
 namespace {

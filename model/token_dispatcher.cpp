@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "parallel/host_tensor.h"
+#include "parallel/collectives/host_tensor.h"
 
 namespace olmoe {
 namespace {

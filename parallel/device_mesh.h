@@ -2,7 +2,7 @@
 #include <memory>
 #include <string>
 
-#include "parallel/communicator.h"
+#include "parallel/collectives/communicator.h"
 
 namespace olmoe {
 

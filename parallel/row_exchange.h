@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "parallel/communicator.h"
+#include "parallel/collectives/communicator.h"
 #include "parallel/lane.h"
 
 namespace olmoe {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/communicator.h"
+#include "parallel/collectives/communicator.h"
 #include "parallel/gather_pool.h"
 
 namespace olmoe {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks what no compiler checks: floors, the homes of outside libraries, format, lengths, nesting, parameters, leftovers.
+"""Checks what no compiler checks: floors, the homes of outside libraries, format, sizes, nesting, parameters, leftovers.
 
     scripts/check_house.py [ROOT]      prints path:line: problem; returns 1 where there is one
 """
@@ -12,22 +12,34 @@ from pathlib import Path
 
 from cpp_functions import functions_of, without_comments
 
+# A folder at the top includes what lies on lower floors. Folders without a floor belong to the one they are in.
 FLOOR = {"core": 0, "kernels": 1, "parallel": 1, "data": 1, "model": 2, "trainer": 3, "apps": 4}
+# Rooms inside such a folder, in the same way, and the folder's own files.
+INNER_FLOOR = {
+    "core": 0, "core/process": 1, "core/files": 2, "core/reader": 3,
+    "kernels/rows": 0, "kernels": 1,
+    "parallel/collectives": 0, "parallel": 1,
+    "data": 0, "model": 0, "apps": 0,
+    "trainer/device": 0, "trainer/config": 1, "trainer/checkpoint": 2, "trainer/job": 2, "trainer/planner": 2,
+    "trainer": 3, "trainer/preflight": 4,
+}
 # What a room may see of a lower one, where that is not everything.
 NARROW = {
-    ("model", "parallel"): {"parallel/communicator.h", "parallel/device_mesh.h", "parallel/host_tensor.h",
+    ("model", "parallel"): {"parallel/collectives/communicator.h", "parallel/device_mesh.h", "parallel/collectives/host_tensor.h",
                             "parallel/row_exchange.h"},
     ("model", "data"): {"data/batch.h"},
+    **{("trainer/device", other): set() for other in ("kernels", "kernels/rows", "parallel", "parallel/collectives",
+                                                      "data", "model")},
 }
-CUDA_HOMES = r".*\.(cu|cuh)|parallel/nccl_communicator\.cpp"
+CUDA_HOMES = r".*\.(cu|cuh)|parallel/collectives/nccl_communicator\.cpp"
 # (what is included, the files that may, how to call it)
 HOMES = [
-    (r"mpi\.h", r"parallel/mpi_communicator\.cpp|apps/.*|tests/.*", "MPI"),
-    (r"nccl.*\.h", r"parallel/nccl_communicator\.cpp", "NCCL"),
+    (r"mpi\.h", r"parallel/collectives/mpi_communicator\.cpp|apps/.*|tests/.*", "MPI"),
+    (r"nccl.*\.h", r"parallel/collectives/nccl_communicator\.cpp", "NCCL"),
     (r"cudnn[^/]*\.h|ATen/cudnn/.*", r"kernels/cudnn/.*\.cpp", "cuDNN"),
     (r"(cuda|cublas|nvtx|nvToolsExt)[^/]*\.h|(cub|thrust|cutlass|cute|cuda|nvtx3|c10/cuda|ATen/cuda)/.*",
      CUDA_HOMES, "CUDA"),
-    (r"yaml-cpp/.*", r"core/config_reader[^/]*\.cpp", "yaml-cpp"),
+    (r"yaml-cpp/.*", r"core/reader/config_reader[^/]*\.cpp", "yaml-cpp"),
     (r"spdlog/.*", r"core/log\.cpp", "spdlog"),
     (r"catch2/.*", r"tests/.*", "Catch2"),
     (r"torch/(torch|all|extension)\.h", r"(?!)", "torch/torch.h"),
@@ -37,6 +49,7 @@ MAX_COLUMNS = 120  # of C++
 MAX_FUNCTION_LINES = 70
 MAX_NESTING = 4
 MAX_PARAMETERS = 6
+MAX_UNITS = 18  # of a room: a unit is X.h, X.cpp, X.cu, and X_index.h or X_element.h, which they share
 # Headers that stand for a library's have its functions as they are.
 OTHERS_FUNCTIONS = re.compile(r"tests/emulation/include/.*")
 CLANG_FORMAT = 14  # the version: another one formats in another way
@@ -60,21 +73,40 @@ def files_of(root):
             yield path
 
 
+def room_of(name):
+    """Returns the room of a file: the innermost of its folders that is one, or None."""
+    return next((folder for folder in map(str, Path(name).parents) if folder in INNER_FLOOR), None)
+
+
 def check_include(name, target, quoted):
     """Returns the problem with one #include of the file `name`, or None."""
-    room, other = name.split("/")[0], target.split("/")[0]
     for pattern, homes, library in HOMES:
         if re.fullmatch(pattern, target) and not re.fullmatch(homes, name):
             return f"{library} is not included here: <{target}>"
-    if room not in FLOOR or not quoted:
+    room, other = room_of(name), room_of(target)
+    if room is None or not quoted:
         return None
-    if other not in FLOOR:
+    if other is None:
         return f'"{target}" does not start with a room'
-    if room != other and FLOOR[other] >= FLOOR[room]:
-        return f"{room} is on floor {FLOOR[room]} and may not include {other}, on floor {FLOOR[other]}"
+    top, other_top = room.split("/")[0], other.split("/")[0]
+    floor, other_floor = ((FLOOR[top], FLOOR[other_top]) if top != other_top else
+                          (INNER_FLOOR[room], INNER_FLOOR[other]))
+    if room != other and other_floor >= floor:
+        return f"{room} is on floor {floor} and may not include {other}, on floor {other_floor}"
     if target not in NARROW.get((room, other), {target}):
         return f"{room} may not include {target}"
     return None
+
+
+def check_units(names):
+    """Yields a problem for each room of too many units."""
+    units = {}
+    for name in names:
+        if room_of(name) and Path(name).suffix in CPP:
+            unit = re.sub(r"_(index|element)$", "", Path(name).stem)
+            units.setdefault(str(Path(name).parent), set()).add(unit)
+    yield from (f"{room}: {len(found)} units, more than {MAX_UNITS}" for room, found in units.items()
+                if len(found) > MAX_UNITS)
 
 
 def check_includes(name, text):
@@ -169,7 +201,8 @@ def check_house(root):
     files = list(files_of(root))
     problems = [f"{path.relative_to(root)}:{line}: {problem}"
                 for path in files for line, problem in check_file(root, path)]
-    return len(files), [*problems, *check_format(root, files)]
+    names = [path.relative_to(root).as_posix() for path in files]
+    return len(files), [*problems, *check_units(names), *check_format(root, files)]
 
 
 def main():

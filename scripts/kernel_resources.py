@@ -49,7 +49,8 @@ def readable(names):
 
 def sources_of(root, suffix, architectures):
     """{stem: text} of the CUDA sources that a build for these architectures compiles."""
-    folders = [root / "kernels"] + [root / "kernels/hopper"] * ("sm_90a" in architectures)
+    folders = [root / folder for folder in ("kernels", "kernels/rows", "trainer/device")]
+    folders += [root / "kernels/hopper"] * ("sm_90a" in architectures)
     return {path.stem: path.read_text(encoding="utf-8") for folder in folders for path in sorted(folder.glob(suffix))}
 
 

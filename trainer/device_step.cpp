@@ -18,7 +18,7 @@ at::Tensor max_expert_load(const at::Tensor& counts_LE) {
 }  // namespace
 
 DeviceStep::DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, Size size,
-                       std::unique_ptr<kernels::Recorder> recorder)
+                       std::unique_ptr<GraphRecorder> recorder)
     : runner_(runner), optimizer_(optimizer), mesh_(mesh), size_(size) {
   if (!recorder) return;
   batches_.emplace(runner.totals().losses_3.device(), size.rounds);

@@ -26,7 +26,7 @@ class DeviceStep {
   };
   /// What it refers to outlives it. `recorder` is null for a step without a graph.
   DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, Size size,
-             std::unique_ptr<kernels::Recorder> recorder);
+             std::unique_ptr<GraphRecorder> recorder);
   /// Step `step`, the first is 1, on the batches that `next` gives, one a round. Nothing is updated where loss or
   /// gradient norm is not finite: the host learns of it from what is returned, float64 [6] on the device, of all ranks:
   /// cross-entropy sum; load-balancing and z-loss, means over layers; gradient norm; load of the busiest expert, in

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "trainer/agreement.h"
+#include "parallel/agreement.h"
 
 namespace olmoe {
 

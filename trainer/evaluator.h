@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "data/data_loader.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 #include "trainer/stage_runner.h"
 
 namespace olmoe {

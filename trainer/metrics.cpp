@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "core/files.h"
+#include "core/files/files.h"
 #include "core/log.h"
-#include "trainer/memory_plan.h"
+#include "core/text.h"
 
 namespace olmoe {
 namespace {

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "core/json_lines.h"
+#include "core/files/json_lines.h"
+#include "parallel/mesh_traffic.h"
 #include "trainer/evaluator.h"
-#include "trainer/mesh_traffic.h"
 
 namespace olmoe {
 

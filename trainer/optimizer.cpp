@@ -1,7 +1,7 @@
 #include "trainer/optimizer.h"
 
 #include "kernels/adamw.h"
-#include "parallel/host_tensor.h"
+#include "parallel/collectives/host_tensor.h"
 
 namespace olmoe {
 

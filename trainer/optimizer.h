@@ -6,18 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "parallel/communicator.h"
+#include "parallel/collectives/communicator.h"
 #include "parallel/sharded_unit.h"
-#include "trainer/config.h"
+#include "trainer/checkpoint/state_tensor.h"
+#include "trainer/config/config.h"
 
 namespace olmoe {
-
-/// One kind of trained state of one unit, flat, cut like the unit's shard: what a checkpoint saves.
-struct StateTensor {
-  std::string kind;  ///< "weight", "exp_avg" or "exp_avg_sq"
-  const ShardedUnit* unit;
-  at::Tensor flat;
-};
 
 /// AdamW on the shards of all units, after clipping by the global norm.
 class Optimizer {

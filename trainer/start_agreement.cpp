@@ -14,8 +14,8 @@
 #include "core/error.h"
 #include "core/hash.h"
 #include "core/version.h"
-#include "parallel/trace_comparison.h"
-#include "trainer/agreement.h"
+#include "parallel/agreement.h"
+#include "parallel/collectives/trace_comparison.h"
 
 namespace olmoe {
 namespace {

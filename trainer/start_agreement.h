@@ -3,8 +3,8 @@
 #include <vector>
 
 #include "data/data_loader.h"
-#include "parallel/communicator.h"
-#include "trainer/config.h"
+#include "parallel/collectives/communicator.h"
+#include "trainer/config/config.h"
 #include "trainer/evaluator.h"
 
 /// What ranks must have alike before they train together: with other configs they wait for each other in vain or train

@@ -3,7 +3,7 @@
 #include <ATen/ops/empty_like.h>
 
 #include "core/error.h"
-#include "parallel/host_tensor.h"
+#include "parallel/collectives/host_tensor.h"
 
 namespace olmoe {
 

@@ -6,7 +6,7 @@
 
 namespace olmoe {
 
-StepGraph::StepGraph(std::unique_ptr<kernels::Recorder> recorder, std::function<void()> restore)
+StepGraph::StepGraph(std::unique_ptr<GraphRecorder> recorder, std::function<void()> restore)
     : recorder_(std::move(recorder)), restore_(std::move(restore)) {}
 
 at::Tensor StepGraph::run(const std::function<at::Tensor()>& work) {

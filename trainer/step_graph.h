@@ -4,7 +4,7 @@
 #include <functional>
 #include <memory>
 
-#include "kernels/cuda_graph.h"
+#include "trainer/device/cuda_graph.h"
 
 namespace olmoe {
 
@@ -17,14 +17,14 @@ class StepGraph {
 
   /// `restore` puts what the host remembers of the weights to what it is between any two steps: done before the
   /// recording, whatever came before, and after each replay, of which the host's objects know nothing.
-  StepGraph(std::unique_ptr<kernels::Recorder> recorder, std::function<void()> restore);
+  StepGraph(std::unique_ptr<GraphRecorder> recorder, std::function<void()> restore);
   /// Does the step's `work`, which must be the same every time. Returns what it returned: from the recording on the
   /// same tensor, whose contents last until the next step. After a recording that threw it throws Error: part of the
   /// step's state is as it was, part as after the step.
   at::Tensor run(const std::function<at::Tensor()>& work);
 
  private:
-  std::unique_ptr<kernels::Recorder> recorder_;
+  std::unique_ptr<GraphRecorder> recorder_;
   std::function<void()> restore_;
   at::Tensor result_;
   int rehearsed_ = 0;

@@ -6,28 +6,28 @@
 #include <cmath>
 #include <filesystem>
 
-#include "core/files.h"
+#include "core/files/files.h"
 #include "core/log.h"
-#include "core/process_limits.h"
+#include "core/process/process_limits.h"
 #include "core/stopwatch.h"
 #include "data/fingerprint.h"
 #include "data/token_files.h"
-#include "kernels/cuda_device.h"
-#include "kernels/cuda_graph.h"
 #include "model/transformer.h"
-#include "parallel/host_tensor.h"
-#include "trainer/agreement.h"
-#include "trainer/devices.h"
-#include "trainer/disk_errors.h"
-#include "trainer/environment.h"
-#include "trainer/joined_hashes.h"
-#include "trainer/layout.h"
-#include "trainer/lr_schedule.h"
-#include "trainer/preemption.h"
-#include "trainer/run_folder.h"
+#include "parallel/agreement.h"
+#include "parallel/collectives/host_tensor.h"
+#include "parallel/joined_hashes.h"
+#include "trainer/checkpoint/disk_errors.h"
+#include "trainer/checkpoint/state_guard.h"
+#include "trainer/config/lr_schedule.h"
+#include "trainer/config/mesh_shape.h"
+#include "trainer/device/cuda_device.h"
+#include "trainer/device/cuda_graph.h"
+#include "trainer/device/tensor_memory.h"
+#include "trainer/job/devices.h"
+#include "trainer/job/environment.h"
+#include "trainer/job/preemption.h"
+#include "trainer/job/run_folder.h"
 #include "trainer/start_agreement.h"
-#include "trainer/state_guard.h"
-#include "trainer/tensor_memory.h"
 #include "trainer/trial_pass.h"
 #include "trainer/weights.h"
 
@@ -80,8 +80,8 @@ DataLoader::Plan make_plan(const Config& config, const Communicator& world) {
   return plan;
 }
 
-std::unique_ptr<kernels::Recorder> recorder_of(const TrainConfig& config) {
-  return config.cuda_graph ? kernels::cuda::make_graph_recorder(device_of_rank(config.device)) : nullptr;
+std::unique_ptr<GraphRecorder> recorder_of(const TrainConfig& config) {
+  return config.cuda_graph ? cuda::make_graph_recorder(device_of_rank(config.device)) : nullptr;
 }
 
 namespace fs = std::filesystem;
@@ -276,7 +276,7 @@ ExitCode Trainer::leave() {
 
 StepMetrics Trainer::train_step() {
   const Stopwatch watch;
-  std::optional<kernels::cuda::HostSyncCounter> host_syncs;
+  std::optional<cuda::HostSyncCounter> host_syncs;
   if (config_.log.host_syncs) host_syncs.emplace();
   const auto traffic_before = traffic_of(mesh_);
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);

@@ -6,16 +6,16 @@
 #include <string>
 
 #include "core/error.h"
-#include "core/json_lines.h"
+#include "core/files/json_lines.h"
 #include "data/data_loader.h"
 #include "parallel/device_mesh.h"
-#include "trainer/checkpointer.h"
-#include "trainer/config.h"
+#include "trainer/checkpoint/checkpointer.h"
+#include "trainer/config/config.h"
 #include "trainer/device_step.h"
 #include "trainer/evaluator.h"
+#include "trainer/job/run_lock.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
-#include "trainer/run_lock.h"
 #include "trainer/stage_runner.h"
 
 namespace olmoe {

@@ -1,6 +1,6 @@
 #include "trainer/weights.h"
 
-#include "model/hf_checkpoint.h"
+#include "trainer/checkpoint/hf_checkpoint.h"
 
 namespace olmoe {
 

@@ -4,7 +4,7 @@
 
 #include "model/init.h"
 #include "parallel/sharded_unit.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 namespace olmoe {
 

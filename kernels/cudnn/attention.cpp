@@ -18,7 +18,7 @@
 // A plan is cuDNN's kernels for one shape: an engine that its heuristics choose, compiled when the plan is made. The
 // backward that is not deterministic adds to dq in fp32 by atomics. The deterministic one of cuDNN 9.19 stores the
 // scores' gradients, S x S in bf16 for each head, and multiplies them by the keys afterwards: its workspace grows with
-// the square of S (trainer/activation_plan.cpp).
+// the square of S (trainer/planner/activation_plan.cpp).
 namespace olmoe::kernels::cudnn {
 namespace {
 

@@ -6,7 +6,7 @@
 #include <cutlass/fast_math.h>
 
 #include "kernels/expert_tiles.h"
-#include "kernels/launch.cuh"
+#include "kernels/rows/launch.cuh"
 
 namespace olmoe::kernels::hopper {
 

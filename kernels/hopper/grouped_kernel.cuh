@@ -9,8 +9,8 @@
 
 #include "kernels/hopper/gathered_rows.cuh"
 #include "kernels/hopper/operands.cuh"
-#include "kernels/launch.cuh"
 #include "kernels/permute.h"
+#include "kernels/rows/launch.cuh"
 
 namespace olmoe::kernels::hopper {
 

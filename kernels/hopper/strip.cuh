@@ -2,7 +2,7 @@
 // memory and back, 64 columns at a time, through a strip of shared memory of its own. Indices: kernels/expert_tiles.h.
 #pragma once
 #include "kernels/expert_tiles.h"
-#include "kernels/launch.cuh"
+#include "kernels/rows/launch.cuh"
 
 namespace olmoe::kernels::hopper {
 

@@ -23,4 +23,4 @@ GROUPED_PRODUCTS = {
     (32768, 4096, 512, 256, 16): ((292, 333), (427, 397)), (32768, 4096, 1024, 128, 8): ((433, 397), (517, 420)),
     (32768, 4096, 2048, 64, 4): ((547, 418), (573, 442)),
 }
-FITTED_FROM_WIDTH = 1024  # the constants of trainer/kernel_forms.cpp were fitted to experts at least as wide
+FITTED_FROM_WIDTH = 1024  # the constants of trainer/planner/kernel_forms.cpp were fitted to experts at least as wide

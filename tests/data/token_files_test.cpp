@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "core/hash.h"
+#include "core/files/files.h"
 #include "support/catch.h"
 #include "support/lowered_limit.h"
 #include "token_fixtures.h"

@@ -84,7 +84,7 @@ class Config(BadInputTest):
         self.assert_refused(CONFIG, ["train.global_batch_size", "63 bits"], self.config, "data.sequence_length=16777216",
                             "train.micro_batch_size=2e9", "train.global_batch_size=2e9", "model.d_model=131072")
 
-    def test_what_the_command_line_hands_to_yaml(self):  # of more values: tests/core/config_typed_test.cpp
+    def test_what_the_command_line_hands_to_yaml(self):  # of more values: tests/core/reader/config_typed_test.cpp
         for value in ("run #1", "run: 1", "a\nlr: 1", os.fsdecode(b"caf\xe9")):
             with self.subTest(value=value):
                 self.assert_refused(CONFIG, ["run.folder: ", "command line", "quotes"], self.config,

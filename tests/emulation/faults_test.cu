@@ -6,7 +6,7 @@
 #include <string>
 
 #include "kernels/compare.h"
-#include "kernels/launch.cuh"
+#include "kernels/rows/launch.cuh"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;

@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "kernels/launch.cuh"
+#include "kernels/rows/launch.cuh"
 #include "support/catch.h"
 
 using namespace olmoe::kernels;

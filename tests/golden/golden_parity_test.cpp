@@ -5,11 +5,11 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "core/safetensors.h"
+#include "core/files/safetensors.h"
 #include "model/head.h"
-#include "model/hf_checkpoint.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
+#include "trainer/checkpoint/hf_checkpoint.h"
 #include "trainer/optimizer.h"
 #include "trainer/weights.h"
 

@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "compare.h"
+#include "kernels/compare.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;

@@ -6,9 +6,9 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/where.h>
 
-#include "compare.h"
 #include "core/targets.h"
 #include "kernels/adamw.h"
+#include "kernels/compare.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/permute.h"

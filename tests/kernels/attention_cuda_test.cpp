@@ -2,10 +2,10 @@
 // values: one side rounds (compare.h). Tagged [cuda]; without a GPU of compute capability 9.0 those of cuDNN fail.
 #include <ATen/ops/full_like.h>
 
-#include "compare.h"
 #include "kernels/attention.h"
-#include "kernels/cuda_device.h"
-#include "kernels/cuda_graph.h"
+#include "kernels/compare.h"
+#include "trainer/device/cuda_device.h"
+#include "trainer/device/cuda_graph.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;
@@ -67,7 +67,7 @@ Computed replayed(const Case& c, const AttentionMethod& method) {
   placed.fused = at::full_like(c.fused, 1);
   placed.dy = at::full_like(c.dy, 1);
   Computed out;
-  const auto recorder = cuda::make_graph_recorder(c.fused.device());
+  const auto recorder = olmoe::cuda::make_graph_recorder(c.fused.device());
   recorder->rehearse([&] { compute(placed, method); });
   recorder->record([&] { out = compute(placed, method); });
   placed.fused.copy_(c.fused);
@@ -109,7 +109,7 @@ TEST_CASE("GPU: cudnn attention makes a plan for each shape once, and then never
   compute(two, method);
   CHECK(method.cudnn->plans() == 4);
   {
-    const cuda::NoHostSync no_sync;
+    const olmoe::cuda::NoHostSync no_sync;
     compute(one, method);
     compute(two, method);
   }

@@ -4,7 +4,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 
-#include "compare.h"
+#include "kernels/compare.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;

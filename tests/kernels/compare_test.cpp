@@ -1,5 +1,5 @@
 // The helpers of these tests.
-#include "compare.h"
+#include "kernels/compare.h"
 
 using namespace olmoe::kernels::testing;
 

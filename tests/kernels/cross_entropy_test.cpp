@@ -5,7 +5,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 
-#include "compare.h"
+#include "kernels/compare.h"
 
 using namespace olmoe::kernels;
 using olmoe::kIgnoredTarget;

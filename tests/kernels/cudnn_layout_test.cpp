@@ -8,8 +8,8 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
-#include "compare.h"
 #include "kernels/attention.h"
+#include "kernels/compare.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "compare.h"
+#include "kernels/compare.h"
 
 using namespace olmoe::kernels;
 

@@ -4,7 +4,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
 
-#include "compare.h"
+#include "kernels/compare.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;

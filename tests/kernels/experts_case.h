@@ -4,7 +4,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/silu.h>
 
-#include "compare.h"
+#include "kernels/compare.h"
 #include "kernels/experts.h"
 #include "support/catch.h"
 

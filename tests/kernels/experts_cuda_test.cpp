@@ -1,7 +1,7 @@
 // The experts' fused kernels on a GPU beside the unfused ones, on the same values, and both against a float64 loop.
 // Tagged [cuda]; without a GPU of compute capability 9.0 these fail.
-#include "experts_case.h"
-#include "kernels/cuda_device.h"
+#include "kernels/experts_case.h"
+#include "trainer/device/cuda_device.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;
@@ -91,7 +91,7 @@ TEST_CASE("GPU: fused experts are the unfused ones, and both the formula", "[cud
 TEST_CASE("GPU: fused experts do not wait for the host", "[cuda]") {
   const auto c = ExpertsCase({64, 2, 8, 256, 256, Spread::half}, at::kBFloat16).on(at::kCUDA);
   run_experts(ExpertKernels::fused, c);
-  const cuda::NoHostSync guard;
+  const olmoe::cuda::NoHostSync guard;
   CHECK_NOTHROW(run_experts(ExpertKernels::fused, c));
 }
 

@@ -1,6 +1,6 @@
 #include "kernels/experts.h"
 
-#include "experts_case.h"
+#include "kernels/experts_case.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;

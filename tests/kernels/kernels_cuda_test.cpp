@@ -15,10 +15,10 @@
 #include <limits>
 #include <vector>
 
-#include "compare.h"
 #include "core/targets.h"
 #include "kernels/adamw.h"
 #include "kernels/attention.h"
+#include "kernels/compare.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/grouped_gemm.h"

@@ -6,7 +6,7 @@
 #include <bit>
 #include <utility>
 
-#include "compare.h"
+#include "kernels/compare.h"
 #include "kernels/permute.h"
 
 using namespace olmoe::kernels;

@@ -2,8 +2,8 @@
 
 #include <ATen/ops/ones.h>
 
-#include "compare.h"
-#include "kernels/elements.h"
+#include "kernels/compare.h"
+#include "kernels/rows/elements.h"
 
 using namespace olmoe::kernels;
 using namespace olmoe::kernels::testing;

@@ -1,6 +1,6 @@
 #include "kernels/rotary_index.h"
 
-#include "compare.h"
+#include "kernels/compare.h"
 
 using namespace olmoe::kernels;
 

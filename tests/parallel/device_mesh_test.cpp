@@ -2,9 +2,9 @@
 
 #include <ATen/ops/full.h>
 
-#include "collective_cases.h"
 #include "core/error.h"
-#include "parallel/thread_communicator.h"
+#include "parallel/collectives/collective_cases.h"
+#include "parallel/collectives/thread_communicator.h"
 #include "support/catch.h"
 
 using namespace olmoe;

@@ -5,7 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
-#include "parallel/thread_communicator.h"
+#include "parallel/collectives/thread_communicator.h"
 #include "support/catch.h"
 
 namespace {

@@ -44,12 +44,31 @@ class Includes(unittest.TestCase):
         self.assert_refused("core/a.cpp", '"data/batch.h"', "may not include data")
         self.assert_refused("kernels/a.cpp", '"parallel/lane.h"', "may not include parallel")
         self.assert_refused("data/a.h", '"kernels/adamw.h"', "may not include kernels")
-        self.assert_refused("model/a.h", '"trainer/config.h"', "may not include trainer")
+        self.assert_refused("model/a.h", '"trainer/config/config.h"', "may not include trainer")
         self.assert_refused("trainer/a.cpp", '"apps/train.h"', "may not include apps")
         self.assert_allowed("kernels/a.cpp", '"core/error.h"')
         self.assert_allowed("kernels/a.cpp", '"kernels/a.h"')
         self.assert_allowed("trainer/a.cpp", '"parallel/sharded_unit.h"')
         self.assert_allowed("tests/core/a.cpp", '"support/catch.h"')
+
+    def test_floors_inside_a_folder(self):
+        self.assert_refused("core/a.cpp", '"core/files/files.h"', "core is on floor 0 and may not include core/files")
+        self.assert_refused("parallel/collectives/a.cpp", '"parallel/lane.h"', "may not include parallel")
+        self.assert_refused("trainer/job/a.h", '"trainer/planner/plan.h"', "may not include trainer/planner")
+        self.assert_refused("trainer/a.cpp", '"trainer/preflight/doctor.h"', "may not include trainer/preflight")
+        self.assert_refused("trainer/device/a.h", '"model/stage.h"', "may not include model/stage.h")
+        self.assert_refused("data/a.h", '"kernels/rows/dtypes.h"', "may not include kernels/rows")
+        self.assert_allowed("kernels/hopper/a.cu", '"kernels/rows/dtypes.h"')
+        self.assert_allowed("kernels/hopper/a.cu", '"kernels/hopper/b.cuh"')
+        self.assert_allowed("trainer/preflight/a.cpp", '"trainer/trainer.h"')
+        self.assert_allowed("trainer/config/a.cpp", '"core/reader/config_reader.h"')
+
+    def test_a_room_holds_18_units(self):
+        units = [f"trainer/u{i}" for i in range(18)]
+        house = {f"{unit}{end}": "" for unit in units for end in (".h", ".cpp", ".cu", "_index.h", "_element.h")}
+        self.assertEqual(check(house), [])
+        self.assertEqual(check({**house, "trainer/another.h": ""}), ["trainer: 19 units, more than 18"])
+        self.assertEqual(check({**house, "trainer/job/another.h": ""}), [])
 
     def test_a_room_is_named(self):
         self.assert_refused("model/a.cpp", '"layers.h"', "does not start with a room")
@@ -57,19 +76,20 @@ class Includes(unittest.TestCase):
     def test_model_sees_little_of_parallel_and_data(self):
         self.assert_refused("model/a.h", '"parallel/sharded_unit.h"', "may not include parallel/sharded_unit.h")
         self.assert_refused("model/a.h", '"data/data_loader.h"', "may not include data/data_loader.h")
-        for target in ("parallel/communicator.h", "parallel/device_mesh.h", "parallel/row_exchange.h", "data/batch.h"):
+        for target in ("parallel/collectives/communicator.h", "parallel/device_mesh.h", "parallel/row_exchange.h",
+                       "data/batch.h"):
             self.assert_allowed("model/a.h", f'"{target}"')
 
     def test_outside_libraries_have_one_home(self):
         homes = {
-            "<mpi.h>": ["parallel/mpi_communicator.cpp", "apps/train.cpp", "tests/parallel/mpi_test.cpp"],
-            "<nccl.h>": ["parallel/nccl_communicator.cpp"],
-            "<cuda_runtime.h>": ["kernels/a.cu", "kernels/a.cuh", "parallel/nccl_communicator.cpp"],
-            "<c10/cuda/CUDAStream.h>": ["kernels/a.cu", "parallel/nccl_communicator.cpp"],
+            "<mpi.h>": ["parallel/collectives/mpi_communicator.cpp", "apps/train.cpp", "tests/parallel/mpi_test.cpp"],
+            "<nccl.h>": ["parallel/collectives/nccl_communicator.cpp"],
+            "<cuda_runtime.h>": ["kernels/a.cu", "kernels/a.cuh", "parallel/collectives/nccl_communicator.cpp"],
+            "<c10/cuda/CUDAStream.h>": ["kernels/a.cu", "parallel/collectives/nccl_communicator.cpp"],
             "<cub/cub.cuh>": ["kernels/a.cu"],
             "<cudnn_frontend.h>": ["kernels/cudnn/a.cpp"],
             "<ATen/cudnn/Handle.h>": ["kernels/cudnn/a.cpp"],
-            "<yaml-cpp/yaml.h>": ["core/config_reader.cpp", "core/config_reader_document.cpp"],
+            "<yaml-cpp/yaml.h>": ["core/reader/config_reader.cpp", "core/reader/config_reader_document.cpp"],
             "<spdlog/spdlog.h>": ["core/log.cpp"],
             "<catch2/catch.hpp>": ["tests/support/catch.h"],
             "<torch/torch.h>": [],

@@ -14,7 +14,8 @@ class RewriteLaunches(unittest.TestCase):
         return rewrite(text, "x.cu", REPOSITORY).split("\n", 1)[1]
 
     def test_all_other_lines_of_the_kernels_stay(self):
-        sources = [path for suffix in ("*.cu", "*.cuh") for path in sorted((REPOSITORY / "kernels").glob(suffix))]
+        sources = [path for room in ("kernels", "kernels/rows", "trainer/device") for suffix in ("*.cu", "*.cuh")
+                   for path in sorted((REPOSITORY / room).glob(suffix))]
         self.assertGreater(len(sources), 10)
         for path in sources:
             text = path.read_text()

@@ -5,7 +5,7 @@
 #include "core/random.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
-#include "trainer/checkpointer.h"
+#include "trainer/checkpoint/checkpointer.h"
 
 namespace olmoe::test {
 

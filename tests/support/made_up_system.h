@@ -3,7 +3,7 @@
 #include <map>
 #include <string>
 
-#include "core/machine.h"
+#include "core/process/machine.h"
 #include "support/temp_folder.h"
 
 namespace olmoe::test {

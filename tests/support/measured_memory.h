@@ -1,7 +1,7 @@
 // Runs whose peak of tensor bytes is held against the memory plan.
 #pragma once
 #include "support/trainer_fixtures.h"
-#include "trainer/tensor_memory.h"
+#include "trainer/device/tensor_memory.h"
 
 namespace olmoe::test {
 

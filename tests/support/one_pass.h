@@ -2,7 +2,7 @@
 #pragma once
 #include "model/init.h"
 #include "support/model_fixtures.h"
-#include "trainer/config_choices.h"
+#include "trainer/config/config_choices.h"
 #include "trainer/weights.h"
 
 namespace olmoe::test {

@@ -2,7 +2,7 @@
 #include <map>
 #include <string>
 
-#include "parallel/rendezvous.h"
+#include "parallel/collectives/rendezvous.h"
 
 namespace olmoe {
 

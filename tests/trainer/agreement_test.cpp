@@ -1,5 +1,5 @@
 // What one rank finds wrong, all ranks say in the same words.
-#include "trainer/agreement.h"
+#include "parallel/agreement.h"
 
 #include <atomic>
 

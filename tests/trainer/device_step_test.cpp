@@ -5,7 +5,7 @@
 #include "core/error.h"
 #include "data/data_loader.h"
 #include "model/init.h"
-#include "parallel/thread_communicator.h"
+#include "parallel/collectives/thread_communicator.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
 #include "trainer/weights.h"
@@ -15,7 +15,7 @@ namespace {
 using namespace olmoe;
 using namespace olmoe::test;
 
-class StandIn final : public kernels::Recorder {
+class StandIn final : public GraphRecorder {
  public:
   explicit StandIn(std::vector<std::string>& calls) : calls_(calls) {}
   void rehearse(const std::function<void()>& work) override {
@@ -37,7 +37,7 @@ class StandIn final : public kernels::Recorder {
 };
 
 /// As a graph does it: the recording runs the host's part, a replay writes results into the tensors of that time.
-class Tape final : public kernels::Recorder {
+class Tape final : public GraphRecorder {
  public:
   Tape(at::Tensor& input, at::Tensor& output) : input_(input), output_(output) {}
   void rehearse(const std::function<void()>& work) override { work(); }
@@ -125,7 +125,7 @@ TEST_CASE("what a replay returns is the tensor of the recording, and the host's 
 }
 
 TEST_CASE("a step whose recording threw is not done again: its own error comes first, then that the process must end") {
-  class Refusing final : public kernels::Recorder {
+  class Refusing final : public GraphRecorder {
     void rehearse(const std::function<void()>& work) override { work(); }
     void record(const std::function<void()>& work) override {
       work();  // the result is there, and is that of no step

@@ -1,7 +1,7 @@
 // A run that diverges: what it may not leave behind. Constants of the optimizer that would make it.
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
-#include "trainer/optimizer_limits.h"
+#include "trainer/config/optimizer_limits.h"
 
 namespace {
 

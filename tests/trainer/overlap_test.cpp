@@ -1,7 +1,7 @@
 // Gathering ahead: each stage's weights have been asked for before their turn. On a CPU nothing overlaps; that no bit
 // changes where it does is a [cuda] test of layouts_cuda_test.cpp.
 #include "model/init.h"
-#include "parallel/thread_communicator.h"
+#include "parallel/collectives/thread_communicator.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
 #include "trainer/weights.h"

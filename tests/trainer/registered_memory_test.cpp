@@ -2,7 +2,7 @@
 #include <map>
 
 #include "model/init.h"
-#include "parallel/thread_communicator.h"
+#include "parallel/collectives/thread_communicator.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
 #include "trainer/weights.h"

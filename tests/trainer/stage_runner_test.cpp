@@ -5,10 +5,10 @@
 #include "core/random.h"
 #include "model/head.h"
 #include "model/init.h"
-#include "parallel/thread_communicator.h"
+#include "parallel/collectives/thread_communicator.h"
 #include "support/catch.h"
 #include "support/dense_oracle.h"
-#include "trainer/config_sections.h"
+#include "trainer/config/config_sections.h"
 #include "trainer/weights.h"
 
 namespace {

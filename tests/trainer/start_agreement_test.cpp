@@ -3,9 +3,9 @@
 
 #include <set>
 
+#include "parallel/agreement.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
-#include "trainer/agreement.h"
 
 namespace {
 

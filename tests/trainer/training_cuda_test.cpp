@@ -1,16 +1,16 @@
 // The model on a GPU beside the CPU, and what a step on a GPU promises: it never waits for the host, and gives the same
 // bits each time. Tagged [cuda]; without a GPU these fail.
-#include "kernels/cuda_device.h"
-#include "kernels/cuda_graph.h"
 #include "model/init.h"
-#include "parallel/nccl_communicator.h"
+#include "parallel/collectives/nccl_communicator.h"
 #include "support/catch.h"
 #include "support/one_pass.h"
 #include "support/trainer_fixtures.h"
+#include "trainer/checkpoint/staged_bytes.h"
+#include "trainer/device/cuda_device.h"
+#include "trainer/device/cuda_graph.h"
+#include "trainer/device/tensor_memory.h"
 #include "trainer/device_step.h"
-#include "trainer/memory_plan.h"
-#include "trainer/staged_bytes.h"
-#include "trainer/tensor_memory.h"
+#include "trainer/planner/memory_plan.h"
 #include "trainer/weights.h"
 
 namespace {
@@ -37,7 +37,7 @@ Trained train(Communicator& world, at::Device device, StageRunner::Options optio
   const std::shared_ptr<const InstanceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
   const DataLoader::Plan plan{global_batch, kMicroBatch, world.rank(), world.size(), 2};
   DeviceStep step(runner, optimizer, mesh, {plan.rounds(), global_batch, global_batch * (kLength - 1)},
-                  graph ? kernels::cuda::make_graph_recorder(device) : nullptr);
+                  graph ? cuda::make_graph_recorder(device) : nullptr);
   DataLoader loader(source, plan, 0);
   Trained out;
   for (int64_t s = 1; s <= kSteps; ++s) {
@@ -138,7 +138,7 @@ void check_pass_against_plan(kernels::AttentionKernel kernel, bool deterministic
   const int64_t before = tensor_memory::bytes(device).value();
   tensor_memory::forget_peak(device);
   runner.train_pass(batch, scale);
-  const auto plan = plan_memory(config, {}, kernels::cuda::gpu_facts(0).multiprocessors);
+  const auto plan = plan_memory(config, {}, cuda::gpu_facts(0).multiprocessors);
   INFO(describe(plan));
   CHECK(static_cast<double>(plan.batches + plan.activations + plan.temporaries) ==
         Approx(static_cast<double>(tensor_memory::peak_bytes(device).value() - before)).epsilon(0.05));
@@ -202,7 +202,7 @@ TEST_CASE("GPU: forward, backward and update never wait for the host", "[cuda]")
   const auto batch = random_batch(model);
   const LossScale scale{1.0 / static_cast<double>(batch.num_targets), 1.0};
   runner.train_pass(batch, scale);  // the first one makes tables and handles
-  const kernels::cuda::NoHostSync no_sync;
+  const cuda::NoHostSync no_sync;
   for (int64_t step = 1; step <= 2; ++step) {
     runner.reset_totals();
     runner.train_pass(batch, scale);
@@ -225,7 +225,7 @@ TEST_CASE("GPU: steps that are replayed as a CUDA graph have the bits of steps t
 }
 
 TEST_CASE("GPU: over NCCL, with registered memory or without, a graph has the bits of steps without one", "[cuda]") {
-  const int ranks = kernels::cuda::device_count();
+  const int ranks = cuda::device_count();
   REQUIRE(ranks > 0);
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const bool registered = GENERATE(false, true);
@@ -235,7 +235,7 @@ TEST_CASE("GPU: over NCCL, with registered memory or without, a graph has the bi
     std::vector<Trained> out(static_cast<size_t>(ranks));
     run_ranks(ranks, [&](Communicator& threads) {
       const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(threads.rank()));
-      kernels::cuda::use_device(threads.rank());
+      cuda::use_device(threads.rank());
       const auto world = make_nccl_communicator(threads.split(0, threads.rank(), "world"), device);
       out[static_cast<size_t>(threads.rank())] = train(*world, device, options, graph);
     });
@@ -261,11 +261,11 @@ TEST_CASE("GPU: waits of the host are counted, and a step has none", "[cuda]") {
   Optimizer optimizer(runner.units(), config);
   const auto batch = random_batch(gpu_model());
   DeviceStep step(runner, optimizer, mesh, {2, 6, 2 * batch.num_targets},
-                  graph ? kernels::cuda::make_graph_recorder(device) : nullptr);
+                  graph ? cuda::make_graph_recorder(device) : nullptr);
   const auto next = [&] { return batch; };
   int64_t done = 0;
   for (int i = 0; i <= StepGraph::kRehearsals; ++i) step.run(next, ++done, 1e-3);  // the last of them records
-  const kernels::cuda::HostSyncCounter counter;
+  const cuda::HostSyncCounter counter;
   at::Tensor numbers;
   for (int i = 0; i < 3; ++i) numbers = step.run(next, ++done, 1e-3);
   CHECK(counter.count() == 0);
@@ -276,7 +276,7 @@ TEST_CASE("GPU: waits of the host are counted, and a step has none", "[cuda]") {
 
 TEST_CASE("GPU: what is recorded is not done before it is replayed", "[cuda]") {
   const at::Device device(at::kCUDA, 0);
-  const auto recorder = kernels::cuda::make_graph_recorder(device);
+  const auto recorder = cuda::make_graph_recorder(device);
   auto x = at::ones({8}, at::device(device).dtype(at::kFloat));
   CHECK_THROWS(recorder->replay());
   recorder->rehearse([&] { x.add_(1); });
@@ -293,7 +293,7 @@ TEST_CASE("GPU: a recording that throws leaves the allocator as it was, and anot
   const at::Device device(at::kCUDA, 0);
   auto x = at::ones({8}, at::device(device).dtype(at::kFloat));
   {
-    const auto recorder = kernels::cuda::make_graph_recorder(device);
+    const auto recorder = cuda::make_graph_recorder(device);
     recorder->rehearse([&] { x.add_(1); });
     CHECK_THROWS(recorder->record([&] { (x + 1).sum().item<double>(); }));  // would wait for what is not done
   }
@@ -302,7 +302,7 @@ TEST_CASE("GPU: a recording that throws leaves the allocator as it was, and anot
   CHECK(tensor_memory::bytes(device).value() - before == 1 << 26);
   large.reset();
   CHECK(tensor_memory::bytes(device).value() == before);
-  const auto another = kernels::cuda::make_graph_recorder(device);
+  const auto another = cuda::make_graph_recorder(device);
   another->rehearse([&] { x.add_(1); });
   another->record([&] { x.add_(1); });
   another->replay();

@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/collectives/mpi_communicator.h"
 #include "support/run_tests.h"
 #include "world.h"
 

@@ -1,10 +1,10 @@
-#include "parallel/mpi_communicator.h"
+#include "parallel/collectives/mpi_communicator.h"
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
-#include "../collective_cases.h"
 #include "core/error.h"
+#include "parallel/collectives/collective_cases.h"
 #include "parallel/device_mesh.h"
 #include "support/catch.h"
 #include "world.h"

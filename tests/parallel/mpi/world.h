@@ -1,5 +1,5 @@
 #pragma once
-#include "parallel/communicator.h"
+#include "parallel/collectives/communicator.h"
 
 namespace olmoe {
 

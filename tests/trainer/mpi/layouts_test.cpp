@@ -6,8 +6,8 @@
 #include "support/catch.h"
 #include "support/layout_ladder.h"
 #include "support/measured_memory.h"
-#include "trainer/layout.h"
-#include "trainer/memory_plan.h"
+#include "trainer/config/mesh_shape.h"
+#include "trainer/planner/memory_plan.h"
 
 namespace {
 

@@ -1,0 +1,76 @@
+#include "core/files/file_descriptor.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/process/process_limits.h"
+
+namespace olmoe {
+namespace {
+
+struct stat status_of(int fd) {
+  struct stat status {};
+  ENSURE(::fstat(fd, &status) == 0, "cannot stat an open file: {}", std::strerror(errno));
+  return status;
+}
+
+}  // namespace
+
+FileDescriptor::FileDescriptor(const std::string& path, int flags)
+    : path_(path), fd_(::open(path.c_str(), flags | O_CLOEXEC, 0644)) {
+  if (fd_ < 0) fail("open");
+}
+
+FileDescriptor::~FileDescriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+FileDescriptor::FileDescriptor(FileDescriptor&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+
+FileDescriptor& FileDescriptor::operator=(FileDescriptor&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(fd_, other.fd_);
+  return *this;
+}
+
+int64_t FileDescriptor::size_bytes() const { return status_of(fd_).st_size; }
+
+bool FileDescriptor::is_regular() const { return S_ISREG(status_of(fd_).st_mode); }
+
+size_t FileDescriptor::read_some(std::span<std::byte> buffer) const {
+  for (;;) {
+    const ssize_t count = ::read(fd_, buffer.data(), buffer.size());
+    if (count >= 0) return static_cast<size_t>(count);
+    if (errno != EINTR) fail("read");
+  }
+}
+
+void FileDescriptor::write_all(std::span<const std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t count = ::write(fd_, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail("write");
+    bytes = bytes.subspan(static_cast<size_t>(count));
+  }
+}
+
+void FileDescriptor::sync() const {
+  if (::fsync(fd_) != 0) fail("fsync");
+}
+
+void FileDescriptor::close() {
+  if (::close(std::exchange(fd_, -1)) != 0) fail("close");
+}
+
+void FileDescriptor::fail(const char* action) const {
+  const int reason = errno;
+  throw FileError(fmt::format("cannot {} '{}': {}{}", action, path_, std::strerror(reason), limit_behind(reason)));
+}
+
+}  // namespace olmoe

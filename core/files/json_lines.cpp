@@ -1,0 +1,120 @@
+#include "core/files/json_lines.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/files/files.h"
+#include "core/log.h"
+
+namespace olmoe {
+namespace {
+
+std::string quoted(std::string_view text) {
+  using nlohmann::json;
+  return json(text).dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+std::string number(double value) {
+  if (!std::isfinite(value)) return "null";
+  std::array<char, 32> digits;
+  const auto result = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  return {digits.data(), result.ptr};
+}
+
+std::string number(int64_t value) { return std::to_string(value); }
+
+template <class T>
+std::string array_text(const std::vector<T>& values) {
+  std::string text;
+  for (const T value : values) text += (text.empty() ? "" : ",") + number(value);
+  return "[" + text + "]";
+}
+
+enum class Fate { kept, dropped, damaged };
+
+Fate fate_of(std::string_view line, int64_t keep_through_step) {
+  const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return Fate::damaged;
+  const auto step = json.find("step");
+  const bool past = keep_through_step >= 0 && step != json.end() && step->is_number_integer() &&
+                    step->get<int64_t>() > keep_through_step;
+  return past ? Fate::dropped : Fate::kept;
+}
+
+/// What becomes of a file's lines when it is opened.
+struct CutBack {
+  CutBack(std::string_view text, int64_t keep_through_step) {
+    int64_t number = 0;
+    for (size_t begin = 0, end = 0; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+      const auto line = text.substr(begin, end - begin);
+      const auto fate = fate_of(line, keep_through_step);
+      ++number;
+      if (fate == Fate::kept) kept.append(last = line) += '\n';
+      if (fate == Fate::damaged) damaged.append(line) += '\n';
+      if (fate == Fate::damaged && num_damaged++ == 0) first_damaged = number;
+    }
+  }
+  std::string kept, damaged;  // whole lines
+  std::string_view last;      // of those that are kept
+  int64_t num_damaged = 0, first_damaged = 0;
+};
+
+/// The file opened for appending, after lines past `keep_through_step` and a torn last line were
+/// cut off. Tells the last line that stays.
+FileDescriptor open_cut_back(const std::string& path, int64_t keep_through_step, std::string& last_kept) {
+  std::error_code ignored;  // what cannot be looked at cannot be opened either, and that says why
+  if (std::filesystem::is_regular_file(path, ignored)) {
+    const std::string text = read_text(path);
+    const CutBack lines(text, keep_through_step);
+    last_kept = lines.last;
+    if (lines.num_damaged > 0) {
+      FileDescriptor(path + ".damaged", O_WRONLY | O_CREAT | O_APPEND)
+          .write_all(std::as_bytes(std::span(lines.damaged)));
+      log::warn("{}: {} lines are not JSON objects, the first is line {}: moved to {}.damaged", path, lines.num_damaged,
+                lines.first_damaged, path);
+    }
+    if (lines.kept.size() != text.size()) write_text_atomic(path, lines.kept);
+  }
+  return FileDescriptor(path, O_WRONLY | O_CREAT | O_APPEND);
+}
+
+}  // namespace
+
+JsonLine& JsonLine::add_text(std::string_view key, std::string_view json) {
+  if (!body_.empty()) body_ += ',';
+  body_.append(quoted(key)).append(":").append(json);
+  return *this;
+}
+
+JsonLine& JsonLine::add(std::string_view key, double value) { return add_text(key, number(value)); }
+
+JsonLine& JsonLine::add(std::string_view key, int64_t value) { return add_text(key, number(value)); }
+
+JsonLine& JsonLine::add(std::string_view key, std::string_view value) { return add_text(key, quoted(value)); }
+
+JsonLine& JsonLine::add(std::string_view key, const std::vector<int64_t>& values) {
+  return add_text(key, array_text(values));
+}
+
+JsonLine& JsonLine::add(std::string_view key, const std::vector<double>& values) {
+  return add_text(key, array_text(values));
+}
+
+std::string JsonLine::str() const { return "{" + body_ + "}"; }
+
+JsonLinesFile::JsonLinesFile(const std::string& path, int64_t keep_through_step)
+    : file_(open_cut_back(path, keep_through_step, last_kept_)) {}
+
+void JsonLinesFile::write(const JsonLine& line) {
+  const std::string text = line.str() + "\n";
+  file_.write_all(std::as_bytes(std::span(text)));
+}
+
+}  // namespace olmoe

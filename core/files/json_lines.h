@@ -1,0 +1,50 @@
+#pragma once
+#include <concepts>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/files/file_descriptor.h"
+
+namespace olmoe {
+
+/// One JSON object under construction, keys in the order given. Doubles in the shortest digits that
+/// read back equal; NaN and infinities become null, as JSON has none; bytes that are not UTF-8
+/// become U+FFFD.
+class JsonLine {
+ public:
+  JsonLine& add(std::string_view key, double value);
+  JsonLine& add(std::string_view key, int64_t value);
+  template <std::integral T>
+  JsonLine& add(std::string_view key, T value) {
+    return add(key, static_cast<int64_t>(value));
+  }
+  JsonLine& add(std::string_view key, std::string_view value);
+  JsonLine& add(std::string_view key, const std::vector<int64_t>& values);
+  JsonLine& add(std::string_view key, const std::vector<double>& values);
+  std::string str() const;  ///< without newline
+
+ private:
+  JsonLine& add_text(std::string_view key, std::string_view json);
+
+  std::string body_;
+};
+
+/// A file of JSON lines that is appended to, each line flushed whole.
+class JsonLinesFile {
+ public:
+  /// Opens for appending. `keep_through_step` >= 0 first cuts the file back: lines whose "step" is
+  /// greater are dropped, and a torn last line always is (atomically, by rename). Whole lines that are no JSON
+  /// objects are moved to `path`.damaged, with a warning. Throws Error for files that cannot be read or written.
+  JsonLinesFile(const std::string& path, int64_t keep_through_step);
+  void write(const JsonLine& line);
+  /// The last line that was kept when the file was opened; empty: none.
+  const std::string& last_kept() const { return last_kept_; }
+
+ private:
+  std::string last_kept_;
+  FileDescriptor file_;
+};
+
+}  // namespace olmoe

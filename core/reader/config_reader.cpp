@@ -1,0 +1,183 @@
+#include "core/reader/config_reader.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+
+#include "core/files/files.h"
+#include "core/reader/config_reader_yaml.h"
+#include "core/reader/user_path.h"
+
+namespace olmoe {
+namespace {
+
+using Kind = ConfigNode::Kind;
+using Problems = std::vector<std::string>;
+
+constexpr std::string_view kCommandLine = "command line";
+constexpr size_t kMaxBases = 16;
+constexpr size_t kMaxProblems = 200;
+
+/// `named_at`: where a config names this file as its base; empty for the file that the user names.
+std::string read_file(const std::string& path, const std::string& named_at = {}) {
+  try {
+    return read_text(path, kMaxConfigBytes);
+  } catch (const Error& error) {
+    throw ConfigError(named_at.empty() ? error.what() : fmt::format("base: {} ({})", error.what(), named_at));
+  }
+}
+
+/// A base is named relative to the file that names it.
+std::string path_of_base(const ConfigNode& base) {
+  try {
+    const auto path = user_path(base.text, std::filesystem::path(base.file).parent_path());
+    return std::filesystem::path(path).lexically_normal();
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("base: {} ({})", error.what(), base.where));
+  }
+}
+
+/// The tree of a config and of its bases. `chain`: the files that led here, the first one named by
+/// the user.
+ConfigNode load(const std::string& text, const std::vector<std::string>& chain, Problems& problems) {
+  const std::string& source = chain.back();
+  ConfigNode root = parse_yaml(text, {source}, problems);
+  if (root.kind == Kind::null) root = ConfigNode::section();
+  if (root.kind != Kind::section) throw ConfigError(source + ": a config is a section: lines of 'key: value'");
+  root.where = root.file = source;
+  const auto key = std::find(root.keys.begin(), root.keys.end(), "base");
+  if (key == root.keys.end()) return root;
+
+  const auto item = root.items.begin() + (key - root.keys.begin());
+  const ConfigNode base = *item;
+  root.keys.erase(key);
+  root.items.erase(item);
+  if (base.kind != Kind::scalar) throw ConfigError(fmt::format("base: expected the path of a file ({})", base.where));
+  const std::string path = path_of_base(base);
+  const bool is_cycle = std::any_of(chain.begin(), chain.end(), [&](const std::string& earlier) {
+    std::error_code ignored;  // a missing file is no cycle, and reading it says what is wrong
+    return std::filesystem::equivalent(path, earlier, ignored);
+  });
+  std::vector<std::string> longer = chain;
+  longer.push_back(path);
+  if (is_cycle || longer.size() > kMaxBases)
+    throw ConfigError(fmt::format("base: {}: {} ({})", is_cycle ? "a cycle" : "too many bases",
+                                  fmt::join(longer, " -> "), base.where));
+  ConfigNode tree = load(read_file(path, base.where), longer, problems);
+  tree.merge(std::move(root));
+  tree.where = source;
+  return tree;
+}
+
+std::string trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t first = text.find_first_not_of(kSpace);
+  if (first == std::string_view::npos) return {};
+  return std::string(text.substr(first, text.find_last_not_of(kSpace) - first + 1));
+}
+
+/// True where all of `text` went into the node: a mark of a document, for one, is dropped.
+bool is_whole(const ConfigNode& node, const std::string& text) {
+  if (node.kind == Kind::null) return text == "~" || text == "null" || text == "Null" || text == "NULL";
+  return node.kind != Kind::scalar || node.quoted || node.text == text;
+}
+
+/// The value of an override. Without one it is empty text: shells remove the quotes of `key=""`.
+ConfigNode parse_typed(const std::string& path, const std::string& text, Problems& problems) {
+  ConfigNode node = ConfigNode::scalar("", /*quoted=*/true);
+  const std::string value = trimmed(text);
+  const auto refuse = [&](std::string_view why) {
+    throw ConfigError(
+        fmt::format("{}: {}; text that looks like YAML needs quotes of its own: '{}=\"...\"'", path, why, path));
+  };
+  if (value.empty()) return node;
+  try {
+    node = parse_yaml(text, {std::string(kCommandLine), /*command_line=*/true}, problems);
+  } catch (const ConfigError& error) {
+    refuse(error.what());
+  }
+  if (!is_whole(node, value) || scan_yaml_line(value) == LineEnd::comment)
+    refuse(fmt::format("of '{}' only '{}' would be read ({})", printable(value), printable(node.inline_text()),
+                       kCommandLine));
+  return node;
+}
+
+bool is_key_path(const std::string& path) {
+  const auto is_plain = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.'; };
+  return !path.empty() && std::all_of(path.begin(), path.end(), is_plain) && path.front() != '.' &&
+         path.back() != '.' && path.find("..") == std::string::npos &&
+         static_cast<size_t>(std::count(path.begin(), path.end(), '.')) < kMaxConfigDepth;
+}
+
+/// `a.b=value` as the tree {a: {b: value}}, ready to be merged.
+ConfigNode parse_override(const std::string& text, Problems& problems) {
+  const size_t equals = text.find('=');
+  const std::string path = text.substr(0, equals);
+  if (equals == std::string::npos || !is_key_path(path))
+    throw ConfigError(fmt::format("{}: expected path.to.key=value ({})", printable(text), kCommandLine));
+  if (path == "base") throw ConfigError(fmt::format("base: may stand in a file only ({})", kCommandLine));
+  ConfigNode node = parse_typed(path, text.substr(equals + 1), problems);
+  node.where = kCommandLine;
+  for (size_t end = path.size(); end != std::string::npos && end > 0;) {
+    const size_t dot = path.rfind('.', end - 1);
+    const size_t begin = dot == std::string::npos ? 0 : dot + 1;
+    ConfigNode section = ConfigNode::section(std::string(kCommandLine));
+    section.add(path.substr(begin, end - begin), std::move(node));
+    node = std::move(section);
+    end = dot;
+  }
+  return node;
+}
+
+/// The tree of a config, read into `fields`; none where the text did not parse.
+std::optional<ConfigNode> read_into(const ConfigFields& fields, const std::string& text, const std::string& source,
+                                    const std::vector<std::string>& overrides, ConfigReading& reading) {
+  Problems& problems = reading.problems;
+  std::optional<ConfigNode> tree;
+  const auto noting = [&problems](const auto& step) {
+    try {
+      step();
+    } catch (const ConfigError& error) {
+      problems.push_back(error.what());
+    }
+  };
+  noting([&] { tree = load(text, {source}, problems); });
+  for (const std::string& text_of_edit : overrides)
+    noting([&] {
+      ConfigNode edit = parse_override(text_of_edit, problems);
+      if (tree) tree->merge(std::move(edit));
+    });
+  // Of a file that did not parse, only that is said: its fields would all be missing.
+  if (tree) config_detail::read_fields({*tree, "", reading}, fields);
+  return tree;
+}
+
+}  // namespace
+
+namespace config_detail {
+
+void read_text_into(const ConfigFields& fields, const std::string& text, const std::string& source_name,
+                    const std::vector<std::string>& overrides, ConfigNode* tree) {
+  ConfigReading reading{{}, leaf_paths(fields)};
+  Problems& problems = reading.problems;
+  auto read = read_into(fields, text, source_name, overrides, reading);
+  if (problems.empty()) {
+    if (tree != nullptr) *tree = std::move(*read);
+    return;
+  }
+  const size_t more = problems.size() - std::min(problems.size(), kMaxProblems);
+  problems.resize(problems.size() - more);
+  if (more > 0) problems.push_back(fmt::format("... and {} more problems", more));
+  throw ConfigError(fmt::format("{}", fmt::join(problems, "\n")));
+}
+
+void read_file_into(const ConfigFields& fields, const std::string& path, const std::vector<std::string>& overrides,
+                    ConfigNode* tree) {
+  read_text_into(fields, read_file(path), path, overrides, tree);
+}
+
+}  // namespace config_detail
+}  // namespace olmoe

@@ -1,0 +1,140 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "core/error.h"
+#include "core/reader/config_node.h"
+
+/// YAML into typed structs. A struct lists its fields once,
+///   template <class V> void fields(V& v) { v("lr", lr, "peak learning rate"); v.required("steps",
+///   steps, "..."); }
+/// and the list serves reading, overriding, writing, documenting and comparing. Values: bool,
+/// int64_t, double, std::string, enums with EnumNames, structs with fields, and std::vector and
+/// std::optional of these.
+namespace olmoe {
+
+/// The words of an enum, in the order of its values 0, 1, 2, ...
+template <class E>
+struct EnumNames;
+
+/// The word of an enum's value.
+template <class E>
+std::string_view enum_name(E value) {
+  return EnumNames<E>::names.at(static_cast<size_t>(value));
+}
+
+/// What a reading gathers, and all paths of the config that is read, for hints.
+struct ConfigReading {
+  std::vector<std::string> problems;
+  std::vector<std::string> known_paths;
+};
+
+/// A place in the tree being read: its node, its path for messages, and the reading.
+struct ConfigPlace {
+  const ConfigNode& node;
+  std::string path;
+  ConfigReading& reading;
+
+  /// Notes that something else stands here: "path: expected <what>, got <what stands here>
+  /// (where)<hint>".
+  void expected(std::string_view what, std::string_view hint = {}) const;
+};
+
+/// A field of a config struct with its type erased, bound to the struct it was listed from.
+struct ConfigField {
+  std::string key;
+  std::string meaning;
+  std::string type;  ///< "integer", "list of text", "one of adamw, sgd"; "section" for a struct
+  bool required = false;
+  std::function<void(const ConfigPlace&)> read;
+  std::function<ConfigNode()> write;
+  std::function<std::string(const std::string& path)> nested_rows;  ///< documentation of the fields inside
+  std::function<void(const std::string& path, std::vector<std::string>& problems)>
+      check;  ///< notes integers that are out of range, the field's own and those inside
+};
+
+/// The values that an integer may have, both ends included.
+struct IntegerRange {
+  int64_t least;
+  int64_t most = std::numeric_limits<int32_t>::max();
+};
+
+/// The visitor that a struct's `fields` is called with: it collects them.
+class ConfigFields {
+ public:
+  /// A field that keeps the value it has when the file does not name it.
+  template <class T>
+  void operator()(std::string_view key, T& value, std::string_view meaning) {
+    add(key, value, meaning, false);
+  }
+  /// A field that the file must name.
+  template <class T>
+  void required(std::string_view key, T& value, std::string_view meaning) {
+    add(key, value, meaning, true);
+  }
+  /// The same for an integer that has to lie in a range: values_out_of_range() tells.
+  void operator()(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
+    add(key, value, range, meaning, false);
+  }
+  void required(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
+    add(key, value, range, meaning, true);
+  }
+  const std::vector<ConfigField>& list() const { return list_; }
+
+ private:
+  template <class T>
+  void add(std::string_view key, T& value, std::string_view meaning, bool required);
+  void add(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning, bool required);
+
+  std::vector<ConfigField> list_;
+};
+
+// clang-format off
+template <class T>
+concept ConfigStruct =
+    std::is_class_v<T> && requires(T& config, ConfigFields& visitor) { config.fields(visitor); };
+template <class T> inline constexpr bool kIsVector = false;
+template <class T> inline constexpr bool kIsVector<std::vector<T>> = true;
+template <class T> inline constexpr bool kIsOptional = false;
+template <class T> inline constexpr bool kIsOptional<std::optional<T>> = true;
+// clang-format on
+
+/// Reads `T` from a YAML file. Its top-level `base: other.yaml` (relative to the file) is laid
+/// beneath it, then each override `path.to.key=value` on top. Throws one ConfigError that lists
+/// every problem, one a line. `tree`, where given, is what was read: it knows where values come from.
+template <ConfigStruct T>
+T read_config(const std::string& path, const std::vector<std::string>& overrides = {}, ConfigNode* tree = nullptr);
+
+/// The same from text; `source_name` stands for the path in messages and for a relative base.
+template <ConfigStruct T>
+T read_config_text(const std::string& text, const std::string& source_name,
+                   const std::vector<std::string>& overrides = {});
+
+/// YAML that reads back equal to `config`. Throws Error on a number that is not finite.
+template <ConfigStruct T>
+std::string write_config(const T& config);
+
+/// The integers of `config` out of their ranges, each "train.steps: 0 must be between 1 and 9";
+/// `path` goes before their keys.
+template <ConfigStruct T>
+std::vector<std::string> values_out_of_range(const T& config, const std::string& path = {});
+
+/// A Markdown table of all fields: path, type, default or "required", meaning.
+template <ConfigStruct T>
+std::string document_config();
+
+/// The fields in which two configs differ, each "model.d_model: 256 -> 512".
+template <ConfigStruct T>
+std::vector<std::string> differing_fields(const T& a, const T& b);
+
+}  // namespace olmoe
+
+#include "core/reader/config_reader_inl.h"

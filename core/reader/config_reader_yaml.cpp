@@ -1,0 +1,256 @@
+#include "core/reader/config_reader_yaml.h"
+
+#include <fmt/format.h>
+#include <yaml-cpp/eventhandler.h>
+#include <yaml-cpp/exceptions.h>
+#include <yaml-cpp/mark.h>
+#include <yaml-cpp/parser.h>
+
+#include <algorithm>
+#include <optional>
+#include <sstream>
+
+#include "core/error.h"
+#include "core/utf8.h"
+
+namespace olmoe {
+namespace {
+
+using Kind = ConfigNode::Kind;
+using Problems = std::vector<std::string>;
+
+// Hostile text would use what a config never needs to exhaust stack, memory or time.
+constexpr size_t kMaxKeys = 1000;
+constexpr std::string_view kOpenQuote = "a quote opens here and does not close on its line";
+
+/// The text from `begin` to the end of its line.
+std::string_view rest_of_line(std::string_view text, size_t begin) {
+  return text.substr(begin, std::min(text.find('\n', begin), text.size()) - begin);
+}
+
+/// Length of the quoted scalar that `line` begins with, or 0 where its quote does not close.
+size_t quoted_length(std::string_view line) {
+  const char quote = line[0];
+  for (size_t at = 1; at < line.size(); ++at) {
+    if (quote == '"' && line[at] == '\\') {
+      ++at;
+    } else if (line[at] == quote) {
+      if (quote == '"' || at + 1 == line.size() || line[at + 1] != quote) return at + 1;
+      ++at;  // two of them stand for one
+    }
+  }
+  return 0;
+}
+
+bool is_space(char c) { return c == ' ' || c == '\t'; }
+
+/// Builds our tree from the parser's events, which still show duplicate keys, anchors and tags.
+class TreeBuilder : public YAML::EventHandler {
+ public:
+  TreeBuilder(const std::string& text, const YamlSource& source, Problems& problems)
+      : text_(text), source_(source), problems_(problems) {}
+
+  ConfigNode take() { return std::move(root_); }
+
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (++documents_ > 1) refuse(mark, "more than one document");
+  }
+  void OnDocumentEnd() override {}
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { refuse(mark, "an alias"); }
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
+    check(mark, "", anchor);
+    if (wants_key()) refuse(mark, "a key that is not plain text");
+    add(ConfigNode{}, mark);
+  }
+  void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                const std::string& value) override {
+    check(mark, tag, anchor);
+    check_line(mark, value);
+    if (wants_key()) {
+      open_key(value, mark);
+    } else {
+      add(ConfigNode::scalar(value, tag == "!"), mark);
+    }
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
+    open(Kind::list, mark, tag, anchor);
+  }
+  void OnSequenceEnd() override { close(); }
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
+    open(Kind::section, mark, tag, anchor);
+  }
+  void OnMapEnd() override { close(); }
+
+ private:
+  /// A list or section whose end has not come yet; the key whose value is next, and the line of
+  /// that key.
+  struct Open {
+    ConfigNode node;
+    std::optional<std::string> key;
+    std::string key_where;
+    bool is_duplicate = false;
+  };
+
+  std::string where(const YAML::Mark& mark) const {
+    return source_.command_line ? source_.name : fmt::format("{}:{}", source_.name, mark.line + 1);
+  }
+
+  [[noreturn]] void refuse(const YAML::Mark& mark, std::string_view what) const {
+    throw ConfigError(fmt::format("{}: a config may not use {}", where(mark), what));
+  }
+
+  void check(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) const {
+    if (anchor != YAML::NullAnchor) refuse(mark, "an anchor");
+    if (!tag.empty() && tag != "?" && tag != "!") refuse(mark, "a tag");
+    if (open_.size() >= kMaxConfigDepth) refuse(mark, fmt::format("more than {} levels", kMaxConfigDepth));
+  }
+
+  /// Refuses a scalar that goes on in the next line: most often its quote was forgotten, and it
+  /// would swallow the keys below.
+  void check_line(const YAML::Mark& mark, const std::string& value) const {
+    const std::string_view line = rest_of_line(text_, static_cast<size_t>(mark.pos));
+    const char first = line.empty() ? ' ' : line[0];
+    if (first == '!') refuse(mark, "a tag");
+    if (first == '"' || first == '\'') {
+      if (quoted_length(line) == 0) throw ConfigError(fmt::format("{}: invalid YAML: {}", where(mark), kOpenQuote));
+    } else if (first == '|' || first == '>' || !line.starts_with(value)) {
+      refuse(mark, "a value of several lines; for a new line in a text write \\n in double quotes");
+    }
+  }
+
+  bool wants_key() const { return !open_.empty() && open_.back().node.kind == Kind::section && !open_.back().key; }
+
+  std::string path() const {
+    std::string path;
+    for (const Open& open : open_)
+      if (open.key) path += (path.empty() ? "" : ".") + printable(*open.key);
+    return path;
+  }
+
+  void open_key(const std::string& key, const YAML::Mark& mark) {
+    Open& section = open_.back();
+    section.key = key;
+    section.key_where = where(mark);
+    const ConfigNode* first = section.node.find(key);
+    section.is_duplicate = first != nullptr;
+    if (first)
+      problems_.push_back(fmt::format("{}: duplicate key ({}), first at {}", path(), section.key_where, first->where));
+    if (section.node.keys.size() >= kMaxKeys) refuse(mark, fmt::format("more than {} keys in a section", kMaxKeys));
+  }
+
+  void open(Kind kind, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
+    check(mark, tag, anchor);
+    if (wants_key()) refuse(mark, "a key that is not plain text");
+    ConfigNode node;
+    node.kind = kind;
+    node.where = where(mark);
+    open_.push_back({std::move(node), std::nullopt, {}, false});
+  }
+
+  void close() {
+    ConfigNode node = std::move(open_.back().node);
+    open_.pop_back();
+    place(std::move(node));
+  }
+
+  void add(ConfigNode node, const YAML::Mark& mark) {
+    node.where = where(mark);
+    place(std::move(node));
+  }
+
+  void place(ConfigNode node) {
+    if (!source_.command_line) node.file = source_.name;
+    if (open_.empty()) {
+      root_ = std::move(node);
+    } else if (open_.back().node.kind == Kind::list) {
+      open_.back().node.items.push_back(std::move(node));
+    } else {
+      Open& section = open_.back();
+      node.where = section.key_where;
+      if (!section.is_duplicate) section.node.add(std::move(*section.key), std::move(node));
+      section.key.reset();
+    }
+  }
+
+  std::string_view text_;
+  const YamlSource& source_;
+  Problems& problems_;
+  int documents_ = 0;
+  std::vector<Open> open_;
+  ConfigNode root_;
+};
+
+/// Throws ConfigError on text that yaml-cpp would silently convert or cut.
+void check_characters(const std::string& text, const YamlSource& source) {
+  if (static_cast<int64_t>(text.size()) > kMaxConfigBytes)
+    throw ConfigError(fmt::format("{}: a config may not be over {} bytes", source.name, kMaxConfigBytes));
+  for (size_t at = 0, length = 0, line = 1; at < text.size(); at += length) {
+    const char c = text[at];
+    length = utf8_character_bytes(text, at);
+    const bool is_refused = is_control(c) && c != '\n' && c != '\r' && c != '\t';
+    if (length == 0 || is_refused)
+      throw ConfigError(fmt::format("{}{}: {}", source.name, source.command_line ? "" : fmt::format(":{}", line),
+                                    length == 0 ? "not UTF-8" : "a config may not use control characters"));
+    if (c == '\n') ++line;
+  }
+}
+
+/// The first line, from 0, that leaves a quote open; -1 where there is none.
+int line_of_open_quote(std::string_view text) {
+  int line = 0;
+  for (size_t begin = 0; begin < text.size(); ++line) {
+    const std::string_view rest = rest_of_line(text, begin);
+    if (scan_yaml_line(rest) == LineEnd::open_quote) return line;
+    begin += rest.size() + 1;
+  }
+  return -1;
+}
+
+/// What the parser found wrong, or the quote above it that it stumbled over.
+std::string invalid(std::string_view text, const YamlSource& source, const YAML::Exception& error) {
+  const int wrong = std::max(0, error.mark.line), open = line_of_open_quote(text);
+  const bool is_open = open >= 0 && open <= wrong;
+  const std::string at = source.command_line ? "" : fmt::format(":{}", (is_open ? open : wrong) + 1);
+  return fmt::format("{}{}: invalid YAML: {}", source.name, at,
+                     is_open ? std::string(kOpenQuote) : printable(error.msg));
+}
+
+}  // namespace
+
+LineEnd scan_yaml_line(std::string_view line) {
+  bool at_start = true;  // of a key, value or item
+  for (size_t at = 0; at < line.size(); ++at) {
+    const char c = line[at];
+    const bool before_space = at + 1 == line.size() || is_space(line[at + 1]);
+    if (is_space(c)) continue;
+    if (c == '#' && (at == 0 || is_space(line[at - 1]))) return LineEnd::comment;
+    if (at_start && (c == '"' || c == '\'')) {
+      const size_t length = quoted_length(line.substr(at));
+      if (length == 0) return LineEnd::open_quote;
+      at += length - 1;
+      continue;
+    }
+    at_start = c == '[' || c == '{' || c == ',' || (before_space && (c == ':' || c == '-' || c == '?'));
+  }
+  return LineEnd::plain;
+}
+
+ConfigNode parse_yaml(const std::string& bytes, const YamlSource& source, Problems& problems) {
+  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+  const std::string text = bytes.substr(bytes.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0);
+  check_characters(text, source);
+  TreeBuilder builder(text, source, problems);
+  try {
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    while (parser.HandleNextDocument(builder)) {
+    }
+  } catch (const YAML::Exception& error) {
+    throw ConfigError(invalid(text, source, error));
+  }
+  return builder.take();
+}
+
+}  // namespace olmoe

@@ -1,0 +1,313 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "core/reader/config_reader.h"
+
+namespace olmoe {
+namespace {
+
+using Kind = ConfigNode::Kind;
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+/// Length of the decimal digits at `begin`; a leading zero stands alone, as in JSON.
+size_t whole_digits(std::string_view text, size_t begin) {
+  size_t end = begin;
+  while (end < text.size() && is_digit(text[end])) ++end;
+  return end - begin > 1 && text[begin] == '0' ? 1 : end - begin;
+}
+
+size_t any_digits(std::string_view text, size_t begin) {
+  size_t end = begin;
+  while (end < text.size() && is_digit(text[end])) ++end;
+  return end - begin;
+}
+
+/// JSON's grammar of a number. from_chars alone would take "inf", "nan" and "1.".
+bool is_number(std::string_view text) {
+  size_t at = text.starts_with('-') ? 1 : 0;
+  const size_t whole = whole_digits(text, at);
+  if (whole == 0) return false;
+  at += whole;
+  if (at < text.size() && text[at] == '.') {
+    const size_t fraction = any_digits(text, at + 1);
+    if (fraction == 0) return false;
+    at += 1 + fraction;
+  }
+  if (at < text.size() && (text[at] == 'e' || text[at] == 'E')) {
+    ++at;
+    if (at < text.size() && (text[at] == '+' || text[at] == '-')) ++at;
+    const size_t exponent = any_digits(text, at);
+    if (exponent == 0) return false;
+    at += exponent;
+  }
+  return at == text.size();
+}
+
+/// An integer as plain digits: `1e6` and `2.5e3` are written out. Empty where the text is none; a
+/// point without an exponent never is.
+std::string integer_digits(const std::string& text) {
+  constexpr int64_t kMostDigits = 20;  // that are added: they are too many for 64 bits
+  const size_t mark = text.find_first_of("eE");
+  if (!is_number(text) || (mark == std::string::npos && text.find('.') != std::string::npos)) return {};
+  std::string digits = text.substr(0, mark);
+  if (mark == std::string::npos) return digits;
+  const size_t sign = text[mark + 1] == '+' ? 1 : 0;
+  int written = 0;
+  const auto read = std::from_chars(text.data() + mark + 1 + sign, text.data() + text.size(), written);
+  int64_t exponent = written;
+  if (const size_t point = digits.find('.'); point != std::string::npos) {
+    exponent -= std::ssize(digits) - static_cast<int64_t>(point) - 1;
+    digits.erase(point, 1);
+  }
+  const bool is_zero = digits.find_first_not_of("-0") == std::string::npos;
+  if (is_zero) return "0";
+  if (read.ec != std::errc{} || exponent < -std::ssize(digits)) return {};
+  for (; exponent < 0 && digits.back() == '0'; ++exponent) digits.pop_back();
+  if (exponent < 0) return {};
+  return digits.append(static_cast<size_t>(std::min(exponent, kMostDigits)), '0');
+}
+
+template <class T>
+void read_number(const ConfigPlace& at, T& value, const std::string& text, std::string_view type,
+                 std::string_view hint = {}) {
+  if (at.node.kind != Kind::scalar || at.node.quoted || text.empty()) return at.expected(type, hint);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{}) at.expected(fmt::format("{} that fits in 64 bits", type));
+}
+
+std::string lower_case(std::string text) {
+  for (char& c : text) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+  return text;
+}
+
+/// Would a plain scalar of this text be read as something else, here or by another YAML reader?
+bool needs_quotes(std::string_view text) {
+  const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
+  const auto is_plain = [&](char c) { return is_letter(c) || is_digit(c) || c == '/' || c == '.' || c == '-'; };
+  if (text.empty() || !(is_letter(text[0]) || text[0] == '/')) return true;
+  if (!std::all_of(text.begin(), text.end(), is_plain)) return true;
+  const std::string lower = lower_case(std::string(text));
+  constexpr std::array<std::string_view, 9> kReserved{"null", "true", "false", "yes", "no", "on", "off", "y", "n"};
+  return std::find(kReserved.begin(), kReserved.end(), lower) != kReserved.end();
+}
+
+std::string did_you_mean(std::string_view word, const std::vector<std::string_view>& candidates) {
+  const std::string_view nearest = nearest_word(word, candidates);
+  return nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest);
+}
+
+std::string described(const ConfigNode& node) {
+  switch (node.kind) {
+    case Kind::null:
+      return "null";
+    case Kind::list:
+      return "a list";
+    case Kind::section:
+      return "a section";
+    case Kind::scalar:
+      break;
+  }
+  return fmt::format("{}'{}'", node.quoted ? "the text " : "", printable(node.text));
+}
+
+std::string joined_path(const std::string& section, std::string_view key) {
+  return section.empty() ? printable(key) : section + "." + printable(key);
+}
+
+std::string_view last_name(std::string_view path) { return path.substr(path.rfind('.') + 1); }
+
+/// Proposes the fields of this name, in whatever section they are.
+std::string fields_named(std::string_view name, const std::vector<std::string>& known_paths) {
+  std::vector<std::string_view> paths;
+  for (const std::string_view path : known_paths)
+    if (!name.empty() && last_name(path) == name) paths.push_back(path);
+  return paths.empty() ? "" : fmt::format(", did you mean '{}'?", fmt::join(paths, "' or '"));
+}
+
+/// A field of that very name elsewhere, else one here that the key misspells, else one elsewhere.
+std::string hint_for_key(std::string_view key, const std::vector<std::string_view>& here,
+                         const std::vector<std::string>& known_paths) {
+  std::string hint = fields_named(key, known_paths);
+  if (hint.empty()) hint = did_you_mean(key, here);
+  if (!hint.empty()) return hint;
+  std::vector<std::string_view> names;
+  for (const std::string_view path : known_paths) names.push_back(last_name(path));
+  return fields_named(nearest_word(key, names), known_paths);
+}
+
+/// What other YAML readers take for a boolean.
+std::string_view hint_for_boolean(const ConfigNode& node) {
+  constexpr std::array<std::string_view, 5> kTrue{"true", "yes", "on", "y", "1"};
+  constexpr std::array<std::string_view, 5> kFalse{"false", "no", "off", "n", "0"};
+  const std::string word = lower_case(node.text);
+  if (node.quoted || node.text.empty()) return {};
+  if (std::find(kTrue.begin(), kTrue.end(), word) != kTrue.end()) return ", did you mean 'true'?";
+  return std::find(kFalse.begin(), kFalse.end(), word) != kFalse.end() ? ", did you mean 'false'?" : "";
+}
+
+void note_unknown_keys(const ConfigPlace& at, const ConfigFields& fields) {
+  std::vector<std::string_view> known;
+  for (const ConfigField& field : fields.list()) known.push_back(field.key);
+  for (size_t i = 0; i < at.node.keys.size(); ++i) {
+    const std::string& key = at.node.keys[i];
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    at.reading.problems.push_back(fmt::format("{}: unknown key ({}){}", joined_path(at.path, key),
+                                              at.node.items[i].where,
+                                              hint_for_key(key, known, at.reading.known_paths)));
+  }
+}
+
+void add_leaf_paths(const ConfigNode& node, const std::string& path, std::vector<std::string>& paths) {
+  if (node.kind != Kind::section || node.items.empty()) return paths.push_back(path);
+  for (size_t i = 0; i < node.items.size(); ++i) add_leaf_paths(node.items[i], joined_path(path, node.keys[i]), paths);
+}
+
+std::string table_text(std::string_view text) {
+  std::string out;
+  for (const char c : text) out += c == '|' ? std::string("\\|") : std::string(1, c);
+  return out;
+}
+
+void compare(const ConfigNode& a, const ConfigNode& b, const std::string& path, std::vector<std::string>& differing) {
+  if (a.kind == Kind::section && b.kind == Kind::section) {
+    for (size_t i = 0; i < a.items.size(); ++i)
+      compare(a.items[i], b.items[i], joined_path(path, a.keys[i]), differing);
+    return;
+  }
+  const std::string text_a = a.inline_text(), text_b = b.inline_text();
+  if (text_a != text_b) differing.push_back(fmt::format("{}: {} -> {}", path, text_a, text_b));
+}
+
+}  // namespace
+
+void ConfigPlace::expected(std::string_view what, std::string_view hint) const {
+  reading.problems.push_back(fmt::format("{}: expected {}, got {} ({}){}", path.empty() ? "config" : path, what,
+                                         described(node), node.where, hint));
+}
+
+namespace config_detail {
+
+std::string type_words(bool) { return "true or false"; }
+std::string type_words(int64_t) { return "integer"; }
+std::string type_words(double) { return "number"; }
+std::string type_words(const std::string&) { return "text"; }
+
+std::string one_of(std::span<const char* const> words) { return fmt::format("one of {}", fmt::join(words, ", ")); }
+
+void read_scalar(const ConfigPlace& at, bool& value) {
+  const bool word = at.node.kind == Kind::scalar && !at.node.quoted;
+  if (!word || (at.node.text != "true" && at.node.text != "false"))
+    return at.expected("true or false", hint_for_boolean(at.node));
+  value = at.node.text == "true";
+}
+
+void read_scalar(const ConfigPlace& at, int64_t& value) {
+  std::string plain = at.node.text;
+  std::erase(plain, '_');
+  const bool has_marks = plain != at.node.text && !integer_digits(plain).empty();
+  read_number(at, value, integer_digits(at.node.text), "an integer", has_marks ? fmt::format(", write {}", plain) : "");
+}
+
+void read_scalar(const ConfigPlace& at, double& value) {
+  read_number(at, value, is_number(at.node.text) ? at.node.text : "", "a number");
+}
+
+void read_scalar(const ConfigPlace& at, std::string& value) {
+  if (at.node.kind == Kind::null) return at.expected("text", ", for none write \"\"");
+  if (at.node.kind != Kind::scalar) return at.expected("text", ", put text in quotes");
+  value = at.node.text;
+}
+
+std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* const> words) {
+  if (at.node.kind == Kind::scalar) {
+    for (size_t i = 0; i < words.size(); ++i)
+      if (at.node.text == words[i]) return i;
+  }
+  at.expected(one_of(words), did_you_mean(at.node.text, {words.begin(), words.end()}));
+  return std::nullopt;
+}
+
+std::vector<ConfigPlace> read_list(const ConfigPlace& at) {
+  std::vector<ConfigPlace> places;
+  if (at.node.kind != Kind::list) {
+    at.expected("a list");
+    return places;
+  }
+  for (const ConfigNode& item : at.node.items)
+    places.push_back({item, fmt::format("{}[{}]", at.path, places.size()), at.reading});
+  return places;
+}
+
+void read_fields(const ConfigPlace& at, const ConfigFields& fields) {
+  if (at.node.kind != Kind::section) return at.expected("a section");
+  note_unknown_keys(at, fields);
+  // A section that the file leaves out is read as an empty one: it may have required keys.
+  const ConfigNode absent_section = ConfigNode::section(at.node.where);
+  for (const ConfigField& field : fields.list()) {
+    const std::string path = joined_path(at.path, field.key);
+    if (const ConfigNode* node = at.node.find(field.key)) {
+      field.read({*node, path, at.reading});
+    } else if (field.required) {
+      at.reading.problems.push_back(fmt::format("{}: required key is missing ({})", path, at.node.where));
+    } else if (field.type == "section") {
+      field.read({absent_section, path, at.reading});
+    }
+  }
+}
+
+ConfigNode write_scalar(bool value) { return ConfigNode::scalar(value ? "true" : "false"); }
+
+ConfigNode write_scalar(int64_t value) { return ConfigNode::scalar(std::to_string(value)); }
+
+ConfigNode write_scalar(double value) {
+  ENSURE(std::isfinite(value), "a config cannot hold {}", value);
+  std::array<char, 32> digits;
+  const auto result = std::to_chars(digits.data(), digits.data() + digits.size(), value);
+  return ConfigNode::scalar({digits.data(), result.ptr});
+}
+
+ConfigNode write_scalar(const std::string& value) { return ConfigNode::scalar(value, needs_quotes(value)); }
+
+ConfigNode write_fields(const ConfigFields& fields) {
+  ConfigNode section = ConfigNode::section();
+  for (const ConfigField& field : fields.list()) section.add(field.key, field.write());
+  return section;
+}
+
+std::string document_fields(const std::string& prefix, const ConfigFields& fields) {
+  std::string rows;
+  for (const ConfigField& field : fields.list()) {
+    const std::string path = prefix + field.key;
+    const bool is_leaf = field.type != "section";
+    const std::string standard = field.required ? "required" : "`" + field.write().inline_text() + "`";
+    if (is_leaf)
+      rows += fmt::format("| `{}` | {} | {} | {} |\n", path, table_text(field.type), table_text(standard),
+                          table_text(field.meaning));
+    rows += field.nested_rows(path);
+  }
+  return rows;
+}
+
+std::string document_table(const ConfigFields& fields) {
+  return "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + document_fields("", fields);
+}
+
+std::vector<std::string> leaf_paths(const ConfigFields& fields) {
+  std::vector<std::string> paths;
+  add_leaf_paths(write_fields(fields), "", paths);
+  return paths;
+}
+
+std::vector<std::string> differences(const ConfigNode& a, const ConfigNode& b) {
+  std::vector<std::string> differing;
+  compare(a, b, "", differing);
+  return differing;
+}
+
+}  // namespace config_detail
+}  // namespace olmoe

@@ -1,0 +1,39 @@
+// How sums over many rows are cut, by the number of rows alone: the same sums in the same order on every GPU.
+#pragma once
+#include <cstdint>
+
+#include "kernels/rows/elements.h"
+
+namespace olmoe::kernels {
+
+struct Range {
+  int64_t begin, end;
+};
+
+/// Rows in chunks of equal size, the last one perhaps smaller; one block of threads sums a chunk.
+struct RowChunks {
+  /// Four blocks for each of an H100's 132 multiprocessors: all of them run at once.
+  static constexpr int64_t kMaxChunks = 528;
+  static constexpr int64_t kMinRows = 8;
+
+  int64_t rows;
+
+  OLMOE_ELEMENT int64_t chunk_rows() const {
+    const int64_t even = (rows + kMaxChunks - 1) / kMaxChunks;
+    return even > kMinRows ? even : kMinRows;
+  }
+  OLMOE_ELEMENT int64_t chunks() const { return (rows + chunk_rows() - 1) / chunk_rows(); }
+  OLMOE_ELEMENT Range operator[](int64_t chunk) const {
+    const int64_t begin = chunk * chunk_rows(), end = begin + chunk_rows();
+    return {begin, end < rows ? end : rows};
+  }
+};
+
+/// The share that `part` of `parts` has of `count` things; shares are in order and may be empty.
+OLMOE_ELEMENT Range share_of(int64_t count, int64_t part, int64_t parts) {
+  const int64_t size = (count + parts - 1) / parts;
+  const int64_t begin = part * size, end = begin + size;
+  return {begin < count ? begin : count, end < count ? end : count};
+}
+
+}  // namespace olmoe::kernels

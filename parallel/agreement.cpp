@@ -1,0 +1,91 @@
+#include "parallel/agreement.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+#include <string>
+
+#include "core/error.h"
+#include "parallel/error_text.h"
+
+namespace olmoe {
+namespace {
+
+struct Agreed {
+  virtual ~Agreed() = default;
+};
+
+template <class E>
+struct AgreedError final : E, Agreed {
+  using E::E;
+};
+
+[[noreturn]] void throw_agreed(const std::string& message, ExitCode code) {
+  switch (code) {
+    case ExitCode::config:
+      throw AgreedError<ConfigError>(message);
+    case ExitCode::data:
+      throw AgreedError<DataError>(message);
+    case ExitCode::checkpoint:
+      throw AgreedError<CheckpointError>(message);
+    default:
+      throw AgreedError<Error>(message, code);
+  }
+}
+
+}  // namespace
+
+void agree(Communicator& world, const std::function<void()>& work) {
+  std::string problem;
+  auto code = ExitCode::ok;
+  try {
+    work();
+  } catch (const std::exception& error) {
+    code = exit_code_of(error);
+    problem = error_text(error);
+  }
+  auto mine_1 = at::full({1}, static_cast<int64_t>(code), at::kLong), all_W = at::zeros({world.size()}, at::kLong);
+  world.all_gather(all_W, mine_1);
+  const auto* all = all_W.const_data_ptr<int64_t>();
+  int lowest = 0, failed = 0;
+  for (int rank = world.size() - 1; rank >= 0; --rank) {
+    if (static_cast<ExitCode>(all[rank]) == ExitCode::ok) continue;
+    lowest = rank;
+    ++failed;
+  }
+  if (failed == 0) return;
+  auto message = share_text(world, lowest, problem);
+  if (failed < world.size()) {
+    message = fmt::format("rank {}: {}", lowest, message);
+    if (failed > 1) message += fmt::format(" ({} of {} ranks failed)", failed, world.size());
+  }
+  throw_agreed(message, static_cast<ExitCode>(all[lowest]));
+}
+
+bool is_agreed(const std::exception& error) { return dynamic_cast<const Agreed*>(&error) != nullptr; }
+
+std::string share_text(Communicator& world, int root, const std::string& mine) {
+  auto size_1 = at::full({1}, std::ssize(mine), at::kLong);
+  world.broadcast(size_1, root);
+  auto text = at::zeros({size_1.item<int64_t>() + 1}, at::kByte);  // not empty
+  auto* bytes = text.mutable_data_ptr<uint8_t>();
+  if (world.rank() == root) std::memcpy(bytes, mine.data(), mine.size());
+  world.broadcast(text, root);
+  return {reinterpret_cast<const char*>(bytes), static_cast<size_t>(text.numel() - 1)};
+}
+
+std::vector<std::string> gather_text(Communicator& world, const std::string& text) {
+  constexpr int64_t kTextBytes = 1024;
+  auto own = at::zeros({kTextBytes}, at::kByte), all = at::zeros({world.size() * kTextBytes}, at::kByte);
+  std::memcpy(own.data_ptr(), text.data(), std::min<size_t>(text.size(), kTextBytes - 1));
+  world.all_gather(all, own);
+  std::vector<std::string> out;
+  for (int rank = 0; rank < world.size(); ++rank)
+    out.emplace_back(static_cast<const char*>(all.const_data_ptr()) + rank * kTextBytes);
+  return out;
+}
+
+}  // namespace olmoe

@@ -1,0 +1,37 @@
+#include "core/files/file_kinds.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support/catch.h"
+
+using namespace olmoe;
+using namespace std::string_literals;
+
+namespace {
+
+std::string recognized(const std::string& text) { return recognize_file(std::as_bytes(std::span(text))); }
+
+}  // namespace
+
+TEST_CASE("files that people put into a model's folder are recognized by how they begin") {
+  const std::vector<std::pair<std::string, std::string>> files{
+      {"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"},
+      {"<!DOCTYPE html>", "a web page"},
+      {"<!doctype html>", "a web page"},
+      {"<html>", "a web page"},
+      {"PK\x03\x04\x14", "a zip archive"},
+      {"\x80\x02}q", "a pickle"},
+      {"\x1f\x8b\x08\0"s, "a gzip archive"},
+      {"GGUF\x03", "a GGUF file"},
+      {"\x89HDF\r\n\x1a\n", "an HDF5 file"}};
+  for (const auto& [begin, words] : files) CHECK(recognized(begin).starts_with(words));
+}
+
+TEST_CASE("what is no kind of its own, or begins like one and ends too soon, is not recognized") {
+  for (const auto& begin : {""s, "{}"s, "GGU"s, "\x1f\x8b"s, "\x89HDF"s}) {
+    CHECK(file_kind(std::as_bytes(std::span(begin))) == FileKind::other);
+    CHECK(recognized(begin).empty());
+  }
+}

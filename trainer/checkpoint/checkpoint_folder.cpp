@@ -1,0 +1,108 @@
+#include "trainer/checkpoint/checkpoint_folder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <string_view>
+
+#include "core/files/files.h"
+#include "core/log.h"
+
+namespace olmoe {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr std::string_view kStepPrefix = "step_";
+constexpr std::string_view kTemporaryMark = ".tmp_";  // before a step's name
+constexpr const char* kManifest = "manifest.json";
+
+std::optional<int64_t> parse_step(const std::string& name) {
+  if (!name.starts_with(kStepPrefix) || name.size() != kStepPrefix.size() + 9) return {};
+  uint32_t step = 0;  // unsigned: from_chars would take a minus sign as well
+  const auto* end = name.data() + name.size();
+  const auto result = std::from_chars(name.data() + kStepPrefix.size(), end, step);
+  return result.ec == std::errc() && result.ptr == end ? std::optional<int64_t>(step) : std::nullopt;
+}
+
+bool is_complete(const fs::path& step_folder) { return fs::exists(step_folder / kManifest); }
+
+bool is_link(const fs::path& path) { return fs::symlink_status(path).type() == fs::file_type::symlink; }
+
+/// True for names of files that a save writes into a step's folder.
+bool is_of_save(const std::string& name) {
+  return name == kManifest || name == "manifest.json.tmp" ||
+         (name.starts_with("shard_") && name.ends_with(".safetensors"));
+}
+
+void remove_or_warn(const fs::path& path) {
+  std::error_code error;  // what stays costs space, no more
+  fs::remove(path, error);
+  if (error) log::warn("{} could not be removed: {}", path.string(), error.message());
+}
+
+bool is_leftover(const fs::directory_entry& entry) {
+  auto name = entry.path().filename().string();
+  const bool temporary = name.starts_with(kTemporaryMark);
+  if (temporary) name.erase(0, kTemporaryMark.size());
+  if (!parse_step(name) || entry.is_symlink() || !entry.is_directory()) return false;
+  return temporary || !is_complete(entry.path());
+}
+
+}  // namespace
+
+std::string step_name(int64_t step) { return fmt::format("{}{:09}", kStepPrefix, step); }
+
+std::string temporary_name(int64_t step) { return std::string(kTemporaryMark) + step_name(step); }
+
+std::string shard_name(int rank) { return fmt::format("shard_{:05}.safetensors", rank); }
+
+std::vector<int64_t> complete_steps(const std::string& folder) {
+  std::vector<int64_t> steps;
+  // Of the name itself: a link to a disk that is not mounted is no missing folder.
+  if (fs::symlink_status(folder).type() == fs::file_type::not_found) return steps;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (const auto step = parse_step(entry.path().filename()); step && is_complete(entry.path()))
+      steps.push_back(*step);
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+void remove_checkpoint(const std::string& step_folder) {
+  const fs::path folder = step_folder;
+  if (is_link(folder)) return;
+  std::vector<fs::path> ours;
+  bool others = false;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (is_of_save(entry.path().filename()) && !entry.is_directory())
+      ours.push_back(entry.path());
+    else
+      others = true;
+  if (others && !ours.empty())
+    log::warn("{} holds files that no save wrote: they stay, without the checkpoint", step_folder);
+  remove_or_warn(folder / kManifest);
+  for (const auto& path : ours) remove_or_warn(path);
+  if (!others) remove_or_warn(folder);
+}
+
+void remove_leftovers(const std::string& folder) {
+  try {
+    std::vector<std::string> found;  // a folder must not change while it is walked
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (is_leftover(entry)) found.push_back(entry.path().string());
+    for (const auto& path : found) remove_checkpoint(path);
+  } catch (const std::exception& error) {
+    log::warn("what interrupted saves left in {} could not be looked for: {}", folder, error.what());
+  }
+}
+
+void make_way(const std::string& step_folder) {
+  if (fs::is_directory(fs::symlink_status(step_folder))) remove_checkpoint(step_folder);
+  if (fs::symlink_status(step_folder).type() == fs::file_type::not_found) return;
+  const auto kept = unused_name(step_folder);
+  fs::rename(step_folder, kept);
+  log::warn("{} makes way for a checkpoint: it is kept as {}", step_folder, kept);
+}
+
+}  // namespace olmoe

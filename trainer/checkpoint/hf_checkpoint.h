@@ -1,0 +1,35 @@
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/files/safetensors.h"
+#include "model/config.h"
+#include "model/init.h"
+#include "trainer/checkpoint/hf_names.h"
+#include "trainer/checkpoint/tensor_pieces.h"
+
+namespace olmoe {
+
+/// The model that a Hugging Face config.json describes: model_type olmoe, or llama (our dense model without QK-norm).
+/// Keeps from `defaults` what config.json does not say (loss weights, chunk). Throws ConfigError on anything that we
+/// do not compute: biases, tied embeddings, rope scaling, another activation or head width.
+ModelConfig read_hf_config(const std::string& folder, const ModelConfig& defaults = {});
+
+/// The weights of a Hugging Face folder: model.safetensors, or shards with model.safetensors.index.json.
+class HfWeights {
+ public:
+  /// Throws CheckpointError listing every tensor that is missing, unexpected, or of another shape.
+  HfWeights(const std::string& folder, const ModelConfig& config);
+  /// Reads [begin, begin + out.numel()) of our parameter, from F32, BF16, F16 or F64 tensors.
+  void read(const std::string& name, int64_t begin, at::Tensor out) const { pieces_.read(name, begin, out); }
+  /// The weights as a source of initial values. Throws ConfigError, naming keys, where config.json describes a model
+  /// that computes something else than `config`, although its tensors may fit.
+  static ParamSource source(const std::string& folder, const ModelConfig& config);
+
+ private:
+  std::vector<std::unique_ptr<safetensors::File>> files_;
+  TensorPieces pieces_;
+};
+
+}  // namespace olmoe

@@ -1,0 +1,156 @@
+#include "trainer/config/config.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "trainer/config/config_paths.h"
+#include "trainer/config/gpu_limits.h"
+#include "trainer/config/optimizer_limits.h"
+
+namespace olmoe {
+namespace {
+
+constexpr double kMostCounted = 4e18;
+
+/// Why the fused kernels cannot compute this run's experts. Whether its GPUs have them is seen on the GPUs.
+std::vector<std::string> refuse_fused_experts(const Config& config) {
+  std::vector<std::string> problems;
+  auto refuse = [&](bool bad, std::string why) {
+    if (bad) problems.push_back("train.expert_kernels: fused " + std::move(why) + "; use unfused");
+  };
+  const auto& model = config.model;
+  refuse(config.train.device != DeviceKind::cuda, "needs train.device=cuda");
+  refuse(config.train.compute_dtype != ComputeDtype::bfloat16, "needs train.compute_dtype=bfloat16");
+  refuse(!kernels::fused_experts_fit(model.d_model, model.expert_width),
+         fmt::format("needs model.d_model and model.expert_width to be multiples of {}, not {} and {}",
+                     kernels::kFusedWidths, model.d_model, model.expert_width));
+  return problems;
+}
+
+/// Why this run's attention cannot be computed by that kernel, or in any order. Whether its GPUs have it is seen on the
+/// GPUs.
+std::vector<std::string> refuse_attention(const Config& config) {
+  std::vector<std::string> problems;
+  const auto& train = config.train;
+  const bool cudnn = train.attention_kernel == kernels::AttentionKernel::cudnn;
+  auto refuse = [&](bool bad, std::string why) {
+    if (bad && cudnn) problems.push_back("train.attention_kernel: cudnn " + why + "; use flash");
+  };
+  const bool gpus = train.device == DeviceKind::cuda, bf16 = train.compute_dtype == ComputeDtype::bfloat16;
+  refuse(!gpus, "needs train.device=cuda");
+  refuse(!bf16, "needs train.compute_dtype=bfloat16");
+  const int64_t head_dim = config.model.head_dim();
+  refuse(!kernels::cudnn_attention_fits(head_dim),
+         fmt::format("needs heads whose width (model.d_model / model.num_heads) is a multiple of 8 and at most 256, "
+                     "not {}",
+                     head_dim));
+  const int64_t positions = config.data.sequence_length;
+  const auto as_double = [](int64_t value) { return static_cast<double>(value); };
+  const double scores = as_double(std::min(train.micro_batch_size, train.global_batch_size)) *
+                        as_double(config.model.num_heads) * as_double(positions) * as_double(positions);
+  refuse(train.deterministic_attention && 2 * scores > kMostCounted,
+         fmt::format("needs a workspace of {:.3g} bytes, more than 63 bits count", 2 * scores));
+  if (!train.deterministic_attention && !(gpus && bf16))
+    problems.push_back(
+        "train.deterministic_attention: false needs train.device=cuda and train.compute_dtype=bfloat16: "
+        "all other attention gives the same bits in every run; use true");
+  return problems;
+}
+
+/// Sizes each of which may be, but not together: what is planned from them is counted in 63 bits. In double, which
+/// holds them all.
+std::vector<std::string> refuse_sizes(const Config& config) {
+  constexpr double kMostParameters = 1e15;
+  const auto as_double = [](int64_t value) { return static_cast<double>(value); };
+  const auto& model = config.model;
+  const double d = as_double(model.d_model), layers = as_double(model.num_layers), k = as_double(model.top_k);
+  const double experts = as_double(model.num_experts), width = as_double(model.expert_width);
+  const bool moe = model.ffn == Ffn::moe;
+  const double hidden = moe ? experts * width : as_double(model.dense_hidden());
+  const double parameters = layers * d * (3 * hidden + 4 * d + experts) + 2 * d * as_double(model.vocab_size);
+  // Upper bounds: of the values that a token leaves in all layers, and of the bytes that travel in a step.
+  const double token_values = layers * (16 * d + experts + (moe ? k * (4 * width + 6 * d + k) : 6 * hidden));
+  const double sequences = as_double(config.train.global_batch_size);
+  const double step_tokens = sequences * as_double(config.data.sequence_length);
+  const double run_tokens = as_double(config.train.steps) * step_tokens;
+  std::vector<std::string> problems;
+  const auto refuse = [&](bool bad, std::string why) {
+    if (bad) problems.push_back(std::move(why));
+  };
+  refuse(parameters > kMostParameters,
+         fmt::format("model: {:.3g} parameters, more than {:g}", parameters, kMostParameters));
+  refuse(8 * step_tokens * token_values > kMostCounted ||
+             16 * sequences * std::min(parameters, kMostParameters) > kMostCounted,
+         fmt::format("train.global_batch_size: {} sequences of {} tokens, with {:.3g} parameters, are more bytes than "
+                     "63 bits count",
+                     config.train.global_batch_size, config.data.sequence_length, parameters));
+  refuse(run_tokens > kMostCounted, fmt::format("train.steps: {} steps are {:.3g} tokens, more than 63 bits count",
+                                                config.train.steps, run_tokens));
+  return problems;
+}
+
+}  // namespace
+
+std::vector<std::string> validate(const Config& config) {
+  auto problems = values_out_of_range(config);
+  auto require = [&](bool good, std::string problem) {
+    if (!good && std::find(problems.begin(), problems.end(), problem) == problems.end())
+      problems.push_back(std::move(problem));
+  };
+  for (auto& problem : validate(config.model, "model")) require(false, std::move(problem));
+  for (auto& problem : validate(config.evaluation)) require(false, std::move(problem));
+  if (problems.empty())
+    for (auto& problem : refuse_sizes(config)) require(false, std::move(problem));
+  require(!config.run.folder.empty(), "run.folder: must not be empty");
+  const bool has_files = !config.data.paths.empty();
+  require(has_files != config.data.synthetic,
+          "data.paths: name token files, or set data.synthetic: true, not both and not neither");
+  for (auto& problem : validate(config.optimizer, config.train.compute_dtype)) problems.push_back(std::move(problem));
+  const auto share = [](double x) { return x >= 0 && x <= 1; };
+  require(share(config.schedule.warmup_start), "schedule.warmup_start: must be a share in [0, 1]");
+  require(share(config.schedule.final_fraction), "schedule.final_fraction: must be a share in [0, 1]");
+  const auto& parallel = config.parallel;
+  const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;
+  require(!config.train.cuda_graph || over_nccl,
+          "train.cuda_graph: needs train.device=cuda and parallel.transport=nccl: nothing else records a step");
+  require(!config.train.cuda_graph || parallel.expert <= 1,
+          "train.cuda_graph: not with parallel.expert > 1, whose ranks wait for the counts of rows that they exchange");
+  require(!config.train.cuda_graph || !config.model.capacity_factor,
+          "train.cuda_graph: not with model.capacity_factor: the host asks how many assignments were kept");
+  require(!parallel.registered_memory || over_nccl,
+          "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, which it is for");
+  require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
+  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
+    for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));
+  if (problems.empty()) problems = refuse_attention(config);
+  if (problems.empty()) problems = gpu_limits(config);
+  return problems;
+}
+
+namespace {
+
+/// A resolved config is written into the run folder and into checkpoints, where a later start has to read it.
+void check_reads_back(const Config& config, const std::string& path) {
+  try {
+    const auto again = read_config_text<Config>(write_config(config), "the resolved config");
+    const auto lost = differing_fields(config, again);
+    ENSURE(lost.empty(), "the resolved config reads back differently: {}", fmt::join(lost, "; "));
+  } catch (const ConfigError& error) {
+    throw ConfigError(fmt::format("{}: what it resolves to could not be read back: {}", path, error.what()));
+  }
+}
+
+}  // namespace
+
+Config load_config(const std::string& path, const std::vector<std::string>& overrides) {
+  ConfigNode tree;
+  auto config = read_config<Config>(path, overrides, &tree);
+  auto problems = resolve_paths(config, tree);
+  if (problems.empty()) problems = validate(config);
+  if (!problems.empty()) throw ConfigError(fmt::format("{}:\n  {}", path, fmt::join(problems, "\n  ")));
+  check_reads_back(config, path);
+  return config;
+}
+
+}  // namespace olmoe

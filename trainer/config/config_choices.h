@@ -1,0 +1,57 @@
+#pragma once
+#include <array>
+#include <cstdint>
+
+#include "core/reader/config_reader.h"
+#include "kernels/attention.h"
+#include "kernels/experts.h"
+
+/// What fields of a run's config choose between.
+namespace olmoe {
+
+enum class ComputeDtype { float32, bfloat16, float64 };
+enum class DeviceKind { cpu, cuda };
+enum class Transport { nccl, staged };
+enum class GradientWire { master, bfloat16 };
+enum class Recompute { none, selective, full };
+enum class ScheduleKind { cosine, linear, constant };
+
+template <>
+struct EnumNames<ComputeDtype> {
+  static constexpr std::array names{"float32", "bfloat16", "float64"};
+};
+template <>
+struct EnumNames<DeviceKind> {
+  static constexpr std::array names{"cpu", "cuda"};
+};
+template <>
+struct EnumNames<GradientWire> {
+  static constexpr std::array names{"master", "bfloat16"};
+};
+template <>
+struct EnumNames<Transport> {
+  static constexpr std::array names{"nccl", "staged"};
+};
+template <>
+struct EnumNames<Recompute> {
+  static constexpr std::array names{"none", "selective", "full"};
+};
+template <>
+struct EnumNames<kernels::AttentionKernel> {
+  static constexpr std::array names{"flash", "cudnn"};
+};
+template <>
+struct EnumNames<kernels::ExpertKernels> {
+  static constexpr std::array names{"unfused", "fused"};
+};
+template <>
+struct EnumNames<ScheduleKind> {
+  static constexpr std::array names{"cosine", "linear", "constant"};
+};
+
+/// Bytes of one value.
+constexpr int64_t element_bytes(ComputeDtype dtype) {
+  return dtype == ComputeDtype::bfloat16 ? 2 : dtype == ComputeDtype::float32 ? 4 : 8;
+}
+
+}  // namespace olmoe

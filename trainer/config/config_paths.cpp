@@ -1,0 +1,89 @@
+#include "trainer/config/config_paths.h"
+
+#include <filesystem>
+
+#include "core/reader/user_path.h"
+
+namespace olmoe {
+namespace {
+
+/// The node that a dotted path names, or null where nothing names it.
+const ConfigNode* find_node(const ConfigNode& tree, std::string_view path) {
+  const ConfigNode* node = &tree;
+  for (size_t begin = 0; node != nullptr && begin <= path.size();) {
+    const size_t end = std::min(path.find('.', begin), path.size());
+    node = node->find(path.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return node;
+}
+
+class PathResolver {
+ public:
+  explicit PathResolver(const ConfigNode& tree) : tree_(tree) {}
+
+  bool is_typed(const std::string& key) const {
+    const auto* node = find_node(tree_, key);
+    return node != nullptr && node->file.empty();
+  }
+  /// The folder of the file that a value stands in; empty, the working directory, for what was typed.
+  std::string folder_of(const std::string& key) const {
+    const auto* node = find_node(tree_, key);
+    return node == nullptr ? "" : std::filesystem::path(node->file).parent_path().string();
+  }
+  /// Where relative token paths of that key start. A root that stands in a file is not for what was typed.
+  std::string start_of_tokens(const std::string& key, const std::string& root) const {
+    return is_typed(key) && !is_typed("data.root") ? "" : root;
+  }
+  /// Runs `work`, and keeps the text of its ConfigError with the key's name and place.
+  template <class F>
+  void noting(const std::string& key, const std::string& name, F&& work) {
+    try {
+      work();
+    } catch (const ConfigError& error) {
+      const auto* node = find_node(tree_, key);
+      problems_.push_back(fmt::format("{}: {}{}", name, error.what(), node ? fmt::format(" ({})", node->where) : ""));
+    }
+  }
+  /// One path, where an empty one stands for none.
+  void resolve(const std::string& key, std::string& path, const std::string& folder) {
+    if (!path.empty()) noting(key, key, [&] { path = user_path(path, folder); });
+  }
+  void resolve(const std::string& key, const std::string& name, std::vector<std::string>& paths,
+               const std::string& folder) {
+    for (size_t i = 0; i < paths.size(); ++i)
+      noting(key, fmt::format("{}[{}]", name, i), [&] { paths[i] = user_path(paths[i], folder); });
+  }
+  std::vector<std::string> take_problems() { return std::move(problems_); }
+
+ private:
+  const ConfigNode& tree_;
+  std::vector<std::string> problems_;
+};
+
+}  // namespace
+
+std::vector<std::string> resolve_paths(Config& config, const ConfigNode& tree) {
+  PathResolver resolver(tree);
+  resolver.resolve("run.folder", config.run.folder, "");
+  resolver.resolve("train.init_from", config.train.init_from, "");
+  auto& data = config.data;
+  resolver.resolve("data.root", data.root, "");
+  resolver.resolve("data.paths", "data.paths", data.paths, resolver.start_of_tokens("data.paths", data.root));
+  auto& evaluation = config.evaluation;
+  resolver.resolve("evaluation.paths", "evaluation.paths", evaluation.paths,
+                   resolver.start_of_tokens("evaluation.paths", data.root));
+  for (size_t i = 0; i < evaluation.sets.size(); ++i)
+    resolver.resolve("evaluation.sets", fmt::format("evaluation.sets[{}].paths", i), evaluation.sets[i].paths,
+                     resolver.start_of_tokens("evaluation.sets", data.root));
+  if (!data.paths_file.empty())
+    resolver.noting("data.paths_file", "data.paths_file", [&] {
+      const auto list = user_path(data.paths_file, resolver.folder_of("data.paths_file"));
+      for (auto& path : read_path_list(list, data.root)) data.paths.push_back(std::move(path));
+    });
+  data.paths_file.clear();
+  data.root.clear();
+  return resolver.take_problems();
+}
+
+}  // namespace olmoe

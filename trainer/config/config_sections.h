@@ -1,0 +1,164 @@
+#pragma once
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "trainer/config/config_choices.h"
+#include "trainer/config/evaluation_config.h"
+
+/// The trainer's own sections of a run's config; those of model and data stand beside their owners.
+namespace olmoe {
+
+inline constexpr int64_t kAnyInteger = std::numeric_limits<int64_t>::max();
+inline constexpr int64_t kMostSteps = 999'999'999;  // names of checkpoints have nine digits
+
+struct RunConfig {
+  std::string folder;
+  int64_t seed = 6198;
+  int64_t threads = 0;
+  int64_t hang_timeout_s = 1800;
+
+  template <class V>
+  void fields(V& v) {
+    v.required("folder", folder, "run folder: resolved config, metrics and checkpoints; a run found there goes on");
+    v("seed", seed, {0, kAnyInteger}, "of initial weights and data order");
+    v("threads", threads, {0, 1024}, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node");
+    v("hang_timeout_s", hang_timeout_s, {0},
+      "ranks hang, and end with exit code 71, once no collective call began or returned for so long; "
+      "more than a save takes; 0: never");
+  }
+};
+
+struct TrainConfig {
+  int64_t steps = 0;
+  ComputeDtype compute_dtype = ComputeDtype::bfloat16;
+  DeviceKind device = DeviceKind::cpu;
+  int64_t micro_batch_size = 4;
+  int64_t global_batch_size = 1024;
+  Recompute recompute = Recompute::none;
+  bool cuda_graph = false;
+  kernels::ExpertKernels expert_kernels = kernels::ExpertKernels::unfused;
+  kernels::AttentionKernel attention_kernel = kernels::AttentionKernel::flash;
+  bool deterministic_attention = true;
+  std::string init_from;
+
+  template <class V>
+  void fields(V& v) {
+    v.required("steps", steps, {1, kMostSteps}, "optimizer steps of the whole run");
+    v("compute_dtype", compute_dtype, "of gathered weights and activations; trained weights are fp32, or float64");
+    v("device", device, "where tensors live");
+    v("micro_batch_size", micro_batch_size, {1}, "sequences of one pass of one rank");
+    v("global_batch_size", global_batch_size, {1}, "sequences of one optimizer step, all ranks together");
+    v("recompute", recompute,
+      "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of "
+      "each stage and its routing");
+    v("cuda_graph", cuda_graph, "on GPUs over NCCL, replay a step as one CUDA graph from the third on");
+    v("expert_kernels", expert_kernels,
+      "fused: gathering and SwiGLU inside the experts' products; for bfloat16 on GPUs of compute capability 9.0; "
+      "without effect in a dense model");
+    v("attention_kernel", attention_kernel,
+      "flash: FlashAttention-2, or on GPUs in other dtypes than bfloat16 ATen's other attention; cudnn: cuDNN's, for "
+      "bfloat16 on GPUs of compute capability 9.0");
+    v("deterministic_attention", deterministic_attention,
+      "the same bits in every run; false lets attention's backward in bfloat16 on GPUs add up in any order, in less "
+      "time and memory");
+    v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
+  }
+};
+
+struct OptimizerConfig {
+  double lr = 4e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  bool decay_norms = true;
+  bool decay_embeddings = true;
+  double clip_norm = 1.0;
+
+  template <class V>
+  void fields(V& v) {
+    v("lr", lr, "peak learning rate of AdamW");
+    v("beta1", beta1, "decay of the first moment");
+    v("beta2", beta2, "decay of the second moment");
+    v("eps", eps, "added to the root of the second moment");
+    v("weight_decay", weight_decay, "decoupled weight decay");
+    v("decay_norms", decay_norms, "weight decay on norm weights too");
+    v("decay_embeddings", decay_embeddings, "weight decay on the input embedding too");
+    v("clip_norm", clip_norm, "largest global L2 norm of the gradients; 0: no clipping");
+  }
+};
+
+struct ScheduleConfig {
+  ScheduleKind kind = ScheduleKind::cosine;
+  int64_t warmup_steps = 2500;
+  int64_t decay_steps = 0;
+  double warmup_start = 0.1;
+  double final_fraction = 0.1;
+
+  template <class V>
+  void fields(V& v) {
+    v("kind", kind, "shape after the warm-up");
+    v("warmup_steps", warmup_steps, {0}, "steps of linear warm-up");
+    v("decay_steps", decay_steps, {0}, "step at which the floor is reached; 0: train.steps");
+    v("warmup_start", warmup_start, "warm-up starts at this share of the peak");
+    v("final_fraction", final_fraction, "floor as a share of the peak");
+  }
+};
+
+struct CheckpointConfig {
+  int64_t every_steps = 1000;
+  int64_t keep = 3;
+  bool save_last = true;
+
+  template <class V>
+  void fields(V& v) {
+    v("every_steps", every_steps, {0}, "steps between checkpoints; 0: none but the last");
+    v("keep", keep, {0}, "newest checkpoints to keep; 0: all");
+    v("save_last", save_last, "save the last step too; a run that is asked to stop is always saved");
+  }
+};
+
+struct ParallelConfig {
+  int64_t replicate = 1;
+  int64_t shard = 0;
+  int64_t expert = 1;
+  int64_t expert_chunks = 1;
+  int64_t zero_stage = 3;
+  GradientWire gradient_wire = GradientWire::master;
+  bool overlap = true;
+  Transport transport = Transport::nccl;
+  bool registered_memory = false;
+
+  template <class V>
+  void fields(V& v) {
+    v("replicate", replicate, {1}, "copies of the sharded model (hybrid sharding)");
+    v("shard", shard, {0}, "ranks that share one copy of the trained state; 0: all of the world");
+    v("expert", expert, {1},
+      "ranks that share the experts of a layer; tokens travel to them. Divides shard and num_experts");
+    v("expert_chunks", expert_chunks, {1, 1024},
+      "pieces in which a micro-batch travels, one while another is computed; 1: at once; "
+      "nothing travels with expert: 1");
+    v("zero_stage", zero_stage, {1, 3},
+      "3: weights are gathered stage by stage; 2: once a step, and stay; 1: and gradients are reduced once a step");
+    v("gradient_wire", gradient_wire,
+      "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");
+    v("overlap", overlap, "on GPUs, gather the next stage and reduce the last one while a stage computes");
+    v("registered_memory", registered_memory, "register gathered weights and full gradients with NCCL");
+    v("transport", transport, "between GPUs; staged: through host memory, slowly, so that ranks may share a GPU");
+  }
+};
+
+struct LogConfig {
+  int64_t every_steps = 10;
+  bool host_syncs = false;
+
+  template <class V>
+  void fields(V& v) {
+    v("every_steps", every_steps, {1}, "steps between console lines (metrics.jsonl has every step)");
+    v("host_syncs", host_syncs, "on GPUs, count in metrics.jsonl how often LibTorch made the host wait within a step");
+  }
+};
+
+}  // namespace olmoe

@@ -1,0 +1,55 @@
+#include "trainer/config/evaluation_config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+
+#include "core/utf8.h"
+
+namespace olmoe {
+namespace {
+
+/// Where the files of sets stand: "evaluation.paths[1]", "evaluation.sets[0]".
+std::string place_of(const EvaluationConfig& config, size_t set) {
+  const size_t listed = config.paths.size();
+  return set < listed ? fmt::format("evaluation.paths[{}]", set) : fmt::format("evaluation.sets[{}]", set - listed);
+}
+
+/// A name becomes a part of a key, eval/NAME/loss, and stands in lines of the log.
+bool is_name(const std::string& name) {
+  constexpr size_t kMostBytes = 255;
+  return !name.empty() && name.size() <= kMostBytes && name.find('/') == std::string::npos &&
+         std::none_of(name.begin(), name.end(), is_control);
+}
+
+}  // namespace
+
+std::vector<EvaluationSet> evaluation_sets(const EvaluationConfig& config) {
+  std::vector<EvaluationSet> sets;
+  for (const auto& path : config.paths) sets.push_back({std::filesystem::path(path).stem(), {path}});
+  sets.insert(sets.end(), config.sets.begin(), config.sets.end());
+  return sets;
+}
+
+std::vector<std::string> validate(const EvaluationConfig& config) {
+  std::vector<std::string> problems;
+  std::map<std::string, size_t> first;
+  const auto sets = evaluation_sets(config);
+  for (size_t i = 0; i < sets.size(); ++i) {
+    const auto& [name, paths] = sets[i];
+    const auto place = place_of(config, i);
+    if (paths.empty()) problems.push_back(fmt::format("{}.paths: names no file", place));
+    if (!is_name(name))
+      problems.push_back(fmt::format("{}: '{}' cannot name a set: 1 to 255 bytes without / and control characters",
+                                     place, printable(name)));
+    const auto [twin, is_new] = first.try_emplace(name, i);
+    if (!is_new)
+      problems.push_back(
+          fmt::format("{}: a second set named {}, after {}; give names: evaluation.sets: "
+                      "[{{name: A, paths: [FILE]}}, {{name: B, paths: [FILE]}}]",
+                      place, printable(name), place_of(config, twin->second)));
+  }
+  return problems;
+}
+
+}  // namespace olmoe

@@ -1,0 +1,71 @@
+#include "trainer/config/optimizer_limits.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+namespace olmoe {
+namespace {
+
+std::vector<std::string> out_of_range(const OptimizerConfig& config) {
+  std::vector<std::string> problems;
+  const auto require = [&](bool good, std::string problem) {
+    if (!good) problems.push_back(std::move(problem));
+  };
+  require(config.lr > 0, fmt::format("optimizer.lr: {} must be positive", config.lr));
+  require(config.beta1 >= 0 && config.beta1 < 1, "optimizer.beta1: must be in [0, 1)");
+  require(config.beta2 >= 0 && config.beta2 < 1, "optimizer.beta2: must be in [0, 1)");
+  require(config.eps > 0, "optimizer.eps: must be positive");
+  require(config.weight_decay >= 0, "optimizer.weight_decay: must not be negative");
+  require(config.clip_norm >= 0, "optimizer.clip_norm: must not be negative");
+  return problems;
+}
+
+/// Problems of constants that are in range, once they are rounded to P.
+template <typename P>
+std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtype) {
+  std::vector<std::string> problems;
+  const auto refuse = [&](bool bad, std::string problem) {
+    if (bad) problems.push_back(std::move(problem));
+  };
+  const auto vanishes = [](double x) { return x > 0 && static_cast<P>(x) < std::numeric_limits<P>::min(); };
+  const auto overflows = [](double x) { return !std::isfinite(static_cast<P>(x)); };
+  const auto in_range = [&](const char* key, double value) {
+    refuse(vanishes(value), fmt::format("optimizer.{}: {} vanishes in {}, whose smallest number is {:.2g}", key, value,
+                                        dtype, std::numeric_limits<P>::min()));
+    refuse(overflows(value), fmt::format("optimizer.{}: {} is infinite in {}, whose largest number is {:.2g}", key,
+                                         value, dtype, std::numeric_limits<P>::max()));
+  };
+  in_range("lr", config.lr);
+  in_range("eps", config.eps);
+  in_range("clip_norm", config.clip_norm);
+  in_range("weight_decay", config.weight_decay);
+  for (const auto& [key, beta] : {std::pair("beta1", config.beta1), std::pair("beta2", config.beta2)}) {
+    in_range(key, beta);
+    refuse(static_cast<P>(beta) == 1,
+           fmt::format("optimizer.{}: {} rounds to 1 in {}: the moment would forget nothing", key, beta, dtype));
+  }
+  if (!problems.empty()) return problems;
+  // The step size of the first step, and the share that decays at the peak rate.
+  refuse(overflows(config.lr / (1 - config.beta1)),
+         fmt::format("optimizer.lr: {} / (1 - beta1 {}) is infinite in {}", config.lr, config.beta1, dtype));
+  const double decay = config.lr * config.weight_decay;
+  refuse(decay > 0 && static_cast<P>(1 - decay) == 1,
+         fmt::format("optimizer.weight_decay: {} at lr {} vanishes beside 1 in {}, so that nothing decays; say 0, or a "
+                     "larger value",
+                     config.weight_decay, config.lr, dtype));
+  refuse(overflows(1 - decay),
+         fmt::format("optimizer.weight_decay: {} at lr {} is infinite in {}", config.weight_decay, config.lr, dtype));
+  return problems;
+}
+
+}  // namespace
+
+std::vector<std::string> validate(const OptimizerConfig& config, ComputeDtype compute_dtype) {
+  if (auto problems = out_of_range(config); !problems.empty()) return problems;
+  return compute_dtype == ComputeDtype::float64 ? lost_in<double>(config, "float64") : lost_in<float>(config, "fp32");
+}
+
+}  // namespace olmoe

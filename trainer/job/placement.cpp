@@ -1,0 +1,23 @@
+#include "trainer/job/placement.h"
+
+#include <fmt/ranges.h>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "parallel/agreement.h"
+#include "parallel/topology.h"
+#include "trainer/job/environment.h"
+
+namespace olmoe {
+
+void check_placement(Communicator& world, MeshShape mesh) {
+  const auto topology = describe_topology(gather_text(world, host_name()), mesh);
+  log::info("{}", topology.summary);
+  if (topology.scattered.empty()) return;
+  throw ConfigError(
+      fmt::format("{}: the ranks of {} are spread over hosts, although they fit into one: place ranks host after host "
+                  "(mpirun --map-by slot, srun --distribution=block), not in turns",
+                  topology.summary, fmt::join(topology.scattered, " and of ")));
+}
+
+}  // namespace olmoe

@@ -1,0 +1,88 @@
+#include "trainer/planner/collective_bytes.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace olmoe {
+namespace {
+
+/// What the tokens of a step take to their experts and back. Forward: a row, the scores and the ids go, a row comes.
+/// Backward: the gradient of that row goes, those of row and scores come back. A full recompute goes again, without
+/// ids.
+int64_t exchange_bytes(const Config& config, MeshShape mesh, int64_t passes, TokenCopies copies) {
+  if (mesh.expert == 1) return 0;
+  const auto& model = config.model;
+  const int64_t row = model.d_model * compute_bytes(config), scores = model.top_k * master_bytes(config);
+  const int64_t ids = model.top_k * static_cast<int64_t>(sizeof(int32_t));
+  const int64_t forwards = config.train.recompute == Recompute::full ? 2 : 1;
+  const int64_t counts = (mesh.expert - 1) * 2 * static_cast<int64_t>(sizeof(int64_t));  // copies and rows to each rank
+  return copies.sent * (forwards * (row + scores) + ids + row) + copies.received * (forwards * row + row + scores) +
+         passes * model.num_layers * config.parallel.expert_chunks * counts;
+}
+
+/// An all_reduce of `numel` elements, of the rank whose part [cut, cut) of them is its own to add up.
+int64_t all_reduce_numel(int64_t numel, int ranks, int rank) {
+  const int64_t own = cut(numel, ranks, rank + 1) - cut(numel, ranks, rank);
+  return numel - own + (ranks - 1) * own;
+}
+
+}  // namespace
+
+int64_t compute_bytes(const Config& config) { return element_bytes(config.train.compute_dtype); }
+
+int64_t master_bytes(const Config& config) { return std::max<int64_t>(compute_bytes(config), 4); }
+
+int64_t wire_bytes(const Config& config) {
+  return config.parallel.gradient_wire == GradientWire::bfloat16 ? 2 : master_bytes(config);
+}
+
+StepCounts count_step(const Config& config, MeshShape mesh) {
+  const auto& train = config.train;
+  const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
+  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
+  const int64_t passes = (micro_batches + ranks - 1) / ranks, zero_stage = config.parallel.zero_stage;
+  return {passes, zero_stage == 3 ? passes : 1, zero_stage == 3 ? passes : 0, zero_stage == 1 ? 1 : passes};
+}
+
+double expected_copies(int64_t num_experts, int64_t top_k, int64_t expert_ranks) {
+  const int64_t others = num_experts - num_experts / expert_ranks;  // experts that are not on one given rank
+  double none_there = 1;                                            // C(others, K) / C(E, K)
+  for (int64_t k = 0; k < top_k; ++k)
+    none_there *= static_cast<double>(std::max<int64_t>(others - k, 0)) / static_cast<double>(num_experts - k);
+  return static_cast<double>(expert_ranks - 1) * (1 - none_there);
+}
+
+TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens) {
+  if (model.ffn == Ffn::dense || mesh.expert == 1) return {};
+  const double of_token = expected_copies(model.num_experts, model.top_k, mesh.expert);
+  const int64_t copies = std::llround(of_token * static_cast<double>(tokens * model.num_layers));
+  return {copies, copies};
+}
+
+CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& model, TokenCopies copies,
+                                       int replica) {
+  const auto& mesh = model.mesh;
+  const auto counts = count_step(config, mesh);
+  const int64_t element = compute_bytes(config), master = master_bytes(config), wire = wire_bytes(config);
+  CollectiveBytes out;
+  for (size_t s = 0; s < model.stages.size(); ++s) {
+    const bool last = s + 1 == model.stages.size();
+    const int64_t gathers = counts.forward_gathers + (last ? 0 : counts.backward_gathers);
+    const auto& [dense, experts] = model.stages[s];
+    out.gather_dense += gathers * (dense.ranks - 1) * dense.slice() * element;
+    out.gather_experts += gathers * (experts.ranks - 1) * experts.slice() * element;
+    out.reduce_dense += counts.reductions * (dense.ranks - 1) * dense.slice() * wire;
+    out.reduce_experts += counts.reductions * (experts.ranks - 1) * experts.slice() * wire;
+    if (mesh.replicate > 1)
+      out.replicas += master * (all_reduce_numel(dense.slice(), mesh.replicate, replica) +
+                                all_reduce_numel(experts.slice(), mesh.replicate, replica));
+  }
+  out.exchange = exchange_bytes(config, mesh, counts.passes, copies);
+  return out;
+}
+
+CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica) {
+  return count_collective_bytes(config, ModelOnMesh(config, mesh), copies, replica);
+}
+
+}  // namespace olmoe

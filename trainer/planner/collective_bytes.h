@@ -1,0 +1,51 @@
+// Names of sizes: D model width, K experts a token, E experts; P ranks share them.
+#pragma once
+#include <cstdint>
+
+#include "trainer/planner/model_on_mesh.h"
+
+namespace olmoe {
+
+/// How often the units of a stage are gathered and reduced in one optimizer step, which every rank makes alike.
+struct StepCounts {
+  int64_t passes;            ///< micro-batches of the busiest rank; the others run empty passes beside it
+  int64_t forward_gathers;   ///< of each stage
+  int64_t backward_gathers;  ///< of each stage but the last, whose weights stay from its forward
+  int64_t reductions;        ///< of each stage
+};
+StepCounts count_step(const Config& config, MeshShape mesh);
+
+/// Copies of tokens that a rank sends to the experts of other ranks, and receives, in one step: of all blocks and
+/// passes, each counted once, as PassTotals counts them.
+struct TokenCopies {
+  int64_t sent = 0, received = 0;
+};
+/// Ranks other than its own that a token goes to, where each set of K of the E experts is as likely:
+/// (P - 1) (1 - C(E - E/P, K) / C(E, K)).
+double expected_copies(int64_t num_experts, int64_t top_k, int64_t expert_ranks);
+
+/// Bytes that a rank sends in one optimizer step, for each communicator, as Communicator::traffic() counts them. Norms,
+/// losses and counts are left out: a few hundred bytes.
+struct CollectiveBytes {
+  int64_t gather_dense = 0;    ///< all_gather over shard
+  int64_t gather_experts = 0;  ///< all_gather over expert_shard
+  int64_t reduce_dense = 0;    ///< reduce_scatter over shard
+  int64_t reduce_experts = 0;  ///< reduce_scatter over expert_shard
+  int64_t replicas = 0;        ///< all_reduce over replicate
+  int64_t exchange = 0;        ///< all_to_all over expert
+  int64_t total() const { return gather_dense + gather_experts + reduce_dense + reduce_experts + replicas + exchange; }
+};
+/// `copies` as they were counted, or as they are expected; `replica` is the rank's place on the axis replicate.
+CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica = 0);
+/// The same, of several plans on one mesh.
+CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& model, TokenCopies copies,
+                                       int replica = 0);
+/// What `tokens` tokens of a rank, through all blocks, are expected to send and receive.
+TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens);
+
+/// Bytes of one value: as it is computed with, as it is trained, and as a gradient travels.
+int64_t compute_bytes(const Config& config);
+int64_t master_bytes(const Config& config);
+int64_t wire_bytes(const Config& config);
+
+}  // namespace olmoe

@@ -1,0 +1,37 @@
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/same_files.h"
+#include "trainer/config/config.h"
+
+namespace olmoe {
+
+/// What a list of token files holds, and how much of it whole sequences use, which is an epoch.
+struct TokenTotals {
+  int64_t files = 0;
+  int64_t tokens = 0;       ///< of all files
+  int64_t used_tokens = 0;  ///< in whole sequences; the tail of every file is left out
+  int64_t short_files = 0;  ///< files with less than one sequence, of which nothing is used
+};
+/// What the training files hold, by their sizes alone: none is opened. Nothing where the tokens are generated, or where
+/// a file is not there, which the run refuses.
+std::optional<TokenTotals> token_totals(const DataConfig& data);
+/// "training tokens: 3 files of 6,703 tokens, of which 640 are used, in 10 sequences of 64; the run takes 5,120: 8.00
+/// passes".
+std::string describe_training_tokens(const Config& config, const TokenTotals& totals);
+/// Where more than one token in a hundred is in no sequence, or a file is shorter than one.
+std::vector<std::string> left_out_notices(const Config& config, const TokenTotals& totals);
+
+/// Token files that a config names twice, under one path or several: held-out files among the training files, and
+/// files that either list has twice.
+struct SharedFiles {
+  std::vector<SameFile> both;  ///< the training file, the held-out file
+  std::vector<SameFile> training, held_out;
+};
+SharedFiles find_shared_files(const Config& config);
+std::vector<std::string> shared_file_notices(const SharedFiles& files);
+
+}  // namespace olmoe

@@ -1,0 +1,86 @@
+#include "trainer/preflight/schedule_notices.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "trainer/config/lr_schedule.h"
+
+namespace olmoe {
+namespace {
+
+double rate(const Config& config, int64_t step) {
+  return learning_rate(config.schedule, config.optimizer.lr, config.train.steps, step);
+}
+
+/// A warm-up of 2,500 steps is meant for long runs, and a short one has it without having asked for it.
+std::string named_warmup(const ScheduleConfig& schedule) {
+  const bool is_default = schedule.warmup_steps == ScheduleConfig{}.warmup_steps;
+  return fmt::format("schedule.warmup_steps: {}{}", schedule.warmup_steps, is_default ? " (the default)" : "");
+}
+
+std::vector<std::string> warmup_notices(const Config& config) {
+  const int64_t warmup = config.schedule.warmup_steps, steps = config.train.steps;
+  const double peak = config.optimizer.lr;
+  if (warmup > steps)
+    return {
+        fmt::format("{} is longer than the run of train.steps = {}: the learning rate ends at {:.4g} and never "
+                    "reaches its peak, optimizer.lr = {:.4g}",
+                    named_warmup(config.schedule), steps, rate(config, steps), peak)};
+  if (2 * warmup > steps)
+    return {fmt::format("{} is more than half of the run of train.steps = {}", named_warmup(config.schedule), steps)};
+  return {};
+}
+
+std::vector<std::string> decay_notices(const Config& config) {
+  const auto& schedule = config.schedule;
+  const int64_t warmup = schedule.warmup_steps, steps = config.train.steps;
+  if (schedule.kind == ScheduleKind::constant || warmup > steps) return {};
+  const auto decay = schedule.decay_steps > 0 ? schedule.decay_steps : steps;
+  const auto key = schedule.decay_steps > 0 ? "schedule.decay_steps" : "train.steps, where the decay ends";
+  const double floor = schedule.final_fraction * config.optimizer.lr;
+  if (decay <= warmup)
+    return {fmt::format(
+        "{}: {} is not after the warm-up, schedule.warmup_steps = {}: the learning rate {} its floor, "
+        "{:.4g}, at step {}",
+        key, decay, warmup, warmup > 1 ? fmt::format("falls from {:.4g} to", rate(config, warmup - 1)) : "is at", floor,
+        warmup)};
+  if (decay > steps)
+    return {
+        fmt::format("{}: {} is after the last step, train.steps = {}: the learning rate ends at {:.4g}, not at its "
+                    "floor, {:.4g}",
+                    key, decay, steps, rate(config, steps), floor)};
+  return {};
+}
+
+/// What the rate depends on and is no longer as it was.
+std::vector<std::string> changes(const Config& before, const Config& config) {
+  auto changed = differing_fields(before, config);
+  std::erase_if(changed, [](const std::string& difference) {
+    return !difference.starts_with("schedule.") && !difference.starts_with("train.steps") &&
+           !difference.starts_with("optimizer.lr");
+  });
+  return changed;
+}
+
+}  // namespace
+
+std::vector<std::string> schedule_notices(const Config& config) {
+  auto notices = warmup_notices(config);
+  for (auto& notice : decay_notices(config)) notices.push_back(std::move(notice));
+  return notices;
+}
+
+std::vector<std::string> changed_schedule_notices(const Config& before, const Config& config, int64_t step) {
+  constexpr double kJump = 1.1;  // as a ratio: a run that is made a little longer is told nothing
+  if (step >= config.train.steps) return {};
+  const double was = rate(before, step), expected = rate(before, step + 1), now = rate(config, step + 1);
+  const auto jumps = [&](double from) { return std::max(from, now) > kJump * std::min(from, now); };
+  if (!jumps(was) || !jumps(expected)) return {};  // the second: the schedule itself says so
+  return {
+      fmt::format("the learning rate jumps from {:.4g} at step {} to {:.4g} at step {}, since the checkpoint is of "
+                  "another schedule ({})",
+                  was, step, now, step + 1, fmt::join(changes(before, config), "; "))};
+}
+
+}  // namespace olmoe

@@ -1,0 +1,58 @@
+#include "trainer/preflight/start_check.h"
+
+#include "core/error.h"
+#include "core/log.h"
+#include "parallel/agreement.h"
+#include "parallel/collectives/rendezvous.h"
+#include "trainer/config/mesh_shape.h"
+#include "trainer/device/device_facts.h"
+#include "trainer/job/devices.h"
+#include "trainer/job/environment.h"
+#include "trainer/job/placement.h"
+#include "trainer/planner/memory_plan.h"
+#include "trainer/preflight/memory_fit.h"
+#include "trainer/preflight/start_notices.h"
+
+namespace olmoe {
+namespace {
+
+MemoryFit fit_here(const Config& config, int world_size) {
+  const int multiprocessors = multiprocessors_of(device_of_rank(config.train.device));
+  const auto plan = plan_memory(config, mesh_shape(config, world_size), multiprocessors);
+  return fit_memory(plan.total(), ranks_on_node(), memory_bounds(config));
+}
+
+/// Nothing where a checkpoint cannot be read: the run itself will say so, when it comes to load it.
+SavedRun saved_run(const Config& config) {
+  try {
+    return find_saved_run(config.run.folder);
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+}  // namespace
+
+void check_start(const Config& config, Communicator& world) {
+  check_placement(world, mesh_shape(config, world.size()));
+  std::optional<MemoryFit> fit;
+  agree(world, [&] {
+    fit = fit_here(config, world.size());
+    if (fit->verdict == MemoryFit::Verdict::beyond_total) throw ConfigError("memory: " + describe(*fit));
+  });
+  const bool enough = fit->verdict == MemoryFit::Verdict::fits;
+  if (world.rank() == 0)
+    log::write(enough ? log::Level::info : log::Level::warn, "memory: " + describe(*fit));
+  else if (!enough && local_rank(process_environment()) == 0)
+    log::warn("memory of {}: {}", host_name(), describe(*fit));
+  agree(world, [&] {
+    if (world.rank() != 0) return;
+    const auto start = read_start_state(config, saved_run(config));
+    check_disk(config, plan_saves(config, start.saved.step, start.saved.checkpoints), start.disk);
+    const auto [facts, notices] = start_notices(config, world.size(), start);
+    for (const auto& fact : facts) log::info("{}", fact);
+    for (const auto& notice : notices) log::warn("{}", notice);
+  });
+}
+
+}  // namespace olmoe

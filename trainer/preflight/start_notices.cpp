@@ -1,0 +1,97 @@
+#include "trainer/preflight/start_notices.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/text.h"
+#include "trainer/checkpoint/checkpoint_folder.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/job/environment.h"
+#include "trainer/preflight/schedule_notices.h"
+
+namespace olmoe {
+namespace {
+
+using Lines = std::vector<std::string>;
+
+/// Ranks that have nothing to do, in all passes of a step or in the last.
+Lines idle_notices(const TrainConfig& train, int ranks) {
+  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
+  const int64_t passes = (micro_batches + ranks - 1) / ranks, idle = passes * ranks - micro_batches;
+  if (idle == 0) return {};
+  const auto when = passes == 1 ? "" : fmt::format(" in the last of {} passes of a step", passes);
+  return {fmt::format(
+      "train.global_batch_size: {} in micro-batches of {} (train.micro_batch_size) are work for {} of "
+      "{} ranks{}: {} idle",
+      counted(train.global_batch_size, "sequence"), train.micro_batch_size, ranks - idle, ranks, when, idle)};
+}
+
+Lines thread_notices(const StartState& state) {
+  const auto threads = int64_t{state.threads} * state.ranks_here;
+  const double cpus = std::max(1.0, state.cpus.cpus);
+  if (state.cpus.cpus <= 0 || static_cast<double>(threads) <= cpus) return {};
+  return {fmt::format("run.threads: {} with {} each share {:.3g} CPUs ({}) and will wait for each other",
+                      counted(state.ranks_here, "rank"), counted(state.threads, "thread"), state.cpus.cpus,
+                      state.cpus.source)};
+}
+
+Lines repeatability_notices(const TrainConfig& train) {
+  if (train.deterministic_attention) return {};
+  return {
+      "train.deterministic_attention: false, so two runs of one config may differ: attention adds up its gradients "
+      "in any order, and their last bits are not the same each time"};
+}
+
+void append(Lines& lines, Lines more) {
+  for (auto& line : more) lines.push_back(std::move(line));
+}
+
+}  // namespace
+
+SavedRun find_saved_run(const std::string& run_folder) {
+  const auto folder = run_folder + "/checkpoints";
+  SavedRun saved;
+  std::vector<int64_t> steps;
+  try {
+    steps = complete_steps(folder);
+  } catch (const std::filesystem::filesystem_error& error) {
+    throw CheckpointError(fmt::format("cannot look for checkpoints in {}: {}", folder, error.code().message()));
+  }
+  if (steps.empty()) return saved;
+  const auto newest = folder + "/" + step_name(steps.back());
+  const auto manifest = Manifest::read(newest);
+  return {manifest.step, std::ssize(steps), read_config_text<Config>(manifest.config, newest + "/manifest.json")};
+}
+
+StartState read_start_state(const Config& config, SavedRun saved) {
+  const int ranks_here = ranks_on_node();
+  return {.saved = std::move(saved),
+          .tokens = token_totals(config.data),
+          .shared = find_shared_files(config),
+          .disk = read_disk_room(config.run.folder),
+          .threads = choose_threads(config.run.threads, ranks_here),
+          .ranks_here = ranks_here,
+          .cpus = tightest(cpu_bounds())};
+}
+
+StartNotices start_notices(const Config& config, int ranks, const StartState& state) {
+  StartNotices out;
+  if (state.saved.step >= config.train.steps) return out;
+  const auto saves = plan_saves(config, state.saved.step, state.saved.checkpoints);
+  if (state.tokens && state.tokens->used_tokens > 0) {  // of less than a sequence the run itself says so
+    out.facts.push_back(describe_training_tokens(config, *state.tokens));
+    append(out.notices, left_out_notices(config, *state.tokens));
+  }
+  if (saves.saves > 0) out.facts.push_back(describe_saves(saves, state.disk));
+  append(out.notices, shared_file_notices(state.shared));
+  append(out.notices, schedule_notices(config));
+  if (state.saved.config) append(out.notices, changed_schedule_notices(*state.saved.config, config, state.saved.step));
+  append(out.notices, disk_notices(config, saves, state.disk));
+  append(out.notices, idle_notices(config.train, ranks));
+  append(out.notices, thread_notices(state));
+  append(out.notices, repeatability_notices(config.train));
+  return out;
+}
+
+}  // namespace olmoe
