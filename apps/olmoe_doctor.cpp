@@ -1,11 +1,8 @@
 // mpirun olmoe-doctor CONFIG.yaml [path.to.key=value ...]
-#include <ATen/Parallel.h>
-
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "core/error.h"
-#include "core/process/threads.h"
 #include "core/version.h"
 #include "trainer/job/devices.h"
 #include "trainer/job/environment.h"
@@ -30,12 +27,10 @@ ExitCode examine_ranks(const Arguments& arguments, Communicator& world, const st
   const auto config = load_config(arguments.config, arguments.overrides);
   const auto watchdog = watch_run(config.run, world);
   agree_on_start(world, "olmoe-doctor", mpi_version, config);
-  const int threads = choose_threads(config.run.threads, ranks_on_node());
-  check_threads(threads);
-  at::set_num_threads(threads);
-  prepare_device(config);
-  const auto connected = connect_devices(config, world);
-  const auto [measures, ranks] = examine(config, *connected, arguments.slow_below);
+  const auto run = resolve_run(config, world.size());
+  prepare_process_for(run, /*other_threads=*/0);
+  const auto connected = connect_devices(run, world);
+  const auto [measures, ranks] = examine(run, *connected, arguments.slow_below);
   const auto verdict = judge(measures, ranks);
   if (world.rank() == 0) std::fputs(describe(measures, ranks, verdict).c_str(), stdout);
   return verdict.go() ? kGo : kNoGo;

@@ -1,12 +1,9 @@
 // mpirun olmoe-train CONFIG.yaml [path.to.key=value ...]
-#include <ATen/Parallel.h>
-
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
 #include "core/error.h"
 #include "core/log.h"
-#include "core/process/threads.h"
 #include "core/version.h"
 #include "trainer/config/mesh_shape.h"
 #include "trainer/device/gpu_specs.h"
@@ -37,16 +34,14 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   std::shared_ptr<const RunLock> lock;  // goes last: the watchdog clears up in the folder
   const auto watchdog = watch_run(config.run, world);
   agree_on_start(world, "olmoe-train", mpi_version, config);
-  const int threads = choose_threads(config.run.threads, ranks_on_node());
-  check_threads(threads + kOtherThreads);
-  at::set_num_threads(threads);
-  prepare_device(config);
+  const auto run = resolve_run(config, world.size());
+  prepare_process_for(run, kOtherThreads);
   const preemption::Listener signals(world);
-  log::info("{}", describe_start(config, world.size(), mpi_version));
+  log::info("{}", describe_start(run, mpi_version));
   const auto code = [&] {
-    check_start(config, world);
-    const auto ranks = connect_devices(config, world);
-    Trainer trainer(config, *ranks);
+    check_start(run, world);
+    const auto ranks = connect_devices(run, world);
+    Trainer trainer(run, *ranks);
     lock = trainer.lock();
     watchdog->record(*ranks);
     return trainer.run();

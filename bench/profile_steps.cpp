@@ -43,10 +43,10 @@ void write_csv(const std::string& path, const std::vector<const profiler::Kineto
 }
 
 ExitCode profile(const Config& config, Communicator& world, const std::string& path) {
-  at::set_num_threads(choose_threads(config.run.threads, ranks_on_node()));
-  prepare_device(config);
-  const auto device = device_of_rank(config.train.device).type();
-  Trainer trainer(config, world);
+  const auto run = resolve_run(config, world.size());
+  prepare_process_for(run, /*other_threads=*/1);
+  const auto device = run.device.type();
+  Trainer trainer(run, world);
   const torch::profiler::impl::ProfilerConfig how(torch::profiler::impl::ProfilerState::KINETO);
   std::set<Activity> activities{Activity::CPU};
   if (device == c10::kCUDA) activities.insert(Activity::CUDA);

@@ -68,14 +68,14 @@ class WholeStep {
         world_(make_single_communicator()),
         mesh_(*world_, {}),
         runner_(make_stages(model, mesh_), mesh_,
-                {dtype, at::kCPU, Residency::resident, /*recompute=*/false, model.num_layers, model.num_experts}),
+                {dtype, at::kCPU, Residency::resident, /*recompute=*/false}),
         optimizer_(runner_.units(), config_) {
     fill_weights(runner_.units(), random_init(model, /*seed=*/1));
   }
 
   void run() {
     runner_.reset_totals();
-    runner_.train_pass(batch_, {.per_target = 1.0 / static_cast<double>(batch_.num_targets), .aux_share = 1.0});
+    runner_.train_pass(batch_, loss_scale(batch_.num_targets, /*aux_share=*/1.0));
     update();
   }
 

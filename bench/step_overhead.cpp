@@ -116,7 +116,7 @@ Cost measure(const Config& config, int ranks) {
   run_ranks(ranks, [&](Communicator& plain) {
     CollectiveCost collectives;
     TimedCommunicator world(plain.split(0, plain.rank(), "world"), collectives);
-    Trainer trainer(config, world);
+    Trainer trainer(resolve_run(config, world.size()), world);
     const auto at_start = collectives;
     const double begin_s = thread_cpu_s();
     ENSURE(trainer.run() == ExitCode::ok, "a run did not end well");

@@ -34,8 +34,9 @@ file(GLOB emulator CONFIGURE_DEPENDS "${emulation}/*.cpp")
 add_executable(emulation_tests ${emulator} ${rewritten})
 target_include_directories(emulation_tests BEFORE PRIVATE "${emulation_build}" "${emulation}/include")
 target_link_libraries(emulation_tests PRIVATE test_main olmoe_kernels)
-# -Wmaybe-uninitialized gives false alarms under -fsanitize.
-target_compile_options(emulation_tests PRIVATE -O1 -g1 -fno-omit-frame-pointer ${sanitize} -Wno-maybe-uninitialized)
+# GCC's -Wmaybe-uninitialized gives false alarms under -fsanitize.
+target_compile_options(emulation_tests PRIVATE -O1 -g1 -fno-omit-frame-pointer ${sanitize}
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 target_link_options(emulation_tests PRIVATE ${sanitize})
 target_precompile_headers(emulation_tests PRIVATE "${emulation}/cuda_language.h" <ATen/core/Tensor.h> <ATen/ops/empty.h>)
 

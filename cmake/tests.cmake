@@ -9,7 +9,7 @@ target_compile_options(test_main PRIVATE ${quick_to_compile})
 target_link_libraries(test_main PUBLIC olmoe_options)
 target_include_directories(test_main PUBLIC "${CMAKE_SOURCE_DIR}/tests")
 if(OLMOE_SANITIZER)
-  target_compile_options(test_main PUBLIC -Wno-maybe-uninitialized)  # false alarms in Catch2 under -fsanitize
+  target_compile_options(test_main PUBLIC $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # false alarms in Catch2 under -fsanitize
 endif()
 if(NOT CATCH2_SINGLE_HEADER)
   find_package(Catch2 3 QUIET)

@@ -14,19 +14,12 @@
 namespace olmoe {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-/// The micro-batch of this rank in round `round` of step `step`; beyond the last one an empty one.
-Batch micro_batch(const InstanceSource& source, const DataLoader::Plan& plan, int64_t step, int64_t round) {
-  const int64_t index = round * plan.world_size + plan.rank;
-  const int64_t first = std::min(index * plan.micro_batch, plan.global_batch);
-  const int64_t count = std::min(plan.micro_batch, plan.global_batch - first);
-  return make_batch(source, step * plan.global_batch + first, count);
+Batch micro_batch(const InstanceSource& source, const DataLoader::Plan& plan, int64_t step, int64_t accumulation_step) {
+  const auto [first, count] = plan.batches.sequences_of(plan.rank, accumulation_step);
+  return make_batch(source, step * plan.batches.global_batch + first, count);
 }
 
 }  // namespace
-
-int64_t DataLoader::Plan::rounds() const { return ceil_div(ceil_div(global_batch, micro_batch), world_size); }
 
 struct DataLoader::State {
   State(std::shared_ptr<const InstanceSource> from, Plan how, int64_t first_step) : source(std::move(from)), plan(how) {
@@ -37,8 +30,8 @@ struct DataLoader::State {
   void produce(std::stop_token stop, int64_t first_step) {
     try {
       for (int64_t step = first_step;; ++step)
-        for (int64_t round = 0; round < plan.rounds(); ++round)
-          if (!push(micro_batch(*source, plan, step, round), stop)) return;
+        for (int64_t i = 0; i < plan.batches.accumulation_steps(); ++i)
+          if (!push(micro_batch(*source, plan, step, i), stop)) return;
     } catch (...) {
       const std::lock_guard lock(mutex);
       error = std::current_exception();
@@ -77,9 +70,10 @@ struct DataLoader::State {
 };
 
 DataLoader::DataLoader(std::shared_ptr<const InstanceSource> source, Plan plan, int64_t first_step) {
-  ENSURE(plan.global_batch >= 1 && plan.micro_batch >= 1, "global batch {} and micro-batch {} in sequences",
-         plan.global_batch, plan.micro_batch);
-  ENSURE(plan.rank >= 0 && plan.rank < plan.world_size, "rank {} of {}", plan.rank, plan.world_size);
+  const auto& batches = plan.batches;
+  ENSURE(batches.global_batch >= 1 && batches.micro_batch >= 1, "global batch {} and micro-batch {} in sequences",
+         batches.global_batch, batches.micro_batch);
+  ENSURE(plan.rank >= 0 && plan.rank < batches.ranks, "rank {} of {}", plan.rank, batches.ranks);
   ENSURE(plan.prefetch >= 1, "the loader must prepare at least one micro-batch ahead, not {}", plan.prefetch);
   ENSURE(first_step >= 0, "first step {}", first_step);
   state_ = std::make_unique<State>(std::move(source), plan, first_step);

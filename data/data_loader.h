@@ -5,6 +5,7 @@
 #include <string>
 
 #include "data/batch.h"
+#include "data/batch_plan.h"
 
 namespace olmoe {
 
@@ -35,25 +36,20 @@ std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, i
 /// gives [0, S] tensors.
 Batch make_batch(const InstanceSource& source, int64_t position, int64_t count);
 
-/// Prepares the micro-batches of this rank ahead of time, on a thread of its own.
-/// Step s covers positions [s*global_batch, (s+1)*global_batch), cut into micro-batches of
-/// micro_batch sequences (the last may be smaller) independently of the world size; micro-batch m
-/// goes to rank m mod W.
+/// Prepares the micro-batches of this rank ahead of time, on a thread of its own. Step s, the first is 0, covers
+/// positions [s*global_batch, (s+1)*global_batch) of the stream.
 class DataLoader {
  public:
-  /// How the stream is cut: the same for every rank but for `rank`.
   struct Plan {
-    int64_t global_batch;  ///< sequences of a step
-    int64_t micro_batch;   ///< sequences of a micro-batch
-    int rank, world_size;
-    int64_t prefetch;        ///< micro-batches kept ready
-    int64_t rounds() const;  ///< micro-batches of the busiest rank: every rank makes as many passes
+    BatchPlan batches;
+    int rank;
+    int64_t prefetch;  ///< micro-batches kept ready
   };
   /// Starts at step `first_step`, which is all that a resumed run needs to know.
   DataLoader(std::shared_ptr<const InstanceSource> source, Plan plan, int64_t first_step);
   ~DataLoader();
-  /// The next micro-batch of this rank, in order of (step, round); one with B = 0 where the rank
-  /// has none. Rethrows what the thread threw.
+  /// The next micro-batch of this rank, in order of (step, accumulation step); one with B = 0 where the rank has none.
+  /// Rethrows what the thread threw.
   Batch next();
 
  private:

@@ -13,7 +13,7 @@ constexpr int kThreads = 512;
 /// Two or three blocks to a multiprocessor: then the rows in work, 100 kB each at OLMoE's vocabulary, stay in the L2
 /// cache between the two passes of row_loss_and_grads.
 template <typename T>
-constexpr int kBlocksAtOnce = sizeof(T) == sizeof(double) ? 1 : 2;
+[[maybe_unused]] constexpr int kBlocksAtOnce = sizeof(T) == sizeof(double) ? 1 : 2;
 
 /// In one pass: each thread scales its sum down when it meets a higher logit, and at the end to the highest of all. The
 /// first `highest` is finite, so that logits of minus infinity count zero and do not become NaN.

@@ -15,7 +15,7 @@ std::vector<Param> Head::params() {
 StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {
   auto normed_ND = olmoe::rms_norm(x_ND, norm_D_, config_.norm_eps, Keep::all).y_ND;  // its backward is next
   const auto targets_N = context.batch.targets_BS.flatten();
-  return {linear_cross_entropy(normed_ND, w_VD_, targets_N, config_.loss_chunk, context.loss_seed), {}, {}};
+  return {linear_cross_entropy(normed_ND, w_VD_, targets_N, config_.loss_chunk, context.loss_seed), {}};
 }
 
 at::Tensor Head::logits(const at::Tensor& x_ND) const {

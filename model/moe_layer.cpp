@@ -63,7 +63,7 @@ StageOut MoeLayer::forward(const Normed& x, const at::Tensor& residual_ND, Stage
   auto& routing = context.routing;
   const auto routed = router_.forward(x, context);
   if (routing.plans.empty()) make_plans(routing);
-  if (routing.dropped.defined()) routed.stats[2].copy_(routing.dropped);
+  if (routing.dropped.defined()) routed.stats.dropped_1.copy_(routing.dropped);
   if (dispatcher_.travels())
     return {forward_chunks(x.y_ND, routed.scores_NK, residual_ND, routing), routed.aux, routed.stats};
   // Nothing travels, and the residual is added in the pass that sums the experts.

@@ -71,7 +71,7 @@ struct RouteFunction : Function<RouteFunction> {
     auto losses = router_losses(routed, options.balance_counts(routed.counts_GE));
     auto aux = losses.balance * options.balance_weight + losses.z * options.z_weight;
     auto stats = at::cat({losses.balance.view(1), losses.z.view(1), at::zeros({1}, losses.z.options()),
-                          routed.counts_GE.sum(0).to(at::kDouble)});
+                          routed.counts_GE.sum(0).to(at::kDouble)});  // [3 + E], the third is for what is dropped
 
     variable_list saved{kept.x_ND, kept.norm_D, w_ED, losses.dprobs_GE * options.balance_weight, routed.ids_TK};
     if (options.keep == Keep::all)
@@ -149,7 +149,8 @@ RouterOut Router::forward(const Normed& x, StageContext& context) {
       .balance_counts = [&](const at::Tensor& counts_GE) { return balance_counts(counts_GE, context); }};
   auto out = RouteFunction::apply(x.y_ND, x.kept, w_ED_, std::optional(routing.ids_NK), options);
   if (!routing.ids_NK.defined()) routing.ids_NK = out[2].detach();
-  return {out[0], out[1], out[3].detach()};
+  const auto stats = out[3].detach();
+  return {out[0], out[1], {stats.narrow(0, 0, 2), stats.narrow(0, 2, 1), stats.narrow(0, 3, config_.num_experts)}};
 }
 
 }  // namespace olmoe

@@ -11,7 +11,7 @@ namespace olmoe {
 struct RouterOut {
   at::Tensor scores_NK;  ///< at least fp32, differentiable
   at::Tensor aux;        ///< (alpha * load-balancing loss + beta * z-loss) / num_layers, a differentiable scalar
-  at::Tensor stats;      ///< float64 [3 + E], none dropped; see StageOut
+  StageStats stats;      ///< none dropped
 };
 
 /// Token-choice routing: softmax over all experts, then the K largest, ties to the lower index.

@@ -10,13 +10,18 @@
 
 namespace olmoe {
 
+/// Copies of tokens that one rank sent to other ranks, and received from them.
+struct TokenCopies {
+  int64_t sent = 0, received = 0;
+};
+
 /// The way of tokens to the ranks of their experts. A token goes to a rank once, however many experts it chose there.
 struct DispatchPlan {
   /// [S] sorted by rank; a copy is the first of its token's assignments to the rank's experts.
   kernels::Permutation copies;
-  RowCounts counts;                              ///< copies to and from each rank; empty where all experts are here
-  int64_t copies_sent = 0, copies_received = 0;  ///< of these, to and from other ranks
-  kernels::Permutation rows;  ///< [R] assignments of the M received tokens (or of the N own ones) sorted by expert
+  RowCounts counts;            ///< copies to and from each rank; empty where all experts are here
+  TokenCopies exchanged = {};  ///< of these, with other ranks
+  kernels::Permutation rows;   ///< [R] assignments of the M received tokens (or of the N own ones) sorted by expert
 };
 
 /// The choice of experts of one stage and micro-batch. Written by the first forward, only read afterwards.

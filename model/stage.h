@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -55,11 +56,17 @@ struct StageContext {
   at::Tensor loss_seed = {};  ///< of a training pass: d(total) / d(summed cross-entropy), a float64 scalar
 };
 
+/// What a stage with experts counts in one forward: float64, detached, on the device.
+struct StageStats {
+  at::Tensor losses_2;   ///< load-balancing loss, router z-loss; unweighted
+  at::Tensor dropped_1;  ///< assignments that were dropped
+  at::Tensor counts_E;   ///< assignments to each expert, dropped ones too
+};
+
 struct StageOut {
-  at::Tensor y;      ///< [N, D]; of the last stage: the summed cross-entropy, a float64 scalar
-  at::Tensor aux;    ///< weighted auxiliary loss of this stage, a scalar; undefined where there is none
-  at::Tensor stats;  ///< detached float64 [3 + E]: load-balancing loss, router z-loss (unweighted), assignments that
-                     ///< were dropped, assignments to each expert (dropped ones too); undefined where there is none
+  at::Tensor y;    ///< [N, D]; of the last stage: the summed cross-entropy, a float64 scalar
+  at::Tensor aux;  ///< weighted auxiliary loss of this stage, a scalar; undefined where there is none
+  std::optional<StageStats> stats = {};  ///< of a stage with num_experts() > 0
 };
 
 /// A piece of the model that is gathered, run and released as one. Knows nothing of sharding.
@@ -67,6 +74,8 @@ class Stage {
  public:
   virtual ~Stage() = default;
   virtual std::vector<Param> params() = 0;
+  /// Experts that its stats count the assignments of; 0 for a stage without stats.
+  virtual int64_t num_experts() const { return 0; }
   /// x_ND is the output of the stage before; undefined for the first one, which reads the batch.
   virtual StageOut forward(const at::Tensor& x_ND, StageContext& context) = 0;
 };

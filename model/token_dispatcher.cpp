@@ -114,8 +114,7 @@ DispatchPlan TokenDispatcher::plan_chunk(const at::Tensor& ids_NK, const at::Ten
   const int64_t K = ids_NK.size(1);
   DispatchPlan plan;
   plan.counts = counts;
-  plan.copies_sent = sum(counts.send) - counts.send[me];
-  plan.copies_received = sum(counts.recv) - counts.recv[me];
+  plan.exchanged = {sum(counts.send) - counts.send[me], sum(counts.recv) - counts.recv[me]};
   plan.copies = kernels::sort_by_expert(copy_rank_NK, group.size(), sum(counts.send));
   const auto ids_SK = ids_NK.index_select(0, plan.copies.slot_R.div(K, "floor"));
   auto ids_MK = at::empty({sum(counts.recv), K}, ids_NK.options());

@@ -23,7 +23,7 @@ class EmbeddingStage : public Stage {
     return {dense_param("embedding.weight", {config_.vocab_size, config_.d_model}, &w_VD_)};
   }
   StageOut forward(const at::Tensor&, StageContext& context) override {
-    return {olmoe::embedding(context.batch.ids_BS.flatten(), w_VD_), {}, {}};
+    return {olmoe::embedding(context.batch.ids_BS.flatten(), w_VD_), {}};
   }
 
  private:
@@ -70,6 +70,7 @@ class MoeBlock : public Block {
   MoeBlock(const ModelConfig& config, const std::string& name, const kernels::AttentionMethod& attention,
            const ModelRanks& ranks, const MoeOptions& options)
       : Block(config, name, attention), moe_(config, name + ".moe", ranks, options) {}
+  int64_t num_experts() const override { return config_.num_experts; }
 
  protected:
   std::vector<Param> ffn_params() override { return moe_.params(); }
@@ -92,7 +93,7 @@ class DenseBlock : public Block {
             dense_param(name_ + ".ffn.down.weight", {config_.d_model, width}, &down_)};
   }
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext&) override {
-    return {swiglu_linear(olmoe::linear(x, gate_up_), down_, residual_ND), {}, {}};
+    return {swiglu_linear(olmoe::linear(x, gate_up_), down_, residual_ND), {}};
   }
 
  private:

@@ -2,9 +2,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/reciprocal.h>
 #include <ATen/ops/zeros.h>
 
+#include <cmath>
 #include <utility>
+
+#include "parallel/collectives/host_tensor.h"
 
 namespace olmoe {
 namespace {
@@ -17,39 +21,57 @@ at::Tensor max_expert_load(const at::Tensor& counts_LE) {
 
 }  // namespace
 
-DeviceStep::DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, Size size,
+PendingTotals::PendingTotals(const PassTotals& sums, const at::Tensor& grad_norm, const at::Tensor& targets)
+    : packed_7_(at::cat({sums.losses_3, grad_norm.view(1), max_expert_load(sums.counts_LE).view(1), sums.dropped_1,
+                         targets.view(1).to(at::kDouble)})) {}
+
+StepTotals PendingTotals::read(Communicator& ranks) const {
+  const auto host = fetch(packed_7_, ranks);
+  const double* const numbers = host.const_data_ptr<double>();
+  return {.cross_entropy_sum = numbers[0],
+          .load_balancing_loss = numbers[1],
+          .router_z_loss = numbers[2],
+          .grad_norm = numbers[3],
+          .max_expert_load = numbers[4],
+          .dropped_assignments = std::llround(numbers[5]),
+          .targets = std::llround(numbers[6])};
+}
+
+DeviceStep::DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, BatchPlan batches,
                        std::unique_ptr<GraphRecorder> recorder)
-    : runner_(runner), optimizer_(optimizer), mesh_(mesh), size_(size) {
+    : runner_(runner), optimizer_(optimizer), mesh_(mesh), plan_(batches) {
   if (!recorder) return;
-  batches_.emplace(runner.totals().losses_3.device(), size.rounds);
+  batches_.emplace(runner.device(), batches.accumulation_steps());
   graph_.emplace(std::move(recorder), [this] { optimizer_.mark_updated(); });
 }
 
-at::Tensor DeviceStep::run(const std::function<Batch()>& next, int64_t step, double lr) {
+PendingTotals DeviceStep::run(const std::function<Batch()>& next, int64_t step, double lr) {
   optimizer_.begin_step(step, lr);
-  if (!graph_) return compute([&](int64_t) { return next(); });
+  if (!graph_) return PendingTotals(compute(take_batches(next, plan_.accumulation_steps(), runner_.device())));
   batches_->load(next);
-  return graph_->run([this] { return compute([this](int64_t round) { return batches_->of_round(round); }); });
+  return PendingTotals(graph_->run([this] { return compute(batches_->step()); }));
 }
 
-at::Tensor DeviceStep::compute(const std::function<Batch(int64_t round)>& batch_of) {
-  const double per_target = 1.0 / static_cast<double>(size_.targets);
+at::Tensor DeviceStep::compute(const StepBatches& step) {
+  const auto& targets_1 = step.targets_1;
+  mesh_.world().all_reduce(targets_1);
+  const auto per_target = targets_1.to(at::kDouble).reciprocal().squeeze(0);
   runner_.reset_totals();
-  for (int64_t round = 0; round < size_.rounds; ++round) {
-    const auto batch = batch_of(round);
-    const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(size_.sequences);
-    runner_.train_pass(batch, {.per_target = per_target, .aux_share = share}, round + 1 == size_.rounds);
+  for (size_t i = 0; i < step.batches.size(); ++i) {
+    const auto& batch = step.batches[i];
+    const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(plan_.global_batch);
+    runner_.train_pass(batch, {.per_target = per_target, .aux_share = share}, i + 1 == step.batches.size());
   }
   runner_.reduce_replicas();
   const auto grad_norm = optimizer_.grad_norm(mesh_.shard());
   mesh_.replicate().broadcast(grad_norm, 0);  // NCCL may sum in another order there, and all must clip alike
-  auto totals = runner_.totals();
-  mesh_.world().all_reduce(totals.losses_3);
-  mesh_.world().all_reduce(totals.counts_LE);
-  mesh_.world().all_reduce(totals.dropped_1);
+  const auto sums = runner_.take_totals();
+  mesh_.world().all_reduce(sums.losses_3);
+  mesh_.world().all_reduce(sums.counts_LE);
+  mesh_.world().all_reduce(sums.dropped_1);
   // The device decides by itself whether to update; the host asks once a step, and only then learns of it.
-  optimizer_.update(grad_norm + 0 * totals.losses_3[0]);
-  return at::cat({totals.losses_3, grad_norm, max_expert_load(totals.counts_LE).view(1), totals.dropped_1});
+  optimizer_.update(grad_norm + 0 * sums.losses_3[0]);
+  return PendingTotals(sums, grad_norm, targets_1).packed();
 }
 
 }  // namespace olmoe

@@ -30,6 +30,11 @@ Lane::Beside beside(const StageRunner::Options& options) {
 
 }  // namespace
 
+LossScale loss_scale(int64_t num_targets, double aux_share, at::Device device) {
+  const auto options = at::TensorOptions().dtype(at::kDouble).device(device);
+  return {at::full({}, 1.0 / static_cast<double>(num_targets), options), aux_share};
+}
+
 StageRunner::StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options)
     : stages_(std::move(stages)),
       replicate_(mesh.replicate()),
@@ -38,9 +43,20 @@ StageRunner::StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh&
       gather_lane_(options.device, beside(options)),
       reduce_lane_(options.device, beside(options)),
       saved_(stages_.size()) {
+  number_moe_layers();
   make_units(mesh);
   bind_units();
   reset_totals();
+}
+
+void StageRunner::number_moe_layers() {
+  for (const auto& stage : stages_) {
+    const int64_t experts = stage->num_experts();
+    moe_layer_of_.push_back(experts > 0 ? num_moe_layers_++ : -1);
+    if (experts == 0) continue;
+    ENSURE(num_experts_ == 0 || num_experts_ == experts, "layers of {} and of {} experts", num_experts_, experts);
+    num_experts_ = experts;
+  }
 }
 
 void StageRunner::make_units(DeviceMesh& mesh) {
@@ -121,8 +137,8 @@ void StageRunner::bind_units() {
 
 void StageRunner::reset_totals() {
   const auto options = at::TensorOptions().dtype(at::kDouble).device(options_.device);
-  totals_ = {at::zeros({3}, options), at::zeros({options_.num_moe_layers, options_.num_experts}, options),
-             at::zeros({1}, options)};
+  totals_ = {at::zeros({3}, options), at::zeros({num_moe_layers_, num_experts_}, options), at::zeros({1}, options)};
+  copies_ = {};
 }
 
 /// Nothing where the weights are there already, or on their way.
@@ -145,9 +161,8 @@ void StageRunner::release(size_t stage) {
 
 void StageRunner::train_pass(const Batch& batch, LossScale scale, bool last_of_step) {
   const auto here = on_device(batch, options_.device);
-  const auto loss_seed = at::full({}, scale.per_target, at::TensorOptions().dtype(at::kDouble).device(options_.device));
-  totals_.losses_3[0] += forward(here, Phase::train, stages_.size(), loss_seed);
-  backward(here, loss_seed, scale.aux_share, /*reduces=*/last_of_step || options_.grads == Residency::pooled);
+  totals_.losses_3[0] += forward(here, Phase::train, stages_.size(), scale.per_target);
+  backward(here, scale.per_target, scale.aux_share, /*reduces=*/last_of_step || options_.grads == Residency::pooled);
 }
 
 at::Tensor StageRunner::evaluate(const Batch& batch) {
@@ -193,7 +208,7 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     }
     if (phase == Phase::eval || s + 1 < stages_.size()) release(s);  // the last stage's backward is next
     x = saved.out.y.detach();
-    if (!keep_graph) saved.out = {{}, {}, saved.out.stats};
+    if (!keep_graph) saved.out = {{}, {}, std::move(saved.out.stats)};
   }
   if (phase == Phase::eval) std::fill(saved_.begin(), saved_.end(), Saved{});
   return x;
@@ -246,14 +261,14 @@ void StageRunner::reduce_replicas() {
 
 void StageRunner::add_to_totals(size_t stage, double aux_share) {
   const auto& stats = saved_[stage].out.stats;
-  if (!stats.defined()) return;
-  const double weight = aux_share / static_cast<double>(options_.num_moe_layers);
-  totals_.losses_3.narrow(0, 1, 2).add_(stats.narrow(0, 0, 2), weight);
-  totals_.dropped_1.add_(stats.narrow(0, 2, 1));
-  totals_.counts_LE[static_cast<int64_t>(stage) - 1].add_(stats.narrow(0, 3, options_.num_experts));
+  if (!stats) return;
+  const double weight = aux_share / static_cast<double>(num_moe_layers_);
+  totals_.losses_3.narrow(0, 1, 2).add_(stats->losses_2, weight);
+  totals_.dropped_1.add_(stats->dropped_1);
+  totals_.counts_LE[moe_layer_of_[stage]].add_(stats->counts_E);
   for (const auto& plan : saved_[stage].routing.plans) {
-    totals_.copies_sent += plan.copies_sent;
-    totals_.copies_received += plan.copies_received;
+    copies_.sent += plan.exchanged.sent;
+    copies_.received += plan.exchanged.received;
   }
 }
 

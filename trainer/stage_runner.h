@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "data/batch.h"
@@ -25,16 +26,17 @@ enum class Residency { pooled, resident };
 
 /// Weights of a micro-batch's losses in the step's total: nothing is divided again afterwards.
 struct LossScale {
-  double per_target;  ///< 1 / N, N the target tokens of the whole step
-  double aux_share;   ///< this micro-batch's tokens / the step's tokens
+  at::Tensor per_target;  ///< 1 / N, a float64 scalar on the device; N the target tokens of the whole step
+  double aux_share;       ///< this micro-batch's tokens / the step's tokens
 };
+/// The scale for `num_targets` > 0 that the host knows.
+LossScale loss_scale(int64_t num_targets, double aux_share, at::Device device = at::kCPU);
 
 /// Sums over the passes since the last reset, of this rank; float64, on the device.
 struct PassTotals {
   at::Tensor losses_3;   ///< cross-entropy sum; share-weighted load-balancing and z-loss, means over layers
   at::Tensor counts_LE;  ///< assignments of each expert, L the blocks with experts
   at::Tensor dropped_1;  ///< assignments that found no room in their expert
-  int64_t copies_sent = 0, copies_received = 0;  ///< of tokens, to and from the experts of other ranks
 };
 
 /// Walks the stages forward and backward, and decides when their units gather and reduce.
@@ -44,9 +46,7 @@ class StageRunner {
     at::ScalarType compute_dtype;
     at::Device device;
     Residency residency;
-    bool recompute;          ///< keep only each stage's input and routing, and run it again for its backward
-    int64_t num_moe_layers;  ///< rows of the counts; 0 for a dense model
-    int64_t num_experts;
+    bool recompute;                  ///< keep only each stage's input and routing, and run it again for its backward
     bool registered_memory = false;  ///< buffers of collectives come from the groups that use them
     bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
     Residency grads = Residency::pooled;            ///< resident: reduced once a step, not after each micro-batch
@@ -66,8 +66,14 @@ class StageRunner {
   /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next pass.
   at::Tensor run_to_last(const Batch& batch);
 
-  PassTotals& totals() { return totals_; }
+  const PassTotals& totals() const { return totals_; }
+  /// The totals, which the caller may reduce in place; the runner has none until reset_totals().
+  PassTotals take_totals() { return std::exchange(totals_, {}); }
+  /// Sets totals and token_copies() to zero.
   void reset_totals();
+  /// Copies of tokens exchanged for their experts since the last reset.
+  TokenCopies token_copies() const { return copies_; }
+  at::Device device() const { return options_.device; }
   std::span<const std::unique_ptr<ShardedUnit>> units() const { return units_; }
   Stage& last_stage() { return *stages_.back(); }
 
@@ -77,6 +83,7 @@ class StageRunner {
     StageOut out;
     Routing routing;
   };
+  void number_moe_layers();
   void make_units(DeviceMesh& mesh);
   void bind_units();
   at::Tensor make_buffer(int64_t numel, at::ScalarType dtype, std::span<Communicator* const> groups) const;
@@ -100,7 +107,10 @@ class StageRunner {
   std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
   at::Tensor wire_;  // gradients of a unit on their way, where they travel in a dtype of their own
   std::vector<Saved> saved_;
+  std::vector<int64_t> moe_layer_of_;  // of each stage its row in the counts, -1 for one without experts
+  int64_t num_moe_layers_ = 0, num_experts_ = 0;
   PassTotals totals_;
+  TokenCopies copies_;
 };
 
 }  // namespace olmoe

@@ -19,11 +19,9 @@
 #include "trainer/checkpoint/disk_errors.h"
 #include "trainer/checkpoint/state_guard.h"
 #include "trainer/config/lr_schedule.h"
-#include "trainer/config/mesh_shape.h"
 #include "trainer/device/cuda_device.h"
 #include "trainer/device/cuda_graph.h"
 #include "trainer/device/tensor_memory.h"
-#include "trainer/job/devices.h"
 #include "trainer/job/environment.h"
 #include "trainer/job/preemption.h"
 #include "trainer/job/run_folder.h"
@@ -48,22 +46,21 @@ at::ScalarType scalar_type(ComputeDtype dtype) {
 
 Lane::Beside beside(const Config& config) { return config.parallel.overlap ? Lane::Beside::yes : Lane::Beside::no; }
 
-MoeOptions moe_options(const Config& config) {
-  return {device_of_rank(config.train.device), beside(config), config.parallel.expert_chunks,
-          config.train.expert_kernels};
+MoeOptions moe_options(const ResolvedRun& run) {
+  const auto& config = run.config;
+  return {run.device, beside(config), config.parallel.expert_chunks, config.train.expert_kernels};
 }
 
 std::optional<at::ScalarType> wire_dtype(GradientWire wire) {
   return wire == GradientWire::bfloat16 ? std::optional(at::kBFloat16) : std::nullopt;
 }
 
-StageRunner::Options runner_options(const Config& config) {
+StageRunner::Options runner_options(const ResolvedRun& run) {
+  const auto& config = run.config;
   return {.compute_dtype = scalar_type(config.train.compute_dtype),
-          .device = device_of_rank(config.train.device),
+          .device = run.device,
           .residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident,
           .recompute = config.train.recompute == Recompute::full,
-          .num_moe_layers = config.model.ffn == Ffn::moe ? config.model.num_layers : 0,
-          .num_experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 0,
           .registered_memory = config.parallel.registered_memory,
           .overlap = config.parallel.overlap,
           .grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled,
@@ -71,30 +68,26 @@ StageRunner::Options runner_options(const Config& config) {
           .keep = config.train.recompute == Recompute::selective ? Keep::least : Keep::all};
 }
 
-DataLoader::Plan make_plan(const Config& config, const Communicator& world) {
-  const auto& train = config.train;
-  DataLoader::Plan plan{train.global_batch_size, train.micro_batch_size, world.rank(), world.size(),
-                        config.data.prefetch};
-  // A graph takes all batches of a step at its start.
-  if (train.cuda_graph) plan.prefetch = std::max(plan.prefetch, plan.rounds());
-  return plan;
+DataLoader::Plan loader_plan(const ResolvedRun& run, const Communicator& world) {
+  // A step takes all of its batches at its start.
+  return {run.batches, world.rank(), std::max(run.config.data.prefetch, run.batches.accumulation_steps())};
 }
 
-std::unique_ptr<GraphRecorder> recorder_of(const TrainConfig& config) {
-  return config.cuda_graph ? cuda::make_graph_recorder(device_of_rank(config.device)) : nullptr;
+std::unique_ptr<GraphRecorder> graph_recorder(const ResolvedRun& run) {
+  return run.config.train.cuda_graph ? cuda::make_graph_recorder(run.device) : nullptr;
 }
 
 namespace fs = std::filesystem;
 
-/// The config, after its run.folder was found to be one that can be made and written. That is looked at first, for
+/// The run, after its run.folder was found to be one that can be made and written. That is looked at first, for
 /// reading the token files may take long, and makes nothing: a run that is refused leaves no folder.
-const Config& check_run_folder(const Config& config, Communicator& world) {
+const ResolvedRun& check_run_folder(const ResolvedRun& run, Communicator& world) {
   agree(world, [&] {
     if (world.rank() != 0) return;
-    check_folder_can_be_made(config.run.folder);
-    RunLock::check_free(config.run.folder);
+    check_folder_can_be_made(run.config.run.folder);
+    RunLock::check_free(run.config.run.folder);
   });
-  return config;
+  return run;
 }
 
 void make_run_folder(const std::string& folder) {
@@ -134,27 +127,24 @@ std::shared_ptr<const InstanceSource> make_source(const Config& config, Communic
   return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes);
 }
 
-Trainer::Trainer(const Config& config, Communicator& world)
-    : config_(check_run_folder(config, world)),
-      mesh_(world, mesh_shape(config, world.size())),
+Trainer::Trainer(const ResolvedRun& run, Communicator& world)
+    : run_(check_run_folder(run, world)),
+      mesh_(world, run_.mesh),
       source_(make_source(config_, world)),
-      plan_(make_plan(config_, world)),
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
   agree_on_data(world, config_, *source_, evaluator_);
   const auto attention =
       kernels::make_attention_method(config_.train.attention_kernel, config_.train.deterministic_attention);
-  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(config_), attention), mesh_,
-                                          runner_options(config_));
+  runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(run_), attention), mesh_,
+                                          runner_options(run_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
-  const int64_t sequences = plan_.global_batch, targets = sequences * (config_.data.sequence_length - 1);
-  device_step_.emplace(*runner_, *optimizer_, mesh_, DeviceStep::Size{plan_.rounds(), sequences, targets},
-                       recorder_of(config_.train));
+  device_step_.emplace(*runner_, *optimizer_, mesh_, run_.batches, graph_recorder(run_));
   start_or_resume();
   checkpointer_.remove_interrupted();
   open_metrics();
-  loader_ = std::make_unique<DataLoader>(source_, plan_, step_);
+  loader_ = std::make_unique<DataLoader>(source_, loader_plan(run_, world), step_);
 }
 
 /// Writes the resolved config, unless it is there, and opens metrics.jsonl.
@@ -222,7 +212,7 @@ void Trainer::start_or_resume() {
   log::info("going on from {}", checkpointer_.step_folder(step_));
 }
 
-void Trainer::check_same_run(const Manifest& manifest) const {
+void Trainer::check_same_run(const Manifest& manifest) {
   const auto where = checkpointer_.step_folder(manifest.step);
   const auto before = read_config_text<Config>(manifest.config, where + "/manifest.json");
   std::vector<std::string> refused;
@@ -235,7 +225,7 @@ void Trainer::check_same_run(const Manifest& manifest) const {
   }
   const auto tokens = compare_fingerprints(manifest.data_fingerprint, source_->fingerprint());
   if (!tokens.same) refused.push_back("the training tokens are others (files, order, sizes or contents changed)");
-  if (!tokens.note.empty() && plan_.rank == 0) log::warn("{}", tokens.note);
+  if (!tokens.note.empty() && mesh_.world().rank() == 0) log::warn("{}", tokens.note);
   if (!refused.empty())
     throw CheckpointError(fmt::format("{} is of another run:\n  {}\nTake these values back, or name another run.folder",
                                       where, fmt::join(refused, "\n  ")));
@@ -280,33 +270,32 @@ StepMetrics Trainer::train_step() {
   if (config_.log.host_syncs) host_syncs.emplace();
   const auto traffic_before = traffic_of(mesh_);
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
-  const auto read = fetch(device_step_->run([this] { return loader_->next(); }, step_ + 1, lr), mesh_.world());
-  const double* const numbers = read.const_data_ptr<double>();
-  const int64_t sequences = config_.train.global_batch_size, sequence_length = config_.data.sequence_length;
-  const double loss = numbers[0] / static_cast<double>(sequences * (sequence_length - 1));
-  if (!std::isfinite(loss) || !std::isfinite(numbers[3]))
+  const auto totals = device_step_->run([this] { return loader_->next(); }, step_ + 1, lr).read(mesh_.world());
+  if (totals.targets == 0) throw DataError(fmt::format("step {}: its batches have no target tokens", step_ + 1));
+  if (!std::isfinite(totals.loss()) || !std::isfinite(totals.grad_norm))
     throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved. Start "
                             "the run again, which goes on from its newest checkpoint, with a lower optimizer.lr",
-                            step_ + 1, loss, numbers[3]),
+                            step_ + 1, totals.loss(), totals.grad_norm),
                 ExitCode::non_finite);
 
   ++step_;
+  const int64_t step_tokens = run_.batches.global_batch * config_.data.sequence_length;
   auto traffic = traffic_between(traffic_before, traffic_of(mesh_));  // a graph that is replayed makes no calls
   if (mesh_.expert().size() > 1) {
-    traffic["copies_sent"] = runner_->totals().copies_sent;
-    traffic["copies_received"] = runner_->totals().copies_received;
+    traffic["copies_sent"] = runner_->token_copies().sent;
+    traffic["copies_received"] = runner_->token_copies().received;
   }
   return {.step = step_,
-          .tokens = step_ * sequences * sequence_length,
-          .loss = loss,
-          .load_balancing_loss = numbers[1],
-          .router_z_loss = numbers[2],
-          .max_expert_load = numbers[4],
-          .dropped_assignments = std::llround(numbers[5]),
-          .grad_norm = numbers[3],
+          .tokens = step_ * step_tokens,
+          .loss = totals.loss(),
+          .load_balancing_loss = totals.load_balancing_loss,
+          .router_z_loss = totals.router_z_loss,
+          .max_expert_load = totals.max_expert_load,
+          .dropped_assignments = totals.dropped_assignments,
+          .grad_norm = totals.grad_norm,
           .lr = lr,
-          .tokens_per_s = static_cast<double>(sequences * sequence_length) / watch.elapsed_s(),
-          .peak_memory_bytes = tensor_memory::peak_bytes(runner_->totals().losses_3.device()),
+          .tokens_per_s = static_cast<double>(step_tokens) / watch.elapsed_s(),
+          .peak_memory_bytes = tensor_memory::peak_bytes(run_.device),
           .traffic = std::move(traffic),
           .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt};
 }
@@ -337,7 +326,7 @@ void Trainer::save() {
   manifest.tokens = manifest.sequences * config_.data.sequence_length;
   manifest.config = write_config(config_);
   manifest.data_fingerprint = source_->fingerprint();
-  manifest.made_by = describe_environment(device_of_rank(config_.train.device));
+  manifest.made_by = describe_environment(run_.device);
   manifest.made_by["mesh"] = mesh_.describe();
   checkpointer_.save(std::move(manifest), optimizer_->state());
   saved_step_ = step_;
@@ -347,9 +336,8 @@ void Trainer::save() {
 /// Weights may be finite, and too large to compute with: what is saved must give a loss and gradients. Those of the
 /// first micro-batches of the step just done are computed, one of each rank: its tokens could be read.
 void Trainer::ensure_usable() {
-  const int64_t first = std::min(plan_.rank * plan_.micro_batch, plan_.global_batch);
-  const int64_t count = std::min(plan_.micro_batch, plan_.global_batch - first);
-  const auto batch = make_batch(*source_, (step_ - 1) * plan_.global_batch + first, count);
+  const auto [first, count] = run_.batches.sequences_of(mesh_.world().rank(), /*accumulation_step=*/0);
+  const auto batch = make_batch(*source_, (step_ - 1) * run_.batches.global_batch + first, count);
   const auto read = fetch(trial_pass(*runner_, *optimizer_, mesh_, batch), mesh_.world());
   const auto* const numbers = read.const_data_ptr<double>();
   if (!std::isfinite(numbers[0]) || !std::isfinite(numbers[1]))
@@ -364,7 +352,7 @@ void Trainer::ensure_usable() {
 bool Trainer::leave_now() {
   constexpr int64_t kNoMetrics = 1 << 16;  // above any signal
   const int64_t mine = metrics_->problem().empty() ? preemption::requested() : kNoMetrics;
-  auto asked = at::full({1}, mine, runner_->totals().losses_3.options().dtype(at::kLong));
+  auto asked = at::full({1}, mine, at::TensorOptions().dtype(at::kLong).device(run_.device));
   mesh_.world().all_reduce(asked, Reduce::max);
   const auto reason = fetch(asked, mesh_.world()).item<int64_t>();
   if (!metrics_->problem().empty()) log::warn("{}: saving step {} and leaving", metrics_->problem(), step_);

@@ -13,6 +13,7 @@
 #include "trainer/config/config.h"
 #include "trainer/device_step.h"
 #include "trainer/evaluator.h"
+#include "trainer/job/resolved_run.h"
 #include "trainer/job/run_lock.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
@@ -29,7 +30,7 @@ std::shared_ptr<const InstanceSource> make_source(const Config& config, Communic
 class Trainer {
  public:
   /// Checks everything, makes or loads the state, writes the resolved config. Collective over world.
-  Trainer(const Config& config, Communicator& world);
+  Trainer(const ResolvedRun& run, Communicator& world);
   /// Trains to train.steps (ok), or until a signal asks to save and leave (preempted), or until metrics cannot be
   /// written: then saves, and throws CheckpointError. Collective over world.
   ExitCode run();
@@ -38,14 +39,15 @@ class Trainer {
   int64_t step() const { return step_; }
   /// What keeps other runs out of the folder, on rank 0; null on the others.
   std::shared_ptr<const RunLock> lock() const { return lock_; }
-  /// The ranks, with the traffic since the start, and what the last step's passes counted on this one.
+  /// The ranks, with the traffic since the start.
   DeviceMesh& mesh() { return mesh_; }
-  const PassTotals& totals() const { return runner_->totals(); }
+  /// Copies of tokens that this rank exchanged in the last step.
+  TokenCopies token_copies() const { return runner_->token_copies(); }
 
  private:
   void lock_folder(std::optional<int64_t> latest_step);
   void start_or_resume();
-  void check_same_run(const Manifest& manifest) const;
+  void check_same_run(const Manifest& manifest);
   void open_metrics();
   StepMetrics train_step();
   bool evaluation_due() const;
@@ -55,11 +57,11 @@ class Trainer {
   bool leave_now();
   ExitCode leave();
 
-  const Config config_;
+  const ResolvedRun run_;
+  const Config& config_ = run_.config;
   std::shared_ptr<const RunLock> lock_;
   DeviceMesh mesh_;
   std::shared_ptr<const InstanceSource> source_;
-  DataLoader::Plan plan_;
   Evaluator evaluator_;
   std::unique_ptr<StageRunner> runner_;
   std::unique_ptr<Optimizer> optimizer_;

@@ -8,9 +8,9 @@
 namespace olmoe {
 
 at::Tensor trial_pass(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, const Batch& batch) {
-  const double per_target = 1.0 / static_cast<double>(std::max<int64_t>(1, batch.num_targets));
   runner.reset_totals();
-  runner.train_pass(batch, {.per_target = per_target, .aux_share = 1}, /*last_of_step=*/true);
+  const auto scale = loss_scale(std::max<int64_t>(1, batch.num_targets), /*aux_share=*/1, runner.device());
+  runner.train_pass(batch, scale, /*last_of_step=*/true);
   runner.reduce_replicas();
   const auto grad_norm = optimizer.grad_norm(mesh.shard());
   mesh.replicate().broadcast(grad_norm, 0);  // as in a step: all ranks see one value

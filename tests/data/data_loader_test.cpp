@@ -48,7 +48,7 @@ std::vector<Batch> take(std::shared_ptr<const InstanceSource> source, DataLoader
                         int64_t steps) {
   DataLoader loader(std::move(source), plan, first_step);
   std::vector<Batch> batches;
-  for (int64_t i = 0; i < steps * plan.rounds(); ++i) batches.push_back(loader.next());
+  for (int64_t i = 0; i < steps * plan.batches.accumulation_steps(); ++i) batches.push_back(loader.next());
   return batches;
 }
 
@@ -127,7 +127,7 @@ TEST_CASE("synthetic tokens follow a seeded rule, but for one in eight") {
 TEST_CASE("every world size sees the same micro-batches") {
   const auto source = std::make_shared<CountingSource>();
   constexpr int64_t kGlobalBatch = 11, kMicroBatch = 2, kSteps = 3, kMicroBatches = 6;
-  const auto alone = take(source, {kGlobalBatch, kMicroBatch, 0, 1, 2}, 0, kSteps);
+  const auto alone = take(source, {{kGlobalBatch, kMicroBatch, 1}, 0, 2}, 0, kSteps);
   REQUIRE(std::ssize(alone) == kSteps * kMicroBatches);
   CHECK(values(alone[7].ids_BS) == std::vector<int64_t>{13, 13, 13, 14, 14, 14});
   CHECK(values(alone[5].ids_BS) == std::vector<int64_t>{10, 10, 10});  // the last is smaller
@@ -135,11 +135,12 @@ TEST_CASE("every world size sees the same micro-batches") {
 
   for (int world_size = 1; world_size <= 5; ++world_size) {
     for (int rank = 0; rank < world_size; ++rank) {
-      const DataLoader::Plan plan{kGlobalBatch, kMicroBatch, rank, world_size, 2};
-      REQUIRE(plan.rounds() == (kMicroBatches + world_size - 1) / world_size);
+      const DataLoader::Plan plan{{kGlobalBatch, kMicroBatch, world_size}, rank, 2};
+      const int64_t accumulation_steps = plan.batches.accumulation_steps();
+      REQUIRE(accumulation_steps == (kMicroBatches + world_size - 1) / world_size);
       const auto batches = take(source, plan, 0, kSteps);
       for (int64_t i = 0; i < std::ssize(batches); ++i) {
-        const int64_t step = i / plan.rounds(), index = i % plan.rounds() * world_size + rank;
+        const int64_t step = i / accumulation_steps, index = i % accumulation_steps * world_size + rank;
         INFO("world size " << world_size << ", rank " << rank << ", step " << step << ", micro-batch " << index);
         const Batch& batch = batches[static_cast<size_t>(i)];
         if (index < kMicroBatches)
@@ -153,18 +154,18 @@ TEST_CASE("every world size sees the same micro-batches") {
 
 TEST_CASE("a loader goes on at any step") {
   const auto source = std::make_shared<CountingSource>();
-  const DataLoader::Plan plan{7, 2, 1, 3, 2};
+  const DataLoader::Plan plan{{7, 2, 3}, 1, 2};
   const auto whole = take(source, plan, 0, 6);
   for (int64_t step = 0; step < 6; ++step) {
     const auto resumed = take(source, plan, step, 6 - step);
-    REQUIRE(std::ssize(resumed) == (6 - step) * plan.rounds());
+    REQUIRE(std::ssize(resumed) == (6 - step) * plan.batches.accumulation_steps());
     for (size_t i = 0; i < resumed.size(); ++i)
-      CHECK(same_batch(resumed[i], whole[static_cast<size_t>(step * plan.rounds()) + i]));
+      CHECK(same_batch(resumed[i], whole[static_cast<size_t>(step * plan.batches.accumulation_steps()) + i]));
   }
 }
 
 TEST_CASE("what the thread throws reaches next(), after the batches before it, and again") {
-  DataLoader loader(std::make_shared<CountingSource>(5), {2, 2, 0, 1, 4}, 0);
+  DataLoader loader(std::make_shared<CountingSource>(5), {{2, 2, 1}, 0, 4}, 0);
   CHECK(values(loader.next().ids_BS) == std::vector<int64_t>{0, 0, 0, 1, 1, 1});
   CHECK(values(loader.next().ids_BS) == std::vector<int64_t>{2, 2, 2, 3, 3, 3});
   for (int i = 0; i < 2; ++i) CHECK(test::message_of<DataError>([&] { loader.next(); }) == "position 5 is broken");
@@ -172,7 +173,7 @@ TEST_CASE("what the thread throws reaches next(), after the batches before it, a
 
 TEST_CASE("the thread prepares as many micro-batches as asked, and one in hand") {
   const auto source = std::make_shared<CountingSource>();
-  DataLoader loader(source, {1, 1, 0, 1, 3}, 0);
+  DataLoader loader(source, {{1, 1, 1}, 0, 3}, 0);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
   while (source->reads() < 4 && std::chrono::steady_clock::now() < deadline)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -183,7 +184,7 @@ TEST_CASE("the thread prepares as many micro-batches as asked, and one in hand")
 TEST_CASE("a loader is destroyed while its thread waits for room, and before it began") {
   const auto source = std::make_shared<CountingSource>();
   for (int i = 0; i < 200; ++i) {
-    DataLoader loader(source, {4, 1, 0, 1, 1}, 0);
+    DataLoader loader(source, {{4, 1, 1}, 0, 1}, 0);
     if (i % 2 == 0) loader.next();
   }
   CHECK(source.use_count() == 1);  // every thread is gone

@@ -24,6 +24,11 @@ Launch::Launch(std::string kernel, unsigned bound, const dim3& grid, const dim3&
     refuse(fmt::format("{} bytes of shared memory, more than {}", shared_bytes, SharedMemory::kMaxBytes));
 }
 
+int64_t& Launch::counter() {
+  static int64_t launches = 0;
+  return launches;
+}
+
 void Launch::refuse(const std::string& why) const { throw Fault(fmt::format("{}: refused: {}", kernel_, why)); }
 
 void Launch::check_pointer(const void* argument) const {
@@ -32,6 +37,7 @@ void Launch::check_pointer(const void* argument) const {
 }
 
 void Launch::run_blocks(const std::function<void()>& body) const {
+  ++counter();
   const GlobalMemory::Access access;
   Block& block = Block::current();
   std::vector<uint32_t> order(size_t{grid_.x} * grid_.y * grid_.z);

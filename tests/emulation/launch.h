@@ -1,6 +1,7 @@
 // A launch: what CUDA refuses is refused, and the blocks run one after the other, in an order drawn by chance.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <type_traits>
@@ -20,6 +21,9 @@ class Launch {
   Launch(std::string kernel, unsigned bound, const dim3& grid, const dim3& threads, size_t shared_bytes = 0,
          cudaStream_t = nullptr);
 
+  /// Launches of this program that began so far.
+  static int64_t count() { return counter(); }
+
   template <typename Kernel, typename... Args>
   void run(const Kernel& kernel, const Args&... args) const {
     (check_argument(args), ...);
@@ -27,6 +31,7 @@ class Launch {
   }
 
  private:
+  static int64_t& counter();
   template <typename T>
   void check_argument(const T& argument) const {
     if constexpr (std::is_pointer_v<T>) check_pointer(argument);

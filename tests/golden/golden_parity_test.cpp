@@ -60,7 +60,7 @@ class Parity {
         world_(make_single_communicator()),
         mesh_(*world_, {}),
         batch_(test::batch_of(reference_["input_ids"])),
-        runner_(make_stages(model_, mesh_), mesh_, test::runner_options(model_, at::kFloat)) {
+        runner_(make_stages(model_, mesh_), mesh_, test::runner_options(at::kFloat)) {
     fill_weights(runner_.units(), HfWeights::source(folder, model_));
   }
 
@@ -82,7 +82,7 @@ class Parity {
   }
 
   double total_loss() const {
-    const auto losses = const_cast<StageRunner&>(runner_).totals().losses_3;
+    const auto losses = runner_.totals().losses_3;
     return losses[0].item<double>() / static_cast<double>(batch_.num_targets) +
            kBalanceWeight * losses[1].item<double>() + kZWeight * losses[2].item<double>();
   }
@@ -90,7 +90,7 @@ class Parity {
   void pass(double aux_share) {
     runner_.reset_totals();
     for (const auto& unit : runner_.units()) unit->grad.zero_();
-    runner_.train_pass(batch_, {1.0 / static_cast<double>(batch_.num_targets), aux_share});
+    runner_.train_pass(batch_, loss_scale(batch_.num_targets, aux_share));
   }
 
   void check_forward() {

@@ -45,7 +45,8 @@ struct TestLayer {
 
 /// What a layer does to tokens whose experts are given: y, the gradient of x, and the stats.
 struct Pass {
-  at::Tensor y_ND, dx_ND, stats;
+  at::Tensor y_ND, dx_ND;
+  StageStats stats;
 };
 Pass run(TestLayer& test, const at::Tensor& x_ND, const at::Tensor& ids_NK) {
   const auto x = x_ND.clone().requires_grad_();
@@ -55,7 +56,7 @@ Pass run(TestLayer& test, const at::Tensor& x_ND, const at::Tensor& ids_NK) {
   StageContext context{batch, Phase::train, routing};
   const auto out = test.layer.forward({x, {x.detach(), {}}}, x * 0.5, context);
   ((out.y * out.y.detach().cos()).sum() + out.aux * static_cast<double>(x.size(0))).backward();
-  return {out.y.detach(), x.grad(), out.stats};
+  return {out.y.detach(), x.grad(), out.stats.value()};
 }
 
 /// Which experts the tokens of a rank choose.
@@ -151,7 +152,9 @@ void check_ranks(const ModelConfig& model, int ranks, int64_t chunks, const Choi
     const auto& theirs = expected[static_cast<size_t>(rank)];
     ensure_close(ours.y_ND, theirs.y_ND, "y");
     ensure_close(ours.dx_ND, theirs.dx_ND, "gradient of x");
-    ensure_close(ours.stats, theirs.stats, "stats");
+    ensure_close(ours.stats.losses_2, theirs.stats.losses_2, "auxiliary losses");
+    ensure_close(ours.stats.dropped_1, theirs.stats.dropped_1, "dropped assignments");
+    ensure_close(ours.stats.counts_E, theirs.stats.counts_E, "assignments to each expert");
     for (auto& param : test.params) {
       auto grad = param.slot->grad();
       if (param.axis == Axis::shard) group.all_reduce(grad);
@@ -222,7 +225,7 @@ TEST_CASE("a token travels to a rank once, however many experts it chose there")
     ENSURE((plan.counts.send == std::vector<int64_t>{2, 1}), "rank {} sends other copies", group.rank());
     ENSURE(plan.rows.slot_R.size(0) == (group.rank() == 0 ? 8 : 4), "rank {} computes {} rows", group.rank(),
            plan.rows.slot_R.size(0));
-    ENSURE(plan.copies_sent == (group.rank() == 0 ? 1 : 2), "copies to itself are not sent");
+    ENSURE(plan.exchanged.sent == (group.rank() == 0 ? 1 : 2), "copies to itself are not sent");
   });
 }
 
@@ -234,7 +237,7 @@ TEST_CASE("with a capacity later tokens are dropped, here and on other ranks ali
   const auto alone = make_single_communicator();
   TestLayer reference(model, *alone, 1);
   const auto expected = run(reference, x_ND, ids_NK);
-  CHECK(expected.stats[2].item<double>() == 3 * 6);
+  CHECK(expected.stats.dropped_1.item<double>() == 3 * 6);
   CHECK(at::equal(expected.y_ND.slice(0, 2), x_ND.slice(0, 2) * 0.5));  // nothing but the residual
   CHECK_FALSE(at::equal(expected.y_ND.slice(0, 0, 2), x_ND.slice(0, 0, 2) * 0.5));
   CHECK_NOTHROW(run_ranks(2, [&](Communicator& group) {
@@ -243,6 +246,6 @@ TEST_CASE("with a capacity later tokens are dropped, here and on other ranks ali
     const auto ours = run(test, x_ND, ids_NK);
     ensure_close(ours.y_ND, expected.y_ND, "y");
     ensure_close(ours.dx_ND, expected.dx_ND, "gradient of x");
-    ENSURE(ours.stats[2].item<double>() == 18, "others were dropped");
+    ENSURE(ours.stats.dropped_1.item<double>() == 18, "others were dropped");
   }));
 }

@@ -18,7 +18,7 @@ class TrainedState {
   TrainedState(Communicator& world, const std::string& folder, MeshShape shape, int64_t keep)
       : model_(four_experts()),
         mesh_(world, shape),
-        runner_(make_stages(model_, mesh_), mesh_, runner_options(model_, at::kFloat)),
+        runner_(make_stages(model_, mesh_), mesh_, runner_options(at::kFloat)),
         optimizer_(runner_.units(), optimizer_config_),
         checkpointer(folder, mesh_, keep) {}
 

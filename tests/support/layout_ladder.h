@@ -77,7 +77,7 @@ inline double metrics_error(const std::vector<nlohmann::json>& ours, const std::
 inline double layout_error(Config config, const Layout& layout, Communicator& world, const FinishedRun& reference) {
   apply(layout, config);
   ENSURE(layout.replicate * layout.shard == world.size(), "{} ranks run", world.size());
-  Trainer trainer(config, world);
+  Trainer trainer(resolve_run(config, world.size()), world);
   ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
   double worst = std::max(slice_error(trainer, "weight", reference), slice_error(trainer, "exp_avg", reference));
   world.barrier();  // rank 0 has written its metrics

@@ -29,7 +29,7 @@ inline int64_t measured_peak(const Config& config, Communicator& world) {
   tensor_memory::count_host();
   const int64_t before = tensor_memory::bytes(at::kCPU).value();
   tensor_memory::forget_peak(at::kCPU);
-  Trainer trainer(config, world);
+  Trainer trainer(resolve_run(config, world.size()), world);
   ENSURE(trainer.run() == ExitCode::ok, "a run did not end well");
   return tensor_memory::peak_bytes(at::kCPU).value() - before;
 }

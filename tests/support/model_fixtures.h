@@ -45,10 +45,9 @@ inline Batch batch_of(const at::Tensor& ids_BS) {
   return {ids_BS, targets, ids_BS.size(0) * (ids_BS.size(1) - 1)};
 }
 
-inline StageRunner::Options runner_options(const ModelConfig& model, at::ScalarType dtype,
-                                           Residency residency = Residency::pooled, bool recompute = false) {
-  const bool moe = model.ffn == Ffn::moe;
-  return {dtype, at::kCPU, residency, recompute, moe ? model.num_layers : 0, moe ? model.num_experts : 0};
+inline StageRunner::Options runner_options(at::ScalarType dtype, Residency residency = Residency::pooled,
+                                           bool recompute = false) {
+  return {dtype, at::kCPU, residency, recompute};
 }
 
 using FlatParams = std::map<std::string, at::Tensor>;
@@ -56,7 +55,7 @@ using FlatParams = std::map<std::string, at::Tensor>;
 /// Whole flattened parameters by name, from a runner that is the only rank: its gradients or its weights.
 inline FlatParams whole_params(const StageRunner& runner, at::Tensor ShardedUnit::*flat) {
   FlatParams out;
-  for (const auto& unit : const_cast<StageRunner&>(runner).units())
+  for (const auto& unit : runner.units())
     for (const auto& slice : unit->slices())
       out[slice.name] = ((*unit).*flat).narrow(0, slice.offset, slice.end - slice.begin).clone();
   return out;

@@ -23,9 +23,8 @@ struct Pass {
   at::Tensor losses_3, counts_LE;
   FlatParams grads;
 };
-inline StageRunner::Options gpu_options(const ModelConfig& model, at::ScalarType dtype, Residency residency,
-                                        Recompute recompute) {
-  auto options = runner_options(model, dtype, residency, recompute == Recompute::full);
+inline StageRunner::Options gpu_options(at::ScalarType dtype, Residency residency, Recompute recompute) {
+  auto options = runner_options(dtype, residency, recompute == Recompute::full);
   options.keep = recompute == Recompute::selective ? Keep::least : Keep::all;
   return options;
 }
@@ -38,7 +37,7 @@ inline Pass pass_of(const ModelConfig& model, const StageRunner::Options& option
   StageRunner runner(make_stages(model, mesh, moe, attention), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const auto batch = random_batch(model);
-  runner.train_pass(batch, {1.0 / static_cast<double>(batch.num_targets), 1.0});
+  runner.train_pass(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0, options.device));
   Pass out{runner.totals().losses_3.cpu(), runner.totals().counts_LE.cpu(), whole_params(runner, &ShardedUnit::grad)};
   for (auto& [name, grad] : out.grads) grad = grad.cpu();
   return out;
@@ -48,7 +47,7 @@ inline Pass pass_on(at::Device device, at::ScalarType dtype, Residency residency
   auto model = gpu_model();
   if (dtype == at::kBFloat16)
     model.top_k = model.num_experts;  // a choice that falls the other way is no rounding error
-  auto options = gpu_options(model, dtype, residency, recompute);
+  auto options = gpu_options(dtype, residency, recompute);
   options.device = device;
   return pass_of(model, options, kernels::ExpertKernels::unfused);
 }

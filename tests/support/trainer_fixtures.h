@@ -82,7 +82,7 @@ struct FinishedRun {
 
 inline FinishedRun run_single(const Config& config) {
   const auto world = make_single_communicator();
-  Trainer trainer(config, *world);
+  Trainer trainer(resolve_run(config, world->size()), *world);
   ENSURE(trainer.run() == ExitCode::ok, "a tiny run did not end well");
   return {metrics_of(config.run.folder), whole_state(trainer)};
 }

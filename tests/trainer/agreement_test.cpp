@@ -41,7 +41,7 @@ std::vector<Said> agreements(int ranks, const std::function<void(int)>& work) {
 }
 
 Said start(const Config& config, int ranks) {
-  const auto said = outcomes(ranks, [&](Communicator& world) { Trainer(config, world); });
+  const auto said = outcomes(ranks, [&](Communicator& world) { Trainer(resolve_run(config, world.size()), world); });
   CHECK(said == std::vector<Said>(said.size(), said[0]));
   return said[0];
 }

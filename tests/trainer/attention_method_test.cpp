@@ -31,7 +31,7 @@ TEST_CASE("every block computes with the attention that the model was built with
   CAPTURE(enum_name(ffn), enum_name(recompute), deterministic);
   auto model = gpu_model();
   model.ffn = ffn;
-  const auto options = gpu_options(model, at::kFloat, Residency::resident, recompute);
+  const auto options = gpu_options(at::kFloat, Residency::resident, recompute);
   const auto counted = c10::make_intrusive<Counted>();
   const auto unfused = kernels::ExpertKernels::unfused;
   const auto ours = pass_of(model, options, unfused, {deterministic, counted});

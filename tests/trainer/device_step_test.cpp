@@ -72,12 +72,12 @@ std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool 
     fill_weights(runner.units(), random_init(model, 7));
     Optimizer optimizer(runner.units(), config);
     auto& outcome = outcomes[static_cast<size_t>(world.rank())];
-    const DataLoader::Plan plan{kGlobalBatch, kMicroBatch, world.rank(), ranks, 2};
-    DeviceStep step(runner, optimizer, mesh, {plan.rounds(), kGlobalBatch, kGlobalBatch * (kLength - 1)},
-                    record ? std::make_unique<StandIn>(outcome.calls) : nullptr);
+    const DataLoader::Plan plan{{kGlobalBatch, kMicroBatch, ranks}, world.rank(), 2};
+    DeviceStep step(runner, optimizer, mesh, plan.batches, record ? std::make_unique<StandIn>(outcome.calls) : nullptr);
     DataLoader loader(source, plan, 0);
     for (int64_t s = 1; s <= kSteps; ++s) {
-      outcome.numbers.push_back(step.run([&] { return loader.next(); }, s, 1e-2 / static_cast<double>(s)).clone());
+      outcome.numbers.push_back(
+          step.run([&] { return loader.next(); }, s, 1e-2 / static_cast<double>(s)).packed().clone());
       outcome.held_out.push_back(runner.evaluate(make_batch(*source, 1000, 2)).clone());
     }
     for (const auto& state : optimizer.state()) outcome.weights.push_back(state.flat.clone());
@@ -96,7 +96,7 @@ TEST_CASE("a recorded step trains as the step itself, on any number of ranks") {
   const int ranks = GENERATE(1, 2, 4);  // two rounds and more of one or two sequences; of four ranks one has none
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
-  const auto options = runner_options(tiny_model(), dtype, residency);
+  const auto options = runner_options(dtype, residency);
   const auto plain = train(options, ranks, false), recorded = train(options, ranks, true);
   for (size_t rank = 0; rank < plain.size(); ++rank) {
     INFO("rank " << rank << " of " << ranks);
@@ -107,6 +107,68 @@ TEST_CASE("a recorded step trains as the step itself, on any number of ranks") {
     CHECK(recorded[rank].calls ==
           std::vector<std::string>{"rehearse", "rehearse", "record", "replay", "replay", "replay"});
     for (size_t s = 1; s < kSteps; ++s) CHECK_FALSE(at::equal(plain[rank].numbers[s], plain[rank].numbers[s - 1]));
+  }
+}
+
+namespace {
+
+/// A micro-batch whose targets are masked unevenly: sequence s of the stream keeps those that are at least 2 s.
+Batch masked_batch(const InstanceSource& source, int64_t first, int64_t count) {
+  auto batch = make_batch(source, first, count);
+  for (int64_t b = 0; b < count; ++b) {
+    auto targets_S = batch.targets_BS[b];
+    targets_S.masked_fill_(targets_S < 2 * (first + b), kIgnoredTarget);
+  }
+  batch.num_targets = (batch.targets_BS != kIgnoredTarget).sum().item<int64_t>();
+  return batch;
+}
+
+struct MaskedStep {
+  StepTotals totals;
+  std::vector<at::Tensor> weights;  ///< of rank 0, which are all of them where it is alone
+};
+
+MaskedStep masked_step(int ranks, int64_t micro_batch) {
+  constexpr int64_t kSequences = 6;
+  auto model = tiny_model();
+  model.load_balancing_weight = model.router_z_weight = 0;  // means over tokens, whatever their targets
+  const auto source = make_synthetic_source(kLength, model.vocab_size, 5);
+  MaskedStep out;
+  run_ranks(ranks, [&](Communicator& world) {
+    DeviceMesh mesh(world, {.replicate = ranks, .shard = 1, .expert = 1});
+    StageRunner runner(make_stages(model, mesh), mesh, runner_options(at::kDouble));
+    fill_weights(runner.units(), random_init(model, 7));
+    const OptimizerConfig config;
+    Optimizer optimizer(runner.units(), config);
+    const BatchPlan plan{kSequences, micro_batch, ranks};
+    DeviceStep step(runner, optimizer, mesh, plan, nullptr);
+    int64_t i = 0;
+    const auto next = [&] {
+      const auto [first, count] = plan.sequences_of(world.rank(), i++);
+      return masked_batch(*source, first, count);
+    };
+    const auto totals = step.run(next, 1, 1e-2).read(world);
+    if (world.rank() != 0) return;
+    out.totals = totals;
+    for (const auto& state : optimizer.state()) out.weights.push_back(state.flat.clone());
+  });
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("a step's loss is the mean over its target tokens, however masks and micro-batches spread them") {
+  const auto whole = masked_step(1, 6);
+  CHECK(whole.totals.targets > 6);
+  CHECK(whole.totals.targets < 6 * (kLength - 1));  // some are masked
+  for (const auto& [ranks, micro_batch] : {std::pair{1, 1}, {1, 4}, {2, 1}, {2, 2}, {4, 1}}) {
+    CAPTURE(ranks, micro_batch);
+    const auto spread = masked_step(ranks, micro_batch);
+    CHECK(spread.totals.targets == whole.totals.targets);
+    CHECK(spread.totals.loss() == Approx(whole.totals.loss()).epsilon(1e-12));
+    CHECK(spread.totals.grad_norm == Approx(whole.totals.grad_norm).epsilon(1e-12));
+    for (size_t i = 0; i < whole.weights.size(); ++i)
+      CHECK(at::allclose(spread.weights[i], whole.weights[i], 1e-9, 1e-12));
   }
 }
 
@@ -153,14 +215,18 @@ TEST_CASE("batches of a step stay where they are, and must be of the sizes of th
     return batch_of(at::full({sequences, 4}, value++, at::kLong));
   };
   batches.load(next);
-  const auto* const where = batches.of_round(0).ids_BS.const_data_ptr();
-  CHECK(batches.of_round(0).ids_BS.sum().item<int64_t>() == 0);
+  const auto& [here, targets_1] = batches.step();
+  const auto* const where = here[0].ids_BS.const_data_ptr();
+  const auto* const targets_where = targets_1.const_data_ptr();
+  CHECK(here[0].ids_BS.sum().item<int64_t>() == 0);
   batches.load(next);
-  CHECK(batches.of_round(0).ids_BS.const_data_ptr() == where);
-  CHECK(batches.of_round(0).ids_BS.sum().item<int64_t>() == 2 * 12);
-  CHECK(batches.of_round(0).num_targets == 9);
-  CHECK(batches.of_round(1).ids_BS.numel() == 0);
+  CHECK(here[0].ids_BS.const_data_ptr() == where);
+  CHECK(here[0].ids_BS.sum().item<int64_t>() == 2 * 12);
+  CHECK(here[0].num_targets == 9);
+  CHECK(here[1].ids_BS.numel() == 0);
+  CHECK(targets_1.const_data_ptr() == targets_where);
+  CHECK(targets_1.item<int64_t>() == 9);
   ++value;
   CHECK_THROWS_WITH(batches.load(next),
-                    Catch::Contains("round 0: a batch of 0 sequences with 0 targets, the first step's had 3 and 9"));
+                    Catch::Contains("accumulation step 0: a batch of 0 sequences, that of the first step had 3"));
 }

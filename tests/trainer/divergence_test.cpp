@@ -16,7 +16,7 @@ std::pair<ExitCode, std::string> outcome(int ranks, const Config& config) {
     auto code = ExitCode::ok;
     std::string said;
     try {
-      code = Trainer(config, world).run();
+      code = Trainer(resolve_run(config, world.size()), world).run();
     } catch (const Error& error) {
       code = error.code(), said = error.what();
     }

@@ -10,8 +10,7 @@ TEST_CASE("losses and every gradient of a pass are off by no more than the error
   auto model = gpu_model();
   model.top_k = model.num_experts;  // a choice that falls the other way is no rounding error
   const auto pass = [&](at::ScalarType of) {
-    return pass_of(model, gpu_options(model, of, Residency::resident, Recompute::none),
-                   kernels::ExpertKernels::unfused);
+    return pass_of(model, gpu_options(of, Residency::resident, Recompute::none), kernels::ExpertKernels::unfused);
   };
   const auto exact = pass(at::kDouble), ours = pass(dtype);
   CAPTURE(dtype);

@@ -33,7 +33,7 @@ TEST_CASE("GPU: overlap changes no bit, with experts here and on other ranks", "
     apply(layout, config);
     std::vector<std::map<std::string, FlatParams>> state(static_cast<size_t>(layout.replicate * layout.shard));
     run_ranks(static_cast<int>(state.size()), [&](Communicator& world) {
-      Trainer trainer(config, world);
+      Trainer trainer(resolve_run(config, world.size()), world);
       ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
       state[static_cast<size_t>(world.rank())] = whole_state(trainer);
     });

@@ -16,7 +16,7 @@ struct TestOptimizer {
       : config(config_),
         world(make_single_communicator()),
         mesh(*world, {}),
-        runner(make_stages(model, mesh), mesh, runner_options(model, at::kDouble)),
+        runner(make_stages(model, mesh), mesh, runner_options(at::kDouble)),
         optimizer(runner.units(), config) {
     fill_weights(runner.units(), random_init(model, 1));
   }

@@ -22,6 +22,7 @@ class GatherCounter : public Stage {
   GatherCounter(std::unique_ptr<Stage> stage, const Communicator& group, std::vector<int64_t>& counts)
       : stage_(std::move(stage)), group_(group), counts_(counts) {}
   std::vector<Param> params() override { return stage_->params(); }
+  int64_t num_experts() const override { return stage_->num_experts(); }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     counts_.push_back(group_.traffic().all_gather.calls);
     return stage_->forward(x_ND, context);
@@ -47,11 +48,11 @@ TEST_CASE("a stage computes when the next one's weights have been asked for, and
     for (auto& stage : make_stages(model, mesh))
       stages.push_back(std::make_unique<GatherCounter>(std::move(stage), mesh.shard(), own_counts));
     if (world.rank() == 0) num_stages = std::ssize(stages);
-    auto options = runner_options(model, at::kFloat, Residency::pooled, /*recompute=*/true);
+    auto options = runner_options(at::kFloat, Residency::pooled, /*recompute=*/true);
     options.overlap = overlap;
     StageRunner runner(std::move(stages), mesh, options);
     fill_weights(runner.units(), random_init(model, 7));
-    runner.train_pass(random_batch(model, 3), {1.0 / 30, 1.0});
+    runner.train_pass(random_batch(model, 3), loss_scale(30, 1.0));
     if (world.rank() == 0) counts = own_counts;
   });
   REQUIRE(num_stages == model.num_layers + 2);

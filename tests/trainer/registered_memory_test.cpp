@@ -61,7 +61,7 @@ std::vector<Outcome> run(StageRunner::Options options, MeshShape shape, bool reg
     DeviceMesh mesh(world, shape);
     StageRunner runner(make_stages(model, mesh), mesh, options);
     fill_weights(runner.units(), random_init(model, 7));
-    for (int pass = 0; pass < 2; ++pass) runner.train_pass(batch, {1.0 / 60, 0.5});
+    for (int pass = 0; pass < 2; ++pass) runner.train_pass(batch, loss_scale(60, 0.5));
     runner.reduce_replicas();
     auto& outcome = outcomes[static_cast<size_t>(world.rank())];
     outcome.losses_3 = runner.totals().losses_3.clone();
@@ -79,7 +79,7 @@ TEST_CASE("buffers of collectives come from the groups that use them, where that
   {
     Accountant world("world", asked);
     DeviceMesh mesh(world, {});
-    auto options = runner_options(tiny_model(), at::kBFloat16, residency);
+    auto options = runner_options(at::kBFloat16, residency);
     options.registered_memory = registered;
     const StageRunner runner(make_stages(tiny_model(), mesh), mesh, options);
     if (!registered) {
@@ -103,7 +103,7 @@ TEST_CASE("memory of the groups changes no bit") {
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const auto shape = GENERATE(MeshShape{1, 3, 1}, MeshShape{2, 2, 1}, MeshShape{2, 1, 1});
-  const auto options = runner_options(tiny_model(), dtype, residency);
+  const auto options = runner_options(dtype, residency);
   const auto with = run(options, shape, true), without = run(options, shape, false);
   for (size_t rank = 0; rank < with.size(); ++rank) {
     INFO("rank " << rank << " of " << with.size());

@@ -23,7 +23,7 @@ void run_on(int ranks, Config config, int64_t steps) {
   config.train.steps = steps;
   run_ranks(ranks, [&](Communicator& world) {
     ENSURE(world.size() == ranks, "{} ranks run", world.size());
-    Trainer trainer(config, world);
+    Trainer trainer(resolve_run(config, world.size()), world);
     ENSURE(trainer.run() == ExitCode::ok && trainer.step() == steps, "the run stopped at {}", trainer.step());
   });
 }
@@ -52,7 +52,7 @@ class FileRun {
     std::string message = "accepted";
     try {
       const auto world = make_single_communicator();
-      Trainer(config, *world);
+      Trainer(resolve_run(config, world->size()), *world);
     } catch (const CheckpointError& error) {
       message = error.what();
       CHECK(snapshot(folder_ / ".") == before);

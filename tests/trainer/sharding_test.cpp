@@ -58,7 +58,7 @@ TEST_CASE("the fp32 loss curve of 2 and 4 ranks follows that of one for 100 step
     config.run.folder = folder / describe(layout);
     config.parallel = {.replicate = layout.replicate, .expert = layout.expert, .zero_stage = layout.zero_stage};
     run_ranks(static_cast<int>(layout.replicate * layout.shard),
-              [&](Communicator& world) { Trainer(config, world).run(); });
+              [&](Communicator& world) { Trainer(resolve_run(config, world.size()), world).run(); });
     const auto metrics = metrics_of(config.run.folder);
     REQUIRE(metrics.size() == 100);
     for (size_t i = 0; i < metrics.size(); ++i) {

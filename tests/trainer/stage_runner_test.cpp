@@ -29,8 +29,8 @@ ParamSource uneven_weights(const ModelConfig& model) {
 }
 
 using Stages = std::vector<std::unique_ptr<Stage>>;
-StageRunner::Options recompute_options(const ModelConfig& model, at::ScalarType dtype, Recompute recompute) {
-  auto options = runner_options(model, dtype, Residency::pooled, recompute == Recompute::full);
+StageRunner::Options recompute_options(at::ScalarType dtype, Recompute recompute) {
+  auto options = runner_options(dtype, Residency::pooled, recompute == Recompute::full);
   if (recompute == Recompute::selective) options.keep = Keep::least;
   return options;
 }
@@ -42,12 +42,9 @@ struct OneRank {
     fill_weights(runner.units(), uneven_weights(model));
   }
   OneRank(const ModelConfig& model, at::ScalarType dtype, Recompute recompute = Recompute::none)
-      : OneRank(model, recompute_options(model, dtype, recompute), [](Stages stages) { return stages; }) {}
+      : OneRank(model, recompute_options(dtype, recompute), [](Stages stages) { return stages; }) {}
 
-  void pass(const Batch& batch) {
-    const double per_target = 1.0 / static_cast<double>(batch.num_targets);
-    runner.train_pass(batch, {per_target, /*aux_share=*/1.0});
-  }
+  void pass(const Batch& batch) { runner.train_pass(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0)); }
 
   /// The weights as leaves of an oracle.
   FlatParams leaves() {
@@ -131,6 +128,7 @@ class Recorder : public Stage {
   Recorder(std::unique_ptr<Stage> stage, size_t index, std::vector<Call>& calls)
       : stage_(std::move(stage)), index_(index), calls_(calls) {}
   std::vector<Param> params() override { return stage_->params(); }
+  int64_t num_experts() const override { return stage_->num_experts(); }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const auto before = context.routing.ids_NK;
     auto out = stage_->forward(x_ND, context);
@@ -196,7 +194,7 @@ TEST_CASE("an expert without tokens equals the dense oracle and has exactly zero
       router_ED[kIdle].copy_((router_ED[0] + router_ED[1]) / 2);  // a mean is never the largest
     }
     const auto batch = random_batch(model);
-    runner.train_pass(batch, {1.0, 1.0});
+    runner.train_pass(batch, loss_scale(1, 1.0));
     CHECK(runner.totals().counts_LE.sum().item<double>() == model.num_layers * batch.ids_BS.numel());
     CHECK(runner.totals().counts_LE.select(1, kIdle).count_nonzero().item<int64_t>() == 0);
     const auto grads = whole_params(runner, &ShardedUnit::grad);
@@ -241,7 +239,7 @@ TEST_CASE("selective recompute changes no bit of any variant of attention and ro
   const auto batch = random_batch(model), no_batch = batch_of(batch.ids_BS.narrow(0, 0, 0));
   for (auto* rank : {&kept, &recomputed}) {
     rank->pass(batch);
-    rank->runner.train_pass(no_batch, {1.0, 1.0});
+    rank->runner.train_pass(no_batch, loss_scale(1, 1.0));
   }
   CHECK(at::equal(kept.runner.totals().losses_3, recomputed.runner.totals().losses_3));
   const auto expected = whole_params(kept.runner, &ShardedUnit::grad);
@@ -255,7 +253,7 @@ TEST_CASE("selective recompute changes no bit of any variant of attention and ro
 TEST_CASE("selective recompute runs no stage again") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
-  OneRank rank(model, recompute_options(model, at::kDouble, Recompute::selective), recorded_in(calls));
+  OneRank rank(model, recompute_options(at::kDouble, Recompute::selective), recorded_in(calls));
   rank.pass(random_batch(model));
   const auto num_stages = static_cast<size_t>(model.num_layers) + 2;
   REQUIRE(calls.size() == num_stages);
@@ -265,7 +263,7 @@ TEST_CASE("selective recompute runs no stage again") {
 TEST_CASE("recompute runs every stage but the last again, with the routing of its forward") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
-  OneRank rank(model, recompute_options(model, at::kDouble, Recompute::full), recorded_in(calls));
+  OneRank rank(model, recompute_options(at::kDouble, Recompute::full), recorded_in(calls));
   rank.pass(random_batch(model));
 
   const auto num_stages = static_cast<size_t>(model.num_layers) + 2;
@@ -313,14 +311,15 @@ TEST_CASE("what lies in the buffers of full gradients before a pass has no part 
   const auto batch = random_batch(model);  // of both ranks
   run_ranks(2, [&](Communicator& world) {
     DeviceMesh mesh(world, {.replicate = 1, .shard = 2, .expert = 1});
-    auto options = runner_options(model, at::kFloat, residency);
+    auto options = runner_options(at::kFloat, residency);
     options.grads = residency;
     const auto gradients = [&](double before) {
       StageRunner runner(make_stages(model, mesh), mesh, options);
       fill_weights(runner.units(), uneven_weights(model));
       for (const auto& unit : runner.units())
         for (const auto& param : unit->params()) param.slot->grad().fill_(before);
-      for (const bool last : {false, true}) runner.train_pass(batch, {.per_target = 0.01, .aux_share = 0.5}, last);
+      for (const bool last : {false, true})
+        runner.train_pass(batch, loss_scale(/*num_targets=*/100, /*aux_share=*/0.5), last);
       std::vector<at::Tensor> out;
       for (const auto& unit : runner.units()) out.push_back(unit->grad.clone());
       return out;

@@ -40,7 +40,7 @@ std::string make_trainers(int ranks, const Config& common, const std::function<v
   return refusal(ranks, [&](Communicator& world) {
     auto config = common;
     change(config, world.rank());
-    Trainer(config, world);
+    Trainer(resolve_run(config, world.size()), world);
   });
 }
 

@@ -57,8 +57,8 @@ Batch batch(int64_t sequences) {
 /// What DeviceStep records of a runner: one round each of some sequences, of none, and of some again.
 void step(StageRunner& runner) {
   runner.reset_totals();
-  for (const int64_t sequences : {2, 0, 1})
-    runner.train_pass(batch(sequences), {.per_target = 0.1, .aux_share = 0.5}, /*last_of_step=*/sequences == 1);
+  const auto scale = loss_scale(/*num_targets=*/10, /*aux_share=*/0.5, kNoting);
+  for (const int64_t sequences : {2, 0, 1}) runner.train_pass(batch(sequences), scale, /*last_of_step=*/sequences == 1);
   runner.reduce_replicas();
 }
 
@@ -86,8 +86,6 @@ TEST_CASE("a step of several rounds can be captured with each ZeRO stage, after 
                       .device = kNoting,
                       .residency = weights,
                       .recompute = recompute,
-                      .num_moe_layers = 0,
-                      .num_experts = 0,
                       .overlap = overlap,
                       .grads = grads});
   for (int rehearsal = 0; rehearsal < 2; ++rehearsal) {

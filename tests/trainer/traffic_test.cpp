@@ -22,7 +22,7 @@ int64_t sum(const std::vector<int64_t>& numels) { return std::accumulate(numels.
 /// The lines of a run on two ranks.
 std::vector<nlohmann::json> run(const Config& config, Units& units) {
   run_ranks(2, [&](Communicator& world) {
-    Trainer trainer(config, world);
+    Trainer trainer(resolve_run(config, world.size()), world);
     ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
     if (world.rank() != 0) return;
     for (const auto& state : trainer.optimizer().state()) {
@@ -59,7 +59,7 @@ TEST_CASE("a step's line says what rank 0 sent over each axis: ZeRO-3 on two ran
     CHECK(line.at("calls/expert_shard/reduce_scatter") == kRounds * 3);
     CHECK(line.at("sent_bytes/expert_shard/reduce_scatter") == kRounds * sum(units.experts) * half_of_each);
     CHECK(line.at("calls/shard/all_reduce") == 1);  // the gradient norm
-    CHECK(line.at("calls/world/all_reduce") == 3);  // losses, counts, dropped assignments
+    CHECK(line.at("calls/world/all_reduce") == 4);  // target tokens, losses, expert counts, drops  // losses, counts, dropped assignments
     CHECK_FALSE(line.contains("calls/replicate/all_reduce"));
     CHECK_FALSE(line.contains("calls/shard/broadcast"));
     CHECK_FALSE(line.contains("copies_sent"));

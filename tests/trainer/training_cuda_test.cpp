@@ -35,13 +35,12 @@ Trained train(Communicator& world, at::Device device, StageRunner::Options optio
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);
   const std::shared_ptr<const InstanceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
-  const DataLoader::Plan plan{global_batch, kMicroBatch, world.rank(), world.size(), 2};
-  DeviceStep step(runner, optimizer, mesh, {plan.rounds(), global_batch, global_batch * (kLength - 1)},
-                  graph ? cuda::make_graph_recorder(device) : nullptr);
+  const DataLoader::Plan plan{{global_batch, kMicroBatch, world.size()}, world.rank(), 2};
+  DeviceStep step(runner, optimizer, mesh, plan.batches, graph ? cuda::make_graph_recorder(device) : nullptr);
   DataLoader loader(source, plan, 0);
   Trained out;
   for (int64_t s = 1; s <= kSteps; ++s) {
-    out.numbers.push_back(step.run([&] { return loader.next(); }, s, 1e-2 / static_cast<double>(s)).cpu());
+    out.numbers.push_back(step.run([&] { return loader.next(); }, s, 1e-2 / static_cast<double>(s)).packed().cpu());
     out.held_out.push_back(runner.evaluate(make_batch(*source, 1000, 2)).cpu());
   }
   for (const auto& state : optimizer.state()) out.state.push_back(state.flat.cpu());
@@ -84,7 +83,7 @@ TEST_CASE("GPU: fused experts give the losses and gradients of the unfused", "[c
   auto model = gpu_model();
   model.expert_width = 256;
   model.top_k = model.num_experts;
-  auto options = runner_options(model, at::kBFloat16, Residency::resident, GENERATE(false, true));
+  auto options = runner_options(at::kBFloat16, Residency::resident, GENERATE(false, true));
   options.device = at::Device(at::kCUDA, 0);
   const auto unfused = pass_of(model, options, kernels::ExpertKernels::unfused);
   const auto fused = pass_of(model, options, kernels::ExpertKernels::fused);
@@ -125,7 +124,7 @@ void check_pass_against_plan(kernels::AttentionKernel kernel, bool deterministic
   config.data.sequence_length = 2048;
   CAPTURE(enum_name(config.train.recompute));
   const at::Device device(at::kCUDA, 0);
-  auto options = gpu_options(config.model, at::kBFloat16, Residency::resident, config.train.recompute);
+  auto options = gpu_options(at::kBFloat16, Residency::resident, config.train.recompute);
   options.device = device;
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
@@ -133,7 +132,7 @@ void check_pass_against_plan(kernels::AttentionKernel kernel, bool deterministic
   StageRunner runner(make_stages(config.model, mesh, {}, attention), mesh, options);
   fill_weights(runner.units(), random_init(config.model, 7));
   const auto batch = batch_of(at::randint(config.model.vocab_size, {config.train.micro_batch_size, 2048}, at::kLong));
-  const LossScale scale{1.0 / static_cast<double>(batch.num_targets), 1.0};
+  const auto scale = loss_scale(batch.num_targets, /*aux_share=*/1.0, runner.device());
   runner.train_pass(batch, scale);  // the first one makes tables, handles and the libraries' workspaces
   const int64_t before = tensor_memory::bytes(device).value();
   tensor_memory::forget_peak(device);
@@ -158,8 +157,8 @@ TEST_CASE("GPU: cudnn attention gives flash's losses and gradients, the same bit
   const at::Device device(at::kCUDA, 0);
   auto model = gpu_model();
   model.top_k = model.num_experts;
-  auto options = gpu_options(model, at::kBFloat16, Residency::resident,
-                             GENERATE(Recompute::none, Recompute::selective, Recompute::full));
+  auto options =
+      gpu_options(at::kBFloat16, Residency::resident, GENERATE(Recompute::none, Recompute::selective, Recompute::full));
   options.device = device;
   const auto cudnn = kernels::make_attention_method(kernels::AttentionKernel::cudnn, true);
   const auto pass = [&](const kernels::AttentionMethod& method) {
@@ -191,7 +190,7 @@ TEST_CASE("GPU: selective recompute changes no bit", "[cuda]") {
 TEST_CASE("GPU: forward, backward and update never wait for the host", "[cuda]") {
   const auto recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
   const auto model = gpu_model();
-  auto options = gpu_options(model, at::kBFloat16, GENERATE(Residency::pooled, Residency::resident), recompute);
+  auto options = gpu_options(at::kBFloat16, GENERATE(Residency::pooled, Residency::resident), recompute);
   options.device = at::Device(at::kCUDA, 0);
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
@@ -200,7 +199,7 @@ TEST_CASE("GPU: forward, backward and update never wait for the host", "[cuda]")
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);
   const auto batch = random_batch(model);
-  const LossScale scale{1.0 / static_cast<double>(batch.num_targets), 1.0};
+  const auto scale = loss_scale(batch.num_targets, /*aux_share=*/1.0, runner.device());
   runner.train_pass(batch, scale);  // the first one makes tables and handles
   const cuda::NoHostSync no_sync;
   for (int64_t step = 1; step <= 2; ++step) {
@@ -217,7 +216,7 @@ TEST_CASE("GPU: steps that are replayed as a CUDA graph have the bits of steps t
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const bool recompute = GENERATE(false, true), overlap = GENERATE(true, false);
   CAPTURE(dtype, recompute, overlap);
-  auto options = runner_options(gpu_model(), dtype, residency, recompute);
+  auto options = runner_options(dtype, residency, recompute);
   options.overlap = overlap;
   const at::Device device(at::kCUDA, 0);
   const auto world = make_single_communicator();
@@ -229,7 +228,7 @@ TEST_CASE("GPU: over NCCL, with registered memory or without, a graph has the bi
   REQUIRE(ranks > 0);
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const bool registered = GENERATE(false, true);
-  auto options = runner_options(gpu_model(), at::kBFloat16, residency);
+  auto options = runner_options(at::kBFloat16, residency);
   options.registered_memory = registered;
   const auto run = [&](bool graph) {
     std::vector<Trained> out(static_cast<size_t>(ranks));
@@ -253,21 +252,21 @@ TEST_CASE("GPU: waits of the host are counted, and a step has none", "[cuda]") {
   const at::Device device(at::kCUDA, 0);
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {});
-  auto options = runner_options(gpu_model(), at::kBFloat16);
+  auto options = runner_options(at::kBFloat16);
   options.device = device;
   StageRunner runner(make_stages(gpu_model(), mesh), mesh, options);
   fill_weights(runner.units(), random_init(gpu_model(), 7));
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);
   const auto batch = random_batch(gpu_model());
-  DeviceStep step(runner, optimizer, mesh, {2, 6, 2 * batch.num_targets},
+  DeviceStep step(runner, optimizer, mesh, {.global_batch = 6, .micro_batch = 3, .ranks = 1},
                   graph ? cuda::make_graph_recorder(device) : nullptr);
   const auto next = [&] { return batch; };
   int64_t done = 0;
   for (int i = 0; i <= StepGraph::kRehearsals; ++i) step.run(next, ++done, 1e-3);  // the last of them records
   const cuda::HostSyncCounter counter;
   at::Tensor numbers;
-  for (int i = 0; i < 3; ++i) numbers = step.run(next, ++done, 1e-3);
+  for (int i = 0; i < 3; ++i) numbers = step.run(next, ++done, 1e-3).packed();
   CHECK(counter.count() == 0);
   const auto read = numbers.cpu();
   CHECK(counter.count() == 1);

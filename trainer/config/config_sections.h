@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "data/batch_plan.h"
 #include "trainer/config/config_choices.h"
 #include "trainer/config/evaluation_config.h"
 
@@ -42,6 +43,9 @@ struct TrainConfig {
   kernels::AttentionKernel attention_kernel = kernels::AttentionKernel::flash;
   bool deterministic_attention = true;
   std::string init_from;
+
+  /// Of a step on `ranks` ranks.
+  BatchPlan batches(int64_t ranks) const { return {global_batch_size, micro_batch_size, ranks}; }
 
   template <class V>
   void fields(V& v) {

@@ -69,11 +69,10 @@ c10::Device device_of_rank(DeviceKind kind) {
   return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank(process_environment()) % count)};
 }
 
-void prepare_device(const Config& config) {
-  const auto device = device_of_rank(config.train.device);
-  if (device.is_cpu()) return check_cpu(config.train);
-  cuda::use_device(device.index());
-  check_gpu(config, cuda::gpu_facts(device.index()));
+void prepare_device(const ResolvedRun& run) {
+  if (run.device.is_cpu()) return check_cpu(run.config.train);
+  cuda::use_device(run.device.index());
+  check_gpu(run.config, cuda::gpu_facts(run.device.index()));
   // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
 }
@@ -91,14 +90,13 @@ void check_gpu(const Config& config, const cuda::GpuFacts& gpu) {
   if (config.train.attention_kernel == kernels::AttentionKernel::cudnn) check_cudnn_attention(gpu);
 }
 
-std::unique_ptr<Communicator> connect_devices(const Config& config, Communicator& world) {
+std::unique_ptr<Communicator> connect_devices(const ResolvedRun& run, Communicator& world) {
   auto ranks = world.split(0, world.rank(), world.name());
-  const auto device = device_of_rank(config.train.device);
   const bool alone = ranks->size() == 1;  // such a group needs no back end
-  if (device.is_cpu() || alone || config.parallel.transport == Transport::staged) return ranks;
-  refuse_shared_gpus(*ranks, device.index());
+  if (run.device.is_cpu() || alone || run.config.parallel.transport == Transport::staged) return ranks;
+  refuse_shared_gpus(*ranks, run.device.index());
   std::unique_ptr<Communicator> joined;
-  world.traced(Collective::join, [&] { joined = make_nccl_communicator(std::move(ranks), device); });
+  world.traced(Collective::join, [&] { joined = make_nccl_communicator(std::move(ranks), run.device); });
   return joined;
 }
 

@@ -39,8 +39,7 @@ int64_t wire_bytes(const Config& config) {
 StepCounts count_step(const Config& config, MeshShape mesh) {
   const auto& train = config.train;
   const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
-  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
-  const int64_t passes = (micro_batches + ranks - 1) / ranks, zero_stage = config.parallel.zero_stage;
+  const int64_t passes = train.batches(ranks).accumulation_steps(), zero_stage = config.parallel.zero_stage;
   return {passes, zero_stage == 3 ? passes : 1, zero_stage == 3 ? passes : 0, zero_stage == 1 ? 1 : passes};
 }
 

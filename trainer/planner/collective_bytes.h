@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "model/routing.h"
 #include "trainer/planner/model_on_mesh.h"
 
 namespace olmoe {
@@ -15,17 +16,12 @@ struct StepCounts {
 };
 StepCounts count_step(const Config& config, MeshShape mesh);
 
-/// Copies of tokens that a rank sends to the experts of other ranks, and receives, in one step: of all blocks and
-/// passes, each counted once, as PassTotals counts them.
-struct TokenCopies {
-  int64_t sent = 0, received = 0;
-};
 /// Ranks other than its own that a token goes to, where each set of K of the E experts is as likely:
 /// (P - 1) (1 - C(E - E/P, K) / C(E, K)).
 double expected_copies(int64_t num_experts, int64_t top_k, int64_t expert_ranks);
 
 /// Bytes that a rank sends in one optimizer step, for each communicator, as Communicator::traffic() counts them. Norms,
-/// losses and counts are left out: a few hundred bytes.
+/// losses and counts of targets and experts are left out: a few hundred bytes.
 struct CollectiveBytes {
   int64_t gather_dense = 0;    ///< all_gather over shard
   int64_t gather_experts = 0;  ///< all_gather over expert_shard

@@ -25,11 +25,11 @@ void add_activations(MemoryPlan& plan, const Config& config, MeshShape mesh, int
   const auto& train = config.train;
   const bool on_cpu = train.device == DeviceKind::cpu;
   const int64_t tokens = std::min(train.micro_batch_size, train.global_batch_size) * config.data.sequence_length;
-  // The loader's are in host memory: those ready, the one that waits for room, and the one in use.
-  // On a GPU there is one, or with a graph those of a whole step.
-  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
-  const int64_t ranks = int64_t{mesh.replicate} * mesh.shard, rounds = (micro_batches + ranks - 1) / ranks;
-  const int64_t num_batches = on_cpu ? config.data.prefetch + 2 : train.cuda_graph ? rounds : 1;
+  // The loader's are in host memory: those ready, the one that waits for room, and those of the step.
+  // On a GPU there is one, or with a graph those of the step.
+  const int64_t of_step = train.batches(int64_t{mesh.replicate} * mesh.shard).accumulation_steps();
+  const int64_t ready = std::max(config.data.prefetch, of_step);
+  const int64_t num_batches = on_cpu ? ready + 1 + of_step : train.cuda_graph ? of_step : 1;
   const auto fullest = fullest_moment(config, mesh, multiprocessors);
   const int64_t angle = std::max<int64_t>(element_bytes(train.compute_dtype), 4);
   plan.batches = num_batches * tokens * 2 * static_cast<int64_t>(sizeof(int64_t));

@@ -96,8 +96,7 @@ std::vector<PlannedLayout> plan_layouts(const Config& config, int gpus, const Gp
 }
 
 int64_t busy_ranks(const Config& config, int gpus) {
-  const auto& train = config.train;
-  return std::min<int64_t>(gpus, (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size);
+  return std::min<int64_t>(gpus, config.train.batches(gpus).micro_batches());
 }
 
 }  // namespace olmoe

@@ -21,13 +21,11 @@ struct Sizes {
   double ranks_per_token;  // that have experts which it chose; 1 where nothing travels
 };
 
-/// Sequences of the rank with the most micro-batches: micro-batch m goes to rank m mod W.
+/// Sequences of the rank with the most of them, which is rank 0.
 int64_t busiest_sequences(const TrainConfig& train, int64_t ranks) {
-  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
-  const int64_t most = (micro_batches + ranks - 1) / ranks;
-  const bool has_last = (micro_batches - 1) % ranks == 0;  // rank 0 then has the last one, which may be smaller
-  const int64_t last = train.global_batch_size - (micro_batches - 1) * train.micro_batch_size;
-  return (most - (has_last ? 1 : 0)) * train.micro_batch_size + (has_last ? last : 0);
+  const auto batches = train.batches(ranks);
+  const int64_t last = batches.accumulation_steps() - 1;
+  return last * batches.micro_batch + batches.sequences_of(/*rank=*/0, last).count;
 }
 
 /// All ranks that a token goes to, its own included: with routing that favours no expert, each is as likely.

@@ -242,9 +242,9 @@ std::vector<RankReport> gather_reports(Communicator& world, const RankReport& mi
 
 }  // namespace
 
-Examination examine(const Config& config, Communicator& world, std::optional<double> slow_below,
+Examination examine(const ResolvedRun& run, Communicator& world, std::optional<double> slow_below,
                     const SystemView& system) {
-  const auto shape = mesh_shape(config, world.size());
+  const auto& [config, shape] = std::tie(run.config, run.mesh);
   DeviceMesh mesh(world, shape);
   Examiner examiner(world, config, slow_below, system);
   examiner.measure_compute();

@@ -4,7 +4,7 @@
 
 #include "core/process/machine.h"
 #include "parallel/collectives/communicator.h"
-#include "trainer/config/config.h"
+#include "trainer/job/resolved_run.h"
 #include "trainer/preflight/doctor.h"
 
 namespace olmoe {
@@ -15,11 +15,11 @@ struct Examination {
   std::vector<RankReport> ranks;
 };
 
-/// Measures on all ranks at once, as in a run: a product, a copy, a file in run.folder (or the folder above that is
+/// Measures on all ranks at once, as in `run`: a product, a copy, a file in run.folder (or the folder above that is
 /// there), and the collectives of each mesh axis of more than one rank, in the compute dtype on the config's device.
 /// A probe of its own that fails is a rank's problem, and so is memory too small for the plan. `slow_below` replaces
 /// the share of each measure below which a rank is slow. Collective over world.
-Examination examine(const Config& config, Communicator& world, std::optional<double> slow_below,
+Examination examine(const ResolvedRun& run, Communicator& world, std::optional<double> slow_below,
                     const SystemView& system = {});
 
 }  // namespace olmoe

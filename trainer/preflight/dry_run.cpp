@@ -155,12 +155,11 @@ std::string describe_run(const Config& config, MeshShape mesh, int multiprocesso
   return out;
 }
 
-std::string describe_start(const Config& config, int world_size, const std::string& mpi_version) {
-  const auto device = device_of_rank(config.train.device);
-  auto env = describe_environment(device);
-  const auto run = describe_run(config, mesh_shape(config, world_size), multiprocessors_of(device));
+std::string describe_start(const ResolvedRun& run, const std::string& mpi_version) {
+  auto env = describe_environment(run.device);
+  const auto text = describe_run(run.config, run.mesh, multiprocessors_of(run.device));
   return fmt::format("olmoe-train {} ({})\n{}device: {} ({}), {} threads a rank\nLibTorch {}, MPI {}", env["version"],
-                     env["git_commit"], run, device.str(), env[device.is_cpu() ? "cpu_features" : "gpu"],
+                     env["git_commit"], text, run.device.str(), env[run.device.is_cpu() ? "cpu_features" : "gpu"],
                      env["threads"], env["libtorch"], mpi_version);
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 #include <string>
 
-#include "trainer/config/config.h"
+#include "trainer/job/resolved_run.h"
 
 namespace olmoe {
 
@@ -10,7 +10,7 @@ namespace olmoe {
 std::string describe_run(const Config& config, MeshShape mesh, int multiprocessors);
 
 /// describe_run with what it runs on: device, threads, versions, git commit.
-std::string describe_start(const Config& config, int world_size, const std::string& mpi_version);
+std::string describe_start(const ResolvedRun& run, const std::string& mpi_version);
 
 /// What --dry-run prints, and whether its plan of memory fits where it is planned for.
 struct DryRun {

@@ -70,13 +70,10 @@ std::string describe(const MemoryFit& fit) {
                      describe_size(fit.bound.total_bytes), fit.bound.source);
 }
 
-std::vector<MemoryBound> memory_bounds(const Config& config, const SystemView& system) {
-  return read_device_facts(device_of_rank(config.train.device), system).memory;
-}
-
 std::vector<MemoryBound> planned_bounds(const Config& config, const std::string& gpu, const SystemView& system) {
   if (!gpu.empty()) return {bound_of(find_gpu(gpu), gpu)};
-  if (config.train.device == DeviceKind::cpu || cuda::device_count() > 0) return memory_bounds(config, system);
+  if (config.train.device == DeviceKind::cpu || cuda::device_count() > 0)
+    return read_device_facts(device_of_rank(config.train.device), system).memory;
   const auto gpus = known_gpus();
   const auto& largest =
       *std::max_element(gpus.begin(), gpus.end(), [](auto& a, auto& b) { return a.memory_bytes < b.memory_bytes; });

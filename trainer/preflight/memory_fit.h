@@ -29,8 +29,6 @@ MemoryFit fit_memory(int64_t rank_bytes, int ranks, const std::vector<MemoryBoun
 /// "2 ranks of 881.0 MiB here are 1.72 GiB, of 22.1 GiB free (the machine)", and what is wrong with that.
 std::string describe(const MemoryFit& fit);
 
-/// Of the device that this rank computes on: the machine's or its GPU's.
-std::vector<MemoryBound> memory_bounds(const Config& config, const SystemView& system = {});
 /// What a dry run compares a plan with: the GPU that is named; else, on a CPU, this machine, and on GPUs the one that
 /// is here. Where none is named or here, the largest of trainer/device/gpu_specs.h: a plan beyond that fits nowhere.
 std::vector<MemoryBound> planned_bounds(const Config& config, const std::string& gpu, const SystemView& system = {});

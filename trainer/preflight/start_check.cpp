@@ -4,9 +4,7 @@
 #include "core/log.h"
 #include "parallel/agreement.h"
 #include "parallel/collectives/rendezvous.h"
-#include "trainer/config/mesh_shape.h"
 #include "trainer/device/device_facts.h"
-#include "trainer/job/devices.h"
 #include "trainer/job/environment.h"
 #include "trainer/job/placement.h"
 #include "trainer/planner/memory_plan.h"
@@ -16,10 +14,9 @@
 namespace olmoe {
 namespace {
 
-MemoryFit fit_here(const Config& config, int world_size) {
-  const int multiprocessors = multiprocessors_of(device_of_rank(config.train.device));
-  const auto plan = plan_memory(config, mesh_shape(config, world_size), multiprocessors);
-  return fit_memory(plan.total(), ranks_on_node(), memory_bounds(config));
+MemoryFit fit_here(const ResolvedRun& run) {
+  const auto plan = plan_memory(run.config, run.mesh, multiprocessors_of(run.device));
+  return fit_memory(plan.total(), ranks_on_node(), read_device_facts(run.device).memory);
 }
 
 /// Nothing where a checkpoint cannot be read: the run itself will say so, when it comes to load it.
@@ -33,11 +30,12 @@ SavedRun saved_run(const Config& config) {
 
 }  // namespace
 
-void check_start(const Config& config, Communicator& world) {
-  check_placement(world, mesh_shape(config, world.size()));
+void check_start(const ResolvedRun& run, Communicator& world) {
+  const auto& config = run.config;
+  check_placement(world, run.mesh);
   std::optional<MemoryFit> fit;
   agree(world, [&] {
-    fit = fit_here(config, world.size());
+    fit = fit_here(run);
     if (fit->verdict == MemoryFit::Verdict::beyond_total) throw ConfigError("memory: " + describe(*fit));
   });
   const bool enough = fit->verdict == MemoryFit::Verdict::fits;

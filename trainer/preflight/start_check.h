@@ -1,6 +1,6 @@
 #pragma once
 #include "parallel/collectives/communicator.h"
-#include "trainer/config/config.h"
+#include "trainer/job/resolved_run.h"
 
 namespace olmoe {
 
@@ -8,6 +8,6 @@ namespace olmoe {
 /// that cannot fit where they compute, and a disk that holds no checkpoint; logs, on rank 0, the plan beside what is
 /// free and start_notices(). On other machines the first rank warns where memory is short. Throws ConfigError on all
 /// ranks. Collective over world.
-void check_start(const Config& config, Communicator& world);
+void check_start(const ResolvedRun& run, Communicator& world);
 
 }  // namespace olmoe

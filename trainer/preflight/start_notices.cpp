@@ -17,8 +17,8 @@ using Lines = std::vector<std::string>;
 
 /// Ranks that have nothing to do, in all passes of a step or in the last.
 Lines idle_notices(const TrainConfig& train, int ranks) {
-  const int64_t micro_batches = (train.global_batch_size + train.micro_batch_size - 1) / train.micro_batch_size;
-  const int64_t passes = (micro_batches + ranks - 1) / ranks, idle = passes * ranks - micro_batches;
+  const auto batches = train.batches(ranks);
+  const int64_t passes = batches.accumulation_steps(), idle = passes * ranks - batches.micro_batches();
   if (idle == 0) return {};
   const auto when = passes == 1 ? "" : fmt::format(" in the last of {} passes of a step", passes);
   return {fmt::format(

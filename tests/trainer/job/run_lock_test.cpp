@@ -164,10 +164,10 @@ TEST_CASE("a trainer holds the lock of its folder, takes it before it writes the
   {
     Holder holder([&] { new RunLock(run); });
     const auto before = test::snapshot(run);
-    CHECK_THAT(refusal([&] { Trainer(config, *world); }), Catch::Contains("is in use"));
+    CHECK_THAT(refusal([&] { Trainer(resolve_run(config, 1), *world); }), Catch::Contains("is in use"));
     CHECK(test::snapshot(run) == before);
   }
-  Trainer trainer(config, *world);
+  Trainer trainer(resolve_run(config, 1), *world);
   CHECK(trainer.lock() != nullptr);
   CHECK_THAT(refusal([&] { RunLock(run, 0ms); }), Catch::Contains("is in use"));
   CHECK(trainer.run() == ExitCode::ok);

@@ -30,6 +30,7 @@ class MoeHalf : public Stage {
     for (auto& param : moe_.params()) out.push_back(param);
     return out;
   }
+  int64_t num_experts() const override { return config_.num_experts; }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const int64_t before = tensor_memory::bytes(kHost).value();
     const auto y = compute(x_ND, context);
@@ -56,12 +57,12 @@ int64_t kept_of_64_tokens(const ModelConfig& model, Keep keep) {
   DeviceMesh mesh(*world, {});
   auto stages = make_stages(model, mesh);
   stages.at(1) = std::make_unique<MoeHalf>(model, mesh, kept_bytes);
-  auto options = runner_options(model, at::kBFloat16);
+  auto options = runner_options(at::kBFloat16);
   options.keep = keep;
   StageRunner runner(std::move(stages), mesh, options);
   // Any values would do, and random ones of so many weights take seconds.
   fill_weights(runner.units(), [](const std::string&, int64_t, at::Tensor out) { out.fill_(0.01); });
-  runner.train_pass(batch_of(at::randint(model.vocab_size, {2, 32}, at::kLong)), {1.0 / 62, 1.0});
+  runner.train_pass(batch_of(at::randint(model.vocab_size, {2, 32}, at::kLong)), loss_scale(62, 1.0));
   return kept_bytes;
 }
 

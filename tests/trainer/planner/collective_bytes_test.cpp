@@ -45,10 +45,10 @@ std::string differences(Config config, int world_size) {
     run.run.folder = folder / "run";
     apply(layout, run);
     run_ranks(world_size, [&](Communicator& world) {
-      Trainer trainer(run, world);
+      Trainer trainer(resolve_run(run, world.size()), world);
       ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
       auto& mesh = trainer.mesh();
-      const TokenCopies copies{trainer.totals().copies_sent, trainer.totals().copies_received};
+      const auto copies = trainer.token_copies();
       const auto predicted = count_collective_bytes(run, mesh.shape(), copies, mesh.replicate().rank());
       const auto steps = run.train.steps;
       auto ours = listed(predicted, steps), theirs = listed(counted(mesh));

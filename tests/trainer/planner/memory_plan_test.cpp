@@ -29,7 +29,7 @@ int64_t shared_bytes(StageRunner& runner, const std::function<at::Tensor(const a
 }
 
 MemoryPlan allocated(const Config& config, DeviceMesh& mesh, at::ScalarType dtype) {
-  auto options = runner_options(config.model, dtype);
+  auto options = runner_options(dtype);
   options.residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident;
   options.grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled;
   StageRunner runner(make_stages(config.model, mesh), mesh, options);

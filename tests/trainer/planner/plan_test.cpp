@@ -153,10 +153,10 @@ TEST_CASE("a router that was just initialised sends as many copies of tokens as 
   config.parallel.expert = ranks;
   std::atomic<int64_t> sent = 0, received = 0;
   run_ranks(ranks, [&](Communicator& world) {
-    Trainer trainer(config, world);
+    Trainer trainer(resolve_run(config, world.size()), world);
     ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
-    sent += trainer.totals().copies_sent;
-    received += trainer.totals().copies_received;
+    sent += trainer.token_copies().sent;
+    received += trainer.token_copies().received;
   });
   const auto of_rank = expected_copies_of_step(config.model, {1, ranks, ranks}, 16 * config.data.sequence_length);
   INFO(fmt::format("{} ranks: {} copies were sent", ranks, sent.load()));

@@ -99,7 +99,7 @@ TEST_CASE("two ranks are measured, and nothing is left behind") {
   config.train.compute_dtype = ComputeDtype::float32;
   std::vector<Examination> found(2);
   run_ranks(2, [&](Communicator& world) {
-    found[static_cast<size_t>(world.rank())] = examine(config, world, /*slow_below=*/0.0);
+    found[static_cast<size_t>(world.rank())] = examine(resolve_run(config, world.size()), world, /*slow_below=*/0.0);
   });
   const auto& [measures, ranks] = found[0];
   std::vector<std::string> names;
@@ -122,7 +122,7 @@ TEST_CASE("a run folder that cannot be made, and a plan beyond the memory, are p
   config.model.vocab_size = 1LL << 31;
   config.model.d_model = 4096;
   const auto world = make_single_communicator();
-  const auto [measures, ranks] = examine(config, *world, {});
+  const auto [measures, ranks] = examine(resolve_run(config, world->size()), *world, {});
   REQUIRE(ranks.size() == 1);
   REQUIRE(ranks[0].problems.size() == 2);
   CHECK_THAT(ranks[0].problems[0], Contains("run.folder") && Contains("file"));
@@ -138,7 +138,8 @@ TEST_CASE("a plan beyond the memory of the container is no go, on a machine that
   MadeUpSystem system;
   system.in_group("/job_7").file("/sys/fs/cgroup/job_7/memory.max", "1200000000\n");
   const auto verdict = [&] {
-    const auto [measures, ranks] = examine(config, *world, /*slow_below=*/0.0, system.view());
+    const auto [measures, ranks] =
+        examine(resolve_run(config, world->size()), *world, /*slow_below=*/0.0, system.view());
     return judge(measures, ranks);
   };
   CHECK(verdict().go());

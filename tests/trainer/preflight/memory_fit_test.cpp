@@ -6,6 +6,7 @@
 #include "support/made_up_system.h"
 #include "support/trainer_fixtures.h"
 #include "trainer/device/cuda_device.h"
+#include "trainer/device/device_facts.h"
 #include "trainer/device/gpu_specs.h"
 
 namespace {
@@ -48,7 +49,7 @@ TEST_CASE("ranks share the machine, but not what each process may take") {
 TEST_CASE("a plan is told beside its tightest bound, with both figures") {
   MadeUpSystem system;
   system.in_group("/job_7").file("/sys/fs/cgroup/job_7/memory.max", "1258291200\n");
-  const auto bounds = memory_bounds(tiny_run("unused"), system.view());
+  const auto bounds = read_device_facts(at::kCPU, system.view()).memory;
   CHECK(describe(fit_memory(881 * kMib, 2, bounds)) ==
         "2 ranks of 881.0 MiB here are 1.72 GiB, more than the 1.17 GiB of memory.max of /job_7: this cannot fit. "
         "docs/memory.md says what to change first");
@@ -57,7 +58,7 @@ TEST_CASE("a plan is told beside its tightest bound, with both figures") {
   CHECK_THAT(describe(fit_memory(1100 * kMib, 1, bounds)),
              Contains("the plan of a rank is 1.07 GiB; 1.17 GiB of 1.17 GiB free") && Contains("close"));
   system.file("/sys/fs/cgroup/job_7/memory.current", "629145600\n");
-  CHECK_THAT(describe(fit_memory(1100 * kMib, 1, memory_bounds(tiny_run("unused"), system.view()))),
+  CHECK_THAT(describe(fit_memory(1100 * kMib, 1, read_device_facts(at::kCPU, system.view()).memory)),
              Contains("but only 600.0 MiB of 1.17 GiB free (memory.max of /job_7): a run may be killed"));
 }
 

@@ -334,7 +334,7 @@ TEST_CASE("a start whose memory cannot fit is refused on all ranks, before the r
   std::vector<std::string> told(2);
   run_ranks(2, [&](Communicator& world) {
     try {
-      check_start(config, world);
+      check_start(resolve_run(config, world.size()), world);
     } catch (const ConfigError& error) {
       told[static_cast<size_t>(world.rank())] = error.what();
     }
@@ -343,6 +343,6 @@ TEST_CASE("a start whose memory cannot fit is refused on all ranks, before the r
     CHECK_THAT(text, Contains("memory: the plan of a rank is") && Contains("this cannot fit"));
   CHECK(std::filesystem::is_empty(folder / ""));
   config = tiny_run(folder / "run");
-  run_ranks(2, [&](Communicator& world) { check_start(config, world); });
+  run_ranks(2, [&](Communicator& world) { check_start(resolve_run(config, world.size()), world); });
   CHECK(std::filesystem::is_empty(folder / ""));
 }
