@@ -67,8 +67,7 @@ class WholeStep {
       : batch_(random_batch(shape, model.vocab_size)),
         world_(make_single_communicator()),
         mesh_(*world_, {}),
-        runner_(make_stages(model, mesh_), mesh_,
-                {dtype, at::kCPU, Residency::resident, /*recompute=*/false}),
+        runner_(make_stages(model, mesh_), mesh_, {dtype, at::kCPU, Residency::resident, /*recompute=*/false}),
         optimizer_(runner_.units(), config_) {
     fill_weights(runner_.units(), random_init(model, /*seed=*/1));
   }

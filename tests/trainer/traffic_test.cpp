@@ -59,7 +59,7 @@ TEST_CASE("a step's line says what rank 0 sent over each axis: ZeRO-3 on two ran
     CHECK(line.at("calls/expert_shard/reduce_scatter") == kRounds * 3);
     CHECK(line.at("sent_bytes/expert_shard/reduce_scatter") == kRounds * sum(units.experts) * half_of_each);
     CHECK(line.at("calls/shard/all_reduce") == 1);  // the gradient norm
-    CHECK(line.at("calls/world/all_reduce") == 4);  // target tokens, losses, expert counts, drops  // losses, counts, dropped assignments
+    CHECK(line.at("calls/world/all_reduce") == 4);  // target tokens, losses, expert counts, dropped assignments
     CHECK_FALSE(line.contains("calls/replicate/all_reduce"));
     CHECK_FALSE(line.contains("calls/shard/broadcast"));
     CHECK_FALSE(line.contains("copies_sent"));
