@@ -78,10 +78,10 @@ void ensure_targets(const at::Tensor& targets_N, int64_t V) {
            "target {} of token {}, but the vocabulary has {}", targets[n], n, V);
 }
 
-/// Calls f(first, logits, targets, losses) for each chunk of tokens, and returns the sum of all losses.
+/// Calls f(first, logits, targets, losses) for each chunk of tokens, and returns the losses [N].
 template <typename F>
-at::Tensor sum_over_chunks(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N, int64_t chunk,
-                           const F& f) {
+at::Tensor losses_by_chunks(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N, int64_t chunk,
+                            const F& f) {
   ensure_dim(x_ND, 2, "cross entropy: x");
   ensure_dim(w_VD, 2, "cross entropy: weight");
   ensure_together(w_VD, x_ND, "cross entropy: weight");
@@ -99,9 +99,14 @@ at::Tensor sum_over_chunks(const at::Tensor& x_ND, const at::Tensor& w_VD, const
     at::mm_out(logits_CV, x_ND.narrow(0, first, rows), w_VD.t());
     f(first, logits_CV, targets_N.narrow(0, first, rows), losses_C);
   }
+  return losses_N;
+}
+
+/// On a CPU in order, whatever the number of threads.
+at::Tensor sum_of(const at::Tensor& losses_N) {
   if (losses_N.is_cuda()) return losses_N.sum();
-  const double* const losses = losses_N.const_data_ptr<double>();  // in order, whatever the number of threads
-  return at::scalar_tensor(std::accumulate(losses, losses + N, 0.0), losses_N.options());
+  const double* const losses = losses_N.const_data_ptr<double>();
+  return at::scalar_tensor(std::accumulate(losses, losses + losses_N.numel(), 0.0), losses_N.options());
 }
 
 void replace_by_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const at::Tensor& seed,
@@ -114,30 +119,35 @@ void replace_by_grads(at::Tensor& logits_CV, const at::Tensor& targets_C, const 
 
 }  // namespace
 
+at::Tensor token_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
+                               int64_t chunk) {
+  return losses_by_chunks(x_ND, w_VD, targets_N, chunk,
+                          [](int64_t, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
+                            if (logits_CV.is_cuda()) return cuda::row_losses(logits_CV, targets_C, losses_C);
+                            for_dtype(logits_CV.scalar_type(),
+                                      [&]<typename T>() { row_losses<T>(logits_CV, targets_C, losses_C); });
+                          });
+}
+
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                 int64_t chunk) {
-  return sum_over_chunks(x_ND, w_VD, targets_N, chunk,
-                         [](int64_t, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
-                           if (logits_CV.is_cuda()) return cuda::row_losses(logits_CV, targets_C, losses_C);
-                           for_dtype(logits_CV.scalar_type(),
-                                     [&]<typename T>() { row_losses<T>(logits_CV, targets_C, losses_C); });
-                         });
+  return sum_of(token_cross_entropy(x_ND, w_VD, targets_N, chunk));
 }
 
 LossAndGrad linear_cross_entropy_with_grads(const at::Tensor& seed, const at::Tensor& x_ND, const at::Tensor& w_VD,
                                             const at::Tensor& targets_N, int64_t chunk, at::Tensor dw_VD) {
   ENSURE(seed.numel() == 1 && seed.scalar_type() == at::kDouble, "cross entropy: the seed must be one float64");
   at::Tensor dx_ND = at::empty(x_ND.sizes(), x_ND.options());
-  const auto loss =
-      sum_over_chunks(x_ND, w_VD, targets_N, chunk,
-                      [&](int64_t first, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
-                        const int64_t rows = logits_CV.size(0);
-                        at::Tensor dx_CD = dx_ND.narrow(0, first, rows);
-                        replace_by_grads(logits_CV, targets_C, seed, losses_C);
-                        at::mm_out(dx_CD, logits_CV, w_VD);
-                        gemm_weight_grad(logits_CV, x_ND.narrow(0, first, rows), dw_VD);
-                      });
-  return {loss, dx_ND};
+  const auto losses_N =
+      losses_by_chunks(x_ND, w_VD, targets_N, chunk,
+                       [&](int64_t first, at::Tensor& logits_CV, const at::Tensor& targets_C, at::Tensor& losses_C) {
+                         const int64_t rows = logits_CV.size(0);
+                         at::Tensor dx_CD = dx_ND.narrow(0, first, rows);
+                         replace_by_grads(logits_CV, targets_C, seed, losses_C);
+                         at::mm_out(dx_CD, logits_CV, w_VD);
+                         gemm_weight_grad(logits_CV, x_ND.narrow(0, first, rows), dw_VD);
+                       });
+  return {sum_of(losses_N), dx_ND};
 }
 
 }  // namespace olmoe::kernels

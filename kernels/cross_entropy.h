@@ -6,8 +6,11 @@
 
 namespace olmoe::kernels {
 
-/// Sum over targets of -log softmax(x w^T)[target], in float64, as a scalar tensor; targets of kIgnoredTarget
-/// count zero. Logits are made `chunk` tokens at a time and never all held; statistics in at least fp32.
+/// -log softmax(x w^T)[target] of each token, float64 [N]; zero for a target of kIgnoredTarget. Logits are made `chunk`
+/// tokens at a time and never all held; statistics in at least fp32.
+at::Tensor token_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
+                               int64_t chunk);
+/// The sum of token_cross_entropy(), as a scalar tensor.
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                 int64_t chunk);
 /// The same sum, with its gradients for a seed of d(sum) = `seed`, a float64 scalar: dx_ND, and that of the weight,

@@ -1,5 +1,6 @@
 #include "model/head.h"
 
+#include "kernels/cross_entropy.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/rms_norm.h"
 #include "model/layers.h"
@@ -15,6 +16,8 @@ std::vector<Param> Head::params() {
 StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {
   auto normed_ND = olmoe::rms_norm(x_ND, norm_D_, config_.norm_eps, Keep::all).y_ND;  // its backward is next
   const auto targets_N = context.batch.targets_BS.flatten();
+  if (context.phase == Phase::score)
+    return {kernels::token_cross_entropy(normed_ND, w_VD_, targets_N, config_.loss_chunk), {}};
   return {linear_cross_entropy(normed_ND, w_VD_, targets_N, config_.loss_chunk, context.loss_seed), {}};
 }
 

@@ -28,7 +28,8 @@ struct Param {
   bool* to_store = nullptr;  ///< where its backward can store the gradient: set if it shall (UnitParam::to_store)
 };
 
-enum class Phase { train, recompute, eval };
+/// What a forward is for. eval and score keep no graph; score asks the last stage for each target in place of the sum.
+enum class Phase { train, recompute, eval, score };
 
 /// What the graph of a stage holds for its backward: all that it needs, or the least, from which the rest (norms,
 /// rotated queries and keys, router probabilities) is computed again by the same kernels.
@@ -64,7 +65,7 @@ struct StageStats {
 };
 
 struct StageOut {
-  at::Tensor y;    ///< [N, D]; of the last stage: the summed cross-entropy, a float64 scalar
+  at::Tensor y;    ///< [N, D]; of the last stage, float64: the summed cross-entropy, a scalar, or each target's [N]
   at::Tensor aux;  ///< weighted auxiliary loss of this stage, a scalar; undefined where there is none
   std::optional<StageStats> stats = {};  ///< of a stage with num_experts() > 0
 };

@@ -115,16 +115,17 @@ void MetricsLog::write(const StepMetrics& m) {
             duration(static_cast<double>(train_steps_ - m.step) * seconds_per_step_));
 }
 
-void MetricsLog::write(int64_t step, const std::vector<Evaluator::Result>& results) {
+void MetricsLog::write(int64_t step, const std::vector<EvalResult>& results) {
+  const auto key = [](const EvalResult& result) { return fmt::format("eval/{}/{}", result.task, result.metric); };
   for (const auto& result : results)
-    ensure_finite(step, fmt::format("eval/{}/loss", result.name), result.loss, after_evaluation(run_folder_, step));
+    ensure_finite(step, key(result), result.value, after_evaluation(run_folder_, step));
   if (!file_ || results.empty()) return;
   JsonLine line;
   line.add("step", step);
   std::string text;
   for (const auto& result : results) {
-    line.add(fmt::format("eval/{}/loss", result.name), result.loss);
-    text += fmt::format("  {} {:.4f}", result.name, result.loss);
+    line.add(key(result), result.value);
+    text += fmt::format("  {}{} {:.4f}", result.task, result.metric == "loss" ? "" : "/" + result.metric, result.value);
   }
   append(line);
   log::info("step {}/{}  held-out loss:{}", step, train_steps_, text);

@@ -7,7 +7,7 @@
 
 #include "core/files/json_lines.h"
 #include "parallel/mesh_traffic.h"
-#include "trainer/evaluator.h"
+#include "trainer/eval_task.h"
 
 namespace olmoe {
 
@@ -33,7 +33,7 @@ class MetricsLog {
   /// renames what an earlier one left to metrics.jsonl.old-1 (or -2, ...). Throws Error where it cannot be written.
   MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps, int64_t console_every);
   void write(const StepMetrics& metrics);
-  void write(int64_t step, const std::vector<Evaluator::Result>& results);
+  void write(int64_t step, const std::vector<EvalResult>& results);
   /// True where the step that the run goes on from has its evaluation already. On ranks that do not write: false.
   bool has_evaluation() const { return has_evaluation_; }
   /// Why a line could not be written; none is from then on. A run must not end in the middle of a step for that.

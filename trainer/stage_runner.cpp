@@ -169,6 +169,11 @@ at::Tensor StageRunner::evaluate(const Batch& batch) {
   return forward(on_device(batch, options_.device), Phase::eval, stages_.size());
 }
 
+at::Tensor StageRunner::score(const Batch& batch) {
+  const auto losses_N = forward(on_device(batch, options_.device), Phase::score, stages_.size());
+  return losses_N.neg().view(batch.ids_BS.sizes());
+}
+
 at::Tensor StageRunner::run_to_last(const Batch& batch) {
   auto x = forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1);
   gather(stages_.size() - 1);
@@ -206,11 +211,11 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
       at::AutoGradMode grad_mode(keep_graph);
       saved.out = stages_[s]->forward(saved.x, context);
     }
-    if (phase == Phase::eval || s + 1 < stages_.size()) release(s);  // the last stage's backward is next
+    if (phase != Phase::train || s + 1 < stages_.size()) release(s);  // the last stage's backward is next
     x = saved.out.y.detach();
     if (!keep_graph) saved.out = {{}, {}, std::move(saved.out.stats)};
   }
-  if (phase == Phase::eval) std::fill(saved_.begin(), saved_.end(), Saved{});
+  if (phase != Phase::train) std::fill(saved_.begin(), saved_.end(), Saved{});
   return x;
 }
 

@@ -63,6 +63,9 @@ class StageRunner {
   void reduce_replicas();
   /// Cross-entropy sum of a batch, forward only, as a float64 scalar. Collective over shard.
   at::Tensor evaluate(const Batch& batch);
+  /// Log-probability of each target of a batch, forward only: float64 [B, S], zero where the target is ignored.
+  /// Collective over shard.
+  at::Tensor score(const Batch& batch);
   /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next pass.
   at::Tensor run_to_last(const Batch& batch);
 

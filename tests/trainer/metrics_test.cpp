@@ -48,7 +48,7 @@ TEST_CASE("a number that is not finite is never written, on no rank, and is name
     metrics.router_z_loss = INFINITY;
     CHECK_THAT(refusal([&] { log.write(metrics); }), Catch::StartsWith("step 7: router_z_loss is inf: not finite"));
     CHECK_THAT(refusal([&] {
-                 log.write(7, {{"a", 1.0}, {"b", std::nan("")}});
+                 log.write(7, {{"a", "loss", 1.0}, {"b", "loss", std::nan("")}});
                }),
                Catch::StartsWith("step 7: eval/b/loss is nan: not finite") &&
                    Catch::Contains("If " + (folder / "run") + "/checkpoints has step 7, move that checkpoint away") &&
@@ -67,7 +67,7 @@ TEST_CASE("a line that cannot be written is noted, and ends no step") {
   metrics.step = 1;
   log.write(metrics);
   CHECK_THAT(log.problem(), Catch::Contains("metrics.jsonl': No space left on device"));
-  log.write(1, {{"a", 1.0}});
+  log.write(1, {{"a", "loss", 1.0}});
 }
 
 TEST_CASE("a log that is opened again knows whether the step it goes on from was evaluated") {
