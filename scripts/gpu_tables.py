@@ -71,6 +71,45 @@ def fastest_experts(rows, default):
     return min(times, key=times.get, default=default)
 
 
+# The fused kernels of the experts with less to do
+
+ABLATION = "ablation_"  # how benchmarks of bench/experts_ablation.cu begin: ablation_KERNEL/FORM/real_time
+FORMS = {"as_is": "as is", "identity_tokens": "identity tokens", "empty_epilogue": "empty epilogue", "stored": "stored"}
+
+
+def ablation_table(results):
+    """{"rows": [...]}: of each kernel {FORM: ms}, or why there are none (`cannot`)."""
+    rows = {}
+    for name, entry in figures_of(results, "ablations").items():
+        kernel, form, *_ = name.removeprefix(ABLATION).split("/")
+        row = rows.setdefault(kernel, {"kernel": kernel.replace("_", " ")} | gpu_of(results, "ablations"))
+        row |= {"cannot": entry["error_message"]} if "error_message" in entry else {form: entry["real_time"]}
+    return {"rows": list(rows.values())}
+
+
+def ablation_cells(row):
+    """Milliseconds of each form, and their share of those of the kernel as it is."""
+    if "cannot" in row:
+        return [row["kernel"], f"cannot run: {row['cannot']}"] + ["-"] * 5
+    whole = row.get("as_is")
+    return [row["kernel"], cell(whole, "{:.3f}")] + [
+        cell(row.get(form), "{:.3f}") + cell(ratio(row.get(form), whole), " ({:.1f} %)", 100) * (form in row)
+        for form in FORMS if form != "as_is"] + clock_cells(row)
+
+
+def ablation_markdown(table):
+    if "cannot" in table:
+        return ["", f"The table of ablations could not be made: {table['cannot']}"]
+    if not table["rows"]:
+        return []
+    return ["", "## Fused kernels of the experts with less to do", "",
+            "Milliseconds, and in brackets the share of those as is; T 16,384, natural routing. Identity tokens: the rows that a "
+            "tile gathers lie one behind the other; what is missing to 100 % is the cost of gathering. Empty epilogue: nothing "
+            "is made of the products; what is missing is the cost of the epilogue. A gradient as is is added, and stored "
+            "beside it.", ""] + \
+        markdown_table(["kernel", *FORMS.values(), "SM MHz", "W"], [ablation_cells(row) for row in table["rows"]])
+
+
 def prediction_markdown(table):
     if "cannot" in table:
         return ["", f"What was measured could not be held against the prediction: {table['cannot']}"]

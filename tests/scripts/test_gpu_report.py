@@ -103,6 +103,21 @@ class Tables(unittest.TestCase):
         self.assertEqual(gpu_tables.fastest_experts(theirs, "eager"), "grouped_mm")
         self.assertEqual(gpu_tables.fastest_experts([], "eager"), "eager")
 
+    def test_ablations_stand_beside_the_kernel_as_it_is(self):
+        times = {"ablation_up/as_is": 2.0, "ablation_up/identity_tokens": 1.9, "ablation_up/empty_epilogue": 1.5,
+                 "ablation_up_gradient/as_is": 2.5, "ablation_up_gradient/stored": 2.0}
+        figures = {f"{name}/real_time": {"real_time": ms, "FLOP/s": 5e14} for name, ms in times.items()}
+        figures["ablation_down_backward/as_is/real_time"] = {"real_time": 0.0, "error_message": "no kernels"}
+        results = [self.part("ablations", figures) | {"gpu": {"median_sm_mhz": 1755.0, "median_power_w": 690.2}}]
+        report = gpu_report.tables(results, rehearse=False)
+        text = "\n".join(gpu_tables.ablation_markdown(report["ablations"]))
+        for line in ("| kernel | as is | identity tokens | empty epilogue | stored | SM MHz | W |",
+                     "| up | 2.000 | 1.900 (95.0 %) | 1.500 (75.0 %) | - | 1755 | 690 |",
+                     "| up gradient | 2.500 | - | - | 2.000 (80.0 %) | 1755 | 690 |",
+                     "| down backward | cannot run: no kernels | - | - | - | - | - |"):
+            self.assertIn(line, text.splitlines())
+        self.assertEqual(gpu_tables.ablation_markdown(gpu_tables.ablation_table([])), [])
+
 
 class Predictions(unittest.TestCase):
     """What was measured beside what olmoe-plan predicted."""
