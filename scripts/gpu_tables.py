@@ -78,11 +78,16 @@ FORMS = {"as_is": "as is", "identity_tokens": "identity tokens", "empty_epilogue
 
 
 def ablation_table(results):
-    """{"rows": [...]}: of each kernel {FORM: ms}, or why there are none (`cannot`)."""
+    """{"rows": [...]}: of each kernel {FORM: ms}, or why there are none (`cannot`), and the share that an empty epilogue
+    is predicted to take."""
+    layer = figures_of(results, "kernel_prediction").get("predicted", {}).get("layers", {}).get("fused", {})
+    predicted = {kernel["kernel"]: 1 - kernel["epilogue_share"] for way in ("forward", "backward")
+                 for kernel in layer.get(way, {}).get("kernels", []) if "epilogue_share" in kernel}
     rows = {}
     for name, entry in figures_of(results, "ablations").items():
         kernel, form, *_ = name.removeprefix(ABLATION).split("/")
-        row = rows.setdefault(kernel, {"kernel": kernel.replace("_", " ")} | gpu_of(results, "ablations"))
+        kernel = kernel.replace("_", " ")
+        row = rows.setdefault(kernel, {"kernel": kernel, "predicted": predicted.get(kernel)} | gpu_of(results, "ablations"))
         row |= {"cannot": entry["error_message"]} if "error_message" in entry else {form: entry["real_time"]}
     return {"rows": list(rows.values())}
 
@@ -90,11 +95,11 @@ def ablation_table(results):
 def ablation_cells(row):
     """Milliseconds of each form, and their share of those of the kernel as it is."""
     if "cannot" in row:
-        return [row["kernel"], f"cannot run: {row['cannot']}"] + ["-"] * 5
+        return [row["kernel"], f"cannot run: {row['cannot']}"] + ["-"] * 6
     whole = row.get("as_is")
     return [row["kernel"], cell(whole, "{:.3f}")] + [
         cell(row.get(form), "{:.3f}") + cell(ratio(row.get(form), whole), " ({:.1f} %)", 100) * (form in row)
-        for form in FORMS if form != "as_is"] + clock_cells(row)
+        for form in FORMS if form != "as_is"] + [cell(row["predicted"], "{:.1f} %", 100)] + clock_cells(row)
 
 
 def ablation_markdown(table):
@@ -104,10 +109,10 @@ def ablation_markdown(table):
         return []
     return ["", "## Fused kernels of the experts with less to do", "",
             "Milliseconds, and in brackets the share of those as is; T 16,384, natural routing. Identity tokens: the rows that a "
-            "tile gathers lie one behind the other; what is missing to 100 % is the cost of gathering. Empty epilogue: nothing "
-            "is made of the products; what is missing is the cost of the epilogue. A gradient as is is added, and stored "
-            "beside it.", ""] + \
-        markdown_table(["kernel", *FORMS.values(), "SM MHz", "W"], [ablation_cells(row) for row in table["rows"]])
+            "tile gathers lie one behind the other; what is missing to 100 % is what gathering costs. Empty epilogue: nothing "
+            "is made of the products; what is missing is what the epilogue costs; the last column predicts the share. Gradients "
+            "as is are added.", ""] + \
+        markdown_table(["kernel", *FORMS.values(), "empty epilogue, predicted", "SM MHz", "W"], [ablation_cells(row) for row in table["rows"]])
 
 
 def prediction_markdown(table):
