@@ -108,11 +108,13 @@ class Tables(unittest.TestCase):
                  "ablation_up_gradient/as_is": 2.5, "ablation_up_gradient/stored": 2.0}
         figures = {f"{name}/real_time": {"real_time": ms, "FLOP/s": 5e14} for name, ms in times.items()}
         figures["ablation_down_backward/as_is/real_time"] = {"real_time": 0.0, "error_message": "no kernels"}
-        kernels = [{"kernel": "up", "epilogue_share": 0.1}, {"kernel": "combine"}]
+        layer = {"forward": {"kernels": [{"kernel": "up", "epilogue_share": 0.1}, {"kernel": "combine"}]}}
+        predicted = {"layers": {"fused": layer}, "attention": {}, "steps": {}}
         results = [self.part("ablations", figures) | {"gpu": {"median_sm_mhz": 1755.0, "median_power_w": 690.2}},
-                   self.part("kernel_prediction", {"predicted": {"layers": {"fused": {"forward": {"kernels": kernels}}}}})]
-        report = gpu_report.tables(results, rehearse=False)
-        text = "\n".join(gpu_tables.ablation_markdown(report["ablations"]))
+                   self.part("kernel_prediction", {"predicted": predicted})]
+        with tempfile.TemporaryDirectory() as folder:
+            gpu_report.write(Path(folder), [result | {"needed": False, "command": "-"} for result in results], rehearse=False)
+            text = Path(folder, "report.md").read_text()
         for line in ("| kernel | as is | identity tokens | empty epilogue | stored | empty epilogue, predicted | SM MHz | W |",
                      "| up | 2.000 | 1.900 (95.0 %) | 1.500 (75.0 %) | - | 90.0 % | 1755 | 690 |",
                      "| up gradient | 2.500 | - | - | 2.000 (80.0 %) | - | 1755 | 690 |",
