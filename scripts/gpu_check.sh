@@ -2,7 +2,7 @@
 # Checks and measures this program on a GPU from the folder that scripts/gpu_bundle.sh packed, in three calls of at most
 # 330 seconds each.
 # usage: scripts/gpu_check.sh [--rehearse] [--call 1|2|3] [REPORT_FOLDER] [--only PART ...]
-#   --call         1: the tests, a layer, training steps; 2: graphs, comparisons, profiles, memory checks; 3: attention.
+#   --call         1: the tests, a layer, training steps; 2: graphs, comparisons, profiles, memory checks; 3: attention, ablations.
 #                  All if not named
 #   --rehearse     for a machine without a GPU: runs what a CPU can, small, and does not mind what could not run
 #   REPORT_FOLDER  report/ if not named, with --call 1 report_1/ and so on, with --only report_of_some/; replaced

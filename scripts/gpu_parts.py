@@ -249,6 +249,12 @@ def attention_parts(machine):
         yield replace(whole_model(machine, 25, layers, *overrides, kind=kind), missing=missing, needed=False)
 
 
+def ablation_parts(machine):
+    """What gathering and epilogues cost the fused kernels of the experts: these with less to do."""
+    part = benchmark_part(machine, "ablations", 14, gpu_tables.ABLATION)
+    yield replace(part, missing="there is no GPU" if machine.rehearse else part.missing)
+
+
 def peer_train_parts(machine):
     layers = few_layers(machine)
     yield peer_part(machine, "train", 34, "rehearsal" if machine.rehearse else "published",
@@ -310,5 +316,5 @@ CALLS = {
     1: (machine_parts, test_parts, benchmark_parts, peer_layer_parts, prediction_parts, step_parts, fused_step_parts),
     2: (machine_parts, graph_parts, tiny_parts, prediction_parts, peer_train_parts, profile_parts, counter_parts,
         sanitizer_parts, doctor_parts),
-    3: (machine_parts, prediction_parts, attention_parts),
+    3: (machine_parts, prediction_parts, attention_parts, ablation_parts),
 }

@@ -155,6 +155,7 @@ def markdown(results, report):
              "| part | outcome |", "| --- | --- |"]
     lines += [f"| {result['name']} | {outcome(result)} |" for result in results]
     lines += gpu_tables.layer_markdown(report["layer"]) + gpu_tables.step_markdown(report["steps"])
+    lines += gpu_tables.ablation_markdown(report["ablations"])
     lines += gpu_tables.prediction_markdown(report["predictions"])
     for result in results:
         if "figures" in result:
@@ -179,6 +180,7 @@ def attempt(make, *arguments):
 
 def tables(results, rehearse):
     made = {"layer": attempt(gpu_tables.layer_table, results), "steps": attempt(gpu_tables.step_table, results),
+            "ablations": attempt(gpu_tables.ablation_table, results),
             # A rehearsal's figures are of a CPU, and of smaller models.
             "predictions": attempt(gpu_predictions.table, [] if rehearse else results)}
     return {name: table or {"cannot": why_not} for name, (table, why_not) in made.items()}

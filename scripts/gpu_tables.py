@@ -71,6 +71,50 @@ def fastest_experts(rows, default):
     return min(times, key=times.get, default=default)
 
 
+# The fused kernels of the experts with less to do
+
+ABLATION = "ablation_"  # how benchmarks of bench/experts_ablation.cu begin: ablation_KERNEL/FORM/real_time
+FORMS = {"as_is": "as is", "identity_tokens": "identity tokens", "empty_epilogue": "empty epilogue", "stored": "stored"}
+
+
+def ablation_table(results):
+    """{"rows": [...]}: of each kernel {FORM: ms}, or why there are none (`cannot`), and the share that an empty epilogue
+    is predicted to take."""
+    layer = figures_of(results, "kernel_prediction").get("predicted", {}).get("layers", {}).get("fused", {})
+    predicted = {kernel["kernel"]: 1 - kernel["epilogue_share"] for way in ("forward", "backward")
+                 for kernel in layer.get(way, {}).get("kernels", []) if "epilogue_share" in kernel}
+    rows = {}
+    for name, entry in figures_of(results, "ablations").items():
+        kernel, form, *_ = name.removeprefix(ABLATION).split("/")
+        kernel = kernel.replace("_", " ")
+        row = rows.setdefault(kernel, {"kernel": kernel, "predicted": predicted.get(kernel)} | gpu_of(results, "ablations"))
+        row |= {"cannot": entry["error_message"]} if "error_message" in entry else {form: entry["real_time"]}
+    return {"rows": list(rows.values())}
+
+
+def ablation_cells(row):
+    """Milliseconds of each form, and their share of those of the kernel as it is."""
+    if "cannot" in row:
+        return [row["kernel"], f"cannot run: {row['cannot']}"] + ["-"] * 6
+    whole = row.get("as_is")
+    return [row["kernel"], cell(whole, "{:.3f}")] + [
+        cell(row.get(form), "{:.3f}") + cell(ratio(row.get(form), whole), " ({:.1f} %)", 100) * (form in row)
+        for form in FORMS if form != "as_is"] + [cell(row["predicted"], "{:.1f} %", 100)] + clock_cells(row)
+
+
+def ablation_markdown(table):
+    if "cannot" in table:
+        return ["", f"The table of ablations could not be made: {table['cannot']}"]
+    if not table["rows"]:
+        return []
+    return ["", "## Fused kernels of the experts with less to do", "",
+            "Milliseconds, and in brackets the share of those as is; T 16,384, natural routing. Identity tokens: the rows that a "
+            "tile gathers lie one behind the other; what is missing to 100 % is what gathering costs. Empty epilogue: nothing "
+            "is made of the products; what is missing is what the epilogue costs; the last column predicts the share. Gradients "
+            "as is are added.", ""] + \
+        markdown_table(["kernel", *FORMS.values(), "empty epilogue, predicted", "SM MHz", "W"], [ablation_cells(row) for row in table["rows"]])
+
+
 def prediction_markdown(table):
     if "cannot" in table:
         return ["", f"What was measured could not be held against the prediction: {table['cannot']}"]

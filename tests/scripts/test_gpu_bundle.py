@@ -64,7 +64,7 @@ class Bundle(Temporary):
             self.assertEqual(parts[name]["status"], "passed", parts[name])
         for name in (*gpu_parts.TESTS, "sanitizer_memcheck", "sanitizer_racecheck"):
             self.assertEqual((parts[name]["status"], parts[name]["reason"]), ("not run", "there is no GPU"))
-        for name in ("olmoe_1_layers_graph", "olmoe_2_layers_fused", "layer_fused", "counters"):
+        for name in ("olmoe_1_layers_graph", "olmoe_2_layers_fused", "layer_fused", "counters", "ablations"):
             self.assertEqual(parts[name]["status"], "not run", parts[name])
         self.assertEqual(parts["tiny_device"]["figures"]["steps"], 20)
         self.assertLess(parts["tiny_device"]["figures"]["last_loss"], parts["tiny_device"]["figures"]["first_loss"])

@@ -56,20 +56,22 @@ class Parts(unittest.TestCase):
             self.assertIn(f"--benchmark_filter={pattern}", by_name[name].command)
         self.assertIn("train.expert_kernels=fused", by_name["olmoe_4_layers_fused"].command)
 
-    def test_the_third_call_is_attention_with_cudnn_apart_and_none_of_it_is_needed(self):
+    def test_the_third_call_is_attention_with_cudnn_apart_and_ablations_and_none_of_it_is_needed(self):
         parts = {part.name: part for part in parts_of(self.machine(), 3)}
         self.assertEqual([*parts], ["machine", "prediction", "kernel_prediction", "cudnn_tests", "attention", "olmoe_4_layers_flash",
                                     "olmoe_4_layers_flash_any_order", "olmoe_4_layers_cudnn", "olmoe_4_layers_cudnn_graph",
-                                    "olmoe_4_layers_cudnn_any_order"])
+                                    "olmoe_4_layers_cudnn_any_order", "ablations"])
         self.assertEqual(parts["cudnn_tests"].command[-3:], ["[cuda]*cudnn*", "kernels_tests", "trainer_tests"])
         self.assertIn("--benchmark_filter=cuda_attention", parts["attention"].command)
+        self.assertIn("--benchmark_filter=ablation_", parts["ablations"].command)
         for name, part in parts.items():
             self.assertEqual("train.attention_kernel=cudnn" in part.command, "layers_cudnn" in name, name)
             self.assertEqual("train.deterministic_attention=false" in part.command, "any_order" in name, name)
             self.assertEqual(part.needed, name == "machine")
-        rehearsal = self.machine(rehearse=True, device="cpu", listed=lambda *_: "attention/width:0/bf16:0/real_time\n")
+        rehearsal = self.machine(rehearse=True, device="cpu", listed=lambda *_: "attention/width:0/real_time\nablation_up/as_is/real_time\n")
         for part in parts_of(rehearsal, 3):
-            self.assertEqual(bool(part.missing), "cudnn" in part.name or "any_order" in part.name, part.name)
+            gpu_alone = "cudnn" in part.name or "any_order" in part.name or part.name == "ablations"
+            self.assertEqual(bool(part.missing), gpu_alone, part.name)
 
     def test_what_may_be_cut_short_is_not_needed(self):
         """Libraries and other people's programs decide how long these take."""
@@ -100,7 +102,7 @@ class Parts(unittest.TestCase):
     def test_a_bundle_without_cuda_cases_does_not_look_green(self):
         machine = self.machine(listed=lambda *_: "0 matching test cases\n")
         missing = {part.name: part.missing for part in all_parts(machine)}
-        for name in (*gpu_parts.TESTS, "cudnn_tests", "sanitizer_memcheck", "layer_unfused", "layer_fused", "attention"):
+        for name in (*gpu_parts.TESTS, "cudnn_tests", "sanitizer_memcheck", "layer_unfused", "layer_fused", "attention", "ablations"):
             self.assertTrue(missing[name], name)
 
     def test_kernels_are_timed_by_our_own_program_and_counted_by_ncu_where_it_is(self):

@@ -103,6 +103,37 @@ class Tables(unittest.TestCase):
         self.assertEqual(gpu_tables.fastest_experts(theirs, "eager"), "grouped_mm")
         self.assertEqual(gpu_tables.fastest_experts([], "eager"), "eager")
 
+    def test_ablations_stand_beside_the_kernel_as_it_is(self):
+        times = {"ablation_up/as_is": 2.0, "ablation_up/identity_tokens": 1.9, "ablation_up/empty_epilogue": 1.5,
+                 "ablation_up_gradient/as_is": 2.5, "ablation_up_gradient/stored": 2.0}
+        figures = {f"{name}/real_time": {"real_time": ms, "FLOP/s": 5e14} for name, ms in times.items()}
+        figures["ablation_down_backward/as_is/real_time"] = {"real_time": 0.0, "error_message": "no kernels"}
+        layer = {"forward": {"kernels": [{"kernel": "up", "epilogue_share": 0.1}, {"kernel": "combine"}]}}
+        predicted = {"layers": {"fused": layer}, "attention": {}, "steps": {}}
+        results = [self.part("ablations", figures) | {"gpu": {"median_sm_mhz": 1755.0, "median_power_w": 690.2}},
+                   self.part("kernel_prediction", {"predicted": predicted})]
+        with tempfile.TemporaryDirectory() as folder:
+            gpu_report.write(Path(folder), [result | {"needed": False, "command": "-"} for result in results], rehearse=False)
+            text = Path(folder, "report.md").read_text()
+        for line in ("| kernel | as is | identity tokens | empty epilogue | stored | empty epilogue, predicted | SM MHz | W |",
+                     "| up | 2.000 | 1.900 (95.0 %) | 1.500 (75.0 %) | - | 90.0 % | 1755 | 690 |",
+                     "| up gradient | 2.500 | - | - | 2.000 (80.0 %) | - | 1755 | 690 |",
+                     "| down backward | cannot run: no kernels | - | - | - | - | - | - |"):
+            self.assertIn(line, text.splitlines())
+        self.assertEqual(gpu_tables.ablation_markdown(gpu_tables.ablation_table([])), [])
+
+    def test_every_ablation_that_is_timed_has_its_column(self):
+        source = (REPOSITORY / "bench/experts_ablation.cu").read_text()
+        timed = re.findall(r"^BENCHMARK_CAPTURE\(ablation_(\w+), (\w+), Form::(\w+)\)->Apply\(in_ms\);", source, re.MULTILINE)
+        self.assertEqual(len(timed), source.count("BENCHMARK"))
+        self.assertEqual([name for _, name, _ in timed], [form for *_, form in timed])
+        of_product, of_gradient = [*gpu_tables.FORMS][:3], [*gpu_tables.FORMS]
+        forms = {}
+        for kernel, form, _ in timed:
+            forms.setdefault(kernel, []).append(form)
+        self.assertEqual(forms, {"up": of_product, "down_backward": of_product, "down_gradient": of_gradient,
+                                 "up_gradient": of_gradient})
+
 
 class Predictions(unittest.TestCase):
     """What was measured beside what olmoe-plan predicted."""

@@ -62,6 +62,15 @@ class Model(unittest.TestCase):
         kinds = {gpu_predictions.kind_of(step) for step in answer["steps"] if step["state"] == "built"}
         self.assertLessEqual({"unfused", "fused", "flash_any_order", "cudnn", "cudnn_any_order"}, kinds)
 
+    def test_ablations_are_held_against_what_epilogues_are_predicted_to_cost(self):
+        layer = next(layer for layer in self.planner.ask(kernel_model.CONFIG)["layers"]
+                     if layer["state"] == "built" and layer["form"] != "unfused")
+        share = {kernel["kernel"]: kernel.get("epilogue_share") for way in kernel_model.WAYS for kernel in layer[way]["kernels"]}
+        row = next(line for line in PAGE.read_text().splitlines() if line.startswith("| `ablations`"))
+        stated = dict(re.findall(r"([a-z][a-z ]*) ([\d.]+) %", row))
+        self.assertEqual(stated, {name: f"{100 * share[name]:.1f}" for name in
+                                  ("up", "down backward", "down gradient", "up gradient")})
+
     def test_the_script_says_that_it_predicts(self):
         done = subprocess.run([sys.executable, REPOSITORY / "scripts/gpu/kernel_model.py", "--plan", self.planner.program],
                               capture_output=True, text=True)
