@@ -110,14 +110,12 @@ Attention::Attention(const ModelConfig& config, std::string prefix, kernels::Att
     : config_(config), prefix_(std::move(prefix)), method_(std::move(method)), tables_(config) {}
 
 std::vector<Param> Attention::params() {
-  auto param = [&](const char* name, std::vector<int64_t> shape, at::Tensor* slot) {
-    return Param{prefix_ + name, shape, shape, 0, Axis::shard, slot};
-  };
-  std::vector<Param> out{param(".qkv.weight", {config_.qkv_width(), config_.d_model}, &qkv_CD_),
-                         param(".output.weight", {config_.d_model, config_.d_model}, &output_DD_)};
+  const int64_t D = config_.d_model;
+  std::vector<Param> out{shared_param(prefix_ + ".qkv.weight", {config_.qkv_width(), D}, ParamRole::matrix, qkv_CD_),
+                         shared_param(prefix_ + ".output.weight", {D, D}, ParamRole::matrix, output_DD_)};
   if (config_.qk_norm) {
-    out.push_back(param(".q_norm.weight", {config_.d_model}, &q_norm_D_));
-    out.push_back(param(".k_norm.weight", {config_.kv_width()}, &k_norm_));
+    out.push_back(shared_param(prefix_ + ".q_norm.weight", {D}, ParamRole::norm, q_norm_D_));
+    out.push_back(shared_param(prefix_ + ".k_norm.weight", {config_.kv_width()}, ParamRole::norm, k_norm_));
   }
   return out;
 }

@@ -2,6 +2,13 @@
 
 namespace olmoe {
 
+std::vector<BlockSpec> ModelConfig::blocks() const {
+  const AttentionSpec attention{num_heads, num_kv_heads, head_dim()};
+  const auto feed_forward =
+      ffn == Ffn::moe ? FeedForwardSpec{num_experts, top_k, expert_width} : FeedForwardSpec{0, 1, dense_hidden()};
+  return {static_cast<size_t>(num_layers), BlockSpec{attention, feed_forward}};
+}
+
 std::vector<std::string> validate(const ModelConfig& config, const std::string& path) {
   auto problems = values_out_of_range(config, path);
   if (!problems.empty()) return problems;

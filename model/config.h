@@ -26,6 +26,21 @@ struct EnumNames<RouterDtype> {
   static constexpr std::array names{"float32", "compute"};
 };
 
+/// The feed-forward of a block: some of several experts for each token, or one that is dense.
+struct FeedForwardSpec {
+  int64_t num_experts;  ///< 0: dense
+  int64_t top_k;        ///< experts that a token chooses; 1 where it is dense
+  int64_t hidden;       ///< hidden width of an expert, or of the dense feed-forward
+  bool has_experts() const { return num_experts > 0; }
+};
+struct AttentionSpec {
+  int64_t num_heads, num_kv_heads, head_dim;
+};
+struct BlockSpec {
+  AttentionSpec attention;
+  FeedForwardSpec feed_forward;
+};
+
 /// What the model computes. Defaults are OLMoE-1B-7B (arXiv 2409.02060).
 struct ModelConfig {
   Ffn ffn = Ffn::moe;
@@ -82,6 +97,11 @@ struct ModelConfig {
     v("loss_chunk", loss_chunk, {1, 1 << 30}, "tokens whose logits exist at one time");
   }
 
+  /// The blocks in order, derived from the fields above.
+  std::vector<BlockSpec> blocks() const;
+  /// Blocks with experts, and whether there are any.
+  int64_t num_moe_layers() const { return ffn == Ffn::moe ? num_layers : 0; }
+  bool has_experts() const { return num_moe_layers() > 0; }
   int64_t head_dim() const { return d_model / num_heads; }
   int64_t kv_width() const { return num_kv_heads * head_dim(); }
   int64_t qkv_width() const { return d_model + 2 * kv_width(); }

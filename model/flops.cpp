@@ -27,14 +27,15 @@ FlopsPerToken count_flops(const ModelConfig& config, int64_t sequence_length) {
 }
 
 ForwardFlops count_forward_flops(const ModelConfig& config, int64_t sequence_length) {
-  const auto d = static_cast<double>(config.d_model), layers = static_cast<double>(config.num_layers);
-  const bool moe = config.ffn == Ffn::moe;
-  const int64_t hidden = moe ? config.top_k * config.expert_width : config.dense_hidden();
+  const auto d = static_cast<double>(config.d_model);
   ForwardFlops out{};
-  out.ffn = layers * 6 * d * static_cast<double>(hidden);
-  out.projections = layers * 2 * d * static_cast<double>(config.qkv_width() + config.d_model);
-  out.router = moe ? layers * 2 * d * static_cast<double>(config.num_experts) : 0;
-  out.attention = layers * 2 * d * static_cast<double>(sequence_length);
+  for (const auto& block : config.blocks()) {
+    const auto& feed_forward = block.feed_forward;
+    out.ffn += 6 * d * static_cast<double>(feed_forward.top_k * feed_forward.hidden);
+    out.projections += 2 * d * static_cast<double>(config.qkv_width() + config.d_model);
+    out.router += 2 * d * static_cast<double>(feed_forward.num_experts);
+    out.attention += 2 * d * static_cast<double>(sequence_length);
+  }
   out.head = 2 * d * static_cast<double>(config.vocab_size);
   return out;
 }

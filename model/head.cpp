@@ -8,9 +8,8 @@
 namespace olmoe {
 
 std::vector<Param> Head::params() {
-  const std::vector<int64_t> norm{config_.d_model}, weight{config_.vocab_size, config_.d_model};
-  return {{"final_norm.weight", norm, norm, 0, Axis::shard, &norm_D_},
-          {"head.weight", weight, weight, 0, Axis::shard, &w_VD_}};
+  return {shared_param("final_norm.weight", {config_.d_model}, ParamRole::norm, norm_D_),
+          shared_param("head.weight", {config_.vocab_size, config_.d_model}, ParamRole::matrix, w_VD_)};
 }
 
 StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {

@@ -2,8 +2,12 @@
 
 #include <ATen/Parallel.h>
 
+#include <map>
+#include <utility>
+
 #include "core/error.h"
 #include "core/random.h"
+#include "model/transformer.h"
 
 namespace olmoe {
 namespace {
@@ -23,10 +27,15 @@ void fill_normal(const TruncatedNormal& normal, double std_dev, int64_t begin, a
 }  // namespace
 
 ParamSource random_init(const ModelConfig& config, uint64_t seed) {
-  return [std_dev = config.init_std, cutoff = config.init_cutoff, seed](const std::string& name, int64_t begin,
-                                                                        at::Tensor out) {
+  std::map<std::string, ParamRole> roles;
+  for (const auto& params : list_params(config))
+    for (const auto& param : params) roles.emplace(param.name, param.role);
+  return [std_dev = config.init_std, cutoff = config.init_cutoff, seed, roles = std::move(roles)](
+             const std::string& name, int64_t begin, at::Tensor out) {
     ENSURE(out.is_contiguous() && out.device().is_cpu(), "initial values of {} go to a contiguous CPU tensor", name);
-    if (name.find("norm.weight") != std::string::npos) {
+    const auto role = roles.find(name);
+    ENSURE(role != roles.end(), "the model has no parameter {}", name);
+    if (role->second == ParamRole::norm) {
       out.fill_(1.0);
     } else if (out.scalar_type() == at::kDouble) {
       fill_normal<double>(TruncatedNormal(RandomStream(seed, name), cutoff), std_dev, begin, out);

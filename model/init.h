@@ -14,7 +14,8 @@ namespace olmoe {
 /// layout.
 using ParamSource = std::function<void(const std::string& name, int64_t begin, at::Tensor out)>;
 
-/// Norm weights 1; everything else a truncated normal of init_std. A value depends on (seed, name, index) alone.
+/// Norm weights 1; everything else a truncated normal of init_std. A value depends on (seed, name, index) alone. The
+/// source throws Error for a name that the model does not have.
 ParamSource random_init(const ModelConfig& config, uint64_t seed);
 
 }  // namespace olmoe

@@ -117,8 +117,7 @@ Router::Router(const ModelConfig& config, std::string prefix, Communicator& data
     : config_(config), prefix_(std::move(prefix)), data_(data) {}
 
 std::vector<Param> Router::params() {
-  const std::vector<int64_t> shape{config_.num_experts, config_.d_model};
-  return {{prefix_ + ".weight", shape, shape, 0, Axis::shard, &w_ED_}};
+  return {shared_param(prefix_ + ".weight", {config_.num_experts, config_.d_model}, ParamRole::router, w_ED_)};
 }
 
 at::Tensor Router::balance_counts(const at::Tensor& counts_GE, StageContext& context) {

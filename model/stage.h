@@ -11,6 +11,7 @@
 #include "data/batch.h"
 #include "kernels/experts.h"
 #include "model/routing.h"
+#include "parallel/param_role.h"
 
 namespace olmoe {
 
@@ -26,7 +27,10 @@ struct Param {
   Axis axis;
   at::Tensor* slot;
   bool* to_store = nullptr;  ///< where its backward can store the gradient: set if it shall (UnitParam::to_store)
+  ParamRole role = ParamRole::matrix;
 };
+/// A parameter that all ranks of `shard` share, whole.
+Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role, at::Tensor& slot);
 
 /// What a forward is for. eval and score keep no graph; score asks the last stage for each target in place of the sum.
 enum class Phase { train, recompute, eval, score };

@@ -8,10 +8,6 @@
 namespace olmoe {
 namespace {
 
-Param dense_param(std::string name, std::vector<int64_t> shape, at::Tensor* slot) {
-  return {std::move(name), shape, shape, 0, Axis::shard, slot};
-}
-
 void append(std::vector<Param>& to, std::vector<Param> more) {
   to.insert(to.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
 }
@@ -20,7 +16,7 @@ class EmbeddingStage : public Stage {
  public:
   explicit EmbeddingStage(const ModelConfig& config) : config_(config) {}
   std::vector<Param> params() override {
-    return {dense_param("embedding.weight", {config_.vocab_size, config_.d_model}, &w_VD_)};
+    return {shared_param("embedding.weight", {config_.vocab_size, config_.d_model}, ParamRole::embedding, w_VD_)};
   }
   StageOut forward(const at::Tensor&, StageContext& context) override {
     return {olmoe::embedding(context.batch.ids_BS.flatten(), w_VD_), {}};
@@ -38,8 +34,10 @@ class Block : public Stage {
       : config_(config), name_(std::move(name)), attention_(config, name_ + ".attention", attention) {}
 
   std::vector<Param> params() override {
-    std::vector<Param> out{dense_param(name_ + ".attention_norm.weight", {config_.d_model}, &attention_norm_D_),
-                           dense_param(name_ + ".ffn_norm.weight", {config_.d_model}, &ffn_norm_D_)};
+    const auto norm = [&](const char* name, at::Tensor& slot) {
+      return shared_param(name_ + name, {config_.d_model}, ParamRole::norm, slot);
+    };
+    std::vector<Param> out{norm(".attention_norm.weight", attention_norm_D_), norm(".ffn_norm.weight", ffn_norm_D_)};
     append(out, attention_.params());
     append(out, ffn_params());
     return out;
@@ -89,8 +87,8 @@ class DenseBlock : public Block {
  protected:
   std::vector<Param> ffn_params() override {
     const int64_t width = config_.dense_hidden();
-    return {dense_param(name_ + ".ffn.gate_up.weight", {2 * width, config_.d_model}, &gate_up_),
-            dense_param(name_ + ".ffn.down.weight", {config_.d_model, width}, &down_)};
+    return {shared_param(name_ + ".ffn.gate_up.weight", {2 * width, config_.d_model}, ParamRole::matrix, gate_up_),
+            shared_param(name_ + ".ffn.down.weight", {config_.d_model, width}, ParamRole::matrix, down_)};
   }
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext&) override {
     return {swiglu_linear(olmoe::linear(x, gate_up_), down_, residual_ND), {}};
@@ -108,9 +106,10 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
                          .data = mesh.world()};
   std::vector<std::unique_ptr<Stage>> stages;
   stages.push_back(std::make_unique<EmbeddingStage>(config));
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+  const auto blocks = config.blocks();
+  for (size_t layer = 0; layer < blocks.size(); ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
-    if (config.ffn == Ffn::moe)
+    if (blocks[layer].feed_forward.has_experts())
       stages.push_back(std::make_unique<MoeBlock>(config, name, attention, ranks, options));
     else
       stages.push_back(std::make_unique<DenseBlock>(config, name, attention));

@@ -57,7 +57,8 @@ void ShardedUnit::lay_out() {
     const int64_t stop = std::min(begins_[i] + numel_of(param.shape), slice_begin + slice_numel);
     const int64_t to_global = param.first - begins_[i];
     if (begin < stop) {
-      slices_.push_back({param.name, param.global_shape, begin + to_global, stop + to_global, begin - slice_begin});
+      slices_.push_back(
+          {param.name, param.global_shape, begin + to_global, stop + to_global, begin - slice_begin, param.role});
     }
   }
 }

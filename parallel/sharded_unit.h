@@ -9,6 +9,7 @@
 
 #include "parallel/collectives/communicator.h"
 #include "parallel/gather_pool.h"
+#include "parallel/param_role.h"
 
 namespace olmoe {
 
@@ -23,6 +24,7 @@ struct UnitParam {
   /// Of one whose backward can store its gradient and not only add to it; null: it adds. Set when the full gradients
   /// are claimed, in place of zeros: then the backward stores, all of it, and clears this.
   bool* to_store = nullptr;
+  ParamRole role = ParamRole::matrix;
 };
 
 /// A contiguous piece of a parameter that lives in this rank's shard.
@@ -31,6 +33,7 @@ struct Slice {
   std::vector<int64_t> global_shape;
   int64_t begin, end;  ///< elements of the flattened *global* parameter
   int64_t offset;      ///< where it begins in the shard, in elements
+  ParamRole role = ParamRole::matrix;
 };
 
 /// The parameters of a stage (or of its experts), flattened and cut in equal slices over a group of

@@ -25,8 +25,8 @@ INNER_FLOOR = {
 }
 # What a room may see of a lower one, where that is not everything.
 NARROW = {
-    ("model", "parallel"): {"parallel/collectives/communicator.h", "parallel/device_mesh.h", "parallel/collectives/host_tensor.h",
-                            "parallel/row_exchange.h"},
+    ("model", "parallel"): {"parallel/device_mesh.h", "parallel/param_role.h", "parallel/row_exchange.h"},
+    ("model", "parallel/collectives"): {"parallel/collectives/communicator.h", "parallel/collectives/host_tensor.h"},
     ("model", "data"): {"data/batch.h"},
     **{("trainer/device", other): set() for other in ("kernels", "kernels/rows", "parallel", "parallel/collectives",
                                                       "data", "model")},

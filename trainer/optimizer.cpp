@@ -23,8 +23,8 @@ at::Tensor Optimizer::grad_norm(Communicator& shard) const {
 }
 
 bool Optimizer::decays(const Slice& slice) const {
-  if (slice.name == "embedding.weight") return config_.decay_embeddings;
-  return slice.global_shape.size() > 1 || config_.decay_norms;
+  if (slice.role == ParamRole::embedding) return config_.decay_embeddings;
+  return slice.role != ParamRole::norm || config_.decay_norms;
 }
 
 /// What gradients of that norm are multiplied by; not finite where the norm is not.

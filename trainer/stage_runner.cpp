@@ -14,7 +14,7 @@ namespace {
 at::ScalarType master_dtype(at::ScalarType compute) { return compute == at::kDouble ? at::kDouble : at::kFloat; }
 
 UnitParam unit_param(Param& param) {
-  return {param.name, param.shape, param.global_shape, param.first, param.slot, param.to_store};
+  return {param.name, param.shape, param.global_shape, param.first, param.slot, param.to_store, param.role};
 }
 
 /// The loader makes batches in host memory. From pinned memory they are copied without a host synchronisation.

@@ -99,3 +99,40 @@ TEST_CASE("parameters of a tiny model, counted by hand") {
   CHECK(flops.full_attention == products + 12.0 * 3 * 24 * 10);
   CHECK(flops.causal == products + 6.0 * 3 * 24 * 10);
 }
+
+TEST_CASE("the blocks of a model follow from its fields") {
+  auto model = test::tiny_model();
+  const auto moe = model.blocks();
+  REQUIRE(std::ssize(moe) == model.num_layers);
+  CHECK(model.has_experts());
+  CHECK(model.num_moe_layers() == model.num_layers);
+  for (const auto& block : moe) {
+    CHECK(block.feed_forward.has_experts());
+    CHECK(block.feed_forward.num_experts == model.num_experts);
+    CHECK(block.feed_forward.top_k == model.top_k);
+    CHECK(block.feed_forward.hidden == model.expert_width);
+    CHECK(block.attention.num_heads * block.attention.head_dim == model.d_model);
+    CHECK(block.attention.num_kv_heads == model.num_kv_heads);
+  }
+  model.ffn = Ffn::dense;
+  model.dense_width = 48;
+  CHECK_FALSE(model.has_experts());
+  for (const auto& block : model.blocks()) {
+    CHECK_FALSE(block.feed_forward.has_experts());
+    CHECK(block.feed_forward.top_k * block.feed_forward.hidden == 48);
+  }
+}
+
+TEST_CASE("every parameter has the role that its place in the model gives it") {
+  std::map<std::string, ParamRole> roles;
+  for (const auto& params : list_params(test::tiny_model()))
+    for (const auto& param : params) {
+      roles[param.name] = param.role;
+      CHECK((param.role == ParamRole::norm) == (param.global_shape.size() == 1));
+    }
+  CHECK(roles.at("embedding.weight") == ParamRole::embedding);
+  CHECK(roles.at("blocks.0.moe.router.weight") == ParamRole::router);
+  CHECK(roles.at("blocks.0.attention.q_norm.weight") == ParamRole::norm);
+  CHECK(roles.at("blocks.1.moe.experts.down.weight") == ParamRole::matrix);
+  CHECK(roles.at("head.weight") == ParamRole::matrix);
+}

@@ -75,6 +75,8 @@ class Includes(unittest.TestCase):
 
     def test_model_sees_little_of_parallel_and_data(self):
         self.assert_refused("model/a.h", '"parallel/sharded_unit.h"', "may not include parallel/sharded_unit.h")
+        self.assert_refused("model/a.h", '"parallel/collectives/mpi_communicator.h"',
+                            "may not include parallel/collectives/mpi_communicator.h")
         self.assert_refused("model/a.h", '"data/data_loader.h"', "may not include data/data_loader.h")
         for target in ("parallel/collectives/communicator.h", "parallel/device_mesh.h", "parallel/row_exchange.h",
                        "data/batch.h"):

@@ -54,12 +54,14 @@ void place_dense(Mapper& map, const ModelConfig& c, const std::string& block, co
 std::vector<HfTensor> hf_tensors(const ModelConfig& config) {
   Mapper map;
   map.place("embedding.weight", "model.embed_tokens.weight", {config.vocab_size, config.d_model});
-  for (int64_t l = 0; l < config.num_layers; ++l) {
+  const auto blocks = config.blocks();
+  for (size_t l = 0; l < blocks.size(); ++l) {
     const auto block = fmt::format("blocks.{}", l), layer = fmt::format("model.layers.{}", l);
     map.place(block + ".attention_norm.weight", layer + ".input_layernorm.weight", {config.d_model});
     map.place(block + ".ffn_norm.weight", layer + ".post_attention_layernorm.weight", {config.d_model});
     place_attention(map, config, block, layer);
-    config.ffn == Ffn::moe ? place_moe(map, config, block, layer) : place_dense(map, config, block, layer);
+    blocks[l].feed_forward.has_experts() ? place_moe(map, config, block, layer)
+                                         : place_dense(map, config, block, layer);
   }
   map.place("final_norm.weight", "model.norm.weight", {config.d_model});
   map.place("head.weight", "lm_head.weight", {config.vocab_size, config.d_model});

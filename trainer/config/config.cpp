@@ -66,7 +66,7 @@ std::vector<std::string> refuse_sizes(const Config& config) {
   const auto& model = config.model;
   const double d = as_double(model.d_model), layers = as_double(model.num_layers), k = as_double(model.top_k);
   const double experts = as_double(model.num_experts), width = as_double(model.expert_width);
-  const bool moe = model.ffn == Ffn::moe;
+  const bool moe = model.has_experts();
   const double hidden = moe ? experts * width : as_double(model.dense_hidden());
   const double parameters = layers * d * (3 * hidden + 4 * d + experts) + 2 * d * as_double(model.vocab_size);
   // Upper bounds: of the values that a token leaves in all layers, and of the bytes that travel in a step.
@@ -121,7 +121,7 @@ std::vector<std::string> validate(const Config& config) {
   require(!parallel.registered_memory || over_nccl,
           "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, which it is for");
   require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
-  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
+  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.has_experts())
     for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));
   if (problems.empty()) problems = refuse_attention(config);
   if (problems.empty()) problems = gpu_limits(config);

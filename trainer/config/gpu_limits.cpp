@@ -72,7 +72,7 @@ void check_attention(Limits& limits, const Config& config) {
 void check_rows(Limits& limits, const Config& config) {
   const auto& train = config.train;
   const int64_t sequences = std::min(train.micro_batch_size, train.global_batch_size);
-  const int64_t choices = config.model.ffn == Ffn::moe ? config.model.top_k : 1;
+  const int64_t choices = config.model.has_experts() ? config.model.top_k : 1;
   const int64_t most_tokens = kMostRows / choices;
   limits.require(sequences <= most_tokens / config.data.sequence_length,
                  fmt::format("train.micro_batch_size: {} sequences of {} tokens with {} experts each are more than {} "
@@ -85,7 +85,7 @@ void check_rows(Limits& limits, const Config& config) {
 std::vector<std::string> gpu_limits(const Config& config) {
   Limits limits;
   if (config.train.device != DeviceKind::cuda) return {};
-  if (config.model.ffn == Ffn::moe) check_experts(limits, config);
+  if (config.model.has_experts()) check_experts(limits, config);
   check_attention(limits, config);
   check_rows(limits, config);
   return limits.problems();

@@ -25,7 +25,7 @@ struct Grid {
 /// Whether the ranks that share one copy can share the experts as parallel.expert says.
 bool expert_fits(const Config& config, int64_t shard) {
   const int64_t expert = config.parallel.expert;
-  return expert == 1 || (config.model.ffn == Ffn::moe && shard % expert == 0 && config.model.num_experts % expert == 0);
+  return expert == 1 || (config.model.has_experts() && shard % expert == 0 && config.model.num_experts % expert == 0);
 }
 
 /// What to choose of `grids`, each told by `text`: those that parallel.expert fits too, or else all of them, without
@@ -70,7 +70,7 @@ void check_product(const Config& config, int64_t world) {
 
 void check_expert(const Config& config, int64_t shard) {
   const int64_t expert = config.parallel.expert, num_experts = config.model.num_experts;
-  if (config.model.ffn == Ffn::dense && expert > 1)
+  if (!config.model.has_experts() && expert > 1)
     throw ConfigError(
         fmt::format("parallel.expert: {}, but model.ffn is dense and has no experts; 1 would fit", expert));
   const auto fitting = divisors(std::gcd(shard, num_experts));

@@ -78,14 +78,14 @@ void prepare_device(const ResolvedRun& run) {
 }
 
 void check_gpu(const Config& config, const cuda::GpuFacts& gpu) {
-  const bool grouped = config.model.ffn == Ffn::moe && config.train.compute_dtype == ComputeDtype::bfloat16;
+  const bool grouped = config.model.has_experts() && config.train.compute_dtype == ComputeDtype::bfloat16;
   const bool waits = grouped && gpu.major != 9 && gpu.major != 10;
   if (config.train.cuda_graph && waits)
     throw ConfigError(
         fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped product of "
                     "bfloat16 waits for the host; it does not on 9.0 and 10.0 (H100, H200, B200)",
                     gpu.name, gpu.major, gpu.minor));
-  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.ffn == Ffn::moe)
+  if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.has_experts())
     check_fused_experts(gpu);
   if (config.train.attention_kernel == kernels::AttentionKernel::cudnn) check_cudnn_attention(gpu);
 }

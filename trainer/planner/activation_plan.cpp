@@ -27,7 +27,7 @@ struct Pass {
   Keep keep;                // of a graph
   int64_t product_bytes;    // see product_bytes()
   int64_t attention_bytes;  // see attention_backward_bytes()
-  bool moe() const { return model.ffn == Ffn::moe; }
+  bool moe() const { return model.has_experts(); }
 };
 
 bool fused_experts(const TrainConfig& train) { return train.expert_kernels == kernels::ExpertKernels::fused; }
@@ -38,7 +38,7 @@ int64_t rounded_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / mu
 /// half. Fused kernels add in fp32 where the sum stays.
 int64_t product_bytes(const Config& config, MeshShape mesh) {
   const auto& m = config.model;
-  if (m.ffn == Ffn::dense || config.train.device == DeviceKind::cpu || fused_experts(config.train)) return 0;
+  if (!m.has_experts() || config.train.device == DeviceKind::cpu || fused_experts(config.train)) return 0;
   return m.num_experts / mesh.expert * 2 * m.expert_width * m.d_model * element_bytes(config.train.compute_dtype);
 }
 

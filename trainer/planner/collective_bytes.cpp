@@ -52,7 +52,7 @@ double expected_copies(int64_t num_experts, int64_t top_k, int64_t expert_ranks)
 }
 
 TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens) {
-  if (model.ffn == Ffn::dense || mesh.expert == 1) return {};
+  if (!model.has_experts() || mesh.expert == 1) return {};
   const double of_token = expected_copies(model.num_experts, model.top_k, mesh.expert);
   const int64_t copies = std::llround(of_token * static_cast<double>(tokens * model.num_layers));
   return {copies, copies};

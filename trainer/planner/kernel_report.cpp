@@ -184,7 +184,7 @@ StepForm with_experts(const ExpertForm& form) {
 /// attention, and the last proposal with the fastest.
 std::vector<StepForm> step_forms(const Config& config) {
   std::vector<StepForm> out, others;
-  if (config.model.ffn == Ffn::moe) {
+  if (config.model.has_experts()) {
     for (const auto& forms : {unfused_experts(), fused_experts()})
       for (const auto& form : forms) out.push_back(with_experts(form));
   } else {
@@ -242,7 +242,7 @@ std::string kernels_json(const Config& config, MeshShape mesh, const GpuSpecs& g
            {"layers", Json::array()},
            {"attention", Json::array()},
            {"steps", Json::array()}};
-  if (model.ffn == Ffn::moe) {
+  if (model.has_experts()) {
     out["layers"].push_back(layer_of(config, built_experts(kernels::ExpertKernels::unfused), gpu));
     for (const auto& form : fused_experts()) out["layers"].push_back(layer_of(config, form, gpu));
     out["layers"].push_back(layer_of(config, sonic_moe_experts(), gpu));

@@ -40,7 +40,7 @@ std::tuple<bool, double, int64_t> key_of(const PlannedLayout& planned) {
 
 std::vector<MeshShape> list_meshes(const Config& config, int gpus) {
   std::vector<MeshShape> out;
-  const int64_t experts = config.model.ffn == Ffn::moe ? config.model.num_experts : 1;
+  const int64_t experts = config.model.has_experts() ? config.model.num_experts : 1;
   for (int shard = 1; shard <= gpus; ++shard)
     for (int expert = 1; expert <= std::min<int64_t>(shard, experts); ++expert)
       if (gpus % shard == 0 && shard % expert == 0 && experts % expert == 0)

@@ -186,7 +186,7 @@ std::string describe_speed(const Config& config, MeshShape mesh, const std::stri
                   prediction.serial_step_s * 1e3);
   out += fmt::format("predicted MFU: {:.1f} % with causal attention, {:.1f} % with full attention\n",
                      100 * prediction.mfu_causal, 100 * prediction.mfu_full);
-  out += describe_variants(predict_variants(config, model, specs), config.model.ffn);
+  out += describe_variants(predict_variants(config, model, specs), config.model.has_experts());
   return out + fmt::format("planned memory: {:.1f} of {:.0f} GB{}\n", plan_bytes / 1e9, specs.memory_bytes / 1e9,
                            fits(plan_bytes, specs) ? "" : ": does not fit");
 }

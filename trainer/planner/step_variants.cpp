@@ -10,7 +10,7 @@ std::string refused_by(const GpuSpecs& gpu, const Config& config) {
   if (config.train.attention_kernel == kernels::AttentionKernel::cudnn && gpu.compute_capability != 90)
     return fmt::format("train.attention_kernel: cuDNN's attention is used on compute capability 9.0 alone, not {}",
                        gpu.name);
-  if (config.model.ffn != Ffn::moe) return {};
+  if (!config.model.has_experts()) return {};
   if (config.train.expert_kernels == ExpertKernels::fused && gpu.compute_capability != 90)
     return fmt::format("train.expert_kernels: the fused kernels are for compute capability 9.0, not {}", gpu.name);
   if (config.train.cuda_graph && gpu.compute_capability != 90 && gpu.compute_capability != 100)
@@ -40,16 +40,16 @@ std::vector<StepVariant> predict_variants(const Config& config, const ModelOnMes
   std::vector<StepVariant> out;
   for (const auto experts : {ExpertKernels::unfused, ExpertKernels::fused})
     for (const bool graph : {false, true})
-      if (config.model.ffn == Ffn::moe || experts == ExpertKernels::unfused)
+      if (config.model.has_experts() || experts == ExpertKernels::unfused)
         out.push_back(predict_variant(config, model, gpu, experts, graph));
   return out;
 }
 
-std::string describe_variants(const std::vector<StepVariant>& variants, Ffn ffn) {
+std::string describe_variants(const std::vector<StepVariant>& variants, bool has_experts) {
   std::string out;
   for (size_t i = 0; i + 1 < variants.size(); i += 2) {
     const bool fused = variants[i].expert_kernels == ExpertKernels::fused;
-    const char* const kind = ffn == Ffn::dense ? "dense feed-forward" : fused ? "fused experts" : "unfused experts";
+    const char* const kind = !has_experts ? "dense feed-forward" : fused ? "fused experts" : "unfused experts";
     out += fmt::format("predicted with {}: {}; with a CUDA graph {}\n", kind, describe(variants[i]),
                        describe(variants[i + 1]));
   }

@@ -20,6 +20,6 @@ struct StepVariant {
 std::vector<StepVariant> predict_variants(const Config& config, const ModelOnMesh& model, const GpuSpecs& gpu);
 
 /// A line for each kind of expert kernels: "predicted with fused experts: 1.0 ms, 1 tokens/s per GPU; with a CUDA ...".
-std::string describe_variants(const std::vector<StepVariant>& variants, Ffn ffn);
+std::string describe_variants(const std::vector<StepVariant>& variants, bool has_experts);
 
 }  // namespace olmoe

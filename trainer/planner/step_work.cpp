@@ -30,13 +30,13 @@ int64_t busiest_sequences(const TrainConfig& train, int64_t ranks) {
 
 /// All ranks that a token goes to, its own included: with routing that favours no expert, each is as likely.
 double ranks_per_token(const ModelConfig& model, int expert_ranks) {
-  if (model.ffn == Ffn::dense || expert_ranks == 1) return 1;
+  if (!model.has_experts() || expert_ranks == 1) return 1;
   return expected_copies(model.num_experts, model.top_k, expert_ranks) * expert_ranks / (expert_ranks - 1);
 }
 
 Sizes sizes_of(const Config& config, MeshShape mesh) {
   const auto& model = config.model;
-  const bool moe = model.ffn == Ffn::moe;
+  const bool moe = model.has_experts();
   const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
   const int64_t sequences = busiest_sequences(config.train, ranks);
   const int64_t passes = (sequences + config.train.micro_batch_size - 1) / config.train.micro_batch_size;
@@ -258,7 +258,7 @@ void Cost::add(const Cost& other) {
 StepWork count_step_work(const Config& config, const ModelOnMesh& model, const KernelForms& forms) {
   const auto sizes = sizes_of(config, model.mesh);
   const auto flops = count_forward_flops(config.model, config.data.sequence_length);
-  const bool moe = config.model.ffn == Ffn::moe;
+  const bool moe = config.model.has_experts();
   const auto& experts = forms.experts ? *forms.experts : built_experts(config.train.expert_kernels);
   const auto& train = config.train;
   const auto attention =

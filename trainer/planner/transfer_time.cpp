@@ -30,7 +30,7 @@ UnitTimes unit_times(const UnitSize& unit, int stride, MeshShape mesh, const Con
 
 void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, double tokens, const GpuSpecs& gpu) {
   const auto& model = config.model;
-  if (mesh.expert == 1 || model.ffn == Ffn::dense) return;
+  if (mesh.expert == 1 || !model.has_experts()) return;
   const RankGroup group{mesh.expert, 1};
   const auto chunks = static_cast<double>(config.parallel.expert_chunks);
   const auto calls = static_cast<double>(count_step(config, mesh).passes * model.num_layers) * chunks;

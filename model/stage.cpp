@@ -1,0 +1,17 @@
+#include "model/stage.h"
+
+#include <utility>
+
+namespace olmoe {
+
+Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role, at::Tensor& slot) {
+  return {.name = std::move(name),
+          .shape = shape,
+          .global_shape = shape,
+          .first = 0,
+          .axis = Axis::shard,
+          .slot = &slot,
+          .role = role};
+}
+
+}  // namespace olmoe
