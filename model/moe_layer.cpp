@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/integers.h"
 #include "parallel/collectives/communicator.h"
 
 namespace olmoe {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/integers.h"
 #include "parallel/collectives/host_tensor.h"
 #include "parallel/collectives/rank_sum.h"
 
@@ -125,7 +126,7 @@ void ByteCommunicator::reduce_own_part(std::byte* out, at::ScalarType out_dtype,
     const int64_t first = std::min(begin + done, end);
     return ConstBytes(bytes_of(in) + first * item, std::min(chunk, end - first) * item);
   };
-  const int64_t longest = (in.numel() + size() - 1) / size();
+  const int64_t longest = ceil_div(in.numel(), size());
   const int64_t stride = std::min(longest, chunk) * item;
   if (std::ssize(staging_) < size() * stride) staging_.resize(size() * stride);
   for (int64_t done = 0; done < longest; done += chunk) {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/integers.h"
 #include "parallel/collectives/rank_sum.h"
 
 namespace olmoe {

@@ -107,8 +107,4 @@ class Communicator {
 /// The group of one, which needs no back end and no launcher.
 std::unique_ptr<Communicator> make_single_communicator();
 
-/// Cuts n elements into `parts` nearly equal pieces: piece p is [cut(n, parts, p), cut(n, parts, p
-/// + 1)).
-inline int64_t cut(int64_t n, int parts, int p) { return n / parts * p + n % parts * p / parts; }
-
 }  // namespace olmoe
