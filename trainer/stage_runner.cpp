@@ -82,8 +82,8 @@ void StageRunner::make_units(DeviceMesh& mesh) {
 at::Tensor StageRunner::make_buffer(int64_t numel, at::ScalarType dtype, std::span<Communicator* const> groups) const {
   if (!options_.registered_memory) return at::zeros({numel}, at::TensorOptions().dtype(dtype).device(options_.device));
   const auto bytes = numel * static_cast<int64_t>(c10::elementSize(dtype));
-  const auto memory = groups.front()->allocate(bytes, options_.device);
-  for (auto* group : groups.subspan(1)) group->enroll(memory);
+  const auto memory = groups.front()->buffers().allocate(bytes, options_.device);
+  for (auto* group : groups.subspan(1)) group->buffers().register_buffer(memory);
   return memory.view(dtype);
 }
 

@@ -226,17 +226,11 @@ class StoreCommunicator final : public ByteCommunicator {
       transfer(begin, bytes.subspan(begin, std::min(kPieceBytes, std::ssize(bytes) - begin)));
   }
 
-  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
-    const auto wishes = gather_values(Collective::split, {color, key});
-    std::vector<int> members;
-    for (int r = 0; r < size(); ++r)
-      if (wishes[r][0] == color) members.push_back(r);
-    std::ranges::stable_sort(members, {}, [&](int r) { return wishes[r][1]; });
-    const auto place = std::ranges::find(members, rank()) - members.begin();
-    // Every rank of this group counts its splits alike.
-    std::string path = fmt::format("{}{}.{}/", path_, splits_++, color);
-    return std::make_unique<StoreCommunicator>(job_, std::move(path), std::move(name), static_cast<int>(place),
-                                               static_cast<int>(members.size()));
+  std::unique_ptr<Communicator> make_part(const Part& part, std::string name) override {
+    // All ranks of this group have made as many splits.
+    std::string path = fmt::format("{}{}.{}/", path_, splits_++, part.color);
+    return std::make_unique<StoreCommunicator>(job_, std::move(path), std::move(name), part.rank,
+                                               static_cast<int>(part.members.size()));
   }
 
   std::shared_ptr<StoreJob> job_;

@@ -185,7 +185,8 @@ TEST_CASE("the counts of all chunks travel in one call, their ids in one each") 
     const auto chunks = choice.split(4);
     const auto plans = dispatcher.plan(chunks);
     ENSURE(plans.size() == chunks.size() && chunks.size() == 3, "{} plans", plans.size());
-    ENSURE(group.traffic().all_to_all.calls == 1 + 3, "{} calls", group.traffic().all_to_all.calls);
+    const int64_t calls = group.diagnostics().traffic().all_to_all.calls;
+    ENSURE(calls == 1 + 3, "{} calls", calls);
   });
 }
 
@@ -196,7 +197,7 @@ TEST_CASE("all chunks leave before the first is computed, and their gradients li
     TestLayer test(model, group, 2);
     run(test, tokens_of(group.rank(), 8, model.d_model), same_for_all(8, {0, 3, 4}));  // a copy of each to both ranks
     std::vector<std::string> sent;
-    for (const auto& call : group.shared_trace()->calls()) sent.push_back(std::to_string(call.elements));
+    for (const auto& call : group.diagnostics().trace()->calls()) sent.push_back(std::to_string(call.elements));
     const std::string rows = std::to_string(8 * model.d_model), choices = std::to_string(8 * kTopK);
     const std::vector<std::string> expected{"8",     choices, choices,           // counts of both chunks, ids of each
                                             rows,    choices, rows,    choices,  // tokens and scores

@@ -158,9 +158,9 @@ TEST_CASE("gather gives every rank the whole parameters, rounded to the compute 
       ENSURE(slot->is_leaf() && slot->requires_grad() && reinterpret_cast<uintptr_t>(slot->data_ptr()) % 64 == 0,
              "not an aligned leaf");
     }
-    const int64_t calls = world.traffic().all_gather.calls;
+    const int64_t calls = world.diagnostics().traffic().all_gather.calls;
     u.unit.gather();
-    ENSURE(world.traffic().all_gather.calls == calls, "gathered again what is still there");
+    ENSURE(world.diagnostics().traffic().all_gather.calls == calls, "gathered again what is still there");
     u.unit.shard.mul_(2);
     u.unit.invalidate();
     ENSURE(!u.unit.gathered(), "gathered after invalidate()");
@@ -247,7 +247,7 @@ TEST_CASE("a group of one may compute in its shard and gather nothing") {
       ENSURE(u.unit.gathered(), "the shard is always there");
     }
     check_grads(u, oracle(u, 1, 2));
-    ENSURE(world.traffic().all_gather.calls == 0, "an alias was gathered");
+    ENSURE(world.diagnostics().traffic().all_gather.calls == 0, "an alias was gathered");
   });
 }
 
@@ -314,9 +314,9 @@ TEST_CASE("a bfloat16 wire rounds each rank's whole gradient once, and sums in f
       u.unit.grad.zero_();
       u.unit.claim_full_grads();
       full.copy_(grad_of(world.rank()));
-      const int64_t before = world.traffic().reduce_scatter.bytes;
+      const int64_t before = world.diagnostics().traffic().reduce_scatter.bytes;
       u.unit.reduce_grads(wire);
-      return world.traffic().reduce_scatter.bytes - before;
+      return world.diagnostics().traffic().reduce_scatter.bytes - before;
     };
     const int64_t master_bytes = reduce({});
     const at::Tensor master = u.unit.grad.clone();

@@ -151,7 +151,7 @@ TEST_CASE("a watchdog reads the trace of a hanging rank and aborts it") {
       return;
     }
     std::thread watchdog([&] {
-      while (world.trace() != "#0 world.all_reduce Float 4 entered\n") std::this_thread::yield();
+      while (world.diagnostics().trace()->text() != "#0 world.all_reduce Float 4 entered\n") std::this_thread::yield();
       world.abort(static_cast<int>(ExitCode::hang));
       aborted = true;
     });
