@@ -43,7 +43,7 @@ struct ModelRanks {
 /// How experts are computed, and how tokens travel to those of other ranks.
 struct MoeOptions {
   at::Device device = at::kCPU;
-  Lane::Beside beside = Lane::Beside::yes;
+  Overlap overlap = Overlap::yes;
   int64_t chunks = 1;  ///< pieces of a micro-batch: one is on its way while another is computed
   kernels::ExpertKernels kernels = kernels::ExpertKernels::unfused;
 };

@@ -23,7 +23,7 @@ class RowExchange::Flight {
   /// What arrived. Both buffers are the caller's, or free, from here on.
   at::Tensor land() {
     ENSURE(arriving_.defined(), "{}: rows are waited for that are not on their way", link_->group.name());
-    link_->lane.wait(arrival_);
+    link_->stream.wait(arrival_);
     leaving_.reset();
     return std::exchange(arriving_, {});
   }
@@ -37,14 +37,14 @@ class RowExchange::Flight {
     sizes.front() = std::accumulate(recv.begin(), recv.end(), int64_t{0});
     leaving_ = rows.contiguous();
     arriving_ = at::empty(sizes, rows.options());
-    link_->lane.run([&] { link_->group.all_to_all(arriving_, leaving_, recv, send); });
-    arrival_ = link_->lane.mark();
+    link_->stream.run([&] { link_->group.all_to_all(arriving_, leaving_, recv, send); });
+    arrival_ = link_->stream.mark();
   }
 
   std::shared_ptr<Link> link_;
   RowCounts counts_;
   at::Tensor leaving_, arriving_;
-  Lane::Mark arrival_;
+  SideStream::Mark arrival_;
 };
 
 namespace {
@@ -89,8 +89,8 @@ struct WaitFunction : Function<WaitFunction> {
 
 }  // namespace
 
-RowExchange::RowExchange(Communicator& group, c10::Device device, Lane::Beside beside)
-    : link_(std::make_shared<Link>(Link{group, Lane(device, beside)})) {}
+RowExchange::RowExchange(Communicator& group, c10::Device device, Overlap overlap)
+    : link_(std::make_shared<Link>(Link{group, SideStream(device, overlap)})) {}
 
 RowExchange::Started RowExchange::start(const at::Tensor& rows, const RowCounts& counts) {
   auto flight = std::make_shared<Flight>(link_, counts);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "parallel/collectives/communicator.h"
-#include "parallel/lane.h"
+#include "parallel/side_stream.h"
 
 namespace olmoe {
 
@@ -17,12 +17,12 @@ struct RowCounts {
 };
 
 /// The all_to_all of rows as autograd sees it, in two halves: `start` sends, `wait` gives what arrived. What the caller
-/// computes between the two hides the way, on a lane where the device has one. Backward mirrors it: the gradient of
-/// `wait` starts the way back, that of `start` waits for it. The engine runs what was recorded last first, so ranks
+/// computes between the two hides the way, on a side stream where the device has one. Backward mirrors it: the gradient
+/// of `wait` starts the way back, that of `start` waits for it. The engine runs what was recorded last first, so ranks
 /// that record alike make their backward's calls in the same order.
 class RowExchange {
  public:
-  RowExchange(Communicator& group, c10::Device device, Lane::Beside beside);
+  RowExchange(Communicator& group, c10::Device device, Overlap overlap);
 
   /// Rows that are on their way.
   class Flight;
@@ -41,7 +41,7 @@ class RowExchange {
   friend class Flight;
   struct Link {
     Communicator& group;
-    Lane lane;
+    SideStream stream;
   };
   std::shared_ptr<Link> link_;  ///< shared with flights, which a graph may keep for longer than this lives
 };

@@ -31,7 +31,7 @@ at::Tensor values_of(const Param& param) {
 /// A layer with weights and gradients of its own.
 struct TestLayer {
   TestLayer(const ModelConfig& model, Communicator& experts, int64_t chunks)
-      : layer(model, "moe", {std::make_shared<RowExchange>(experts, at::kCPU, Lane::Beside::yes), experts},
+      : layer(model, "moe", {std::make_shared<RowExchange>(experts, at::kCPU, Overlap::yes), experts},
               {.chunks = chunks}) {
     for (auto& param : layer.params()) {
       *param.slot = values_of(param).requires_grad_();
@@ -181,7 +181,7 @@ TEST_CASE("experts on several ranks do what they do on one, whatever is chosen")
 TEST_CASE("the counts of all chunks travel in one call, their ids in one each") {
   const auto choice = random_choice(1);
   run_ranks(2, [&](Communicator& group) {
-    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Lane::Beside::yes), kExperts);
+    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Overlap::yes), kExperts);
     const auto chunks = choice.split(4);
     const auto plans = dispatcher.plan(chunks);
     ENSURE(plans.size() == chunks.size() && chunks.size() == 3, "{} plans", plans.size());
@@ -219,7 +219,7 @@ TEST_CASE("an expert's capacity is its share times the factor, rounded up where 
 
 TEST_CASE("a token travels to a rank once, however many experts it chose there") {
   run_ranks(2, [&](Communicator& group) {
-    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Lane::Beside::yes), kExperts);
+    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Overlap::yes), kExperts);
     // Experts 0 to 2 are rank 0's. Of the first token rank 0 gets one copy, of the second one each.
     const auto ids_NK = at::tensor({0, 2, 1, 5, 0, 3}, at::kInt).view({2, 3});
     const auto plan = dispatcher.plan(ids_NK).front();

@@ -76,7 +76,7 @@ class DiaryCommunicator final : public Communicator {
 TEST_CASE("rows arrive in rank order, and their gradients go back the same way") {
   const int ranks = GENERATE(1, 2, 3);
   run_ranks(ranks, [&](Communicator& group) {
-    RowExchange exchange(group, at::kCPU, Lane::Beside::yes);
+    RowExchange exchange(group, at::kCPU, Overlap::yes);
     const auto sent = rows_of(group).requires_grad_();
     const auto arrived = exchange.wait(exchange.start(sent, counts_of(group)));
     std::vector<at::Tensor> expected;
@@ -93,7 +93,7 @@ TEST_CASE("one chunk is on its way while another is computed, and backward mirro
   run_ranks(2, [&](Communicator& threads) {
     Diary diary;
     DiaryCommunicator group(threads, diary);
-    RowExchange exchange(group, at::kCPU, Lane::Beside::yes);
+    RowExchange exchange(group, at::kCPU, Overlap::yes);
     at::AutogradState::get_tls_state().set_multithreading_enabled(false);
     const auto x = rows_of(group).requires_grad_();
     const auto counts = counts_of(group);
@@ -110,7 +110,7 @@ TEST_CASE("one chunk is on its way while another is computed, and backward mirro
 
 TEST_CASE("rows that are on their way are waited for once") {
   const auto group = make_single_communicator();
-  RowExchange exchange(*group, at::kCPU, Lane::Beside::yes);
+  RowExchange exchange(*group, at::kCPU, Overlap::yes);
   const auto started = exchange.start(at::ones({3, 2}), {{3}, {3}});
   CHECK(at::equal(exchange.wait(started), at::ones({3, 2})));
   CHECK_THROWS_AS(exchange.wait(started), Error);
