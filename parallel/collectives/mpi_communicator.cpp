@@ -65,7 +65,7 @@ class MpiCommunicator final : public ByteCommunicator {
         check(MPI_Irecv(data, count, MPI_BYTE, r, 0, comm_, &requests.emplace_back()), "MPI_Irecv");
       });
     }
-    // Each rank begins with its right neighbour, so that not all send to rank 0 first.
+    // Each rank sends to its right neighbour first, so that not all send to rank 0 at once.
     for (int step = 1; step < size(); ++step) {
       const int r = (rank() + step) % size();
       in_chunks(send[r], [&](const std::byte* data, int count) {

@@ -115,13 +115,13 @@ struct Pools {
 
 }  // namespace
 
-TEST_CASE("slices cover every element exactly once, and start at 256-byte multiples") {
+TEST_CASE("slices cover every element once, and shards are multiples of 256 bytes") {
   const int ranks = GENERATE(1, 2, 3, 4, 5);
   std::vector<std::map<std::string, Shape>> seen(ranks);  // one for each rank: no sharing
   run_ranks(ranks, [&](Communicator& world) {
     TestUnit u("unit", world, at::kBFloat16);
     ENSURE(u.unit.flat_numel() == world.size() * u.unit.shard.numel(), "flat {}", u.unit.flat_numel());
-    ENSURE(u.unit.shard.nbytes() % 256 == 0, "a slice of {} bytes", u.unit.shard.nbytes());
+    ENSURE(u.unit.shard.nbytes() % 256 == 0, "a shard of {} bytes", u.unit.shard.nbytes());
     for (const UnitParam& param : u.unit.params()) {
       seen[world.rank()][param.name] = Shape(at::zeros(param.global_shape).numel(), 0);
     }
@@ -179,7 +179,7 @@ TEST_CASE("gather gives every rank the whole parameters, rounded to the compute 
   });
 }
 
-TEST_CASE("pooled units: kept graphs stay valid, gradients add up over micro-batches") {
+TEST_CASE("pooled units: saved graphs stay valid, gradients accumulate over micro-batches") {
   const int ranks = GENERATE(1, 2, 3, 4, 5);
   run_ranks(ranks, [](Communicator& world) {
     TestUnit first("one", world, at::kDouble), second("second", world, at::kDouble);
@@ -251,7 +251,7 @@ TEST_CASE("a group of one may compute in its shard and gather nothing") {
   });
 }
 
-TEST_CASE("what is going to be stored is not zeroed, everything else is") {
+TEST_CASE("gradients that will be stored are not zeroed, all others are") {
   run_ranks(2, [](Communicator& world) {
     at::Tensor a, stored, b;
     bool to_store = false;
@@ -261,7 +261,7 @@ TEST_CASE("what is going to be stored is not zeroed, everything else is") {
     at::Tensor full = at::full({n}, 3.0);
     unit.bind(at::zeros({n}), full);
     unit.claim_full_grads();
-    ENSURE(to_store, "nobody was told to store");
+    ENSURE(to_store, "the gradient is not marked to be stored");
     check_same_bits(stored.grad(), at::full({5, 2}, 3.0), "left alone");
     ENSURE((full != 0).sum().item<int64_t>() == 10, "padding or another parameter kept a value");
     try {

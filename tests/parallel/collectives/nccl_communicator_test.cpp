@@ -16,7 +16,7 @@ namespace {
 
 int count_gpus() {
   const int gpus = c10::impl::VirtualGuardImpl(c10::kCUDA).deviceCount();
-  REQUIRE(gpus > 0);  // a machine without one cannot tell anything here
+  REQUIRE(gpus > 0);  // a machine without one tests nothing here
   return gpus;
 }
 
@@ -43,14 +43,14 @@ TEST_CASE("NCCL: every collective meets its oracle, on every number of GPUs", "[
     }
 }
 
-TEST_CASE("NCCL: tensors in host memory go over the host's communicator", "[cuda]") {
+TEST_CASE("NCCL: tensors in host memory use the host's communicator", "[cuda]") {
   for (const CollectiveCase& test : collective_cases()) {
     INFO(test.name);
     REQUIRE_NOTHROW(run_gpu_ranks(count_gpus(), [&](Communicator& world, at::Device) { test.check(world, at::kCPU); }));
   }
 }
 
-TEST_CASE("ranks that share a GPU meet in host memory", "[cuda]") {
+TEST_CASE("ranks that share a GPU exchange host memory", "[cuda]") {
   const int ranks = GENERATE(1, 2, 3);
   const at::Device shared = gpu_of(count_gpus() - 1);
   for (const CollectiveCase& test : collective_cases()) {
