@@ -44,7 +44,7 @@ struct ModelRanks {
 struct MoeOptions {
   at::Device device = at::kCPU;
   Overlap overlap = Overlap::yes;
-  int64_t chunks = 1;  ///< pieces of a micro-batch: one is on its way while another is computed
+  int64_t chunks = 1;  ///< parts of a micro-batch: one is in flight while another is computed
   kernels::ExpertKernels kernels = kernels::ExpertKernels::unfused;
 };
 
