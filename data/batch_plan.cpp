@@ -2,12 +2,9 @@
 
 #include <algorithm>
 
+#include "core/integers.h"
+
 namespace olmoe {
-namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
 
 int64_t BatchPlan::micro_batches() const { return ceil_div(global_batch, micro_batch); }
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/integers.h"
 #include "core/process/process_limits.h"
 #include "data/document_table.h"
 #include "data/file_sample.h"
@@ -169,7 +170,7 @@ void TokenFile::judge_sample(Hasher& hasher) {
   for_id_type(dtype_, [&]<class Id>() {
     for (const auto& block : sample.blocks) {
       // The first whole id of the block.
-      const int64_t first = (block.offset + id_bytes(dtype_) - 1) / id_bytes(dtype_);
+      const int64_t first = ceil_div(block.offset, id_bytes(dtype_));
       const auto bytes = std::span(block.bytes).subspan(static_cast<size_t>(first * id_bytes(dtype_) - block.offset));
       std::vector<Id> ids(bytes.size() / sizeof(Id));
       std::memcpy(ids.data(), bytes.data(), ids.size() * sizeof(Id));

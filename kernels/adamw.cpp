@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "core/integers.h"
 #include "kernels/adamw_element.h"
 #include "kernels/cuda_kernels.h"
 #include "kernels/rows/dtypes.h"
@@ -142,7 +143,7 @@ at::Tensor squared_norm(const at::Tensor& x) {
   constexpr int64_t kBlock = 16384;
   const at::Tensor dense = x.contiguous();
   if (dense.is_cuda()) return cuda::squared_norm(dense);
-  const int64_t n = dense.numel(), blocks = (n + kBlock - 1) / kBlock;
+  const int64_t n = dense.numel(), blocks = ceil_div(n, kBlock);
   std::vector<double> partial(blocks);
   double* const partials = partial.data();
   for_dtype(dense.scalar_type(), [&]<typename T>() {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/integers.h"
 #include "kernels/adamw_element.h"
 #include "kernels/cuda_kernels.h"
 #include "kernels/rows/launch.cuh"
@@ -130,7 +131,7 @@ void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tenso
 }
 
 at::Tensor squared_norm(const at::Tensor& x) {
-  const int64_t n = x.numel(), blocks = (n + kElementsPerBlock - 1) / kElementsPerBlock;
+  const int64_t n = x.numel(), blocks = ceil_div(n, kElementsPerBlock);
   const auto options = x.options().dtype(at::kDouble);
   const at::Tensor partial_sums = at::empty({blocks}, options), total = at::empty({}, options);
   double* const partials = partial_sums.data_ptr<double>();

@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 
+#include "core/integers.h"
 #include "kernels/blas.h"
 #include "kernels/cuda_kernels.h"
 #include "kernels/cudnn/attention.h"
@@ -164,7 +165,7 @@ void score_gradients(Block block, int64_t d, Acc<T> scale, BlockRows<T> in, Roun
 
 struct Dims {
   int64_t B, S, H, G, d;
-  int64_t blocks() const { return (S + kQueryBlock - 1) / kQueryBlock; }
+  int64_t blocks() const { return ceil_div(S, kQueryBlock); }
   int64_t block_rows() const { return std::min(S, kQueryBlock); }
   int64_t kv_head(int64_t h) const { return h / (H / G); }
 };

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 
+#include "core/integers.h"
 #include "kernels/rows/elements.h"
 
 namespace olmoe::kernels {
@@ -15,7 +16,7 @@ struct SortedIds {
   const int32_t* ids;
   int64_t rows;
 
-  int64_t chunks() const { return (rows + kChunkRows - 1) / kChunkRows; }
+  int64_t chunks() const { return ceil_div(rows, kChunkRows); }
   OLMOE_ELEMENT int64_t chunk_begin(int64_t chunk) const { return chunk * kChunkRows; }
   OLMOE_ELEMENT int64_t chunk_end(int64_t chunk) const {
     const int64_t end = (chunk + 1) * kChunkRows;

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/integers.h"
+
 namespace olmoe::kernels {
 
 /// Rows [begin, end) of one expert; expert E, and no rows, past the last tile.
@@ -21,7 +23,7 @@ C10_HOST_DEVICE inline int64_t max_row_tiles(int64_t R, int64_t E) { return R / 
 C10_HOST_DEVICE inline RowTile row_tile(int64_t tile, const int32_t* offsets_E, int64_t E) {
   int64_t first = 0;
   for (int64_t e = 0; e < E; ++e) {
-    const int64_t end = offsets_E[e], tiles = (end - first + kRowsPerTile - 1) / kRowsPerTile;
+    const int64_t end = offsets_E[e], tiles = ceil_div(end - first, kRowsPerTile);
     if (tile < tiles) {
       const int64_t begin = first + tile * kRowsPerTile;
       return {e, begin, std::min(begin + kRowsPerTile, end)};

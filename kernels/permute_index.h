@@ -6,6 +6,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "core/integers.h"
+
 namespace olmoe::kernels {
 
 /// Assignments that a warp reads at one time: several of each lane's, so that their loads overlap.
@@ -20,9 +22,9 @@ struct Chunks {
 /// Depends on R alone. The rows of a chunk are whole tiles.
 inline Chunks chunks_of(int64_t R) {
   constexpr int64_t kMinRows = 2 * kTileRows;
-  const int64_t least = std::max<int64_t>(kMinRows, (R + kMaxChunks - 1) / kMaxChunks);
-  const int64_t rows = (least + kTileRows - 1) / kTileRows * kTileRows;
-  return {rows, std::max<int64_t>(1, (R + rows - 1) / rows)};
+  const int64_t least = std::max<int64_t>(kMinRows, ceil_div(R, kMaxChunks));
+  const int64_t rows = round_up(least, kTileRows);
+  return {rows, std::max<int64_t>(1, ceil_div(R, rows))};
 }
 /// How many of the lanes in `peers` come before `lane`.
 C10_HOST_DEVICE inline int rank_among(uint32_t peers, int lane) { return std::popcount(peers & ((1u << lane) - 1)); }

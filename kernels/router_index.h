@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/integers.h"
+
 namespace olmoe::kernels {
 
 /// Consecutive tokens [begin, end) of one group.
@@ -14,9 +16,7 @@ struct TokenRun {
 /// Most tokens of a run: few enough that the runs of a micro-batch fill a GPU.
 constexpr int64_t kTokensPerRun = 32;
 
-C10_HOST_DEVICE inline int64_t runs_per_group(int64_t group_size) {
-  return (group_size + kTokensPerRun - 1) / kTokensPerRun;
-}
+C10_HOST_DEVICE inline int64_t runs_per_group(int64_t group_size) { return ceil_div(group_size, kTokensPerRun); }
 /// Run `run` of all groups' runs. None straddles two groups, so one histogram serves a run.
 C10_HOST_DEVICE inline TokenRun token_run(int64_t run, int64_t group_size) {
   const int64_t group = run / runs_per_group(group_size), group_begin = group * group_size;

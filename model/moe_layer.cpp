@@ -6,6 +6,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/integers.h"
 #include "parallel/collectives/communicator.h"
 
 namespace olmoe {
@@ -82,7 +83,7 @@ at::Tensor MoeLayer::forward_chunks(const at::Tensor& x_ND, const at::Tensor& sc
   std::vector<TokenDispatcher::Sent> sent;
   for (size_t c = 0; c < plans.size(); ++c)
     sent.push_back(dispatcher_.send(tokens_of(x_ND, c), tokens_of(scores_NK, c), plans[c]));
-  std::vector<RowExchange::Started> sent_back;
+  std::vector<PendingExchange> sent_back;
   for (size_t c = 0; c < plans.size(); ++c) {
     const auto here = dispatcher_.receive(std::exchange(sent[c], {}));
     const Normed x{here.x_MD, {here.x_MD.detach(), {}}};  // what arrived cannot be made again, and is kept

@@ -48,8 +48,8 @@ struct ModelRanks {
 /// How experts are computed, and how tokens travel to those of other ranks.
 struct MoeOptions {
   at::Device device = at::kCPU;
-  Lane::Beside beside = Lane::Beside::yes;
-  int64_t chunks = 1;  ///< pieces of a micro-batch: one is on its way while another is computed
+  Overlap overlap = Overlap::yes;
+  int64_t chunks = 1;  ///< parts of a micro-batch: one is in flight while another is computed
   kernels::ExpertKernels kernels = kernels::ExpertKernels::unfused;
 };
 

@@ -136,11 +136,11 @@ TokenDispatcher::Received TokenDispatcher::receive(const Sent& sent) const {
   return {std::move(x_MD), exchange_->wait(sent.scores_SK)};
 }
 
-RowExchange::Started TokenDispatcher::send_back(const at::Tensor& y_MD, const DispatchPlan& plan) const {
+PendingExchange TokenDispatcher::send_back(const at::Tensor& y_MD, const DispatchPlan& plan) const {
   return exchange_->start(y_MD, {plan.counts.recv, plan.counts.send});
 }
 
-at::Tensor TokenDispatcher::receive_back(const RowExchange::Started& sent, const DispatchPlan& plan,
+at::Tensor TokenDispatcher::receive_back(const PendingExchange& sent, const DispatchPlan& plan,
                                          const at::Tensor& residual_ND) const {
   return SumFunction::apply(exchange_->wait(sent), plan.copies, residual_ND);
 }

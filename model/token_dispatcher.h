@@ -26,7 +26,7 @@ class TokenDispatcher {
   DispatchPlan plan_here(const at::Tensor& ids_NK, bool some_absent) const;
 
   struct Sent {
-    RowExchange::Started x_SD, scores_SK;
+    PendingExchange x_SD, scores_SK;
   };
   Sent send(const at::Tensor& x_ND, const at::Tensor& scores_NK, const DispatchPlan& plan) const;
   struct Received {
@@ -34,10 +34,9 @@ class TokenDispatcher {
   };
   Received receive(const Sent& sent) const;
   /// One row for each received token: the sum over its experts here.
-  RowExchange::Started send_back(const at::Tensor& y_MD, const DispatchPlan& plan) const;
+  PendingExchange send_back(const at::Tensor& y_MD, const DispatchPlan& plan) const;
   /// y_ND = residual_ND + the rows of each token, in the order in which it chose their ranks.
-  at::Tensor receive_back(const RowExchange::Started& sent, const DispatchPlan& plan,
-                          const at::Tensor& residual_ND) const;
+  at::Tensor receive_back(const PendingExchange& sent, const DispatchPlan& plan, const at::Tensor& residual_ND) const;
 
   int64_t num_local_experts() const { return num_local_experts_; }
   /// Whether experts are on other ranks too.

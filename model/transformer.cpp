@@ -102,7 +102,7 @@ class DenseBlock : public Block {
 
 std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options,
                                                 const kernels::AttentionMethod& attention) {
-  const ModelRanks ranks{.experts = std::make_shared<RowExchange>(mesh.expert(), options.device, options.beside),
+  const ModelRanks ranks{.experts = std::make_shared<RowExchange>(mesh.expert(), options.device, options.overlap),
                          .data = mesh.world()};
   std::vector<std::unique_ptr<Stage>> stages;
   stages.push_back(std::make_unique<EmbeddingStage>(config));

@@ -11,28 +11,28 @@
 namespace olmoe {
 namespace {
 
-std::string told_by(const std::exception& error) {
+std::string message_of(const std::exception& error) {
   const auto* from_torch = dynamic_cast<const c10::Error*>(&error);
   return from_torch != nullptr ? from_torch->what_without_backtrace() : error.what();
 }
 
-/// LibTorch has no type for host memory that it could not get.
+/// LibTorch has no error type for a failed allocation of host memory.
 bool is_lack_of_memory(const std::exception& error) {
   return dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
          dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
          (dynamic_cast<const c10::Error*>(&error) != nullptr &&
-          told_by(error).find("can't allocate memory") != std::string::npos);
+          message_of(error).find("can't allocate memory") != std::string::npos);
 }
 
 }  // namespace
 
 std::string error_text(const std::exception& error) {
-  const auto told = told_by(error);
-  if (!is_lack_of_memory(error)) return told;
+  const auto message = message_of(error);
+  if (!is_lack_of_memory(error)) return message;
   return fmt::format(
       "not enough memory: {}{}. --dry-run prints what a rank needs; a smaller train.micro_batch_size, "
       "train.recompute, and more ranks need less",
-      told.substr(0, told.find('\n')), limit_behind(ENOMEM));
+      message.substr(0, message.find('\n')), limit_behind(ENOMEM));
 }
 
 ExitCode exit_code_of(const std::exception& error) {

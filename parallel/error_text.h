@@ -6,11 +6,11 @@
 
 namespace olmoe {
 
-/// What to tell a person of an error: LibTorch's without the frames of its stack; a lack of memory, of host or GPU,
-/// with the limit that may be behind it and what needs less.
+/// The message of an error for users: without the stack trace of LibTorch's errors; for a lack of host or GPU memory
+/// with the limit that may be its cause, and what needs less.
 std::string error_text(const std::exception& error);
 
-/// An Error's own; that of a config for a lack of memory, which a smaller one mends; else internal.
+/// The exit code of an Error; ExitCode::config for a lack of memory, which a smaller config solves; else internal.
 ExitCode exit_code_of(const std::exception& error);
 
 }  // namespace olmoe

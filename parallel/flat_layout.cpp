@@ -1,13 +1,13 @@
 #include "parallel/flat_layout.h"
 
+#include "core/integers.h"
+
 namespace olmoe {
 namespace {
 
 // 256 bytes of bfloat16; wider types start at a multiple of that. One number for all dtypes keeps the layout, and so
 // the shard, independent of the compute dtype.
 constexpr int64_t kAlign = 128;
-
-int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 

@@ -7,18 +7,18 @@
 
 namespace olmoe {
 
-/// A range of a flat buffer that one unit is bound to. Ranges of one pool may overlap: `claim`
-/// makes this range its owner's and ends the tenancy of every range that it overlaps.
+/// A range of a flat buffer that one unit is bound to. Ranges of one pool may overlap: claim() makes this range its
+/// tenant's, and ends the tenancy of every range that it overlaps.
 class PoolRange {
  public:
-  /// A whole tensor, shared with no one.
-  PoolRange(at::Tensor flat);  // NOLINT(google-explicit-constructor): a tensor is a pool of one
-  /// [numel], the memory of this range.
+  /// A whole tensor [numel] that no other range overlaps. Throws Error if it is not flat and contiguous.
+  PoolRange(at::Tensor flat);  // NOLINT(google-explicit-constructor): a tensor is a pool of one range
+  /// The memory of this range [numel].
   const at::Tensor& flat() const { return flat_; }
   /// Whether another range may overlap this one.
   bool shared() const { return shared_; }
   void claim(const void* tenant);
-  /// True from `tenant`'s claim until its vacate, or until an overlapping range is claimed.
+  /// True from claim() until vacate() with the same tenant, or until an overlapping range is claimed.
   bool held_by(const void* tenant) const;
   void vacate(const void* tenant);
 
@@ -34,18 +34,20 @@ class PoolRange {
   at::Tensor flat_;
   int64_t begin_ = 0;
   bool shared_ = true;
-  std::shared_ptr<Tenancies> tenancies_;  ///< of the whole pool: who is in it now, and where
+  std::shared_ptr<Tenancies> tenancies_;  ///< of the whole pool
 };
 
-/// One flat buffer in which units take turns. Two for weights and two for gradients, chosen by the
-/// parity of the stage, keep one stage computing while the next is gathered (ZeRO-3).
+/// A flat buffer that units use in turn. With two for weights and two for gradients, selected by the parity of the
+/// stage, one stage computes while the next is gathered (ZeRO-3).
 class GatherPool {
  public:
+  /// Zeros [numel].
   GatherPool(int64_t numel, at::ScalarType dtype, at::Device device);
-  /// Over a flat tensor that was made for it.
+  /// Uses the memory of `flat` [numel].
   explicit GatherPool(at::Tensor flat);
   int64_t numel() const { return flat_.numel(); }
-  /// The elements [begin, begin + numel). Units of one stage get ranges side by side.
+  /// The elements [begin, begin + numel). The ranges of units of one stage do not overlap. Throws Error for elements
+  /// outside of the pool.
   PoolRange range(int64_t begin, int64_t numel) const;
 
  private:

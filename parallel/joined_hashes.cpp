@@ -23,7 +23,7 @@ int64_t parse_half(std::string_view digits) {
 
 std::string join_hashes(Communicator& world, const std::vector<std::string>& hashes) {
   const auto files = std::ssize(hashes);
-  auto halves_2F = at::zeros({2 * files}, at::kLong);  // a sum of one number and zeros is that number
+  auto halves_2F = at::zeros({2 * files}, at::kLong);  // all ranks but one add zeros
   auto* const halves = halves_2F.mutable_data_ptr<int64_t>();
   for (int64_t f = 0; f < files; ++f) {
     const auto& hash = hashes[static_cast<size_t>(f)];

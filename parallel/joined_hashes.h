@@ -6,8 +6,9 @@
 
 namespace olmoe {
 
-/// One hash, in hex, over those of many files, of which every rank has some (32 hex digits) and the others are empty:
-/// each file's by exactly one rank. Collective over world.
+/// A hash over the hashes of many files, each computed by exactly one rank: that rank passes 32 hex digits, the others
+/// an empty string. The result, 32 hex digits, is the same on all ranks. Throws Error for a hash of another form.
+/// Collective over world, with as many files on each rank.
 std::string join_hashes(Communicator& world, const std::vector<std::string>& hashes);
 
 }  // namespace olmoe

@@ -19,7 +19,7 @@ constexpr std::array<std::pair<Collective, Traffic::Count Traffic::*>, 6> kKinds
 
 void add_axis(MeshTraffic& counts, const char* name, const Communicator& axis) {
   if (axis.size() == 1) return;
-  const Traffic traffic = axis.traffic();
+  const Traffic& traffic = axis.diagnostics().traffic();
   for (const auto& [kind, member] : kKinds) {
     const auto key = fmt::format("{}/{}", name, name_of(kind));
     counts["calls/" + key] = (traffic.*member).calls;

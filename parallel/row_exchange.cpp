@@ -14,89 +14,93 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-class RowExchange::Flight {
+/// The buffers of one exchange, and of its gradients in the backward pass.
+class RowTransfer {
  public:
-  Flight(std::shared_ptr<Link> link, RowCounts counts) : link_(std::move(link)), counts_(std::move(counts)) {}
+  RowTransfer(std::shared_ptr<RowExchange::Link> link, RowCounts counts)
+      : link_(std::move(link)), counts_(std::move(counts)) {}
 
-  void send(const at::Tensor& rows) { leave(rows, counts_.send, counts_.recv); }
-  void send_back(const at::Tensor& rows) { leave(rows, counts_.recv, counts_.send); }
-  /// What arrived. Both buffers are the caller's, or free, from here on.
-  at::Tensor land() {
-    ENSURE(arriving_.defined(), "{}: rows are waited for that are not on their way", link_->group.name());
-    link_->lane.wait(arrival_);
-    leaving_.reset();
-    return std::exchange(arriving_, {});
+  void send(const at::Tensor& rows) { start(rows, counts_.send, counts_.recv); }
+  void send_back(const at::Tensor& rows) { start(rows, counts_.recv, counts_.send); }
+  /// What was received, once the caller's stream waits for it. The buffers are the caller's, or free, from here on.
+  at::Tensor wait() {
+    ENSURE(received_.defined(), "{}: no exchange of rows is in flight that could be waited for", link_->group.name());
+    link_->stream.wait(done_);
+    sent_.reset();
+    return std::exchange(received_, {});
   }
-  /// What will have arrived, for the engine to hold on to until it is waited for.
-  const at::Tensor& arriving() const { return arriving_; }
+  /// The buffer of an exchange in flight, for autograd to hold until wait().
+  const at::Tensor& receiving() const { return received_; }
 
  private:
-  void leave(const at::Tensor& rows, const std::vector<int64_t>& send, const std::vector<int64_t>& recv) {
-    ENSURE(!arriving_.defined(), "{}: rows are sent while others are on their way", link_->group.name());
+  void start(const at::Tensor& rows, const std::vector<int64_t>& send, const std::vector<int64_t>& recv) {
+    ENSURE(!received_.defined(), "{}: an exchange of rows is started while one is in flight", link_->group.name());
     auto sizes = rows.sizes().vec();
     sizes.front() = std::accumulate(recv.begin(), recv.end(), int64_t{0});
-    leaving_ = rows.contiguous();
-    arriving_ = at::empty(sizes, rows.options());
-    link_->lane.run([&] { link_->group.all_to_all(arriving_, leaving_, recv, send); });
-    arrival_ = link_->lane.mark();
+    sent_ = rows.contiguous();
+    received_ = at::empty(sizes, rows.options());
+    link_->stream.run([&] { link_->group.all_to_all(received_, sent_, recv, send); });
+    done_ = link_->stream.mark();
   }
 
-  std::shared_ptr<Link> link_;
+  std::shared_ptr<RowExchange::Link> link_;
   RowCounts counts_;
-  at::Tensor leaving_, arriving_;
-  Lane::Mark arrival_;
+  at::Tensor sent_, received_;
+  SideStream::Mark done_;
 };
 
 namespace {
 
-using FlightPtr = std::shared_ptr<RowExchange::Flight>;
+using TransferPtr = std::shared_ptr<RowTransfer>;
 
-/// What a node of the graph keeps of a flight.
-struct Ticket : torch::CustomClassHolder {
-  explicit Ticket(FlightPtr of) : flight(std::move(of)) {}
-  FlightPtr flight;
+/// A transfer as a node of the graph keeps it.
+struct SavedTransfer : torch::CustomClassHolder {
+  explicit SavedTransfer(TransferPtr saved) : transfer(std::move(saved)) {}
+  TransferPtr transfer;
 };
 
-void keep(AutogradContext* ctx, const FlightPtr& flight) {
-  ctx->saved_data["flight"] = c10::IValue::make_capsule(c10::make_intrusive<Ticket>(flight));
+void save(AutogradContext* ctx, const TransferPtr& transfer) {
+  ctx->saved_data["transfer"] = c10::IValue::make_capsule(c10::make_intrusive<SavedTransfer>(transfer));
 }
 
-RowExchange::Flight& flight_of(AutogradContext* ctx) {
-  return *c10::static_intrusive_pointer_cast<Ticket>(ctx->saved_data["flight"].toCapsule())->flight;
+RowTransfer& transfer_of(AutogradContext* ctx) {
+  return *c10::static_intrusive_pointer_cast<SavedTransfer>(ctx->saved_data["transfer"].toCapsule())->transfer;
 }
 
 struct StartFunction : Function<StartFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& rows, const FlightPtr& flight) {
-    flight->send(rows);
-    keep(ctx, flight);
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& rows, const TransferPtr& transfer) {
+    transfer->send(rows);
+    save(ctx, transfer);
     return at::empty({1}, rows.options()).expand(rows.sizes());
   }
-  /// The gradient is that of WaitFunction, which has not arrived before this.
-  static variable_list backward(AutogradContext* ctx, const variable_list&) { return {flight_of(ctx).land(), {}}; }
+  /// The incoming gradient is the buffer that WaitFunction's backward returned; it is filled once wait() returns.
+  static variable_list backward(AutogradContext* ctx, const variable_list&) { return {transfer_of(ctx).wait(), {}}; }
 };
 
 struct WaitFunction : Function<WaitFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor&, const FlightPtr& flight) {
-    keep(ctx, flight);
-    return flight->land();
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor&, const TransferPtr& transfer) {
+    save(ctx, transfer);
+    return transfer->wait();
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    auto& flight = flight_of(ctx);
-    flight.send_back(grads[0]);
-    return {flight.arriving(), {}};
+    auto& transfer = transfer_of(ctx);
+    transfer.send_back(grads[0]);
+    return {transfer.receiving(), {}};
   }
 };
 
 }  // namespace
 
-RowExchange::RowExchange(Communicator& group, c10::Device device, Lane::Beside beside)
-    : link_(std::make_shared<Link>(Link{group, Lane(device, beside)})) {}
+RowExchange::RowExchange(Communicator& group, c10::Device device, Overlap overlap)
+    : link_(std::make_shared<Link>(Link{group, SideStream(device, overlap)})) {}
 
-RowExchange::Started RowExchange::start(const at::Tensor& rows, const RowCounts& counts) {
-  auto flight = std::make_shared<Flight>(link_, counts);
-  return {StartFunction::apply(rows, flight), flight};
+PendingExchange RowExchange::start(const at::Tensor& rows, const RowCounts& counts) {
+  auto transfer = std::make_shared<RowTransfer>(link_, counts);
+  return {StartFunction::apply(rows, transfer), transfer};
 }
 
-at::Tensor RowExchange::wait(const Started& started) { return WaitFunction::apply(started.stand_in, started.flight); }
+at::Tensor RowExchange::wait(const PendingExchange& pending) {
+  return WaitFunction::apply(pending.placeholder, pending.transfer);
+}
 
 }  // namespace olmoe

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "parallel/collectives/communicator.h"
-#include "parallel/lane.h"
+#include "parallel/side_stream.h"
 
 namespace olmoe {
 
@@ -16,34 +16,38 @@ struct RowCounts {
   std::vector<int64_t> send, recv;
 };
 
-/// The all_to_all of rows as autograd sees it, in two halves: `start` sends, `wait` gives what arrived. What the caller
-/// computes between the two hides the way, on a lane where the device has one. Backward mirrors it: the gradient of
-/// `wait` starts the way back, that of `start` waits for it. The engine runs what was recorded last first, so ranks
-/// that record alike make their backward's calls in the same order.
+class RowTransfer;  // the buffers of one exchange, in row_exchange.cpp
+
+/// An exchange that was started and not waited for.
+struct PendingExchange {
+  at::Tensor placeholder;  ///< [S, ...] without memory: it carries the autograd graph, no values
+  std::shared_ptr<RowTransfer> transfer;
+};
+
+/// The all_to_all of rows in two halves, each an autograd Function: start() sends, wait() returns what was received.
+/// What the caller computes between the two overlaps the exchange, if the device has side streams. Backward mirrors it:
+/// the backward of wait() starts the exchange of the gradients, that of start() waits for it. Autograd runs the last
+/// recorded function first, so ranks that record in the same order make their calls in backward in the same order.
 class RowExchange {
  public:
-  RowExchange(Communicator& group, c10::Device device, Lane::Beside beside);
+  RowExchange(Communicator& group, c10::Device device, Overlap overlap);
 
-  /// Rows that are on their way.
-  class Flight;
-  struct Started {
-    at::Tensor stand_in;  ///< [S, ...], without memory of its own: it carries the graph, no values
-    std::shared_ptr<Flight> flight;
-  };
-  /// Sends rows [S, ...], sorted by rank; they stay alive until they are waited for. Collective over the group.
-  Started start(const at::Tensor& rows, const RowCounts& counts);
-  /// The rows [M, ...] that arrived, in rank order.
-  at::Tensor wait(const Started& started);
+  /// Starts to send `rows` [S, ...] of any dtype, sorted by destination rank; they are kept alive until wait().
+  /// `counts` add up to S and M, or the communicator throws Error. Collective over the group.
+  PendingExchange start(const at::Tensor& rows, const RowCounts& counts);
+  /// The received rows [M, ...], sorted by the rank that they came from. Throws Error if `pending` was waited for
+  /// already.
+  at::Tensor wait(const PendingExchange& pending);
 
   Communicator& group() { return link_->group; }
 
  private:
-  friend class Flight;
+  friend class RowTransfer;
   struct Link {
     Communicator& group;
-    Lane lane;
+    SideStream stream;
   };
-  std::shared_ptr<Link> link_;  ///< shared with flights, which a graph may keep for longer than this lives
+  std::shared_ptr<Link> link_;  ///< shared with transfers, which a graph may keep for longer than this lives
 };
 
 }  // namespace olmoe

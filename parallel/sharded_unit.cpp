@@ -35,8 +35,7 @@ ShardedUnit::ShardedUnit(std::vector<UnitParam> params, Communicator& group, at:
   grad = at::zeros({flat_numel_ / group_.size()}, options);
 }
 
-/// Places the parameters one behind the other and lists the pieces that fall into this rank's
-/// slice.
+/// Lays out the parameters and lists the slices of them that are in this rank's shard.
 void ShardedUnit::lay_out() {
   std::vector<int64_t> numels;
   for (const UnitParam& param : params_) {
@@ -50,15 +49,15 @@ void ShardedUnit::lay_out() {
   auto layout = lay_out_flat(numels, group_.size());
   begins_ = std::move(layout.begins);
   flat_numel_ = layout.numel;
-  const int64_t slice_numel = flat_numel_ / group_.size(), slice_begin = group_.rank() * slice_numel;
+  const int64_t shard_numel = flat_numel_ / group_.size(), shard_begin = group_.rank() * shard_numel;
   for (size_t i = 0; i < params_.size(); ++i) {
     const UnitParam& param = params_[i];
-    const int64_t begin = std::max(begins_[i], slice_begin);
-    const int64_t stop = std::min(begins_[i] + numel_of(param.shape), slice_begin + slice_numel);
+    const int64_t begin = std::max(begins_[i], shard_begin);
+    const int64_t stop = std::min(begins_[i] + numel_of(param.shape), shard_begin + shard_numel);
     const int64_t to_global = param.first - begins_[i];
     if (begin < stop) {
       slices_.push_back(
-          {param.name, param.global_shape, begin + to_global, stop + to_global, begin - slice_begin, param.role});
+          {param.name, param.global_shape, begin + to_global, stop + to_global, begin - shard_begin, param.role});
     }
   }
 }
@@ -135,7 +134,7 @@ void ShardedUnit::claim_full_grads() {
   zero_added_grads();
 }
 
-/// Everything but the parameters that are stored: those that are added to, and padding, in pieces as long as may be.
+/// Zeroes everything except the parameters that are stored, in ranges as long as possible.
 void ShardedUnit::zero_added_grads() const {
   const auto flat = grads_->flat().variable_data();
   int64_t begin = 0;
@@ -157,7 +156,7 @@ void ShardedUnit::reduce_grads(const at::Tensor& wire) {
          params_.empty() ? "an empty unit" : params_.front().name);
   for (const auto& param : params_)
     ENSURE(param.to_store == nullptr || !*param.to_store, "the gradient of {} was never stored", param.name);
-  // This rank's part of the full gradients is read only by this rank, and is the staging slice.
+  // Only this rank reads its part of the full gradients: the sum goes there.
   at::Tensor full = grads_->flat().variable_data();
   at::Tensor sum = own_part(full);
   if (wire.defined())

@@ -12,7 +12,7 @@
 namespace olmoe {
 namespace {
 
-/// Ranks of equal (rank / stride / size, rank % stride) form one group of the axis.
+/// Ranks with equal (rank / stride / size, rank % stride) are one group of the axis.
 struct AxisLayout {
   const char* name;
   int size, stride;
@@ -33,8 +33,8 @@ bool stays_within_hosts(const AxisLayout& axis, const std::vector<std::string>& 
   return true;
 }
 
-/// The same number of ranks on each host, host after host in order of appearance.
-std::vector<std::string> host_after_host(const std::vector<std::string>& host_of_rank) {
+/// The hosts of the same ranks numbered host by host, in order of appearance.
+std::vector<std::string> numbered_by_host(const std::vector<std::string>& host_of_rank) {
   std::map<std::string, size_t> first;
   for (size_t rank = 0; rank < host_of_rank.size(); ++rank) first.emplace(host_of_rank[rank], rank);
   auto sorted = host_of_rank;
@@ -59,14 +59,14 @@ std::string ranks_on_hosts(const std::vector<std::string>& host_of_rank) {
 Topology describe_topology(const std::vector<std::string>& host_of_rank, MeshShape shape) {
   ENSURE(std::ssize(host_of_rank) == int64_t{shape.replicate} * shape.shard, "{} hosts are named for {} ranks",
          host_of_rank.size(), shape.replicate * shape.shard);
-  const auto tidy = host_after_host(host_of_rank);
+  const auto by_host = numbered_by_host(host_of_rank);
   Topology out;
   std::vector<std::string> within, between;
   for (const auto& axis : axes_of(shape)) {
     if (axis.size == 1) continue;
     const bool stays = stays_within_hosts(axis, host_of_rank);
     (stays ? within : between).push_back(axis.name);
-    if (!stays && stays_within_hosts(axis, tidy)) out.scattered.push_back(axis.name);
+    if (!stays && stays_within_hosts(axis, by_host)) out.scattered.push_back(axis.name);
   }
   out.summary = ranks_on_hosts(host_of_rank);
   if (!within.empty()) out.summary += fmt::format("; within a host: {}", fmt::join(within, ", "));

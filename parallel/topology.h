@@ -6,16 +6,15 @@
 
 namespace olmoe {
 
-/// How a mesh lies over hosts, which is what its inner axes pay for: links within a host are the fast ones.
+/// Which axes of a mesh stay within a host, where links are fast, and which cross hosts.
 struct Topology {
-  /// One line for people: "8 ranks on 2 hosts, 4 each; within a host: expert, expert_shard; between hosts: replicate".
+  /// For logs: "8 ranks on 2 hosts, 4 each; within a host: expert, expert_shard; between hosts: replicate".
   std::string summary;
-  /// Axes that cross hosts although the same ranks on the same hosts, host after host, would keep each of their groups
-  /// within one. Innermost first.
+  /// Axes that cross hosts, but would not if ranks were numbered host by host. Innermost first.
   std::vector<std::string> scattered;
 };
 
-/// `host_of_rank` names the host of each rank of the world.
+/// `host_of_rank` has the name of each rank's host. Throws Error unless there is one for each rank of `shape`.
 Topology describe_topology(const std::vector<std::string>& host_of_rank, MeshShape shape);
 
 }  // namespace olmoe

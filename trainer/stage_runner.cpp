@@ -24,9 +24,7 @@ Batch on_device(const Batch& batch, at::Device device) {
   return {copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets};
 }
 
-Lane::Beside beside(const StageRunner::Options& options) {
-  return options.overlap ? Lane::Beside::yes : Lane::Beside::no;
-}
+Overlap overlap_of(const StageRunner::Options& options) { return options.overlap ? Overlap::yes : Overlap::no; }
 
 }  // namespace
 
@@ -40,8 +38,8 @@ StageRunner::StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh&
       replicate_(mesh.replicate()),
       sharding_{&mesh.shard(), &mesh.expert_shard()},
       options_(options),
-      gather_lane_(options.device, beside(options)),
-      reduce_lane_(options.device, beside(options)),
+      gather_stream_(options.device, overlap_of(options)),
+      reduce_stream_(options.device, overlap_of(options)),
       saved_(stages_.size()) {
   number_moe_layers();
   make_units(mesh);
@@ -82,8 +80,8 @@ void StageRunner::make_units(DeviceMesh& mesh) {
 at::Tensor StageRunner::make_buffer(int64_t numel, at::ScalarType dtype, std::span<Communicator* const> groups) const {
   if (!options_.registered_memory) return at::zeros({numel}, at::TensorOptions().dtype(dtype).device(options_.device));
   const auto bytes = numel * static_cast<int64_t>(c10::elementSize(dtype));
-  const auto memory = groups.front()->allocate(bytes, options_.device);
-  for (auto* group : groups.subspan(1)) group->enroll(memory);
+  const auto memory = groups.front()->buffers().allocate(bytes, options_.device);
+  for (auto* group : groups.subspan(1)) group->buffers().register_buffer(memory);
   return memory.view(dtype);
 }
 
@@ -141,15 +139,15 @@ void StageRunner::reset_totals() {
   copies_ = {};
 }
 
-/// Nothing where the weights are there already, or on their way.
+/// Does nothing for weights that are gathered already, or whose gather is in flight.
 void StageRunner::gather(size_t stage) {
-  gather_lane_.run([&] {
+  gather_stream_.run([&] {
     for (auto* unit : units_of_[stage]) unit->gather();
   });
 }
 
 void StageRunner::reduce(size_t stage) {
-  reduce_lane_.run([&] {
+  reduce_stream_.run([&] {
     for (auto* unit : units_of_[stage]) unit->reduce_grads(wire_);
   });
 }
@@ -177,23 +175,24 @@ at::Tensor StageRunner::score(const Batch& batch) {
 at::Tensor StageRunner::run_to_last(const Batch& batch) {
   auto x = forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1);
   gather(stages_.size() - 1);
-  gather_lane_.wait();
+  gather_stream_.wait();
   return x;
 }
 
-// The schedule. Three lines of work: the caller's computes, one gathers a stage ahead, one reduces a stage behind. Work
-// of a lane starts after all that the caller's line was given before; what else must wait for what:
-//   weights of stage s    The caller waits for their gather before it computes s; only then is the next gather given to
-//                         the lane, so that the caller waits for no more than it needs.
+// The schedule. Three streams: the compute stream, which is the caller's; a side stream that gathers a stage ahead; one
+// that reduces a stage behind. Work of a side stream starts after everything that the compute stream was given before;
+// what else must wait for what:
+//   weights of stage s    The compute stream waits for their gather before s; only then is the next gather enqueued, so
+//                         that the compute stream waits for no more than it needs.
 //   buffer of weights     Holds every second stage. Stage s+1 is gathered into that of s-1 (backward: s-1 into that of
-//                         s+1) when the caller's line holds the last reader of the old tenant, and s not yet.
-//   buffer of gradients   Claimed, and zeroed where it is added to, on the caller's line for stage s-1 after it waited
+//                         s+1) when the last reader of the old tenant was enqueued, and s not yet.
+//   buffer of gradients   Claimed, and zeroed where it is added to, on the compute stream for stage s-1 after it waited
 //                         for the reduction of s+1, its last reader; it does so just before the reduction of s, which
-//                         the backward of s-1 hides. That of the last stage, whose forward makes gradients, before it:
-//                         no reduction is then on its way.
-//   any other tensor      What a lane touches lives as long as the runner. (Communicators may make scratch of their own
-//                         on the lane's stream, and use it nowhere else.)
-//   shard, grad           The optimizer runs on the caller's line, which has waited for all gathers and reductions.
+//                         overlaps the backward of s-1. That of the last stage, whose forward makes gradients, before
+//                         it: no reduction is then in flight.
+//   any other tensor      What a side stream uses lives as long as the runner. (Communicators may allocate temporary
+//                         tensors on a side stream, and use them nowhere else.)
+//   shard, grad           The optimizer runs on the compute stream, which has waited for all gathers and reductions.
 at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed) {
   at::Tensor x;  // undefined for the first stage, which reads the batch
   for (size_t s = 0; s < num_stages; ++s) {
@@ -204,7 +203,7 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
     StageContext context{batch, phase, saved.routing, options_.keep, loss_seed};
     gather(s);  // of the first stage: the others were gathered ahead
-    gather_lane_.wait();
+    gather_stream_.wait();
     if (s + 1 < num_stages) gather(s + 1);
     if (phase == Phase::train && s + 1 == stages_.size()) claim_grads(s);
     {
@@ -224,16 +223,16 @@ void StageRunner::backward(const Batch& batch, const at::Tensor& loss_seed, doub
   for (size_t s = stages_.size(); s-- > 0;) {
     add_to_totals(s, aux_share);
     gather(s);
-    gather_lane_.wait();
+    gather_stream_.wait();
     if (s > 0) gather(s - 1);
     backward_stage(s, batch, dy, aux_share);
-    reduce_lane_.wait();  // for stage s + 1, whose gradients lie where those of s - 1 go
+    reduce_stream_.wait();  // for stage s + 1, whose gradients lie where those of s - 1 go
     if (reduces) reduce(s);
     release(s);
     if (s > 0) dy = saved_[s].x.grad();
     saved_[s] = {};
   }
-  reduce_lane_.wait();
+  reduce_stream_.wait();
 }
 
 /// Before gradients of a stage are made: its full gradients are zero then, or to be stored, or this step's so far.

@@ -15,8 +15,8 @@
 #include "model/stage.h"
 #include "parallel/device_mesh.h"
 #include "parallel/gather_pool.h"
-#include "parallel/lane.h"
 #include "parallel/sharded_unit.h"
+#include "parallel/side_stream.h"
 
 namespace olmoe {
 
@@ -105,7 +105,7 @@ class StageRunner {
   Communicator& replicate_;
   std::array<Communicator*, 2> sharding_;  // the groups that gather and reduce: of dense units, and of experts
   Options options_;
-  Lane gather_lane_, reduce_lane_;
+  SideStream gather_stream_, reduce_stream_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;
   std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
   at::Tensor wire_;  // gradients of a unit on their way, where they travel in a dtype of their own

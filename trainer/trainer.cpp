@@ -44,11 +44,11 @@ at::ScalarType scalar_type(ComputeDtype dtype) {
   throw Error("unreachable compute dtype");
 }
 
-Lane::Beside beside(const Config& config) { return config.parallel.overlap ? Lane::Beside::yes : Lane::Beside::no; }
+Overlap overlap_of(const Config& config) { return config.parallel.overlap ? Overlap::yes : Overlap::no; }
 
 MoeOptions moe_options(const ResolvedRun& run) {
   const auto& config = run.config;
-  return {run.device, beside(config), config.parallel.expert_chunks, config.train.expert_kernels};
+  return {run.device, overlap_of(config), config.parallel.expert_chunks, config.train.expert_kernels};
 }
 
 std::optional<at::ScalarType> wire_dtype(GradientWire wire) {

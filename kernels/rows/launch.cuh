@@ -11,6 +11,7 @@
 #include <iterator>
 #include <limits>
 
+#include "core/integers.h"
 #include "kernels/rows/dtypes.h"
 
 namespace olmoe::kernels::cuda {
@@ -34,7 +35,7 @@ class Launch {
 
 /// Blocks that `threads` threads each need for `n` elements; at least one, so that an empty launch is a launch.
 inline unsigned blocks_for(int64_t n, int threads) {
-  return static_cast<unsigned>(std::max<int64_t>(1, (n + threads - 1) / threads));
+  return static_cast<unsigned>(std::max<int64_t>(1, ceil_div(n, threads)));
 }
 
 /// N elements that are loaded or stored at once: 16 bytes by one instruction, 32 by two.

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/integers.h"
+
 namespace olmoe::kernels {
 
 /// Whether loops take 512-bit vectors: as ATen decides, so ATEN_CPU_CAPABILITY=avx2 narrows both.
@@ -55,8 +57,8 @@ void for_rows(int64_t rows, int64_t row_elements, const Body& body) {
 template <typename Acc, typename Body>
 void sum_over_rows(int64_t rows, int64_t width, Acc* total, const Body& body) {
   constexpr int64_t kMinRowsPerChunk = 16, kMaxChunks = 128;
-  const int64_t chunk_rows = std::max(kMinRowsPerChunk, (rows + kMaxChunks - 1) / kMaxChunks);
-  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  const int64_t chunk_rows = std::max(kMinRowsPerChunk, ceil_div(rows, kMaxChunks));
+  const int64_t chunks = ceil_div(rows, chunk_rows);
   std::vector<Acc> partial(chunks * width, Acc{0});
   Acc* const partials = partial.data();
   for_rows(chunks, chunk_rows * width, [=](int64_t begin, int64_t end) {

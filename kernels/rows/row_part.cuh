@@ -3,6 +3,7 @@
 // reads memory again.
 #pragma once
 #include "core/error.h"
+#include "core/integers.h"
 #include "kernels/rows/launch.cuh"
 
 namespace olmoe::kernels::cuda {
@@ -12,7 +13,7 @@ constexpr int kMaxRowThreads = 512;
 
 /// Whole warps, as many as `items` can use.
 inline int threads_for_row(int64_t items) {
-  const int64_t warps = std::max<int64_t>(1, (items + kWarp - 1) / kWarp);
+  const int64_t warps = std::max<int64_t>(1, ceil_div(items, kWarp));
   return static_cast<int>(std::min<int64_t>(kMaxRowThreads, warps * kWarp));
 }
 

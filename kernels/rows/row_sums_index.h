@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "core/integers.h"
 #include "kernels/rows/elements.h"
 
 namespace olmoe::kernels {
@@ -19,10 +20,10 @@ struct RowChunks {
   int64_t rows;
 
   OLMOE_ELEMENT int64_t chunk_rows() const {
-    const int64_t even = (rows + kMaxChunks - 1) / kMaxChunks;
+    const int64_t even = ceil_div(rows, kMaxChunks);
     return even > kMinRows ? even : kMinRows;
   }
-  OLMOE_ELEMENT int64_t chunks() const { return (rows + chunk_rows() - 1) / chunk_rows(); }
+  OLMOE_ELEMENT int64_t chunks() const { return ceil_div(rows, chunk_rows()); }
   OLMOE_ELEMENT Range operator[](int64_t chunk) const {
     const int64_t begin = chunk * chunk_rows(), end = begin + chunk_rows();
     return {begin, end < rows ? end : rows};
@@ -31,7 +32,7 @@ struct RowChunks {
 
 /// The share that `part` of `parts` has of `count` things; shares are in order and may be empty.
 OLMOE_ELEMENT Range share_of(int64_t count, int64_t part, int64_t parts) {
-  const int64_t size = (count + parts - 1) / parts;
+  const int64_t size = ceil_div(count, parts);
   const int64_t begin = part * size, end = begin + size;
   return {begin < count ? begin : count, end < count ? end : count};
 }

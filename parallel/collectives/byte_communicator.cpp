@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
+#include "core/integers.h"
 #include "parallel/collectives/host_tensor.h"
 #include "parallel/collectives/rank_sum.h"
 
 namespace olmoe {
 namespace {
 
-// A reduction moves and sums chunk by chunk: small enough to be summed out of the cache, large
-// enough to hide the cost of an exchange.
+// A reduction sends and sums chunk by chunk: chunks are small enough to be summed out of the cache, and large enough
+// for the cost of an exchange not to matter.
 constexpr int64_t kChunkBytes = 1 << 18;
 
 std::byte* bytes_of(const at::Tensor& tensor) { return static_cast<std::byte*>(tensor.data_ptr()); }
@@ -73,7 +75,7 @@ void ByteCommunicator::do_all_to_all(at::Tensor& out, const at::Tensor& in, cons
     out_end += to[r].size();
     in_end += from[r].size();
   }
-  // Ranks hold different numbers of rows: only what passes between a pair must be agreed.
+  // Numbers of rows may differ between ranks: a pair compares only what it exchanges.
   auto sizes = [](const auto& blocks) {
     std::vector<int64_t> bytes;
     for (const auto& block : blocks) bytes.push_back(static_cast<int64_t>(block.size()));
@@ -101,7 +103,7 @@ void ByteCommunicator::do_broadcast(at::Tensor& inout, int root) {
 }
 
 void ByteCommunicator::do_barrier() {
-  // No rank agrees before all have come: that is the barrier.
+  // agree() returns when all ranks have called it: that is the barrier.
   agree({calls_++, static_cast<int64_t>(Collective::barrier), 0, 0, 0});
 }
 
@@ -116,25 +118,35 @@ std::vector<std::vector<int64_t>> ByteCommunicator::gather_values(Collective kin
   return all;
 }
 
-/// Sums piece `rank` of the ranks' `in` into `out`. Pieces are those of cut().
+std::unique_ptr<Communicator> ByteCommunicator::do_split(int color, int key, std::string name) {
+  const auto color_and_key = gather_values(Collective::split, {color, key});
+  Part part{color, 0, {}};
+  for (int r = 0; r < size(); ++r)
+    if (color_and_key[r][0] == color) part.members.push_back(r);
+  std::ranges::stable_sort(part.members, {}, [&](int r) { return color_and_key[r][1]; });
+  part.rank = static_cast<int>(std::ranges::find(part.members, rank()) - part.members.begin());
+  return make_part(part, std::move(name));
+}
+
+/// Reduces part `rank` of the ranks' `in` into `out`. Parts are those of cut().
 void ByteCommunicator::reduce_own_part(std::byte* out, at::ScalarType out_dtype, const at::Tensor& in, Reduce op) {
   const int64_t item = in.element_size(), out_item = c10::elementSize(out_dtype);
   const int64_t chunk = kChunkBytes / item;
-  auto piece = [&](int r, int64_t done) {  // the chunk of piece r that begins at `done`
+  auto chunk_of = [&](int r, int64_t done) {  // the chunk of part r that begins at `done`
     const int64_t begin = cut(in.numel(), size(), r), end = cut(in.numel(), size(), r + 1);
     const int64_t first = std::min(begin + done, end);
     return ConstBytes(bytes_of(in) + first * item, std::min(chunk, end - first) * item);
   };
-  const int64_t longest = (in.numel() + size() - 1) / size();
+  const int64_t longest = ceil_div(in.numel(), size());
   const int64_t stride = std::min(longest, chunk) * item;
   if (std::ssize(staging_) < size() * stride) staging_.resize(size() * stride);
   for (int64_t done = 0; done < longest; done += chunk) {
     std::vector<Bytes> recv;
     std::vector<ConstBytes> send;
     std::vector<const std::byte*> parts;
-    const ConstBytes own = piece(rank(), done);
+    const ConstBytes own = chunk_of(rank(), done);
     for (int r = 0; r < size(); ++r) {
-      send.push_back(piece(r, done));
+      send.push_back(chunk_of(r, done));
       recv.emplace_back(staging_.data() + r * stride, own.size());
       parts.push_back(r == rank() ? own.data() : recv[r].data());
     }

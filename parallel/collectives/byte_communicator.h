@@ -10,11 +10,10 @@
 
 namespace olmoe {
 
-/// Collectives over host memory, built from one primitive: an exchange of bytes between all pairs
-/// of ranks. Reductions are an exchange and a sum in rank order, so back ends derived from this
-/// class agree bit for bit. Tensors on a GPU go through pinned copies (host_tensor.h) and wait for
-/// the GPU, so that ranks may share one. Before data moves, the ranks compare what they are about
-/// to do: different calls, dtypes or sizes throw an Error that names both sides.
+/// Collectives over host memory, built from one primitive: an exchange of bytes between all pairs of ranks. Reductions
+/// are an exchange and a sum in rank order, so back ends derived from this class agree bit for bit. Tensors on a GPU go
+/// through pinned copies (host_tensor.h) and the host waits for them, so that ranks may share a GPU. Before data is
+/// sent, the ranks compare their calls: different calls, dtypes or sizes throw an Error that names both sides.
 class ByteCommunicator : public Communicator {
  public:
   using Communicator::Communicator;
@@ -23,18 +22,26 @@ class ByteCommunicator : public Communicator {
   using Bytes = std::span<std::byte>;
   using ConstBytes = std::span<const std::byte>;
 
-  /// Every rank's copy of `mine`, in rank order. Serves split.
+  /// Where this rank is in a group that is split off.
+  struct Part {
+    int color;
+    int rank;                  ///< of this rank in the new group
+    std::vector<int> members;  ///< the new group's ranks, as they are numbered here, in the order that they have there
+  };
+  /// The values of every rank, in rank order. Collective over this group; all give as many.
   std::vector<std::vector<int64_t>> gather_values(Collective kind, const std::vector<int64_t>& mine);
 
  private:
-  /// What a rank is about to do with a peer.
+  /// The new group of `part`. Called on every rank of this group.
+  virtual std::unique_ptr<Communicator> make_part(const Part& part, std::string name) = 0;
+  /// The call that a rank is about to make, as it concerns one peer.
   struct Intent {
     int64_t call, kind, dtype, detail, bytes;
     bool operator==(const Intent&) const = default;
   };
 
-  /// send[r] goes to rank r, recv[r] comes from it: sizes agree, and nothing is moved from a rank
-  /// to itself. When it returns, `recv` is filled and `send` may be written again.
+  /// send[r] goes to rank r, recv[r] comes from it: sizes agree, and nothing is sent from a rank to itself. When it
+  /// returns, `recv` is filled and `send` may be written again.
   virtual void exchange(std::span<const Bytes> recv, std::span<const ConstBytes> send) = 0;
 
   void do_all_gather(at::Tensor& out, const at::Tensor& in) final;
@@ -44,17 +51,17 @@ class ByteCommunicator : public Communicator {
                      const std::vector<int64_t>& send) final;
   void do_broadcast(at::Tensor& inout, int root) final;
   void do_barrier() final;
+  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) final;
 
   Intent intent(Collective kind, const at::Tensor& tensor, int64_t detail = 0);
-  // Throws on each rank whose peers are in another call, or mean to pass it another number of
-  // bytes.
+  // Throws on each rank of which a peer is in another call, or is about to send it another number of bytes.
   void agree(Intent mine);
   void agree(Intent mine, const std::vector<int64_t>& recv_bytes, const std::vector<int64_t>& send_bytes);
   void reduce_own_part(std::byte* out, at::ScalarType out_dtype, const at::Tensor& in, Reduce op);
   std::string describe(const Intent& intent) const;
 
   int64_t calls_ = 0;
-  std::vector<std::byte> staging_;  ///< what the peers send of a reduction, one chunk for each
+  std::vector<std::byte> staging_;  ///< in a reduction, a received chunk of each peer
 };
 
 }  // namespace olmoe

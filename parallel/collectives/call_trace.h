@@ -18,34 +18,35 @@ enum class Collective {
   broadcast,
   barrier,
   split,
-  join  ///< ranks meet in a library that a back end stands on
+  join  ///< ranks connect in a library that a back end is built on
 };
 const char* name_of(Collective kind);
 
-/// One call of a rank, as its trace shows it.
+/// One call of a rank, as recorded in its trace.
 struct TracedCall {
   int64_t sequence;  ///< counted over all groups of the rank, from 0
   std::string what;  ///< group, kind and dtype: "shard.all_gather BFloat16"
   int64_t elements;
-  bool finished;   ///< returned; over NCCL that is: handed to the GPU
-  double since_s;  ///< since it returned, or, while it has not, since it began
+  bool finished;   ///< returned; over NCCL: enqueued on the GPU
+  double since_s;  ///< seconds since it returned, or since it began if it has not
 
   /// "#7 shard.all_gather BFloat16 4096 finished" (or "entered").
   std::string text() const;
 };
 
-/// The last 64 collective calls of a rank, in all of its groups: what it was doing when it died or hung. Safe to read
-/// from another thread (a watchdog) while the rank is inside a call.
+/// The last 64 collective calls of a rank, in all of its groups: what it was doing when it died or hung. Thread-safe: a
+/// watchdog reads it while the rank is inside a call.
 class CallTrace {
  public:
-  /// Notes that a call of a group begins; returns its sequence number, counted from 0.
+  /// Records that a call of `group` on a tensor of `elements` begins. Returns its sequence number, counted from 0.
   int64_t enter(const std::string& group, Collective kind, at::ScalarType dtype, int64_t elements);
+  /// Records that the call of that number returned.
   void finish(int64_t sequence);
-  /// Oldest first.
+  /// The last 64 calls, oldest first.
   std::vector<TracedCall> calls() const;
-  /// The same as TracedCall::text() has them, one a line.
+  /// The same, TracedCall::text() of one call on each line.
   std::string text() const;
-  /// Seconds since a call began or returned, or since this trace began.
+  /// Seconds since the last call began or returned; since this trace was made if there was none.
   double quiet_s() const;
 
  private:

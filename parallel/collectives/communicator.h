@@ -1,33 +1,22 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
-#include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "parallel/collectives/call_trace.h"
+#include "parallel/collectives/diagnostics.h"
+#include "parallel/collectives/registered_memory.h"
 
 namespace olmoe {
 
 enum class Reduce { sum, max, min };
 
-/// Calls and logical bytes sent by this rank, for each kind of collective.
-struct Traffic {
-  struct Count {
-    int64_t calls = 0;
-    int64_t bytes = 0;
-  };
-  Count all_gather, reduce_scatter, all_reduce, all_to_all, broadcast, barrier;
-};
-
-/// A group of ranks. All of them make the same calls in the same order. Tensors are contiguous.
-/// This class checks arguments, keeps the trace of the last 64 calls, counts traffic and serves
-/// groups of one; a back end implements the private part. A communicator owns no stream: it
-/// enqueues on the caller's current stream. Over host memory sums run in rank order, so all back
-/// ends agree bit for bit; over NCCL they run in the library's order, which is the same in every run
-/// of one topology.
+/// A group of ranks, all of which make the same calls in the same order. This class checks arguments, records each call
+/// and serves groups of one; a back end (threads, MPI, TCP store, NCCL) implements the private part. Tensors are
+/// contiguous and on one device; work is enqueued on the caller's current stream. Over host memory sums run in rank
+/// order, so that all back ends agree bit for bit; over NCCL in the library's order, which depends on the topology
+/// alone. Every call throws Error for arguments that do not fit, and where a peer is known to have failed.
 class Communicator {
  public:
   Communicator(std::string name, int rank, int size);
@@ -39,47 +28,35 @@ class Communicator {
   int size() const { return size_; }
   const std::string& name() const { return name_; }
 
-  /// out [size*n] receives in [n] of every rank, in rank order. `in` may be rank's own part of
-  /// `out`.
+  /// out [size * n] = in [n] of every rank, in rank order; equal dtypes. `in` may be part `rank` of `out`.
   void all_gather(at::Tensor out, const at::Tensor& in);
-  /// out [n] = sum over ranks of their in [size*n], part `rank`, added in out's dtype (in may be
-  /// bf16). `out` may be part `rank` of `in`: the rest of `in` is left as it was.
+  /// out [n] = part `rank` of the sum of all ranks' in [size * n]. The sum is taken in out's dtype, which equals in's
+  /// or is a wider floating type. `out` may be part `rank` of `in`; the rest of `in` stays as it was.
   void reduce_scatter(at::Tensor out, const at::Tensor& in);
-  /// NaN of any rank survives max and min.
+  /// inout = `op` over the ranks' inout: float64, float32, bfloat16, int64 or int32. max and min keep a NaN of any
+  /// rank.
   void all_reduce(at::Tensor inout, Reduce op = Reduce::sum);
-  /// Rows along dim 0: send[r] rows of `in` go to rank r, recv[r] rows of `out` come from it.
+  /// Rows are along dim 0: send[r] rows of `in` go to rank r, recv[r] rows of `out` come from it, in rank order. Any
+  /// dtype, the same for both. Throws Error if the counts do not add up to the rows, or `out` and `in` overlap.
   void all_to_all(at::Tensor out, const at::Tensor& in, const std::vector<int64_t>& recv,
                   const std::vector<int64_t>& send);
+  /// inout = that of rank `root`; any dtype.
   void broadcast(at::Tensor inout, int root);
+  /// Returns when all ranks have called it.
   void barrier();
-  /// Ranks of equal `color` form a group, ordered by (key, rank). Collective.
+  /// The ranks of equal `color` >= 0 as a group of their own, ordered by (key, rank). Collective over this group.
   std::unique_ptr<Communicator> split(int color, int key, std::string name);
-  /// `bytes` zero bytes on `device` for what this group's collectives read and write. NCCL moves memory that it gave
-  /// itself, and that is registered with the group, with fewer copies; for other back ends it is memory like any. Goes
-  /// with the last tensor over it. Collective, with the same arguments.
-  at::Tensor allocate(int64_t bytes, c10::Device device);
-  /// Says that this group's collectives will use memory which allocate() of another group gave. Collective.
-  void enroll(const at::Tensor& memory);
-  /// Does `work`, in which these ranks wait for each other outside of the calls above, as a call of the trace.
-  void traced(Collective kind, const std::function<void()>& work);
-  /// Ends the whole job, without waiting for the other ranks.
+  /// Ends the whole job without waiting for other ranks. May be called from another thread.
   virtual void abort(int exit_code) = 0;
-  /// For one who waits for work that was enqueued: throws if the back end knows that it cannot end well.
+  /// Throws Error if a peer or the back end has failed. To be called while the host waits for enqueued work.
   virtual void poll() {}
 
-  Traffic traffic() const { return traffic_; }
-  /// The last 64 calls of this rank in all of its groups, newest last, one a line: sequence number, kind, dtype,
-  /// elements, finished or not. May be called from another thread.
-  std::string trace() const { return trace_->text(); }
-  /// The same for a watchdog, which may outlive this.
-  std::shared_ptr<const CallTrace> shared_trace() const { return trace_; }
-
- protected:
-  /// For a back end that stands on another one: one order of all calls of this rank.
-  void join_trace_of(const Communicator& other) { trace_ = other.trace_; }
+  virtual BufferRegistry& buffers() { return buffers_; }
+  Diagnostics& diagnostics() { return diagnostics_; }
+  const Diagnostics& diagnostics() const { return diagnostics_; }
 
  private:
-  // The back end. Called with checked arguments and, but for do_split, in groups of more than one.
+  // The back end: called with checked arguments and, do_split apart, in groups of more than one rank.
   virtual void do_all_gather(at::Tensor& out, const at::Tensor& in) = 0;
   virtual void do_reduce_scatter(at::Tensor& out, const at::Tensor& in) = 0;
   virtual void do_all_reduce(at::Tensor& inout, Reduce op) = 0;
@@ -87,28 +64,16 @@ class Communicator {
                              const std::vector<int64_t>& send) = 0;
   virtual void do_broadcast(at::Tensor& inout, int root) = 0;
   virtual void do_barrier() = 0;
-  virtual at::Tensor do_allocate(int64_t bytes, c10::Device device);
-  virtual void do_enroll(const at::Tensor&) {}
   virtual std::unique_ptr<Communicator> do_split(int color, int key, std::string name) = 0;
-
-  friend class StackedCommunicator;  // which calls another's back end
-
-  void check_tensor(const at::Tensor& tensor, const char* call) const;
-  void check_pair(const at::Tensor& out, const at::Tensor& in, const char* call) const;
-  void check_rows(const at::Tensor& tensor, const std::vector<int64_t>& rows, const char* what) const;
+  friend class StackedCommunicator;  // calls the back end of another communicator
 
   std::string name_;
-  int rank_;
-  int size_;
-  Traffic traffic_;
-  std::shared_ptr<CallTrace> trace_;  ///< shared with the groups that were split off
+  int rank_, size_;
+  BufferRegistry buffers_;
+  Diagnostics diagnostics_;
 };
 
-/// The group of one, which needs no back end and no launcher.
+/// A group of one rank, without back end or launcher.
 std::unique_ptr<Communicator> make_single_communicator();
-
-/// Cuts n elements into `parts` nearly equal pieces: piece p is [cut(n, parts, p), cut(n, parts, p
-/// + 1)).
-inline int64_t cut(int64_t n, int parts, int p) { return n / parts * p + n % parts * p / parts; }
 
 }  // namespace olmoe

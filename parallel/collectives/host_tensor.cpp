@@ -20,7 +20,7 @@ HostTensor::HostTensor(const at::Tensor& tensor)
     : tensor_(tensor), host_(tensor.is_cpu() ? tensor : pinned_copy(tensor)) {}
 
 void send(const at::Tensor& host, const at::Tensor& to) {
-  // The allocator of pinned memory gives no block away before the copies that read it are done.
+  // The allocator of pinned memory does not reuse a block before the copies that read it are done.
   to.copy_(to.is_cpu() ? host : host.pin_memory(), /*non_blocking=*/true);
 }
 

@@ -5,9 +5,8 @@
 
 namespace olmoe {
 
-/// Host memory that stands for a tensor during a collective: of a tensor in host memory that memory
-/// itself, of one on a GPU a pinned copy. Copies run on the current stream and are waited for, so
-/// that ranks which share a GPU can meet in host memory. Contiguous tensors only.
+/// A contiguous tensor in host memory for the time of a collective: the tensor itself if it is there, a pinned copy if
+/// it is on a GPU. Copies run on the current stream and the host waits for them.
 class HostTensor {
  public:
   explicit HostTensor(const at::Tensor& tensor);
@@ -16,7 +15,7 @@ class HostTensor {
 
   const at::Tensor& operator*() const { return host_; }
   const at::Tensor* operator->() const { return &host_; }
-  /// The collective wrote to host memory: brings the tensor up to date.
+  /// Copies what the collective wrote to host memory back to the tensor on the GPU.
   void copy_back();
 
  private:
@@ -24,12 +23,12 @@ class HostTensor {
   at::Tensor host_;
 };
 
-/// Copies a tensor in host memory to one on a device, through pinned memory where that is a GPU. The host waits for
-/// nothing, and may change `host` at once.
+/// Copies `host`, in host memory, to `to` of equal shape, through pinned memory if that is on a GPU. The host does not
+/// wait, and may change `host` as soon as this returns.
 void send(const at::Tensor& host, const at::Tensor& to);
 
-/// A copy in host memory of a tensor that a GPU may still be working at. While the host waits it polls `ranks`, so that
-/// the death of another rank ends in an Error. On a CPU the tensor itself.
+/// A copy in host memory of a tensor that a GPU may still be writing; the tensor itself if it is in host memory. A host
+/// sync: while the host waits it polls `ranks`, and throws Error if another rank died.
 at::Tensor fetch(const at::Tensor& tensor, Communicator& ranks);
 
 }  // namespace olmoe

@@ -6,11 +6,11 @@
 
 namespace olmoe {
 
-/// Makes the host wait until done() is true, without a limit of its own: how long ranks take to come to a call is not
-/// known here. It polls `ranks` meanwhile, so that the death of another rank ends in an Error.
+/// Makes the host wait until done() is true. There is no timeout: how long other ranks take to make a call is not known
+/// here. Polls `ranks` meanwhile, and throws Error if another rank died.
 template <class Done>
 void wait_until(const Done& done, Communicator& ranks) {
-  constexpr int kYields = 10'000;      // some milliseconds: a sleep is longer than what most calls take
+  constexpr int kYields = 10'000;      // some milliseconds: most calls take less than a sleep
   constexpr int kWaitsPerPoll = 1000;  // a tenth of a second: a poll may be a message to a server
   for (int yields = 0; yields < kYields; ++yields) {
     if (done()) return;

@@ -11,7 +11,7 @@
 namespace olmoe {
 namespace {
 
-/// A launcher, by the variable in which it says how many ranks it started.
+/// A launcher, and the variable that it sets to the number of ranks that it started.
 struct Launcher {
   const char* size;
   const char* name;
@@ -28,7 +28,7 @@ constexpr std::array kLaunchers{
     Launcher{"SLURM_STEP_NUM_TASKS", "srun", "start with srun --mpi=pmix, or srun --mpi=none"},
     Launcher{"WORLD_SIZE", "torchrun", "start with torchrun alone, or with mpirun or srun alone"}};
 
-/// The number in a variable; -1 where there is none.
+/// The number in a variable; -1 if it is not set or no number.
 int number_in(const Environment& environment, const char* name) {
   const char* text = environment(name);
   if (text == nullptr) return -1;
@@ -38,16 +38,16 @@ int number_in(const Environment& environment, const char* name) {
   return result.ec == std::errc{} && result.ptr == end ? number : -1;
 }
 
-/// Ranks that `launcher` says it started; -1 where it says nothing.
+/// Ranks that `launcher` started; -1 if its variable is not set.
 int started_by(const Environment& environment, const Launcher& launcher) {
   const std::string_view size = launcher.size;
-  // The daemons of mpirun are a step of Slurm's, one task a host, and ranks inherit its variables.
+  // mpirun starts its daemons as a step of Slurm, one task for each host, and ranks inherit the variables of that step.
   if (size == "SLURM_STEP_NUM_TASKS" && environment("OMPI_COMM_WORLD_SIZE") != nullptr) return -1;
   if (size == "WORLD_SIZE" && environment("RANK") == nullptr) return -1;
   return number_in(environment, launcher.size);
 }
 
-/// Ranks of the MPI job that this process was started in; -1 where no variable tells.
+/// Ranks of the MPI job that this process was started in; -1 if no variable is set.
 int ranks_of_mpi(const Environment& environment) {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"})
     if (const int ranks = number_in(environment, name); ranks > 0) return ranks;

@@ -3,23 +3,23 @@
 
 #include "parallel/collectives/rendezvous.h"
 
-/// Launchers tell by variables how many ranks they started. Ranks that do not join would each train alone, in one
-/// folder, as rank 0 of 1.
+/// Launchers set variables with the number of ranks that they started. Ranks that are not joined would each train
+/// alone, as rank 0 of 1, in the same folder.
 namespace olmoe {
 
-/// Refuses a process that torchrun started inside mpirun, or the other way round, where the two count other ranks: MPI
-/// would wait for ranks that do not come. Before MPI starts. Throws ConfigError.
+/// Throws ConfigError if torchrun started this process inside mpirun, or the other way round, and the two disagree on
+/// the number of ranks: MPI would wait for ranks that do not exist. To be called before MPI starts.
 void refuse_mixed_launchers(const Environment& environment);
 
-/// Refuses a process that joined fewer ranks than its launcher started; `library` is what it joined them through.
-/// Throws ConfigError that names the variable, the launcher, and what to do.
+/// Throws ConfigError if this process joined fewer ranks than its launcher started; the error names the variable, the
+/// launcher and what to do. `library` is the MPI library, for the error.
 void check_all_joined(const Environment& environment, int joined, const std::string& library);
 
-/// What to say of one rank inside an allocation that was made for several; empty: nothing.
+/// A warning for a single rank in a Slurm allocation for several; empty if there is nothing to warn of.
 std::string describe_idle_allocation(const Environment& environment, int joined);
 
-/// What to say where the folder of temporary files (TMPDIR, else /tmp), in which MPI keeps its session, is full: MPI's
-/// own message does not tell. Empty: nothing.
+/// A warning if the folder of temporary files (TMPDIR, else /tmp) is full: MPI keeps its session there, and its own
+/// error does not say so. Empty if there is space.
 std::string describe_full_temporary_folder(const Environment& environment);
 
 }  // namespace olmoe

@@ -14,8 +14,8 @@
 namespace olmoe {
 namespace {
 
-// MPI counts elements in an int: longer messages go in pieces.
-constexpr int64_t kPieceBytes = int64_t{1} << 30;
+// MPI counts elements in an int: longer messages are sent in chunks.
+constexpr int64_t kChunkBytes = int64_t{1} << 30;
 
 void check(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
@@ -54,31 +54,31 @@ class MpiCommunicator final : public ByteCommunicator {
 
   void exchange(std::span<const Bytes> recv, std::span<const ConstBytes> send) override {
     std::vector<MPI_Request> requests;
-    auto in_pieces = [](auto bytes, auto&& transfer) {
-      for (int64_t done = 0; done < std::ssize(bytes); done += kPieceBytes) {
-        transfer(bytes.data() + done, static_cast<int>(std::min(kPieceBytes, std::ssize(bytes) - done)));
+    auto in_chunks = [](auto bytes, auto&& transfer) {
+      for (int64_t done = 0; done < std::ssize(bytes); done += kChunkBytes) {
+        transfer(bytes.data() + done, static_cast<int>(std::min(kChunkBytes, std::ssize(bytes) - done)));
       }
     };
     for (int r = 0; r < size(); ++r) {
       if (r == rank()) continue;
-      in_pieces(recv[r], [&](std::byte* data, int count) {
+      in_chunks(recv[r], [&](std::byte* data, int count) {
         check(MPI_Irecv(data, count, MPI_BYTE, r, 0, comm_, &requests.emplace_back()), "MPI_Irecv");
       });
     }
-    // Each rank begins with its right neighbour, so that not all send to rank 0 first.
+    // Each rank sends to its right neighbour first, so that not all send to rank 0 at once.
     for (int step = 1; step < size(); ++step) {
       const int r = (rank() + step) % size();
-      in_pieces(send[r], [&](const std::byte* data, int count) {
+      in_chunks(send[r], [&](const std::byte* data, int count) {
         check(MPI_Isend(data, count, MPI_BYTE, r, 0, comm_, &requests.emplace_back()), "MPI_Isend");
       });
     }
     check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE), "MPI_Waitall");
   }
 
-  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
-    MPI_Comm part = MPI_COMM_NULL;
-    check(MPI_Comm_split(comm_, color, key, &part), "MPI_Comm_split");
-    return std::make_unique<MpiCommunicator>(part, std::move(name));
+  std::unique_ptr<Communicator> make_part(const Part& part, std::string name) override {
+    MPI_Comm comm = MPI_COMM_NULL;
+    check(MPI_Comm_split(comm_, part.color, /*key=*/part.rank, &comm), "MPI_Comm_split");
+    return std::make_unique<MpiCommunicator>(comm, std::move(name));
   }
 
   MPI_Comm comm_;

@@ -47,13 +47,13 @@ int64_t row_bytes(const at::Tensor& tensor) {
   return bytes;
 }
 
-static_assert(NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0), "windows over registered memory came with NCCL 2.27");
+static_assert(NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0), "buffers are registered as windows, since NCCL 2.27");
 
-/// An NCCL communicator that never blocks: a call which is under way is asked for its state until it is done or has
-/// failed, so that a failure of a peer ends in an Error and not in a hang.
+/// A non-blocking NCCL communicator: the state of a call is polled until it is done or has failed, so that a failure of
+/// a peer ends in an Error and not in a hang.
 class NcclGroup final : public Registrar {
  public:
-  /// Joins the ranks of `host`, which outlives it and which hold the same id. Collective.
+  /// The ranks of `host`, which outlives it; `id` is the same on all. Collective over `host`.
   NcclGroup(Communicator& host, const ncclUniqueId& id) : NcclGroup(host, ncclComm_t{nullptr}) {
     auto config = non_blocking();
     const auto result = ncclCommInitRankConfig(&comm_, host.size(), id, host.rank(), &config);
@@ -66,45 +66,47 @@ class NcclGroup final : public Registrar {
   ncclComm_t comm() const { return comm_; }
   static bool failed(ncclResult_t result) { return result != ncclSuccess && result != ncclInProgress; }
 
-  /// `enqueue` makes one call, or several of which the first failure counts, as one group.
+  /// Makes the NCCL call `enqueue`; throws Error if it or an earlier one failed.
   template <class Enqueue>
   void run(const char* call, const Enqueue& enqueue) {
     check();
     finish(enqueue(), call);
   }
+  /// The same for several calls as one NCCL group; `enqueue` returns the first failure.
   template <class Enqueue>
   void run_grouped(const char* call, const Enqueue& enqueue) {
     run(call, [&] {
       ncclResult_t result = ncclGroupStart();
       if (result == ncclSuccess) result = enqueue();
-      const ncclResult_t end = ncclGroupEnd();  // also after a failure: every start has its end
+      const ncclResult_t end = ncclGroupEnd();  // also after a failure: starts and ends must match
       return failed(result) ? result : end;
     });
   }
 
-  /// Throws if something failed since the last call.
+  /// Throws Error if something failed since the last call.
   void check() { finish(ncclSuccess, "poll"); }
 
-  /// Collective: all ranks tell of memory of the same size. Offsets into it are the same on all ranks where one reads
-  /// or writes another's, as ours are. Where ranks are not all joined by NVLink, NCCL registers it for itself alone.
-  void* remember(void* data, size_t size_bytes) override {
+  /// All ranks register a buffer of the same size, and use the same offsets into it in a collective. Where not all
+  /// ranks are connected by NVLink, NCCL makes a registration that is local to the rank. Collective over this group.
+  void* register_buffer(void* data, size_t size_bytes) override {
     ncclWindow_t window = nullptr;
     run("register", [&] { return ncclCommWindowRegister(comm_, data, size_bytes, &window, NCCL_WIN_COLL_SYMMETRIC); });
     if (window != nullptr) windows_.push_back(window);
     return window;
   }
-  void forget(void* handle) noexcept override {
+  void deregister(void* handle) noexcept override {
     std::erase(windows_, handle);
-    drop(static_cast<ncclWindow_t>(handle));
+    deregister_window(static_cast<ncclWindow_t>(handle));
   }
 
-  /// The ranks of equal color, ordered by key, which `host` joins too; null for kNoGroup. Collective over this group.
+  /// The ranks of equal color, ordered by key, which are those of `host`; null for kNoGroup. Collective over this
+  /// group.
   static constexpr int kNoGroup = NCCL_SPLIT_NOCOLOR;
   std::shared_ptr<NcclGroup> split(int color, int key, Communicator& host) {
     auto config = non_blocking();
-    config.splitShare = 1;  // buffers of the parent: most groups of a mesh have its ranks anyway
+    config.splitShare = 1;  // uses the parent's buffers and connections: most groups of a mesh are made of its ranks
     ncclComm_t part = nullptr;
-    // Done when this group is: until then `part` may not have been written.
+    // run() waits for this group: before that `part` may not have been written.
     run("split", [&] { return ncclCommSplit(comm_, color, key, &part, &config); });
     if (color == kNoGroup) return nullptr;
     ENSURE(part != nullptr, "{}.split: NCCL made no group {}", host_.name(), host.name());
@@ -122,7 +124,7 @@ class NcclGroup final : public Registrar {
     return config;
   }
 
-  /// State of the group, once nothing is under way. Throws if the host knows of a dead rank before.
+  /// State of the group once no call is in progress. Throws Error if the host learns of a dead rank before.
   ncclResult_t settle() const {
     ncclResult_t state = ncclInProgress, asked = ncclSuccess;
     const auto settled = [&] {
@@ -141,8 +143,8 @@ class NcclGroup final : public Registrar {
         fmt::format("{}.{}: NCCL: {} ({})", host_.name(), call, ncclGetErrorString(result), ncclGetLastError(comm_)));
   }
 
-  /// True where the call and what it started went well; for calls on the way out, which have no one to tell.
-  bool ends_well(ncclResult_t result) const noexcept {
+  /// True if the call and what it started succeeded; for destructors, which cannot throw.
+  bool succeeds(ncclResult_t result) const noexcept {
     try {
       return !failed(result) && !failed(settle());
     } catch (const std::exception&) {  // another rank is dead
@@ -150,22 +152,23 @@ class NcclGroup final : public Registrar {
     }
   }
 
-  /// After all work that still uses the window.
-  void drop(ncclWindow_t window) noexcept {
+  /// Deregisters the window, after all work that still uses it.
+  void deregister_window(ncclWindow_t window) noexcept {
     int device = 0;
     broken_ = broken_ || failed(ncclCommCuDevice(comm_, &device));
     if (broken_) return;
     const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
-    broken_ = cudaDeviceSynchronize() != cudaSuccess || !ends_well(ncclCommWindowDeregister(comm_, window));
+    broken_ = cudaDeviceSynchronize() != cudaSuccess || !succeeds(ncclCommWindowDeregister(comm_, window));
   }
 
-  /// All ranks leave together and let their last work end; but a rank that unwinds does not wait for the others.
+  /// Finalizes together with the other ranks, after the last enqueued work; while an exception unwinds the stack it
+  /// aborts instead and does not wait for them.
   void leave() noexcept {
     if (comm_ == nullptr) return;
     const auto in_order = [&] { return !broken_ && std::uncaught_exceptions() == exceptions_; };
     if (in_order())
-      for (auto* const window : windows_) drop(window);
-    if (in_order() && ends_well(ncclCommFinalize(comm_))) {
+      for (auto* const window : windows_) deregister_window(window);
+    if (in_order() && succeeds(ncclCommFinalize(comm_))) {
       ncclCommDestroy(comm_);
     } else {
       ncclCommAbort(comm_);
@@ -174,12 +177,12 @@ class NcclGroup final : public Registrar {
 
   Communicator& host_;
   ncclComm_t comm_ = nullptr;
-  std::vector<ncclWindow_t> windows_;  // of memory that it was told of and that is still there
+  std::vector<ncclWindow_t> windows_;  // of buffers that are registered and not freed yet
   bool broken_ = false;
   int exceptions_ = std::uncaught_exceptions();
 };
 
-/// The id that rank 0 draws. Collective over `host`.
+/// The id that rank 0 makes, on all ranks. Collective over `host`.
 ncclUniqueId agree_on_id(Communicator& host) {
   ncclUniqueId id{};
   if (host.rank() == 0) {
@@ -190,11 +193,58 @@ ncclUniqueId agree_on_id(Communicator& host) {
   return id;
 }
 
+/// A tensor in host memory is left to the host's back end. Throws Error for one on another GPU.
+bool on_host(const at::Tensor& tensor, c10::Device device, const std::string& group) {
+  if (tensor.is_cpu()) return true;
+  ENSURE(tensor.device() == device, "{}: a tensor is on {}, the group on {}", group, tensor.device().str(),
+         device.str());
+  return false;
+}
+
+/// Buffers from NCCL's allocator, registered with `ranks`.
+class NcclBuffers final : public BufferRegistry {
+ public:
+  NcclBuffers(std::string group, std::shared_ptr<NcclGroup> ranks, c10::Device device)
+      : BufferRegistry(std::move(group)), ranks_(std::move(ranks)), device_(device) {}
+
+ private:
+  at::Tensor do_allocate(int64_t bytes, c10::Device device) override {
+    if (device.is_cpu() || bytes == 0) return BufferRegistry::do_allocate(bytes, device);
+    const c10::cuda::CUDAGuard guard(device_);
+    void* data = nullptr;
+    const ncclResult_t result = ncclMemAlloc(&data, static_cast<size_t>(bytes));
+    ENSURE(result == ncclSuccess, "{}.allocate: {} bytes: {}", group(), bytes, ncclGetErrorString(result));
+    at::Tensor buffer = RegisteredMemory::wrap(data, bytes, device_, [device = device_](void* freed) {
+      const c10::cuda::CUDAGuard its_device(device);
+      cudaDeviceSynchronize();  // no stream may use it any more; LibTorch's allocator would wait too
+      ncclMemFree(freed);
+    });
+    buffer.zero_();
+    do_register_buffer(buffer);
+    return buffer;
+  }
+
+  void do_register_buffer(const at::Tensor& buffer) override {
+    if (buffer.numel() == 0 || on_host(buffer, device_, group())) return;
+    auto* const memory = RegisteredMemory::of(buffer);
+    ENSURE(memory != nullptr, "{}.register_buffer: the buffer was not allocated by a group over NCCL", group());
+    const c10::cuda::CUDAGuard guard(device_);
+    memory->register_with(ranks_);
+  }
+
+  std::shared_ptr<NcclGroup> ranks_;
+  c10::Device device_;
+};
+
 class NcclCommunicator final : public StackedCommunicator {
  public:
   NcclCommunicator(std::unique_ptr<Communicator> host, std::shared_ptr<NcclGroup> group, c10::Device device)
-      : StackedCommunicator(std::move(host)), group_(std::move(group)), device_(device) {}
+      : StackedCommunicator(std::move(host)),
+        group_(std::move(group)),
+        buffers_(name(), group_, device),
+        device_(device) {}
 
+  BufferRegistry& buffers() override { return buffers_; }
   void poll() override {
     group_->check();
     StackedCommunicator::poll();
@@ -217,7 +267,7 @@ class NcclCommunicator final : public StackedCommunicator {
     });
   }
 
-  /// NCCL sums in the type that it moves: so move the narrow parts, and sum them here.
+  /// NCCL sums in the dtype that it sends: so the narrow parts are exchanged, and summed here.
   void reduce_scatter_wider(at::Tensor& out, const at::Tensor& in) {
     at::Tensor parts_WN = at::empty({size(), out.numel()}, in.options());
     const std::vector<int64_t> one_each(size(), 1);
@@ -234,7 +284,7 @@ class NcclCommunicator final : public StackedCommunicator {
     });
   }
 
-  /// NCCL's max and min lose a NaN; ATen's keep it.
+  /// NCCL's max and min may lose a NaN; ATen's keep it.
   void all_reduce_extreme(at::Tensor& inout, Reduce op) {
     at::Tensor all_WN = at::empty({size(), inout.numel()}, inout.options());
     do_all_gather(all_WN, inout);
@@ -270,30 +320,6 @@ class NcclCommunicator final : public StackedCommunicator {
     });
   }
 
-  at::Tensor do_allocate(int64_t bytes, c10::Device device) override {
-    if (device.is_cpu() || bytes == 0) return host().allocate(bytes, device);
-    const c10::cuda::CUDAGuard guard(device_);
-    void* data = nullptr;
-    const ncclResult_t result = ncclMemAlloc(&data, static_cast<size_t>(bytes));
-    ENSURE(result == ncclSuccess, "{}.allocate: {} bytes: {}", name(), bytes, ncclGetErrorString(result));
-    at::Tensor memory = RegisteredMemory::wrap(data, bytes, device_, [place = device_](void* freed) {
-      const c10::cuda::CUDAGuard its_device(place);
-      cudaDeviceSynchronize();  // LibTorch's allocator would wait for what still uses it
-      ncclMemFree(freed);
-    });
-    memory.zero_();
-    do_enroll(memory);
-    return memory;
-  }
-
-  void do_enroll(const at::Tensor& memory) override {
-    if (memory.numel() == 0 || on_host(memory)) return;
-    auto* const known = RegisteredMemory::of(memory);
-    ENSURE(known != nullptr, "{}.enroll: no group over NCCL gave this memory", name());
-    const c10::cuda::CUDAGuard guard(device_);
-    known->tell(group_);
-  }
-
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
     auto part = split_host(color, key, std::move(name));
     const bool alone = part->size() == 1;
@@ -302,16 +328,12 @@ class NcclCommunicator final : public StackedCommunicator {
     return std::make_unique<NcclCommunicator>(std::move(part), std::move(group), device_);
   }
 
-  bool on_host(const at::Tensor& tensor) const {
-    if (tensor.is_cpu()) return true;
-    ENSURE(tensor.device() == device_, "{}: a tensor is on {}, the group on {}", name(), tensor.device().str(),
-           device_.str());
-    return false;
-  }
+  bool on_host(const at::Tensor& tensor) const { return olmoe::on_host(tensor, device_, name()); }
 
   cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream(device_.index()).stream(); }
 
   std::shared_ptr<NcclGroup> group_;
+  NcclBuffers buffers_;
   c10::Device device_;
 };
 

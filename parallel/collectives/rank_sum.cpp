@@ -11,7 +11,7 @@
 namespace olmoe {
 namespace {
 
-// Accumulators of one tile stay in the first-level cache while all parts stream past.
+// The sums of one tile stay in the first-level cache while all parts are read.
 constexpr int64_t kTile = 1024;
 constexpr int64_t kGrain = 16 * kTile;
 
@@ -22,7 +22,7 @@ constexpr bool kReducible = std::is_same_v<Out, In> ||
 template <Reduce op, class T>
 T combine(T a, T b) {
   if constexpr (op == Reduce::sum) return a + b;
-  // b != b: a NaN is taken, and once taken no comparison replaces it.
+  // b != b: a NaN replaces a, and no later comparison replaces a NaN.
   if constexpr (op == Reduce::max) return b > a || b != b ? b : a;
   if constexpr (op == Reduce::min) return b < a || b != b ? b : a;
 }
@@ -57,7 +57,7 @@ void reduce_parts(HostArray out, std::span<const std::byte* const> parts, Reduce
   });
 }
 
-/// Calls f with a value of the C++ type of `dtype`; false if we do not reduce that type.
+/// Calls f with a value of the C++ type of `dtype`; false if that type is not reduced.
 template <class F>
 bool with_type(at::ScalarType dtype, F f) {
   switch (dtype) {

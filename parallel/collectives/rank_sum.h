@@ -11,8 +11,8 @@
 
 namespace olmoe {
 
-/// Throws an Error that begins with `call` unless `in` can be reduced into `out`: equal float64,
-/// float32, bfloat16, int64 or int32, or a floating type into a wider one.
+/// Throws an Error that begins with `call` unless `in` can be reduced into `out`: both the same of float64, float32,
+/// bfloat16, int64 and int32, or a floating type into a wider one.
 void check_reducible(at::ScalarType in, at::ScalarType out, const std::string& call);
 
 /// A typed array in host memory.
@@ -22,12 +22,13 @@ struct HostArray {
   int64_t numel;
 };
 
-/// out = ((part 0 op part 1) op part 2) ..., each part widened to out's dtype first: the one
-/// definition of a sum over ranks. `parts` hold out.numel elements of `dtype`; out may be one of
-/// them.
+/// out = ((part 0 op part 1) op part 2) ..., each part first widened to out's dtype: the definition of a reduction over
+/// ranks. Each of `parts` has out.numel elements of `dtype`; `out` may be one of them. Throws Error for dtypes that
+/// check_reducible() refuses.
 void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts, at::ScalarType dtype, Reduce op);
 
-/// The same sum of the rows of parts [W, N], on whatever device they are, into out of N elements.
+/// The same for sum and the rows of parts_WN, on any device: out, of N elements. Throws Error for dtypes that
+/// check_reducible() refuses.
 void sum_in_rank_order(const at::Tensor& out, const at::Tensor& parts_WN);
 
 }  // namespace olmoe

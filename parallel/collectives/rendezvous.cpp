@@ -61,10 +61,10 @@ std::optional<Rendezvous> of_torchrun(const Environment& environment) {
   return meeting;
 }
 
-/// Slurm names no port: one that follows from job and step, so that all ranks derive the same.
+/// Slurm provides no port: this one is computed from job and step, the same on all ranks.
 int port_of_step(const Environment& environment) {
   if (const char* text = environment("MASTER_PORT")) return number_of("MASTER_PORT", text, 1, kLastPort);
-  constexpr int kFirst = 15000, kPorts = 15000;  // below those that Linux gives to clients
+  constexpr int kFirst = 15000, kPorts = 15000;  // below the ephemeral ports of Linux
   constexpr int kMostJobs = 2'000'000'000;
   const auto number = [&](const char* name) {
     return number_of(name, text_of(environment, name, "srun"), 0, kMostJobs);
@@ -72,8 +72,8 @@ int port_of_step(const Environment& environment) {
   return kFirst + static_cast<int>((int64_t{number("SLURM_JOB_ID")} * 7 + number("SLURM_STEP_ID")) % kPorts);
 }
 
-/// The variables of a step, which srun sets for the tasks that it starts. Those of the allocation
-/// (SLURM_NTASKS) are there in a batch script too, where a program is one rank.
+/// Reads the variables of a step, which srun sets for the tasks that it starts. Those of the allocation (SLURM_NTASKS)
+/// are also set in a batch script, where a program is one rank.
 std::optional<Rendezvous> of_srun(const Environment& environment) {
   const char* tasks = environment("SLURM_STEP_NUM_TASKS");
   if (tasks == nullptr) return {};
@@ -90,8 +90,8 @@ std::optional<Rendezvous> of_srun(const Environment& environment) {
   return meeting;
 }
 
-/// A half of what torchrun sets is left over from something else, or was lost on the way; either way it speaks of ranks
-/// that would not be joined.
+/// Throws ConfigError if only one of the two variables that torchrun sets is there and it implies several ranks: they
+/// would not be joined.
 void refuse_half_set(const Environment& environment) {
   for (const auto& [name, other, least] : {std::tuple("WORLD_SIZE", "RANK", 2), std::tuple("RANK", "WORLD_SIZE", 1)}) {
     const char* text = environment(name);

@@ -7,36 +7,37 @@
 
 namespace olmoe {
 
-/// Where the ranks of a job meet that was started without MPI.
+/// Where and how the ranks of a job that was started without MPI connect.
 struct Rendezvous {
-  std::string host;  ///< of rank 0, or of the launcher that serves
+  std::string host;  ///< of the TCP store: that of rank 0, or of the launcher
   uint16_t port = 0;
   int rank = 0;
   int size = 1;
-  bool launcher_serves = false;  ///< torchrun's agent listens at host:port already; else rank 0 does
-  std::string job = "olmoe";     ///< tells attempts of one job apart that meet at one place
-  std::string variables;         ///< what of the environment said so: "RANK=0, WORLD_SIZE=2"
-  std::string alone;             ///< how to start one rank instead
-  std::chrono::milliseconds patience = std::chrono::minutes(5);  ///< for all ranks to come
+  bool launcher_serves = false;  ///< torchrun's agent serves the store at host:port; else rank 0 does
+  std::string job = "olmoe";     ///< prefix of keys: distinguishes attempts of one job at the same store
+  std::string variables;         ///< of the environment that this was read from: "RANK=0, WORLD_SIZE=2"
+  std::string alone;             ///< how to start a single rank instead, for errors
+  std::chrono::milliseconds patience = std::chrono::minutes(5);  ///< timeout for all ranks to connect
 };
 
-/// A variable of the environment, or null.
+/// Looks up a variable of the environment; null if it is not set.
 using Environment = std::function<const char*(const char*)>;
+/// The variables of this process, read at each look-up.
 Environment process_environment();
-/// The variables as they are now: MPI_Init changes those of its launcher in the process that it starts in.
+/// The variables as they are now: MPI_Init changes those of its launcher.
 Environment copy_environment();
 
-/// What torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) or else srun (SLURM_PROCID,
-/// SLURM_STEP_NUM_TASKS, SLURM_STEP_NODELIST) says; nothing where neither started more than one
-/// rank. Throws ConfigError that names a variable which is missing or no number, also where one of RANK and WORLD_SIZE
-/// speaks of several ranks and the other is not set.
+/// The rendezvous that torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) or else srun (SLURM_PROCID,
+/// SLURM_STEP_NUM_TASKS, SLURM_STEP_NODELIST) describes; none if neither started more than one rank. Throws ConfigError
+/// that names a variable which is missing or no number, and if only one of RANK and WORLD_SIZE is set and it implies
+/// several ranks.
 std::optional<Rendezvous> find_rendezvous(const Environment& environment);
 
-/// This rank's place among those of its machine, from mpirun, torchrun or srun; 0 without one of
-/// them. Chooses the GPU. Throws ConfigError where it is no number.
+/// This rank's number among those of its host, from mpirun, torchrun or srun; 0 without one of them. It selects the
+/// GPU. Throws ConfigError if the variable is no number.
 int local_rank(const Environment& environment);
 
-/// The first host of Slurm's list: "gpu[07-09,12],login1" -> "gpu07".
+/// The first host of Slurm's list: "gpu[07-09,12],login1" -> "gpu07". Throws ConfigError for a [ without ].
 std::string first_host(const std::string& node_list);
 
 }  // namespace olmoe

@@ -6,12 +6,12 @@ namespace olmoe {
 
 StackedCommunicator::StackedCommunicator(std::unique_ptr<Communicator> host)
     : Communicator(host->name(), host->rank(), host->size()), host_(std::move(host)) {
-  join_trace_of(*host_);
+  diagnostics().join_trace_of(host_->diagnostics());
 }
 
 std::unique_ptr<Communicator> StackedCommunicator::split_host(int color, int key, std::string name) {
   auto part = host_->do_split(color, key, std::move(name));
-  part->trace_ = host_->trace_;  // for calls that are made on it alone
+  part->diagnostics().join_trace_of(host_->diagnostics());  // for calls that are made on it alone
   return part;
 }
 

@@ -7,9 +7,9 @@
 
 namespace olmoe {
 
-/// A back end that stands on another one of the same ranks, which serves what it does not serve itself: tensors in host
-/// memory. A call goes into the trace once, as the caller's; the host's part of it is none of its own. It has the
-/// host's name, ranks and trace.
+/// A back end on top of another one (`host`) of the same ranks, which serves what the derived class does not: tensors
+/// in host memory. It has the host's name, ranks and trace; a call that the host serves is in the trace and the traffic
+/// once, as a call of this communicator.
 class StackedCommunicator : public Communicator {
  public:
   explicit StackedCommunicator(std::unique_ptr<Communicator> host);
@@ -18,6 +18,7 @@ class StackedCommunicator : public Communicator {
 
  protected:
   Communicator& host() const { return *host_; }
+  /// The host's group for do_split(), with this rank's trace. Collective over the host.
   std::unique_ptr<Communicator> split_host(int color, int key, std::string name);
 
   void do_all_gather(at::Tensor& out, const at::Tensor& in) override;

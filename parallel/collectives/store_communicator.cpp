@@ -20,14 +20,14 @@
 namespace olmoe {
 namespace {
 
-// A rank that waits looks ever less often. (The store's own wait complains on stderr when it takes long.)
+// Pause between two polls of a rank that waits; it doubles. (The store's own wait prints to stderr if it takes long.)
 constexpr std::chrono::microseconds kFirstPause{50}, kLongestPause{50'000};
-// How long the server stays for ranks that have not ended.
+// How long the server waits at the end for ranks that have not left.
 constexpr auto kAfterFailure = std::chrono::seconds(5), kFarewell = std::chrono::seconds(30);
-// The server refuses longer values than 8 MiB.
-constexpr int64_t kPieceBytes = 4 << 20;
+// The server refuses values of more than 8 MiB: longer messages are sent in chunks.
+constexpr int64_t kChunkBytes = 4 << 20;
 
-/// The store, as all groups of a rank use it. Ends when all ranks have ended.
+/// A rank's connection to the store, shared by all of its groups. On rank 0 its end waits for the other ranks to leave.
 class StoreJob {
  public:
   using Bytes = std::span<std::byte>;
@@ -46,7 +46,7 @@ class StoreJob {
     reach([&] { store_->set(path(key), std::vector<uint8_t>(data, data + bytes.size())); });
   }
 
-  /// Waits for what another rank puts, and removes it. Throws if a rank fails meanwhile.
+  /// Waits for the value that another rank puts, and removes it. Throws Error if a rank fails meanwhile.
   void take(const std::string& key, Bytes bytes) {
     reach([&] {
       for (auto pause = kFirstPause; !exists(key); pause = std::min(2 * pause, kLongestPause)) {
@@ -60,12 +60,12 @@ class StoreJob {
     });
   }
 
-  /// Throws if a rank has failed.
+  /// Throws Error if a rank has failed.
   void poll() {
     reach([&] { throw_if_failed(); });
   }
 
-  /// Tells all ranks, for their next wait, and leaves them; the first failure counts.
+  /// Publishes a failure, on which all other ranks throw in their next wait, and leaves. Only the first one counts.
   void fail(int exit_code, const std::string& reason) {
     reach([&] {
       if (exists("failed")) return;
@@ -80,7 +80,7 @@ class StoreJob {
     c10d::TCPStoreOptions options;
     options.port = meeting.port;
     options.isServer = meeting.rank == 0 && !meeting.launcher_serves;
-    options.waitWorkers = false;  // meet() waits, and says for whom
+    options.waitWorkers = false;  // meet() waits, and logs for which ranks
     options.timeout = meeting.patience;
     return options;
   }
@@ -90,12 +90,12 @@ class StoreJob {
   std::string patience() const {
     return fmt::format("{} s", std::chrono::duration_cast<std::chrono::seconds>(meeting_.patience).count());
   }
-  /// Why this rank believes that there are others, and what to do where there are none.
+  /// Which variables say that there are other ranks, and what to do if there are none.
   std::string reason() const {
     return fmt::format("({} in the environment say so; for one rank alone: {})", meeting_.variables, meeting_.alone);
   }
 
-  /// Reaches the server, or is it.
+  /// Connects to the server, or starts it.
   void connect() {
     const bool serves = meeting_.rank == 0 && !meeting_.launcher_serves;
     const auto server = meeting_.launcher_serves ? "torchrun" : "rank 0";
@@ -106,19 +106,19 @@ class StoreJob {
     try {
       store_ = c10::make_intrusive<c10d::TCPStore>(meeting_.host, options(meeting_));
     } catch (const c10::Error& error) {
-      const std::string_view told = error.what_without_backtrace();
+      const std::string_view message = error.what_without_backtrace();
       throw ConfigError(fmt::format(
           "{} {} {} {}: {}", myself(),
           serves ? "cannot listen (another MASTER_PORT may be free) at" : fmt::format("did not reach {} at", server),
-          place(), reason(), told.substr(0, told.find('\n'))));
+          place(), reason(), message.substr(0, message.find('\n'))));
     } catch (const std::system_error& error) {
       throw_no_thread("the threads of the store", error.code().message());
     }
   }
 
-  /// Every rank says that it is here; rank 0 waits for all, and says for whom.
+  /// Every rank registers its number; rank 0 waits for all, and logs which are missing.
   void meet() {
-    // The others are told nothing: they may be another job's, which is to go on.
+    // No failure is published: the others may be the ranks of another job, which continues.
     if (store_->add(here(meeting_.rank), 1) > 1)
       throw ConfigError(fmt::format("another process is {} at {} already {}", myself(), place(), reason()));
     if (meeting_.rank != 0) return;
@@ -131,7 +131,7 @@ class StoreJob {
       }
       throw_if_failed();
       if (clock.waited() > meeting_.patience) give_up();
-      clock.tell([&](int64_t waited_s) {
+      clock.report([&](int64_t waited_s) {
         return fmt::format("{} waits at {} for {}: {} of {} {}", myself(), place(), missing(), waited_s, patience(),
                            reason());
       });
@@ -149,7 +149,7 @@ class StoreJob {
 
   std::string here(int rank) const { return fmt::format("{}/here/{}", meeting_.job, rank); }
 
-  /// "rank 3", "ranks 2-3, 7", those that have not come.
+  /// The ranks that have not connected: "rank 3", "ranks 2-3, 7".
   std::string missing() {
     std::vector<int> ranks;
     for (int rank = 0; rank < meeting_.size; ++rank)
@@ -176,7 +176,7 @@ class StoreJob {
     throw Error("another rank failed: " + store_->get_to_str(path("failed")), static_cast<ExitCode>(code));
   }
 
-  /// The server ends with rank 0, so that rank waits for the others, but not for ever: they may have died.
+  /// The server ends with rank 0, which therefore waits for the others, for `patience` at most: they may have died.
   void leave(std::chrono::seconds patience) noexcept {
     try {
       if (store_->add(path("left"), 1) == meeting_.size) store_->set(path("all_left"), "");
@@ -184,7 +184,7 @@ class StoreJob {
       const auto deadline = std::chrono::steady_clock::now() + patience;
       while (!exists("all_left") && std::chrono::steady_clock::now() < deadline)
         std::this_thread::sleep_for(kLongestPause);
-    } catch (const std::exception&) {  // the server is gone: there is no one to take leave of
+    } catch (const std::exception&) {  // the server is gone
     }
   }
 
@@ -201,7 +201,7 @@ class StoreCommunicator final : public ByteCommunicator {
   void abort(int exit_code) override {
     try {
       job_->fail(exit_code, fmt::format("{}: rank {} aborted the job with exit code {}", name(), rank(), exit_code));
-    } catch (const std::exception&) {  // the server is gone, and the others know that already
+    } catch (const std::exception&) {  // the server is gone, which the others notice themselves
     }
     std::_Exit(exit_code);
   }
@@ -213,34 +213,28 @@ class StoreCommunicator final : public ByteCommunicator {
     };
     for (int r = 0; r < size(); ++r)
       if (r != rank())
-        in_pieces(send[r], [&](int64_t begin, ConstBytes piece) { job_->put(key(rank(), r, begin), piece); });
+        in_chunks(send[r], [&](int64_t begin, ConstBytes chunk) { job_->put(key(rank(), r, begin), chunk); });
     for (int r = 0; r < size(); ++r)
       if (r != rank())
-        in_pieces(recv[r], [&](int64_t begin, Bytes piece) { job_->take(key(r, rank(), begin), piece); });
+        in_chunks(recv[r], [&](int64_t begin, Bytes chunk) { job_->take(key(r, rank(), begin), chunk); });
     ++round_;
   }
 
   template <class Span, class Transfer>
-  static void in_pieces(Span bytes, const Transfer& transfer) {
-    for (int64_t begin = 0; begin < std::ssize(bytes); begin += kPieceBytes)
-      transfer(begin, bytes.subspan(begin, std::min(kPieceBytes, std::ssize(bytes) - begin)));
+  static void in_chunks(Span bytes, const Transfer& transfer) {
+    for (int64_t begin = 0; begin < std::ssize(bytes); begin += kChunkBytes)
+      transfer(begin, bytes.subspan(begin, std::min(kChunkBytes, std::ssize(bytes) - begin)));
   }
 
-  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
-    const auto wishes = gather_values(Collective::split, {color, key});
-    std::vector<int> members;
-    for (int r = 0; r < size(); ++r)
-      if (wishes[r][0] == color) members.push_back(r);
-    std::ranges::stable_sort(members, {}, [&](int r) { return wishes[r][1]; });
-    const auto place = std::ranges::find(members, rank()) - members.begin();
-    // Every rank of this group counts its splits alike.
-    std::string path = fmt::format("{}{}.{}/", path_, splits_++, color);
-    return std::make_unique<StoreCommunicator>(job_, std::move(path), std::move(name), static_cast<int>(place),
-                                               static_cast<int>(members.size()));
+  std::unique_ptr<Communicator> make_part(const Part& part, std::string name) override {
+    // All ranks of this group have made as many splits.
+    std::string path = fmt::format("{}{}.{}/", path_, splits_++, part.color);
+    return std::make_unique<StoreCommunicator>(job_, std::move(path), std::move(name), part.rank,
+                                               static_cast<int>(part.members.size()));
   }
 
   std::shared_ptr<StoreJob> job_;
-  std::string path_;  ///< what this group's keys begin with
+  std::string path_;  ///< prefix of this group's keys
   int64_t round_ = 0;
   int64_t splits_ = 0;
 };

@@ -6,11 +6,11 @@
 
 namespace olmoe {
 
-/// All ranks of `meeting`, over one TCP key-value store that rank 0 (or torchrun's agent) serves:
-/// every message passes through it. For agreement, small sums and NCCL's bootstrap; for data between
-/// hosts take MPI. A rank that aborts makes the others throw in their next collective, with its exit
-/// code. A rank that waits for others longer than a second says for whom, and again every 30 s. Throws ConfigError
-/// where the ranks do not meet within meeting.patience. Collective.
+/// All ranks of `meeting`, connected by one TCP key-value store that rank 0 (or torchrun's agent) serves: every message
+/// goes through it. Meant for agreement, small reductions and NCCL's bootstrap; for data between hosts use MPI. A rank
+/// that aborts makes the others throw Error with its exit code in their next collective. A rank that waits for others
+/// for a second logs for which ones, and again every 30 s. Throws ConfigError if not all ranks connect within
+/// meeting.patience, or two processes have the same rank. Collective over these ranks.
 std::unique_ptr<Communicator> make_store_communicator(const Rendezvous& meeting);
 
 }  // namespace olmoe

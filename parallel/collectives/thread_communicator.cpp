@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <c10/core/AutogradState.h>
 
-#include <algorithm>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -18,7 +17,7 @@
 namespace olmoe {
 namespace {
 
-/// A meeting point of the ranks of one group, where each shows the others what it sends them.
+/// Where the threads of one group synchronize, and publish what they send.
 struct ThreadGroup {
   explicit ThreadGroup(int members) : size(members), send(members) {}
   const int size;
@@ -27,8 +26,8 @@ struct ThreadGroup {
   int64_t round = 0;
 };
 
-/// All ranks of one run_ranks call. One lock serves every group, so that a failure reaches a rank
-/// wherever it waits, and ranks that would wait for ever are noticed.
+/// All ranks of one run_ranks call. All groups share one lock, so that a failure reaches a rank in whatever group it
+/// waits, and a deadlock is detected.
 class ThreadJob {
  public:
   explicit ThreadJob(int ranks) : running_(ranks) {}
@@ -44,7 +43,7 @@ class ThreadJob {
     return std::ssize(groups_) - 1;
   }
 
-  /// Waits until every member of `group` has come; throws if a rank of the job fails before that.
+  /// Waits for every member of `group` to call it. Throws Error if a rank of the job fails before that.
   void meet(ThreadGroup& group) {
     std::unique_lock lock(mutex_);
     throw_if_failed();
@@ -54,8 +53,8 @@ class ThreadJob {
     if (group.round == round) throw_if_failed();
   }
 
-  /// Waits until every member has come, failure or not: they are reading one another's memory, and
-  /// none of them can fail before it comes here.
+  /// Waits for every member to call it, even after a failure: members read each other's memory, and none of them can
+  /// fail before this call.
   void part(ThreadGroup& group) {
     std::unique_lock lock(mutex_);
     const int64_t round = group.round;
@@ -67,7 +66,7 @@ class ThreadJob {
     fail_locked(std::move(failure), reason);
   }
 
-  /// A rank has ended, well or not.
+  /// A rank ended, with or without an error.
   void leave() {
     std::lock_guard lock(mutex_);
     --running_;
@@ -79,7 +78,7 @@ class ThreadJob {
   }
 
  private:
-  /// True for the last member to come, which releases the others.
+  /// True for the last member to arrive, which releases the others.
   bool arrive(ThreadGroup& group) {
     ++waiting_;
     if (++group.arrived < group.size) {
@@ -142,19 +141,10 @@ class ThreadCommunicator final : public ByteCommunicator {
     job_.part(group_);
   }
 
-  std::unique_ptr<Communicator> do_split(int color, int key, std::string name) override {
-    const auto wishes = gather_values(Collective::split, {color, key});
-    std::vector<int> members;
-    for (int r = 0; r < size(); ++r) {
-      if (wishes[r][0] == color) members.push_back(r);
-    }
-    std::ranges::stable_sort(members, {}, [&](int r) { return wishes[r][1]; });
-    const bool first = members[0] == rank();
-    const int64_t id = first ? job_.add_group(static_cast<int>(members.size())) : -1;
+  std::unique_ptr<Communicator> make_part(const Part& part, std::string name) override {
+    const int64_t id = part.rank == 0 ? job_.add_group(static_cast<int>(part.members.size())) : -1;
     const auto ids = gather_values(Collective::split, {id});
-    const auto place = std::ranges::find(members, rank()) - members.begin();
-    return std::make_unique<ThreadCommunicator>(job_, job_.group(ids[members[0]][0]), std::move(name),
-                                                static_cast<int>(place));
+    return std::make_unique<ThreadCommunicator>(job_, job_.group(ids[part.members[0]][0]), std::move(name), part.rank);
   }
 
   ThreadJob& job_;
@@ -172,7 +162,7 @@ std::string what_of(const std::exception_ptr& exception) {
 }
 
 void run_rank(ThreadJob& job, int rank, const std::function<void(Communicator&)>& body) {
-  // The engine's one worker a device cannot serve ranks that wait for each other inside backward.
+  // Autograd has one worker thread for each device; ranks that wait for each other in backward would block it.
   c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
   at::set_num_threads(1);
   try {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kEnd = "end";
 
-/// How far a rank has come: a call that it waits in is beyond the one that it has finished.
+/// Orders ranks by their last call: a call that a rank waits in comes before the same call finished.
 int64_t progress(const RankTrace& rank) {
   if (rank.calls.empty()) return -1;
   const TracedCall& last = rank.calls.back();
@@ -22,7 +22,7 @@ std::string name_of_rank(const RankTrace& rank) {
   return fmt::format("rank {} ({}, pid {})", rank.rank, rank.host, rank.pid);
 }
 
-/// What must be the same on all ranks that make one call. Rows of an all_to_all may differ.
+/// What is equal on all ranks that make the same call. The rows of an all_to_all may differ.
 std::string common_part(const TracedCall& call) {
   const bool uneven = call.what.find(".all_to_all ") != std::string::npos;
   return uneven ? call.what : fmt::format("{} {}", call.what, call.elements);
@@ -67,7 +67,7 @@ std::string describe_silent(const SilentRank& silent) {
   return fmt::format("  {}: silent; when last heard of, {}\n", name_of_rank(*silent.last), where_is(*silent.last));
 }
 
-/// The first sequence number under which ranks made different calls; empty where there is none.
+/// The first sequence number at which ranks made different calls; empty if there is none.
 std::string first_difference(const std::vector<RankTrace>& ranks) {
   std::map<int64_t, std::map<std::string, std::vector<int>>> calls;
   for (const auto& rank : ranks)

@@ -8,30 +8,31 @@
 
 namespace olmoe {
 
-/// What a rank leaves for the others to read: who it is, and its last calls.
+/// What a rank writes for the others to read: its identity and its last calls.
 struct RankTrace {
   int rank = 0;
   std::string host;  ///< without spaces
   int64_t pid = 0;
-  int64_t beat = 0;               ///< grows with each writing: a reader sees by it that the rank lives
+  int64_t beat = 0;               ///< grows with each write: shows a reader that the rank is alive
   std::vector<TracedCall> calls;  ///< oldest first
 
+  /// As it is written to a file.
   std::string text() const;
-  /// Reads what text() wrote; nothing from any other text, such as the half of one.
+  /// Reads what text() wrote; none for any other text, such as an incomplete one.
   static std::optional<RankTrace> parse(const std::string& text);
 };
 
-/// A rank whose trace no longer changes. It may have left none.
+/// A rank whose trace no longer changes, and the last one that it wrote, if any.
 struct SilentRank {
   int rank;
   std::optional<RankTrace> last;
 };
 
-/// Says who is at which call, ranks that are at the same one in one line, those that have come least far first; then
-/// the first call that is not the same on all ranks, where there is one; then where to look first.
+/// A report: which ranks are at which call, one line for each call, the least advanced ranks first; then the first call
+/// that differs between ranks, if there is one; then which ranks to look at first.
 std::string compare_traces(const std::vector<RankTrace>& ranks, const std::vector<SilentRank>& silent);
 
-/// {0, 1, 2, 5} -> "ranks 0-2, 5"; {3} -> "rank 3". Ascending.
+/// {0, 1, 2, 5} -> "ranks 0-2, 5"; {3} -> "rank 3". `ranks` are ascending.
 std::string rank_list(const std::vector<int>& ranks);
 
 }  // namespace olmoe

@@ -9,14 +9,14 @@
 
 namespace olmoe {
 
-void WaitingClock::tell(const std::function<std::string(int64_t)>& text) {
+void WaitingClock::report(const std::function<std::string(int64_t)>& text) {
   if (std::chrono::steady_clock::now() < next_) return;
   next_ += times_.every;
   log::warn("{}", text(std::chrono::duration_cast<std::chrono::seconds>(waited()).count()));
 }
 
 WaitingNotice::WaitingNotice(std::function<std::string(int64_t)> text, NoticeTimes times) {
-  thread_ = start_thread<std::jthread>("the thread that tells what this rank waits for",
+  thread_ = start_thread<std::jthread>("the thread that logs what this rank waits for",
                                        [text = std::move(text), times](std::stop_token stop) {
                                          constexpr auto kTick = std::chrono::milliseconds(50);
                                          std::mutex mutex;
@@ -25,7 +25,7 @@ WaitingNotice::WaitingNotice(std::function<std::string(int64_t)> text, NoticeTim
                                          WaitingClock clock(times);
                                          while (!stop.stop_requested()) {
                                            never.wait_for(lock, stop, kTick, [] { return false; });
-                                           if (!stop.stop_requested()) clock.tell(text);
+                                           if (!stop.stop_requested()) clock.report(text);
                                          }
                                        });
 }

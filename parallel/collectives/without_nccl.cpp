@@ -1,4 +1,4 @@
-// In the place of nccl_communicator.cpp, in a build for CPUs.
+// Replaces nccl_communicator.cpp in a build for CPUs.
 #include "core/error.h"
 #include "parallel/collectives/nccl_communicator.h"
 

@@ -31,7 +31,7 @@ at::Tensor values_of(const Param& param) {
 /// A layer with weights and gradients of its own.
 struct TestLayer {
   TestLayer(const ModelConfig& model, Communicator& experts, int64_t chunks)
-      : layer(model, "moe", {std::make_shared<RowExchange>(experts, at::kCPU, Lane::Beside::yes), experts},
+      : layer(model, "moe", {std::make_shared<RowExchange>(experts, at::kCPU, Overlap::yes), experts},
               {.chunks = chunks}) {
     for (auto& param : layer.params()) {
       *param.slot = values_of(param).requires_grad_();
@@ -181,11 +181,12 @@ TEST_CASE("experts on several ranks do what they do on one, whatever is chosen")
 TEST_CASE("the counts of all chunks travel in one call, their ids in one each") {
   const auto choice = random_choice(1);
   run_ranks(2, [&](Communicator& group) {
-    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Lane::Beside::yes), kExperts);
+    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Overlap::yes), kExperts);
     const auto chunks = choice.split(4);
     const auto plans = dispatcher.plan(chunks);
     ENSURE(plans.size() == chunks.size() && chunks.size() == 3, "{} plans", plans.size());
-    ENSURE(group.traffic().all_to_all.calls == 1 + 3, "{} calls", group.traffic().all_to_all.calls);
+    const int64_t calls = group.diagnostics().traffic().all_to_all.calls;
+    ENSURE(calls == 1 + 3, "{} calls", calls);
   });
 }
 
@@ -196,7 +197,7 @@ TEST_CASE("all chunks leave before the first is computed, and their gradients li
     TestLayer test(model, group, 2);
     run(test, tokens_of(group.rank(), 8, model.d_model), same_for_all(8, {0, 3, 4}));  // a copy of each to both ranks
     std::vector<std::string> sent;
-    for (const auto& call : group.shared_trace()->calls()) sent.push_back(std::to_string(call.elements));
+    for (const auto& call : group.diagnostics().trace()->calls()) sent.push_back(std::to_string(call.elements));
     const std::string rows = std::to_string(8 * model.d_model), choices = std::to_string(8 * kTopK);
     const std::vector<std::string> expected{"8",     choices, choices,           // counts of both chunks, ids of each
                                             rows,    choices, rows,    choices,  // tokens and scores
@@ -218,7 +219,7 @@ TEST_CASE("an expert's capacity is its share times the factor, rounded up where 
 
 TEST_CASE("a token travels to a rank once, however many experts it chose there") {
   run_ranks(2, [&](Communicator& group) {
-    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Lane::Beside::yes), kExperts);
+    const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Overlap::yes), kExperts);
     // Experts 0 to 2 are rank 0's. Of the first token rank 0 gets one copy, of the second one each.
     const auto ids_NK = at::tensor({0, 2, 1, 5, 0, 3}, at::kInt).view({2, 3});
     const auto plan = dispatcher.plan(ids_NK).front();

@@ -77,7 +77,7 @@ TEST_CASE("a global balance is counted over ranks once a choice, and in training
     TestRouter test(model, at::kDouble);
     Routing routing;
     for (const auto phase : phases) test.forward(x_ND, 3, routing, phase);
-    return test.world->traffic().all_reduce.calls;
+    return test.world->diagnostics().traffic().all_reduce.calls;
   };
   CHECK(calls({Phase::train, Phase::recompute}) == 0);
   model.load_balancing_granularity = BalanceGranularity::global;

@@ -5,7 +5,7 @@
 
 using namespace olmoe;
 
-TEST_CASE("hashes that ranks share out are joined as one rank joins them, in the order of the files") {
+TEST_CASE("the joined hash does not depend on which rank hashed which file, but on their order") {
   const auto hash = [](char digit) { return std::string(31, '8') + digit; };
   const std::vector<std::string> all{hash('a'), hash('b'), std::string(32, 'f'), hash('d')};
   const auto alone = make_single_communicator();

@@ -115,13 +115,13 @@ struct Pools {
 
 }  // namespace
 
-TEST_CASE("slices cover every element exactly once, and start at 256-byte multiples") {
+TEST_CASE("slices cover every element once, and shards are multiples of 256 bytes") {
   const int ranks = GENERATE(1, 2, 3, 4, 5);
   std::vector<std::map<std::string, Shape>> seen(ranks);  // one for each rank: no sharing
   run_ranks(ranks, [&](Communicator& world) {
     TestUnit u("unit", world, at::kBFloat16);
     ENSURE(u.unit.flat_numel() == world.size() * u.unit.shard.numel(), "flat {}", u.unit.flat_numel());
-    ENSURE(u.unit.shard.nbytes() % 256 == 0, "a slice of {} bytes", u.unit.shard.nbytes());
+    ENSURE(u.unit.shard.nbytes() % 256 == 0, "a shard of {} bytes", u.unit.shard.nbytes());
     for (const UnitParam& param : u.unit.params()) {
       seen[world.rank()][param.name] = Shape(at::zeros(param.global_shape).numel(), 0);
     }
@@ -158,9 +158,9 @@ TEST_CASE("gather gives every rank the whole parameters, rounded to the compute 
       ENSURE(slot->is_leaf() && slot->requires_grad() && reinterpret_cast<uintptr_t>(slot->data_ptr()) % 64 == 0,
              "not an aligned leaf");
     }
-    const int64_t calls = world.traffic().all_gather.calls;
+    const int64_t calls = world.diagnostics().traffic().all_gather.calls;
     u.unit.gather();
-    ENSURE(world.traffic().all_gather.calls == calls, "gathered again what is still there");
+    ENSURE(world.diagnostics().traffic().all_gather.calls == calls, "gathered again what is still there");
     u.unit.shard.mul_(2);
     u.unit.invalidate();
     ENSURE(!u.unit.gathered(), "gathered after invalidate()");
@@ -179,7 +179,7 @@ TEST_CASE("gather gives every rank the whole parameters, rounded to the compute 
   });
 }
 
-TEST_CASE("pooled units: kept graphs stay valid, gradients add up over micro-batches") {
+TEST_CASE("pooled units: saved graphs stay valid, gradients accumulate over micro-batches") {
   const int ranks = GENERATE(1, 2, 3, 4, 5);
   run_ranks(ranks, [](Communicator& world) {
     TestUnit first("one", world, at::kDouble), second("second", world, at::kDouble);
@@ -247,11 +247,11 @@ TEST_CASE("a group of one may compute in its shard and gather nothing") {
       ENSURE(u.unit.gathered(), "the shard is always there");
     }
     check_grads(u, oracle(u, 1, 2));
-    ENSURE(world.traffic().all_gather.calls == 0, "an alias was gathered");
+    ENSURE(world.diagnostics().traffic().all_gather.calls == 0, "an alias was gathered");
   });
 }
 
-TEST_CASE("what is going to be stored is not zeroed, everything else is") {
+TEST_CASE("gradients that will be stored are not zeroed, all others are") {
   run_ranks(2, [](Communicator& world) {
     at::Tensor a, stored, b;
     bool to_store = false;
@@ -261,7 +261,7 @@ TEST_CASE("what is going to be stored is not zeroed, everything else is") {
     at::Tensor full = at::full({n}, 3.0);
     unit.bind(at::zeros({n}), full);
     unit.claim_full_grads();
-    ENSURE(to_store, "nobody was told to store");
+    ENSURE(to_store, "the gradient is not marked to be stored");
     check_same_bits(stored.grad(), at::full({5, 2}, 3.0), "left alone");
     ENSURE((full != 0).sum().item<int64_t>() == 10, "padding or another parameter kept a value");
     try {
@@ -314,9 +314,9 @@ TEST_CASE("a bfloat16 wire rounds each rank's whole gradient once, and sums in f
       u.unit.grad.zero_();
       u.unit.claim_full_grads();
       full.copy_(grad_of(world.rank()));
-      const int64_t before = world.traffic().reduce_scatter.bytes;
+      const int64_t before = world.diagnostics().traffic().reduce_scatter.bytes;
       u.unit.reduce_grads(wire);
-      return world.traffic().reduce_scatter.bytes - before;
+      return world.diagnostics().traffic().reduce_scatter.bytes - before;
     };
     const int64_t master_bytes = reduce({});
     const at::Tensor master = u.unit.grad.clone();

@@ -18,7 +18,7 @@ using Names = std::vector<std::string>;
 
 }  // namespace
 
-TEST_CASE("ranks placed host after host keep the innermost axes within hosts") {
+TEST_CASE("ranks numbered host by host keep the innermost axes within hosts") {
   const auto two_hosts = of("aaaabbbb", {.replicate = 2, .shard = 4, .expert = 2});
   CHECK(two_hosts.summary ==
         "8 ranks on 2 hosts, 4 each; within a host: expert, expert_shard, shard; between hosts: replicate");
@@ -28,13 +28,13 @@ TEST_CASE("ranks placed host after host keep the innermost axes within hosts") {
   CHECK(one_copy.scattered.empty());
 }
 
-TEST_CASE("one host keeps all, and a world of one has no axes") {
+TEST_CASE("all axes are within a single host, and a world of one has none") {
   CHECK(of("aaaa", {.replicate = 2, .shard = 2}).summary ==
         "4 ranks on 1 host; within a host: expert_shard, shard, replicate");
   CHECK(of("a", {}).summary == "1 rank");
 }
 
-TEST_CASE("ranks dealt to hosts in turns are found, and only where they could be together") {
+TEST_CASE("axes are scattered if they cross hosts only because of the numbering") {
   // expert_shard has stride 2, so turns on two hosts happen to keep it together; the others pay.
   CHECK(of("abababab", {.replicate = 2, .shard = 4, .expert = 2}).scattered == Names{"expert", "shard"});
   CHECK(of("abababab", {.replicate = 1, .shard = 8, .expert = 2}).scattered == Names{"expert"});
@@ -44,7 +44,7 @@ TEST_CASE("ranks dealt to hosts in turns are found, and only where they could be
   CHECK(of("abab", {.replicate = 4, .shard = 1}).scattered.empty());
 }
 
-TEST_CASE("hosts of different sizes, and one for each rank, are nobody's fault") {
+TEST_CASE("hosts of different sizes, or with one rank each, are not scattered") {
   const auto uneven = of("aaab", {.replicate = 2, .shard = 2});
   CHECK(uneven.summary == "4 ranks on 2 hosts, 1 to 3 each; between hosts: expert_shard, shard, replicate");
   CHECK(uneven.scattered.empty());

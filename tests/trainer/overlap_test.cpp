@@ -24,7 +24,7 @@ class GatherCounter : public Stage {
   std::vector<Param> params() override { return stage_->params(); }
   int64_t num_experts() const override { return stage_->num_experts(); }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
-    counts_.push_back(group_.traffic().all_gather.calls);
+    counts_.push_back(group_.diagnostics().traffic().all_gather.calls);
     return stage_->forward(x_ND, context);
   }
 

@@ -14,14 +14,33 @@ using namespace olmoe::test;
 
 /// What was asked of the groups of one rank, by their names.
 struct Asked {
-  std::map<std::string, std::vector<const void*>> allocated, enrolled;
+  std::map<std::string, std::vector<const void*>> allocated, registered;
 };
 
-/// A group of one that keeps account of its memory.
+class AccountedBuffers final : public BufferRegistry {
+ public:
+  AccountedBuffers(std::string group, Asked& asked) : BufferRegistry(std::move(group)), asked_(asked) {}
+
+ private:
+  at::Tensor do_allocate(int64_t bytes, c10::Device device) override {
+    auto buffer = at::zeros({bytes}, at::device(device).dtype(at::kByte));
+    asked_.allocated[group()].push_back(buffer.const_data_ptr());
+    return buffer;
+  }
+  void do_register_buffer(const at::Tensor& buffer) override {
+    asked_.registered[group()].push_back(buffer.const_data_ptr());
+  }
+
+  Asked& asked_;
+};
+
+/// A group of one that records what is allocated and registered.
 class Accountant final : public Communicator {
  public:
-  Accountant(std::string name, Asked& asked) : Communicator(std::move(name), 0, 1), asked_(asked) {}
+  Accountant(std::string name, Asked& asked)
+      : Communicator(std::move(name), 0, 1), buffers_(this->name(), asked), asked_(asked) {}
   void abort(int) override {}
+  BufferRegistry& buffers() override { return buffers_; }
 
  private:
   void do_all_gather(at::Tensor&, const at::Tensor&) override {}
@@ -34,13 +53,8 @@ class Accountant final : public Communicator {
   std::unique_ptr<Communicator> do_split(int, int, std::string name) override {
     return std::make_unique<Accountant>(std::move(name), asked_);
   }
-  at::Tensor do_allocate(int64_t bytes, c10::Device device) override {
-    auto memory = at::zeros({bytes}, at::device(device).dtype(at::kByte));
-    asked_.allocated[name()].push_back(memory.const_data_ptr());
-    return memory;
-  }
-  void do_enroll(const at::Tensor& memory) override { asked_.enrolled[name()].push_back(memory.const_data_ptr()); }
 
+  AccountedBuffers buffers_;
   Asked& asked_;
 };
 
@@ -84,15 +98,15 @@ TEST_CASE("buffers of collectives come from the groups that use them, where that
     const StageRunner runner(make_stages(tiny_model(), mesh), mesh, options);
     if (!registered) {
       CHECK(asked.allocated.empty());
-      CHECK(asked.enrolled.empty());
+      CHECK(asked.registered.empty());
       return;
     }
     const auto units = runner.units().size();
     CHECK(asked.allocated.at("replicate").size() == units);
     // Two pools for weights, or a buffer for each unit; two for full gradients, which no unit of one rank needs.
     CHECK(asked.allocated.at("shard").size() == (residency == Residency::pooled ? 4 : units + 4));
-    REQUIRE(asked.enrolled.size() == 1);
-    CHECK(asked.enrolled.at("expert_shard") == asked.allocated.at("shard"));
+    REQUIRE(asked.registered.size() == 1);
+    CHECK(asked.registered.at("expert_shard") == asked.allocated.at("shard"));
     CHECK_FALSE(asked.allocated.contains("expert_shard"));
     for (size_t u = 0; u < units; ++u)
       CHECK(runner.units()[u]->grad.const_data_ptr() == asked.allocated.at("replicate")[u]);

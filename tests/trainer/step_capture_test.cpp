@@ -96,5 +96,5 @@ TEST_CASE("a step of several rounds can be captured with each ZeRO stage, after 
   noted_streams().begin_capture();
   CHECK_NOTHROW(step(runner));
   CHECK_NOTHROW(noted_streams().end_capture());
-  CHECK(noted_streams().lines.empty() != overlap);  // the lanes are streams, and the capture has seen them
+  CHECK(noted_streams().lines.empty() != overlap);  // the side streams exist, and the capture has seen them
 }

@@ -64,7 +64,7 @@ Calls calls_of(DeviceMesh& mesh) {
                                                                     {"shard", &mesh.shard()},
                                                                     {"expert", &mesh.expert()},
                                                                     {"expert_shard", &mesh.expert_shard()}}) {
-    const auto traffic = group->traffic();
+    const auto& traffic = group->diagnostics().traffic();
     const auto put = [&](const char* kind, const Traffic::Count& count) {
       calls[fmt::format("{}.{}", axis, kind)] = count.calls;
     };

@@ -96,7 +96,7 @@ std::unique_ptr<Communicator> connect_devices(const ResolvedRun& run, Communicat
   if (run.device.is_cpu() || alone || run.config.parallel.transport == Transport::staged) return ranks;
   refuse_shared_gpus(*ranks, run.device.index());
   std::unique_ptr<Communicator> joined;
-  world.traced(Collective::join, [&] { joined = make_nccl_communicator(std::move(ranks), run.device); });
+  world.diagnostics().traced(Collective::join, [&] { joined = make_nccl_communicator(std::move(ranks), run.device); });
   return joined;
 }
 

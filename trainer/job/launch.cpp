@@ -40,7 +40,8 @@ void report(const std::exception& error, Communicator& world) {
   if (!agreed && common && world.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
   if (!agreed || world.rank() == 0) {
     log::error("{}", error_text(error));
-    if (!common && !agreed) log::error("last collectives of {}:\n{}", world.name(), world.trace());
+    if (!common && !agreed)
+      log::error("last collectives of {}:\n{}", world.name(), world.diagnostics().trace()->text());
   }
   if (agreed) world.barrier();  // no rank ends the job before rank 0 has told why
 }

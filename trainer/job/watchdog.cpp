@@ -66,7 +66,7 @@ Watchdog::Watchdog(const Communicator& ranks, Options options)
     : options_(std::move(options)),
       rank_(ranks.rank()),
       size_(ranks.size()),
-      trace_(ranks.shared_trace()),
+      trace_(ranks.diagnostics().trace()),
       exceptions_(std::uncaught_exceptions()) {
   if (options_.timeout_s <= 0) return;
   mine_.rank = rank_;

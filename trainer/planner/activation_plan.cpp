@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 
+#include "core/integers.h"
 #include "model/stage.h"
 #include "trainer/planner/collective_bytes.h"
 
@@ -31,8 +32,6 @@ struct Pass {
 };
 
 bool fused_experts(const TrainConfig& train) { return train.expert_kernels == kernels::ExpertKernels::fused; }
-
-int64_t rounded_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 /// A GPU makes the gate and up gradients of a rank's experts in bf16 before it adds them to the fp32 ones; of down,
 /// half. Fused kernels add in fp32 where the sum stays.
@@ -154,9 +153,9 @@ int64_t attention_temporaries(const Pass& p) {
 int64_t flash_backward_bytes(const ModelConfig& model, AttentionSize size, int multiprocessors) {
   constexpr int64_t kBf16 = 2, kFloat = 4;
   const int64_t B = size.sequences, S = size.positions, H = model.num_heads, G = model.num_kv_heads, rows = B * S;
-  const int64_t d = rounded_up(model.head_dim(), 8), padded_S = rounded_up(S, 128);
-  const int64_t padded_d = rounded_up(d, d <= 128 ? 32 : 64);
-  const int64_t splits = size.deterministic ? (multiprocessors + B * H - 1) / (B * H) : 1;
+  const int64_t d = round_up(model.head_dim(), 8), padded_S = round_up(S, 128);
+  const int64_t padded_d = round_up(d, d <= 128 ? 32 : 64);
+  const int64_t splits = size.deterministic ? ceil_div(multiprocessors, B * H) : 1;
   const int64_t grads = rows * (H + 2 * G) * d * kBf16;                 // dq, dk, dv
   const int64_t by_query_head = G == H ? 0 : 2 * rows * H * d * kBf16;  // dk and dv, before they are summed by group
   const int64_t dq_sums = splits * B * padded_S * H * padded_d * kFloat;
@@ -170,7 +169,7 @@ int64_t cudnn_backward_bytes(const ModelConfig& model, AttentionSize size) {
   constexpr int64_t kBf16 = 2, kFloat = 4, kOwn = 256;
   const int64_t B = size.sequences, S = size.positions, H = model.num_heads, d = model.head_dim();
   // Tiles of 64 queries and 128 keys.
-  const int64_t score_grads = B * H * rounded_up(S, 64) * rounded_up(S, 128) * kBf16, dq_sums = B * H * S * d * kFloat;
+  const int64_t score_grads = B * H * round_up(S, 64) * round_up(S, 128) * kBf16, dq_sums = B * H * S * d * kFloat;
   const int64_t by_query_head = model.num_kv_heads == H ? 0 : 2 * B * S * H * d * kBf16;
   const int64_t row_sums = B * H * S * kFloat;
   return (size.deterministic ? score_grads : dq_sums) + by_query_head + row_sums + kOwn;

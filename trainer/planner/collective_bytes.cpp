@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/integers.h"
+
 namespace olmoe {
 namespace {
 

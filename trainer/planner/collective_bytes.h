@@ -20,7 +20,7 @@ StepCounts count_step(const Config& config, MeshShape mesh);
 /// (P - 1) (1 - C(E - E/P, K) / C(E, K)).
 double expected_copies(int64_t num_experts, int64_t top_k, int64_t expert_ranks);
 
-/// Bytes that a rank sends in one optimizer step, for each communicator, as Communicator::traffic() counts them. Norms,
+/// Bytes that a rank sends in one optimizer step, for each communicator, as Diagnostics::traffic() counts them. Norms,
 /// losses and counts of targets and experts are left out: a few hundred bytes.
 struct CollectiveBytes {
   int64_t gather_dense = 0;    ///< all_gather over shard

@@ -5,14 +5,14 @@
 #include <queue>
 #include <vector>
 
+#include "core/integers.h"
+
 namespace olmoe {
 namespace {
 
 constexpr int64_t kTileK = 64;
 /// Cycles from the end of a tile to the first product of the next, where no other tile is computed meanwhile.
 constexpr double kTileStart = 300;
-
-int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 /// Rows of each expert with routing that favours none: spread evenly, with the deviation that chance gives, in no
 /// order.
@@ -87,13 +87,13 @@ TileTime tile_time(const TileKernel& kernel, int64_t k_tiles, const GpuRates& ra
 ProductTime product_time(const GroupedProduct& product, const GpuRates& rates) {
   const auto& kernel = product.kernel;
   const auto of_rows = [&](int64_t rows) {
-    return tile_time(kernel, blocks_of(product.k > 0 ? product.k : rows, kTileK), rates);
+    return tile_time(kernel, ceil_div(product.k > 0 ? product.k : rows, kTileK), rates);
   };
-  const int64_t columns = blocks_of(product.n, kernel.columns);
+  const int64_t columns = ceil_div(product.n, kernel.columns);
   std::vector<Tiles> tiles;
   for (const int64_t rows : rows_of_experts(product.rows, product.experts)) {
-    const int64_t along_m = product.m > 0 ? blocks_of(product.m, kernel.rows)
-                                          : kernel.cluster * blocks_of(rows, kernel.rows * kernel.cluster);
+    const int64_t along_m = product.m > 0 ? ceil_div(product.m, kernel.rows)
+                                          : kernel.cluster * ceil_div(rows, kernel.rows * kernel.cluster);
     tiles.push_back({rows > 0 ? along_m * columns : 0, of_rows(rows).total()});
   }
   const double cycles = (kernel.counter ? by_counter : round_robin)(tiles, rates.multiprocessors);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/integers.h"
 #include "model/flops.h"
 #include "trainer/planner/collective_bytes.h"
 
@@ -39,7 +40,7 @@ Sizes sizes_of(const Config& config, MeshShape mesh) {
   const bool moe = model.has_experts();
   const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
   const int64_t sequences = busiest_sequences(config.train, ranks);
-  const int64_t passes = (sequences + config.train.micro_batch_size - 1) / config.train.micro_batch_size;
+  const int64_t passes = ceil_div(sequences, config.train.micro_batch_size);
   auto number = [](int64_t n) { return static_cast<double>(n); };
   return {number(sequences * config.data.sequence_length),
           number(passes),

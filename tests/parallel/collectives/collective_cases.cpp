@@ -197,7 +197,7 @@ void check_traffic(Communicator& group, at::Device) {
   fresh->broadcast(at::zeros({8}), 0);
   fresh->barrier();
   fresh->barrier();
-  const Traffic traffic = fresh->traffic();
+  const Traffic& traffic = fresh->diagnostics().traffic();
   check_count(traffic.all_gather, 1, others * 10 * 4, "all_gather");
   check_count(traffic.reduce_scatter, 1, others * 10 * 2, "reduce_scatter");
   check_count(traffic.all_reduce, 1, 2 * others * 6 * 8, "all_reduce");
@@ -211,8 +211,8 @@ void check_trace(Communicator& group, at::Device) {
   fresh->broadcast(at::zeros({8}, at::kBFloat16), 0);
   fresh->all_reduce(at::zeros({3}));
   // Both groups are in one order: the split, then what the new group did.
-  const std::string before = group.trace();
-  ENSURE(before == fresh->trace(), "the groups of a rank have a trace each");
+  const std::string before = group.diagnostics().trace()->text();
+  ENSURE(before == fresh->diagnostics().trace()->text(), "the groups of a rank have a trace each");
   const auto line = [](const std::string& trace, int from_end) {
     std::vector<std::string> lines;
     std::istringstream in(trace);
@@ -228,7 +228,7 @@ void check_trace(Communicator& group, at::Device) {
   check_line(2, "fresh.broadcast BFloat16 8 finished");
   check_line(1, "fresh.all_reduce Float 3 finished");
   for (int i = 0; i < 100; ++i) fresh->barrier();
-  const std::string full = group.trace();
+  const std::string full = group.diagnostics().trace()->text();
   ENSURE(std::ranges::count(full, '\n') == 64, "trace:\n{}", full);
   ENSURE(line(full, 64) == fmt::format("#{} fresh.barrier Byte 0 finished", last + 37), "{}", full);
 }
@@ -236,7 +236,7 @@ void check_trace(Communicator& group, at::Device) {
 /// Mistakes that a rank sees by itself, before it calls the others.
 void check_refusals(Communicator& group, at::Device) {
   const int64_t ranks = group.size();
-  auto refuse = [&](const char* piece, const std::function<void()>& call) { check_contains(error_of(call), piece); };
+  auto refuse = [&](const char* part, const std::function<void()>& call) { check_contains(error_of(call), part); };
   refuse("all_gather: out is 5", [&] { group.all_gather(at::zeros({5}), at::zeros({7})); });
   refuse("all_gather: out is", [&] { group.all_gather(at::zeros({ranks * 4}), at::zeros({4}, at::kDouble)); });
   refuse("is not contiguous", [&] { group.all_reduce(at::zeros({3, 4}).t()); });
@@ -250,7 +250,7 @@ void check_refusals(Communicator& group, at::Device) {
     group.all_to_all(at::zeros({ranks * 2}), at::zeros({ranks * 2 + 1}), two, two);
   });
   refuse("ranks of", [&] { group.all_to_all(at::zeros({2}), at::zeros({2}), {}, {}); });
-  refuse("but not piece", [&] {
+  refuse("but is not part", [&] {
     at::Tensor whole = at::zeros({ranks * 4 + 1});
     group.all_gather(whole.narrow(0, 0, ranks * 4), whole.narrow(0, ranks * 4 - 3, 4));
   });
@@ -287,8 +287,8 @@ std::string error_of(const std::function<void()>& call) {
   throw Error("a call that must be refused went through");
 }
 
-void check_contains(const std::string& text, const std::string& piece) {
-  ENSURE(text.find(piece) != std::string::npos, "\"{}\" does not say \"{}\"", text, piece);
+void check_contains(const std::string& text, const std::string& part) {
+  ENSURE(text.find(part) != std::string::npos, "\"{}\" does not say \"{}\"", text, part);
 }
 
 const std::vector<CollectiveCase>& collective_cases() {

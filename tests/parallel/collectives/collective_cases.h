@@ -17,8 +17,8 @@ at::Tensor draw(int rank, at::IntArrayRef shape, at::ScalarType dtype, int seed 
 void check_same_bits(const at::Tensor& actual, const at::Tensor& expected, const std::string& what);
 /// The message of the Error that `call` throws; throws if it throws none.
 std::string error_of(const std::function<void()>& call);
-/// Throws unless `text` contains `piece`.
-void check_contains(const std::string& text, const std::string& piece);
+/// Throws Error unless `text` contains `part`.
+void check_contains(const std::string& text, const std::string& part);
 
 struct CollectiveCase {
   const char* name;

@@ -32,7 +32,7 @@ std::string mixture(const Variables& variables) {
 
 }  // namespace
 
-TEST_CASE("ranks that a launcher started and that did not join are refused by its name") {
+TEST_CASE("more ranks started than joined: refused, with the name of the launcher") {
   const std::map<std::string, std::string> launchers{{"OMPI_COMM_WORLD_SIZE", "mpirun of Open MPI"},
                                                      {"PMI_SIZE", "mpirun of MPICH or Intel MPI"},
                                                      {"MV2_COMM_WORLD_SIZE", "mpirun of MVAPICH"},
@@ -48,13 +48,13 @@ TEST_CASE("ranks that a launcher started and that did not join are refused by it
              Catch::StartsWith("WORLD_SIZE=16: torchrun started 16"));
 }
 
-TEST_CASE("a rank above those that joined tells the same where no size is known") {
+TEST_CASE("a rank number above the joined ranks is refused too if no size is set") {
   CHECK_THAT(refusal({{"PMIX_RANK", "2"}}, 1), Catch::StartsWith("PMIX_RANK=2: a launcher started at least 3 ranks"));
   CHECK(refusal({{"PMIX_RANK", "0"}}, 1).empty());
   CHECK(refusal({{"PMIX_RANK", "2"}}, 3).empty());
 }
 
-TEST_CASE("variables that count something else refuse nothing") {
+TEST_CASE("variables that count something else are accepted") {
   // The daemons of mpirun on four hosts are a step of four tasks, whatever the ranks.
   CHECK(refusal({{"OMPI_COMM_WORLD_SIZE", "2"}, {"SLURM_STEP_NUM_TASKS", "4"}}, 2).empty());
   // One torchrun a host.
@@ -79,14 +79,14 @@ TEST_CASE("torchrun inside mpirun, or mpirun inside torchrun, is refused before 
   CHECK(mixture(inside).empty());
 }
 
-TEST_CASE("a full folder of temporary files is named before MPI fails over it") {
+TEST_CASE("a warning names a full folder of temporary files") {
   CHECK_THAT(describe_full_temporary_folder(environment({{"TMPDIR", "/proc"}})),  // which stores nothing
              Catch::StartsWith("the folder of temporary files, /proc, has 0 bytes free: MPI keeps "));
   CHECK_THAT(describe_full_temporary_folder(environment({{"TMPDIR", "/not/there"}})), Catch::Contains("/not/there"));
   CHECK(describe_full_temporary_folder(environment({{"TMPDIR", "."}})).empty());
 }
 
-TEST_CASE("one rank in an allocation for several is told, not refused") {
+TEST_CASE("a single rank in an allocation for several is warned of, not refused") {
   CHECK_THAT(describe_idle_allocation(environment({{"SLURM_NTASKS", "8"}}), 1),
              Catch::StartsWith("one rank runs, in a Slurm allocation for 8"));
   const Variables step{{"SLURM_NTASKS", "8"}, {"SLURM_STEP_NUM_TASKS", "1"}};

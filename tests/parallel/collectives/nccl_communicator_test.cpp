@@ -16,7 +16,7 @@ namespace {
 
 int count_gpus() {
   const int gpus = c10::impl::VirtualGuardImpl(c10::kCUDA).deviceCount();
-  REQUIRE(gpus > 0);  // a machine without one cannot tell anything here
+  REQUIRE(gpus > 0);  // a machine without one tests nothing here
   return gpus;
 }
 
@@ -43,14 +43,14 @@ TEST_CASE("NCCL: every collective meets its oracle, on every number of GPUs", "[
     }
 }
 
-TEST_CASE("NCCL: tensors in host memory go over the host's communicator", "[cuda]") {
+TEST_CASE("NCCL: tensors in host memory use the host's communicator", "[cuda]") {
   for (const CollectiveCase& test : collective_cases()) {
     INFO(test.name);
     REQUIRE_NOTHROW(run_gpu_ranks(count_gpus(), [&](Communicator& world, at::Device) { test.check(world, at::kCPU); }));
   }
 }
 
-TEST_CASE("ranks that share a GPU meet in host memory", "[cuda]") {
+TEST_CASE("ranks that share a GPU exchange host memory", "[cuda]") {
   const int ranks = GENERATE(1, 2, 3);
   const at::Device shared = gpu_of(count_gpus() - 1);
   for (const CollectiveCase& test : collective_cases()) {
@@ -59,17 +59,17 @@ TEST_CASE("ranks that share a GPU meet in host memory", "[cuda]") {
   }
 }
 
-// With one GPU too: the world is a group of NCCL's, made, told of memory and left as any other.
-TEST_CASE("NCCL: memory that it registered serves collectives, and goes before its group or after", "[cuda]") {
+// With one GPU too: the world is a group of NCCL's, made, used and finalized as any other.
+TEST_CASE("NCCL: collectives use registered buffers, which are freed before their group or after it", "[cuda]") {
   constexpr int64_t kPart = 4096;
   const bool group_first = GENERATE(false, true);
   run_gpu_ranks(count_gpus(), [&](Communicator& world, at::Device device) {
     const int64_t ranks = world.size();
     auto group = world.split(0, world.rank(), "shard");
     auto other = world.split(0, world.rank(), "expert_shard");
-    at::Tensor memory = world.allocate(ranks * kPart * static_cast<int64_t>(sizeof(float)), device);
-    group->enroll(memory);
-    other->enroll(memory);
+    at::Tensor memory = world.buffers().allocate(ranks * kPart * static_cast<int64_t>(sizeof(float)), device);
+    group->buffers().register_buffer(memory);
+    other->buffers().register_buffer(memory);
     at::Tensor flat = memory.view(at::kFloat), own = flat.narrow(0, world.rank() * kPart, kPart);
     for (Communicator* user : {&world, group.get(), other.get()}) {
       flat.zero_();
@@ -86,11 +86,11 @@ TEST_CASE("NCCL: memory that it registered serves collectives, and goes before i
   });
 }
 
-TEST_CASE("NCCL: memory of another origin is not registered", "[cuda]") {
+TEST_CASE("NCCL: a buffer of another origin is not registered", "[cuda]") {
   run_gpu_ranks(count_gpus(), [&](Communicator& world, at::Device device) {
     const auto other = at::zeros({16}, at::device(device).dtype(at::kByte));
-    check_contains(error_of([&] { world.enroll(other); }), "no group over NCCL gave this memory");
-    world.enroll(other.cpu());
+    check_contains(error_of([&] { world.buffers().register_buffer(other); }), "was not allocated by a group over NCCL");
+    world.buffers().register_buffer(other.cpu());
   });
 }
 

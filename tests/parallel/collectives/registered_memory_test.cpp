@@ -1,4 +1,4 @@
-// Memory that groups were told of: who is told, who forgets, and when it is freed.
+// Registered buffers: with which groups, when they are deregistered, and when they are freed.
 #include "parallel/collectives/registered_memory.h"
 
 #include <ATen/ops/zeros.h>
@@ -21,13 +21,13 @@ using Events = std::vector<std::string>;
 class Listener final : public Registrar {
  public:
   Listener(std::string name, Events& events) : name_(std::move(name)), events_(events) {}
-  ~Listener() override { events_.push_back(name_ + " dies"); }
-  void* remember(void*, size_t size_bytes) override {
-    events_.push_back(name_ + " is told of " + std::to_string(size_bytes));
+  ~Listener() override { events_.push_back(name_ + " ends"); }
+  void* register_buffer(void*, size_t size_bytes) override {
+    events_.push_back(name_ + " registers " + std::to_string(size_bytes));
     return this;
   }
-  void forget(void* handle) noexcept override {
-    events_.push_back(name_ + (handle == this ? " forgets" : " is confused"));
+  void deregister(void* handle) noexcept override {
+    events_.push_back(name_ + (handle == this ? " deregisters" : " gets another handle"));
   }
 
  private:
@@ -37,8 +37,8 @@ class Listener final : public Registrar {
 
 class Refuser final : public Registrar {
  public:
-  void* remember(void*, size_t) override { throw Error("refused"); }
-  void forget(void*) noexcept override { std::abort(); }
+  void* register_buffer(void*, size_t) override { throw Error("refused"); }
+  void deregister(void*) noexcept override { std::abort(); }
 };
 
 struct Fixture {
@@ -53,7 +53,7 @@ struct Fixture {
 
 }  // namespace
 
-TEST_CASE("memory goes with its last tensor, after those who know it have forgotten it") {
+TEST_CASE("memory is deregistered and then freed with its last tensor") {
   Fixture f;
   const auto world = std::make_shared<Listener>("world", f.events);
   const auto shard = std::make_shared<Listener>("shard", f.events);
@@ -61,63 +61,65 @@ TEST_CASE("memory goes with its last tensor, after those who know it have forgot
   {
     const at::Tensor memory = f.wrap();
     REQUIRE(RegisteredMemory::of(memory) != nullptr);
-    RegisteredMemory::of(memory)->tell(world);
+    RegisteredMemory::of(memory)->register_with(world);
     view = memory.view(at::kFloat).narrow(0, 2, 4);
     CHECK(RegisteredMemory::of(view) == RegisteredMemory::of(memory));
-    RegisteredMemory::of(view)->tell(shard);
+    RegisteredMemory::of(view)->register_with(shard);
   }
   view.fill_(3);
   CHECK(f.storage == std::array<float, 8>{0, 0, 3, 3, 3, 3, 0, 0});
-  CHECK(f.events == Events{"world is told of 32", "shard is told of 32"});
+  CHECK(f.events == Events{"world registers 32", "shard registers 32"});
   view.reset();
-  CHECK(f.events == Events{"world is told of 32", "shard is told of 32", "world forgets", "shard forgets", "freed"});
+  CHECK(f.events ==
+        Events{"world registers 32", "shard registers 32", "world deregisters", "shard deregisters", "freed"});
 }
 
-TEST_CASE("a group that is gone is told nothing more, and memory outlives it") {
+TEST_CASE("memory outlives a group that it is registered with") {
   Fixture f;
   auto memory = f.wrap();
   {
     const auto group = std::make_shared<Listener>("group", f.events);
-    RegisteredMemory::of(memory)->tell(group);
+    RegisteredMemory::of(memory)->register_with(group);
   }
   memory.fill_(1);
   memory.reset();
-  CHECK(f.events == Events{"group is told of 32", "group dies", "freed"});
+  CHECK(f.events == Events{"group registers 32", "group ends", "freed"});
 }
 
-TEST_CASE("memory is left alone where an exception unwinds, and freed where it was caught before") {
+TEST_CASE("memory is not freed while an exception unwinds the stack, but is after it was caught") {
   Fixture f;
   const auto group = std::make_shared<Listener>("group", f.events);
   const auto use = [&](bool fail) {
     const auto memory = f.wrap();
-    RegisteredMemory::of(memory)->tell(group);
+    RegisteredMemory::of(memory)->register_with(group);
     if (fail) throw std::runtime_error("a peer died");
   };
   CHECK_THROWS(use(true));
-  CHECK(f.events == Events{"group is told of 32"});
+  CHECK(f.events == Events{"group registers 32"});
   use(false);
-  CHECK(f.events == Events{"group is told of 32", "group is told of 32", "group forgets", "freed"});
+  CHECK(f.events == Events{"group registers 32", "group registers 32", "group deregisters", "freed"});
 }
 
-TEST_CASE("a group that refuses memory is not asked to forget it; other memory is nobody's") {
+TEST_CASE("a failed registration is not undone; other memory has no registrations") {
   Fixture f;
   const auto refuser = std::make_shared<Refuser>();
   auto memory = f.wrap();
-  CHECK_THROWS_AS(RegisteredMemory::of(memory)->tell(refuser), Error);
+  CHECK_THROWS_AS(RegisteredMemory::of(memory)->register_with(refuser), Error);
   memory.reset();
   CHECK(f.events == Events{"freed"});
   CHECK(RegisteredMemory::of(at::zeros({3})) == nullptr);
 }
 
-TEST_CASE("over host memory a group gives memory like any, zero, and knows all of it") {
+TEST_CASE("over host memory a group allocates zeroed buffers, and registers any") {
   const auto world = make_single_communicator();
   for (const int64_t bytes : {0, 1, 4096}) {
-    const auto memory = world->allocate(bytes, at::kCPU);
+    const auto memory = world->buffers().allocate(bytes, at::kCPU);
     CHECK(memory.scalar_type() == at::kByte);
     CHECK(memory.sizes() == at::IntArrayRef({bytes}));
     CHECK(memory.count_nonzero().item<int64_t>() == 0);
-    CHECK_NOTHROW(world->enroll(memory));
+    CHECK_NOTHROW(world->buffers().register_buffer(memory));
   }
-  CHECK_THROWS_AS(world->allocate(-1, at::kCPU), Error);
-  CHECK_THROWS_AS(world->enroll(at::Tensor()), Error);
+  CHECK_THROWS_WITH(world->buffers().allocate(-1, at::kCPU), Catch::Contains("world.allocate: -1 bytes"));
+  CHECK_THROWS_WITH(world->buffers().register_buffer(at::Tensor()), Catch::Contains("undefined tensor"));
+  CHECK_THROWS_WITH(world->buffers().register_buffer(at::zeros({2, 3}).t()), Catch::Contains("is not contiguous"));
 }

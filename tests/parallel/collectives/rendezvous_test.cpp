@@ -27,7 +27,7 @@ const Variables kSrun{
 
 }  // namespace
 
-TEST_CASE("torchrun's variables say where ranks meet") {
+TEST_CASE("the rendezvous is read from torchrun's variables") {
   auto variables = kTorchrun;
   auto meeting = find_rendezvous(environment(variables)).value();
   CHECK(meeting.host == "node1");
@@ -44,7 +44,7 @@ TEST_CASE("torchrun's variables say where ranks meet") {
   CHECK(second.job != meeting.job);
 }
 
-TEST_CASE("srun's variables say where ranks meet, all ranks alike") {
+TEST_CASE("the rendezvous is read from srun's variables, the same on all ranks") {
   auto variables = kSrun;
   const auto meeting = find_rendezvous(environment(variables)).value();
   CHECK(meeting.host == "gpu07");
@@ -60,7 +60,7 @@ TEST_CASE("srun's variables say where ranks meet, all ranks alike") {
   CHECK(find_rendezvous(environment(variables)).value().port == 4000);
 }
 
-TEST_CASE("one rank has no one to meet") {
+TEST_CASE("one rank needs no rendezvous") {
   CHECK_FALSE(find_rendezvous(environment({})).has_value());
   CHECK(local_rank(environment({})) == 0);
   auto torchrun = kTorchrun;
@@ -89,7 +89,7 @@ TEST_CASE("a variable that is missing or no number is named") {
   CHECK(refusal(variables) == "RANK = \"1x\", but it must be a number from 0 to 7");
 }
 
-TEST_CASE("half of what torchrun sets is refused where it speaks of several ranks") {
+TEST_CASE("only one of RANK and WORLD_SIZE is refused if it implies several ranks") {
   CHECK_THAT(refusal({{"WORLD_SIZE", "2"}}),
              Catch::StartsWith("WORLD_SIZE=2 speaks of several ranks, but RANK is not") &&
                  Catch::Contains("unset WORLD_SIZE for one rank"));
@@ -97,12 +97,12 @@ TEST_CASE("half of what torchrun sets is refused where it speaks of several rank
   for (const Variables& harmless :
        {Variables{{"WORLD_SIZE", "1"}}, Variables{{"RANK", "0"}}, Variables{{"MASTER_ADDR", "node1"}}})
     CHECK(refusal(harmless) == "none");
-  auto step = kSrun;  // srun tells all that is needed
+  auto step = kSrun;  // srun sets all that is needed
   step["WORLD_SIZE"] = "2";
   CHECK(refusal(step) == "none");
 }
 
-TEST_CASE("a meeting knows which variables called it, and how to start one rank instead") {
+TEST_CASE("a rendezvous has the variables that it was read from, and how to start one rank instead") {
   const auto torchrun = find_rendezvous(environment(kTorchrun)).value();
   CHECK(torchrun.variables == "RANK=3, WORLD_SIZE=8, MASTER_ADDR=node1, MASTER_PORT=29500");
   CHECK(torchrun.alone == "unset RANK WORLD_SIZE");

@@ -94,7 +94,7 @@ TEST_CASE("store ranks: every collective meets its oracle to the last bit") {
   }));
 }
 
-TEST_CASE("a message longer than the store's values arrives in pieces") {
+TEST_CASE("a message longer than the store's values is sent in chunks") {
   constexpr int64_t kBytes = (int64_t{9} << 20) + 3;
   REQUIRE_NOTHROW(run_store_ranks(2, [](Communicator& world) {
     at::Tensor bytes = at::full({kBytes}, world.rank() == 0 ? 7 : 0, at::kByte);
@@ -103,7 +103,7 @@ TEST_CASE("a message longer than the store's values arrives in pieces") {
   }));
 }
 
-TEST_CASE("ranks that do not all come are named, with the variables that promised them") {
+TEST_CASE("missing ranks are named, with the variables that imply them") {
   auto meeting = meeting_of(0, 3, free_port());
   meeting.variables = "RANK=0, WORLD_SIZE=3";
   meeting.alone = "unset RANK WORLD_SIZE";
@@ -123,7 +123,7 @@ TEST_CASE("ranks that do not all come are named, with the variables that promise
                  "RANK WORLD_SIZE)");
 }
 
-TEST_CASE("a rank that no server answers gives up with the variables that named it") {
+TEST_CASE("a rank without a server throws an error with the variables that name the server") {
   auto meeting = meeting_of(1, 2, free_port());
   meeting.variables = "RANK=1, WORLD_SIZE=2";
   meeting.patience = std::chrono::milliseconds(1500);
@@ -132,7 +132,7 @@ TEST_CASE("a rank that no server answers gives up with the variables that named 
   check_contains(text, "(RANK=1, WORLD_SIZE=2 in the environment say so");
 }
 
-TEST_CASE("a rank that is there twice is refused, and the others go on") {
+TEST_CASE("a second process with the same rank is refused, and the others continue") {
   const uint16_t port = free_port();
   std::thread first([&] { said_by([&] { make_store_communicator(meeting_of(0, 2, port))->barrier(); }); });
   auto world = make_store_communicator(meeting_of(1, 2, port));
@@ -143,7 +143,7 @@ TEST_CASE("a rank that is there twice is refused, and the others go on") {
   check_contains(text, "another process is rank 1 of 2 at localhost:");
 }
 
-TEST_CASE("a port that another program has is refused at once") {
+TEST_CASE("a port in use is refused at once") {
   const uint16_t port = free_port();
   std::thread first([&] { said_by([&] { make_store_communicator(meeting_of(0, 2, port))->barrier(); }); });
   auto world = make_store_communicator(meeting_of(1, 2, port));

@@ -14,7 +14,7 @@ using namespace olmoe;
 
 namespace {
 
-/// As NCCL's back end serves tensors in host memory.
+/// The part of NCCL's back end that serves tensors in host memory.
 class Stacked final : public StackedCommunicator {
  public:
   using StackedCommunicator::StackedCommunicator;
@@ -36,7 +36,7 @@ TEST_CASE("thread ranks: every collective meets its oracle to the last bit") {
   }
 }
 
-TEST_CASE("a back end that stands on another meets the same oracles, and each call is traced once") {
+TEST_CASE("a back end on top of another meets the same oracles, and each call is traced once") {
   const int ranks = GENERATE(2, 3);
   for (const CollectiveCase& test : collective_cases()) {
     DYNAMIC_SECTION(test.name << " on " << ranks << " ranks") {
@@ -109,7 +109,7 @@ TEST_CASE("ranks in different calls are refused, both sides named") {
   }
 }
 
-TEST_CASE("ranks that would wait for ever are told so") {
+TEST_CASE("ranks in a deadlock throw") {
   const std::string missing = "made different calls";
   SECTION("one rank has ended") {
     check_contains(error_of([] {
@@ -151,7 +151,7 @@ TEST_CASE("a watchdog reads the trace of a hanging rank and aborts it") {
       return;
     }
     std::thread watchdog([&] {
-      while (world.trace() != "#0 world.all_reduce Float 4 entered\n") std::this_thread::yield();
+      while (world.diagnostics().trace()->text() != "#0 world.all_reduce Float 4 entered\n") std::this_thread::yield();
       world.abort(static_cast<int>(ExitCode::hang));
       aborted = true;
     });

@@ -23,7 +23,7 @@ RankTrace waiting(int rank, double since_s) {
 
 }  // namespace
 
-TEST_CASE("a rank that stayed behind is named, ranks at one call are one line") {
+TEST_CASE("the least advanced rank is named, and ranks at the same call share a line") {
   const auto text = compare_traces({waiting(0, 35), waiting(1, 34.2), rank_at(2, {kGathered}), waiting(3, 35)}, {});
   CHECK(text ==
         "  rank 2 (node1, pid 102): in no call; finished #126 shard.all_gather BFloat16 64 36.0 s ago\n"
@@ -31,14 +31,14 @@ TEST_CASE("a rank that stayed behind is named, ranks at one call are one line") 
         "look at rank 2 first: the others have come further\n");
 }
 
-TEST_CASE("a rank inside an earlier call has come less far than one that finished it") {
+TEST_CASE("a rank inside a call is less advanced than one that finished it") {
   const auto stuck = rank_at(1, {call(126, "shard.all_gather BFloat16", false, 9)});
   const auto text = compare_traces({rank_at(0, {kGathered}), stuck}, {});
   check_contains(text, "look at rank 1 first");
   CHECK(text.find("rank 1 ") < text.find("rank 0 "));
 }
 
-TEST_CASE("silent ranks come first, with what was last heard of them") {
+TEST_CASE("silent ranks come first, with the last call that they wrote") {
   const auto text = compare_traces({waiting(0, 35), waiting(1, 35)}, {{2, rank_at(2, {kGathered})}, {5, {}}});
   CHECK(
       text ==
@@ -48,7 +48,7 @@ TEST_CASE("silent ranks come first, with what was last heard of them") {
       "look at ranks 2, 5 first: stopped, dead, or on a machine that is out of reach\n");
 }
 
-TEST_CASE("ranks in different calls are told apart, and the first difference is named") {
+TEST_CASE("ranks in different calls are distinguished, and the first difference is named") {
   auto other = rank_at(1, {kGathered, call(127, "replicate.all_reduce Float", false, 35)});
   const auto text = compare_traces({waiting(0, 35), other}, {});
   check_contains(text,
@@ -68,14 +68,14 @@ TEST_CASE("ranks in different calls are told apart, and the first difference is 
   }
 }
 
-TEST_CASE("ranks that are all at one place, or made no call, are no riddle of one rank") {
+TEST_CASE("if all ranks are at the same call, or made none, no rank is blamed") {
   check_contains(compare_traces({waiting(0, 3), waiting(1, 3)}, {}), "all ranks are at the same place");
   const auto text = compare_traces({rank_at(0, {}), waiting(1, 3)}, {});
   check_contains(text, "rank 0 (node1, pid 100): made no call yet\n");
   check_contains(text, "look at rank 0 first");
 }
 
-TEST_CASE("a trace is read as it was written, half of one is not read") {
+TEST_CASE("a trace is read as it was written, an incomplete one is not read") {
   const auto trace = waiting(12, 0.125);
   const auto text = trace.text();
   const auto read = RankTrace::parse(text);
@@ -91,7 +91,7 @@ TEST_CASE("a trace is read as it was written, half of one is not read") {
   CHECK_FALSE(RankTrace::parse("the ranks hang: no collective call of rank 0 began").has_value());
 }
 
-TEST_CASE("a trace knows how long ago its calls were") {
+TEST_CASE("a trace has the age of its calls") {
   CallTrace trace;
   CHECK(trace.calls().empty());
   trace.finish(trace.enter("shard", Collective::all_gather, at::kFloat, 4));
@@ -105,7 +105,7 @@ TEST_CASE("a trace knows how long ago its calls were") {
   CHECK(trace.quiet_s() < 60);
 }
 
-TEST_CASE("lists of ranks are short") {
+TEST_CASE("consecutive ranks are listed as a range") {
   CHECK(rank_list({3}) == "rank 3");
   CHECK(rank_list({0, 1, 2, 5, 7, 8}) == "ranks 0-2, 5, 7-8");
 }

@@ -48,7 +48,7 @@ int main(int argc, char* argv[]) {
     world->all_reduce(worst, olmoe::Reduce::max);
     return worst.data_ptr<int32_t>()[0];
   } catch (const std::exception& error) {
-    std::cerr << "rank " << world->rank() << ": " << error.what() << "\n" << world->trace();
+    std::cerr << "rank " << world->rank() << ": " << error.what() << "\n" << world->diagnostics().trace()->text();
     world->abort(1);
   }
 }

@@ -17,7 +17,7 @@ TEST_CASE("mpi ranks: every collective meets its oracle to the last bit") {
   }
 }
 
-TEST_CASE("the launcher is seen") { REQUIRE(launched_by_mpi()); }
+TEST_CASE("a start by mpirun is detected") { REQUIRE(launched_by_mpi()); }
 
 TEST_CASE("every rank notices that rank 0 makes another call") {
   auto group = mpi_world().split(0, 0, "mismatch");

@@ -167,7 +167,7 @@ TEST_CASE("ranks that a library joins while the run starts are told of as ranks 
   std::string report;
   const auto world = make_single_communicator();
   const Watchdog watchdog(*world, {"nowhere", 0.2, [&](const std::string& text) { told.set_value(text); }});
-  world->traced(Collective::join, [&] { report = told.get_future().get(); });
+  world->diagnostics().traced(Collective::join, [&] { report = told.get_future().get(); });
   CHECK_THAT(report, Catch::Contains(") waits in #0 world.join Byte 0 for 0."));
 }
 

@@ -23,7 +23,7 @@ class MoeHalf : public Stage {
  public:
   MoeHalf(const ModelConfig& config, DeviceMesh& mesh, int64_t& kept_bytes)
       : config_(config),
-        moe_(config, "moe", {std::make_shared<RowExchange>(mesh.expert(), kHost, Lane::Beside::no), mesh.world()}, {}),
+        moe_(config, "moe", {std::make_shared<RowExchange>(mesh.expert(), kHost, Overlap::no), mesh.world()}, {}),
         kept_bytes_(kept_bytes) {}
   std::vector<Param> params() override {
     std::vector<Param> out{{"norm.weight", {config_.d_model}, {config_.d_model}, 0, Axis::shard, &norm_D_}};

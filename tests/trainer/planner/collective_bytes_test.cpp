@@ -16,14 +16,14 @@ using namespace olmoe::test;
 
 /// What the communicators of one rank counted in a run, in the terms of CollectiveBytes.
 CollectiveBytes counted(DeviceMesh& mesh) {
-  const auto gathered = [](Communicator& group) { return group.traffic().all_gather.bytes; };
-  const auto reduced = [](Communicator& group) { return group.traffic().reduce_scatter.bytes; };
+  const auto gathered = [](Communicator& group) { return group.diagnostics().traffic().all_gather.bytes; };
+  const auto reduced = [](Communicator& group) { return group.diagnostics().traffic().reduce_scatter.bytes; };
   return {.gather_dense = gathered(mesh.shard()),
           .gather_experts = gathered(mesh.expert_shard()),
           .reduce_dense = reduced(mesh.shard()),
           .reduce_experts = reduced(mesh.expert_shard()),
-          .replicas = mesh.replicate().traffic().all_reduce.bytes,
-          .exchange = mesh.expert().traffic().all_to_all.bytes};
+          .replicas = mesh.replicate().diagnostics().traffic().all_reduce.bytes,
+          .exchange = mesh.expert().diagnostics().traffic().all_to_all.bytes};
 }
 
 std::vector<int64_t> listed(const CollectiveBytes& bytes, int64_t times = 1) {

@@ -1,5 +1,5 @@
-// A lane on a device that only writes down what is asked of its streams, and on the CPU, which has none.
-#include "parallel/lane.h"
+// A side stream on a device that only records what its streams are given, and on the CPU, which has none.
+#include "parallel/side_stream.h"
 
 #include <fmt/format.h>
 
@@ -22,12 +22,12 @@ void work(const std::string& name) { notes().lines.push_back(fmt::format("{} on 
 
 }  // namespace
 
-TEST_CASE("a lane runs beside the caller's stream, each ordered after what it waits for") {
+TEST_CASE("work on a side stream overlaps the caller's stream, each ordered after what it waits for") {
   notes() = {};
-  Lane lane(kNoting, Lane::Beside::yes);
-  lane.run([] { work("gather"); });
+  SideStream side(kNoting, Overlap::yes);
+  side.run([] { work("gather"); });
   work("compute");
-  lane.wait();
+  side.wait();
   work("more");
   CHECK(notes().lines == std::vector<std::string>{"new stream, high priority", "stream 0 reaches event 1",
                                                   "stream 1 waits for event 1", "gather on stream 1",
@@ -35,9 +35,9 @@ TEST_CASE("a lane runs beside the caller's stream, each ordered after what it wa
                                                   "stream 0 waits for event 2", "more on stream 0"});
 }
 
-TEST_CASE("two lanes have a stream each, and wait for the caller alone") {
+TEST_CASE("two side streams wait for the caller's stream, not for each other") {
   notes() = {};
-  Lane gathers(kNoting, Lane::Beside::yes), reductions(kNoting, Lane::Beside::yes);
+  SideStream gathers(kNoting, Overlap::yes), reductions(kNoting, Overlap::yes);
   notes().lines.clear();
   gathers.run([] { work("gather"); });
   reductions.run([] { work("reduce"); });
@@ -46,60 +46,60 @@ TEST_CASE("two lanes have a stream each, and wait for the caller alone") {
                                                   "stream 2 waits for event 2", "reduce on stream 2"});
 }
 
-TEST_CASE("a mark is waited for alone, whatever the lane was given since") {
+TEST_CASE("a mark is waited for alone, whatever the side stream was given since") {
   notes() = {};
-  Lane lane(kNoting, Lane::Beside::yes);
-  lane.run([] { work("first"); });
-  const auto first = lane.mark();
-  lane.run([] { work("second"); });
+  SideStream side(kNoting, Overlap::yes);
+  side.run([] { work("first"); });
+  const auto first = side.mark();
+  side.run([] { work("second"); });
   notes().lines.clear();
-  lane.wait(first);
+  side.wait(first);
   CHECK(notes().lines == std::vector<std::string>{"stream 0 waits for event 2"});  // 1 and 3 are the caller's
-  Lane in_line(kNoting, Lane::Beside::no);
+  SideStream in_line(kNoting, Overlap::no);
   CHECK_FALSE(in_line.mark());
   in_line.wait(in_line.mark());
 }
 
-TEST_CASE("work that throws leaves the caller on its stream") {
+TEST_CASE("work that throws leaves the caller's current stream as it was") {
   notes() = {};
-  Lane lane(kNoting, Lane::Beside::yes);
-  REQUIRE_THROWS_AS(lane.run([] { throw std::runtime_error("no"); }), std::runtime_error);
+  SideStream side(kNoting, Overlap::yes);
+  REQUIRE_THROWS_AS(side.run([] { throw std::runtime_error("no"); }), std::runtime_error);
   CHECK(notes().current == 0);
 }
 
-TEST_CASE("work that is not to run beside, or cannot, runs at once") {
+TEST_CASE("without overlap, or on a CPU, work runs at once on the caller's stream") {
   notes() = {};
-  Lane in_line(kNoting, Lane::Beside::no), cpu(c10::Device(c10::kCPU), Lane::Beside::yes);
-  for (Lane* lane : {&in_line, &cpu}) {
-    lane->run([] { work("gather"); });
+  SideStream in_line(kNoting, Overlap::no), cpu(c10::Device(c10::kCPU), Overlap::yes);
+  for (SideStream* side : {&in_line, &cpu}) {
+    side->run([] { work("gather"); });
     work("compute");
-    lane->wait();
+    side->wait();
   }
   CHECK(notes().lines == std::vector<std::string>{"gather on stream 0", "compute on stream 0", "gather on stream 0",
                                                   "compute on stream 0"});
 }
 
-TEST_CASE("a lane that was given nothing is not waited for, and has no mark") {
+TEST_CASE("a side stream that was given nothing is not waited for, and has no mark") {
   notes() = {};
-  Lane lane(kNoting, Lane::Beside::yes);
+  SideStream side(kNoting, Overlap::yes);
   notes().lines.clear();
-  lane.wait();
-  CHECK_FALSE(lane.mark());
+  side.wait();
+  CHECK_FALSE(side.mark());
   CHECK(notes().lines.empty());
-  lane.run([] { work("gather"); });
-  lane.wait();
+  side.run([] { work("gather"); });
+  side.wait();
   notes().lines.clear();
-  lane.wait();
-  CHECK_FALSE(lane.mark());
+  side.wait();
+  CHECK_FALSE(side.mark());
   CHECK(notes().lines.empty());
 }
 
-TEST_CASE("a step may be captured in which a lane is given nothing, or is waited for first") {
+TEST_CASE("a step may be captured in which a side stream is given nothing, or is waited for first") {
   notes() = {};
-  Lane gathers(kNoting, Lane::Beside::yes), reductions(kNoting, Lane::Beside::yes);
-  for (Lane* lane : {&gathers, &reductions}) {
-    lane->run([] { work("before the capture"); });
-    lane->wait();
+  SideStream gathers(kNoting, Overlap::yes), reductions(kNoting, Overlap::yes);
+  for (SideStream* side : {&gathers, &reductions}) {
+    side->run([] { work("before the capture"); });
+    side->wait();
   }
   notes().begin_capture();
   CHECK_NOTHROW(reductions.wait());
@@ -111,19 +111,19 @@ TEST_CASE("a step may be captured in which a lane is given nothing, or is waited
 
 TEST_CASE("the streams of these tests refuse in a capture what CUDA refuses") {
   notes() = {};
-  Lane lane(kNoting, Lane::Beside::yes);
-  lane.run([] { work("before the capture"); });
-  const auto outside = lane.mark();
+  SideStream side(kNoting, Overlap::yes);
+  side.run([] { work("before the capture"); });
+  const auto outside = side.mark();
   notes().begin_capture();
-  CHECK_THROWS_WITH(lane.wait(), Catch::Contains("stream 0 is captured and waits for event 3 of stream 1"));
+  CHECK_THROWS_WITH(side.wait(), Catch::Contains("stream 0 is captured and waits for event 3 of stream 1"));
   notes() = {};
   notes().begin_capture();
-  lane.run([] { work("gather"); });
+  side.run([] { work("gather"); });
   CHECK_THROWS_WITH(notes().end_capture(), Catch::Contains("stream 1 has not joined it again"));
   notes().begin_capture();
-  lane.run([] { work("gather"); });
-  const auto first = lane.mark();
-  lane.run([] { work("another"); });
-  lane.wait(first);
+  side.run([] { work("gather"); });
+  const auto first = side.mark();
+  side.run([] { work("another"); });
+  side.wait(first);
   CHECK_THROWS_WITH(notes().end_capture(), Catch::Contains("stream 1 has not joined it again"));
 }
