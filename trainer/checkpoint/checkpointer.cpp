@@ -25,10 +25,11 @@ namespace {
 namespace fs = std::filesystem;
 constexpr size_t kHashDigits = 32;
 constexpr const char* kDiverged =
-    "Nothing was saved, and checkpoints saved before stay. The run diverged: start it again, which goes on from the "
+    "Nothing was saved, and checkpoints saved before stay. The run diverged: start it again, which resumes from the "
     "newest of them, with a lower optimizer.lr";
 
-/// All ranks do their part of `what`, or all throw the CheckpointError of one that could not. Collective over world.
+/// Runs `work` on every rank. Where it fails on one, all throw a CheckpointError: "cannot", `what`, and its problem.
+/// Collective over world.
 void together(Communicator& world, const std::string& what, const std::function<void()>& work) {
   agree(world, [&] {
     try {
@@ -53,15 +54,15 @@ std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifes
   return files;
 }
 
-/// What is wrong with a file of a checkpoint in `folder`; empty: nothing.
+/// The problem with a file of a checkpoint in `folder`; empty: none.
 std::string problem_of(const Manifest::ShardFile& file, const std::string& folder) {
   const auto path = folder + "/" + file.name;
   std::error_code error;
   const auto size = fs::file_size(path, error);
   if (error) return fmt::format("{}: {}", path, error.message());
   if (static_cast<int64_t>(size) != file.size_bytes)
-    return fmt::format("{}: {} bytes, but its manifest says {}", path, size, file.size_bytes);
-  if (hash_file(path) != file.xxh3_128) return fmt::format("{}: damaged, its hash is not that of its manifest", path);
+    return fmt::format("{}: {} bytes, but the manifest says {}", path, size, file.size_bytes);
+  if (hash_file(path) != file.xxh3_128) return fmt::format("{}: damaged, its hash is not that in the manifest", path);
   return {};
 }
 
@@ -161,7 +162,7 @@ void Checkpointer::clean_up() const {
     const auto kept = keep_ == 0 ? steps.size() : std::min(steps.size(), static_cast<size_t>(keep_));
     for (auto step : std::span(steps).first(steps.size() - kept)) remove_checkpoint(step_folder(step));
   } catch (const std::exception& error) {
-    log::warn("old checkpoints in {} could not be looked for: {}", folder_, error.what());
+    log::warn("cannot remove old checkpoints in {}: {}", folder_, error.what());
   }
   remove_leftovers(folder_);
 }
@@ -172,12 +173,12 @@ void Checkpointer::remove_interrupted() const {
   if (mesh_.world().rank() == 0 && fs::exists(folder_, unknown)) remove_leftovers(folder_);
 }
 
-std::string Checkpointer::way_out(int64_t step) const {
+std::string Checkpointer::advice_for(int64_t step) const {
   const auto steps = complete_steps(folder_);
   const auto at = std::ranges::lower_bound(steps, step);
-  const auto next = at == steps.begin() ? std::string("a new run: there is no older checkpoint")
-                                        : fmt::format("step {}, the checkpoint before it", *std::prev(at));
-  return fmt::format("Restore it, or move {} away to go on from {}", step_folder(step), next);
+  const auto next = at == steps.begin() ? std::string("start a new run: there is no older checkpoint")
+                                        : fmt::format("resume from step {}, the checkpoint before it", *std::prev(at));
+  return fmt::format("Restore it, or move {} away to {}", step_folder(step), next);
 }
 
 Manifest Checkpointer::read_manifest(int64_t step) const {
@@ -189,7 +190,7 @@ Manifest Checkpointer::read_manifest(int64_t step) const {
           fmt::format("{}/manifest.json is the manifest of step {}: was the folder renamed?", folder, manifest.step));
     return manifest;
   } catch (const CheckpointError& error) {
-    throw CheckpointError(fmt::format("{}. {}", error.what(), way_out(step)));
+    throw CheckpointError(fmt::format("{}. {}", error.what(), advice_for(step)));
   }
 }
 
@@ -226,14 +227,14 @@ void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> s
       try {
         work();
       } catch (const std::exception& error) {
-        throw CheckpointError(fmt::format("{}. {}", error.what(), way_out(manifest.step)));
+        throw CheckpointError(fmt::format("{}. {}", error.what(), advice_for(manifest.step)));
       }
     });
   };
   attempt([&] { verify_files(manifest); });
   attempt([&] { read_state(manifest, state); });
   ensure_finite(mesh_.world(), state, step_folder(manifest.step),
-                "It was saved by a run that had diverged: move it away to go on from the checkpoint before it");
+                "It was saved by a run that had diverged: move it away to resume from the checkpoint before it");
 }
 
 }  // namespace olmoe

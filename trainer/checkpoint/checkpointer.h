@@ -56,7 +56,7 @@ class Checkpointer {
 
  private:
   void save_together(int64_t step, const std::function<void()>& work) const;
-  std::string way_out(int64_t step) const;
+  std::string advice_for(int64_t step) const;
   void verify_files(const Manifest& manifest) const;
   void read_state(const Manifest& manifest, std::span<const StateTensor> state) const;
   void clean_up() const;
