@@ -1,11 +1,12 @@
 #include "parallel/agreement.h"
 
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
-#include <span>
 #include <string>
 
 #include "core/error.h"
@@ -77,14 +78,19 @@ std::string share_text(Communicator& world, int root, const std::string& mine) {
   return {reinterpret_cast<const char*>(bytes), static_cast<size_t>(text.numel() - 1)};
 }
 
+void gather_bytes(Communicator& group, std::span<const std::byte> mine, std::span<std::byte> all) {
+  auto* own = const_cast<std::byte*>(mine.data());  // from_blob has no const form; only read
+  group.all_gather(at::from_blob(all.data(), {std::ssize(all)}, at::kByte),
+                   at::from_blob(own, {std::ssize(mine)}, at::kByte));
+}
+
 std::vector<std::string> gather_text(Communicator& world, const std::string& text) {
-  constexpr int64_t kTextBytes = 1024;
-  auto own = at::zeros({kTextBytes}, at::kByte), all = at::zeros({world.size() * kTextBytes}, at::kByte);
-  std::memcpy(own.data_ptr(), text.data(), std::min<size_t>(text.size(), kTextBytes - 1));
-  world.all_gather(all, own);
+  constexpr size_t kTextBytes = 1024;
+  using Record = std::array<char, kTextBytes>;
+  Record record{};  // ends with at least one zero
+  std::memcpy(record.data(), text.data(), std::min(text.size(), kTextBytes - 1));
   std::vector<std::string> out;
-  for (int rank = 0; rank < world.size(); ++rank)
-    out.emplace_back(static_cast<const char*>(all.const_data_ptr()) + rank * kTextBytes);
+  for (const auto& theirs : gather_records<Record>(world, {&record, 1})) out.emplace_back(theirs.data());
   return out;
 }
 

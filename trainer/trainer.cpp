@@ -209,7 +209,7 @@ void Trainer::start_or_resume() {
   checkpointer_.load(manifest, optimizer_->state());
   for (const auto& unit : runner_->units()) unit->invalidate();
   step_ = saved_step_ = manifest.step;
-  log::info("going on from {}", checkpointer_.step_folder(step_));
+  log::info("resuming from {}", checkpointer_.step_folder(step_));
 }
 
 void Trainer::check_same_run(const Manifest& manifest) {
@@ -224,11 +224,12 @@ void Trainer::check_same_run(const Manifest& manifest) {
       log::info("changed since {}: {}", where, difference);
   }
   const auto tokens = compare_fingerprints(manifest.data_fingerprint, source_->fingerprint());
-  if (!tokens.same) refused.push_back("the training tokens are others (files, order, sizes or contents changed)");
+  if (!tokens.same) refused.push_back("the training tokens changed (files, order, sizes or contents)");
   if (!tokens.note.empty() && mesh_.world().rank() == 0) log::warn("{}", tokens.note);
   if (!refused.empty())
-    throw CheckpointError(fmt::format("{} is of another run:\n  {}\nTake these values back, or name another run.folder",
-                                      where, fmt::join(refused, "\n  ")));
+    throw CheckpointError(
+        fmt::format("{} was written with a different config:\n  {}\nRestore these values, or use another run.folder",
+                    where, fmt::join(refused, "\n  ")));
 }
 
 ExitCode Trainer::run() {
@@ -274,7 +275,7 @@ StepMetrics Trainer::train_step() {
   if (totals.targets == 0) throw DataError(fmt::format("step {}: its batches have no target tokens", step_ + 1));
   if (!std::isfinite(totals.loss()) || !std::isfinite(totals.grad_norm))
     throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved. Start "
-                            "the run again, which goes on from its newest checkpoint, with a lower optimizer.lr",
+                            "the run again, which resumes from its newest checkpoint, with a lower optimizer.lr",
                             step_ + 1, totals.loss(), totals.grad_norm),
                 ExitCode::non_finite);
 
@@ -342,7 +343,7 @@ void Trainer::ensure_usable() {
   const auto* const numbers = read.const_data_ptr<double>();
   if (!std::isfinite(numbers[0]) || !std::isfinite(numbers[1]))
     throw Error(fmt::format("step {}: its weights give a loss of {} and a gradient norm of {}, so nothing was saved, "
-                            "and checkpoints saved before stay. Start the run again, which goes on from the newest of "
+                            "and checkpoints saved before stay. Start the run again, which resumes from the newest of "
                             "them, with a lower optimizer.lr",
                             step_, numbers[0], numbers[1]),
                 ExitCode::non_finite);

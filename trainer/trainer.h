@@ -26,7 +26,7 @@ namespace olmoe {
 std::shared_ptr<const InstanceSource> make_source(const Config& config, Communicator& world);
 
 /// A run: batch, forward, backward, step, and now and then a checkpoint, an evaluation and a line of metrics.
-/// A run found in run.folder goes on where its newest checkpoint stands.
+/// A run found in run.folder resumes from its newest checkpoint.
 class Trainer {
  public:
   /// Checks everything, makes or loads the state, writes the resolved config. Collective over world.

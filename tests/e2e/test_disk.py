@@ -1,4 +1,4 @@
-"""A disk that is full, or a file that cannot be written: what is said, what is left, and how the run goes on."""
+"""A disk that is full, or a file that cannot be written: what is said, what is left, and how the run resumes."""
 import unittest
 
 from support import PROGRAM, ProgramTest, checkpoints, last_step
@@ -17,7 +17,7 @@ class FullDisk(ProgramTest):
             self.assertIn(word, text)
         self.assertNotIn("last collectives", text)
 
-    def test_a_save_that_fails_leaves_nothing_and_the_next_start_goes_on(self):
+    def test_a_save_that_fails_leaves_nothing_and_the_next_start_resumes(self):
         run = self.train("run", "train.steps=2")
         shard = next((run / "checkpoints").glob("*/shard_*")).read_bytes()
         values = len(shard) - 8 - int.from_bytes(shard[:8], "little")  # room for these alone, which the start looks at

@@ -1,4 +1,4 @@
-"""A run that was killed goes on from its newest checkpoint as if nothing had happened, on any number of ranks."""
+"""A run that was killed resumes from its newest checkpoint as if nothing had happened, on any number of ranks."""
 import shutil
 import unittest
 
@@ -28,13 +28,13 @@ class Killed(ProgramTest):
                 self.assertLess(newest, STEPS)
                 code, text = self.outcome(self.config, f"run.folder={run}", f"train.steps={STEPS}", SLOW, ranks=2)
                 self.assertEqual(code, 0, text)
-                self.assertIn(f"going on from {run}/checkpoints/step_{newest:09}", text)
+                self.assertIn(f"resuming from {run}/checkpoints/step_{newest:09}", text)
                 self.assertEqual(step_lines(run), step_lines(straight))
 
 
 class OtherRanks(ProgramTest):
     def follow(self, dtype, tolerance):
-        """Saves on two ranks, goes on with 1, 3 and 4."""
+        """Saves on two ranks, resumes on 1, 3 and 4."""
         straight = self.train("straight", "train.steps=8", f"train.compute_dtype={dtype}", ranks=2)
         saved = self.train("saved", "train.steps=3", f"train.compute_dtype={dtype}", ranks=2)
         self.assertEqual(checkpoints(saved), [3])
@@ -54,7 +54,7 @@ class OtherRanks(ProgramTest):
 
 
 class OtherLength(ProgramTest):
-    def test_a_longer_run_goes_on_where_the_short_one_ended(self):
+    def test_a_longer_run_resumes_where_the_short_one_ended(self):
         longer = self.train("longer", "train.steps=9")
         run = self.train("run", "train.steps=4")
         self.train("run", "train.steps=9")

@@ -69,7 +69,7 @@ class StartNotices(ProgramTest):
         self.check_once(planned, [jump])
         code, text = self.outcome(*again)
         self.assertEqual(code, 0, text)
-        self.check_once(text.split("going on from", maxsplit=1)[0], [jump])
+        self.check_once(text.split("resuming from", maxsplit=1)[0], [jump])
 
 
 class StartMemory(ProgramTest):

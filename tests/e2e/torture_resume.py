@@ -132,7 +132,7 @@ class Torture:
         left = {path.name for path in (run / "checkpoints").iterdir()} - {f"step_{k:09}" for k in checkpoints(run)}
         as_it_should = {
             "the checkpoint it went on from":
-                f"going on from run/checkpoints/step_{resumed:09}" in text if resumed else "going on from" not in text,
+                f"resuming from run/checkpoints/step_{resumed:09}" in text if resumed else "resuming from" not in text,
             "metrics": step_lines(run) == self.straight,
             "trained state": shards(run, self.steps) == self.shards,
             f"leftovers {sorted(left)}": not left or resumed == self.steps}  # the next save would remove them

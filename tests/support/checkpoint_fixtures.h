@@ -44,12 +44,11 @@ class TrainedState {
         return at::Tensor(tensor.flat)[slice.offset].fill_(value), void();
       }
   }
-  void save(int64_t step) {
-    Manifest manifest;
-    manifest.step = step;
-    manifest.config = "run: {}\n";
-    checkpointer.save(manifest, optimizer_.state());
+  void clear() {
+    for (const auto& tensor : optimizer_.state()) at::Tensor(tensor.flat).zero_();
   }
+  void save(int64_t step) { checkpointer.save(manifest_of(step), optimizer_.state()); }
+  void begin_save(int64_t step) { checkpointer.begin_save(manifest_of(step), optimizer_.state()); }
   void load() {
     const auto latest = checkpointer.latest_step();
     ENSURE(latest.has_value(), "no checkpoint");
@@ -61,6 +60,12 @@ class TrainedState {
     auto model = tiny_model();
     model.num_experts = 4;
     return model;
+  }
+  static Manifest manifest_of(int64_t step) {
+    Manifest manifest;
+    manifest.step = step;
+    manifest.config = "run: {}\n";
+    return manifest;
   }
   void each_slice(const std::function<void(at::Tensor, const at::Tensor&)>& visit) {
     for (const auto& tensor : optimizer_.state())

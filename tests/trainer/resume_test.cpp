@@ -1,4 +1,4 @@
-// A run that was interrupted goes on as if it had not been; one that was changed does not.
+// A run that was interrupted resumes as if it had not been; one whose config or data changed is refused.
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
 
@@ -69,7 +69,7 @@ class FileRun {
 
 }  // namespace
 
-TEST_CASE("a run that stops and goes on is the same bit by bit: metrics, weights and moments") {
+TEST_CASE("a resumed run equals an uninterrupted one bit for bit: metrics, weights and moments") {
   const int ranks = GENERATE(1, 2);
   const auto dtype = GENERATE(ComputeDtype::float32, ComputeDtype::bfloat16);
   TempFolder folder;
@@ -83,7 +83,7 @@ TEST_CASE("a run that stops and goes on is the same bit by bit: metrics, weights
   for (int rank = 0; rank < ranks; ++rank) CHECK(shard_file(cut, kSteps, rank) == shard_file(whole, kSteps, rank));
 }
 
-TEST_CASE("a run goes on with another number of ranks within 1e-12 in float64") {
+TEST_CASE("a run resumes on another number of ranks within 1e-12 in float64") {
   TempFolder folder;
   const auto whole = long_run(folder / "whole", ComputeDtype::float64),
              cut = long_run(folder / "cut", ComputeDtype::float64);
@@ -97,7 +97,7 @@ TEST_CASE("a run goes on with another number of ranks within 1e-12 in float64") 
     CHECK(ours[i]["loss"].get<double>() == Approx(expected[i]["loss"].get<double>()).epsilon(1e-12).margin(0));
 }
 
-TEST_CASE("a run goes on in another layout within 1e-12 in float64") {
+TEST_CASE("a run resumes in another layout within 1e-12 in float64") {
   TempFolder folder;
   auto whole = long_run(folder / "whole", ComputeDtype::float64), cut = long_run(folder / "cut", ComputeDtype::float64);
   whole.model.num_experts = cut.model.num_experts = 6;
@@ -139,7 +139,7 @@ TEST_CASE("a finished run that is started again does nothing") {
   CHECK(metrics_of(config.run.folder) == before);
 }
 
-TEST_CASE("a run whose tokens, model, seed or batch changed does not go on") {
+TEST_CASE("a run whose tokens, model, seed or batch changed is refused") {
   FileRun run;
   const auto good = run.config;
   auto check_refused = [&](const std::string& named) {
@@ -157,9 +157,9 @@ TEST_CASE("a run whose tokens, model, seed or batch changed does not go on") {
   run.config.data.sequence_length = 10;
   check_refused("data.sequence_length: 12 -> 10");
   run.config.data.paths = {run.write_tokens("others.npy", 3)};
-  check_refused("the training tokens are others");
+  check_refused("the training tokens changed");
   run.write_tokens("tokens.npy", 3);  // the same name and size
-  check_refused("the training tokens are others");
+  check_refused("the training tokens changed");
 
   run.write_tokens("tokens.npy", 1);
   run.config.optimizer.lr = 5e-4;  // what may change
@@ -167,7 +167,7 @@ TEST_CASE("a run whose tokens, model, seed or batch changed does not go on") {
   CHECK(run.refusal() == "accepted");
 }
 
-TEST_CASE("a run that was saved with another attention goes on, and its checkpoint says with which") {
+TEST_CASE("a run that was saved with another attention resumes, and its checkpoint says with which") {
   FileRun run;
   const auto saved = run.config.run.folder + "/checkpoints/step_000000002";
   auto manifest = Manifest::read(saved);
@@ -195,7 +195,7 @@ TEST_CASE("data.verify: full knows every byte again, on any number of ranks; sam
   };
   config.data.paths = {folder.add("a.npy", token_bytes(600, 3)), write(1), folder.add("c.npy", token_bytes(600, 7))};
   config.checkpoint.save_last = true;
-  const auto go_on = [&](int ranks, DataVerify verify, int64_t steps) {
+  const auto resume_with = [&](int ranks, DataVerify verify, int64_t steps) {
     config.data.verify = verify;
     try {
       run_on(ranks, config, steps);
@@ -204,15 +204,15 @@ TEST_CASE("data.verify: full knows every byte again, on any number of ranks; sam
     }
     return std::string("accepted");
   };
-  CHECK(go_on(2, DataVerify::full, 1) == "accepted");
-  CHECK(go_on(3, DataVerify::full, 2) == "accepted");
+  CHECK(resume_with(2, DataVerify::full, 1) == "accepted");
+  CHECK(resume_with(3, DataVerify::full, 2) == "accepted");
   write(2);
   for (const int ranks : {1, 2})
-    CHECK_THAT(go_on(ranks, DataVerify::full, 3), Catch::Contains("the training tokens are others"));
+    CHECK_THAT(resume_with(ranks, DataVerify::full, 3), Catch::Contains("the training tokens changed"));
   // Samples are all that is compared once either side has nothing else.
-  CHECK(go_on(1, DataVerify::sample, 3) == "accepted");
+  CHECK(resume_with(1, DataVerify::sample, 3) == "accepted");
   write(1);
-  CHECK(go_on(2, DataVerify::full, 4) == "accepted");
+  CHECK(resume_with(2, DataVerify::full, 4) == "accepted");
   write(2);
-  CHECK_THAT(go_on(1, DataVerify::full, 5), Catch::Contains("the training tokens are others"));
+  CHECK_THAT(resume_with(1, DataVerify::full, 5), Catch::Contains("the training tokens changed"));
 }

@@ -30,16 +30,16 @@ bool is_complete(const fs::path& step_folder) { return fs::exists(step_folder / 
 
 bool is_link(const fs::path& path) { return fs::symlink_status(path).type() == fs::file_type::symlink; }
 
-/// True for names of files that a save writes into a step's folder.
+/// True for the names of the files that a save writes to a step's folder.
 bool is_of_save(const std::string& name) {
   return name == kManifest || name == "manifest.json.tmp" ||
          (name.starts_with("shard_") && name.ends_with(".safetensors"));
 }
 
 void remove_or_warn(const fs::path& path) {
-  std::error_code error;  // what stays costs space, no more
+  std::error_code error;  // a file that stays costs space only
   fs::remove(path, error);
-  if (error) log::warn("{} could not be removed: {}", path.string(), error.message());
+  if (error) log::warn("cannot remove {}: {}", path.string(), error.message());
 }
 
 bool is_leftover(const fs::directory_entry& entry) {
@@ -60,7 +60,7 @@ std::string shard_name(int rank) { return fmt::format("shard_{:05}.safetensors",
 
 std::vector<int64_t> complete_steps(const std::string& folder) {
   std::vector<int64_t> steps;
-  // Of the name itself: a link to a disk that is not mounted is no missing folder.
+  // Of the link itself, if it is one: a link to a disk that is not mounted is not a missing folder.
   if (fs::symlink_status(folder).type() == fs::file_type::not_found) return steps;
   for (const auto& entry : fs::directory_iterator(folder))
     if (const auto step = parse_step(entry.path().filename()); step && is_complete(entry.path()))
@@ -80,7 +80,7 @@ void remove_checkpoint(const std::string& step_folder) {
     else
       others = true;
   if (others && !ours.empty())
-    log::warn("{} holds files that no save wrote: they stay, without the checkpoint", step_folder);
+    log::warn("{} has files that no save wrote: they are kept, the checkpoint is removed", step_folder);
   remove_or_warn(folder / kManifest);
   for (const auto& path : ours) remove_or_warn(path);
   if (!others) remove_or_warn(folder);
@@ -88,12 +88,12 @@ void remove_checkpoint(const std::string& step_folder) {
 
 void remove_leftovers(const std::string& folder) {
   try {
-    std::vector<std::string> found;  // a folder must not change while it is walked
+    std::vector<std::string> found;  // a folder must not change during the iteration
     for (const auto& entry : fs::directory_iterator(folder))
       if (is_leftover(entry)) found.push_back(entry.path().string());
     for (const auto& path : found) remove_checkpoint(path);
   } catch (const std::exception& error) {
-    log::warn("what interrupted saves left in {} could not be looked for: {}", folder, error.what());
+    log::warn("cannot remove what interrupted saves left in {}: {}", folder, error.what());
   }
 }
 
@@ -102,7 +102,7 @@ void make_way(const std::string& step_folder) {
   if (fs::symlink_status(step_folder).type() == fs::file_type::not_found) return;
   const auto kept = unused_name(step_folder);
   fs::rename(step_folder, kept);
-  log::warn("{} makes way for a checkpoint: it is kept as {}", step_folder, kept);
+  log::warn("{} is not a checkpoint of this run and has the name of one: renamed to {}", step_folder, kept);
 }
 
 }  // namespace olmoe

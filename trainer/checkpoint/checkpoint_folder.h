@@ -4,27 +4,29 @@
 #include <string>
 #include <vector>
 
-/// What lies in the checkpoints folder of a run. People put things there too: links, renamed steps, notes, results of
+/// The folder of a run's checkpoints. Users keep other things in it too: links, renamed steps, notes, results of
 /// evaluations. Only files that a save wrote are ever removed, and nothing is removed through a link.
 namespace olmoe {
 
 /// "step_000000007".
 std::string step_name(int64_t step);
-/// ".tmp_step_000000007", where a save works.
+/// ".tmp_step_000000007", the folder that a save writes to before it is renamed.
 std::string temporary_name(int64_t step);
 /// "shard_00000.safetensors".
 std::string shard_name(int rank);
 
-/// Steps of the complete checkpoints of a folder, oldest first; none where there is no folder. Throws where that cannot
-/// be told: a run without a checkpoint starts anew.
+/// Steps of the complete checkpoints of a folder, oldest first; none where the folder does not exist. Throws
+/// std::filesystem::filesystem_error where it cannot be read: taken for empty, it would start a new run.
 std::vector<int64_t> complete_steps(const std::string& folder);
 
-/// Removes a checkpoint, its manifest first: what is half removed reads as incomplete. Files that no save wrote stay,
-/// and so does a link; what cannot be removed is told in the log.
+/// Removes a checkpoint, its manifest first, so that one removed in part reads as incomplete. Files that no save wrote
+/// stay, and so does a link. What cannot be removed is logged as a warning; throws std::filesystem::filesystem_error
+/// where the folder cannot be read.
 void remove_checkpoint(const std::string& step_folder);
-/// Removes what interrupted saves and removals left in a folder. Never throws.
+/// Removes what interrupted saves and removals left in a folder. Never throws: what fails is logged as a warning.
 void remove_leftovers(const std::string& folder);
-/// Makes the name free for a checkpoint: removes one, and renames whatever else there is, with a warning.
+/// Frees a step's name for a new checkpoint: removes the checkpoint of that name; anything else is renamed, with a
+/// warning. Throws std::filesystem::filesystem_error.
 void make_way(const std::string& step_folder);
 
 }  // namespace olmoe

@@ -41,10 +41,11 @@ Manifest Manifest::read(const std::string& folder) {
     auto body = json::parse(read_text(path));
     const auto stated = body.at("manifest_xxh3_128").get<std::string>();
     body.erase("manifest_xxh3_128");
-    if (hash_of(body) != stated) throw CheckpointError(path + ": its hash does not fit its content");
+    if (hash_of(body) != stated) throw CheckpointError(path + ": corrupt, hash mismatch");
     const auto version = body.at("format_version").get<int>();
     if (version != kFormatVersion)
-      throw CheckpointError(fmt::format("{}: format {} is not {}", path, version, kFormatVersion));
+      throw CheckpointError(
+          fmt::format("{}: unsupported format version {} (expected {})", path, version, kFormatVersion));
     Manifest out{body.at("step"),
                  body.at("sequences"),
                  body.at("tokens"),
@@ -58,7 +59,7 @@ Manifest Manifest::read(const std::string& folder) {
   } catch (const CheckpointError&) {
     throw;
   } catch (const std::exception& problem) {
-    throw CheckpointError(fmt::format("{}: unreadable or damaged ({})", path, problem.what()));
+    throw CheckpointError(fmt::format("{}: cannot be read, or damaged ({})", path, problem.what()));
   }
 }
 

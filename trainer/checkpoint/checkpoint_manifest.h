@@ -6,25 +6,25 @@
 
 namespace olmoe {
 
-/// The last file of a checkpoint to be written: what the run was, and every other file with size and hash.
-/// It carries a hash of itself. A folder without a good manifest is no checkpoint.
+/// The last file of a checkpoint to be written: the run's config and progress, and the size and hash of every other
+/// file. It has a hash of itself. A folder without a valid manifest is not a checkpoint.
 struct Manifest {
   struct ShardFile {
     std::string name;
-    int64_t size_bytes;
+    int64_t size_bytes = 0;
     std::string xxh3_128;
   };
   int64_t step = 0;
-  int64_t sequences = 0;  ///< consumed from the shuffled stream: where the data loader goes on
+  int64_t sequences = 0;  ///< consumed from the shuffled stream: where the data loader resumes
   int64_t tokens = 0;
   std::string config;  ///< resolved, YAML
   std::string data_fingerprint;
   std::map<std::string, std::string> made_by;  ///< world, mesh, threads, CPU features, versions, git commit
   std::vector<ShardFile> files;
 
-  /// Writes `folder`/manifest.json and fsyncs it.
+  /// Writes `folder`/manifest.json and fsyncs it. Throws Error with the path and errno text.
   void write(const std::string& folder) const;
-  /// Throws CheckpointError naming the file and what is wrong with it.
+  /// Reads `folder`/manifest.json and verifies its hash. Throws CheckpointError with the path and the problem.
   static Manifest read(const std::string& folder);
 };
 

@@ -1,45 +1,62 @@
 #pragma once
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "parallel/device_mesh.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/checkpoint/pending_save.h"
 #include "trainer/checkpoint/state_tensor.h"
 
 namespace olmoe {
 
-/// Bytes of this rank's slices of `state`, as its shard file holds them: headers come on top.
+/// Bytes of this rank's slices of `state` in its shard file, without the file's header.
 int64_t shard_bytes(std::span<const StateTensor> state);
 
 /// Writes and reads `folder`/step_NNNNNNNNN/: one safetensors file of flat slices for each rank of `shard`, and a
-/// manifest written last. A checkpoint is made under a temporary name, fsynced and renamed: it exists when it is
+/// manifest written last. A checkpoint is written under a temporary name, fsynced and renamed: it exists once it is
 /// complete. Any number of ranks reads what any number wrote.
+///
+/// A save has two halves, begin_save() and commit(), with poll() between them; save() is both. Each half that fails
+/// throws the same error on every rank, and the save is over: earlier checkpoints stay, what it wrote is removed.
+/// `state` is the same kinds and units on all ranks: flat tensors, fp32 or float64, on a CPU or a GPU.
 class Checkpointer {
  public:
+  /// `keep`: how many of the newest checkpoints stay after a save; 0: all. `mesh` must outlive this object.
   Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep);
-  /// Saves; then removes what is older than the newest `keep` and what interrupted saves left. Throws one error on
-  /// every rank, and leaves checkpoints saved before and nothing else: a CheckpointError when one failed to write, an
-  /// Error with ExitCode::non_finite when state is not finite. Collective over world.
+  /// Starts a save of step `manifest.step`; its `files` are filled in by commit(). `state` may change once this
+  /// returns: the checkpoint has the values of now. Throws an Error with ExitCode::non_finite where a value is not
+  /// finite, before anything is written; CheckpointError where the temporary folder cannot be made; Error where the
+  /// save before it is not committed. Collective over world.
+  void begin_save(Manifest manifest, std::span<const StateTensor> state);
+  /// True once this rank has written its shard, or failed to, so that commit() need not wait for it. Does not block,
+  /// and is not collective. Throws Error where no save was begun.
+  bool poll() const;
+  /// Waits for the shards of all ranks, writes the manifest and makes the checkpoint exist; then removes checkpoints
+  /// older than the newest `keep`, and what interrupted saves left. Throws CheckpointError where a rank could not
+  /// write; Error where no save was begun. Collective over world.
+  void commit();
+  /// begin_save() and commit(). Collective over world.
   void save(Manifest manifest, std::span<const StateTensor> state);
-  /// The newest complete step of the folder as rank 0 sees it, or none. Throws CheckpointError where there is a folder
-  /// that cannot be read. Collective over world.
+  /// The newest complete step of the folder as rank 0 sees it, or none. Throws CheckpointError where the folder exists
+  /// and cannot be read. Collective over world.
   std::optional<int64_t> latest_step() const;
   std::string step_folder(int64_t step) const;
-  /// The manifest of a step that is there. Throws CheckpointError, with what to do, where it is damaged or another's.
+  /// The manifest of a complete step. Throws CheckpointError, with what to do, where it is damaged or of another step.
   Manifest read_manifest(int64_t step) const;
-  /// Rank 0 removes what interrupted saves left. Not while another run saves in this folder.
+  /// Rank 0 removes what interrupted saves left. Not while another run saves in this folder; throws Error while a save
+  /// of this object is pending.
   void remove_interrupted() const;
-  /// Fills `state` from a checkpoint, after every file was found to have its size and hash. Throws CheckpointError
-  /// naming the file, or an Error with ExitCode::non_finite for a value that is not. Collective over world.
+  /// Fills `state` from a checkpoint, after the size and hash of every file were verified. Throws CheckpointError
+  /// naming the file, or an Error with ExitCode::non_finite where a value is not finite. Collective over world.
   void load(const Manifest& manifest, std::span<const StateTensor> state);
 
  private:
-  Manifest::ShardFile write_shard(const std::string& folder, std::span<const StateTensor> state) const;
-  void write(Manifest& manifest, std::span<const StateTensor> state, const std::string& temporary) const;
-  std::string way_out(int64_t step) const;
+  void save_together(int64_t step, const std::function<void()>& work) const;
+  std::string advice_for(int64_t step) const;
   void verify_files(const Manifest& manifest) const;
   void read_state(const Manifest& manifest, std::span<const StateTensor> state) const;
   void clean_up() const;
@@ -47,6 +64,7 @@ class Checkpointer {
   std::string folder_;
   DeviceMesh& mesh_;
   int64_t keep_;
+  std::unique_ptr<PendingSave> pending_;  // between begin_save() and commit()
 };
 
 }  // namespace olmoe

@@ -46,7 +46,7 @@ std::string names_in(const fs::path& folder) {
   return fmt::format("{}{}", fmt::join(names, ", "), more ? ", ..." : "");
 }
 
-/// What a folder without config.json is, and what to do.
+/// What a folder without config.json is, and advice.
 std::string describe_other(const std::string& folder) {
   if (!is_there(folder)) {
     const auto missing = fmt::format("there is no folder {}", folder);
@@ -58,7 +58,7 @@ std::string describe_other(const std::string& folder) {
   }
   if (!fs::is_directory(folder)) return fmt::format("{} is a file: name the folder that it lies in", folder);
   constexpr const char* kOurs =
-      "weights to start from are read from Hugging Face folders; a run goes on from its own checkpoints when it is "
+      "weights to start from are read from Hugging Face folders; a run resumes from its own checkpoints when it is "
       "started with the same run.folder";
   if (is_there(folder + "/manifest.json")) return fmt::format("{} is a checkpoint of this program: {}", folder, kOurs);
   if (is_there(folder + "/checkpoints") || is_there(folder + "/metrics.jsonl"))

@@ -7,7 +7,7 @@
 
 namespace olmoe {
 
-/// Where a tensor of Hugging Face's OlmoeForCausalLM lies in ours: a whole, contiguous range of one parameter.
+/// The place of a tensor of Hugging Face's OlmoeForCausalLM in ours: a contiguous range of one flattened parameter.
 struct HfTensor {
   std::string hf_name;
   std::vector<int64_t> shape;

@@ -13,7 +13,7 @@ StagedBytes::StagedBytes(int64_t piece_bytes) : piece_bytes_(piece_bytes) {
 }
 
 void StagedBytes::read(const at::Tensor& flat, const Take& take) {
-  ENSURE(flat.dim() == 1 && flat.is_contiguous(), "bytes of a tensor of {} dimensions are no flat run", flat.dim());
+  ENSURE(flat.dim() == 1 && flat.is_contiguous(), "a tensor of {} dimensions is not flat and contiguous", flat.dim());
   const at::Tensor bytes = flat.detach().view(at::kByte);
   if (!piece_.defined())
     piece_ = at::empty({piece_bytes_}, at::TensorOptions().dtype(at::kByte).pinned_memory(flat.is_cuda()));

@@ -7,19 +7,19 @@
 
 namespace olmoe {
 
-/// Brings the bytes of tensors to one who takes them piece by piece, through one piece of host memory that all of them
-/// share: pinned where they lie on a GPU.
+/// Copies tensors to the host piece by piece, through one staging buffer that all of them share: pinned memory for
+/// tensors on a GPU.
 class StagedBytes {
  public:
   using Take = std::function<void(std::span<const std::byte>)>;
   explicit StagedBytes(int64_t piece_bytes);
-  /// `take` gets all bytes of a flat, contiguous tensor in order, at most piece_bytes at once; they are gone when it
-  /// returns. Waits for the device.
+  /// Calls `take` with the bytes of a flat, contiguous tensor of any dtype, in order, at most piece_bytes at a time.
+  /// They are valid until `take` returns. Waits for the device. Throws Error for any other shape.
   void read(const at::Tensor& flat, const Take& take);
 
  private:
   int64_t piece_bytes_;
-  at::Tensor piece_;  // bytes; made for the first tensor
+  at::Tensor piece_;  // bytes; allocated for the first tensor
 };
 
 }  // namespace olmoe

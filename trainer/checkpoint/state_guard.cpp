@@ -44,7 +44,7 @@ std::string problem_of(std::span<const StateTensor> state, const at::Tensor& nor
 
 void ensure_finite(Communicator& world, std::span<const StateTensor> state, const std::string& what,
                    const std::string& advice) {
-  // A sum of squares is finite when all values are, and takes no memory. float64 holds those of float32.
+  // A sum of squares is finite if all values are, and needs no memory. In float64 those of float32 cannot overflow.
   std::vector<at::Tensor> norms;
   for (const auto& tensor : state) norms.push_back(kernels::squared_norm(tensor.flat).view(1));
   const auto norms_S = fetch(at::cat(norms), world);

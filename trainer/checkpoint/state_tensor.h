@@ -7,7 +7,8 @@
 
 namespace olmoe {
 
-/// One kind of trained state of one unit, flat, cut like the unit's shard: what a checkpoint saves.
+/// One kind of trained state of one unit, as a checkpoint saves it: this rank's shard, flat [elements of the shard],
+/// fp32 or float64.
 struct StateTensor {
   std::string kind;  ///< "weight", "exp_avg" or "exp_avg_sq"
   const ShardedUnit* unit;

@@ -11,8 +11,8 @@
 
 namespace olmoe {
 
-/// Pieces of flattened parameters, wherever their bytes lie; reads any range out of them. What lets any layout read
-/// what any layout wrote, and Hugging Face's per-expert tensors fill our stacked ones.
+/// Pieces of flattened parameters, in memory or mapped files, from which any range can be read. With it any layout
+/// reads what any layout wrote, and Hugging Face's per-expert tensors fill our stacked ones.
 class TensorPieces {
  public:
   /// Elements [first, first + bytes / size(dtype)) of parameter `name`. The bytes must outlive this object.

@@ -222,18 +222,15 @@ void Examiner::read_facts(const Config& config, MeshShape mesh) {
 
 /// Collective over world.
 std::vector<RankReport> gather_reports(Communicator& world, const RankReport& mine) {
-  const auto count = std::ssize(mine.values);
-  auto own = at::zeros({count}, at::kDouble), all = at::zeros({world.size() * count}, at::kDouble);
-  std::copy(mine.values.begin(), mine.values.end(), own.data_ptr<double>());
-  world.all_gather(all, own);
+  const auto values = gather_records<double>(world, mine.values);
   std::string problems;  // a line each
   for (const auto& problem : mine.problems) problems += problem + "\n";
   const auto hosts = gather_text(world, mine.host), devices = gather_text(world, mine.device);
   const auto texts = gather_text(world, problems);
   std::vector<RankReport> out;
   for (size_t rank = 0; rank < hosts.size(); ++rank) {
-    const double* const values = all.const_data_ptr<double>() + static_cast<int64_t>(rank) * count;
-    out.push_back({hosts[rank], devices[rank], {values, values + count}, {}});
+    const auto theirs = std::span(values).subspan(rank * mine.values.size(), mine.values.size());
+    out.push_back({hosts[rank], devices[rank], {theirs.begin(), theirs.end()}, {}});
     std::istringstream lines(texts[rank]);
     for (std::string line; std::getline(lines, line);) out.back().problems.push_back(line);
   }

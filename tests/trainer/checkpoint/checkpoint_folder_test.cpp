@@ -1,4 +1,4 @@
-// What lies in a checkpoints folder beside good checkpoints, and what may not be committed to it.
+// Other things in a checkpoints folder, and state that must not be saved.
 #include "trainer/checkpoint/checkpoint_folder.h"
 
 #include <fstream>
@@ -14,10 +14,10 @@ namespace fs = std::filesystem;
 
 }  // namespace
 
-TEST_CASE("state that is not finite is never committed, and the checkpoint before it stays") {
+TEST_CASE("state that is not finite is never saved, and the checkpoint before it stays") {
   const auto [kind, value] =
       GENERATE(std::pair("weight", std::nan("")), std::pair("exp_avg", -INFINITY), std::pair("exp_avg_sq", INFINITY));
-  const int spoilt = GENERATE(0, 1);
+  const int bad_rank = GENERATE(0, 1);
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   save_on(2, checkpoints, 7);
@@ -27,7 +27,7 @@ TEST_CASE("state that is not finite is never committed, and the checkpoint befor
   run_ranks(2, [&, kind = kind, value = value](Communicator& world) {
     TrainedState state(world, checkpoints, /*keep=*/1);
     state.fill();
-    if (world.rank() == spoilt) state.spoil(kind, value);
+    if (world.rank() == bad_rank) state.spoil(kind, value);
     try {
       state.save(8);
     } catch (const Error& error) {
@@ -36,7 +36,7 @@ TEST_CASE("state that is not finite is never committed, and the checkpoint befor
     }
   });
   CHECK(codes == std::vector(2, static_cast<int>(ExitCode::non_finite)));
-  CHECK_THAT(said[0], Catch::StartsWith(fmt::format("rank {}: step 8: not finite: {} ", spoilt, kind)) &&
+  CHECK_THAT(said[0], Catch::StartsWith(fmt::format("rank {}: step 8: not finite: {} ", bad_rank, kind)) &&
                           Catch::Contains(fmt::format(": {} (1 of ", value)) && Catch::Contains("optimizer.lr"));
   CHECK(said[1] == said[0]);
   CHECK(snapshot(checkpoints) == before);
@@ -60,7 +60,7 @@ TEST_CASE("a checkpoint that holds a value that is not finite is not trained on"
   CHECK_THAT(said, Catch::StartsWith(step + ": not finite: weight ") && Catch::Contains("move it away"));
 }
 
-TEST_CASE("damaged, renamed and missing parts of a checkpoint are told with what to do") {
+TEST_CASE("errors for damaged, renamed and missing parts of a checkpoint say what to do") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints", newest = checkpoints + "/step_000000009";
   save_on(1, checkpoints, 7);
@@ -82,14 +82,14 @@ TEST_CASE("damaged, renamed and missing parts of a checkpoint are told with what
   }
   SECTION("a shard that became shorter") {
     fs::resize_file(newest + "/shard_00000.safetensors", 100);
-    problem = "100 bytes, but its manifest says";
+    problem = "100 bytes, but the manifest says";
   }
   SECTION("a shard that is gone") { fs::remove(newest + "/shard_00000.safetensors"), problem = "No such file"; }
-  const auto advice = "Restore it, or move " + newest + " away to go on from ";
+  const auto advice = "Restore it, or move " + newest + " away to ";
   CHECK_THAT(refusal(checkpoints),
-             Catch::Contains(problem) && Catch::EndsWith(advice + "step 7, the checkpoint before it"));
+             Catch::Contains(problem) && Catch::EndsWith(advice + "resume from step 7, the checkpoint before it"));
   fs::remove_all(checkpoints + "/step_000000007");
-  CHECK_THAT(refusal(checkpoints), Catch::EndsWith(advice + "a new run: there is no older checkpoint"));
+  CHECK_THAT(refusal(checkpoints), Catch::EndsWith(advice + "start a new run: there is no older checkpoint"));
 }
 
 TEST_CASE("files that no save wrote survive all saves, and nothing is removed through a link") {

@@ -1,4 +1,4 @@
-// Checkpoints on any number of ranks, and checkpoints that are not whole.
+// Checkpoints on any number of ranks, and checkpoints that are damaged or incomplete.
 #include "trainer/checkpoint/checkpointer.h"
 
 #include <atomic>
@@ -35,7 +35,7 @@ void flip_bit(const std::string& path, int64_t byte, int bit) {
 
 }  // namespace
 
-TEST_CASE("what two ranks save, any number of ranks loads bit by bit: weights and both moments") {
+TEST_CASE("a checkpoint of two ranks loads bit for bit on any number of ranks: weights and both moments") {
   TempFolder folder;
   save_on(2, folder / "checkpoints", 7);
   CHECK(names_in(folder / "checkpoints/step_000000007") ==
@@ -52,7 +52,7 @@ TEST_CASE("what two ranks save, any number of ranks loads bit by bit: weights an
   }
 }
 
-TEST_CASE("what four ranks save in one mesh, four ranks of any other load bit by bit, wherever experts lie") {
+TEST_CASE("a checkpoint of four ranks loads bit for bit on any other mesh of four ranks") {
   const std::vector<MeshShape> meshes{{1, 4, 1}, {1, 4, 2}, {1, 4, 4}, {2, 2, 1}, {2, 2, 2}, {4, 1, 1}};
   for (const auto& saved : meshes)
     for (const auto& loaded : meshes) {
@@ -113,7 +113,7 @@ TEST_CASE("a manifest with any damaged byte is refused by name") {
   CHECK_THAT(refusal(checkpoints), Catch::Contains("manifest.json"));
 }
 
-TEST_CASE("what an interrupted save leaves behind is no checkpoint") {
+TEST_CASE("what an interrupted save leaves is not a checkpoint") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   const auto world = make_single_communicator();
@@ -142,7 +142,7 @@ TEST_CASE("what an interrupted save leaves behind is no checkpoint") {
   CHECK_FALSE(state.checkpointer.latest_step().has_value());  // garbage alone is a new run
 }
 
-TEST_CASE("checkpoints that cannot be looked for are an error, not a new run") {
+TEST_CASE("a checkpoints folder that cannot be read is an error, not a new run") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   SECTION("a file in the folder's place") { folder.add("checkpoints", "a file"); }
@@ -156,7 +156,7 @@ TEST_CASE("checkpoints that cannot be looked for are an error, not a new run") {
   CHECK(said[1] == said[0]);
 }
 
-TEST_CASE("the newest checkpoints are kept, and only whole ones count") {
+TEST_CASE("the newest checkpoints are kept, and only complete ones count") {
   TempFolder folder;
   const auto few = folder / "few", all = folder / "all";
   folder.add("few/step_000000099/shard_00000.safetensors", "no manifest");
@@ -165,7 +165,7 @@ TEST_CASE("the newest checkpoints are kept, and only whole ones count") {
   CHECK(names_in(all).size() == 4);
 }
 
-TEST_CASE("a save that fails says so on every rank and leaves the checkpoint before it") {
+TEST_CASE("a save that fails throws on every rank and leaves the checkpoint before it") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   save_on(2, checkpoints, 7);

@@ -1,4 +1,4 @@
-// What people name as a Hugging Face folder that is none, and what they are told.
+// Folders that are given as Hugging Face folders and are not, and the errors that say so.
 #include "trainer/checkpoint/hf_folder.h"
 
 #include <nlohmann/json.hpp>
@@ -29,7 +29,7 @@ std::string said_of(const std::string& folder) {
 
 }  // namespace
 
-TEST_CASE("a name that is no Hugging Face folder is told for what it is") {
+TEST_CASE("the error for a name that is not a Hugging Face folder says what it is") {
   const TempFolder folder;
   CHECK_THAT(said_of("allenai/OLMoE-1B-7B-0924"),
              Catch::StartsWith("allenai/OLMoE-1B-7B-0924/config.json: not there; there is no folder ") &&
@@ -47,7 +47,7 @@ TEST_CASE("a name that is no Hugging Face folder is told for what it is") {
   CHECK(said_of(folder / "models--a--b/snapshots/0123") == "accepted");
 }
 
-TEST_CASE("weights that are not there, or not downloaded, are told for what is there") {
+TEST_CASE("the error for missing weights says what the folder holds") {
   const TempFolder folder;
   folder.add("config.json", "{}");
   const auto files = [&] { return said([&] { hf_weight_files(folder / "."); }); };
