@@ -70,7 +70,9 @@ int main(int argc, char* argv[]) {
   auto* dry = app.add_flag("--dry-run", arguments.dry_run,
                            "check config, layout, initial weights and token files, and print the plan; run nothing");
   app.add_flag("--print-config", arguments.print_config, "print the resolved config; run nothing");
-  app.add_option("--ranks", arguments.ranks, "ranks to plan for with --dry-run")->check(CLI::Range(1, kMostRanks));
+  app.add_option("--ranks", arguments.ranks, "ranks to plan for with --dry-run")
+      ->check(CLI::Range(1, kMostRanks))
+      ->needs(dry);
   app.add_option("--gpu", arguments.gpu, "GPU that --dry-run predicts the speed of: " + gpu_names())->needs(dry);
   app.set_version_flag("--version", fmt::format("olmoe-train {} ({})", kVersion, kGitCommit));
   try {

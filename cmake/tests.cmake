@@ -79,7 +79,7 @@ if(NOT OLMOE_CUDA AND NOT OLMOE_SANITIZER AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x
   include(cmake/emulation_tests.cmake)
 endif()
 include(cmake/mpi_tests.cmake)
-include(cmake/e2e_tests.cmake OPTIONAL)
+include(cmake/e2e_tests.cmake)
 if(OLMOE_SANITIZER)
   include(cmake/sanitizer_tests.cmake)
 endif()

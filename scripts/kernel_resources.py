@@ -42,7 +42,7 @@ def readable(names):
     out = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
     short = []
     for line in out.splitlines():
-        line = re.sub(r"\(anonymous namespace\)::|olmoe::kernels::(cuda::|hopper::)?|^void ", "", line)
+        line = re.sub(r"\(anonymous namespace\)::|olmoe::(kernels::)?(cuda::|hopper::)?|^void ", "", line)
         short.append(line.split("(")[0])
     return short
 

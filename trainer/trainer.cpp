@@ -224,7 +224,10 @@ void Trainer::check_same_run(const Manifest& manifest) {
       log::info("changed since {}: {}", where, difference);
   }
   const auto tokens = compare_fingerprints(manifest.data_fingerprint, source_->fingerprint());
-  if (!tokens.same) refused.push_back("the training tokens changed (files, order, sizes or contents)");
+  // Another seed or length gives another order of the same files, and is named already.
+  const bool same_order =
+      before.run.seed == config_.run.seed && before.data.sequence_length == config_.data.sequence_length;
+  if (!tokens.same && same_order) refused.push_back("the training tokens changed (files, order, sizes or contents)");
   if (!tokens.note.empty() && mesh_.world().rank() == 0) log::warn("{}", tokens.note);
   if (!refused.empty())
     throw CheckpointError(

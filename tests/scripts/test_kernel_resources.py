@@ -18,8 +18,8 @@ __global__ void write(int x) {}
 """
 
 
-def report(name, registers, shared_bytes=0):
-    mangled = f"_ZN5olmoe7kernels{len(name)}{name}Ei"
+def report(name, registers, shared_bytes=0, namespaces=("olmoe", "kernels")):
+    mangled = "_ZN" + "".join(f"{len(part)}{part}" for part in (*namespaces, name)) + "Ei"
     shared = f", {shared_bytes} bytes smem" if shared_bytes else ""
     return (f"ptxas info    : Compiling entry function '{mangled}' for 'sm_90a'\n"
             f"    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
@@ -43,6 +43,14 @@ class KernelResources(unittest.TestCase):
 
     def test_what_fits(self):
         self.assertEqual(self.check(report("update", 255), report("write", 64), report("add", 64, 49152)), (0, []))
+
+    def test_kernels_of_other_rooms(self):
+        (self.root / "trainer/device").mkdir(parents=True)
+        (self.root / "trainer/device/probe.cu").write_text("__global__ void probe(int x) {}\n")
+        namespaces = "olmoe", "cuda", "_GLOBAL__N__4a5b_probe"
+        for registers, said in ((64, []), (65, ["probe.cu: probe: 65 registers for each of 1024 threads are more than 65536"])):
+            (self.root / "ptxas/probe").write_text(report("probe", registers, namespaces=namespaces))
+            self.assertEqual(self.check(*(report(name, 32) for name in ("update", "write", "add"))), (len(said), said))
 
     def test_registers_that_a_block_of_the_launch_bound_does_not_have(self):
         code, said = self.check(report("update", 255), report("write", 65), report("add", 72))

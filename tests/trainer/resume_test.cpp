@@ -151,6 +151,7 @@ TEST_CASE("a run whose tokens, model, seed or batch changed is refused") {
   run.config.model.num_layers = 2;
   check_refused("model.num_layers: 3 -> 2");
   run.config.run.seed += 1;
+  CHECK_THAT(run.refusal(), !Catch::Contains("the training tokens changed"));  // nor did they
   check_refused("run.seed");
   run.config.train.global_batch_size = 6;
   check_refused("train.global_batch_size: 5 -> 6");

@@ -130,6 +130,18 @@ std::vector<std::string> validate(const Config& config) {
 
 namespace {
 
+/// A problem that begins with the path of a key, with the place that its value comes from: "... (command line)".
+std::string placed(const ConfigNode& tree, const std::string& problem) {
+  const auto path = problem.substr(0, problem.find_first_of(": "));
+  const ConfigNode* node = &tree;
+  for (size_t begin = 0; node != nullptr && begin <= path.size();) {
+    const auto end = std::min(path.find('.', begin), path.size());
+    node = node->kind == ConfigNode::Kind::section ? node->find(path.substr(begin, end - begin)) : nullptr;
+    begin = end + 1;
+  }
+  return node == nullptr || node == &tree ? problem : fmt::format("{} ({})", problem, node->where);
+}
+
 /// A resolved config is written into the run folder and into checkpoints, where a later start has to read it.
 void check_reads_back(const Config& config, const std::string& path) {
   try {
@@ -148,6 +160,7 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
   auto config = read_config<Config>(path, overrides, &tree);
   auto problems = resolve_paths(config, tree);
   if (problems.empty()) problems = validate(config);
+  for (auto& problem : problems) problem = placed(tree, problem);
   if (!problems.empty()) throw ConfigError(fmt::format("{}:\n  {}", path, fmt::join(problems, "\n  ")));
   check_reads_back(config, path);
   return config;

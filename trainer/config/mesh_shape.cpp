@@ -64,8 +64,9 @@ void check_product(const Config& config, int64_t world) {
     return grid.replicate * grid.shard == world ? fmt::format("{} x {}", grid.replicate, grid.shard)
                                                 : fmt::format("{} ranks", ranks);
   };
-  throw ConfigError(fmt::format("parallel.replicate x parallel.shard = {} x {} = {}, but the world has {} ranks; {}",
-                                replicate, shard, ranks, world, proposal(config, grids, text)));
+  const auto rest = world % replicate == 0 ? ". parallel.shard=0 takes as many as there are" : "";
+  throw ConfigError(fmt::format("parallel.replicate x parallel.shard = {} x {} = {}, but the world has {} ranks; {}{}",
+                                replicate, shard, ranks, world, proposal(config, grids, text), rest));
 }
 
 void check_expert(const Config& config, int64_t shard) {

@@ -54,7 +54,7 @@ std::vector<Choice> proposals_of(const std::string& problem, const Choice& refus
   std::vector<Choice> out;
   for (std::string item; std::getline(list >> std::ws, item, ',');) {
     Choice choice = refused;
-    if (problem.ends_with(" with parallel.expert = 1")) choice.expert = 1;
+    if (problem.find(" would fit with parallel.expert = 1") != std::string::npos) choice.expert = 1;
     const int64_t number = std::stoll(item);
     if (const auto by = item.find(" x "); by != std::string::npos) {
       choice.replicate = number;
@@ -111,7 +111,8 @@ TEST_CASE("a layout that does not fit names the two fields in conflict and what 
   CHECK(problem_of(config_of(8, 0, 2), 6) ==
         "parallel.replicate: 8 does not divide the world of 6 ranks; 1, 3 would fit");
   CHECK(problem_of(config_of(2, 2, 1), 6) ==
-        "parallel.replicate x parallel.shard = 2 x 2 = 4, but the world has 6 ranks; 3 x 2, 2 x 3, 4 ranks would fit");
+        "parallel.replicate x parallel.shard = 2 x 2 = 4, but the world has 6 ranks; 3 x 2, 2 x 3, 4 ranks would fit"
+        ". parallel.shard=0 takes as many as there are");
   CHECK(problem_of(config_of(4, 2, 1), 6) ==
         "parallel.replicate x parallel.shard = 4 x 2 = 8, but the world has 6 ranks; 3 x 2, 8 ranks would fit");
   CHECK(problem_of(config_of(4, 2, 3, 6), 6) ==
