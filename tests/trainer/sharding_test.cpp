@@ -29,7 +29,7 @@ TEST_CASE("in float64 a sharded run, recomputed or in chunks or of the dense mod
 
   for (const auto& layout : kLayouts)
     for (auto recompute : {Recompute::none, Recompute::selective, Recompute::full}) {
-      if (ffn == Ffn::dense && layout.expert > 1) continue;  // refused: layout_test.cpp
+      if (ffn == Ffn::dense && layout.expert > 1) continue;  // refused: mesh_shape_test.cpp
       INFO(fmt::format("{}, recompute {}", describe(layout), enum_name(recompute)));
       TempFolder folder;
       config.run.folder = folder / "run";
