@@ -80,9 +80,11 @@ int main(int argc, char* argv[]) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::config);
   }
+  const bool trains = !arguments.dry_run && !arguments.print_config;
+  if (trains) preemption::install_handlers();
   return run_launched([&](Communicator& world, const std::string& mpi_version) {
     const auto config = load_config(arguments.config, arguments.overrides);
-    if (!arguments.dry_run && !arguments.print_config) return train(config, world, mpi_version);
+    if (trains) return train(config, world, mpi_version);
     agree_on_start(world, "olmoe-train --dry-run or --print-config", mpi_version, config);
     return world.rank() == 0 ? print(arguments, config, world.size()) : ExitCode::ok;
   });

@@ -1,6 +1,7 @@
 #include "trainer/job/preemption.h"
 
 #include <semaphore.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +10,8 @@
 #include <chrono>
 #include <csignal>
 #include <ctime>
+#include <string_view>
+#include <tuple>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -31,7 +34,7 @@ constexpr auto kPatience = std::chrono::seconds(10);
 std::atomic<int> first_request = 0;
 std::array<std::atomic<int>, kRules.size()> unanswered{};  // of each rule: 0, or 1 + the moment that its signal came at
 std::atomic<int64_t> interrupted_ns = 0;
-std::atomic<Moment> now_at = Moment::starting;
+std::atomic<Moment> now_at = Moment::joining;
 std::atomic<bool> ended = false;
 sem_t wake;  // for the listener
 static_assert(std::atomic<int64_t>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
@@ -50,7 +53,17 @@ size_t rule_of(int signal) {
   return static_cast<size_t>(std::ranges::find(kRules, signal, &Rule::signal) - kRules.begin());
 }
 
+/// In a signal handler: nothing is called that is not allowed there.
+[[noreturn]] void leave_before_the_start(int signal) {
+  constexpr std::string_view kSays = ": this run has not started yet; leaving with exit code 75\n";
+  const std::string_view name = kRules[rule_of(signal)].name;
+  std::ignore = ::write(STDERR_FILENO, name.data(), name.size());
+  std::ignore = ::write(STDERR_FILENO, kSays.data(), kSays.size());
+  ::_exit(static_cast<int>(ExitCode::preempted));
+}
+
 extern "C" void on_signal(int signal) {
+  if (now_at == Moment::joining) leave_before_the_start(signal);
   const int error = errno;
   int none = 0;
   first_request.compare_exchange_strong(none, signal);
@@ -76,6 +89,8 @@ void apply(const Rule& rule) {
 /// What happens next. Nothing is promised of a save that may fail.
 const char* next_of(Moment moment) {
   switch (moment) {
+    case Moment::joining:  // answered in the handler
+      break;
     case Moment::starting:
       return "nothing was trained yet, so there is nothing to save; leaving with exit code 75";
     case Moment::training:
@@ -103,16 +118,20 @@ void enter(Moment moment) { now_at = moment; }
 
 int requested() { return first_request; }
 
-Listener::Listener(Communicator& world) : world_(world) {
-  ended = false;
-  now_at = Moment::starting;
-  ENSURE(sem_init(&wake, 0, 0) == 0, "no semaphore for signals: {}", errno);
-  thread_ = start_thread<std::thread>("the listener to signals", [this] { listen(); });
+void install_handlers() {
   for (const auto& rule : kRules) apply(rule);
   sigset_t all;  // whoever started this process may have had them blocked
   sigemptyset(&all);
   for (const auto& rule : kRules) sigaddset(&all, rule.signal);
   pthread_sigmask(SIG_UNBLOCK, &all, nullptr);
+}
+
+Listener::Listener(Communicator& world) : world_(world) {
+  ended = false;
+  ENSURE(sem_init(&wake, 0, 0) == 0, "no semaphore for signals: {}", errno);
+  thread_ = start_thread<std::thread>("the listener to signals", [this] { listen(); });
+  now_at = Moment::starting;
+  install_handlers();
 }
 
 Listener::~Listener() {

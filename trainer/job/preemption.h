@@ -23,14 +23,18 @@ std::span<const Rule> rules();
 std::string name_of(int signal);
 
 /// What the run does, which is what a signal's answer depends on.
-enum class Moment { starting, training, saving, evaluating, ended };
+enum class Moment { joining, starting, training, saving, evaluating, ended };
 void enter(Moment moment);
+
+/// Applies the table from now on. Until a Listener answers (the ranks may not have met, so none can tell the others), a
+/// signal that asks to save and leave ends this process at once with exit code 75. Call before the ranks meet.
+void install_handlers();
 
 /// The first signal that asked this process to save and leave, or 0.
 int requested();
 
-/// Applies the table from now on, and says in the log at once which signal came and what happens next (rank 0; in the
-/// whole job, ranks agree after the step). While the run starts there is nothing to save: the job ends with 75. A
+/// Installs the handlers, and says in the log at once which signal came and what happens next (rank 0; in the whole
+/// job, ranks agree after the step). While the run starts there is nothing to save: the job ends with 75. A
 /// second SIGINT, at least one second after the first, ends this process as SIGINT does by default. When this goes,
 /// signals are noted and no more: the run has ended and is being taken down. One at a time.
 class Listener {

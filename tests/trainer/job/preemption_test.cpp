@@ -82,6 +82,19 @@ TEST_CASE("a process that has ended its run notes signals and leaves by itself")
     CHECK(ending([=] { preemption::enter(moment), ::raise(SIGUSR2); }) == SIGUSR2);
 }
 
+TEST_CASE("before the ranks of a run have met a signal ends this process with 75, blocked by its parent or not") {
+  sigset_t blocked, before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  const TempFolder folder;
+  const auto says = folder / "says";
+  const auto joins = [] { return preemption::install_handlers(), ::raise(SIGPIPE), ::raise(SIGTERM), ::sleep(60), 0; };
+  CHECK(ending_of(joins, says) == static_cast<int>(ExitCode::preempted));
+  CHECK(read_text(says) == "SIGTERM: this run has not started yet; leaving with exit code 75\n");
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
 TEST_CASE("while a run starts a signal ends it with 75") {
   const auto wait = [] { ::raise(SIGHUP), ::sleep(60); };
   CHECK(ending(wait) == static_cast<int>(ExitCode::preempted));
