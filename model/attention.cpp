@@ -113,7 +113,7 @@ std::vector<Param> Attention::params() {
   const int64_t D = config_.d_model;
   std::vector<Param> out{shared_param(prefix_ + ".qkv.weight", {config_.qkv_width(), D}, ParamRole::matrix, qkv_CD_),
                          shared_param(prefix_ + ".output.weight", {D, D}, ParamRole::matrix, output_DD_)};
-  if (config_.qk_norm) {
+  if (config_.qk_norm == QkNorm::full) {
     out.push_back(shared_param(prefix_ + ".q_norm.weight", {D}, ParamRole::norm, q_norm_D_));
     out.push_back(shared_param(prefix_ + ".k_norm.weight", {config_.kv_width()}, ParamRole::norm, k_norm_));
   }

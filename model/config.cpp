@@ -25,15 +25,6 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
           fmt::format("top_k: {} is more than {}.num_experts = {}", config.top_k, path, config.num_experts));
   require(config.dense_hidden() <= 1 << 24, fmt::format("dense_width: {} gives a hidden width of {}, more than {}",
                                                         config.dense_width, config.dense_hidden(), 1 << 24));
-  require(!config.clip_qkv || *config.clip_qkv > 0, "clip_qkv: must be positive, or null for none");
-  require(config.rope_theta > 0, fmt::format("rope_theta: {} must be positive", config.rope_theta));
-  require(config.norm_eps > 0, fmt::format("norm_eps: {} must be positive", config.norm_eps));
-  require(config.load_balancing_weight >= 0, "load_balancing_weight: must not be negative");
-  require(config.router_z_weight >= 0, "router_z_weight: must not be negative");
-  require(!config.capacity_factor || (*config.capacity_factor > 0 && *config.capacity_factor <= 1 << 14),
-          "capacity_factor: must be positive and at most 16384, or null for dropless");
-  require(config.init_std > 0, fmt::format("init_std: {} must be positive", config.init_std));
-  require(config.init_cutoff > 0, fmt::format("init_cutoff: {} must be positive", config.init_cutoff));
   return problems;
 }
 

@@ -10,12 +10,18 @@
 namespace olmoe {
 
 enum class Ffn { moe, dense };
+enum class QkNorm { none, full };
 enum class BalanceGranularity { micro_batch, sequence, global };
 enum class RouterDtype { float32, compute };
 
 template <>
 struct EnumNames<Ffn> {
   static constexpr std::array names{"moe", "dense"};
+};
+template <>
+struct EnumNames<QkNorm> {
+  static constexpr std::array names{"none", "full"};
+  static constexpr std::array renamed{RenamedKey{"false", "none"}, RenamedKey{"true", "full"}};
 };
 template <>
 struct EnumNames<BalanceGranularity> {
@@ -53,7 +59,7 @@ struct ModelConfig {
   int64_t top_k = 8;
   int64_t expert_width = 1024;
   int64_t dense_width = 0;
-  bool qk_norm = true;
+  QkNorm qk_norm = QkNorm::full;
   bool renormalize_scores = false;
   std::optional<double> clip_qkv;
   double rope_theta = 10000.0;
@@ -79,21 +85,21 @@ struct ModelConfig {
     v("top_k", top_k, {1, 1 << 14}, "experts that each token chooses, K");
     v("expert_width", expert_width, {1, 1 << 17}, "hidden width of one expert, F");
     v("dense_width", dense_width, {0, 1 << 24}, "hidden width of the dense twin; 0: top_k x expert_width");
-    v("qk_norm", qk_norm, "RMSNorm of the whole query and key vectors before the head split");
+    v("qk_norm", qk_norm, "RMSNorm of queries and keys; full: of the whole vectors before the head split");
     v("renormalize_scores", renormalize_scores, "divide the chosen scores by their sum");
-    v("clip_qkv", clip_qkv, "clamp queries, keys and values to +- this; null: off");
-    v("rope_theta", rope_theta, "base of the rotary frequencies");
-    v("norm_eps", norm_eps, "epsilon of every RMSNorm");
+    v("clip_qkv", clip_qkv, above(0), "clamp queries, keys and values to +- this; null: off");
+    v("rope_theta", rope_theta, above(0), "base of the rotary frequencies");
+    v("norm_eps", norm_eps, above(0), "epsilon of every RMSNorm");
     v("router_dtype", router_dtype, "dtype of the router's product; softmax is at least fp32 either way");
-    v("load_balancing_weight", load_balancing_weight, "alpha: weight of the load-balancing loss");
+    v("load_balancing_weight", load_balancing_weight, at_least(0), "alpha: weight of the load-balancing loss");
     v("load_balancing_granularity", load_balancing_granularity,
       "tokens over which balance is taken; global: those of one micro-batch of every rank");
-    v("router_z_weight", router_z_weight, "beta: weight of mean(logsumexp^2) of the router logits");
-    v("capacity_factor", capacity_factor,
+    v("router_z_weight", router_z_weight, at_least(0), "beta: weight of mean(logsumexp^2) of the router logits");
+    v("capacity_factor", capacity_factor, above(0, 1 << 14),
       "an expert takes this times the mean number of assignments from a micro-batch and drops later ones; "
       "null: dropless");
-    v("init_std", init_std, "standard deviation of initial weights (norm weights start at 1)");
-    v("init_cutoff", init_cutoff, "initial weights are cut at this many standard deviations");
+    v("init_std", init_std, above(0), "standard deviation of initial weights (norm weights start at 1)");
+    v("init_cutoff", init_cutoff, above(0), "initial weights are cut at this many standard deviations");
     v("loss_chunk", loss_chunk, {1, 1 << 30}, "tokens whose logits exist at one time");
   }
 

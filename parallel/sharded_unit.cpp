@@ -149,7 +149,7 @@ void ShardedUnit::zero_added_grads() const {
   zero_until(flat_numel_);
 }
 
-void ShardedUnit::reduce_grads(const at::Tensor& wire) {
+void ShardedUnit::reduce_grads(const at::Tensor& buffer) {
   ENSURE(grads_, "a unit is bound before it is used");
   if (grads_are_grad_) return;
   ENSURE(grads_->held_by(this), "the full gradients of {} were not claimed, or another unit took their buffer",
@@ -159,8 +159,8 @@ void ShardedUnit::reduce_grads(const at::Tensor& wire) {
   // Only this rank reads its part of the full gradients: the sum goes there.
   at::Tensor full = grads_->flat().variable_data();
   at::Tensor sum = own_part(full);
-  if (wire.defined())
-    group_.reduce_scatter(sum, wire.narrow(0, 0, flat_numel_).copy_(full));
+  if (buffer.defined())
+    group_.reduce_scatter(sum, buffer.narrow(0, 0, flat_numel_).copy_(full));
   else
     group_.reduce_scatter(sum, full);
   grad.add_(sum);

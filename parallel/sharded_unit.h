@@ -75,11 +75,11 @@ class ShardedUnit {
   /// (UnitParam::to_store). Does nothing if it holds this unit's gradients of earlier micro-batches that were not
   /// reduced yet (ZeRO-1).
   void claim_full_grads();
-  /// *Adds* the reduce_scatter of the full gradients to `grad`, and releases their buffer. `wire` ([at least
+  /// *Adds* the reduce_scatter of the full gradients to `grad`, and releases their buffer. `buffer` ([at least
   /// flat_numel], or undefined): gradients are sent in its dtype (the reduce dtype), and summed in that of `grad`.
   /// Throws Error if another unit claimed the buffer since claim_full_grads(), or a gradient that should be stored was
   /// not. Collective over the group.
-  void reduce_grads(const at::Tensor& wire = {});
+  void reduce_grads(const at::Tensor& buffer = {});
 
   at::Tensor shard;  ///< [flat_numel / size], master dtype
   at::Tensor grad;   ///< the same

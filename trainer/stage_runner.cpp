@@ -130,7 +130,7 @@ void StageRunner::bind_units() {
                grads.contains(unit.get()) ? grads.at(unit.get()) : own_grads());
     if (!whole(*unit)) widest = std::max(widest, unit->flat_numel());
   }
-  if (options_.wire_dtype) wire_ = make_buffer(widest, *options_.wire_dtype, sharding_);
+  if (options_.reduce_dtype) reduce_buffer_ = make_buffer(widest, *options_.reduce_dtype, sharding_);
 }
 
 void StageRunner::reset_totals() {
@@ -148,7 +148,7 @@ void StageRunner::gather(size_t stage) {
 
 void StageRunner::reduce(size_t stage) {
   reduce_stream_.run([&] {
-    for (auto* unit : units_of_[stage]) unit->reduce_grads(wire_);
+    for (auto* unit : units_of_[stage]) unit->reduce_grads(reduce_buffer_);
   });
 }
 

@@ -49,9 +49,9 @@ class StageRunner {
     bool recompute;                  ///< keep only each stage's input and routing, and run it again for its backward
     bool registered_memory = false;  ///< buffers of collectives come from the groups that use them
     bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
-    Residency grads = Residency::pooled;            ///< resident: reduced once a step, not after each micro-batch
-    std::optional<at::ScalarType> wire_dtype = {};  ///< gradients travel in it; none: in their own
-    Keep keep = Keep::all;                          ///< of graphs that wait for their backward while other stages run
+    Residency grads = Residency::pooled;              ///< resident: reduced once a step, not after each micro-batch
+    std::optional<at::ScalarType> reduce_dtype = {};  ///< gradients are sent in it; none: in their own
+    Keep keep = Keep::all;                            ///< of graphs that wait for their backward while other stages run
   };
   StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options);
 
@@ -108,7 +108,7 @@ class StageRunner {
   SideStream gather_stream_, reduce_stream_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;
   std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
-  at::Tensor wire_;  // gradients of a unit on their way, where they travel in a dtype of their own
+  at::Tensor reduce_buffer_;  // gradients of a unit while they are reduced, where they are sent in a dtype of their own
   std::vector<Saved> saved_;
   std::vector<int64_t> moe_layer_of_;  // of each stage its row in the counts, -1 for one without experts
   int64_t num_moe_layers_ = 0, num_experts_ = 0;

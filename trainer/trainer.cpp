@@ -51,8 +51,8 @@ MoeOptions moe_options(const ResolvedRun& run) {
   return {run.device, overlap_of(config), config.parallel.expert_chunks, config.train.expert_kernels};
 }
 
-std::optional<at::ScalarType> wire_dtype(GradientWire wire) {
-  return wire == GradientWire::bfloat16 ? std::optional(at::kBFloat16) : std::nullopt;
+std::optional<at::ScalarType> reduce_dtype(ReduceDtype dtype) {
+  return dtype == ReduceDtype::bfloat16 ? std::optional(at::kBFloat16) : std::nullopt;
 }
 
 StageRunner::Options runner_options(const ResolvedRun& run) {
@@ -64,7 +64,7 @@ StageRunner::Options runner_options(const ResolvedRun& run) {
           .registered_memory = config.parallel.registered_memory,
           .overlap = config.parallel.overlap,
           .grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled,
-          .wire_dtype = wire_dtype(config.parallel.gradient_wire),
+          .reduce_dtype = reduce_dtype(config.parallel.reduce_dtype),
           .keep = config.train.recompute == Recompute::selective ? Keep::least : Keep::all};
 }
 
@@ -214,7 +214,7 @@ void Trainer::start_or_resume() {
 
 void Trainer::check_same_run(const Manifest& manifest) {
   const auto where = checkpointer_.step_folder(manifest.step);
-  const auto before = read_config_text<Config>(manifest.config, where + "/manifest.json");
+  const auto before = read_saved_config<Config>(manifest.config, where + "/manifest.json");
   std::vector<std::string> refused;
   for (const auto& difference : differing_fields(before, config_)) {
     const auto is = [&](std::string_view prefix) { return difference.starts_with(prefix); };

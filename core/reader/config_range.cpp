@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "core/reader/config_reader.h"
 
 namespace olmoe {
@@ -11,7 +13,36 @@ std::string range_words(IntegerRange range) {
                                        : fmt::format("{} to {}", range.least, range.most);
 }
 
+/// "above 0", "at least 0", "0 to 1", "at least 0 and below 1".
+std::string range_words(NumberRange range) {
+  if (std::isinf(range.most)) return fmt::format("{} {}", range.least_excluded ? "above" : "at least", range.least);
+  if (!range.least_excluded && !range.most_excluded) return fmt::format("{} to {}", range.least, range.most);
+  return fmt::format("{} {} and {} {}", range.least_excluded ? "above" : "at least", range.least,
+                     range.most_excluded ? "below" : "at most", range.most);
+}
+
+void check_number(const std::string& path, double value, NumberRange range, std::vector<std::string>& problems) {
+  if (!range.contains(value)) problems.push_back(fmt::format("{}: {} must be {}", path, value, range_words(range)));
+}
+
 }  // namespace
+
+void ConfigFields::operator()(std::string_view key, double& value, NumberRange range, std::string_view meaning) {
+  add(key, value, meaning, false);
+  list_.back().type += ", " + range_words(range);
+  list_.back().check = [&value, range](const std::string& path, std::vector<std::string>& problems) {
+    check_number(path, value, range, problems);
+  };
+}
+
+void ConfigFields::operator()(std::string_view key, std::optional<double>& value, NumberRange range,
+                              std::string_view meaning) {
+  add(key, value, meaning, false);
+  list_.back().type += ", " + range_words(range);
+  list_.back().check = [&value, range](const std::string& path, std::vector<std::string>& problems) {
+    if (value) check_number(path, *value, range, problems);
+  };
+}
 
 void ConfigFields::add(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning,
                        bool required) {

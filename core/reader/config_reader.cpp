@@ -159,24 +159,28 @@ std::optional<ConfigNode> read_into(const ConfigFields& fields, const std::strin
 
 namespace config_detail {
 
-void read_text_into(const ConfigFields& fields, const std::string& text, const std::string& source_name,
-                    const std::vector<std::string>& overrides, ConfigNode* tree) {
-  ConfigReading reading{{}, leaf_paths(fields)};
+/// Throws one ConfigError of all problems.
+ConfigNode read_or_throw(const ConfigFields& fields, const std::string& text, const std::string& source_name,
+                         const std::vector<std::string>& overrides, OldNames old_names) {
+  ConfigReading reading{{}, leaf_paths(fields), old_names};
   Problems& problems = reading.problems;
   auto read = read_into(fields, text, source_name, overrides, reading);
-  if (problems.empty()) {
-    if (tree != nullptr) *tree = std::move(*read);
-    return;
-  }
+  if (problems.empty()) return std::move(*read);
   const size_t more = problems.size() - std::min(problems.size(), kMaxProblems);
   problems.resize(problems.size() - more);
   if (more > 0) problems.push_back(fmt::format("... and {} more problems", more));
   throw ConfigError(fmt::format("{}", fmt::join(problems, "\n")));
 }
 
+void read_text_into(const ConfigFields& fields, const std::string& text, const std::string& source_name,
+                    const std::vector<std::string>& overrides, OldNames old_names) {
+  read_or_throw(fields, text, source_name, overrides, old_names);
+}
+
 void read_file_into(const ConfigFields& fields, const std::string& path, const std::vector<std::string>& overrides,
                     ConfigNode* tree) {
-  read_text_into(fields, read_file(path), path, overrides, tree);
+  auto read = read_or_throw(fields, read_file(path), path, overrides, OldNames::refused);
+  if (tree != nullptr) *tree = std::move(read);
 }
 
 }  // namespace config_detail

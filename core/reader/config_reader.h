@@ -21,7 +21,8 @@
 /// std::optional of these.
 namespace olmoe {
 
-/// The words of an enum, in the order of its values 0, 1, 2, ...
+/// The words of an enum, in the order of its values 0, 1, 2, ...; in `renamed`, where it is there, those of earlier
+/// versions.
 template <class E>
 struct EnumNames;
 
@@ -31,10 +32,19 @@ std::string_view enum_name(E value) {
   return EnumNames<E>::names.at(static_cast<size_t>(value));
 }
 
+/// A key or a word of an enum that has another name than in earlier versions of the program.
+struct RenamedKey {
+  std::string_view before, now;
+};
+
+/// Names of earlier versions: an error that names the new one, or read like it.
+enum class OldNames { refused, accepted };
+
 /// What a reading gathers, and all paths of the config that is read, for hints.
 struct ConfigReading {
   std::vector<std::string> problems;
   std::vector<std::string> known_paths;
+  OldNames old_names = OldNames::refused;
 };
 
 /// A place in the tree being read: its node, its path for messages, and the reading.
@@ -58,7 +68,7 @@ struct ConfigField {
   std::function<ConfigNode()> write;
   std::function<std::string(const std::string& path)> nested_rows;  ///< documentation of the fields inside
   std::function<void(const std::string& path, std::vector<std::string>& problems)>
-      check;  ///< notes integers that are out of range, the field's own and those inside
+      check;  ///< notes numbers that are out of range, the field's own and those inside
 };
 
 /// The values that an integer may have, both ends included.
@@ -66,6 +76,24 @@ struct IntegerRange {
   int64_t least;
   int64_t most = std::numeric_limits<int32_t>::max();
 };
+
+/// The values that a number may have.
+struct NumberRange {
+  double least = -std::numeric_limits<double>::infinity(), most = std::numeric_limits<double>::infinity();
+  bool least_excluded = false, most_excluded = false;
+  bool contains(double value) const {
+    return (least_excluded ? value > least : value >= least) && (most_excluded ? value < most : value <= most);
+  }
+};
+/// Numbers from `least` to `most`, both included.
+constexpr NumberRange in(double least, double most) { return {least, most}; }
+/// Numbers from `least` on and below `most`.
+constexpr NumberRange in_below(double least, double most) { return {least, most, false, true}; }
+constexpr NumberRange at_least(double least) { return {.least = least}; }
+/// Numbers greater than `bound`, up to `most`.
+constexpr NumberRange above(double bound, double most = std::numeric_limits<double>::infinity()) {
+  return {bound, most, true, false};
+}
 
 /// The visitor that a struct's `fields` is called with: it collects them.
 class ConfigFields {
@@ -87,7 +115,13 @@ class ConfigFields {
   void required(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
     add(key, value, range, meaning, true);
   }
+  /// The field `now` of this struct was called `before` in earlier versions.
+  void renamed(std::string_view before, std::string_view now) { renamed_.push_back({before, now}); }
+  /// The same for a number, or one that may be null.
+  void operator()(std::string_view key, double& value, NumberRange range, std::string_view meaning);
+  void operator()(std::string_view key, std::optional<double>& value, NumberRange range, std::string_view meaning);
   const std::vector<ConfigField>& list() const { return list_; }
+  const std::vector<RenamedKey>& renamed_keys() const { return renamed_; }
 
  private:
   template <class T>
@@ -95,6 +129,7 @@ class ConfigFields {
   void add(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning, bool required);
 
   std::vector<ConfigField> list_;
+  std::vector<RenamedKey> renamed_;
 };
 
 // clang-format off
@@ -118,11 +153,15 @@ template <ConfigStruct T>
 T read_config_text(const std::string& text, const std::string& source_name,
                    const std::vector<std::string>& overrides = {});
 
+/// A config that this or an earlier version of the program wrote: old names are read like the new ones.
+template <ConfigStruct T>
+T read_saved_config(const std::string& text, const std::string& source_name);
+
 /// YAML that reads back equal to `config`. Throws Error on a number that is not finite.
 template <ConfigStruct T>
 std::string write_config(const T& config);
 
-/// The integers of `config` out of their ranges, each "train.steps: 0 must be between 1 and 9";
+/// The numbers of `config` out of their ranges, each "train.steps: 0 must be between 1 and 9";
 /// `path` goes before their keys.
 template <ConfigStruct T>
 std::vector<std::string> values_out_of_range(const T& config, const std::string& path = {});

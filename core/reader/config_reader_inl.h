@@ -17,7 +17,9 @@ void read_scalar(const ConfigPlace& at, std::string& value);
 // clang-format on
 
 std::string one_of(std::span<const char* const> words);
-std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* const> words);
+/// The index of the word that stands there; `renamed` are words of earlier versions.
+std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* const> words,
+                                std::span<const RenamedKey> renamed);
 std::vector<ConfigPlace> read_list(const ConfigPlace& at);
 
 void read_fields(const ConfigPlace& at, const ConfigFields& fields);
@@ -25,7 +27,7 @@ ConfigNode write_fields(const ConfigFields& fields);
 std::string document_fields(const std::string& prefix, const ConfigFields& fields);
 
 void read_text_into(const ConfigFields& fields, const std::string& text, const std::string& source_name,
-                    const std::vector<std::string>& overrides, ConfigNode* tree);
+                    const std::vector<std::string>& overrides, OldNames old_names);
 void read_file_into(const ConfigFields& fields, const std::string& path, const std::vector<std::string>& overrides,
                     ConfigNode* tree);
 std::vector<std::string> leaf_paths(const ConfigFields& fields);
@@ -55,10 +57,18 @@ std::string type_of() {
   }
 }
 
+template <class E>
+constexpr std::span<const RenamedKey> renamed_words() {
+  if constexpr (requires { EnumNames<E>::renamed; })
+    return EnumNames<E>::renamed;
+  else
+    return {};
+}
+
 template <class T>
 void read_value(const ConfigPlace& at, T& value) {
   if constexpr (std::is_enum_v<T>) {
-    if (const auto index = read_word(at, EnumNames<T>::names)) value = static_cast<T>(*index);
+    if (const auto index = read_word(at, EnumNames<T>::names, renamed_words<T>())) value = static_cast<T>(*index);
   } else if constexpr (kIsOptional<T>) {
     value.reset();
     if (at.node.kind != ConfigNode::Kind::null) read_value(at, value.emplace());
@@ -140,7 +150,14 @@ T read_config(const std::string& path, const std::vector<std::string>& overrides
 template <ConfigStruct T>
 T read_config_text(const std::string& text, const std::string& source_name, const std::vector<std::string>& overrides) {
   T config{};
-  config_detail::read_text_into(config_detail::fields_of(config), text, source_name, overrides, nullptr);
+  config_detail::read_text_into(config_detail::fields_of(config), text, source_name, overrides, OldNames::refused);
+  return config;
+}
+
+template <ConfigStruct T>
+T read_saved_config(const std::string& text, const std::string& source_name) {
+  T config{};
+  config_detail::read_text_into(config_detail::fields_of(config), text, source_name, {}, OldNames::accepted);
   return config;
 }
 

@@ -150,12 +150,31 @@ std::string_view hint_for_boolean(const ConfigNode& node) {
   return std::find(kFalse.begin(), kFalse.end(), word) != kFalse.end() ? ", did you mean 'false'?" : "";
 }
 
+const RenamedKey* renamed_from(std::string_view before, std::span<const RenamedKey> renamed) {
+  const auto found = std::ranges::find(renamed, before, &RenamedKey::before);
+  return found == renamed.end() ? nullptr : &*found;
+}
+
+/// What stands at `key`, or at its old name where old names are accepted.
+const ConfigNode* find_field(const ConfigPlace& at, const ConfigFields& fields, std::string_view key) {
+  if (const ConfigNode* node = at.node.find(key)) return node;
+  if (at.reading.old_names == OldNames::refused) return nullptr;
+  const auto found = std::ranges::find(fields.renamed_keys(), key, &RenamedKey::now);
+  return found == fields.renamed_keys().end() ? nullptr : at.node.find(found->before);
+}
+
 void note_unknown_keys(const ConfigPlace& at, const ConfigFields& fields) {
   std::vector<std::string_view> known;
   for (const ConfigField& field : fields.list()) known.push_back(field.key);
   for (size_t i = 0; i < at.node.keys.size(); ++i) {
     const std::string& key = at.node.keys[i];
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    if (const auto* renamed = renamed_from(key, fields.renamed_keys())) {
+      if (at.reading.old_names == OldNames::refused)
+        at.reading.problems.push_back(fmt::format("{}: is called {} now ({})", joined_path(at.path, key),
+                                                  joined_path(at.path, renamed->now), at.node.items[i].where));
+      continue;
+    }
     at.reading.problems.push_back(fmt::format("{}: unknown key ({}){}", joined_path(at.path, key),
                                               at.node.items[i].where,
                                               hint_for_key(key, known, at.reading.known_paths)));
@@ -223,10 +242,17 @@ void read_scalar(const ConfigPlace& at, std::string& value) {
   value = at.node.text;
 }
 
-std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* const> words) {
+std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* const> words,
+                                std::span<const RenamedKey> renamed) {
   if (at.node.kind == Kind::scalar) {
+    const auto* old = renamed_from(at.node.text, renamed);
+    if (old && at.reading.old_names == OldNames::refused) {
+      at.expected(one_of(words), fmt::format(", '{}' is called '{}' now", old->before, old->now));
+      return std::nullopt;
+    }
+    const std::string_view word = old ? old->now : std::string_view(at.node.text);
     for (size_t i = 0; i < words.size(); ++i)
-      if (at.node.text == words[i]) return i;
+      if (word == words[i]) return i;
   }
   at.expected(one_of(words), did_you_mean(at.node.text, {words.begin(), words.end()}));
   return std::nullopt;
@@ -250,7 +276,7 @@ void read_fields(const ConfigPlace& at, const ConfigFields& fields) {
   const ConfigNode absent_section = ConfigNode::section(at.node.where);
   for (const ConfigField& field : fields.list()) {
     const std::string path = joined_path(at.path, field.key);
-    if (const ConfigNode* node = at.node.find(field.key)) {
+    if (const ConfigNode* node = find_field(at, fields, field.key)) {
       field.read({*node, path, at.reading});
     } else if (field.required) {
       at.reading.problems.push_back(fmt::format("{}: required key is missing ({})", path, at.node.where));

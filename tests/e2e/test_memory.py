@@ -51,7 +51,7 @@ class Memory(ProgramTest):
     def test_two_ranks(self):
         self.check(2, "parallel.zero_stage=1", "train.recompute=selective", "train.compute_dtype=bfloat16")
         self.check(2, "parallel.replicate=2", "train.recompute=full")
-        self.check(2, "parallel.gradient_wire=bfloat16")
+        self.check(2, "parallel.reduce_dtype=bfloat16")
 
     def test_experts_on_two_ranks(self):
         for recompute in ("selective", "full"):

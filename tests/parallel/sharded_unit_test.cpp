@@ -302,7 +302,7 @@ TEST_CASE("bfloat16 weights accumulate float32 gradients") {
   });
 }
 
-TEST_CASE("a bfloat16 wire rounds each rank's whole gradient once, and sums in float32 in rank order") {
+TEST_CASE("a reduction in bfloat16 rounds each rank's whole gradient once, and sums in float32 in rank order") {
   constexpr int kRanks = 3;
   run_ranks(kRanks, [](Communicator& world) {
     TestUnit u("unit", world, at::kFloat);
@@ -310,18 +310,18 @@ TEST_CASE("a bfloat16 wire rounds each rank's whole gradient once, and sums in f
     const auto grad_of = [&](int rank) { return draw(rank, {n}, at::kFloat, 5); };
     at::Tensor full = at::zeros({n});
     u.unit.bind(at::zeros({n}), full);
-    const auto reduce = [&](const at::Tensor& wire) {
+    const auto reduce = [&](const at::Tensor& buffer) {
       u.unit.grad.zero_();
       u.unit.claim_full_grads();
       full.copy_(grad_of(world.rank()));
       const int64_t before = world.diagnostics().traffic().reduce_scatter.bytes;
-      u.unit.reduce_grads(wire);
+      u.unit.reduce_grads(buffer);
       return world.diagnostics().traffic().reduce_scatter.bytes - before;
     };
     const int64_t master_bytes = reduce({});
     const at::Tensor master = u.unit.grad.clone();
-    const int64_t wire_bytes = reduce(at::empty({n + 5}, at::kBFloat16));  // of a wider unit
-    ENSURE(2 * wire_bytes == master_bytes && wire_bytes == (kRanks - 1) * own * 2, "{} and {} bytes", wire_bytes,
+    const int64_t reduce_bytes = reduce(at::empty({n + 5}, at::kBFloat16));  // of a wider unit
+    ENSURE(2 * reduce_bytes == master_bytes && reduce_bytes == (kRanks - 1) * own * 2, "{} and {} bytes", reduce_bytes,
            master_bytes);
     at::Tensor sum = at::zeros({n});
     for (int rank = 0; rank < kRanks; ++rank) sum = sum + grad_of(rank).to(at::kBFloat16).to(at::kFloat);

@@ -57,7 +57,8 @@ class DenseOracle {
     const int64_t d = model_.head_dim(), queries_per_key = model_.num_heads / model_.num_kv_heads;
     auto parts = x_ND.matmul(weight(name + "qkv").t())
                      .split_with_sizes({model_.d_model, model_.kv_width(), model_.kv_width()}, 1);
-    if (model_.qk_norm) parts[0] = norm(parts[0], name + "q_norm"), parts[1] = norm(parts[1], name + "k_norm");
+    if (model_.qk_norm == QkNorm::full)
+      parts[0] = norm(parts[0], name + "q_norm"), parts[1] = norm(parts[1], name + "k_norm");
     for (auto& part : parts) {
       if (model_.clip_qkv) part = part.clamp(-*model_.clip_qkv, *model_.clip_qkv);
       part = part.reshape({sequences, -1, part.size(1) / d, d}).transpose(1, 2);

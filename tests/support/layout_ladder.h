@@ -47,7 +47,7 @@ inline Config gpu_ladder_run(const std::string& folder, int world) {
   auto config = ladder_run(folder, world);
   config.model.expert_width = 16;
   config.train.device = DeviceKind::cuda;
-  config.parallel.transport = Transport::staged;
+  config.parallel.transport = Transport::host;
   return config;
 }
 

@@ -173,7 +173,7 @@ TEST_CASE("experts with a capacity equal the dense oracle without what they drop
 TEST_CASE("clipped queries, keys and values equal the dense oracle") {
   auto model = strong_losses();
   model.clip_qkv = 0.8;
-  model.qk_norm = GENERATE(true, false);
+  model.qk_norm = GENERATE(QkNorm::full, QkNorm::none);
   check_against_oracle(model);
 }
 
@@ -230,7 +230,7 @@ TEST_CASE("recompute changes no bit") {
 TEST_CASE("selective recompute changes no bit of any variant of attention and router") {
   auto model = strong_losses();
   model.clip_qkv = 0.8;
-  model.qk_norm = GENERATE(true, false);
+  model.qk_norm = GENERATE(QkNorm::full, QkNorm::none);
   model.renormalize_scores = GENERATE(false, true);
   model.router_dtype = GENERATE(RouterDtype::float32, RouterDtype::compute);
   model.load_balancing_granularity = GENERATE(BalanceGranularity::micro_batch, BalanceGranularity::sequence);

@@ -89,14 +89,14 @@ TEST_CASE("copies of tokens and the bytes of their way are the same count: exper
   }
 }
 
-TEST_CASE("gradients on a bfloat16 wire send half the bytes of float32") {
+TEST_CASE("gradients reduced in bfloat16 send half the bytes of float32") {
   TempFolder folder;
   auto config = tiny_run(folder / "master");
   config.train.compute_dtype = ComputeDtype::float32;
   Units units;
   const auto master = run(config, units);
   config.run.folder = folder / "narrow";
-  config.parallel.gradient_wire = GradientWire::bfloat16;
+  config.parallel.reduce_dtype = ReduceDtype::bfloat16;
   const auto narrow = run(config, units);
   REQUIRE(master.size() == 3);
   REQUIRE(narrow.size() == 3);
@@ -105,7 +105,7 @@ TEST_CASE("gradients on a bfloat16 wire send half the bytes of float32") {
     CHECK(2 * narrow[i].at(key).get<int64_t>() == master[i].at(key).get<int64_t>());
     CHECK(narrow[i].at("sent_bytes/shard/all_gather") == master[i].at("sent_bytes/shard/all_gather"));
   }
-  CHECK(narrow.back().at("loss") != master.back().at("loss"));  // the wire was used
+  CHECK(narrow.back().at("loss") != master.back().at("loss"));  // they were rounded
 }
 
 TEST_CASE("one rank sends nothing, and its lines say nothing of it") {

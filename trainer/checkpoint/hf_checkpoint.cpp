@@ -71,7 +71,7 @@ void read_moe(HfConfigReader& in, ModelConfig& out) {
 void read_dense(HfConfigReader& in, ModelConfig& out) {
   out.ffn = Ffn::dense;
   out.dense_width = in.get<int64_t>("intermediate_size");
-  out.qk_norm = false;
+  out.qk_norm = QkNorm::none;
   in.require(!in.get<bool>("mlp_bias", false), "mlp_bias is not supported");
 }
 
@@ -97,7 +97,7 @@ ModelConfig read_hf_config(const std::string& folder, const ModelConfig& default
   in.require(!in.get<bool>("tie_word_embeddings", false), "tie_word_embeddings is not supported");
   if (out.num_heads > 0)
     in.require(in.get<int64_t>("head_dim", out.head_dim()) == out.head_dim(), "head_dim is not hidden_size / heads");
-  out.qk_norm = true;
+  out.qk_norm = QkNorm::full;
   type == "llama" ? read_dense(in, out) : read_moe(in, out);
   for (const auto& problem : validate(out, "config")) in.problem(problem);
   in.finish();

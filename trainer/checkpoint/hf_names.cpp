@@ -27,7 +27,7 @@ void place_attention(Mapper& map, const ModelConfig& c, const std::string& block
   map.place(qkv, layer + ".self_attn.k_proj.weight", {c.kv_width(), c.d_model});
   map.place(qkv, layer + ".self_attn.v_proj.weight", {c.kv_width(), c.d_model});
   map.place(block + ".attention.output.weight", layer + ".self_attn.o_proj.weight", {c.d_model, c.d_model});
-  if (!c.qk_norm) return;
+  if (c.qk_norm == QkNorm::none) return;
   map.place(block + ".attention.q_norm.weight", layer + ".self_attn.q_norm.weight", {c.d_model});
   map.place(block + ".attention.k_norm.weight", layer + ".self_attn.k_norm.weight", {c.kv_width()});
 }

@@ -107,9 +107,6 @@ std::vector<std::string> validate(const Config& config) {
   require(has_files != config.data.synthetic,
           "data.paths: name token files, or set data.synthetic: true, not both and not neither");
   for (auto& problem : validate(config.optimizer, config.train.compute_dtype)) problems.push_back(std::move(problem));
-  const auto share = [](double x) { return x >= 0 && x <= 1; };
-  require(share(config.schedule.warmup_start), "schedule.warmup_start: must be a share in [0, 1]");
-  require(share(config.schedule.final_fraction), "schedule.final_fraction: must be a share in [0, 1]");
   const auto& parallel = config.parallel;
   const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;
   require(!config.train.cuda_graph || over_nccl,

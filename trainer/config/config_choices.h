@@ -11,8 +11,8 @@ namespace olmoe {
 
 enum class ComputeDtype { float32, bfloat16, float64 };
 enum class DeviceKind { cpu, cuda };
-enum class Transport { nccl, staged };
-enum class GradientWire { master, bfloat16 };
+enum class Transport { nccl, host };
+enum class ReduceDtype { master, bfloat16 };
 enum class Recompute { none, selective, full };
 enum class ScheduleKind { cosine, linear, constant };
 
@@ -25,12 +25,13 @@ struct EnumNames<DeviceKind> {
   static constexpr std::array names{"cpu", "cuda"};
 };
 template <>
-struct EnumNames<GradientWire> {
+struct EnumNames<ReduceDtype> {
   static constexpr std::array names{"master", "bfloat16"};
 };
 template <>
 struct EnumNames<Transport> {
-  static constexpr std::array names{"nccl", "staged"};
+  static constexpr std::array names{"nccl", "host"};
+  static constexpr std::array renamed{RenamedKey{"staged", "host"}};
 };
 template <>
 struct EnumNames<Recompute> {

@@ -83,14 +83,14 @@ struct OptimizerConfig {
 
   template <class V>
   void fields(V& v) {
-    v("lr", lr, "peak learning rate of AdamW");
-    v("beta1", beta1, "decay of the first moment");
-    v("beta2", beta2, "decay of the second moment");
-    v("eps", eps, "added to the root of the second moment");
-    v("weight_decay", weight_decay, "decoupled weight decay");
+    v("lr", lr, above(0), "peak learning rate of AdamW");
+    v("beta1", beta1, in_below(0, 1), "decay of the first moment");
+    v("beta2", beta2, in_below(0, 1), "decay of the second moment");
+    v("eps", eps, above(0), "added to the root of the second moment");
+    v("weight_decay", weight_decay, at_least(0), "decoupled weight decay");
     v("decay_norms", decay_norms, "weight decay on norm weights too");
     v("decay_embeddings", decay_embeddings, "weight decay on the input embedding too");
-    v("clip_norm", clip_norm, "largest global L2 norm of the gradients; 0: no clipping");
+    v("clip_norm", clip_norm, at_least(0), "largest global L2 norm of the gradients; 0: no clipping");
   }
 };
 
@@ -106,8 +106,8 @@ struct ScheduleConfig {
     v("kind", kind, "shape after the warm-up");
     v("warmup_steps", warmup_steps, {0}, "steps of linear warm-up");
     v("decay_steps", decay_steps, {0}, "step at which the floor is reached; 0: train.steps");
-    v("warmup_start", warmup_start, "warm-up starts at this share of the peak");
-    v("final_fraction", final_fraction, "floor as a share of the peak");
+    v("warmup_start", warmup_start, in(0, 1), "warm-up starts at this share of the peak");
+    v("final_fraction", final_fraction, in(0, 1), "floor as a share of the peak");
   }
 };
 
@@ -130,7 +130,7 @@ struct ParallelConfig {
   int64_t expert = 1;
   int64_t expert_chunks = 1;
   int64_t zero_stage = 3;
-  GradientWire gradient_wire = GradientWire::master;
+  ReduceDtype reduce_dtype = ReduceDtype::master;
   bool overlap = true;
   Transport transport = Transport::nccl;
   bool registered_memory = false;
@@ -140,17 +140,19 @@ struct ParallelConfig {
     v("replicate", replicate, {1}, "copies of the sharded model (hybrid sharding)");
     v("shard", shard, {0}, "ranks that share one copy of the trained state; 0: all of the world");
     v("expert", expert, {1},
-      "ranks that share the experts of a layer; tokens travel to them. Divides shard and num_experts");
+      "ranks that share the experts of a layer; tokens are dispatched to them. Divides shard and num_experts");
     v("expert_chunks", expert_chunks, {1, 1024},
-      "pieces in which a micro-batch travels, one while another is computed; 1: at once; "
-      "nothing travels with expert: 1");
+      "chunks of a micro-batch's tokens: one is exchanged while another is computed; 1: all at once; "
+      "no effect with expert: 1");
     v("zero_stage", zero_stage, {1, 3},
-      "3: weights are gathered stage by stage; 2: once a step, and stay; 1: and gradients are reduced once a step");
-    v("gradient_wire", gradient_wire,
-      "dtype in which gradients travel; they are summed in that of the trained weights (master) either way");
-    v("overlap", overlap, "on GPUs, gather the next stage and reduce the last one while a stage computes");
+      "ZeRO stage: 3 shards weights, gradients and optimizer state; 2 keeps full weights; 1 also keeps full gradients, "
+      "and reduces them once a step");
+    v.renamed("gradient_wire", "reduce_dtype");
+    v("reduce_dtype", reduce_dtype,
+      "dtype in which gradients are sent; they are summed in that of the trained weights (master) either way");
+    v("overlap", overlap, "on GPUs, gather the next stage and reduce the previous one while a stage computes");
     v("registered_memory", registered_memory, "register gathered weights and full gradients with NCCL");
-    v("transport", transport, "between GPUs; staged: through host memory, slowly, so that ranks may share a GPU");
+    v("transport", transport, "between GPUs; host: through host memory, slowly, so that ranks may share a GPU");
   }
 };
 

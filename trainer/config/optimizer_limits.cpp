@@ -9,20 +9,6 @@
 namespace olmoe {
 namespace {
 
-std::vector<std::string> out_of_range(const OptimizerConfig& config) {
-  std::vector<std::string> problems;
-  const auto require = [&](bool good, std::string problem) {
-    if (!good) problems.push_back(std::move(problem));
-  };
-  require(config.lr > 0, fmt::format("optimizer.lr: {} must be positive", config.lr));
-  require(config.beta1 >= 0 && config.beta1 < 1, "optimizer.beta1: must be in [0, 1)");
-  require(config.beta2 >= 0 && config.beta2 < 1, "optimizer.beta2: must be in [0, 1)");
-  require(config.eps > 0, "optimizer.eps: must be positive");
-  require(config.weight_decay >= 0, "optimizer.weight_decay: must not be negative");
-  require(config.clip_norm >= 0, "optimizer.clip_norm: must not be negative");
-  return problems;
-}
-
 /// Problems of constants that are in range, once they are rounded to P.
 template <typename P>
 std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtype) {
@@ -64,7 +50,7 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
 }  // namespace
 
 std::vector<std::string> validate(const OptimizerConfig& config, ComputeDtype compute_dtype) {
-  if (auto problems = out_of_range(config); !problems.empty()) return problems;
+  if (!values_out_of_range(config).empty()) return {};  // are told with those of the other sections
   return compute_dtype == ComputeDtype::float64 ? lost_in<double>(config, "float64") : lost_in<float>(config, "fp32");
 }
 

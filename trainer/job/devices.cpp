@@ -28,7 +28,7 @@ void refuse_shared_gpus(Communicator& ranks, int index) {
   if (std::ssize(gpus) < ranks.size())
     throw ConfigError(
         fmt::format("parallel.transport: {} ranks share {} GPUs, which NCCL refuses; start one rank a GPU, or "
-                    "use parallel.transport=staged",
+                    "use parallel.transport=host",
                     ranks.size(), gpus.size()));
 }
 
@@ -93,7 +93,7 @@ void check_gpu(const Config& config, const cuda::GpuFacts& gpu) {
 std::unique_ptr<Communicator> connect_devices(const ResolvedRun& run, Communicator& world) {
   auto ranks = world.split(0, world.rank(), world.name());
   const bool alone = ranks->size() == 1;  // such a group needs no back end
-  if (run.device.is_cpu() || alone || run.config.parallel.transport == Transport::staged) return ranks;
+  if (run.device.is_cpu() || alone || run.config.parallel.transport == Transport::host) return ranks;
   refuse_shared_gpus(*ranks, run.device.index());
   std::unique_ptr<Communicator> joined;
   world.diagnostics().traced(Collective::join, [&] { joined = make_nccl_communicator(std::move(ranks), run.device); });

@@ -75,7 +75,7 @@ Pass pass_of(const Config& config, MeshShape mesh, int multiprocessors) {
 /// Rotated queries and keys, clamped values, and 1/rms of queries and keys: for one token.
 int64_t rotated_bytes(const Pass& p) {
   const auto& m = p.model;
-  return (m.d_model + (m.clip_qkv ? 2 : 1) * m.kv_width()) * p.value + (m.qk_norm ? 2 * p.master : 0);
+  return (m.d_model + (m.clip_qkv ? 2 : 1) * m.kv_width()) * p.value + (m.qk_norm == QkNorm::full ? 2 * p.master : 0);
 }
 
 /// Kept by attention and both norms of a block, for one token, without the block's input.

@@ -34,8 +34,8 @@ int64_t compute_bytes(const Config& config) { return element_bytes(config.train.
 
 int64_t master_bytes(const Config& config) { return std::max<int64_t>(compute_bytes(config), 4); }
 
-int64_t wire_bytes(const Config& config) {
-  return config.parallel.gradient_wire == GradientWire::bfloat16 ? 2 : master_bytes(config);
+int64_t reduce_bytes(const Config& config) {
+  return config.parallel.reduce_dtype == ReduceDtype::bfloat16 ? 2 : master_bytes(config);
 }
 
 StepCounts count_step(const Config& config, MeshShape mesh) {
@@ -64,7 +64,7 @@ CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& 
                                        int replica) {
   const auto& mesh = model.mesh;
   const auto counts = count_step(config, mesh);
-  const int64_t element = compute_bytes(config), master = master_bytes(config), wire = wire_bytes(config);
+  const int64_t element = compute_bytes(config), master = master_bytes(config), reduced = reduce_bytes(config);
   CollectiveBytes out;
   for (size_t s = 0; s < model.stages.size(); ++s) {
     const bool last = s + 1 == model.stages.size();
@@ -72,8 +72,8 @@ CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& 
     const auto& [dense, experts] = model.stages[s];
     out.gather_dense += gathers * (dense.ranks - 1) * dense.slice() * element;
     out.gather_experts += gathers * (experts.ranks - 1) * experts.slice() * element;
-    out.reduce_dense += counts.reductions * (dense.ranks - 1) * dense.slice() * wire;
-    out.reduce_experts += counts.reductions * (experts.ranks - 1) * experts.slice() * wire;
+    out.reduce_dense += counts.reductions * (dense.ranks - 1) * dense.slice() * reduced;
+    out.reduce_experts += counts.reductions * (experts.ranks - 1) * experts.slice() * reduced;
     if (mesh.replicate > 1)
       out.replicas += master * (all_reduce_numel(dense.slice(), mesh.replicate, replica) +
                                 all_reduce_numel(experts.slice(), mesh.replicate, replica));

@@ -42,6 +42,6 @@ TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, in
 /// Bytes of one value: as it is computed with, as it is trained, and as a gradient travels.
 int64_t compute_bytes(const Config& config);
 int64_t master_bytes(const Config& config);
-int64_t wire_bytes(const Config& config);
+int64_t reduce_bytes(const Config& config);
 
 }  // namespace olmoe

@@ -51,7 +51,7 @@ std::vector<MemoryPlan::Kind> MemoryPlan::kinds() const {
           {"moments", moments},
           {"gathered weights", gathered_weights},
           {"full gradients", full_gradients},
-          {"wire", wire},
+          {"reduce buffer", reduce_buffer},
           {"batches", batches},
           {"tables", tables},
           {"activations", activations},
@@ -87,8 +87,9 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   plan.moments = 2 * mine * master;
   plan.gathered_weights = (zero_stage == 3 ? weights.pooled() : weights.of_all_stages) * element;
   plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
-  if (config.parallel.gradient_wire == GradientWire::bfloat16)
-    plan.wire = widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);
+  if (config.parallel.reduce_dtype == ReduceDtype::bfloat16)
+    plan.reduce_buffer =
+        widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);
   add_activations(plan, config, model.mesh, largest_slice * master, multiprocessors);
   return plan;
 }

@@ -18,11 +18,11 @@ struct MemoryPlan {
   int64_t moments;           ///< both of AdamW
   int64_t gathered_weights;  ///< buffers that stages compute from
   int64_t full_gradients;    ///< buffers that backward adds into
-  int64_t wire;              ///< gradients of a unit on their way, where they travel in a dtype of their own
-  int64_t batches;           ///< token ids and targets, those prepared ahead too
-  int64_t tables;            ///< rotary angles
-  int64_t activations;       ///< kept from forward to backward
-  int64_t temporaries;       ///< of the stage at work
+  int64_t reduce_buffer;  ///< gradients of a unit while they are reduced, where they are sent in a dtype of their own
+  int64_t batches;        ///< token ids and targets, those prepared ahead too
+  int64_t tables;         ///< rotary angles
+  int64_t activations;    ///< kept from forward to backward
+  int64_t temporaries;    ///< of the stage at work
   std::string_view fullest;  ///< the moment
 
   struct Kind {

@@ -37,7 +37,7 @@ std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) 
       "step: {} sequences of {} tokens in micro-batches of {}; gradients travel as {}, tokens in {} pieces\n",
       gb(counts.total), gb(counts.active), flops.causal / 1e9, flops.full_attention / 1e9,
       config.train.global_batch_size, config.data.sequence_length, config.train.micro_batch_size,
-      name_of(config.parallel.gradient_wire), config.parallel.expert_chunks);
+      name_of(config.parallel.reduce_dtype), config.parallel.expert_chunks);
   out += fmt::format("{} {} in nodes of {}: predicted, no GPU has confirmed it; docs/parallelism.md says how\n", gpus,
                      gpu.name, kGpusPerNode);
   out += fmt::format(

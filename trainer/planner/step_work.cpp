@@ -226,8 +226,8 @@ void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh
   if (shared == 0) return;
   // Full gradients are cleared before a pass, and take the dtype that they travel in; a rank's sum is added to its
   // gradient after it.
-  const double wire = config.parallel.gradient_wire == GradientWire::bfloat16 ? shared * (kMaster + kCompute) : 0;
-  const double once = kMaster * (cleared + 3 * shared_mine) + wire;
+  const double rounded = config.parallel.reduce_dtype == ReduceDtype::bfloat16 ? shared * (kMaster + kCompute) : 0;
+  const double once = kMaster * (cleared + 3 * shared_mine) + rounded;
   parts.push_back({"gradient buffers", Bound::memory, {}, {0, static_cast<double>(counts.reductions) * once}, {}});
 }
 

@@ -24,7 +24,7 @@ UnitTimes unit_times(const UnitSize& unit, int stride, MeshShape mesh, const Con
   const RankGroup group{unit.ranks, stride}, replicate{mesh.replicate, mesh.shard};
   // An all-reduce is a reduce-scatter and an all-gather.
   return {gather_seconds(bytes(unit.numel, compute_bytes(config)), group, gpu),
-          gather_seconds(bytes(unit.numel, wire_bytes(config)), group, gpu),
+          gather_seconds(bytes(unit.numel, reduce_bytes(config)), group, gpu),
           2 * gather_seconds(bytes(unit.slice(), master_bytes(config)), replicate, gpu)};
 }
 

@@ -61,7 +61,7 @@ SavedRun find_saved_run(const std::string& run_folder) {
   if (steps.empty()) return saved;
   const auto newest = folder + "/" + step_name(steps.back());
   const auto manifest = Manifest::read(newest);
-  return {manifest.step, std::ssize(steps), read_config_text<Config>(manifest.config, newest + "/manifest.json")};
+  return {manifest.step, std::ssize(steps), read_saved_config<Config>(manifest.config, newest + "/manifest.json")};
 }
 
 StartState read_start_state(const Config& config, SavedRun saved) {

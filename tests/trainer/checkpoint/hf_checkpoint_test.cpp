@@ -17,7 +17,7 @@ using nlohmann::json;
 const std::vector<ModelConfig>& shapes_of_models() {
   static const auto models = [] {
     auto moe = test::tiny_model(), no_norm = test::tiny_model(), dense = test::tiny_model();
-    no_norm.qk_norm = false;
+    no_norm.qk_norm = QkNorm::none;
     dense.ffn = Ffn::dense;
     return std::vector{moe, no_norm, dense, ModelConfig{}};
   }();
@@ -252,14 +252,14 @@ TEST_CASE("config.json gives the model; what it does not say stays") {
   CHECK(moe.renormalize_scores);
   CHECK(moe.clip_qkv == 4.0);
   CHECK(moe.rope_theta == 5000.0);
-  CHECK(moe.qk_norm);
+  CHECK(moe.qk_norm == QkNorm::full);
   CHECK(moe.router_z_weight == 0.125);
   CHECK(moe.loss_chunk == 3);
 
   const auto dense = read(llama_json());
   CHECK(dense.ffn == Ffn::dense);
   CHECK(dense.dense_hidden() == 16);
-  CHECK_FALSE(dense.qk_norm);
+  CHECK(dense.qk_norm == QkNorm::none);
   CHECK_FALSE(dense.clip_qkv.has_value());
 }
 

@@ -70,7 +70,7 @@ const std::vector<BadConfig>& bad_configs() {
        [](auto& c) {
          c.train.cuda_graph = true;
          c.train.device = DeviceKind::cuda;
-         c.parallel.transport = Transport::staged;
+         c.parallel.transport = Transport::host;
        }},
       {"train.cuda_graph",
        [](auto& c) {

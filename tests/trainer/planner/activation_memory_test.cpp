@@ -162,7 +162,7 @@ TEST_CASE("the plan knows the head's chunk, micro-batches, clipping and what is 
   SECTION("a micro-batch larger than the batch") { config.train.micro_batch_size = 64; }
   SECTION("clipping, no QK-norm, balance by sequence") {
     config.model.clip_qkv = 1.0;
-    config.model.qk_norm = false;
+    config.model.qk_norm = QkNorm::none;
     config.model.load_balancing_granularity = BalanceGranularity::sequence;
     config.train.recompute = GENERATE(Recompute::none, Recompute::selective);
   }

@@ -81,7 +81,7 @@ TEST_CASE("what a dtype, a recompute, pieces and the dense twin change of the by
   auto config = ladder_run(folder / "single", 4);
   config.train.steps = 1;
   config.train.compute_dtype = ComputeDtype::float32;
-  if (change == 0) config.parallel.gradient_wire = GradientWire::bfloat16;
+  if (change == 0) config.parallel.reduce_dtype = ReduceDtype::bfloat16;
   if (change == 1) config.train.compute_dtype = ComputeDtype::bfloat16;
   if (change == 2) config.train.recompute = Recompute::full;
   if (change == 3) config.parallel.expert_chunks = 3;

@@ -74,7 +74,7 @@ TEST_CASE("no layout is proposed with which the trainer would refuse the config"
                                         {{"parallel.expert_chunks=4"}, true},
                                         {{"model.capacity_factor=1.25"}, true},
                                         {{"train.cuda_graph=true"}, false},
-                                        {{"train.cuda_graph=true", "parallel.gradient_wire=bfloat16"}, false},
+                                        {{"train.cuda_graph=true", "parallel.reduce_dtype=bfloat16"}, false},
                                         {{"model.ffn=dense"}, false},
                                         {{"model.ffn=dense", "train.cuda_graph=true"}, false}};
   for (const auto& [keys, experts_apart] : overrides) {
@@ -207,7 +207,7 @@ TEST_CASE("what cannot be planned is refused") {
   CHECK_THROWS_WITH(plan_layouts(published(), 0, gpu), Contains("--gpus: 0"));
   CHECK_THROWS_WITH(plan_layouts(published(), 4097, gpu), Contains("--gpus: 4097"));
   CHECK_THROWS_AS(plan_layouts(published({"train.compute_dtype=float32"}), 8, gpu), ConfigError);
-  CHECK_THROWS_AS(plan_layouts(published({"parallel.transport=staged"}), 8, gpu), ConfigError);
+  CHECK_THROWS_AS(plan_layouts(published({"parallel.transport=host"}), 8, gpu), ConfigError);
   auto invalid = published();
   invalid.train.steps = 0;
   CHECK_THROWS_WITH(plan_layouts(invalid, 8, gpu), Contains("no layout of 8 GPUs: train.steps: 0"));

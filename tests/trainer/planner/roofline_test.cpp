@@ -160,7 +160,7 @@ TEST_CASE("pieces of a micro-batch hide its way to the experts, and nothing is h
   CHECK(pieces.exposed_s > 0);
   CHECK(alone.exposed_s == alone.transfer_s);
   CHECK(alone.step_s == alone.serial_step_s);
-  CHECK_THROWS_WITH(exposed({"parallel.transport=staged"}), Contains("parallel.transport"));
+  CHECK_THROWS_WITH(exposed({"parallel.transport=host"}), Contains("parallel.transport"));
 }
 
 TEST_CASE("the busiest rank sets the pace") {
