@@ -2,7 +2,6 @@
 #include <array>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,6 +11,7 @@
 
 #include "core/error.h"
 #include "core/reader/config_node.h"
+#include "core/reader/config_range.h"
 
 /// YAML into typed structs. A struct lists its fields once,
 ///   template <class V> void fields(V& v) { v("lr", lr, "peak learning rate"); v.required("steps",
@@ -71,30 +71,6 @@ struct ConfigField {
       check;  ///< notes numbers that are out of range, the field's own and those inside
 };
 
-/// The values that an integer may have, both ends included.
-struct IntegerRange {
-  int64_t least;
-  int64_t most = std::numeric_limits<int32_t>::max();
-};
-
-/// The values that a number may have.
-struct NumberRange {
-  double least = -std::numeric_limits<double>::infinity(), most = std::numeric_limits<double>::infinity();
-  bool least_excluded = false, most_excluded = false;
-  bool contains(double value) const {
-    return (least_excluded ? value > least : value >= least) && (most_excluded ? value < most : value <= most);
-  }
-};
-/// Numbers from `least` to `most`, both included.
-constexpr NumberRange in(double least, double most) { return {least, most}; }
-/// Numbers from `least` on and below `most`.
-constexpr NumberRange in_below(double least, double most) { return {least, most, false, true}; }
-constexpr NumberRange at_least(double least) { return {.least = least}; }
-/// Numbers greater than `bound`, up to `most`.
-constexpr NumberRange above(double bound, double most = std::numeric_limits<double>::infinity()) {
-  return {bound, most, true, false};
-}
-
 /// The visitor that a struct's `fields` is called with: it collects them.
 class ConfigFields {
  public:
@@ -115,11 +91,11 @@ class ConfigFields {
   void required(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
     add(key, value, range, meaning, true);
   }
-  /// The field `now` of this struct was called `before` in earlier versions.
-  void renamed(std::string_view before, std::string_view now) { renamed_.push_back({before, now}); }
   /// The same for a number, or one that may be null.
   void operator()(std::string_view key, double& value, NumberRange range, std::string_view meaning);
   void operator()(std::string_view key, std::optional<double>& value, NumberRange range, std::string_view meaning);
+  /// The field `now` of this struct was called `before` in earlier versions.
+  void renamed(std::string_view before, std::string_view now) { renamed_.push_back({before, now}); }
   const std::vector<ConfigField>& list() const { return list_; }
   const std::vector<RenamedKey>& renamed_keys() const { return renamed_; }
 
