@@ -89,7 +89,14 @@ TEST_CASE("before the ranks of a run have met a signal ends this process with 75
   pthread_sigmask(SIG_BLOCK, &blocked, &before);
   const TempFolder folder;
   const auto says = folder / "says";
-  const auto joins = [] { return preemption::install_handlers(), ::raise(SIGPIPE), ::raise(SIGTERM), ::sleep(60), 0; };
+  const auto joins = [] {
+    preemption::enter(Moment::joining);  // whatever tests before it have trained
+    preemption::install_handlers();
+    ::raise(SIGPIPE);
+    ::raise(SIGTERM);
+    ::sleep(60);
+    return 0;
+  };
   CHECK(ending_of(joins, says) == static_cast<int>(ExitCode::preempted));
   CHECK(read_text(says) == "SIGTERM: this run has not started yet; leaving with exit code 75\n");
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
