@@ -6,7 +6,7 @@
 
 namespace olmoe {
 
-/// What a program returns to its launcher. mpirun passes each of these on.
+/// Exit codes of the programs. mpirun passes them on.
 enum class ExitCode : int {
   ok = 0,
   internal = 1,
@@ -19,7 +19,7 @@ enum class ExitCode : int {
   preempted = 75,
 };
 
-/// Base of everything we throw. Carries the exit code of the program it ends.
+/// Base of all errors that are thrown here, with the exit code of a program that it ends.
 class Error : public std::runtime_error {
  public:
   explicit Error(const std::string& message, ExitCode code = ExitCode::internal)
@@ -30,7 +30,7 @@ class Error : public std::runtime_error {
   ExitCode code_;
 };
 
-/// A mistake in a config file or on the command line: the user can mend it.
+/// A mistake in a config file or on the command line, which the user can fix.
 class ConfigError : public Error {
  public:
   explicit ConfigError(const std::string& message) : Error(message, ExitCode::config) {}
@@ -42,7 +42,7 @@ class DataError : public Error {
   explicit DataError(const std::string& message) : Error(message, ExitCode::data) {}
 };
 
-/// A checkpoint that cannot be written, or is incomplete, damaged, or of another model.
+/// A checkpoint that cannot be written, is incomplete or damaged, or is of another model.
 class CheckpointError : public Error {
  public:
   explicit CheckpointError(const std::string& message) : Error(message, ExitCode::checkpoint) {}

@@ -8,10 +8,10 @@
 
 namespace olmoe {
 
-/// XXH3, 64 bits: for keys and seeds.
+/// XXH3 of 64 bits, for keys and seeds.
 uint64_t hash64(std::string_view text, uint64_t seed = 0);
 
-/// XXH3, 128 bits, over a stream of bytes: for files.
+/// XXH3 of 128 bits over a stream of bytes, for files.
 class Hasher {
  public:
   Hasher();

@@ -9,9 +9,9 @@ constexpr int64_t ceil_div(int64_t n, int64_t divisor) { return (n + divisor - 1
 /// The least multiple of `multiple` that is not below n. n >= 0, multiple > 0.
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
 
-/// Where part p begins when n elements are divided into `parts` nearly equal parts, in order: part p is
+/// The begin of part p when n elements are divided into `parts` nearly equal parts, in order: part p is
 /// [cut(n, parts, p), cut(n, parts, p + 1)). The sizes of two parts differ by 1 at most. 0 <= p <= parts. No product is
-/// larger than n or parts * parts, so that large n do not overflow.
+/// larger than n or parts * parts: large n do not overflow.
 constexpr int64_t cut(int64_t n, int64_t parts, int64_t p) { return n / parts * p + n % parts * p / parts; }
 
 }  // namespace olmoe

@@ -24,7 +24,7 @@ spdlog::level::level_enum spdlog_level(Level level) {
   return spdlog::level::err;
 }
 
-/// The one place that lines of this process go through.
+/// The logger of this process.
 class Logger {
  public:
   Logger() : spdlog_("olmoe", std::make_shared<spdlog::sinks::ansicolor_stderr_sink_mt>()) {

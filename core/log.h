@@ -4,13 +4,13 @@
 #include <string>
 #include <string_view>
 
-/// Logging to standard error. Lines are formatted at the call site: spdlog is known to log.cpp
-/// alone, because LibTorch's headers bring another fmt than spdlog was built with.
+/// Logging to standard error. Lines are formatted at the call site and spdlog is included in log.cpp only: the headers
+/// of LibTorch include another fmt than spdlog was built with.
 namespace olmoe::log {
 
 enum class Level { debug, info, warn, error };
 
-/// Names this process in every line and silences `info` on other ranks than 0. Call once at start.
+/// Adds the rank to every line and silences debug and info lines on ranks other than 0. Call once at start.
 void set_rank(int rank, int world_size);
 void set_level(Level level);
 /// Writes one line and flushes it. Thread-safe.

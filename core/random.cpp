@@ -13,7 +13,7 @@ namespace {
 uint32_t low(uint64_t word) { return static_cast<uint32_t>(word); }
 uint32_t high(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
 
-/// Coefficients from the constant term up.
+/// Coefficients in the order of rising powers.
 double polynomial(const std::array<double, 8>& coefficients, double x) {
   double sum = 0;
   for (size_t i = coefficients.size(); i-- > 0;) sum = sum * x + coefficients[i];
@@ -76,7 +76,7 @@ double RandomStream::uniform(uint64_t index) const { return (static_cast<double>
 
 TruncatedNormal::TruncatedNormal(const RandomStream& stream, double cutoff)
     : stream_(stream), cutoff_(cutoff), inside_(std::erf(cutoff / std::numbers::sqrt2)) {
-  ENSURE(cutoff > 0, "a normal cannot be cut at {} standard deviations", cutoff);
+  ENSURE(cutoff > 0, "a normal cannot be truncated at {} standard deviations", cutoff);
 }
 
 double TruncatedNormal::operator()(uint64_t index) const {

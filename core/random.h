@@ -9,15 +9,14 @@ namespace olmoe {
 /// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 std::array<uint32_t, 4> philox4x32_10(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-/// The standard normal's quantile of probability 0.5 + q, for |q| < 0.5, to about 1e-16 relative.
+/// The standard normal's quantile of probability 0.5 + q, to about 1e-16 relative. Throws Error unless |q| < 0.5.
 /// Source: Wichura, algorithm AS 241 (PPND16), Applied Statistics 37, 1988.
 double normal_quantile(double q);
 
-/// Counter-based random numbers: value `index` of a stream is a pure function of seed, name and
-/// index (Philox). No state, so nothing depends on rank, order or world size.
+/// Counter-based random numbers (Philox): value `index` of a stream is a pure function of seed, name and index.
+/// Stateless: nothing depends on rank, order or world size.
 class RandomStream {
  public:
-  /// The stream of a name under a seed.
   RandomStream(uint64_t seed, std::string_view name);
   uint64_t bits(uint64_t index) const;
   /// Uniform in (0, 1): an odd multiple of 2^-53, so never 0 or 1, and symmetric about 1/2.
@@ -27,8 +26,8 @@ class RandomStream {
   uint64_t key_;
 };
 
-/// Standard normals cut at +-cutoff standard deviations, by inversion: value `index` takes the stream's uniform of that
-/// index.
+/// Standard normals truncated at +-cutoff standard deviations: value `index` inverts the distribution at the stream's
+/// uniform of that index. Throws Error for a cutoff that is not positive.
 class TruncatedNormal {
  public:
   TruncatedNormal(const RandomStream& stream, double cutoff);

@@ -3,8 +3,7 @@
 
 namespace olmoe {
 
-/// Seconds since it was made or restarted, on the steady clock. Measures the host: CUDA work runs
-/// on behind it.
+/// Seconds since construction or restart(), on the steady clock of the host. Does not wait for CUDA work in flight.
 class Stopwatch {
  public:
   double elapsed_s() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }

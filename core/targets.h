@@ -3,7 +3,7 @@
 
 namespace olmoe {
 
-/// A target of no token: the last position of a sequence. It has no loss.
+/// The target of a position without loss: the last one of a sequence.
 constexpr int64_t kIgnoredTarget = -100;
 
 }  // namespace olmoe

@@ -9,7 +9,7 @@
 
 namespace olmoe {
 
-/// A file that cannot be opened, read or written: the disk's error, or that of whoever may not touch it.
+/// A file that cannot be opened, read or written.
 class FileError : public Error {
  public:
   explicit FileError(const std::string& message) : Error(message) {}
@@ -28,10 +28,10 @@ class FileDescriptor {
   bool is_regular() const;
   /// Reads up to buffer.size() bytes; 0 at the end of the file.
   size_t read_some(std::span<std::byte> buffer) const;
-  /// Writes all bytes, however many short writes the system makes of it.
+  /// Writes all bytes, in several calls of write(2) if it takes them.
   void write_all(std::span<const std::byte> bytes) const;
   void sync() const;
-  /// Closes and reports what close(2) reports; the destructor cannot.
+  /// Closes and throws if close(2) fails; the destructor ignores that.
   void close();
   int fd() const { return fd_; }
 

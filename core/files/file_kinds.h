@@ -5,7 +5,7 @@
 
 namespace olmoe {
 
-/// Kinds of file that people take for another: pointers, archives, and what holds tensors or tables.
+/// Kinds of file that are mistaken for others: pointers, archives, containers of tensors or tables.
 enum class FileKind {
   other,
   git_lfs_pointer,
@@ -25,11 +25,11 @@ enum class FileKind {
   megatron_index
 };
 
-/// By how a file begins; `other` where that is not known.
+/// The kind of a file by its first bytes; `other` if unknown.
 FileKind file_kind(std::span<const std::byte> begin);
 
-/// What a file in a model's folder is that is no part of a model, and what to do: "a Git LFS pointer, ...". Empty: not
-/// known.
+/// Describes a file that was taken for part of a model by its first bytes, with what to do: "a Git LFS pointer, ...".
+/// Empty if unknown.
 std::string recognize_file(std::span<const std::byte> begin);
 
 }  // namespace olmoe

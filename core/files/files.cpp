@@ -18,7 +18,7 @@ namespace olmoe {
 
 std::string read_text(const std::string& path, int64_t limit_bytes) {
   const FileDescriptor file(path,
-                            O_RDONLY | O_NONBLOCK);  // a pipe without a writer must not hang us
+                            O_RDONLY | O_NONBLOCK);  // do not block on a pipe without a writer
   if (!file.is_regular()) throw FileError(fmt::format("cannot read '{}': not a regular file", path));
   std::string text;
   std::array<std::byte, 1 << 16> buffer;

@@ -48,7 +48,7 @@ Fate fate_of(std::string_view line, int64_t keep_through_step) {
   return past ? Fate::dropped : Fate::kept;
 }
 
-/// What becomes of a file's lines when it is opened.
+/// The lines of a file, sorted by their fate when it is opened.
 struct CutBack {
   CutBack(std::string_view text, int64_t keep_through_step) {
     int64_t number = 0;
@@ -62,14 +62,13 @@ struct CutBack {
     }
   }
   std::string kept, damaged;  // whole lines
-  std::string_view last;      // of those that are kept
+  std::string_view last;      // kept line
   int64_t num_damaged = 0, first_damaged = 0;
 };
 
-/// The file opened for appending, after lines past `keep_through_step` and a torn last line were
-/// cut off. Tells the last line that stays.
+/// Truncates the file as JsonLinesFile documents, opens it for appending and sets `last_kept`.
 FileDescriptor open_cut_back(const std::string& path, int64_t keep_through_step, std::string& last_kept) {
-  std::error_code ignored;  // what cannot be looked at cannot be opened either, and that says why
+  std::error_code ignored;  // opening the file below reports the error
   if (std::filesystem::is_regular_file(path, ignored)) {
     const std::string text = read_text(path);
     const CutBack lines(text, keep_through_step);

@@ -9,9 +9,8 @@
 
 namespace olmoe {
 
-/// One JSON object under construction, keys in the order given. Doubles in the shortest digits that
-/// read back equal; NaN and infinities become null, as JSON has none; bytes that are not UTF-8
-/// become U+FFFD.
+/// Builds one JSON object; keys stay in the order of the calls. Doubles have the shortest digits that read back equal;
+/// NaN and infinities become null, which JSON lacks; bytes that are not UTF-8 become U+FFFD.
 class JsonLine {
  public:
   JsonLine& add(std::string_view key, double value);
@@ -31,15 +30,15 @@ class JsonLine {
   std::string body_;
 };
 
-/// A file of JSON lines that is appended to, each line flushed whole.
+/// A file of JSON lines, open for appending. Each line is written with one call.
 class JsonLinesFile {
  public:
-  /// Opens for appending. `keep_through_step` >= 0 first cuts the file back: lines whose "step" is
-  /// greater are dropped, and a torn last line always is (atomically, by rename). Whole lines that are no JSON
-  /// objects are moved to `path`.damaged, with a warning. Throws Error for files that cannot be read or written.
+  /// Opens for appending. First truncates the file (atomically, by rename): an incomplete last line is dropped, and if
+  /// keep_through_step >= 0 lines with a greater "step". Other lines that are not JSON objects are moved to
+  /// `path`.damaged, with a warning. Throws Error for files that cannot be read or written.
   JsonLinesFile(const std::string& path, int64_t keep_through_step);
   void write(const JsonLine& line);
-  /// The last line that was kept when the file was opened; empty: none.
+  /// The last line that was kept when the file was opened; empty if there is none.
   const std::string& last_kept() const { return last_kept_; }
 
  private:

@@ -50,7 +50,7 @@ constexpr std::array<DtypeInfo, 13> kDtypes{{{Dtype::boolean, "BOOL", 1},
 
 const DtypeInfo& info(Dtype dtype) { return kDtypes.at(static_cast<size_t>(dtype)); }
 
-/// Bytes of a tensor; throws Error when they do not fit in 63 bits.
+/// Bytes of a tensor. Throws Error if they do not fit in 63 bits.
 int64_t tensor_bytes(Dtype dtype, const std::vector<int64_t>& shape) {
   int64_t bytes = size_bytes(dtype);
   for (const int64_t extent : shape)
@@ -101,8 +101,7 @@ std::map<std::string, std::string> parse_metadata(const json& object) {
   return metadata;
 }
 
-/// JSON of a header. The library keeps the last of duplicate keys without a word, so they are
-/// counted here.
+/// JSON of a header. The library silently keeps the last of duplicate keys: they are detected here.
 json parse_json(std::string_view text) {
   std::vector<std::set<std::string>> keys;
   const auto watch = [&keys](int depth, json::parse_event_t event, json& parsed) {
@@ -120,7 +119,7 @@ json parse_json(std::string_view text) {
   }
 }
 
-/// Tensors in the order of their bytes must follow one another from 0 to the end of the file.
+/// Throws Error unless the tensors, in the order of their bytes, cover the data part without holes or overlap.
 void check_layout(const std::map<std::string, Entry>& entries, int64_t data_bytes) {
   std::vector<const std::pair<const std::string, Entry>*> order;
   for (const auto& item : entries) order.push_back(&item);
@@ -139,7 +138,7 @@ void check_layout(const std::map<std::string, Entry>& entries, int64_t data_byte
                             data_bytes < end ? ": it was cut short, or not downloaded to its end" : ""));
 }
 
-/// Runs `step` and puts the name of what it worked on before the text of its error.
+/// Runs `step`; an error of it gets the name of the item that it worked on.
 template <class Step>
 void naming(std::string_view kind, const std::string& name, const Step& step) {
   try {
@@ -171,11 +170,11 @@ class Mapping {
   size_t size_ = 0;
 };
 
-/// Of a file whose first bytes are no length of a header.
+/// The error text for a file that does not begin with a valid header length.
 std::string describe_bad_length(std::span<const std::byte> file, uint64_t header_bytes) {
   if (const auto other = recognize_file(file); !other.empty()) return "is " + other;
   return fmt::format(
-      "a header of {} bytes is over the limit or past the file's end: it is no safetensors file, or was "
+      "a header of {} bytes is over the limit or past the file's end: it is not a safetensors file, or was "
       "cut short",
       header_bytes);
 }
@@ -246,7 +245,7 @@ namespace {
 void check_item(const Item& item) {
   const int64_t bytes = tensor_bytes(item.dtype, item.shape);
   if (item.name == kMetadata) throw Error("the name is reserved");
-  if (item.produce && !item.bytes.empty()) throw Error("it has bytes and what produces them");
+  if (item.produce && !item.bytes.empty()) throw Error("it has both bytes and a producer");
   if (!item.produce && bytes != static_cast<int64_t>(item.bytes.size()))
     throw Error(fmt::format("{} bytes given, dtype and shape make {}", item.bytes.size(), bytes));
 }
@@ -273,7 +272,7 @@ std::string header_text(const std::vector<Item>& items, const std::map<std::stri
   return std::string(reinterpret_cast<const char*>(&length), sizeof length) + text;
 }
 
-/// Hands the bytes of an item to `append`; a producer's are counted, for the header has told their number.
+/// Passes the bytes of an item to `append`. Those of a producer are counted: the header states their number.
 void append_item(const Item& item, const Sink& append) {
   if (!item.produce) return append(item.bytes);
   const int64_t expected_bytes = tensor_bytes(item.dtype, item.shape);

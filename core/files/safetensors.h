@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
-/// The safetensors format, without tensors: names, dtypes, shapes and bytes. Little-endian,
-/// row-major. Source: huggingface/safetensors, README "Format".
+/// The safetensors format as names, dtypes, shapes and bytes. Little-endian, row-major.
+/// Source: huggingface/safetensors, README "Format".
 namespace olmoe::safetensors {
 
-/// BOOL, U8, I8, I16, U16, F16, BF16, I32, U32, F32, F64, I64, U64 (spelt so in the file).
+/// In a file: BOOL, U8, I8, I16, U16, F16, BF16, I32, U32, F32, F64, I64, U64.
 enum class Dtype { boolean, u8, i8, i16, u16, f16, bf16, i32, u32, f32, f64, i64, u64 };
 int64_t size_bytes(Dtype dtype);
 std::string_view name(Dtype dtype);
@@ -22,18 +22,18 @@ struct Entry {
   int64_t begin, end;  ///< bytes, relative to the data part
 };
 
-/// A file, memory-mapped read-only. The header is checked whole before anything is handed out:
-/// size, UTF-8 JSON object, no duplicate keys, known dtypes, no overflow, bytes = shape x size, no
-/// holes, no overlap, exact length.
+/// A file, memory-mapped read-only. The constructor checks the whole header: size, UTF-8 JSON object, no duplicate
+/// keys, known dtypes, no overflow, bytes = shape x size, no holes, no overlap, exact length.
 class File {
  public:
-  /// Throws Error naming the file and the rule that it breaks.
+  /// Throws Error with the file and the rule that it violates.
   explicit File(const std::string& path);
   ~File();
   const std::map<std::string, Entry>& entries() const;
   const std::map<std::string, std::string>& metadata() const;
   bool contains(const std::string& tensor) const;
-  const Entry& entry(const std::string& tensor) const;  ///< throws Error naming file and tensor
+  const Entry& entry(const std::string& tensor) const;  ///< throws Error with file and tensor if it is missing
+  /// The bytes of a tensor in the mapping, valid as long as this object. Throws like entry().
   std::span<const std::byte> bytes(const std::string& tensor) const;
 
  private:
@@ -41,11 +41,11 @@ class File {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Takes bytes of a tensor, which may be gone when it returns.
+/// Consumes bytes of a tensor, which are valid during the call only.
 using Sink = std::function<void(std::span<const std::byte>)>;
 
-/// A tensor to be written: its bytes, or, where these are not in memory, what hands them out when their turn comes,
-/// piece by piece and in order. One item is asked at a time, in the order of the file.
+/// A tensor to be written: its bytes, or a function that passes them to a Sink chunk by chunk, in order. Items are
+/// produced one at a time, in the order of the file.
 struct Item {
   std::string name;
   Dtype dtype;
@@ -57,8 +57,8 @@ struct Written {
   int64_t size_bytes;
   std::string xxh3_128;  ///< of the whole file, in hex, taken from memory while writing
 };
-/// Writes and fsyncs `path` (not atomic by itself). Order: falling dtype size, then name. Holds no
-/// bytes itself. Throws Error with errno text, or naming the tensor whose bytes are too few or too many.
+/// Writes and fsyncs `path` (not atomically). Order of tensors: falling dtype size, then name. Copies no bytes. Throws
+/// Error with the system's reason, or with the tensor whose bytes are too few or too many.
 Written write(const std::string& path, std::vector<Item> items, const std::map<std::string, std::string>& metadata);
 
 }  // namespace olmoe::safetensors

@@ -17,11 +17,10 @@
 namespace olmoe {
 namespace {
 
-// Of a guarded copy on this thread, where SIGBUS comes if its access fails. volatile: nothing else that the compiler
-// sees reads it.
+// Where SIGBUS in a guarded copy of this thread jumps to. volatile: only the signal handler reads it.
 thread_local sigjmp_buf* volatile way_out = nullptr;
 
-// All below runs in a signal handler: no memory is allocated, and nothing is called that is not allowed there.
+// The functions below run in a signal handler: they allocate no memory and call async-signal-safe functions only.
 
 constexpr size_t kLongestLine = 8192;
 
@@ -33,7 +32,7 @@ bool covers(std::string_view range, uintptr_t address) {
   return std::from_chars(first.ptr + 1, last, end, 16).ec == std::errc() && begin <= address && address < end;
 }
 
-/// The path at the end of the line of /proc/self/maps that holds an address, in `line`; empty: none.
+/// The path of the mapping in /proc/self/maps that contains an address, stored in `line`; empty if there is none.
 std::string_view mapped_path(uintptr_t address, std::array<char, kLongestLine>& line) {
   const int maps = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
   if (maps < 0) return {};
@@ -55,21 +54,21 @@ std::string_view mapped_path(uintptr_t address, std::array<char, kLongestLine>& 
 }
 
 void say(std::string_view text) {
-  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;  // there is nobody left to tell
+  if (::write(STDERR_FILENO, text.data(), text.size()) < 0) return;  // nothing else can be done
 }
 
 extern "C" void on_bus_error(int signal, siginfo_t* info, void*) {
   if (way_out != nullptr && info->si_code > 0) siglongjmp(*way_out, 1);
   std::array<char, kLongestLine> line;
   const auto path = mapped_path(reinterpret_cast<uintptr_t>(info->si_addr), line);
-  if (info->si_code <= 0 || path.empty()) {  // sent by a process, or no file's
+  if (info->si_code <= 0 || path.empty()) {  // sent by a process, or not from the mapping of a file
     ::signal(signal, SIG_DFL);
     ::raise(signal);  // delivered when this handler returns
     return;
   }
   say("error ");
   say(path);
-  say(": became shorter while it was read, or its disk failed. Files must not change while a run uses them; restore "
+  say(": was truncated while it was read, or its disk failed. Files must not change while a run uses them; restore "
       "it, and start the same command again\n");
   ::_exit(static_cast<int>(path.ends_with(".safetensors") ? ExitCode::checkpoint : ExitCode::data));
 }

@@ -10,7 +10,7 @@
 namespace olmoe::cgroups {
 namespace {
 
-/// A controller's files of one group: where they lie, and the group's name.
+/// The folder of a controller's files for one group, and the group's name.
 struct Group {
   std::string folder, name;
   bool own;  ///< this process's; false: one above it
@@ -32,7 +32,7 @@ bool contains(const std::vector<std::string>& parts, const std::string& part) {
   return std::find(parts.begin(), parts.end(), part) != parts.end();
 }
 
-/// The first number of a file; nothing where there is no such file, or "max" in it.
+/// The number that a file begins with; none if there is no such file, or it says "max".
 std::optional<int64_t> read_number(const std::string& path) {
   std::ifstream in(path);
   int64_t value = 0;
@@ -62,15 +62,15 @@ std::optional<std::string> own_path(const std::string& root, Version version, co
   return {};
 }
 
-/// What of `path` lies below `mounted`, the group that is mounted; "" for that one itself, and for a process outside of
-/// it, which sees no more than what is mounted.
+/// `path` relative to the mounted group `mounted`; "" for that group itself, and for a process outside of it, which
+/// sees only the mounted group.
 std::string below(const std::string& path, const std::string& mounted) {
   const auto prefix = mounted == "/" ? "" : mounted;
   if (path == "/" || !path.starts_with(prefix + "/") || path.find("/..") != std::string::npos) return {};
   return path.substr(prefix.size());
 }
 
-/// From the process's group up to the one that is mounted.
+/// The groups from the process's own up to the mounted one.
 std::vector<Group> groups_between(const std::string& mount_point, const std::string& mounted, const std::string& path) {
   const auto prefix = mounted == "/" ? "" : mounted;
   std::vector<Group> groups;
@@ -81,7 +81,7 @@ std::vector<Group> groups_between(const std::string& mount_point, const std::str
   }
 }
 
-/// Every mounted hierarchy that has `controller` and this process.
+/// The mounted hierarchies with `controller` that this process is in.
 std::vector<Hierarchy> hierarchies(const std::string& root, const std::string& controller) {
   std::vector<Hierarchy> found;
   std::ifstream in(root + "/proc/self/mountinfo");
@@ -100,9 +100,9 @@ std::vector<Hierarchy> hierarchies(const std::string& root, const std::string& c
 }
 
 void add_memory_limits(const Group& group, Version version, std::vector<MemoryLimit>& limits) {
-  constexpr int64_t kNone = int64_t{1} << 60;  // version 1 says "no limit" by a number
+  constexpr int64_t kNone = int64_t{1} << 60;  // version 1 writes "no limit" as a large number
   const bool second = version == Version::v2;
-  // Groups of version 1 count those below them only where they were asked to.
+  // Groups of version 1 count their children only with memory.use_hierarchy.
   if (!second && !group.own && read_number(group.folder + "/memory.use_hierarchy") == 0) return;
   const auto used = read_number(group.folder + (second ? "/memory.current" : "/memory.usage_in_bytes")).value_or(0);
   const auto file_pages = second ? std::vector<std::string>{"inactive_file", "active_file"}

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int64_t kKib = 1 << 10, kMib = 1 << 20;
 
-/// What stands behind `key` in a file of the system; nothing where no line starts with it.
+/// The text after `key` in a file of the system; none if no line starts with it.
 std::optional<std::string> entry(const std::string& path, const std::string& key) {
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);)
@@ -31,7 +31,7 @@ std::optional<int64_t> first_number(const std::optional<std::string>& text) {
   return in >> value ? std::optional(value) : std::nullopt;
 }
 
-/// Of a file with lines like "MemTotal:       24684032 kB", in bytes.
+/// An entry of a file with lines like "MemTotal:       24684032 kB", in bytes.
 std::optional<int64_t> kib_entry(const std::string& path, const std::string& key) {
   const auto value = first_number(entry(path, key));
   return value ? std::optional(*value * kKib) : std::nullopt;
@@ -49,12 +49,12 @@ void add_cgroups(const SystemView& system, std::vector<MemoryBound>& bounds) {
     bounds.push_back({limit.name, limit.limit_bytes, limit.limit_bytes - limit.used_bytes, /*shared=*/true});
 }
 
-/// What Slurm gave the job on this node, in MiB. Set also where nothing enforces it, and then others count on it.
+/// The job's memory on this node in MiB, as Slurm allocated it. It counts even if not enforced: other jobs rely on it.
 void add_slurm(const SystemView& system, std::vector<MemoryBound>& bounds) {
   const auto cpus = number_variable(system, "SLURM_CPUS_ON_NODE");
-  if (!cpus) return;  // a shell on a login node has the other variables as well
+  if (!cpus) return;  // a login shell, which has the other variables too
   const auto add = [&](const char* name, std::optional<int64_t> times) {
-    const auto mib = number_variable(system, name);  // 0: all that the node has
+    const auto mib = number_variable(system, name);  // 0: all memory of the node
     if (mib && times) bounds.push_back({name, *mib * *times * kMib, *mib * *times * kMib, /*shared=*/true});
   };
   add("SLURM_MEM_PER_NODE", 1);
@@ -62,7 +62,7 @@ void add_slurm(const SystemView& system, std::vector<MemoryBound>& bounds) {
   add("SLURM_MEM_PER_GPU", number_variable(system, "SLURM_GPUS_ON_NODE"));
 }
 
-/// The soft limits of /proc/self/limits, beside what this process takes of them.
+/// The soft limits of /proc/self/limits, and what this process uses of them.
 void add_rlimits(const SystemView& system, std::vector<MemoryBound>& bounds) {
   const auto add = [&](const char* name, const char* limit, const char* taken) {
     const auto bytes = first_number(entry(system.root + "/proc/self/limits", limit));  // nothing: "unlimited"
@@ -79,7 +79,7 @@ void add_rlimits(const SystemView& system, std::vector<MemoryBound>& bounds) {
 std::vector<MemoryBound> memory_bounds(const SystemView& system) {
   const auto path = system.root + "/proc/meminfo";
   const auto total = kib_entry(path, "MemTotal:"), available = kib_entry(path, "MemAvailable:");
-  ENSURE(total && available, "{} does not tell the memory of this machine", path);
+  ENSURE(total && available, "{} does not have the memory of this machine", path);
   std::vector<MemoryBound> bounds{{"the machine", *total, *available, /*shared=*/true}};
   add_cgroups(system, bounds);
   add_slurm(system, bounds);
@@ -88,7 +88,7 @@ std::vector<MemoryBound> memory_bounds(const SystemView& system) {
 }
 
 const MemoryBound& tightest(const std::vector<MemoryBound>& bounds) {
-  ENSURE(!bounds.empty(), "no bound of memory");
+  ENSURE(!bounds.empty(), "no bound on memory");
   return *std::min_element(bounds.begin(), bounds.end(), [](auto& a, auto& b) { return a.free_bytes < b.free_bytes; });
 }
 
@@ -112,12 +112,12 @@ std::vector<CpuBound> cpu_bounds(const SystemView& system) {
 }
 
 const CpuBound& tightest(const std::vector<CpuBound>& bounds) {
-  ENSURE(!bounds.empty(), "no bound of CPUs");
+  ENSURE(!bounds.empty(), "no bound on CPUs");
   return *std::min_element(bounds.begin(), bounds.end(), [](auto& a, auto& b) { return a.cpus < b.cpus; });
 }
 
 std::optional<int> cpus_of_slurm_task(int tasks, const SystemView& system) {
-  // Of the step that this process runs in. mpirun inside an allocation is a step of one task a node.
+  // Variables of the step that this process runs in. mpirun in an allocation is a step of one task per node.
   if (number_variable(system, "SLURM_STEP_TASKS_PER_NODE") != tasks) return {};
   const auto cpus = number_variable(system, "SLURM_CPUS_PER_TASK");
   return cpus ? std::optional(static_cast<int>(*cpus)) : std::nullopt;

@@ -58,7 +58,7 @@ void raise_open_file_limit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);  // refused: the limit stays as it is, and errors name it
+  setrlimit(RLIMIT_NOFILE, &limit);  // if it fails the limit stays, and errors name it
 }
 
 void report_file_size_limit() { std::signal(SIGXFSZ, SIG_IGN); }

@@ -3,27 +3,28 @@
 #include <limits>
 #include <string>
 
-/// What a shell, a container or a batch system allows this process (setrlimit(2), the cgroup's pids.max).
+/// Limits of this process, set by a shell, a container or a batch system (setrlimit(2), pids.max of its control
+/// groups).
 namespace olmoe {
 
 inline constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
 
-/// Bytes that a file may grow to (ulimit -f); kUnlimited where there is no limit.
+/// Maximum bytes of a file (ulimit -f); kUnlimited if there is no limit.
 int64_t file_size_limit();
 
-/// Files that may be open at one time (ulimit -n); kUnlimited where there is no limit.
+/// Maximum number of open files (ulimit -n); kUnlimited if there is no limit.
 int64_t open_file_limit();
-/// Takes as many open files as this process may without more rights (ulimit -Hn): a data set has thousands.
+/// Raises the limit of open files to the hard limit (ulimit -Hn): a data set has thousands of files.
 void raise_open_file_limit();
 
-/// The limits that a new thread may meet, as text: "ulimit -u (processes and threads of this user) 100, ...".
+/// The limits that can stop a new thread, as text: "ulimit -u (processes and threads of this user) 100, ...".
 std::string describe_thread_limits();
 
-/// For a system call that failed with `error`: " (ulimit -f allows 8192 bytes a file)" where a limit of this process
-/// explains it, else empty.
+/// The limit of this process that explains why a system call failed with `error`: " (ulimit -f allows 8192 bytes a
+/// file)"; empty if none does.
 std::string limit_behind(int error);
 
-/// From now on a file that would grow past its limit makes write(2) fail, instead of ending the process by SIGXFSZ.
+/// Makes write(2) fail for a file that would grow past its limit, instead of SIGXFSZ ending the process.
 void report_file_size_limit();
 
 }  // namespace olmoe

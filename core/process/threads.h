@@ -4,14 +4,14 @@
 #include <system_error>
 #include <utility>
 
-/// Threads that the system may refuse, because of a limit on processes or on address space.
+/// Threads whose start may fail because of a limit on processes or address space.
 namespace olmoe {
 
-/// Throws the ConfigError of a thread that could not be started: what it was for, the system's reason, the limits that
-/// may be behind it (ulimit -u, -s, -v, pids.max of the cgroup), what to do.
+/// Throws the ConfigError for a thread `what` that could not be started: the system's reason, the limits that may
+/// explain it (ulimit -u, -s, -v, pids.max of the cgroup), what to do.
 [[noreturn]] void throw_no_thread(const std::string& what, const std::string& reason);
 
-/// `Thread(body)`, a std::thread or std::jthread. Throws ConfigError where the system refuses it.
+/// `Thread(body)`, a std::thread or std::jthread. Throws ConfigError, with `what` it is, if it cannot be started.
 template <class Thread, class Body>
 Thread start_thread(const std::string& what, Body&& body) {
   try {
@@ -21,8 +21,8 @@ Thread start_thread(const std::string& what, Body&& body) {
   }
 }
 
-/// Starts `count` threads at once and ends them again. OpenMP ends or hangs the process where it cannot start its own,
-/// so this is asked first. Throws ConfigError.
+/// Starts `count` threads at once and ends them. Throws ConfigError if that fails: OpenMP would abort or hang the
+/// process if it could not start as many.
 void check_threads(int count);
 
 }  // namespace olmoe

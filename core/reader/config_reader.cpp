@@ -21,7 +21,7 @@ constexpr std::string_view kCommandLine = "command line";
 constexpr size_t kMaxBases = 16;
 constexpr size_t kMaxProblems = 200;
 
-/// `named_at`: where a config names this file as its base; empty for the file that the user names.
+/// `named_at`: where a config names this file as its base; empty for the user's file.
 std::string read_file(const std::string& path, const std::string& named_at = {}) {
   try {
     return read_text(path, kMaxConfigBytes);
@@ -30,7 +30,7 @@ std::string read_file(const std::string& path, const std::string& named_at = {})
   }
 }
 
-/// A base is named relative to the file that names it.
+/// The path of a base, relative to the file that names it.
 std::string path_of_base(const ConfigNode& base) {
   try {
     const auto path = user_path(base.text, std::filesystem::path(base.file).parent_path());
@@ -40,8 +40,7 @@ std::string path_of_base(const ConfigNode& base) {
   }
 }
 
-/// The tree of a config and of its bases. `chain`: the files that led here, the first one named by
-/// the user.
+/// The merged tree of a config and its bases. `chain`: the files that led here, beginning with the user's.
 ConfigNode load(const std::string& text, const std::vector<std::string>& chain, Problems& problems) {
   const std::string& source = chain.back();
   ConfigNode root = parse_yaml(text, {source}, problems);
@@ -58,7 +57,7 @@ ConfigNode load(const std::string& text, const std::vector<std::string>& chain, 
   if (base.kind != Kind::scalar) throw ConfigError(fmt::format("base: expected the path of a file ({})", base.where));
   const std::string path = path_of_base(base);
   const bool is_cycle = std::any_of(chain.begin(), chain.end(), [&](const std::string& earlier) {
-    std::error_code ignored;  // a missing file is no cycle, and reading it says what is wrong
+    std::error_code ignored;  // a missing file is not a cycle; reading it reports the error
     return std::filesystem::equivalent(path, earlier, ignored);
   });
   std::vector<std::string> longer = chain;
@@ -79,13 +78,13 @@ std::string trimmed(std::string_view text) {
   return std::string(text.substr(first, text.find_last_not_of(kSpace) - first + 1));
 }
 
-/// True where all of `text` went into the node: a mark of a document, for one, is dropped.
+/// True if all of `text` was parsed into the node; a document marker, for example, is dropped.
 bool is_whole(const ConfigNode& node, const std::string& text) {
   if (node.kind == Kind::null) return text == "~" || text == "null" || text == "Null" || text == "NULL";
   return node.kind != Kind::scalar || node.quoted || node.text == text;
 }
 
-/// The value of an override. Without one it is empty text: shells remove the quotes of `key=""`.
+/// The value of an override; empty text if there is none: shells remove the quotes of `key=""`.
 ConfigNode parse_typed(const std::string& path, const std::string& text, Problems& problems) {
   ConfigNode node = ConfigNode::scalar("", /*quoted=*/true);
   const std::string value = trimmed(text);
@@ -118,7 +117,7 @@ ConfigNode parse_override(const std::string& text, Problems& problems) {
   const std::string path = text.substr(0, equals);
   if (equals == std::string::npos || !is_key_path(path))
     throw ConfigError(fmt::format("{}: expected path.to.key=value ({})", printable(text), kCommandLine));
-  if (path == "base") throw ConfigError(fmt::format("base: may stand in a file only ({})", kCommandLine));
+  if (path == "base") throw ConfigError(fmt::format("base: is allowed in a file only ({})", kCommandLine));
   ConfigNode node = parse_typed(path, text.substr(equals + 1), problems);
   node.where = kCommandLine;
   for (size_t end = path.size(); end != std::string::npos && end > 0;) {
@@ -132,7 +131,7 @@ ConfigNode parse_override(const std::string& text, Problems& problems) {
   return node;
 }
 
-/// The tree of a config, read into `fields`; none where the text did not parse.
+/// The tree of a config, read into `fields`; none if the text did not parse.
 std::optional<ConfigNode> read_into(const ConfigFields& fields, const std::string& text, const std::string& source,
                                     const std::vector<std::string>& overrides, ConfigReading& reading) {
   Problems& problems = reading.problems;
@@ -150,7 +149,7 @@ std::optional<ConfigNode> read_into(const ConfigFields& fields, const std::strin
       ConfigNode edit = parse_override(text_of_edit, problems);
       if (tree) tree->merge(std::move(edit));
     });
-  // Of a file that did not parse, only that is said: its fields would all be missing.
+  // If a file did not parse only that is reported: all its fields would be missing.
   if (tree) config_detail::read_fields({*tree, "", reading}, fields);
   return tree;
 }
@@ -159,7 +158,7 @@ std::optional<ConfigNode> read_into(const ConfigFields& fields, const std::strin
 
 namespace config_detail {
 
-/// Throws one ConfigError of all problems.
+/// Throws one ConfigError with all problems.
 ConfigNode read_or_throw(const ConfigFields& fields, const std::string& text, const std::string& source_name,
                          const std::vector<std::string>& overrides, OldNames old_names) {
   ConfigReading reading{{}, leaf_paths(fields), old_names};

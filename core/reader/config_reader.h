@@ -13,16 +13,14 @@
 #include "core/reader/config_node.h"
 #include "core/reader/config_range.h"
 
-/// YAML into typed structs. A struct lists its fields once,
-///   template <class V> void fields(V& v) { v("lr", lr, "peak learning rate"); v.required("steps",
-///   steps, "..."); }
-/// and the list serves reading, overriding, writing, documenting and comparing. Values: bool,
-/// int64_t, double, std::string, enums with EnumNames, structs with fields, and std::vector and
-/// std::optional of these.
+/// Reads YAML into typed structs. A struct lists its fields once,
+///   template <class V> void fields(V& v) { v("lr", lr, "peak learning rate"); v.required("steps", steps, "..."); }
+/// which is used to read, override, write, document and compare it. Types: bool, int64_t, double, std::string, enums
+/// with EnumNames, structs with fields, and std::vector and std::optional of these.
 namespace olmoe {
 
-/// The words of an enum, in the order of its values 0, 1, 2, ...; in `renamed`, where it is there, those of earlier
-/// versions.
+/// `names`: the words of an enum in a config, in the order of its values 0, 1, 2, ...; `renamed` (optional): words of
+/// earlier versions.
 template <class E>
 struct EnumNames;
 
@@ -32,33 +30,32 @@ std::string_view enum_name(E value) {
   return EnumNames<E>::names.at(static_cast<size_t>(value));
 }
 
-/// A key or a word of an enum that has another name than in earlier versions of the program.
+/// A key or a word of an enum that had another name in earlier versions of the program.
 struct RenamedKey {
   std::string_view before, now;
 };
 
-/// Names of earlier versions: an error that names the new one, or read like it.
+/// Whether names of earlier versions are an error, which has the new name, or are accepted.
 enum class OldNames { refused, accepted };
 
-/// What a reading gathers, and all paths of the config that is read, for hints.
+/// The state of reading one config: problems found, and all its paths, for hints.
 struct ConfigReading {
   std::vector<std::string> problems;
   std::vector<std::string> known_paths;
   OldNames old_names = OldNames::refused;
 };
 
-/// A place in the tree being read: its node, its path for messages, and the reading.
+/// A node of the tree that is being read, with its path for messages.
 struct ConfigPlace {
   const ConfigNode& node;
   std::string path;
   ConfigReading& reading;
 
-  /// Notes that something else stands here: "path: expected <what>, got <what stands here>
-  /// (where)<hint>".
+  /// Adds a problem: "path: expected <what>, got <the node> (where)<hint>".
   void expected(std::string_view what, std::string_view hint = {}) const;
 };
 
-/// A field of a config struct with its type erased, bound to the struct it was listed from.
+/// A field of a config struct, type-erased and bound to that struct.
 struct ConfigField {
   std::string key;
   std::string meaning;
@@ -68,23 +65,23 @@ struct ConfigField {
   std::function<ConfigNode()> write;
   std::function<std::string(const std::string& path)> nested_rows;  ///< documentation of the fields inside
   std::function<void(const std::string& path, std::vector<std::string>& problems)>
-      check;  ///< notes numbers that are out of range, the field's own and those inside
+      check;  ///< adds a problem for each number out of range, nested fields included
 };
 
-/// The visitor that a struct's `fields` is called with: it collects them.
+/// The visitor for a struct's `fields`, which collects them.
 class ConfigFields {
  public:
-  /// A field that keeps the value it has when the file does not name it.
+  /// An optional field: without it in the file the value stays as it is.
   template <class T>
   void operator()(std::string_view key, T& value, std::string_view meaning) {
     add(key, value, meaning, false);
   }
-  /// A field that the file must name.
+  /// A field that the file must have.
   template <class T>
   void required(std::string_view key, T& value, std::string_view meaning) {
     add(key, value, meaning, true);
   }
-  /// The same for an integer that has to lie in a range: values_out_of_range() tells.
+  /// The same for an integer with a range, which values_out_of_range() checks.
   void operator()(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
     add(key, value, range, meaning, false);
   }
@@ -118,27 +115,27 @@ template <class T> inline constexpr bool kIsOptional = false;
 template <class T> inline constexpr bool kIsOptional<std::optional<T>> = true;
 // clang-format on
 
-/// Reads `T` from a YAML file. Its top-level `base: other.yaml` (relative to the file) is laid
-/// beneath it, then each override `path.to.key=value` on top. Throws one ConfigError that lists
-/// every problem, one a line. `tree`, where given, is what was read: it knows where values come from.
+/// Reads `T` from a YAML file. The file overrides its top-level `base: other.yaml` (relative to the file), and each of
+/// `overrides`, path.to.key=value, overrides the file. Throws one ConfigError with every problem, one per line. `tree`,
+/// if given, is set to the merged tree, which has where each value came from.
 template <ConfigStruct T>
 T read_config(const std::string& path, const std::vector<std::string>& overrides = {}, ConfigNode* tree = nullptr);
 
-/// The same from text; `source_name` stands for the path in messages and for a relative base.
+/// The same from text; `source_name` is used as its path, in messages and for a relative base.
 template <ConfigStruct T>
 T read_config_text(const std::string& text, const std::string& source_name,
                    const std::vector<std::string>& overrides = {});
 
-/// A config that this or an earlier version of the program wrote: old names are read like the new ones.
+/// The same for a config that this or an earlier version of the program wrote: old names are accepted.
 template <ConfigStruct T>
 T read_saved_config(const std::string& text, const std::string& source_name);
 
-/// YAML that reads back equal to `config`. Throws Error on a number that is not finite.
+/// YAML that reads back equal to `config`. Throws Error for a number that is not finite.
 template <ConfigStruct T>
 std::string write_config(const T& config);
 
-/// The numbers of `config` out of their ranges, each "train.steps: 0 must be between 1 and 9";
-/// `path` goes before their keys.
+/// The numbers of `config` that are out of range, each "train.steps: 0 must be between 1 and 9"; `path` is prepended to
+/// the keys.
 template <ConfigStruct T>
 std::vector<std::string> values_out_of_range(const T& config, const std::string& path = {});
 

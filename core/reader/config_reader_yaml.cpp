@@ -19,7 +19,7 @@ namespace {
 using Kind = ConfigNode::Kind;
 using Problems = std::vector<std::string>;
 
-// Hostile text would use what a config never needs to exhaust stack, memory or time.
+// Limits against text that would exhaust stack, memory or time.
 constexpr size_t kMaxKeys = 1000;
 constexpr std::string_view kOpenQuote = "a quote opens here and does not close on its line";
 
@@ -28,7 +28,7 @@ std::string_view rest_of_line(std::string_view text, size_t begin) {
   return text.substr(begin, std::min(text.find('\n', begin), text.size()) - begin);
 }
 
-/// Length of the quoted scalar that `line` begins with, or 0 where its quote does not close.
+/// Length of the quoted scalar that `line` begins with; 0 if its quote does not close.
 size_t quoted_length(std::string_view line) {
   const char quote = line[0];
   for (size_t at = 1; at < line.size(); ++at) {
@@ -36,7 +36,7 @@ size_t quoted_length(std::string_view line) {
       ++at;
     } else if (line[at] == quote) {
       if (quote == '"' || at + 1 == line.size() || line[at + 1] != quote) return at + 1;
-      ++at;  // two of them stand for one
+      ++at;  // two quotes are an escaped one
     }
   }
   return 0;
@@ -44,7 +44,7 @@ size_t quoted_length(std::string_view line) {
 
 bool is_space(char c) { return c == ' ' || c == '\t'; }
 
-/// Builds our tree from the parser's events, which still show duplicate keys, anchors and tags.
+/// Builds the tree from the parser's events, which include duplicate keys, anchors and tags.
 class TreeBuilder : public YAML::EventHandler {
  public:
   TreeBuilder(const std::string& text, const YamlSource& source, Problems& problems)
@@ -84,8 +84,7 @@ class TreeBuilder : public YAML::EventHandler {
   void OnMapEnd() override { close(); }
 
  private:
-  /// A list or section whose end has not come yet; the key whose value is next, and the line of
-  /// that key.
+  /// A list or section that has not ended; the key whose value comes next, and the line of that key.
   struct Open {
     ConfigNode node;
     std::optional<std::string> key;
@@ -107,8 +106,7 @@ class TreeBuilder : public YAML::EventHandler {
     if (open_.size() >= kMaxConfigDepth) refuse(mark, fmt::format("more than {} levels", kMaxConfigDepth));
   }
 
-  /// Refuses a scalar that goes on in the next line: most often its quote was forgotten, and it
-  /// would swallow the keys below.
+  /// Refuses a scalar of several lines: most often a closing quote is missing, and the keys below would be part of it.
   void check_line(const YAML::Mark& mark, const std::string& value) const {
     const std::string_view line = rest_of_line(text_, static_cast<size_t>(mark.pos));
     const char first = line.empty() ? ' ' : line[0];
@@ -116,7 +114,7 @@ class TreeBuilder : public YAML::EventHandler {
     if (first == '"' || first == '\'') {
       if (quoted_length(line) == 0) throw ConfigError(fmt::format("{}: invalid YAML: {}", where(mark), kOpenQuote));
     } else if (first == '|' || first == '>' || !line.starts_with(value)) {
-      refuse(mark, "a value of several lines; for a new line in a text write \\n in double quotes");
+      refuse(mark, "a value of several lines; for a line break in a text write \\n in double quotes");
     }
   }
 
@@ -182,7 +180,7 @@ class TreeBuilder : public YAML::EventHandler {
   ConfigNode root_;
 };
 
-/// Throws ConfigError on text that yaml-cpp would silently convert or cut.
+/// Throws ConfigError for text that yaml-cpp would silently convert or truncate.
 void check_characters(const std::string& text, const YamlSource& source) {
   if (static_cast<int64_t>(text.size()) > kMaxConfigBytes)
     throw ConfigError(fmt::format("{}: a config may not be over {} bytes", source.name, kMaxConfigBytes));
@@ -197,7 +195,7 @@ void check_characters(const std::string& text, const YamlSource& source) {
   }
 }
 
-/// The first line, from 0, that leaves a quote open; -1 where there is none.
+/// The first line, from 0, that leaves a quote open; -1 if there is none.
 int line_of_open_quote(std::string_view text) {
   int line = 0;
   for (size_t begin = 0; begin < text.size(); ++line) {
@@ -208,7 +206,7 @@ int line_of_open_quote(std::string_view text) {
   return -1;
 }
 
-/// What the parser found wrong, or the quote above it that it stumbled over.
+/// The error text of the parser, or of an open quote above the place that it reports.
 std::string invalid(std::string_view text, const YamlSource& source, const YAML::Exception& error) {
   const int wrong = std::max(0, error.mark.line), open = line_of_open_quote(text);
   const bool is_open = open >= 0 && open <= wrong;

@@ -27,7 +27,7 @@ size_t any_digits(std::string_view text, size_t begin) {
   return end - begin;
 }
 
-/// JSON's grammar of a number. from_chars alone would take "inf", "nan" and "1.".
+/// JSON's grammar of a number. from_chars alone would accept "inf", "nan" and "1.".
 bool is_number(std::string_view text) {
   size_t at = text.starts_with('-') ? 1 : 0;
   const size_t whole = whole_digits(text, at);
@@ -48,10 +48,10 @@ bool is_number(std::string_view text) {
   return at == text.size();
 }
 
-/// An integer as plain digits: `1e6` and `2.5e3` are written out. Empty where the text is none; a
-/// point without an exponent never is.
+/// The plain digits of an integer: `1e6` and `2.5e3` are written out. Empty if the text is not an integer; a point
+/// without an exponent is not one.
 std::string integer_digits(const std::string& text) {
-  constexpr int64_t kMostDigits = 20;  // that are added: they are too many for 64 bits
+  constexpr int64_t kMostDigits = 20;  // to append: more than fit in 64 bits
   const size_t mark = text.find_first_of("eE");
   if (!is_number(text) || (mark == std::string::npos && text.find('.') != std::string::npos)) return {};
   std::string digits = text.substr(0, mark);
@@ -85,7 +85,7 @@ std::string lower_case(std::string text) {
   return text;
 }
 
-/// Would a plain scalar of this text be read as something else, here or by another YAML reader?
+/// True if a plain scalar of this text would be read as something else, here or by another YAML reader.
 bool needs_quotes(std::string_view text) {
   const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
   const auto is_plain = [&](char c) { return is_letter(c) || is_digit(c) || c == '/' || c == '.' || c == '-'; };
@@ -121,7 +121,7 @@ std::string joined_path(const std::string& section, std::string_view key) {
 
 std::string_view last_name(std::string_view path) { return path.substr(path.rfind('.') + 1); }
 
-/// Proposes the fields of this name, in whatever section they are.
+/// Suggests the fields of this name in all sections.
 std::string fields_named(std::string_view name, const std::vector<std::string>& known_paths) {
   std::vector<std::string_view> paths;
   for (const std::string_view path : known_paths)
@@ -129,7 +129,7 @@ std::string fields_named(std::string_view name, const std::vector<std::string>& 
   return paths.empty() ? "" : fmt::format(", did you mean '{}'?", fmt::join(paths, "' or '"));
 }
 
-/// A field of that very name elsewhere, else one here that the key misspells, else one elsewhere.
+/// Suggests a field of that name in another section, else one of this section that the key misspells, else of another.
 std::string hint_for_key(std::string_view key, const std::vector<std::string_view>& here,
                          const std::vector<std::string>& known_paths) {
   std::string hint = fields_named(key, known_paths);
@@ -140,7 +140,7 @@ std::string hint_for_key(std::string_view key, const std::vector<std::string_vie
   return fields_named(nearest_word(key, names), known_paths);
 }
 
-/// What other YAML readers take for a boolean.
+/// A hint for words that other YAML readers take for a boolean.
 std::string_view hint_for_boolean(const ConfigNode& node) {
   constexpr std::array<std::string_view, 5> kTrue{"true", "yes", "on", "y", "1"};
   constexpr std::array<std::string_view, 5> kFalse{"false", "no", "off", "n", "0"};
@@ -155,7 +155,7 @@ const RenamedKey* renamed_from(std::string_view before, std::span<const RenamedK
   return found == renamed.end() ? nullptr : &*found;
 }
 
-/// What stands at `key`, or at its old name where old names are accepted.
+/// The node of `key`, or of its old name if old names are accepted.
 const ConfigNode* find_field(const ConfigPlace& at, const ConfigFields& fields, std::string_view key) {
   if (const ConfigNode* node = at.node.find(key)) return node;
   if (at.reading.old_names == OldNames::refused) return nullptr;
@@ -272,7 +272,7 @@ std::vector<ConfigPlace> read_list(const ConfigPlace& at) {
 void read_fields(const ConfigPlace& at, const ConfigFields& fields) {
   if (at.node.kind != Kind::section) return at.expected("a section");
   note_unknown_keys(at, fields);
-  // A section that the file leaves out is read as an empty one: it may have required keys.
+  // A section that the file lacks is read as an empty one: it may have required keys.
   const ConfigNode absent_section = ConfigNode::section(at.node.where);
   for (const ConfigField& field : fields.list()) {
     const std::string path = joined_path(at.path, field.key);

@@ -1,8 +1,7 @@
 #pragma once
 #include "core/reader/config_reader.h"
 
-/// The templates behind config_reader.h: they tell the kinds of values apart and hand over to
-/// config_values.cpp.
+/// The templates of config_reader.h, which dispatch on the type of a value to config_values.cpp.
 namespace olmoe::config_detail {
 
 // clang-format off
@@ -17,7 +16,7 @@ void read_scalar(const ConfigPlace& at, std::string& value);
 // clang-format on
 
 std::string one_of(std::span<const char* const> words);
-/// The index of the word that stands there; `renamed` are words of earlier versions.
+/// The index of the word at `at`; `renamed`: words of earlier versions. None, and a problem, for any other.
 std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* const> words,
                                 std::span<const RenamedKey> renamed);
 std::vector<ConfigPlace> read_list(const ConfigPlace& at);
@@ -112,7 +111,7 @@ std::string nested_rows(const std::string& path, T& value) {
   }
 }
 
-/// Integers that are out of range in the structs within a value.
+/// Adds problems for numbers out of range in structs within a value.
 template <class T>
 void check_nested(const std::string& path, T& value, std::vector<std::string>& problems) {
   if constexpr (ConfigStruct<T>) {

@@ -68,7 +68,7 @@ std::string user_path(std::string_view text, const std::string& folder) {
     refuse(text,
            "variables are not replaced in a config; write the folder itself, ~/ for your home, or give "
            "the path on the command line, where the shell replaces them outside of single quotes");
-  // An absolute path on the right of / stays as it is.
+  // operator/ returns an absolute right operand as it is.
   const auto expanded = with_home(text);
   check_characters(expanded);
   auto path = (std::filesystem::path(folder) / expanded).string();

@@ -20,7 +20,7 @@ TEST_CASE("ceil_div rounds up, round_up is the next multiple") {
   CHECK(round_up(129, 96) == 192);
 }
 
-TEST_CASE("cut divides a range into parts of which no two differ by more than one element") {
+TEST_CASE("the sizes of parts from cut differ by at most one") {
   for (const int64_t n : {0, 1, 5, 12, 97, 1000}) {
     for (const int64_t parts : {1, 2, 3, 7, 12, 64}) {
       INFO(n << " elements, " << parts << " parts");
@@ -38,7 +38,7 @@ TEST_CASE("cut divides a range into parts of which no two differ by more than on
   }
 }
 
-TEST_CASE("cut does not overflow where the product of its arguments would") {
+TEST_CASE("cut does not overflow if the product of its arguments would") {
   constexpr int64_t kLarge = int64_t{1} << 60;
   CHECK(cut(kLarge, 48, 48) == kLarge);
   CHECK(cut(kLarge, 48, 24) == kLarge / 2);

@@ -35,7 +35,7 @@ TEST_CASE("a value depends on seed, name and index alone") {
   CHECK(stream.bits(5) != stream.bits(5 + (uint64_t{1} << 32)));
 }
 
-TEST_CASE("uniforms are strictly inside (0, 1) with the moments of a uniform") {
+TEST_CASE("uniforms are inside (0, 1), with the moments of a uniform distribution") {
   const RandomStream stream(1, "uniform");
   constexpr int kCount = 1'000'000;
   double sum = 0, square_sum = 0, least = 1, greatest = 0;
@@ -53,7 +53,7 @@ TEST_CASE("uniforms are strictly inside (0, 1) with the moments of a uniform") {
   CHECK(std::abs(square_sum / kCount - 1.0 / 3) < 5 * std::sqrt(4.0 / 45 / kCount));
 }
 
-TEST_CASE("the normal's quantile inverts its distribution") {
+TEST_CASE("normal_quantile inverts the normal distribution") {
   CHECK(normal_quantile(0) == 0);
   // Check value of the paper: the 0.975 quantile.
   CHECK(normal_quantile(0.475) == Approx(1.959963984540054).epsilon(1e-15));
@@ -70,7 +70,7 @@ TEST_CASE("the normal's quantile inverts its distribution") {
   CHECK_THROWS_AS(normal_quantile(std::nan("")), Error);
 }
 
-TEST_CASE("the truncated normal keeps its bounds and has its moments") {
+TEST_CASE("the truncated normal is within its cutoff, with its moments") {
   const RandomStream stream(3, "normal");
   constexpr int kCount = 1'000'000;
   for (const double cutoff : {1.0, 3.0}) {

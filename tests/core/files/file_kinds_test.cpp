@@ -15,7 +15,7 @@ std::string recognized(const std::string& text) { return recognize_file(std::as_
 
 }  // namespace
 
-TEST_CASE("files that people put into a model's folder are recognized by how they begin") {
+TEST_CASE("files that are mistaken for models are recognized by their first bytes") {
   const std::vector<std::pair<std::string, std::string>> files{
       {"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"},
       {"<!DOCTYPE html>", "a web page"},
@@ -29,7 +29,7 @@ TEST_CASE("files that people put into a model's folder are recognized by how the
   for (const auto& [begin, words] : files) CHECK(recognized(begin).starts_with(words));
 }
 
-TEST_CASE("what is no kind of its own, or begins like one and ends too soon, is not recognized") {
+TEST_CASE("unknown files, and truncated magic bytes, are not recognized") {
   for (const auto& begin : {""s, "{}"s, "GGU"s, "\x1f\x8b"s, "\x89HDF"s}) {
     CHECK(file_kind(std::as_bytes(std::span(begin))) == FileKind::other);
     CHECK(recognized(begin).empty());

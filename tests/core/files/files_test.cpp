@@ -32,7 +32,7 @@ std::string standard_error_of(const std::string& path, const Step& step) {
 
 }  // namespace
 
-TEST_CASE("a file is replaced whole and leaves nothing beside it") {
+TEST_CASE("a file is replaced atomically, without leftovers") {
   const TempFolder folder;
   const std::string path = folder.add("a.txt", "old and much longer");
   write_text_atomic(path, "new\n");
@@ -56,7 +56,7 @@ TEST_CASE("file errors name the path and the reason") {
 }
 
 // Digits as xxhsum -H2 (XXH3, 128 bits) prints them.
-TEST_CASE("of a folder that is not there the nearest one above it is") {
+TEST_CASE("existing_folder is the nearest ancestor that exists") {
   const TempFolder folder;
   const auto file = folder.add("there/file", "x");
   CHECK(existing_folder(folder / "there/not/yet") == folder / "there");
@@ -65,7 +65,7 @@ TEST_CASE("of a folder that is not there the nearest one above it is") {
   CHECK(existing_folder("/no_such_folder/run") == "/");
 }
 
-TEST_CASE("hashes are XXH3 and do not depend on how the bytes come") {
+TEST_CASE("hashes are XXH3 and do not depend on how the bytes are chunked") {
   CHECK(Hasher().hex() == "99aa06d3014798d86001c324468d497f");
   CHECK(hash64("") == 0x2d06800538d394c2);
   CHECK(hash64("a", 1) != hash64("a", 2));
@@ -82,7 +82,7 @@ TEST_CASE("hashes are XXH3 and do not depend on how the bytes come") {
   CHECK_THROWS_AS(hash_file(folder / "none"), Error);
 }
 
-TEST_CASE("a JSON line keeps its order and every bit of its doubles") {
+TEST_CASE("a JSON line keeps the order of keys and every bit of doubles") {
   JsonLine line;
   line.add("step", 3).add("lr", 6e-4).add("third", 1.0 / 3).add("nan", std::nan("")).add("inf", -INFINITY);
   line.add("text", "a\"b\\\n\xc3\xbc").add("counts", std::vector<int64_t>{1, -2}).add("none", std::vector<double>{});
@@ -94,7 +94,7 @@ TEST_CASE("a JSON line keeps its order and every bit of its doubles") {
   CHECK(JsonLine().add("bad", "\xff").str() == "{\"bad\":\"\xef\xbf\xbd\"}");
 }
 
-TEST_CASE("a file of JSON lines is cut back to a step and loses a torn last line") {
+TEST_CASE("a file of JSON lines is truncated to a step and loses an incomplete last line") {
   const TempFolder folder;
   const std::string whole = "{\"run\":\"x\"}\n{\"step\":1}\n{\"step\":2,\"eval\":1}\n{\"step\":3}\n{\"step\":2}\n";
   const std::string path = folder.add("metrics.jsonl", whole + "{\"step\":2,\"lo");
@@ -109,7 +109,7 @@ TEST_CASE("a file of JSON lines is cut back to a step and loses a torn last line
   CHECK(read_text(folder / "new.jsonl") == "{\"step\":6}\n");
 }
 
-TEST_CASE("lines that are not JSON are set aside, and block nothing") {
+TEST_CASE("lines that are not JSON are moved away with a warning") {
   const TempFolder folder;
   const std::string noise("noise \0\xff", 8);
   const auto path = folder.add("metrics.jsonl", "{\"step\":1}\n" + noise + "\n[1]\n{\"step\":2}\n{\"step\":3}\n\n");
@@ -121,7 +121,7 @@ TEST_CASE("lines that are not JSON are set aside, and block nothing") {
   CHECK(read_text(path + ".damaged") == noise + "\n[1]\n\nmore\n");
 }
 
-TEST_CASE("a file that cannot be replaced stays, and leaves nothing beside it") {
+TEST_CASE("a file that cannot be replaced stays, without leftovers") {
   const TempFolder folder;
   const auto path = folder.add("a.txt", "old");
   {
@@ -136,7 +136,7 @@ TEST_CASE("a file that cannot be replaced stays, and leaves nothing beside it") 
   CHECK_FALSE(std::filesystem::exists(folder / "b.tmp"));
 }
 
-TEST_CASE("what makes way gets a name that is free") {
+TEST_CASE("unused_name is the first free name") {
   const TempFolder folder;
   CHECK(unused_name(folder / "a") == folder / "a.old-1");
   folder.add("a.old-1", "");
@@ -144,12 +144,12 @@ TEST_CASE("what makes way gets a name that is free") {
   CHECK(unused_name(folder / "a") == folder / "a.old-3");
 }
 
-TEST_CASE("a full disk is an error, not a silent loss") {
+TEST_CASE("a full disk is an error") {
   JsonLinesFile file("/dev/full", -1);
   CHECK_THROWS_WITH(file.write(JsonLine().add("step", 1)), "cannot write '/dev/full': No space left on device");
 }
 
-TEST_CASE("a log line has time, level and text, and a rank when there are several") {
+TEST_CASE("a log line has time, level and text, and the rank if there are several") {
   const TempFolder folder;
   const std::string alone = standard_error_of(folder / "alone", [] {
     log::info("loss {:.2f} {{}}", 1.5);
@@ -168,7 +168,7 @@ TEST_CASE("a log line has time, level and text, and a rank when there are severa
   CHECK_THAT(third, Catch::Matches(time + " rank 3 warning careful\n" + time + " rank 3 error failed\n"));
 }
 
-TEST_CASE("a stopwatch moves forward") {
+TEST_CASE("a stopwatch measures elapsed time") {
   Stopwatch stopwatch;
   ::usleep(2000);
   const double first_s = stopwatch.elapsed_s();

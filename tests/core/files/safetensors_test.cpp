@@ -58,7 +58,7 @@ TEST_CASE("an empty file of tensors has the published bytes") {
   CHECK(File(folder / "empty").entries().empty());
 }
 
-TEST_CASE("one small tensor makes the published header of 64 bytes") {
+TEST_CASE("one small tensor gives the published header of 64 bytes") {
   const TempFolder folder;
   const std::string data(24, '\2');
   write(folder / "one", {{"attn.0", Dtype::f32, {1, 2, 3}, bytes_of(data)}}, {});
@@ -66,7 +66,7 @@ TEST_CASE("one small tensor makes the published header of 64 bytes") {
                                          R"({"attn.0":{"dtype":"F32","shape":[1,2,3],"data_offsets":[0,24]}})" + data);
 }
 
-TEST_CASE("what is written reads back: every dtype, order, shapes, metadata, digest") {
+TEST_CASE("a file reads back as written: every dtype, order, shapes, metadata, digest") {
   const TempFolder folder;
   std::vector<Item> items;
   std::vector<std::string> data;
@@ -100,7 +100,7 @@ TEST_CASE("what is written reads back: every dtype, order, shapes, metadata, dig
   CHECK_THROWS_WITH(file.entry("none"), "safetensors file '" + folder / "all" + "' has no tensor 'none'");
 }
 
-TEST_CASE("bytes that are produced in their turn make the same file, and are let go piece by piece") {
+TEST_CASE("produced bytes give the same file, and are released chunk by chunk") {
   constexpr size_t kPiece = 7, kTensors = 5;
   const TempFolder folder;
   std::vector<std::string> data;
@@ -117,7 +117,7 @@ TEST_CASE("bytes that are produced in their turn make the same file, and are let
         most_bytes = std::max(most_bytes, live_bytes);
         sink(bytes_of(piece));
         live_bytes -= piece.size();
-        piece.assign(piece.size(), '?');  // what was taken is gone
+        piece.assign(piece.size(), '?');  // bytes are valid during the call only
       }
     };
     return item;
@@ -137,7 +137,7 @@ TEST_CASE("bytes that are produced in their turn make the same file, and are let
   CHECK(most_bytes == kPiece);
 }
 
-TEST_CASE("a tensor whose produced bytes are too few or too many is named") {
+TEST_CASE("an error names a tensor with too few or too many produced bytes") {
   const TempFolder folder;
   const std::string data(16, 'x');
   const size_t pieces = GENERATE(0, 1, 3);
@@ -148,10 +148,10 @@ TEST_CASE("a tensor whose produced bytes are too few or too many is named") {
   const auto says = "tensor 'a': " + std::to_string(16 * pieces) + " bytes produced, dtype and shape make 32";
   CHECK_THROWS_WITH(write(folder / "bad", {item}, {}), Catch::Contains(says));
   item.bytes = bytes_of(data);
-  CHECK_THROWS_WITH(write(folder / "bad", {item}, {}), Catch::Contains("it has bytes and what produces them"));
+  CHECK_THROWS_WITH(write(folder / "bad", {item}, {}), Catch::Contains("it has both bytes and a producer"));
 }
 
-TEST_CASE("the writer refuses what the reader would") {
+TEST_CASE("the writer refuses what the reader refuses") {
   const TempFolder folder;
   const std::string data(8, 'x');
   const auto refused = [&](std::vector<Item> items, const std::string& rule) {
@@ -170,7 +170,7 @@ TEST_CASE("a header's length is checked against limit and file") {
   CHECK(verdict("") == "0 bytes are too few for a header");
   CHECK(verdict("1234567") == "7 bytes are too few for a header");
   const std::string past_end =
-      "a header of 3 bytes is over the limit or past the file's end: it is no safetensors file, or was cut short";
+      "a header of 3 bytes is over the limit or past the file's end: it is not a safetensors file, or was cut short";
   CHECK(verdict(std::string("\x03\0\0\0\0\0\0\0{}", 10)) == past_end);
   CHECK(verdict(std::string(8, '\xff')) ==
         "a header of 18446744073709551615 bytes is over the limit or past the file's end: it is no "
@@ -234,7 +234,7 @@ TEST_CASE("tensors cover the data exactly") {
   CHECK(verdict_of_header("{\"a\":" + tensor("F32", "[0,7]", "[0,0]") + "}", 0) == "accepted");
 }
 
-TEST_CASE("a file cut short or with one header byte changed never hands out bytes beyond it") {
+TEST_CASE("a truncated file, or one with a changed header byte, gives no bytes beyond its end") {
   const TempFolder folder;
   const std::string data(48, 'd');
   write(folder / "x",

@@ -1,4 +1,4 @@
-// What a person reads where a limit of the process is in the way.
+// Errors that a limit of the process causes.
 #include <fcntl.h>
 #include <sys/resource.h>
 
@@ -37,7 +37,7 @@ struct Refused {
 
 }  // namespace
 
-TEST_CASE("a file that grows past ulimit -f fails with that limit in words, and ends no process") {
+TEST_CASE("a write past ulimit -f is an error with that limit, not the end of the process") {
   const TempFolder folder;
   report_file_size_limit();
   const std::string path = folder / "large", bytes(5000, 'x');
@@ -50,7 +50,7 @@ TEST_CASE("a file that grows past ulimit -f fails with that limit in words, and 
   CHECK(limit_behind(ENOSPC).empty());
 }
 
-TEST_CASE("too many open files are told with ulimit -n") {
+TEST_CASE("the error for too many open files has ulimit -n") {
   const TempFolder folder;
   const std::string path = folder.add("there", "x");
   const std::string text = [&] {
@@ -60,7 +60,7 @@ TEST_CASE("too many open files are told with ulimit -n") {
   CHECK(text == "cannot open '" + path + "': Too many open files (ulimit -n allows 3 open files)");
 }
 
-TEST_CASE("the limit of open files is raised as far as it may be") {
+TEST_CASE("the limit of open files is raised to the hard limit") {
   const LoweredLimit lowered(RLIMIT_NOFILE, 40);
   CHECK(open_file_limit() == 40);
   raise_open_file_limit();
@@ -70,7 +70,7 @@ TEST_CASE("the limit of open files is raised as far as it may be") {
   CHECK(open_file_limit() > 40);
 }
 
-TEST_CASE("a thread that cannot be started is an error that names it and the limits") {
+TEST_CASE("the error for a thread that cannot be started has its purpose and the limits") {
   CHECK_THROWS_AS(start_thread<Refused>("the thread of the loader", [] {}), ConfigError);
   const auto text = error_of([] { start_thread<Refused>("the thread of the loader", [] {}); });
   CHECK_THAT(text, Catch::StartsWith("cannot start the thread of the loader: Resource temporarily unavailable. Limits: "

@@ -1,4 +1,4 @@
-// What memory and how many CPUs a process has, on made-up systems, and that the real one answers.
+// Bounds of memory and CPUs, from files of made-up systems and of the real one.
 #include "core/process/machine.h"
 
 #include <sched.h>
@@ -28,7 +28,7 @@ void check(const MemoryBound& bound, const std::string& source, int64_t total_by
 
 }  // namespace
 
-TEST_CASE("without limits the machine's memory is what there is") {
+TEST_CASE("without limits the bound is the machine's memory") {
   const MadeUpSystem system;
   const auto bounds = memory_bounds(system.view());
   REQUIRE(bounds.size() == 1);
@@ -36,13 +36,13 @@ TEST_CASE("without limits the machine's memory is what there is") {
   CHECK(bounds[0].shared);
 }
 
-TEST_CASE("a machine that does not tell its memory is an error") {
+TEST_CASE("a machine without a memory size in /proc/meminfo is an error") {
   MadeUpSystem system;
   system.file("/proc/meminfo", "MemTotal: 16000000 kB\n");
-  CHECK_THROWS_WITH(memory_bounds(system.view()), Catch::Contains("does not tell the memory of this machine"));
+  CHECK_THROWS_WITH(memory_bounds(system.view()), Catch::Contains("does not have the memory of this machine"));
 }
 
-TEST_CASE("of control groups of version 2 the whole path counts, and file pages are free") {
+TEST_CASE("control groups of version 2: all groups of the path count, file pages are free") {
   MadeUpSystem system;
   system.in_group("/job_7/step_0");
   const std::string job = "/sys/fs/cgroup/job_7", step = job + "/step_0";
@@ -60,13 +60,13 @@ TEST_CASE("of control groups of version 2 the whole path counts, and file pages 
     system.file(job + "/memory.current", "2097152000\n");
     CHECK(least(system).free_bytes == (1200 - 2000 + 150) * kMib);
   }
-  SECTION("what version 1 would say of the same") {
+  SECTION("the files of version 1 are not read") {
     system.file(job + "/memory.limit_in_bytes", "1\n");
     CHECK(least(system).source == "memory.max of /job_7");
   }
 }
 
-TEST_CASE("of control groups of version 1 those count that count their children") {
+TEST_CASE("control groups of version 1: only those count that count their children") {
   MadeUpSystem system;
   system.mounted("35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n", "4:memory:/a/b\n");
   const std::string top = "/sys/fs/cgroup/memory", above = top + "/a", own = above + "/b";
@@ -82,7 +82,7 @@ TEST_CASE("of control groups of version 1 those count that count their children"
   CHECK(least(system).source == "memory.limit_in_bytes of /a/b");
 }
 
-TEST_CASE("a container sees its own group alone, whatever the machine calls it") {
+TEST_CASE("a container sees only its own group, under any path on the machine") {
   MadeUpSystem system;
   const auto limit = [&](const std::string& file) {
     system.file("/sys/fs/cgroup/memory/memory.limit_in_bytes", "1048576000\n");
@@ -103,7 +103,7 @@ TEST_CASE("a container sees its own group alone, whatever the machine calls it")
   }
 }
 
-TEST_CASE("Slurm's allocation counts on its nodes, not in a shell that asked for it") {
+TEST_CASE("Slurm's allocation counts on its nodes, not in the shell that requested it") {
   MadeUpSystem system;
   system.variable("SLURM_MEM_PER_NODE", "4096");
   CHECK(memory_bounds(system.view()).size() == 1);
@@ -124,7 +124,7 @@ TEST_CASE("Slurm's allocation counts on its nodes, not in a shell that asked for
   }
 }
 
-TEST_CASE("limits of the shell hold for each process by itself") {
+TEST_CASE("limits of the shell hold for each process separately") {
   MadeUpSystem system;
   system.file("/proc/self/limits",
               "Max data size             1048576000           unlimited            bytes     \n"
@@ -137,7 +137,7 @@ TEST_CASE("limits of the shell hold for each process by itself") {
   CHECK_FALSE(bounds[2].shared);
 }
 
-TEST_CASE("CPUs are the cores of the affinity, or less by a quota or by Slurm") {
+TEST_CASE("CPUs are the cores of the affinity, or fewer by a quota or Slurm") {
   MadeUpSystem system;
   cpu_set_t own;
   REQUIRE(sched_getaffinity(0, sizeof(own), &own) == 0);
@@ -160,7 +160,7 @@ TEST_CASE("CPUs are the cores of the affinity, or less by a quota or by Slurm") 
   CHECK(bounds[2].cpus == 6);
 }
 
-TEST_CASE("what srun gave a task counts for the ranks that srun started") {
+TEST_CASE("the CPUs of a Slurm task count for ranks that srun started") {
   MadeUpSystem system;
   system.variable("SLURM_CPUS_PER_TASK", "3");
   CHECK(cpus_of_slurm_task(8, system.view()) == std::nullopt);  // a program alone in a batch script
@@ -170,7 +170,7 @@ TEST_CASE("what srun gave a task counts for the ranks that srun started") {
   CHECK(cpus_of_slurm_task(8, system.view()) == std::nullopt);  // 8 ranks of an mpirun that is a step of one task
 }
 
-TEST_CASE("this system tells its memory and its CPUs") {
+TEST_CASE("memory and CPUs of this system are known") {
   const auto bounds = memory_bounds();
   CHECK(bounds[0].total_bytes > 100 * kMib);
   CHECK(tightest(bounds).free_bytes > 0);
@@ -178,7 +178,7 @@ TEST_CASE("this system tells its memory and its CPUs") {
   CHECK(tightest(cpu_bounds()).cpus > 0);
 }
 
-TEST_CASE("the control groups that limit threads are named, one above this process's too") {
+TEST_CASE("control groups that limit threads are named, those above this process's too") {
   MadeUpSystem system;
   system.in_group("/job_7/step_0")
       .file("/sys/fs/cgroup/job_7/pids.max", "4096\n")

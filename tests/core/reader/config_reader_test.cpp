@@ -22,7 +22,7 @@ std::string problems_of_file(const std::string& path, const std::vector<std::str
 
 }  // namespace
 
-TEST_CASE("a config is read, and what it leaves out keeps its default") {
+TEST_CASE("a config is read; fields that it lacks keep their defaults") {
   const RunConfig config = read(R"(
 steps: 100
 lr: 1e-3
@@ -55,7 +55,7 @@ TEST_CASE("null unsets an optional and nothing else") {
   CHECK(problems("steps: 1\nmodel:") == "model: expected a section, got null (x.yaml:2)");
 }
 
-TEST_CASE("every problem is told at once, one a line, with its place") {
+TEST_CASE("all problems are reported at once, one per line, with their places") {
   CHECK(problems(R"(lr: fast
 colour: dark_blu
 betas: 0.9
@@ -87,7 +87,7 @@ TEST_CASE("a word far from every key gets no suggestion") {
   CHECK(problems("steps: 1\nzebra: 1") == "zebra: unknown key (x.yaml:2)");
 }
 
-TEST_CASE("an override obeys the rules of the file") {
+TEST_CASE("overrides follow the rules of the file") {
   CHECK(read("steps: 1\nmodel: {d_model: 8}", {"model.d_model=16", "steps=7", "betas=[0.1]"}).model.d_model == 16);
   CHECK(read("steps: 1", {"model={d_model: 5}", "model.top_k=4"}).model == ModelConfig{5, 4, false, {}});
   CHECK(read("steps: 1", {"name=a=b"}).name == "a=b");
@@ -95,7 +95,7 @@ TEST_CASE("an override obeys the rules of the file") {
   CHECK(read("", {"steps=2"}).steps == 2);
   CHECK(problems("steps: 1", {"model.d_model=1.5"}) == "model.d_model: expected an integer, got '1.5' (command line)");
   CHECK(problems("steps: 1", {"model=3"}) == "model: expected a section, got '3' (command line)");
-  CHECK(problems("steps: 1", {"base=y.yaml"}) == "base: may stand in a file only (command line)");
+  CHECK(problems("steps: 1", {"base=y.yaml"}) == "base: is allowed in a file only (command line)");
   CHECK(problems("", {"lr=1"}) == "steps: required key is missing (x.yaml)");
   for (const char* bad : {"", "=", "steps", "=1", ".steps=1", "steps.=1", "a..b=1", "a b=1", "a[0]=1"}) {
     INFO(bad);
@@ -103,7 +103,7 @@ TEST_CASE("an override obeys the rules of the file") {
   }
 }
 
-TEST_CASE("a base lies beneath the file that names it") {
+TEST_CASE("a file overrides its base") {
   const TempFolder folder;
   folder.add("grandparent.yaml", "steps: 1\nlr: 0.5\nbetas: [1, 2, 3]\nmodel: {d_model: 8, top_k: 4}\n");
   folder.add("sub/parent.yaml", "base: ../grandparent.yaml\nbetas: [7]\n\nmodel:\n  top_k: 1\n");
@@ -116,7 +116,7 @@ TEST_CASE("a base lies beneath the file that names it") {
   CHECK(config.model == ModelConfig{9, 1, false, 3.0});
 }
 
-TEST_CASE("a problem is placed in the file that it stands in") {
+TEST_CASE("a problem names the file that it is in") {
   const TempFolder folder;
   const std::string parent = folder.add("parent.yaml", "\nmodel:\n  topk: 1\n");
   const std::string child = folder.add("child.yaml", "base: parent.yaml\nlr: fast\n");
@@ -239,7 +239,7 @@ TEST_CASE("the documentation names every key, type, default and meaning") {
         "| `model.clip` | number or null | `null` | largest gradient norm |\n");
 }
 
-TEST_CASE("differing fields are named with both values") {
+TEST_CASE("differing fields are listed with both values") {
   RunConfig a, b;
   CHECK(differing_fields(a, b).empty());
   b.model.d_model = 512;

@@ -1,4 +1,4 @@
-// What the config reader takes as text, as a number, as YAML at all, and what it refuses.
+// Texts, numbers and YAML that the config reader accepts, and those that it refuses.
 #include "core/random.h"
 #include "core/reader/config_reader.h"
 #include "support/catch.h"
@@ -54,7 +54,7 @@ TEST_CASE("only true and false are booleans") {
   CHECK(message("maybe").ends_with("(command line)"));
 }
 
-TEST_CASE("what is not one plain document of keys and values is refused") {
+TEST_CASE("anything but one plain document of keys and values is refused") {
   const auto refused = [](const std::string& text, const std::string& message) {
     INFO(text);
     CHECK(problems(text) == message);
@@ -79,7 +79,7 @@ TEST_CASE("what is not one plain document of keys and values is refused") {
   CHECK(problems("# nothing\n") == "steps: required key is missing (x.yaml)");
 }
 
-TEST_CASE("a value stands on one line, and one that does not is told by the line where it begins") {
+TEST_CASE("a value of several lines is refused with the line where it begins") {
   const std::string open = ": invalid YAML: a quote opens here and does not close on its line";
   const std::string below = "  seed: 5\noptimizer:\n  lr: 1e-5\n";
   CHECK(problems("steps: 1\nrun:\n  folder: \"runs/x\n" + below) == "x.yaml:3" + open);
@@ -93,7 +93,7 @@ TEST_CASE("a value stands on one line, and one that does not is told by the line
   CHECK(problems("steps: 1\nname: \"a\",\nlr: [\n").starts_with("x.yaml:"));  // no quote is open here
   CHECK(problems("steps: 1\nname: \"a\",\nlr: [\n").find("quote") == std::string::npos);
   const std::string several =
-      ": a config may not use a value of several lines; for a new line in a text write \\n in double quotes";
+      ": a config may not use a value of several lines; for a line break in a text write \\n in double quotes";
   CHECK(problems("steps: 1\nname: a\n  b\n") == "x.yaml:2" + several);
   CHECK(problems("steps: 1\nname: |\n  a\n") == "x.yaml:2" + several);
   CHECK(problems("steps: 1\nname: >-\n  a\n") == "x.yaml:2" + several);
@@ -104,7 +104,7 @@ TEST_CASE("a value stands on one line, and one that does not is told by the line
   CHECK(read("\xef\xbb\xbfsteps: 7\nname: \"a\"\n").name == "a");
 }
 
-TEST_CASE("every character of Unicode reads back as it was written") {
+TEST_CASE("every Unicode character reads back as it was written") {
   RunConfig config;
   const auto add = [&](uint32_t c) {
     std::string text;
@@ -129,7 +129,7 @@ TEST_CASE("every character of Unicode reads back as it was written") {
   CHECK(again == config);
 }
 
-TEST_CASE("of a file that does not parse only that is told, beside bad overrides") {
+TEST_CASE("if a file does not parse only that and bad overrides are reported") {
   CHECK(problems("a: [", {"oops"}) ==
         "x.yaml:1: invalid YAML: end of sequence flow not found\noops: expected path.to.key=value "
         "(command line)");

@@ -1,4 +1,4 @@
-// What the command line hands to the config reader: values, hints, and where values come from.
+// Overrides of the command line: values, hints, and the origin of values.
 #include "core/reader/config_reader.h"
 
 #include <cstdlib>
@@ -34,7 +34,7 @@ struct Outer {
 
 }  // namespace
 
-TEST_CASE("a key of another section is proposed with its path") {
+TEST_CASE("a key of another section is suggested with its path") {
   CHECK(problems("steps: 1", {"d_model=3"}) == "d_model: unknown key (command line), did you mean 'model.d_model'?");
   CHECK(problems("steps: 1\nmodel: {step: 3}") == "model.step: unknown key (x.yaml:2), did you mean 'steps'?");
   CHECK(problems("steps: 1", {"clipp=1"}) == "clipp: unknown key (command line), did you mean 'model.clip'?");
@@ -48,7 +48,7 @@ TEST_CASE("an override without a value is empty text") {
   CHECK(problems("steps: 1", {"name=null"}) == "name: expected text, got null (command line), for none write \"\"");
 }
 
-TEST_CASE("an override is read whole or refused by name") {
+TEST_CASE("an override is parsed completely or refused by name") {
   const std::string hint = "; text that looks like YAML needs quotes of its own: 'name=\"...\"'";
   for (const char* text :
        {"a #b",    "#b",   "--- a",  "a\n---\nb", "...",   "%TAG x", "&a b",  "*a",      "!t b",    "!!str b",
@@ -78,7 +78,7 @@ TEST_CASE("an override is read whole or refused by name") {
   CHECK(read("steps: 1", {"name=" + longest}).name == longest);
 }
 
-TEST_CASE("the tree that was read tells where each value comes from") {
+TEST_CASE("the tree has where each value comes from") {
   const TempFolder folder;
   const std::string parent = folder.add("sub/parent.yaml", "steps: 1\nname: a\nmodel: {top_k: 1}\n");
   const std::string child = folder.add("child.yaml", "base: sub/parent.yaml\npaths: [b]\n");
@@ -91,7 +91,7 @@ TEST_CASE("the tree that was read tells where each value comes from") {
   CHECK(tree.find("lr")->file.empty());
 }
 
-TEST_CASE("a base is named as a path that a person writes") {
+TEST_CASE("the path of a base is resolved like other paths of users") {
   const TempFolder folder;
   folder.add("home/parent.yaml", "steps: 3\n");
   const std::string child = folder.add("child.yaml", "base: ~/parent.yaml\n");
@@ -105,7 +105,7 @@ TEST_CASE("a base is named as a path that a person writes") {
                                                      Catch::EndsWith("(" + bad + ":1)"));
 }
 
-TEST_CASE("integers out of range are told with their paths") {
+TEST_CASE("integers out of range are reported with their paths") {
   const Outer bad{int64_t{1} << 31, -1, {0}, {{1}, {9}}};
   CHECK(values_out_of_range(bad, "top") ==
         std::vector<std::string>{"top.steps: 2147483648 must be between 1 and 2147483647",

@@ -46,7 +46,7 @@ struct EnumNames<Road> {
   static constexpr std::array renamed{RenamedKey{"staged", "host"}};
 };
 
-TEST_CASE("an old name in a person's config is an error that names the new one, in the file and on the command line") {
+TEST_CASE("an old name in a file or on the command line is an error with the new name") {
   CHECK(problems("steps: 1\nlinks: {pieces: 3}") == "links.pieces: is called links.chunks now (x.yaml:2)");
   CHECK(problems("steps: 1", {"links.pieces=3"}) == "links.pieces: is called links.chunks now (command line)");
   CHECK(problems("steps: 1\nlinks: {road: staged}") ==
@@ -56,7 +56,7 @@ TEST_CASE("an old name in a person's config is an error that names the new one, 
   CHECK(problems("steps: 1\nlinks: {chunks: 3, road: host}") == "none");
 }
 
-TEST_CASE("a config that an earlier version wrote is read by its old names, and written by the new ones") {
+TEST_CASE("a saved config is read with old names and written with new ones") {
   const auto job = read_saved_config<Job>("rounds: 4\nlinks: {pieces: 3, road: staged}", "manifest.json");
   CHECK(job.steps == 4);
   CHECK(job.links.chunks == 3);
@@ -66,7 +66,7 @@ TEST_CASE("a config that an earlier version wrote is read by its old names, and 
   CHECK(read_saved_config<Job>(write_config(job), "manifest.json").links.road == Road::host);
 }
 
-TEST_CASE("a saved config is held to the same rules otherwise") {
+TEST_CASE("a saved config follows the same rules otherwise") {
   CHECK_THROWS_WITH(read_saved_config<Job>("steps: 1\nlinks: {part: 3}", "manifest.json"),
                     Catch::Contains("links.part: unknown key"));
   CHECK_THROWS_WITH(read_saved_config<Job>("links: {pieces: 3}", "manifest.json"),

@@ -31,7 +31,7 @@ class Home {
 
 }  // namespace
 
-TEST_CASE("a relative path starts from the folder, another stays") {
+TEST_CASE("a relative path starts from the folder, an absolute one stays") {
   CHECK(user_path("a/b.npy", "") == "a/b.npy");
   CHECK(user_path("a/b.npy", "configs") == "configs/a/b.npy");
   CHECK(user_path("../b", "configs") == "configs/../b");
@@ -53,7 +53,7 @@ TEST_CASE("~ without a home is refused") {
   CHECK(refusal("~/x") == "'~/x': HOME is not set; write the folder itself");
 }
 
-TEST_CASE("what a shell would have replaced is refused, with what to write") {
+TEST_CASE("shell variables and homes of other users are refused, with what to write") {
   for (const char* path : {"${HOME}/x", "$HOME/x", "runs/$USER", "a${b", "x$_y"}) {
     INFO(path);
     CHECK_THAT(refusal(path), Catch::StartsWith(fmt::format("'{}': variables are not replaced", path)) &&
@@ -61,7 +61,7 @@ TEST_CASE("what a shell would have replaced is refused, with what to write") {
   }
 }
 
-TEST_CASE("what could not be read back, or what no file system takes, is refused") {
+TEST_CASE("paths that a config cannot write or a file system does not accept are refused") {
   CHECK(refusal("") == "an empty path");
   CHECK(refusal("a\nb") == "'a\\nb': a path may not hold control characters; rename the file");
   CHECK_THAT(refusal("a\x7f"), Catch::Contains("control characters"));

@@ -160,7 +160,7 @@ TEST_CASE("a mapped file that becomes shorter ends the process with its name and
       read_beyond(map_and_cut(path));
     };
     CHECK(ending(shrink, says) == static_cast<int>(code));
-    CHECK_THAT(read_text(says), Catch::Contains(path + ": became shorter while it was read"));
+    CHECK_THAT(read_text(says), Catch::Contains(path + ": was truncated while it was read"));
   }
   const auto other = [] {
     prepare_process();
