@@ -48,9 +48,9 @@ void agree(Communicator& world, const std::function<void()>& work) {
     code = exit_code_of(error);
     problem = error_text(error);
   }
-  auto mine_1 = at::full({1}, static_cast<int64_t>(code), at::kLong), all_W = at::zeros({world.size()}, at::kLong);
-  world.all_gather(all_W, mine_1);
-  const auto* all = all_W.const_data_ptr<int64_t>();
+  auto mine_1 = at::full({1}, static_cast<int64_t>(code), at::kLong), all_P = at::zeros({world.size()}, at::kLong);
+  world.all_gather(all_P, mine_1);
+  const auto* all = all_P.const_data_ptr<int64_t>();
   int lowest = 0, failed = 0;
   for (int rank = world.size() - 1; rank >= 0; --rank) {
     if (static_cast<ExitCode>(all[rank]) == ExitCode::ok) continue;

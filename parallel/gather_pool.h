@@ -7,8 +7,8 @@
 
 namespace olmoe {
 
-/// A range of a flat buffer that one unit is bound to. Ranges of one pool may overlap: claim() makes this range its
-/// tenant's, and ends the tenancy of every range that it overlaps.
+/// A range of a flat buffer that one unit is bound to. Ranges of one pool may overlap: claim() makes the caller the
+/// owner of this range, and ends the ownership of every range that overlaps it.
 class PoolRange {
  public:
   /// A whole tensor [numel] that no other range overlaps. Throws Error if it is not flat and contiguous.
@@ -17,24 +17,26 @@ class PoolRange {
   const at::Tensor& flat() const { return flat_; }
   /// Whether another range may overlap this one.
   bool shared() const { return shared_; }
-  void claim(const void* tenant);
-  /// True from claim() until vacate() with the same tenant, or until an overlapping range is claimed.
-  bool held_by(const void* tenant) const;
-  void vacate(const void* tenant);
+  /// Makes `owner` the owner, in place of the owners of overlapping ranges.
+  void claim(const void* owner);
+  /// True from claim() until release() with the same owner, or until an overlapping range is claimed.
+  bool held_by(const void* owner) const;
+  /// Ends the ownership, if `owner` has it.
+  void release(const void* owner);
 
  private:
   friend class GatherPool;
-  struct Tenancy {
+  struct Ownership {
     int64_t begin, end;
-    const void* tenant;
+    const void* owner;
   };
-  using Tenancies = std::vector<Tenancy>;
-  PoolRange(at::Tensor flat, int64_t begin, std::shared_ptr<Tenancies> tenancies);
+  using Owners = std::vector<Ownership>;
+  PoolRange(at::Tensor flat, int64_t begin, std::shared_ptr<Owners> owners);
 
   at::Tensor flat_;
   int64_t begin_ = 0;
   bool shared_ = true;
-  std::shared_ptr<Tenancies> tenancies_;  ///< of the whole pool
+  std::shared_ptr<Owners> owners_;  ///< of the whole pool
 };
 
 /// A flat buffer that units use in turn. With two for weights and two for gradients, selected by the parity of the
@@ -52,7 +54,7 @@ class GatherPool {
 
  private:
   at::Tensor flat_;
-  std::shared_ptr<PoolRange::Tenancies> tenancies_;
+  std::shared_ptr<PoolRange::Owners> owners_;
 };
 
 }  // namespace olmoe

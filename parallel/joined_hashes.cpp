@@ -23,8 +23,8 @@ int64_t parse_half(std::string_view digits) {
 
 std::string join_hashes(Communicator& world, const std::vector<std::string>& hashes) {
   const auto files = std::ssize(hashes);
-  auto halves_2F = at::zeros({2 * files}, at::kLong);  // all ranks but one add zeros
-  auto* const halves = halves_2F.mutable_data_ptr<int64_t>();
+  auto halves_2n = at::zeros({2 * files}, at::kLong);  // all ranks but one add zeros
+  auto* const halves = halves_2n.mutable_data_ptr<int64_t>();
   for (int64_t f = 0; f < files; ++f) {
     const auto& hash = hashes[static_cast<size_t>(f)];
     if (hash.empty()) continue;
@@ -32,7 +32,7 @@ std::string join_hashes(Communicator& world, const std::vector<std::string>& has
     halves[2 * f] = parse_half(hash);
     halves[2 * f + 1] = parse_half(std::string_view(hash).substr(kHalf));
   }
-  world.all_reduce(halves_2F);
+  world.all_reduce(halves_2n);
   Hasher hasher;
   hasher.update(std::as_bytes(std::span<const int64_t>(halves, static_cast<size_t>(2 * files))));
   return hasher.hex();

@@ -20,9 +20,9 @@ class RowTransfer {
   RowTransfer(std::shared_ptr<RowExchange::Link> link, RowCounts counts)
       : link_(std::move(link)), counts_(std::move(counts)) {}
 
-  void send(const at::Tensor& rows) { start(rows, counts_.send, counts_.recv); }
-  void send_back(const at::Tensor& rows) { start(rows, counts_.recv, counts_.send); }
-  /// What was received, once the caller's stream waits for it. The buffers are the caller's, or free, from here on.
+  void start_forward(const at::Tensor& rows) { start(rows, counts_.send, counts_.recv); }
+  void start_backward(const at::Tensor& grads) { start(grads, counts_.recv, counts_.send); }
+  /// Makes the caller's stream wait, and returns what was received. The transfer holds no buffers afterwards.
   at::Tensor wait() {
     ENSURE(received_.defined(), "{}: no exchange of rows is in flight that could be waited for", link_->group.name());
     link_->stream.wait(done_);
@@ -69,7 +69,7 @@ RowTransfer& transfer_of(AutogradContext* ctx) {
 
 struct StartFunction : Function<StartFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& rows, const TransferPtr& transfer) {
-    transfer->send(rows);
+    transfer->start_forward(rows);
     save(ctx, transfer);
     return at::empty({1}, rows.options()).expand(rows.sizes());
   }
@@ -84,7 +84,7 @@ struct WaitFunction : Function<WaitFunction> {
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto& transfer = transfer_of(ctx);
-    transfer.send_back(grads[0]);
+    transfer.start_backward(grads[0]);
     return {transfer.receiving(), {}};
   }
 };

@@ -1,4 +1,4 @@
-// Shapes: S rows that this rank sends, M rows that it receives; [S, ...] and [M, ...] have equal trailing dims.
+// Shapes: X rows that this rank sends, M rows that it receives; [X, ...] and [M, ...] have equal trailing dims.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -20,7 +20,7 @@ class RowTransfer;  // the buffers of one exchange, in row_exchange.cpp
 
 /// An exchange that was started and not waited for.
 struct PendingExchange {
-  at::Tensor placeholder;  ///< [S, ...] without memory: it carries the autograd graph, no values
+  at::Tensor placeholder;  ///< [X, ...] without memory: it carries the autograd graph, no values
   std::shared_ptr<RowTransfer> transfer;
 };
 
@@ -32,8 +32,8 @@ class RowExchange {
  public:
   RowExchange(Communicator& group, c10::Device device, Overlap overlap);
 
-  /// Starts to send `rows` [S, ...] of any dtype, sorted by destination rank; they are kept alive until wait().
-  /// `counts` add up to S and M, or the communicator throws Error. Collective over the group.
+  /// Starts to send `rows` [X, ...] of any dtype, sorted by destination rank; they are kept alive until wait().
+  /// `counts` add up to X and M, or the communicator throws Error. Collective over the group.
   PendingExchange start(const at::Tensor& rows, const RowCounts& counts);
   /// The received rows [M, ...], sorted by the rank that they came from. Throws Error if `pending` was waited for
   /// already.

@@ -100,7 +100,7 @@ void ShardedUnit::gather() {
 
 void ShardedUnit::release() {
   if (weights_are_shard_ || !gathered()) return;
-  weights_->vacate(this);
+  weights_->release(this);
   shard_is_rounded_ = false;
 #ifndef NDEBUG
   weights_->flat().variable_data().fill_(std::numeric_limits<double>::quiet_NaN());
@@ -115,7 +115,7 @@ bool ShardedUnit::gathered() const {
 void ShardedUnit::invalidate(bool rounded) {
   ENSURE(weights_, "a unit is bound before it is used");
   ENSURE(!rounded || rounded_shard().defined(), "there is no rounded shard to be up to date");
-  weights_->vacate(this);
+  weights_->release(this);
   shard_is_rounded_ = rounded;
 }
 
@@ -164,7 +164,7 @@ void ShardedUnit::reduce_grads(const at::Tensor& buffer) {
   else
     group_.reduce_scatter(sum, full);
   grad.add_(sum);
-  grads_->vacate(this);
+  grads_->release(this);
 }
 
 at::Tensor ShardedUnit::own_part(const at::Tensor& flat) const {

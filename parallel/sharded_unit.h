@@ -46,7 +46,7 @@ class ShardedUnit {
  public:
   /// `shard` and `grad` are zeros. Throws Error for a parameter without slot, or outside of its global shape.
   ShardedUnit(std::vector<UnitParam> params, Communicator& group, at::ScalarType compute_dtype, at::Device device);
-  ShardedUnit(const ShardedUnit&) = delete;  // pools know their tenants by address
+  ShardedUnit(const ShardedUnit&) = delete;  // pools know their owners by address
   ShardedUnit& operator=(const ShardedUnit&) = delete;
 
   /// Elements of the gathered unit, padding included: the size of the buffers for bind().

@@ -22,13 +22,13 @@ class ByteCommunicator : public Communicator {
   using Bytes = std::span<std::byte>;
   using ConstBytes = std::span<const std::byte>;
 
-  /// Where this rank is in a group that is split off.
+  /// The position of this rank in a group that is split off.
   struct Part {
     int color;
     int rank;                  ///< of this rank in the new group
-    std::vector<int> members;  ///< the new group's ranks, as they are numbered here, in the order that they have there
+    std::vector<int> members;  ///< ranks of this group in the order of the new one
   };
-  /// The values of every rank, in rank order. Collective over this group; all give as many.
+  /// The values of every rank, in rank order. Collective over this group; all pass equally many.
   std::vector<std::vector<int64_t>> gather_values(Collective kind, const std::vector<int64_t>& mine);
 
  private:
@@ -54,7 +54,7 @@ class ByteCommunicator : public Communicator {
   std::unique_ptr<Communicator> do_split(int color, int key, std::string name) final;
 
   Intent intent(Collective kind, const at::Tensor& tensor, int64_t detail = 0);
-  // Throws on each rank of which a peer is in another call, or is about to send it another number of bytes.
+  // Throws on each rank with a peer that is in another call, or is about to send it another number of bytes.
   void agree(Intent mine);
   void agree(Intent mine, const std::vector<int64_t>& recv_bytes, const std::vector<int64_t>& send_bytes);
   void reduce_own_part(std::byte* out, at::ScalarType out_dtype, const at::Tensor& in, Reduce op);

@@ -269,10 +269,10 @@ class NcclCommunicator final : public StackedCommunicator {
 
   /// NCCL sums in the dtype that it sends: so the narrow parts are exchanged, and summed here.
   void reduce_scatter_wider(at::Tensor& out, const at::Tensor& in) {
-    at::Tensor parts_WN = at::empty({size(), out.numel()}, in.options());
+    at::Tensor parts_Pn = at::empty({size(), out.numel()}, in.options());
     const std::vector<int64_t> one_each(size(), 1);
-    do_all_to_all(parts_WN, in.view({size(), out.numel()}), one_each, one_each);
-    sum_in_rank_order(out, parts_WN);
+    do_all_to_all(parts_Pn, in.view({size(), out.numel()}), one_each, one_each);
+    sum_in_rank_order(out, parts_Pn);
   }
 
   void do_all_reduce(at::Tensor& inout, Reduce op) override {
@@ -286,10 +286,10 @@ class NcclCommunicator final : public StackedCommunicator {
 
   /// NCCL's max and min may lose a NaN; ATen's keep it.
   void all_reduce_extreme(at::Tensor& inout, Reduce op) {
-    at::Tensor all_WN = at::empty({size(), inout.numel()}, inout.options());
-    do_all_gather(all_WN, inout);
-    const at::Tensor extreme_N = op == Reduce::max ? at::amax(all_WN, 0) : at::amin(all_WN, 0);
-    inout.copy_(extreme_N.view(inout.sizes()));
+    at::Tensor all_Pn = at::empty({size(), inout.numel()}, inout.options());
+    do_all_gather(all_Pn, inout);
+    const at::Tensor extreme_n = op == Reduce::max ? at::amax(all_Pn, 0) : at::amin(all_Pn, 0);
+    inout.copy_(extreme_n.view(inout.sizes()));
   }
 
   void do_all_to_all(at::Tensor& out, const at::Tensor& in, const std::vector<int64_t>& recv,

@@ -100,11 +100,11 @@ void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts
   ENSURE(known, "cannot reduce {} into {}", c10::toString(dtype), c10::toString(out.dtype));
 }
 
-void sum_in_rank_order(const at::Tensor& out, const at::Tensor& parts_WN) {
-  check_reducible(parts_WN.scalar_type(), out.scalar_type(), "sum_in_rank_order");
-  const at::Tensor sum_N = out.view(-1);
-  sum_N.copy_(parts_WN[0]);
-  for (int64_t rank = 1; rank < parts_WN.size(0); ++rank) sum_N.add_(parts_WN[rank]);
+void sum_in_rank_order(const at::Tensor& out, const at::Tensor& parts_Pn) {
+  check_reducible(parts_Pn.scalar_type(), out.scalar_type(), "sum_in_rank_order");
+  const at::Tensor sum_n = out.view(-1);
+  sum_n.copy_(parts_Pn[0]);
+  for (int64_t rank = 1; rank < parts_Pn.size(0); ++rank) sum_n.add_(parts_Pn[rank]);
 }
 
 }  // namespace olmoe

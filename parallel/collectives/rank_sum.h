@@ -1,4 +1,4 @@
-// Shapes: W ranks, N elements of a part.
+// Shapes: P ranks, n elements of a part.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -27,8 +27,8 @@ struct HostArray {
 /// check_reducible() refuses.
 void reduce_in_rank_order(HostArray out, std::span<const std::byte* const> parts, at::ScalarType dtype, Reduce op);
 
-/// The same for sum and the rows of parts_WN, on any device: out, of N elements. Throws Error for dtypes that
+/// The same for sum and the rows of parts_Pn, on any device: out [n]. Throws Error for dtypes that
 /// check_reducible() refuses.
-void sum_in_rank_order(const at::Tensor& out, const at::Tensor& parts_WN);
+void sum_in_rank_order(const at::Tensor& out, const at::Tensor& parts_Pn);
 
 }  // namespace olmoe

@@ -29,7 +29,7 @@ Environment copy_environment();
 
 /// The rendezvous that torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) or else srun (SLURM_PROCID,
 /// SLURM_STEP_NUM_TASKS, SLURM_STEP_NODELIST) describes; none if neither started more than one rank. Throws ConfigError
-/// that names a variable which is missing or no number, and if only one of RANK and WORLD_SIZE is set and it implies
+/// that names a variable that is missing or not a number, and if only one of RANK and WORLD_SIZE is set and it implies
 /// several ranks.
 std::optional<Rendezvous> find_rendezvous(const Environment& environment);
 

@@ -227,7 +227,7 @@ class StoreCommunicator final : public ByteCommunicator {
   }
 
   std::unique_ptr<Communicator> make_part(const Part& part, std::string name) override {
-    // All ranks of this group have made as many splits.
+    // All ranks of this group have made the same number of splits.
     std::string path = fmt::format("{}{}.{}/", path_, splits_++, part.color);
     return std::make_unique<StoreCommunicator>(job_, std::move(path), std::move(name), part.rank,
                                                static_cast<int>(part.members.size()));

@@ -186,7 +186,7 @@ TEST_CASE("pooled units: saved graphs stay valid, gradients accumulate over micr
     const int64_t n = first.unit.flat_numel();
     Pools pools(n);
     first.unit.bind(pools.weights.range(0, n), pools.grads.range(0, n));
-    // Overlaps the first by half: whoever gathers last ends the other's tenancy.
+    // Overlaps the first by half: the unit that gathers last owns the buffer.
     second.unit.bind(pools.weights.range(n / 2, n), pools.grads.range(n / 2, n));
     ENSURE(!first.unit.rounded_shard().defined(), "another unit may take this memory");
     first.initialise();
@@ -284,7 +284,7 @@ TEST_CASE("gradients that will be stored are not zeroed, all others are") {
 }
 
 TEST_CASE("bfloat16 weights accumulate float32 gradients") {
-  // bfloat16 cannot hold 1 + 2^-12: it comes out only if nothing rounds on the way.
+  // bfloat16 cannot hold 1 + 2^-12: the result has it only if nothing is rounded before.
   run_ranks(2, [](Communicator& world) {
     at::Tensor w;
     ShardedUnit unit({{"w", {3}, {3}, 0, &w}}, world, at::kBFloat16, at::kCPU);
