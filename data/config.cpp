@@ -11,8 +11,7 @@ namespace {
 
 constexpr int64_t kMaxListBytes = 32 << 20;
 
-/// Without white space at both ends: lists are edited by hand, also on systems that end lines with
-/// \r\n.
+/// `text` without white space at both ends. Lists may have lines that end in \r\n.
 std::string trimmed(const std::string& text) {
   constexpr const char* kWhitespace = " \t\r\n";
   const size_t first = text.find_first_not_of(kWhitespace);

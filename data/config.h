@@ -13,7 +13,7 @@ struct EnumNames<TokenDtype> {
   static constexpr std::array names{"uint16", "uint32"};
 };
 
-/// What of the training tokens is compared when a run goes on.
+/// What of the training tokens is compared when a run resumes.
 enum class DataVerify { sample, full };
 
 template <>
@@ -37,29 +37,27 @@ struct DataConfig {
   void fields(V& v) {
     v("paths", paths, "header-less token files, in order");
     v("paths_file", paths_file,
-      "text file with one token file a line, appended to paths; relative to the config file that names it");
-    v("root", root, "folder that relative token paths of files start from; empty: the working directory");
+      "text file with one token file per line, appended to paths; relative to the config file that names it");
+    v("root", root, "folder that relative token paths in files start from; empty: the working directory");
     v("dtype", dtype, "type of a stored token id");
-    v("sequence_length", sequence_length, {2, 1 << 24}, "tokens of an instance, S");
+    v("sequence_length", sequence_length, {2, 1 << 24}, "tokens of a sequence, S");
     v("synthetic", synthetic, "train on generated tokens, without any file");
     v("check_ids", check_ids,
-      "read every token and every table of documents (NAME.csv.gz beside NAME.npy) at start, and "
-      "refuse ids outside the vocabulary and files whose table counts other tokens; false: look at "
-      "samples at start, and at each id as it is used");
+      "read every token and every document table (NAME.csv.gz beside NAME.npy) at start, and refuse ids outside the "
+      "vocabulary and files whose table has another number of tokens; false: check samples at start, and each id when "
+      "it is used");
     v("verify", verify,
-      "how a run that goes on knows its training tokens again; sample: names, sizes, and files of "
-      "up to 64 KiB whole, of larger ones 16 blocks of 4 KiB; full: every byte, read at every start");
-    v("prefetch", prefetch, {1, 1024}, "micro-batches prepared ahead by the loader's thread");
+      "what of the training data is compared when a run resumes; sample: names, sizes, all of files up to 64 KiB, 16 "
+      "blocks of 4 KiB of larger ones; full: every byte, read at every start");
+    v("prefetch", prefetch, {1, 1024}, "micro-batches that the data loader prepares ahead");
   }
 };
 
-/// The token files that a list names, one a line, without blank lines and # comments; relative ones
-/// start from `root`. They need not exist. Throws ConfigError naming the list, and the line of a path
-/// that cannot be used.
+/// The token files of a list: one per line, without blank lines and # comments; relative ones are below `root`. They
+/// need not exist. Throws ConfigError with the list, and with the line of an invalid path.
 std::vector<std::string> read_path_list(const std::string& list, const std::string& root);
 
-/// Those of `paths` that are no regular file, in order. Never throws on account of a file: for a
-/// dry run.
+/// The `paths` that are not regular files, in order. Does not throw for a file, whatever is wrong with it.
 std::vector<std::string> missing_files(const std::vector<std::string>& paths);
 
 }  // namespace olmoe

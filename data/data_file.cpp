@@ -28,7 +28,7 @@ FileDescriptor open_regular(const std::string& path) {
   }
 }
 
-/// ENOMEM is what mmap(2) says of too many mappings too.
+/// mmap(2) fails with ENOMEM for too many mappings too.
 std::string limits_of_mappings(int error) {
   return error == ENOMEM ? "; a process may have as many mappings as sysctl vm.max_map_count says, "
                            "and as much address space as ulimit -v"
@@ -53,8 +53,7 @@ DataFile::~DataFile() {
 
 DataFile::State DataFile::state() const {
   struct stat info;
-  if (::fstat(file_.fd(), &info) != 0)
-    throw DataError(fmt::format("{}: cannot be looked at: {}", path_, std::strerror(errno)));
+  if (::fstat(file_.fd(), &info) != 0) throw DataError(fmt::format("{}: cannot stat: {}", path_, std::strerror(errno)));
   return {info.st_size, info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec};
 }
 
@@ -67,8 +66,8 @@ void DataFile::read(int64_t offset, std::span<std::byte> out) const {
   const int64_t now_bytes = state().size_bytes;
   if (mapped && now_bytes >= offset + size_bytes)
     throw DataError(
-        fmt::format("{}: cannot read {} bytes at byte {}: the disk or its server fails", path_, size_bytes, offset));
-  throw DataError(fmt::format("{}: ends at byte {}, {} bytes too early; it was cut while this run reads it", path_,
+        fmt::format("{}: cannot read {} bytes at byte {}: the disk or its server failed", path_, size_bytes, offset));
+  throw DataError(fmt::format("{}: ends at byte {}, {} bytes too early; it was truncated during this run", path_,
                               now_bytes, offset + size_bytes - now_bytes));
 }
 

@@ -14,7 +14,7 @@
 namespace olmoe {
 namespace {
 
-Batch micro_batch(const InstanceSource& source, const DataLoader::Plan& plan, int64_t step, int64_t accumulation_step) {
+Batch micro_batch(const SequenceSource& source, const DataLoader::Plan& plan, int64_t step, int64_t accumulation_step) {
   const auto [first, count] = plan.batches.sequences_of(plan.rank, accumulation_step);
   return make_batch(source, step * plan.batches.global_batch + first, count);
 }
@@ -22,7 +22,7 @@ Batch micro_batch(const InstanceSource& source, const DataLoader::Plan& plan, in
 }  // namespace
 
 struct DataLoader::State {
-  State(std::shared_ptr<const InstanceSource> from, Plan how, int64_t first_step) : source(std::move(from)), plan(how) {
+  State(std::shared_ptr<const SequenceSource> from, Plan how, int64_t first_step) : source(std::move(from)), plan(how) {
     thread = start_thread<std::jthread>("the thread of the data loader",
                                         [this, first_step](std::stop_token stop) { produce(stop, first_step); });
   }
@@ -39,17 +39,17 @@ struct DataLoader::State {
     }
   }
 
-  /// Waits for room. False once the loader is being destroyed.
+  /// Waits for space in the queue. False if the loader is being destroyed.
   bool push(Batch batch, std::stop_token stop) {
     std::unique_lock lock(mutex);
-    const auto has_room = [this] { return std::ssize(ready) < plan.prefetch; };
-    if (!changed.wait(lock, stop, has_room)) return false;
+    const auto has_space = [this] { return std::ssize(ready) < plan.prefetch; };
+    if (!changed.wait(lock, stop, has_space)) return false;
     ready.push_back(std::move(batch));
     changed.notify_all();
     return true;
   }
 
-  /// What was prepared before the thread failed is still handed out, in order.
+  /// Batches that were prepared before the thread failed are returned first, in order.
   Batch pop() {
     std::unique_lock lock(mutex);
     changed.wait(lock, [this] { return !ready.empty() || error; });
@@ -60,16 +60,16 @@ struct DataLoader::State {
     return batch;
   }
 
-  const std::shared_ptr<const InstanceSource> source;
+  const std::shared_ptr<const SequenceSource> source;
   const Plan plan;
   std::mutex mutex;
   std::condition_variable_any changed;
   std::deque<Batch> ready;
   std::exception_ptr error;
-  std::jthread thread;  // last: stopped and joined before anything it uses goes away
+  std::jthread thread;  // last: stopped and joined before what it uses is destroyed
 };
 
-DataLoader::DataLoader(std::shared_ptr<const InstanceSource> source, Plan plan, int64_t first_step) {
+DataLoader::DataLoader(std::shared_ptr<const SequenceSource> source, Plan plan, int64_t first_step) {
   const auto& batches = plan.batches;
   ENSURE(batches.global_batch >= 1 && batches.micro_batch >= 1, "global batch {} and micro-batch {} in sequences",
          batches.global_batch, batches.micro_batch);

@@ -9,35 +9,34 @@
 
 namespace olmoe {
 
-/// Where instances come from: position in the endless shuffled stream in, S token ids out.
-/// Thread-safe, no state.
-class InstanceSource {
+/// An endless stream of sequences, addressed by position. Thread-safe and stateless.
+class SequenceSource {
  public:
-  virtual ~InstanceSource() = default;
+  virtual ~SequenceSource() = default;
   virtual int64_t sequence_length() const = 0;
-  /// Instances of one epoch.
-  virtual int64_t num_instances() const = 0;
-  /// Fills `out`, sequence_length() ids, with the instance at `position` >= 0.
+  /// Sequences of one epoch.
+  virtual int64_t num_sequences() const = 0;
+  /// Fills `out`, sequence_length() ids, with the sequence at `position` >= 0.
   virtual void read(int64_t position, std::span<int64_t> out) const = 0;
-  /// Hashes over what decides what read() gives, as data/fingerprint.h compares them on resume.
+  /// A hash of everything that read() depends on, as data/fingerprint.h compares it when a run resumes.
   virtual std::string fingerprint() const = 0;
 };
 
 class TokenDataset;
-/// Files in seeded random order; shuffle false reads them in order (evaluation). `all_bytes` is a
-/// hash of all that the files hold, for the fingerprint; empty: samples must do.
-std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset, uint64_t seed,
+/// The sequences of files, shuffled anew in each epoch by `seed`, or in order if not `shuffle` (evaluation).
+/// `all_bytes`: a hash of all bytes of the files, for the fingerprint; empty: it has that of samples only.
+std::unique_ptr<SequenceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset, uint64_t seed,
                                                  bool shuffle, const std::string& all_bytes = {});
-/// Generated tokens that can be learned: each id follows from the one before by a seeded rule, one
-/// in eight is random. Endless: one epoch.
-std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size, uint64_t seed);
+/// Generated tokens that a model can learn: a seeded rule gives the successor of each id, one id in eight is random.
+/// Endless: one epoch. Throws Error for a length or vocabulary below 1.
+std::unique_ptr<SequenceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size, uint64_t seed);
 
-/// One micro-batch: instances [position, position + count) of the stream. count may be 0, which
-/// gives [0, S] tensors.
-Batch make_batch(const InstanceSource& source, int64_t position, int64_t count);
+/// A micro-batch of the sequences [position, position + count) of the stream, on the CPU. count may be 0: [0, S]
+/// tensors.
+Batch make_batch(const SequenceSource& source, int64_t position, int64_t count);
 
-/// Prepares the micro-batches of this rank ahead of time, on a thread of its own. Step s, the first is 0, covers
-/// positions [s*global_batch, (s+1)*global_batch) of the stream.
+/// Prepares the micro-batches of this rank ahead of time, on its own thread. Optimizer step s, counted from 0, takes
+/// positions [s * global_batch, (s + 1) * global_batch) of the stream.
 class DataLoader {
  public:
   struct Plan {
@@ -45,11 +44,12 @@ class DataLoader {
     int rank;
     int64_t prefetch;  ///< micro-batches kept ready
   };
-  /// Starts at step `first_step`, which is all that a resumed run needs to know.
-  DataLoader(std::shared_ptr<const InstanceSource> source, Plan plan, int64_t first_step);
+  /// Starts at step `first_step`: a run resumes with no other state. Throws Error for a plan out of range, ConfigError
+  /// if the thread cannot be started.
+  DataLoader(std::shared_ptr<const SequenceSource> source, Plan plan, int64_t first_step);
   ~DataLoader();
-  /// The next micro-batch of this rank, in order of (step, accumulation step); one with B = 0 where the rank has none.
-  /// Rethrows what the thread threw.
+  /// The next micro-batch of this rank, in order of (step, accumulation step); B = 0 if the rank has none. Rethrows
+  /// what the thread threw.
   Batch next();
 
  private:

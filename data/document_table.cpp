@@ -12,13 +12,13 @@
 namespace olmoe {
 namespace {
 
-/// Reads rows of RFC 4180 in pieces and keeps the second field of the last one.
+/// Parses CSV (RFC 4180) chunk by chunk and keeps the second field of the last row.
 class LastEnd {
  public:
   void read(std::string_view text) {
     for (const char c : text) {
       if (c == '"')
-        quoted_ = !quoted_;  // a doubled one inside a field leaves things as they were
+        quoted_ = !quoted_;  // a doubled quote inside a field toggles twice
       else if (quoted_)
         continue;
       else if (c == '\n')
@@ -32,7 +32,7 @@ class LastEnd {
     }
   }
 
-  /// Of the whole table; nullopt: it has no row, or a row without a number there.
+  /// The field at the end of the table; nullopt if there is no row, or a row without a number in that field.
   std::optional<int64_t> finish() {
     end_row();
     return good_ && !quoted_ ? last_ : std::nullopt;
@@ -70,7 +70,7 @@ std::string table_path(const std::string& token_path) {
 }
 
 std::optional<int64_t> tokens_in_table(const std::string& token_path) {
-  constexpr unsigned kPieceBytes = 1 << 18;
+  constexpr unsigned kChunkBytes = 1 << 18;
   const auto path = table_path(token_path);
   std::error_code unknown;
   if (!std::filesystem::exists(path, unknown) && !unknown) return std::nullopt;
@@ -78,18 +78,18 @@ std::optional<int64_t> tokens_in_table(const std::string& token_path) {
     return DataError(fmt::format("{}: {}; tokenize again, or move it away if {} is right", path, what, token_path));
   };
   const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(::gzopen(path.c_str(), "rb"), ::gzclose);
-  if (!file) throw problem("the table of documents cannot be opened");
-  ::gzbuffer(file.get(), kPieceBytes);
-  std::vector<char> piece(kPieceBytes);
+  if (!file) throw problem("the document table cannot be opened");
+  ::gzbuffer(file.get(), kChunkBytes);
+  std::vector<char> chunk(kChunkBytes);
   LastEnd last;
   int count = 0;
-  while ((count = ::gzread(file.get(), piece.data(), kPieceBytes)) > 0)
-    last.read({piece.data(), static_cast<size_t>(count)});
+  while ((count = ::gzread(file.get(), chunk.data(), kChunkBytes)) > 0)
+    last.read({chunk.data(), static_cast<size_t>(count)});
   int code = Z_OK;
-  ::gzerror(file.get(), &code);  // a file that is cut short gives no error of gzread
-  if (count < 0 || code != Z_OK) throw problem("the table of documents is damaged or cut short");
+  ::gzerror(file.get(), &code);  // gzread reports no error for a truncated file
+  if (count < 0 || code != Z_OK) throw problem("the document table is damaged or cut short");
   const auto end = last.finish();
-  if (!end) throw problem("is no table of documents with rows of start,end,id,source,line");
+  if (!end) throw problem("is not a document table with rows of start,end,id,source,line");
   return end;
 }
 

@@ -8,9 +8,9 @@
 
 namespace olmoe {
 
-/// The bytes by which a token file is judged at start and known again later: all of a file of up to
-/// 64 KiB; of a larger one 16 blocks of 4 KiB, evenly spaced from its first byte to its last. A
-/// change between the blocks is not seen.
+/// The bytes of a token file that are checked at start and compared when a run resumes: all of a file up to 64 KiB; of
+/// a larger one 16 blocks of 4 KiB, evenly spaced from its first byte to its last. A change between the blocks is not
+/// detected.
 struct FileSample {
   struct Block {
     int64_t offset;

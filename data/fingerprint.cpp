@@ -29,14 +29,12 @@ FingerprintComparison compare_fingerprints(const std::string& checkpoint, const 
   if (before.all_bytes.empty() && now.all_bytes.empty()) return {true, ""};
   if (before.all_bytes.empty())
     return {true,
-            "data.verify: full, but the checkpoint was saved with sample: only samples of its "
-            "training tokens could be "
-            "compared; the next checkpoint holds the hash of all bytes"};
+            "data.verify: full, but the checkpoint was saved with sample: only samples of the training tokens were "
+            "compared; the next checkpoint will have the hash of all bytes"};
   if (now.all_bytes.empty())
     return {true,
-            "data.verify: sample, but the checkpoint was saved with full: only samples of the "
-            "training tokens were "
-            "compared, and the next checkpoint holds no hash of all bytes"};
+            "data.verify: sample, but the checkpoint was saved with full: only samples of the training tokens were "
+            "compared; the next checkpoint will have no hash of all bytes"};
   return {before.all_bytes == now.all_bytes, ""};
 }
 

@@ -3,12 +3,12 @@
 
 namespace olmoe {
 
-/// What a checkpoint says of the training tokens: the hash of samples of all files and, with
-/// data.verify: full, that of all bytes too ("<samples>+full:<bytes>").
+/// The fingerprint of the training tokens in a checkpoint: the hash of samples of all files and, with data.verify:
+/// full, the hash of all bytes ("<samples>+full:<bytes>").
 std::string join_fingerprint(const std::string& samples, const std::string& all_bytes);
 
-/// Whether the tokens of a checkpoint are those of a run. All bytes are compared where both have
-/// their hash; else the samples are, and `note` says what that leaves open.
+/// Whether a checkpoint and a run have the same training tokens. The hashes of all bytes are compared if both have one;
+/// else those of samples, and `note` warns that no more was compared.
 struct FingerprintComparison {
   bool same;
   std::string note;

@@ -8,7 +8,7 @@
 namespace olmoe {
 namespace {
 
-/// Empty for a kind that may be raw ids, or is text.
+/// Empty for text, and for a kind that raw ids may look like.
 std::string_view problem_of(FileKind kind) {
   switch (kind) {
     case FileKind::numpy:
@@ -34,7 +34,7 @@ std::string_view problem_of(FileKind kind) {
     case FileKind::hdf5:
       return "is an HDF5 file; save its ids as raw bytes (tofile)";
     case FileKind::megatron_index:
-      return "is the index of a Megatron data set; its tokens lie in the .bin file beside it";
+      return "is the index of a Megatron data set; its tokens are in the .bin file beside it";
     case FileKind::other:
     case FileKind::web_page:
     case FileKind::pickle:
@@ -44,8 +44,8 @@ std::string_view problem_of(FileKind kind) {
   return {};
 }
 
-/// Length of the UTF-8 sequence that begins with `lead`; 0: none does.
-size_t sequence_length(uint8_t lead) {
+/// Bytes of the UTF-8 character that begins with `lead`; 0 if none does.
+size_t character_bytes(uint8_t lead) {
   if (lead < 0x80) return 1;
   if (lead >= 0xc2 && lead < 0xe0) return 2;
   if (lead >= 0xe0 && lead < 0xf0) return 3;
@@ -56,13 +56,13 @@ bool is_control(uint8_t byte) {
   return byte == 0x7f || (byte < 0x20 && byte != '\t' && byte != '\n' && byte != '\r' && byte != '\f');
 }
 
-/// The last character may be cut.
+/// True for UTF-8 without control characters; the last character may be incomplete.
 bool is_text(std::string_view bytes) {
   constexpr size_t kLeast = 128;
   if (bytes.size() < kLeast) return false;
   for (size_t i = 0; i < bytes.size();) {
     const auto lead = static_cast<uint8_t>(bytes[i]);
-    const size_t length = sequence_length(lead);
+    const size_t length = character_bytes(lead);
     if (length == 0 || is_control(lead)) return false;
     for (size_t j = i + 1; j < std::min(i + length, bytes.size()); ++j)
       if ((static_cast<uint8_t>(bytes[j]) & 0xc0) != 0x80) return false;

@@ -7,7 +7,7 @@
 namespace olmoe {
 namespace {
 
-/// Ids at one place of every eight bytes.
+/// Statistics of the ids at one offset within every eight bytes.
 struct Column {
   int64_t count = 0, zeros = 0;
   uint32_t largest = 0;
@@ -43,14 +43,14 @@ bool is_upper(const Column& column) { return column.largest <= kLargestUpper && 
 }  // namespace
 
 int64_t wider_id_bytes(const FileSample& sample, int64_t id_bytes) {
-  constexpr int64_t kLeastPieces = 16;  // of eight bytes
+  constexpr int64_t kMinGroups = 16;  // of eight bytes
   if (id_bytes == 4) {
     const auto columns = columns_of<uint32_t>(sample);
-    const bool wide = columns[0].count >= kLeastPieces && columns[0].largest > kLargestUpper && columns[1].largest == 0;
+    const bool wide = columns[0].count >= kMinGroups && columns[0].largest > kLargestUpper && columns[1].largest == 0;
     return wide ? 8 : 0;
   }
   const auto columns = columns_of<uint16_t>(sample);
-  const bool wide = columns[0].count >= kLeastPieces && columns[0].largest > kLargestUpper && is_upper(columns[1]) &&
+  const bool wide = columns[0].count >= kMinGroups && columns[0].largest > kLargestUpper && is_upper(columns[1]) &&
                     is_upper(columns[3]);
   if (!wide) return 0;
   return columns[2].largest == 0 && columns[3].largest == 0 ? 8 : 4;

@@ -32,7 +32,7 @@ auto for_id_type(TokenDtype dtype, F&& f) {
   return dtype == TokenDtype::uint16 ? f.template operator()<uint16_t>() : f.template operator()<uint32_t>();
 }
 
-/// Size of a file of whole ids and of no other format; DataError otherwise.
+/// The size of a file of whole ids. Throws DataError for other sizes and known other formats.
 int64_t checked_size(const DataFile& file, const std::string& path, TokenDtype dtype) {
   constexpr int64_t kHeadBytes = 4096;
   const int64_t size = file.state().size_bytes;
@@ -43,14 +43,13 @@ int64_t checked_size(const DataFile& file, const std::string& path, TokenDtype d
     throw DataError(fmt::format("{}: {}", path, problem));
   if (size % id_bytes(dtype) != 0)
     throw DataError(
-        fmt::format("{}: {} bytes are no multiple of {}, the size of a {} id; check data.dtype, or "
-                    "the file is cut short",
+        fmt::format("{}: {} bytes are not a multiple of {}, the size of a {} id; check data.dtype, or the file is "
+                    "cut short",
                     path, size, id_bytes(dtype), id_name(dtype)));
   return size;
 }
 
-/// Index of the first id >= vocab_size, or -1. Blocks of fixed length, so that the inner maximum
-/// becomes vector code.
+/// Index of the first id >= vocab_size, or -1. Blocks of fixed length let the compiler vectorize the inner maximum.
 template <class Id>
 int64_t first_outside(std::span<const Id> ids, int64_t vocab_size) {
   constexpr size_t kBlock = 1024;
@@ -65,14 +64,14 @@ int64_t first_outside(std::span<const Id> ids, int64_t vocab_size) {
   return found == ids.end() ? -1 : found - ids.begin();
 }
 
-/// What to do about ids that lie `bytes` bytes apart.
+/// What to do about a file of ids of `bytes` bytes.
 std::string width_advice(int64_t bytes) {
   if (bytes == 2) return "its ids are 2 bytes wide: set data.dtype: uint16";
   if (bytes == 4) return "its ids are 4 bytes wide: set data.dtype: uint32";
   return fmt::format("its ids are {} bytes wide, which no data.dtype reads: tokenize again", bytes);
 }
 
-/// Throws DataError naming the problems, the first of them in words.
+/// Throws DataError with the first kListedProblems problems and the number of others.
 void throw_problems(const std::vector<std::string>& problems, size_t num_files) {
   if (problems.empty()) return;
   std::string text = fmt::format("{} of {} token files cannot be used:", problems.size(), num_files);
@@ -82,7 +81,7 @@ void throw_problems(const std::vector<std::string>& problems, size_t num_files) 
   throw DataError(text);
 }
 
-/// Runs f and keeps the text of its DataError.
+/// Runs f and adds the text of its DataError to `problems`.
 template <class F>
 void collect_problem(std::vector<std::string>& problems, F&& f) {
   try {
@@ -94,9 +93,9 @@ void collect_problem(std::vector<std::string>& problems, F&& f) {
 
 void hash_number(Hasher& hasher, int64_t number) { hasher.update(std::as_bytes(std::span(&number, 1))); }
 
-/// Half of what this process may open: the other half is for all else.
+/// Token files to keep open: half of what this process may open, the rest is for others.
 int64_t most_kept_files() {
-  constexpr int64_t kMostMappings = 16'384;  // a quarter of what Linux lets a process have
+  constexpr int64_t kMostMappings = 16'384;  // a quarter of the mappings that Linux allows a process
   return std::min(open_file_limit() / 2, kMostMappings);
 }
 
@@ -124,21 +123,20 @@ std::shared_ptr<const DataFile> TokenFile::open() const {
   return kept_ ? kept_ : std::make_shared<const DataFile>(path_);
 }
 
-/// A new time of modification alone proves nothing: some touch their files so that no clean-up
-/// removes them.
+/// A new time of modification alone is accepted if the sample is unchanged: files are touched to keep them from being
+/// cleaned up.
 void TokenFile::check_unchanged(const DataFile& file) const {
   const auto now = file.state();
   constexpr std::string_view kAdvice =
-      "a run must find its tokens as they were when it began: put the file back, then start again "
-      "to go on from the "
-      "newest checkpoint";
+      "training data must not change during a run: restore the file, then start again to resume from the newest "
+      "checkpoint";
   if (now.size_bytes != size_bytes())
     throw DataError(fmt::format("{}: had {} bytes when this run began and has {} now; {}", path_, size_bytes(),
                                 now.size_bytes, kAdvice));
   const std::lock_guard lock(mutex_);
   if (now.modified_ns == modified_ns_ || sample_hash_.empty()) return;
   if (sample_hash(FileSample::read(file, size_bytes())) != sample_hash_)
-    throw DataError(fmt::format("{}: its tokens were changed since this run began; {}", path_, kAdvice));
+    throw DataError(fmt::format("{}: its tokens changed since this run began; {}", path_, kAdvice));
   modified_ns_ = now.modified_ns;
 }
 
@@ -153,7 +151,7 @@ void TokenFile::check_ids(std::span<const Id> ids, int64_t first) const {
       path_, ids[static_cast<size_t>(at)], first + at, (first + at) * id_bytes(dtype_), vocab_size_, id_name(dtype_)));
 }
 
-void TokenFile::judge_sample(Hasher& hasher) {
+void TokenFile::check_sample(Hasher& hasher) {
   const auto file = open();
   check_unchanged(*file);
   const auto sample = FileSample::read(*file, size_bytes());
@@ -162,14 +160,14 @@ void TokenFile::judge_sample(Hasher& hasher) {
   hash_number(hasher, static_cast<int64_t>(name.size()));
   hasher.update(std::as_bytes(std::span(name)));
   hash_number(hasher, size_bytes());
-  hash_number(hasher, num_tokens_);  // of 2 or of 4 bytes
+  hash_number(hasher, num_tokens_);  // differs between 2-byte and 4-byte ids
   sample.hash(hasher);
   if (const auto bytes = wider_id_bytes(sample, id_bytes(dtype_)); bytes > 0)
-    throw DataError(fmt::format("{}: read as {}, every second id is the empty upper half of another; {}", path_,
+    throw DataError(fmt::format("{}: read as {}, every second id is the zero upper half of another; {}", path_,
                                 id_name(dtype_), width_advice(bytes)));
   for_id_type(dtype_, [&]<class Id>() {
     for (const auto& block : sample.blocks) {
-      // The first whole id of the block.
+      // The index of the first whole id of the block.
       const int64_t first = ceil_div(block.offset, id_bytes(dtype_));
       const auto bytes = std::span(block.bytes).subspan(static_cast<size_t>(first * id_bytes(dtype_) - block.offset));
       std::vector<Id> ids(bytes.size() / sizeof(Id));
@@ -196,26 +194,27 @@ void TokenFile::read(int64_t first, std::span<int64_t> out) const {
 void TokenFile::check_table() const {
   const auto counted = tokens_in_table(path_);
   if (!counted || *counted == num_tokens_) return;
-  std::string advice = num_tokens_ < *counted ? "the file is cut short, or the table is of another file"
-                                              : "the table is cut short or of another file, or its writer was stopped";
+  std::string advice = num_tokens_ < *counted
+                           ? "the file is cut short, or the table is of another file"
+                           : "the table is cut short or of another file, or its writer was interrupted";
   for (const int64_t bytes : {2, 4, 8})
     if (*counted * bytes == size_bytes()) advice = width_advice(bytes);
-  throw DataError(fmt::format("{}: holds {} {} ids, but its table {} counts {} tokens: {}", path_, num_tokens_,
+  throw DataError(fmt::format("{}: has {} {} ids, but its table {} counts {} tokens: {}", path_, num_tokens_,
                               id_name(dtype_), table_path(path_), *counted, advice));
 }
 
 std::string TokenFile::read_all() const {
-  constexpr int64_t kPieceBytes = 1 << 18;
+  constexpr int64_t kChunkBytes = 1 << 18;
   check_table();
   const DataFile file(path_);
   file.advise(DataFile::Access::sequential);
   check_unchanged(file);
   Hasher hasher;
   for_id_type(dtype_, [&]<class Id>() {
-    std::vector<Id> piece(static_cast<size_t>(std::min<int64_t>(num_tokens_, kPieceBytes / id_bytes(dtype_))));
-    for (int64_t first = 0; first < num_tokens_; first += std::ssize(piece)) {
+    std::vector<Id> chunk(static_cast<size_t>(std::min<int64_t>(num_tokens_, kChunkBytes / id_bytes(dtype_))));
+    for (int64_t first = 0; first < num_tokens_; first += std::ssize(chunk)) {
       const auto ids =
-          std::span(piece).first(static_cast<size_t>(std::min<int64_t>(std::ssize(piece), num_tokens_ - first)));
+          std::span(chunk).first(static_cast<size_t>(std::min<int64_t>(std::ssize(chunk), num_tokens_ - first)));
       file.read(first * id_bytes(dtype_), std::as_writable_bytes(ids));
       hasher.update(std::as_bytes(ids));
       check_ids(std::span<const Id>(ids), first);
@@ -237,23 +236,23 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dty
       files_.emplace_back(path, dtype, vocab_size, kept);
     });
   throw_problems(problems, paths.size());
-  judge_samples();
+  check_samples();
 
-  first_instance_.push_back(0);
+  first_sequence_.push_back(0);
   for (const TokenFile& file : files_)
-    first_instance_.push_back(first_instance_.back() + file.num_tokens() / sequence_length);
-  if (num_instances() == 0)
+    first_sequence_.push_back(first_sequence_.back() + file.num_tokens() / sequence_length);
+  if (num_sequences() == 0)
     throw DataError(
         fmt::format("no token file ({} in all, the first is {}) holds a whole sequence of {} "
                     "tokens; lower data.sequence_length or add data",
                     files_.size(), files_[0].path(), sequence_length));
 }
 
-void TokenDataset::judge_samples() {
+void TokenDataset::check_samples() {
   Hasher hasher;
   hash_number(hasher, sequence_length_);
   std::vector<std::string> problems;
-  for (TokenFile& file : files_) collect_problem(problems, [&] { file.judge_sample(hasher); });
+  for (TokenFile& file : files_) collect_problem(problems, [&] { file.check_sample(hasher); });
   throw_problems(problems, files_.size());
   fingerprint_ = hasher.hex();
 }
@@ -266,19 +265,19 @@ std::vector<std::string> TokenDataset::read_all(int part, int parts) const {
   return hashes;
 }
 
-int64_t TokenDataset::num_instances() const { return first_instance_.back(); }
+int64_t TokenDataset::num_sequences() const { return first_sequence_.back(); }
 
-int64_t TokenDataset::num_tokens() const { return num_instances() * sequence_length_; }
+int64_t TokenDataset::num_tokens() const { return num_sequences() * sequence_length_; }
 
-void TokenDataset::read(int64_t instance, std::span<int64_t> out) const {
-  ENSURE(instance >= 0 && instance < num_instances(), "instance {} of {}", instance, num_instances());
+void TokenDataset::read(int64_t sequence, std::span<int64_t> out) const {
+  ENSURE(sequence >= 0 && sequence < num_sequences(), "sequence {} of {}", sequence, num_sequences());
   ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}", out.size(),
          sequence_length_);
-  // The last file that begins at or before the instance: files without a whole sequence begin where
-  // the next does.
-  const auto after = std::upper_bound(first_instance_.begin(), first_instance_.end(), instance);
-  const auto file = static_cast<size_t>(after - first_instance_.begin() - 1);
-  files_[file].read((instance - first_instance_[file]) * sequence_length_, out);
+  // The last file that begins at or before the sequence. A file without a whole sequence begins where the next one
+  // does.
+  const auto after = std::upper_bound(first_sequence_.begin(), first_sequence_.end(), sequence);
+  const auto file = static_cast<size_t>(after - first_sequence_.begin() - 1);
+  files_[file].read((sequence - first_sequence_[file]) * sequence_length_, out);
 }
 
 }  // namespace olmoe

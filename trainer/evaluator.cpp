@@ -17,7 +17,7 @@ Evaluator::Evaluator(const Config& config, Communicator& world) {
       auto dataset =
           std::make_shared<TokenDataset>(sets[i].paths, data.dtype, data.sequence_length, config.model.vocab_size);
       if (i % ranks == rank) dataset->read_all();
-      const int64_t all = dataset->num_instances(), most = config.evaluation.max_sequences;
+      const int64_t all = dataset->num_sequences(), most = config.evaluation.max_sequences;
       tasks_.push_back(
           std::make_unique<HeldOutLoss>(sets[i].name, make_file_source(std::move(dataset), 0, /*shuffle=*/false),
                                         most > 0 ? std::min(most, all) : all, config.train.micro_batch_size));

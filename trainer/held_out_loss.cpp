@@ -9,7 +9,7 @@
 
 namespace olmoe {
 
-HeldOutLoss::HeldOutLoss(std::string name, std::shared_ptr<const InstanceSource> source, int64_t sequences,
+HeldOutLoss::HeldOutLoss(std::string name, std::shared_ptr<const SequenceSource> source, int64_t sequences,
                          int64_t micro_batch)
     : name_(std::move(name)), source_(std::move(source)), sequences_(sequences), micro_batch_(micro_batch) {}
 

@@ -11,7 +11,7 @@ namespace olmoe {
 class HeldOutLoss final : public EvalTask {
  public:
   /// The first `sequences` of `source`, in micro-batches of `micro_batch` sequences.
-  HeldOutLoss(std::string name, std::shared_ptr<const InstanceSource> source, int64_t sequences, int64_t micro_batch);
+  HeldOutLoss(std::string name, std::shared_ptr<const SequenceSource> source, int64_t sequences, int64_t micro_batch);
   const std::string& name() const override { return name_; }
   std::string fingerprint() const override;
   std::optional<std::vector<EvalResult>> run(StageRunner& runner, Communicator& world,
@@ -19,7 +19,7 @@ class HeldOutLoss final : public EvalTask {
 
  private:
   std::string name_;
-  std::shared_ptr<const InstanceSource> source_;
+  std::shared_ptr<const SequenceSource> source_;
   int64_t sequences_, micro_batch_;
 };
 

@@ -120,12 +120,12 @@ std::string sample_file(const std::filesystem::path& path) {
   return fmt::format("{} bytes, hash {}", size, hasher.hex());
 }
 
-StartFact training_tokens_fact(const Config& config, const InstanceSource& source) {
+StartFact training_tokens_fact(const Config& config, const SequenceSource& source) {
   const std::string name = "training tokens (data.paths)";
   if (config.data.synthetic) return {name, fmt::format("synthetic, hash {}", source.fingerprint())};
   const auto& paths = config.data.paths;
   return {name, fmt::format("{} files from {}, {} sequences, hash {}", paths.size(),
-                            std::filesystem::path(paths.front()).filename().string(), source.num_instances(),
+                            std::filesystem::path(paths.front()).filename().string(), source.num_sequences(),
                             source.fingerprint())};
 }
 
@@ -161,7 +161,7 @@ void agree_on_start(Communicator& world, const std::string& program, const std::
                 "have an older copy");
 }
 
-void agree_on_data(Communicator& world, const Config& config, const InstanceSource& source,
+void agree_on_data(Communicator& world, const Config& config, const SequenceSource& source,
                    const Evaluator& evaluator) {
   std::vector<StartFact> facts{training_tokens_fact(config, source)};
   const auto sets = evaluator.fingerprints();

@@ -30,7 +30,7 @@ void agree_on_start(Communicator& world, const std::string& program, const std::
                     const Config& config);
 
 /// So are the tokens of training and evaluation, whatever their paths. Throws ConfigError. Collective over world.
-void agree_on_data(Communicator& world, const Config& config, const InstanceSource& source, const Evaluator& evaluator);
+void agree_on_data(Communicator& world, const Config& config, const SequenceSource& source, const Evaluator& evaluator);
 
 /// So are the files in `folder` that initial weights come from, as far as their sizes and samples of their contents
 /// tell. Throws ConfigError. Collective over world.

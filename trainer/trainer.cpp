@@ -108,7 +108,7 @@ void check_file_size(std::span<const StateTensor> state) {
 
 }  // namespace
 
-std::shared_ptr<const InstanceSource> make_source(const Config& config, Communicator& world) {
+std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
   const auto& data = config.data;
   const auto seed = static_cast<uint64_t>(config.run.seed);
   if (data.synthetic) return make_synthetic_source(data.sequence_length, config.model.vocab_size, seed);

@@ -23,7 +23,7 @@ namespace olmoe {
 
 /// Training tokens of a config. Every rank opens all files and reads the ids of its share of them. Throws DataError on
 /// all ranks for files that are missing or damaged. Collective over world.
-std::shared_ptr<const InstanceSource> make_source(const Config& config, Communicator& world);
+std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world);
 
 /// A run: batch, forward, backward, step, and now and then a checkpoint, an evaluation and a line of metrics.
 /// A run found in run.folder resumes from its newest checkpoint.
@@ -61,7 +61,7 @@ class Trainer {
   const Config& config_ = run_.config;
   std::shared_ptr<const RunLock> lock_;
   DeviceMesh mesh_;
-  std::shared_ptr<const InstanceSource> source_;
+  std::shared_ptr<const SequenceSource> source_;
   Evaluator evaluator_;
   std::unique_ptr<StageRunner> runner_;
   std::unique_ptr<Optimizer> optimizer_;

@@ -13,7 +13,7 @@ void write_text(const std::string& path, const std::string& text) { std::ofstrea
 
 }  // namespace
 
-TEST_CASE("a list names token files, each from the root") {
+TEST_CASE("a list names token files, relative ones below the root") {
   TokenFolder folder;
   const auto list = folder.path("files.txt");
   const std::string text = "# training data\n\nc.npy\r\n  sub/d e.npy  \n   # more\n/absolute/f.npy";
@@ -31,7 +31,7 @@ TEST_CASE("a list names token files, each from the root") {
   CHECK(read_path_list(list, "/tokens").empty());
 }
 
-TEST_CASE("a list that cannot be read is a config error that names it") {
+TEST_CASE("a list that cannot be read is a ConfigError with its path") {
   TokenFolder folder;
   for (const std::string& list : {folder.path("nowhere.txt"), folder.path("")}) {
     const auto message = test::message_of<ConfigError>([&] { read_path_list(list, ""); });
@@ -40,7 +40,7 @@ TEST_CASE("a list that cannot be read is a config error that names it") {
   }
 }
 
-TEST_CASE("a path of a list that cannot be used is a config error with its line") {
+TEST_CASE("an invalid path in a list is a ConfigError with its line") {
   TokenFolder folder;
   const auto list = folder.path("files.txt");
   for (const std::string& line : {std::string("caf\xe9.npy"), std::string("a\x01.npy"), std::string("$HOME/a.npy"),

@@ -16,12 +16,12 @@ using test::TokenFolder;
 
 namespace {
 
-/// Instance p is S times p; reading at or after `fail_at` throws. Counts its reads.
-class CountingSource final : public InstanceSource {
+/// Sequence p is S times p; reading at or after `fail_at` throws. Counts its reads.
+class CountingSource final : public SequenceSource {
  public:
   explicit CountingSource(int64_t fail_at = 1 << 30) : fail_at_(fail_at) {}
   int64_t sequence_length() const override { return 3; }
-  int64_t num_instances() const override { return 1 << 30; }
+  int64_t num_sequences() const override { return 1 << 30; }
   void read(int64_t position, std::span<int64_t> out) const override {
     if (position >= fail_at_) throw DataError(fmt::format("position {} is broken", position));
     std::fill(out.begin(), out.end(), position);
@@ -44,7 +44,7 @@ bool same_batch(const Batch& a, const Batch& b) {
 }
 
 /// Batches of `steps` steps on one rank.
-std::vector<Batch> take(std::shared_ptr<const InstanceSource> source, DataLoader::Plan plan, int64_t first_step,
+std::vector<Batch> take(std::shared_ptr<const SequenceSource> source, DataLoader::Plan plan, int64_t first_step,
                         int64_t steps) {
   DataLoader loader(std::move(source), plan, first_step);
   std::vector<Batch> batches;
@@ -54,7 +54,7 @@ std::vector<Batch> take(std::shared_ptr<const InstanceSource> source, DataLoader
 
 }  // namespace
 
-TEST_CASE("targets are the ids shifted left inside each instance") {
+TEST_CASE("targets are the ids shifted left inside each sequence") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(9, 10));
   const auto dataset = std::make_shared<TokenDataset>(std::vector{path}, TokenDtype::uint16, 4, 100);
@@ -74,14 +74,14 @@ TEST_CASE("an empty micro-batch has tensors of no rows") {
   CHECK(batch.num_targets == 0);
 }
 
-TEST_CASE("files in order repeat after an epoch, shuffled ones hold the same instances") {
+TEST_CASE("files in order repeat after an epoch; shuffled epochs have the same sequences") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(200));
   const auto dataset = std::make_shared<TokenDataset>(std::vector{path}, TokenDtype::uint16, 4, 200);
   const auto in_order = make_file_source(dataset, 1, false);
   const auto shuffled = make_file_source(dataset, 1, true);
   const auto reseeded = make_file_source(dataset, 2, true);
-  const auto firsts = [](const InstanceSource& source, int64_t position) {
+  const auto firsts = [](const SequenceSource& source, int64_t position) {
     return values(make_batch(source, position, 50).ids_BS.select(1, 0).contiguous());
   };
   const auto ordered = firsts(*in_order, 0);
@@ -99,7 +99,7 @@ TEST_CASE("files in order repeat after an epoch, shuffled ones hold the same ins
   CHECK(shuffled->fingerprint() != reseeded->fingerprint());
 }
 
-TEST_CASE("synthetic tokens follow a seeded rule, but for one in eight") {
+TEST_CASE("synthetic tokens follow a seeded rule, one in eight is random") {
   const auto source = make_synthetic_source(4000, 97, 3);
   std::vector<int64_t> ids(4000), again(4000);
   source->read(12, ids);
@@ -152,7 +152,7 @@ TEST_CASE("every world size sees the same micro-batches") {
   }
 }
 
-TEST_CASE("a loader goes on at any step") {
+TEST_CASE("a loader resumes at any step") {
   const auto source = std::make_shared<CountingSource>();
   const DataLoader::Plan plan{{7, 2, 3}, 1, 2};
   const auto whole = take(source, plan, 0, 6);
@@ -164,14 +164,14 @@ TEST_CASE("a loader goes on at any step") {
   }
 }
 
-TEST_CASE("what the thread throws reaches next(), after the batches before it, and again") {
+TEST_CASE("next() rethrows an error of the thread, after the batches before it, and again on each call") {
   DataLoader loader(std::make_shared<CountingSource>(5), {{2, 2, 1}, 0, 4}, 0);
   CHECK(values(loader.next().ids_BS) == std::vector<int64_t>{0, 0, 0, 1, 1, 1});
   CHECK(values(loader.next().ids_BS) == std::vector<int64_t>{2, 2, 2, 3, 3, 3});
   for (int i = 0; i < 2; ++i) CHECK(test::message_of<DataError>([&] { loader.next(); }) == "position 5 is broken");
 }
 
-TEST_CASE("the thread prepares as many micro-batches as asked, and one in hand") {
+TEST_CASE("the thread prepares `prefetch` micro-batches, and one that waits for space") {
   const auto source = std::make_shared<CountingSource>();
   DataLoader loader(source, {{1, 1, 1}, 0, 3}, 0);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
@@ -181,7 +181,7 @@ TEST_CASE("the thread prepares as many micro-batches as asked, and one in hand")
   CHECK(source->reads() == 4);
 }
 
-TEST_CASE("a loader is destroyed while its thread waits for room, and before it began") {
+TEST_CASE("a loader can be destroyed while its thread waits for space, and before it began") {
   const auto source = std::make_shared<CountingSource>();
   for (int i = 0; i < 200; ++i) {
     DataLoader loader(source, {{4, 1, 1}, 0, 1}, 0);
@@ -190,7 +190,7 @@ TEST_CASE("a loader is destroyed while its thread waits for room, and before it 
   CHECK(source.use_count() == 1);  // every thread is gone
 }
 
-TEST_CASE("plans that make no sense are refused") {
+TEST_CASE("plans out of range are refused") {
   const auto source = std::make_shared<CountingSource>();
   CHECK_THROWS_AS(DataLoader(source, {0, 1, 0, 1, 1}, 0), Error);
   CHECK_THROWS_AS(DataLoader(source, {1, 0, 0, 1, 1}, 0), Error);

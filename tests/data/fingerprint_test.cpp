@@ -4,7 +4,7 @@
 
 using namespace olmoe;
 
-TEST_CASE("fingerprints of samples compare samples, those of all bytes all bytes") {
+TEST_CASE("fingerprints are compared by samples, and by all bytes if both have that hash") {
   const auto a = join_fingerprint("a", ""), a_full = join_fingerprint("a", "1");
   CHECK(a == "a");
   const auto verdict = [](const std::string& before, const std::string& now) {
@@ -18,7 +18,7 @@ TEST_CASE("fingerprints of samples compare samples, those of all bytes all bytes
   CHECK(verdict(a, a).note.empty());
   CHECK(verdict(a_full, a_full).note.empty());
 
-  // The mode was switched: samples are compared, and a note says that no more was.
+  // data.verify changed: samples are compared, and a note warns that no more was.
   CHECK(verdict(a, a_full).same);
   CHECK(verdict(a, a_full).note.find("was saved with sample") != std::string::npos);
   CHECK(verdict(a_full, a).same);

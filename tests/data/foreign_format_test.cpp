@@ -1,4 +1,4 @@
-// Files that are no token ids at all, and ids that are not as wide as data.dtype says.
+// Files that are not token ids, and ids of another width than data.dtype.
 #include "data/foreign_format.h"
 
 #include "core/random.h"
@@ -27,7 +27,7 @@ std::string whole_refusal_of(const std::string& path, TokenDtype dtype = TokenDt
   return message_of<DataError>([&] { TokenDataset({path}, dtype, 4, kVocabSize).read_all(); });
 }
 
-/// Ids as a tokenizer gives them: small ones are common. All below `vocab_size`.
+/// Ids distributed like a tokenizer's: small ones are common. All below `vocab_size`.
 template <class Id>
 std::vector<Id> natural(int64_t count, int64_t vocab_size, uint64_t seed = 1) {
   const RandomStream random(seed, "natural ids");
@@ -46,7 +46,7 @@ const std::string kText =
 
 }  // namespace
 
-TEST_CASE("files of other formats are refused by name") {
+TEST_CASE("files of other formats are refused, with the name of the format") {
   TokenFolder folder;
   const std::pair<std::string, std::string> formats[] = {
       {"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "Git LFS pointer"},
@@ -79,17 +79,17 @@ TEST_CASE("files of other formats are refused by name") {
   }
 }
 
-TEST_CASE("ids are no text, however few their bytes are") {
+TEST_CASE("ids are not taken for text, even in small files") {
   for (uint64_t seed = 0; seed < 200; ++seed) {
     const auto ids = natural<uint16_t>(64, kVocabSize, seed);
     CHECK(foreign_format(std::as_bytes(std::span(ids))).empty());
   }
   CHECK(foreign_format(std::as_bytes(std::span(kText))).starts_with("is text"));
-  const std::string few = "the quick brown fox";  // too few bytes to tell
+  const std::string few = "the quick brown fox";  // too few bytes to recognize
   CHECK(foreign_format(std::as_bytes(std::span(few))).empty());
 }
 
-TEST_CASE("ids of one width are refused as those of another, from small samples and from large files") {
+TEST_CASE("a wrong id width is detected in small and in large files") {
   TokenFolder folder;
   const int64_t count = GENERATE(64, 5000, 200'000);
   INFO(count << " ids");
@@ -102,7 +102,7 @@ TEST_CASE("ids of one width are refused as those of another, from small samples 
     const std::string asked = "1 of 1 token files cannot be used:\n  ",
                       upper =
                           ": read as uint16, every second id is "
-                          "the empty upper half of another; its ids are ";
+                          "the zero upper half of another; its ids are ";
     CHECK(refusal_of(wide) == asked + wide + upper + "4 bytes wide: set data.dtype: uint32");
     CHECK(refusal_of(widest) == asked + widest + upper + "8 bytes wide, which no data.dtype reads: tokenize again");
     CHECK(refusal_of(widest, TokenDtype::uint32).find("8 bytes wide") != std::string::npos);
@@ -114,7 +114,7 @@ TEST_CASE("ids of one width are refused as those of another, from small samples 
   CHECK(refusal_of(large).find("4 bytes wide") != std::string::npos);
 }
 
-TEST_CASE("ids with a pattern of their own are taken as they are") {
+TEST_CASE("ids with regular patterns are accepted") {
   TokenFolder folder;
   std::vector<uint16_t> few, pairs, zeros(5000, 0);
   for (uint16_t i = 0; i < 5000; ++i) {
@@ -124,13 +124,13 @@ TEST_CASE("ids with a pattern of their own are taken as they are") {
   for (const auto& ids : {few, pairs, zeros}) CHECK(refusal_of(folder.write("ids.npy", ids)) == "");
 }
 
-TEST_CASE("a table that counts other tokens than a file holds is told with the reason") {
+TEST_CASE("a document table with another number of tokens than the file is refused with the likely cause") {
   TokenFolder folder;
   const auto path = folder.path("a.npy"), table = folder.path("a.csv.gz");
   test::write_gzip(table, "0,20,a,f,1\n20,30,b,f,2\n");
-  const auto told = [&](int64_t ids, const std::string& name, const std::string& advice) {
+  const auto refusal = [&](int64_t ids, const std::string& name, const std::string& advice) {
     return fmt::format(
-        "1 of 1 token files cannot be used:\n  {}: holds {} {} ids, but its table {} counts 30 "
+        "1 of 1 token files cannot be used:\n  {}: has {} {} ids, but its table {} counts 30 "
         "tokens: {}",
         path, ids, name, table, advice);
   };
@@ -138,19 +138,19 @@ TEST_CASE("a table that counts other tokens than a file holds is told with the r
   CHECK(whole_refusal_of(path) == "");
   CHECK(whole_refusal_of(path, TokenDtype::uint32).find("outside the vocabulary") != std::string::npos);
 
-  folder.write("a.npy", std::vector<uint32_t>(30, 5));  // too short a sample to tell from
+  folder.write("a.npy", std::vector<uint32_t>(30, 5));  // the sample is too short to detect the width
   CHECK(whole_refusal_of(path, TokenDtype::uint32) == "");
-  CHECK(whole_refusal_of(path) == told(60, "uint16", "its ids are 4 bytes wide: set data.dtype: uint32"));
+  CHECK(whole_refusal_of(path) == refusal(60, "uint16", "its ids are 4 bytes wide: set data.dtype: uint32"));
   folder.write("a.npy", std::vector<int64_t>(30, 5));
   CHECK(whole_refusal_of(path) ==
-        told(120, "uint16", "its ids are 8 bytes wide, which no data.dtype reads: tokenize again"));
+        refusal(120, "uint16", "its ids are 8 bytes wide, which no data.dtype reads: tokenize again"));
   folder.write("a.npy", std::vector<uint16_t>(30, 0));
   CHECK(whole_refusal_of(path, TokenDtype::uint32) ==
-        told(15, "uint32", "its ids are 2 bytes wide: set data.dtype: uint16"));
+        refusal(15, "uint32", "its ids are 2 bytes wide: set data.dtype: uint16"));
 
   folder.write("a.npy", counting(29));
-  CHECK(whole_refusal_of(path) == told(29, "uint16", "the file is cut short, or the table is of another file"));
+  CHECK(whole_refusal_of(path) == refusal(29, "uint16", "the file is cut short, or the table is of another file"));
   folder.write("a.npy", counting(31));
   CHECK(whole_refusal_of(path) ==
-        told(31, "uint16", "the table is cut short or of another file, or its writer was stopped"));
+        refusal(31, "uint16", "the table is cut short or of another file, or its writer was interrupted"));
 }

@@ -19,7 +19,7 @@ Pairs pairs(const std::vector<SameFile>& files) {
 
 }  // namespace
 
-TEST_CASE("a file is the same under its path twice and under links, a copy is another") {
+TEST_CASE("the same path twice and links are one file, a copy is a different file") {
   TokenFolder folder;
   const auto a = folder.write("a.npy", counting(4)), copy = folder.write("copy.npy", counting(4));
   const auto soft = folder.path("soft.npy"), hard = folder.path("hard.npy"), missing = folder.path("missing.npy"),
@@ -34,7 +34,7 @@ TEST_CASE("a file is the same under its path twice and under links, a copy is an
   CHECK(pairs(shared_files(identify_files({a, a}), identify_files({copy}))) == Pairs{});
 }
 
-TEST_CASE("files are looked at once, however often they are compared") {
+TEST_CASE("files are identified once, and compared without access to them") {
   TokenFolder folder;
   const auto a = folder.write("a.npy", counting(4));
   const auto files = identify_files({a, a});

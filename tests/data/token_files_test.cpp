@@ -39,7 +39,7 @@ std::string fingerprint_of(const std::vector<std::string>& paths, int64_t sequen
 
 }  // namespace
 
-TEST_CASE("a token file widens ids of both types") {
+TEST_CASE("a token file reads ids of both types as int64") {
   TokenFolder folder;
   const std::vector<uint16_t> narrow{5, 6, 7, 50279, 65535};
   const std::vector<uint32_t> wide{100277, 0, 4294967295u};
@@ -74,7 +74,7 @@ TEST_CASE("the bytes of dolma's writer are read") {
   CHECK(ids == std::vector<int64_t>{5, 6, 7, 50279, 9, 50279});
 }
 
-TEST_CASE("files that cannot be token files are refused by name and reason") {
+TEST_CASE("files that cannot be token files are refused with path and reason") {
   TokenFolder folder;
   const std::string missing = folder.path("missing.npy");
   CHECK(open_message(missing) ==
@@ -88,7 +88,7 @@ TEST_CASE("files that cannot be token files are refused by name and reason") {
   CHECK(open_message(odd) == "");
   CHECK(open_message(odd, TokenDtype::uint32) ==
         odd +
-            ": 6 bytes are no multiple of 4, the size of a uint32 id; check data.dtype, or the "
+            ": 6 bytes are not a multiple of 4, the size of a uint32 id; check data.dtype, or the "
             "file is cut short");
 
   const std::string loop = folder.path("loop.npy");
@@ -103,7 +103,7 @@ TEST_CASE("files that cannot be token files are refused by name and reason") {
   CHECK(open_message(numpy) == numpy + ": is a NumPy array with a header; save its bytes alone (tofile)");
 }
 
-TEST_CASE("the first id outside the vocabulary is found wherever it lies") {
+TEST_CASE("the first id outside the vocabulary is found at every position") {
   TokenFolder folder;
   std::vector<uint32_t> ids(5000, 263);
   const int64_t offender = GENERATE(0, 1, 1023, 1024, 3071, 4095, 4096, 4999);
@@ -118,21 +118,21 @@ TEST_CASE("the first id outside the vocabulary is found wherever it lies") {
   CHECK_NOTHROW(TokenFile(path, TokenDtype::uint32, 80001).read_all());
 }
 
-TEST_CASE("an id equal to the vocabulary size is outside, one below is inside") {
+TEST_CASE("an id equal to the vocabulary size is outside the vocabulary, one less is inside") {
   TokenFolder folder;
   const auto path = folder.write("ids.npy", counting(264));
   CHECK_NOTHROW(TokenFile(path, TokenDtype::uint16, 264).read_all());
   CHECK_THROWS_AS(TokenFile(path, TokenDtype::uint16, 263).read_all(), DataError);
 }
 
-TEST_CASE("instances are whole sequences of each file, in path order, without tails") {
+TEST_CASE("a dataset has the whole sequences of each file, in path order, without tails") {
   TokenFolder folder;
-  const auto a = folder.write("a.npy", counting(11));       // 2 instances, tail 3
+  const auto a = folder.write("a.npy", counting(11));       // 2 sequences, tail 3
   const auto b = folder.write("b.npy", counting(3, 100));   // none
   const auto c = folder.write("c.npy", counting(4, 200));   // 1, no tail
   const auto d = folder.write("d.npy", counting(15, 300));  // 3, tail 3
   const TokenDataset dataset({a, b, c, d}, TokenDtype::uint16, 4, 400);
-  REQUIRE(dataset.num_instances() == 6);
+  REQUIRE(dataset.num_sequences() == 6);
   CHECK(dataset.num_tokens() == 24);
 
   const std::vector<int64_t> first_ids{0, 4, 200, 300, 304, 308};
@@ -176,7 +176,7 @@ TEST_CASE("all problems of all files are reported at once") {
   CHECK(message.find("high.npy") == std::string::npos);
 }
 
-TEST_CASE("twenty problems are listed and the rest counted") {
+TEST_CASE("twenty problems are listed, the others are counted") {
   TokenFolder folder;
   std::vector<std::string> paths;
   for (int i = 0; i < 23; ++i) paths.push_back(folder.path(fmt::format("missing_{:02}.npy", i)));
@@ -186,7 +186,7 @@ TEST_CASE("twenty problems are listed and the rest counted") {
   CHECK(message.ends_with("\n  and 3 more"));
 }
 
-TEST_CASE("reading whole files is shared out by files") {
+TEST_CASE("the files to read whole are divided over parts") {
   TokenFolder folder;
   const auto a = folder.write("a.npy", counting(8));
   const auto b = folder.write("b.npy", late_offender(100));
@@ -202,7 +202,7 @@ TEST_CASE("reading whole files is shared out by files") {
   CHECK(message_of<DataError>([&] { dataset.read_all(); }) == message);
 }
 
-TEST_CASE("an id outside the vocabulary that no sample holds is refused as it is read") {
+TEST_CASE("an id outside the vocabulary that is in no sample is refused when it is read") {
   TokenFolder folder;
   const auto path = folder.write("ids.npy", late_offender(100));
   const TokenDataset dataset({path}, TokenDtype::uint16, 8, 100);
@@ -214,7 +214,7 @@ TEST_CASE("an id outside the vocabulary that no sample holds is refused as it is
                     path, kLateOffender, 2 * kLateOffender));
 }
 
-TEST_CASE("the fingerprint tells order, size, content, names and sequence length apart") {
+TEST_CASE("the fingerprint depends on order, size, content, names and sequence length") {
   TokenFolder folder;
   auto ids = counting(40000);  // 80,000 bytes: sampled, not read whole
   const auto a = folder.write("a.npy", ids);
@@ -246,7 +246,7 @@ TEST_CASE("the fingerprint tells order, size, content, names and sequence length
   CHECK(fingerprint_of({folder.path("c.npy"), b}) != before);
 }
 
-TEST_CASE("the fingerprint is that of checkpoints of earlier versions") {
+TEST_CASE("the fingerprint equals that of earlier versions") {
   TokenFolder folder;
   const auto a = folder.write("a.npy", counting(40000)), b = folder.write("b.npy", counting(40, 7));
   CHECK(fingerprint_of({a, b}) == "3ed5f90ab5106cbf740b565dfcbd8a1d");
@@ -271,7 +271,7 @@ TEST_CASE("the fingerprint does not change when data moves to another folder") {
   CHECK(fingerprint_of({a}) == fingerprint_of({b}));
 }
 
-TEST_CASE("a file that is cut while it is read is told, and ends no process") {
+TEST_CASE("a token file that is truncated during a run is an error, not the end of the process") {
   TokenFolder folder;
   const bool stays_open = GENERATE(false, true);
   const auto path = folder.write("a.npy", counting(40000));
@@ -279,8 +279,8 @@ TEST_CASE("a file that is cut while it is read is told, and ends no process") {
   std::vector<int64_t> ids(4);
   CHECK_NOTHROW(dataset.read(9000, ids));
   std::filesystem::resize_file(path, 4096);
-  for (const int64_t instance : {int64_t{9000}, int64_t{0}})  // beyond the end, and before it
-    CHECK_THAT(message_of<DataError>([&] { dataset.read(instance, ids); }),
+  for (const int64_t sequence : {int64_t{9000}, int64_t{0}})  // beyond the end, and before it
+    CHECK_THAT(message_of<DataError>([&] { dataset.read(sequence, ids); }),
                Catch::StartsWith(path + ": had 80000 bytes when this run began and has 4096 now; "));
   CHECK_THAT(message_of<DataError>([&] { dataset.read_all(); }),
              Catch::Contains("had 80000 bytes when this run began and has 4096 now"));
@@ -290,15 +290,15 @@ TEST_CASE("a file that is cut while it is read is told, and ends no process") {
                Catch::StartsWith(path + ": No such file or directory"));
 }
 
-TEST_CASE("reading beyond the end of a file tells where it ends") {
+TEST_CASE("the error for a read beyond the end of a file says where it ends") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(10));
   std::vector<std::byte> bytes(8);
   CHECK(message_of<DataError>([&] { DataFile(path).read(16, bytes); }) ==
-        path + ": ends at byte 20, 4 bytes too early; it was cut while this run reads it");
+        path + ": ends at byte 20, 4 bytes too early; it was truncated during this run");
 }
 
-TEST_CASE("a file that is cut after it was mapped is an error and not the end of the process") {
+TEST_CASE("a file that is truncated after it was mapped is an error, not the end of the process") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(20000));
   const DataFile file(path);
@@ -307,11 +307,11 @@ TEST_CASE("a file that is cut after it was mapped is an error and not the end of
   std::filesystem::resize_file(path, 4096);
   for (int access = 0; access < 2; ++access)
     CHECK(message_of<DataError>([&] { file.read(30000, bytes); }) ==
-          path + ": ends at byte 4096, 25912 bytes too early; it was cut while this run reads it");
+          path + ": ends at byte 4096, 25912 bytes too early; it was truncated during this run");
   CHECK_NOTHROW(file.read(0, bytes));
 }
 
-TEST_CASE("tokens that change under a run end it, a new time of modification does not") {
+TEST_CASE("tokens that change during a run are an error, a new time of modification alone is not") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(400));
   const TokenDataset dataset({path}, TokenDtype::uint16, 4, kAnyId);
@@ -325,23 +325,23 @@ TEST_CASE("tokens that change under a run end it, a new time of modification doe
   folder.write("a.npy", counting(400, 1));
   later();
   CHECK_THAT(message_of<DataError>([&] { dataset.read(1, ids); }),
-             Catch::StartsWith(path + ": its tokens were changed since this run began; "));
+             Catch::StartsWith(path + ": its tokens changed since this run began; "));
 }
 
-TEST_CASE("files may be more than a process can map") {
+TEST_CASE("there may be more files than a process can map") {
   TokenFolder folder;
   const auto path = folder.write("a.npy", counting(8));
   const std::vector<std::string> paths(70'000, path);
   const TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId, OpenFiles::kept);
-  CHECK(dataset.num_instances() == 140'000);
+  CHECK(dataset.num_sequences() == 140'000);
   std::vector<int64_t> ids(4);
-  for (int64_t instance = 1; instance < dataset.num_instances(); instance += 2) {
-    dataset.read(instance, ids);
-    if (ids != std::vector<int64_t>{4, 5, 6, 7}) FAIL("instance " << instance);
+  for (int64_t sequence = 1; sequence < dataset.num_sequences(); sequence += 2) {
+    dataset.read(sequence, ids);
+    if (ids != std::vector<int64_t>{4, 5, 6, 7}) FAIL("sequence " << sequence);
   }
 }
 
-TEST_CASE("files that are kept are open from the start, up to half of what a process may open") {
+TEST_CASE("files are kept open from the start, up to half of what a process may open") {
   TokenFolder folder;
   std::vector<std::string> paths;
   for (uint16_t i = 0; i < 60; ++i) paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
@@ -357,12 +357,12 @@ TEST_CASE("files that are kept are open from the start, up to half of what a pro
   CHECK(open_now() - before == 50);
 }
 
-TEST_CASE("files may be more than a process can open") {
+TEST_CASE("there may be more files than a process can open") {
   TokenFolder folder;
   std::vector<std::string> paths;
   for (uint16_t i = 0; i < 200; ++i) paths.push_back(folder.write(fmt::format("{}.npy", i), counting(4, i)));
   const LoweredLimit few(RLIMIT_NOFILE, 100);
   const TokenDataset dataset(paths, TokenDtype::uint16, 4, kAnyId, OpenFiles::kept);
   std::vector<int64_t> ids(4);
-  for (int64_t i = 0; i < dataset.num_instances(); ++i) CHECK_NOTHROW(dataset.read(i, ids));
+  for (int64_t i = 0; i < dataset.num_sequences(); ++i) CHECK_NOTHROW(dataset.read(i, ids));
 }

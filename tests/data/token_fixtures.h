@@ -1,4 +1,4 @@
-// Token files in a folder of their own that is gone afterwards, and messages of exceptions.
+// Token files in a temporary folder, and messages of exceptions.
 #pragma once
 #include <cstdint>
 #include <numeric>
@@ -20,14 +20,14 @@ class TokenFolder : public TempFolder {
   }
 };
 
-/// first, first + 1, ...: every token tells where it came from.
+/// first, first + 1, ...: every token shows its position.
 inline std::vector<uint16_t> counting(int64_t count, uint16_t first = 0) {
   std::vector<uint16_t> ids(static_cast<size_t>(count));
   std::iota(ids.begin(), ids.end(), first);
   return ids;
 }
 
-/// Text of the E that f throws; "" if it throws nothing. Other exceptions pass.
+/// Text of the E that f throws; "" if it throws nothing. Other exceptions propagate.
 template <class E, class F>
 std::string message_of(F&& f) {
   try {

@@ -1,4 +1,4 @@
-// Tables of documents as `dolma tokens` writes them.
+// Document tables as `dolma tokens` writes them.
 #pragma once
 #include <zlib.h>
 

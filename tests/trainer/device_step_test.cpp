@@ -62,7 +62,7 @@ constexpr int64_t kGlobalBatch = 5, kMicroBatch = 2, kLength = 9;
 
 std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool record) {
   const auto model = tiny_model();
-  const std::shared_ptr<const InstanceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
+  const std::shared_ptr<const SequenceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
   OptimizerConfig config;
   config.clip_norm = 0.5;
   std::vector<Outcome> outcomes(static_cast<size_t>(ranks));
@@ -113,7 +113,7 @@ TEST_CASE("a recorded step trains as the step itself, on any number of ranks") {
 namespace {
 
 /// A micro-batch whose targets are masked unevenly: sequence s of the stream keeps those that are at least 2 s.
-Batch masked_batch(const InstanceSource& source, int64_t first, int64_t count) {
+Batch masked_batch(const SequenceSource& source, int64_t first, int64_t count) {
   auto batch = make_batch(source, first, count);
   for (int64_t b = 0; b < count; ++b) {
     auto targets_S = batch.targets_BS[b];

@@ -34,7 +34,7 @@ Trained train(Communicator& world, at::Device device, StageRunner::Options optio
   fill_weights(runner.units(), random_init(model, 7));
   const OptimizerConfig config;
   Optimizer optimizer(runner.units(), config);
-  const std::shared_ptr<const InstanceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
+  const std::shared_ptr<const SequenceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
   const DataLoader::Plan plan{{global_batch, kMicroBatch, world.size()}, world.rank(), 2};
   DeviceStep step(runner, optimizer, mesh, plan.batches, graph ? cuda::make_graph_recorder(device) : nullptr);
   DataLoader loader(source, plan, 0);

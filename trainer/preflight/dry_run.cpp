@@ -83,7 +83,7 @@ std::string describe_evaluation(const Config& config) {
     const TokenDataset set(present, config.data.dtype, least, config.model.vocab_size);
     set.read_all();
     tokens += set.num_tokens();
-    sequences += set.num_instances();
+    sequences += set.num_sequences();
   }
   if (num_files == 0) return {};
   return all_absent.empty() ? describe_tokens("evaluation tokens", num_files, tokens, sequences)

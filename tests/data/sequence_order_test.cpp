@@ -1,4 +1,4 @@
-#include "data/sample_order.h"
+#include "data/sequence_order.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,17 +13,16 @@ using namespace olmoe;
 
 namespace {
 
-std::vector<int64_t> epoch_of(const SampleOrder& order, int64_t num_instances, int64_t epoch) {
-  std::vector<int64_t> instances(static_cast<size_t>(num_instances));
-  for (int64_t i = 0; i < num_instances; ++i)
-    instances[static_cast<size_t>(i)] = order.instance(epoch * num_instances + i);
-  return instances;
+std::vector<int64_t> epoch_of(const SequenceOrder& order, int64_t num_sequences, int64_t epoch) {
+  std::vector<int64_t> sequences(static_cast<size_t>(num_sequences));
+  for (int64_t i = 0; i < num_sequences; ++i) sequences[static_cast<size_t>(i)] = order.at(epoch * num_sequences + i);
+  return sequences;
 }
 
-bool is_permutation_of_all(const std::vector<int64_t>& instances) {
-  std::vector<bool> seen(instances.size(), false);
-  for (const int64_t i : instances) {
-    if (i < 0 || i >= std::ssize(instances) || seen[static_cast<size_t>(i)]) return false;
+bool is_permutation_of_all(const std::vector<int64_t>& sequences) {
+  std::vector<bool> seen(sequences.size(), false);
+  for (const int64_t i : sequences) {
+    if (i < 0 || i >= std::ssize(sequences) || seen[static_cast<size_t>(i)]) return false;
     seen[static_cast<size_t>(i)] = true;
   }
   return true;
@@ -40,12 +39,12 @@ double chi_square_score(const std::vector<int64_t>& counts) {
   return (chi_square - freedom) / std::sqrt(2 * freedom);
 }
 
-/// Counts of (place in the epoch, instance), both cut into `bins` equal ranges.
-std::vector<int64_t> joint_counts(const std::vector<int64_t>& instances, int64_t bins) {
+/// Counts of (position in the epoch, sequence), both divided into `bins` equal ranges.
+std::vector<int64_t> joint_counts(const std::vector<int64_t>& sequences, int64_t bins) {
   std::vector<int64_t> counts(static_cast<size_t>(bins * bins), 0);
-  const int64_t n = std::ssize(instances);
+  const int64_t n = std::ssize(sequences);
   for (int64_t i = 0; i < n; ++i)
-    ++counts[static_cast<size_t>(i * bins / n * bins + instances[static_cast<size_t>(i)] * bins / n)];
+    ++counts[static_cast<size_t>(i * bins / n * bins + sequences[static_cast<size_t>(i)] * bins / n)];
   return counts;
 }
 
@@ -53,39 +52,39 @@ std::vector<int64_t> joint_counts(const std::vector<int64_t>& instances, int64_t
 
 TEST_CASE("every epoch is a permutation, for every size") {
   for (int64_t n = 1; n <= 2000; ++n) {
-    const SampleOrder order(n, 6198);
+    const SequenceOrder order(n, 6198);
     const bool complete = is_permutation_of_all(epoch_of(order, n, n % 5));
-    INFO("instances: " << n);
+    INFO("sequences: " << n);
     REQUIRE(complete);
   }
 }
 
 TEST_CASE("every epoch of a larger size is a permutation") {
   const int64_t n = GENERATE(65535, 65536, 65537, 262144, 262145, 1000003);
-  CHECK(is_permutation_of_all(epoch_of(SampleOrder(n, 1), n, 0)));
+  CHECK(is_permutation_of_all(epoch_of(SequenceOrder(n, 1), n, 0)));
 }
 
-TEST_CASE("sizes beyond any memory stay inside") {
+TEST_CASE("orders too large for memory stay in range") {
   const int64_t n = GENERATE(int64_t{1} << 40, (int64_t{1} << 40) + 1, (int64_t{1} << 62) + 1);
-  const SampleOrder order(n, 5);
-  std::vector<int64_t> instances;
-  for (int64_t i = 0; i < 1000; ++i) instances.push_back(order.instance(n - 1 - i));
-  CHECK(*std::min_element(instances.begin(), instances.end()) >= 0);
-  CHECK(*std::max_element(instances.begin(), instances.end()) < n);
-  std::sort(instances.begin(), instances.end());
-  CHECK(std::unique(instances.begin(), instances.end()) == instances.end());
+  const SequenceOrder order(n, 5);
+  std::vector<int64_t> sequences;
+  for (int64_t i = 0; i < 1000; ++i) sequences.push_back(order.at(n - 1 - i));
+  CHECK(*std::min_element(sequences.begin(), sequences.end()) >= 0);
+  CHECK(*std::max_element(sequences.begin(), sequences.end()) < n);
+  std::sort(sequences.begin(), sequences.end());
+  CHECK(std::unique(sequences.begin(), sequences.end()) == sequences.end());
 }
 
-TEST_CASE("instances are spread evenly over the epoch") {
+TEST_CASE("sequences are spread evenly over the epoch") {
   const int64_t n = GENERATE(20000, 65536, 70000);
   const auto seed = GENERATE(uint64_t{0}, uint64_t{1}, uint64_t{6198});
-  const auto instances = epoch_of(SampleOrder(n, seed), n, 0);
-  CHECK(std::abs(chi_square_score(joint_counts(instances, 32))) < 5);
+  const auto sequences = epoch_of(SequenceOrder(n, seed), n, 0);
+  CHECK(std::abs(chi_square_score(joint_counts(sequences, 32))) < 5);
 
-  // The step from one instance to the next must not repeat either.
+  // The step from one sequence to the next must not repeat either.
   std::vector<int64_t> differences;
-  for (size_t i = 0; i < instances.size(); ++i)
-    differences.push_back((instances[(i + 1) % instances.size()] - instances[i] + n) % n);
+  for (size_t i = 0; i < sequences.size(); ++i)
+    differences.push_back((sequences[(i + 1) % sequences.size()] - sequences[i] + n) % n);
   CHECK(std::abs(chi_square_score(joint_counts(differences, 32))) < 5);
 }
 
@@ -105,28 +104,28 @@ TEST_CASE("small orders reach every permutation equally often") {
   do times[identity] = 0;
   while (std::next_permutation(identity.begin(), identity.end()));
 
-  const SampleOrder order(n, 11);
+  const SequenceOrder order(n, 11);
   for (int64_t epoch = 0; epoch < 20000; ++epoch) ++times.at(epoch_of(order, n, epoch));
   std::vector<int64_t> counts;
   for (const auto& entry : times) counts.push_back(entry.second);
   CHECK(std::abs(chi_square_score(counts)) < 5);
 }
 
-TEST_CASE("epoch and seed change the order, nothing else does") {
-  const SampleOrder order(1000, 7), same(1000, 7), other(1000, 8);
+TEST_CASE("the order depends on epoch and seed alone") {
+  const SequenceOrder order(1000, 7), same(1000, 7), other(1000, 8);
   const auto first = epoch_of(order, 1000, 0);
   CHECK(epoch_of(same, 1000, 0) == first);
-  const auto agreements = [&first](const std::vector<int64_t>& instances) {
+  const auto agreements = [&first](const std::vector<int64_t>& sequences) {
     int64_t equal = 0;
-    for (size_t i = 0; i < first.size(); ++i) equal += first[i] == instances[i];
+    for (size_t i = 0; i < first.size(); ++i) equal += first[i] == sequences[i];
     return equal;
   };
-  // Two random permutations agree in one place on average, and in ten almost never.
+  // Two random permutations agree at one position on average, at ten almost never.
   CHECK(agreements(epoch_of(order, 1000, 1)) < 10);
   CHECK(agreements(epoch_of(other, 1000, 0)) < 10);
 }
 
-TEST_CASE("an order of nothing and a place before the first are refused") {
-  CHECK_THROWS_AS(SampleOrder(0, 1), Error);
-  CHECK_THROWS_AS(SampleOrder(10, 1).instance(-1), Error);
+TEST_CASE("an empty order and a negative position are refused") {
+  CHECK_THROWS_AS(SequenceOrder(0, 1), Error);
+  CHECK_THROWS_AS(SequenceOrder(10, 1).at(-1), Error);
 }

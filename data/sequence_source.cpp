@@ -10,7 +10,7 @@
 #include "core/targets.h"
 #include "data/data_loader.h"
 #include "data/fingerprint.h"
-#include "data/sample_order.h"
+#include "data/sequence_order.h"
 #include "data/token_files.h"
 
 namespace olmoe {
@@ -22,31 +22,31 @@ std::string hash_of(const std::string& text) {
   return hasher.hex();
 }
 
-class FileSource final : public InstanceSource {
+class FileSource final : public SequenceSource {
  public:
   FileSource(std::shared_ptr<const TokenDataset> dataset, uint64_t seed, bool shuffle, const std::string& all_bytes)
       : dataset_(std::move(dataset)),
-        order_(dataset_->num_instances(), seed),
+        order_(dataset_->num_sequences(), seed),
         shuffle_(shuffle),
         fingerprint_(join_fingerprint(hash_of(dataset_->fingerprint() + " " +
                                               (shuffle ? fmt::format("shuffled with seed {}", seed) : "in order")),
                                       all_bytes)) {}
 
   int64_t sequence_length() const override { return dataset_->sequence_length(); }
-  int64_t num_instances() const override { return dataset_->num_instances(); }
+  int64_t num_sequences() const override { return dataset_->num_sequences(); }
   void read(int64_t position, std::span<int64_t> out) const override {
-    dataset_->read(shuffle_ ? order_.instance(position) : position % num_instances(), out);
+    dataset_->read(shuffle_ ? order_.at(position) : position % num_sequences(), out);
   }
   std::string fingerprint() const override { return fingerprint_; }
 
  private:
   std::shared_ptr<const TokenDataset> dataset_;
-  SampleOrder order_;
+  SequenceOrder order_;
   bool shuffle_;
   std::string fingerprint_;
 };
 
-class SyntheticSource final : public InstanceSource {
+class SyntheticSource final : public SequenceSource {
  public:
   SyntheticSource(int64_t sequence_length, int64_t vocab_size, uint64_t seed)
       : sequence_length_(sequence_length),
@@ -55,13 +55,13 @@ class SyntheticSource final : public InstanceSource {
             fmt::format("synthetic, sequence length {}, vocabulary {}, seed {}", sequence_length, vocab_size, seed)) {
     ENSURE(sequence_length >= 1 && vocab_size >= 1, "synthetic data of {} tokens over a vocabulary of {}",
            sequence_length, vocab_size);
-    // A permutation, so that every id stays equally likely however long the sequence is.
-    const SampleOrder rule(vocab_size, seed);
-    for (int64_t id = 0; id < vocab_size; ++id) successor_.push_back(rule.instance(id));
+    // A permutation: every id stays equally likely at every position of a sequence.
+    const SequenceOrder rule(vocab_size, seed);
+    for (int64_t id = 0; id < vocab_size; ++id) successor_.push_back(rule.at(id));
   }
 
   int64_t sequence_length() const override { return sequence_length_; }
-  int64_t num_instances() const override { return std::numeric_limits<int64_t>::max(); }
+  int64_t num_sequences() const override { return std::numeric_limits<int64_t>::max(); }
   void read(int64_t position, std::span<int64_t> out) const override {
     ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}", out.size(),
            sequence_length_);
@@ -84,17 +84,17 @@ class SyntheticSource final : public InstanceSource {
 
 }  // namespace
 
-std::unique_ptr<InstanceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset, uint64_t seed,
+std::unique_ptr<SequenceSource> make_file_source(std::shared_ptr<const TokenDataset> dataset, uint64_t seed,
                                                  bool shuffle, const std::string& all_bytes) {
   return std::make_unique<FileSource>(std::move(dataset), seed, shuffle, all_bytes);
 }
 
-std::unique_ptr<InstanceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size, uint64_t seed) {
+std::unique_ptr<SequenceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size, uint64_t seed) {
   return std::make_unique<SyntheticSource>(sequence_length, vocab_size, seed);
 }
 
-Batch make_batch(const InstanceSource& source, int64_t position, int64_t count) {
-  ENSURE(position >= 0 && count >= 0, "batch of {} instances at position {}", count, position);
+Batch make_batch(const SequenceSource& source, int64_t position, int64_t count) {
+  ENSURE(position >= 0 && count >= 0, "batch of {} sequences at position {}", count, position);
   const int64_t sequence_length = source.sequence_length();
   Batch batch;
   batch.ids_BS = at::empty({count, sequence_length}, at::kLong);
