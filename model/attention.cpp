@@ -17,11 +17,11 @@ struct HeadShape {
   int64_t sequences, heads, kv_heads, head_dim;
   double eps;
   std::optional<double> clip;
-  Keep keep;
+  SavePolicy save_policy;
   kernels::AttentionMethod method;
 };
 
-/// From the fused projection to the attended values: qkv_NC -> y_ND.
+/// Between the projections: qkv_NC -> y_ND.
 struct AttentionFunction : Function<AttentionFunction> {
   static at::Tensor heads(const at::Tensor& x_NW, int64_t sequences, int64_t head_dim) {
     const int64_t positions = sequences > 0 ? x_NW.size(0) / sequences : 0;
@@ -33,7 +33,7 @@ struct AttentionFunction : Function<AttentionFunction> {
             qkv_NC.narrow(1, q_width + kv_width, kv_width)};
   }
 
-  /// What attention proper computes with, from saved[0..3]: the projection, both norms' weights, the rotary table.
+  /// The inputs of softmax attention, from saved[0..3]: qkv_NC, the weights of both norms, the rotary table.
   struct Rotated {
     kernels::NormRotary q, k;
     at::Tensor v_NW;
@@ -53,14 +53,14 @@ struct AttentionFunction : Function<AttentionFunction> {
     auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
     auto out = kernels::causal_attention({as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)}, shape.method);
     saved.insert(saved.end(), {out.y_BSHd, out.lse_BHS});
-    if (shape.keep == Keep::all) saved.insert(saved.end(), {q.y_NW, q.rstd_N, k.y_NW, k.rstd_N, v});
+    if (shape.save_policy == SavePolicy::all) saved.insert(saved.end(), {q.y_NW, q.rstd_N, k.y_NW, k.rstd_N, v});
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["sequences"] = shape.sequences;
     ctx->saved_data["heads"] = shape.heads;
     ctx->saved_data["kv_heads"] = shape.kv_heads;
     ctx->saved_data["head_dim"] = shape.head_dim;
     ctx->saved_data["eps"] = shape.eps;
-    ctx->saved_data["keep_all"] = shape.keep == Keep::all;
+    ctx->saved_data["save_all"] = shape.save_policy == SavePolicy::all;
     if (shape.clip) ctx->saved_data["clip"] = *shape.clip;
     ctx->saved_data["deterministic"] = shape.method.deterministic;
     if (const auto& cudnn = shape.method.cudnn) ctx->saved_data["cudnn"] = c10::IValue::make_capsule(cudnn);
@@ -80,7 +80,7 @@ struct AttentionFunction : Function<AttentionFunction> {
             data["head_dim"].toInt(),
             data["eps"].toDouble(),
             clip,
-            data["keep_all"].toBool() ? Keep::all : Keep::least,
+            data["save_all"].toBool() ? SavePolicy::all : SavePolicy::selective,
             std::move(method)};
   }
 
@@ -88,8 +88,9 @@ struct AttentionFunction : Function<AttentionFunction> {
     const auto shape = saved_shape(ctx);
     auto saved = ctx->get_saved_variables();
     const auto &qkv = saved[0], &q_norm = saved[1], &k_norm = saved[2], &table = saved[3];
-    const auto [q, k, v] = shape.keep == Keep::all ? Rotated{{saved[6], saved[7]}, {saved[8], saved[9]}, saved[10]}
-                                                   : rotated(saved, shape);
+    const auto [q, k, v] = shape.save_policy == SavePolicy::all
+                               ? Rotated{{saved[6], saved[7]}, {saved[8], saved[9]}, saved[10]}
+                               : rotated(saved, shape);
     auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
     auto dqkv = at::empty_like(qkv);
     auto [q_raw, k_raw, v_raw] = split(qkv, shape);
@@ -121,7 +122,7 @@ std::vector<Param> Attention::params() {
 }
 
 at::Tensor RotaryTables::of(const at::Tensor& like, int64_t sequence_length) {
-  const bool any_length = like.size(0) == 0;  // a rank without sequences keeps the table of those who have some
+  const bool any_length = like.size(0) == 0;  // a micro-batch without sequences
   if (any_length && !by_length_.empty()) return by_length_.begin()->second;
   auto& table_Sd = by_length_[sequence_length];
   if (!table_Sd.defined()) {
@@ -133,11 +134,10 @@ at::Tensor RotaryTables::of(const at::Tensor& like, int64_t sequence_length) {
   return table_Sd;
 }
 
-at::Tensor Attention::forward(const Normed& x, int64_t sequences, Keep keep) {
+at::Tensor Attention::forward(const Normed& x, int64_t sequences, SavePolicy save_policy) {
   const int64_t positions = sequences > 0 ? x.y_ND.size(0) / sequences : 1;
-  HeadShape shape{
-      sequences, config_.num_heads, config_.num_kv_heads, config_.head_dim(), config_.norm_eps, config_.clip_qkv, keep,
-      method_};
+  HeadShape shape{sequences,        config_.num_heads, config_.num_kv_heads, config_.head_dim(),
+                  config_.norm_eps, config_.clip_qkv,  save_policy,          method_};
   auto qkv_NC = olmoe::linear(x, qkv_CD_);
   auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_),
                                        tables_.of(x.y_ND, positions), shape);

@@ -1,4 +1,4 @@
-// Shapes: N = B*S tokens, H query heads, G key/value heads of width d, D = H*d, C = (H + 2G)*d.
+// Shapes: N = B*S tokens, H query heads and G key/value heads of width d, D = H*d, C = (H + 2G)*d.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -13,13 +13,13 @@
 
 namespace olmoe {
 
-/// Rotary angles for sequences of each length that was asked for. A table stays where it is as long as this lives: a
-/// CUDA graph that was recorded with it reads it at each replay.
+/// Tables of rotary angles, one for each sequence length asked for. A table stays in memory as long as this object
+/// lives: a CUDA graph that was captured with it reads it at each replay.
 class RotaryTables {
  public:
   explicit RotaryTables(const ModelConfig& config) : config_(config) {}
-  /// Of at least fp32, on the device of `like`, a tensor of N tokens. Without tokens the length does not matter: any
-  /// table that is there.
+  /// [sequence_length, d] in fp32, or float64 if `like` is, on the device of `like` [N, ...]. For N = 0 any length
+  /// serves: an existing table is returned. Throws Error if the table of that length is on another device.
   at::Tensor of(const at::Tensor& like, int64_t sequence_length);
 
  private:
@@ -27,14 +27,14 @@ class RotaryTables {
   std::map<int64_t, at::Tensor> by_length_;  ///< [S, d]
 };
 
-/// Causal self-attention with QK-norm over the full width and half-split rotary positions.
-/// Order of operations as in Hugging Face's OlmoeAttention: project, norm, clip, rotate, attend, project.
+/// Causal self-attention with grouped key/value heads, QK-norm over the full width and half-split rotary positions, in
+/// the order of projection, norm, clip, rotation, attention, projection. Source: Hugging Face's OlmoeAttention.
 class Attention {
  public:
   Attention(const ModelConfig& config, std::string prefix, kernels::AttentionMethod method = {});
   std::vector<Param> params();
-  /// For `sequences` sequences of equal length: y_ND.
-  at::Tensor forward(const Normed& x, int64_t sequences, Keep keep);
+  /// y_ND, in the dtype of x. The N rows are `sequences` sequences of N / sequences positions each.
+  at::Tensor forward(const Normed& x, int64_t sequences, SavePolicy save_policy);
 
  private:
   const ModelConfig& config_;

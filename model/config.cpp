@@ -17,8 +17,8 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
   };
 
   require(config.d_model % (2 * config.num_heads) == 0,
-          fmt::format("d_model: {} must be an even multiple of {}.num_heads = {} (rotary turns pairs)", config.d_model,
-                      path, config.num_heads));
+          fmt::format("d_model: {} must be an even multiple of {}.num_heads = {} (rotary embedding rotates pairs)",
+                      config.d_model, path, config.num_heads));
   require(config.num_heads % config.num_kv_heads == 0,
           fmt::format("num_kv_heads: {} must divide {}.num_heads = {}", config.num_kv_heads, path, config.num_heads));
   require(config.top_k <= config.num_experts,

@@ -32,10 +32,10 @@ struct EnumNames<RouterDtype> {
   static constexpr std::array names{"float32", "compute"};
 };
 
-/// The feed-forward of a block: some of several experts for each token, or one that is dense.
+/// The feed-forward of a block: experts, or a dense one.
 struct FeedForwardSpec {
   int64_t num_experts;  ///< 0: dense
-  int64_t top_k;        ///< experts that a token chooses; 1 where it is dense
+  int64_t top_k;        ///< experts that a token chooses; 1 if dense
   int64_t hidden;       ///< hidden width of an expert, or of the dense feed-forward
   bool has_experts() const { return num_experts > 0; }
 };
@@ -47,7 +47,7 @@ struct BlockSpec {
   FeedForwardSpec feed_forward;
 };
 
-/// What the model computes. Defaults are OLMoE-1B-7B (arXiv 2409.02060).
+/// Architecture, initialization and losses of the model. Defaults are OLMoE-1B-7B (arXiv 2409.02060).
 struct ModelConfig {
   Ffn ffn = Ffn::moe;
   int64_t vocab_size = 50304;
@@ -75,7 +75,7 @@ struct ModelConfig {
 
   template <class V>
   void fields(V& v) {
-    v("ffn", ffn, "feed-forward of each block; dense is the twin of equal active size");
+    v("ffn", ffn, "feed-forward of each block; dense: the dense twin, a model without experts of equal active size");
     v("vocab_size", vocab_size, {1, 1 << 24}, "rows of embedding and head, V; padding rows included");
     v("d_model", d_model, {1, 1 << 17}, "model width, D");
     v("num_layers", num_layers, {1, 1 << 10}, "blocks, L");
@@ -90,22 +90,22 @@ struct ModelConfig {
     v("clip_qkv", clip_qkv, above(0), "clamp queries, keys and values to +- this; null: off");
     v("rope_theta", rope_theta, above(0), "base of the rotary frequencies");
     v("norm_eps", norm_eps, above(0), "epsilon of every RMSNorm");
-    v("router_dtype", router_dtype, "dtype of the router's product; softmax is at least fp32 either way");
+    v("router_dtype", router_dtype, "dtype of the router's GEMM; its softmax is in at least fp32");
     v("load_balancing_weight", load_balancing_weight, at_least(0), "alpha: weight of the load-balancing loss");
     v("load_balancing_granularity", load_balancing_granularity,
-      "tokens over which balance is taken; global: those of one micro-batch of every rank");
+      "tokens whose load is balanced together; global: one micro-batch of every rank");
     v("router_z_weight", router_z_weight, at_least(0), "beta: weight of mean(logsumexp^2) of the router logits");
     v("capacity_factor", capacity_factor, above(0, 1 << 14),
       "an expert takes this times the mean number of assignments from a micro-batch and drops later ones; "
       "null: dropless");
     v("init_std", init_std, above(0), "standard deviation of initial weights (norm weights start at 1)");
-    v("init_cutoff", init_cutoff, above(0), "initial weights are cut at this many standard deviations");
-    v("loss_chunk", loss_chunk, {1, 1 << 30}, "tokens whose logits exist at one time");
+    v("init_cutoff", init_cutoff, above(0), "initial weights are truncated at this many standard deviations");
+    v("loss_chunk", loss_chunk, {1, 1 << 30}, "tokens of a chunk of the loss: logits exist for one chunk at a time");
   }
 
   /// The blocks in order, derived from the fields above.
   std::vector<BlockSpec> blocks() const;
-  /// Blocks with experts, and whether there are any.
+  /// Number of blocks with experts.
   int64_t num_moe_layers() const { return ffn == Ffn::moe ? num_layers : 0; }
   bool has_experts() const { return num_moe_layers() > 0; }
   int64_t head_dim() const { return d_model / num_heads; }
@@ -114,7 +114,7 @@ struct ModelConfig {
   int64_t dense_hidden() const { return dense_width > 0 ? dense_width : top_k * expert_width; }
 };
 
-/// Problems that span fields, one sentence each, starting with the key's path under `path`. Empty: valid.
+/// Problems of the values, one sentence each, that start with the path of a key under `path`. Empty: valid.
 std::vector<std::string> validate(const ModelConfig& config, const std::string& path);
 
 }  // namespace olmoe

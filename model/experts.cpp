@@ -15,55 +15,55 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// Whether the next gradients are stored; the first backward of a pass takes the answer, the others add. Lives as long
-/// as the weights.
-struct Stores : torch::CustomClassHolder {
-  Stores(bool& of_gate_up, bool& of_down) : gate_up(of_gate_up), down(of_down) {}
-  static kernels::GradWrite take(bool& stores) {
-    return std::exchange(stores, false) ? kernels::GradWrite::store : kernels::GradWrite::add;
+/// Whether the next backward stores the weight gradients. The first backward after the buffers were claimed clears the
+/// flags; later ones add. Must not outlive the layer.
+struct StoreFlags : torch::CustomClassHolder {
+  StoreFlags(bool& of_gate_up, bool& of_down) : gate_up(of_gate_up), down(of_down) {}
+  static kernels::GradWrite take(bool& store) {
+    return std::exchange(store, false) ? kernels::GradWrite::store : kernels::GradWrite::add;
   }
   bool &gate_up, &down;
 };
 
-/// Assignments of tokens to the experts here, their weights (leaves, of which the engine need not know), how they are
-/// computed, and what becomes of weight gradients.
+/// Operands of a call that the autograd engine does not see: the assignments to the experts of this rank, the weights
+/// (their gradients are written by the backward itself), the kernels, and how gradients are written.
 struct ExpertCall {
   const kernels::Permutation& order;
   const at::Tensor &gate_up_E2FD, &down_EDF;
   kernels::ExpertKernels kernels;
-  c10::intrusive_ptr<Stores> stores;
+  c10::intrusive_ptr<StoreFlags> store;
 };
 
 struct ExpertsFunction : Function<ExpertsFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_MD, const KeptRows& kept,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_MD, const SavedNorm& saved_x,
                             const at::Tensor& scores_MK, const ExpertCall& call,
                             const std::optional<at::Tensor>& residual_MD) {
     const auto& order = call.order;
     auto scores_R = kernels::to_rows(scores_MK, order);
     auto [z_R2F, h_RF] = kernels::experts_up(call.kernels, x_MD, {order, scores_R}, call.gate_up_E2FD);
     auto y_RD = kernels::experts_down(call.kernels, h_RF, order, call.down_EDF);
-    ctx->save_for_backward({kept.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, call.gate_up_E2FD,
-                            call.down_EDF, kept.norm_D});
-    ctx->saved_data["eps"] = kept.eps;
+    ctx->save_for_backward({saved_x.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E,
+                            call.gate_up_E2FD, call.down_EDF, saved_x.norm_D});
+    ctx->saved_data["eps"] = saved_x.eps;
     ctx->saved_data["kernels"] = static_cast<int64_t>(call.kernels);
     ctx->saved_data["residual"] = residual_MD.has_value();
-    ctx->saved_data["stores"] = c10::IValue::make_capsule(call.stores);
+    ctx->saved_data["store"] = c10::IValue::make_capsule(call.store);
     return kernels::combine_rows(y_RD, order, residual_MD.value_or(at::Tensor()));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
     auto& data = ctx->saved_data;
-    const KeptRows kept{saved[0], saved[8], data["eps"].toDouble()};
+    const SavedNorm saved_x{saved[0], saved[8], data["eps"].toDouble()};
     const auto kernels = static_cast<kernels::ExpertKernels>(data["kernels"].toInt());
     const auto &z_R2F = saved[1], &scores_R = saved[2], &gate_up = saved[6], &down = saved[7];
     const kernels::Permutation order{saved[3], saved[4], saved[5]};
-    const auto stores = c10::static_intrusive_pointer_cast<Stores>(data["stores"].toCapsule());
+    const auto store = c10::static_intrusive_pointer_cast<StoreFlags>(data["store"].toCapsule());
     auto dy_MD = grads[0].contiguous();
     auto d = kernels::experts_down_backward(kernels, dy_MD, {order, scores_R}, z_R2F, down,
-                                            {weight_grad(down), Stores::take(stores->down)});
-    kernels::experts_up_weight_grad(kernels, d.dz_R2F, kept.again(), order,
-                                    {weight_grad(gate_up), Stores::take(stores->gate_up)});
+                                            {weight_grad(down), StoreFlags::take(store->down)});
+    kernels::experts_up_weight_grad(kernels, d.dz_R2F, saved_x.recompute(), order,
+                                    {weight_grad(gate_up), StoreFlags::take(store->gate_up)});
     auto dx_RD = kernels::experts_up_input_grad(kernels, d.dz_R2F, order, gate_up);
     return {kernels::combine_rows(dx_RD, order, {}),
             {},
@@ -100,9 +100,9 @@ std::vector<Param> Experts::params() {
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                             const std::optional<at::Tensor>& residual_MD) {
-  const auto stores = c10::make_intrusive<Stores>(store_gate_up_, store_down_);
-  const ExpertCall call{rows, gate_up_e2FD_, down_eDF_, kernels_, stores};
-  return ExpertsFunction::apply(x.y_ND, x.kept, scores_MK, call, residual_MD);
+  const auto store = c10::make_intrusive<StoreFlags>(store_gate_up_, store_down_);
+  const ExpertCall call{rows, gate_up_e2FD_, down_eDF_, kernels_, store};
+  return ExpertsFunction::apply(x.y_ND, x.saved, scores_MK, call, residual_MD);
 }
 
 }  // namespace olmoe

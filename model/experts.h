@@ -1,5 +1,5 @@
-// Shapes: M tokens, K experts a token, R routed rows sorted by expert, E experts, e of them here, D model width, F
-// expert width.
+// Shapes: M tokens, K experts per token, R routed rows sorted by expert, E experts, e of them on this rank, D model
+// width, F expert width.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -15,16 +15,16 @@
 
 namespace olmoe {
 
-/// The SwiGLU experts of a block that are on this rank, as stacked weights over contiguous rows:
-///   y_m = residual_m (where given) + sum over the chosen e of score * down_e(silu(gate_e x_m) * up_e x_m).
-/// The score is folded in at the activation, so nothing expanded is kept: the graph holds x, the pre-activation
-/// z_R2F, the scores and the row order (reference: SonicMoE, Megatron-Core 0.13).
+/// The SwiGLU experts of a block that are on this rank, as grouped GEMMs over stacked weights:
+///   y_m = residual_m (if given) + sum over the chosen experts i of score_i * down_i(silu(gate_i x_m) * up_i x_m).
+/// The score is multiplied in at the activation, so that no expert output is saved for the backward: only x, the
+/// pre-activation z_R2F, the scores and the row order. Source: SonicMoE, Megatron-Core 0.13.
 class Experts {
  public:
   /// Ranks of `group` hold equal numbers of experts, in rank order.
   Experts(const ModelConfig& config, std::string prefix, const Communicator& group, kernels::ExpertKernels kernels);
   std::vector<Param> params();
-  /// `rows` are assignments of the M tokens to the experts here.
+  /// y_MD in the dtype of x. `rows`: the assignments of the M tokens to the experts of this rank.
   at::Tensor forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                      const std::optional<at::Tensor>& residual_MD = {});
 
@@ -32,10 +32,10 @@ class Experts {
   const ModelConfig& config_;
   std::string prefix_;
   kernels::ExpertKernels kernels_;
-  int64_t first_, count_;    // experts [first, first + count) are here
+  int64_t first_, count_;    // this rank's experts: [first, first + count)
   at::Tensor gate_up_e2FD_;  // rows of an expert: F of the gate, then F of up
   at::Tensor down_eDF_;
-  bool store_gate_up_ = false, store_down_ = false;  // their next gradients, which nothing is there to be added to
+  bool store_gate_up_ = false, store_down_ = false;  // their next gradient is the first: stored, not added
 };
 
 }  // namespace olmoe

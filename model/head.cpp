@@ -13,7 +13,8 @@ std::vector<Param> Head::params() {
 }
 
 StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {
-  auto normed_ND = olmoe::rms_norm(x_ND, norm_D_, config_.norm_eps, Keep::all).y_ND;  // its backward is next
+  auto normed_ND =
+      olmoe::rms_norm(x_ND, norm_D_, config_.norm_eps, SavePolicy::all).y_ND;  // its backward follows at once
   const auto targets_N = context.batch.targets_BS.flatten();
   if (context.phase == Phase::score)
     return {kernels::token_cross_entropy(normed_ND, w_VD_, targets_N, config_.loss_chunk), {}};

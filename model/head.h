@@ -1,4 +1,4 @@
-// Shapes: N tokens, D width, V vocabulary.
+// Shapes: N tokens, D model width, V vocabulary.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -9,15 +9,15 @@
 
 namespace olmoe {
 
-/// The last stage: final norm, projection to the vocabulary, cross-entropy: summed over targets, or of each target in
-/// Phase::score. The logits exist a chunk at a time; the forward of a training pass makes their gradients while they
-/// do.
+/// The last stage: final norm, projection to the vocabulary, cross-entropy, summed over targets or in Phase::score of
+/// each target. Logits exist for one chunk of tokens at a time; in Phase::train the forward computes their gradients
+/// too.
 class Head : public Stage {
  public:
   explicit Head(const ModelConfig& config) : config_(config) {}
   std::vector<Param> params() override;
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override;
-  /// All logits [N, V], for comparisons; no gradient.
+  /// All logits [N, V] in the dtype of x, for comparisons; without a graph.
   at::Tensor logits(const at::Tensor& x_ND) const;
 
  private:

@@ -41,7 +41,7 @@ struct RmsNormFunction : Function<RmsNormFunction> {
   }
 };
 
-/// x becomes the sum, and is the first output.
+/// Outputs: the sum, in the memory of x, and its norm.
 struct AddRmsNormFunction : Function<AddRmsNormFunction> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& residual_ND,
                                const at::Tensor& w_D, double eps) {
@@ -60,22 +60,22 @@ struct AddRmsNormFunction : Function<AddRmsNormFunction> {
 };
 
 struct LinearFunction : Function<LinearFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_NI, const KeptRows& kept,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_NI, const SavedNorm& saved_x,
                             const at::Tensor& w_OI) {
-    ctx->save_for_backward({kept.x_ND, kept.norm_D, w_OI});
-    ctx->saved_data["eps"] = kept.eps;
+    ctx->save_for_backward({saved_x.x_ND, saved_x.norm_D, w_OI});
+    ctx->saved_data["eps"] = saved_x.eps;
     return kernels::gemm(x_NI, w_OI);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
-    const KeptRows kept{saved[0], saved[1], ctx->saved_data["eps"].toDouble()};
+    const SavedNorm saved_x{saved[0], saved[1], ctx->saved_data["eps"].toDouble()};
     auto dy = grads[0].contiguous();
-    kernels::gemm_weight_grad(dy, kept.again(), weight_grad(saved[2]));
+    kernels::gemm_weight_grad(dy, saved_x.recompute(), weight_grad(saved[2]));
     return {kernels::gemm_input_grad(dy, saved[2]), {}, {}};
   }
 };
 
-/// Its backward of SwiGLU makes the hidden rows anyway: to keep them would buy nothing.
+/// The hidden rows are not saved: the backward of SwiGLU computes them anyway.
 struct SwigluLinearFunction : Function<SwigluLinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& z_N2F, const at::Tensor& w_OF,
                             const at::Tensor& residual_NO) {
@@ -100,13 +100,14 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    ENSURE(grads[0].is_alias_of(saved[1]), "cross entropy: its gradients were made for another seed");
+    ENSURE(grads[0].is_alias_of(saved[1]), "cross entropy: the gradients were computed for another seed");
     return {saved[0], {}, {}, {}, {}};
   }
 };
 
-Normed normed(const at::Tensor& x_ND, const at::Tensor& y_ND, const at::Tensor& w_D, double eps, Keep keep) {
-  if (keep == Keep::all) return {y_ND, {y_ND.detach(), {}, 0}};
+Normed normed(const at::Tensor& x_ND, const at::Tensor& y_ND, const at::Tensor& w_D, double eps,
+              SavePolicy save_policy) {
+  if (save_policy == SavePolicy::all) return {y_ND, {y_ND.detach(), {}, 0}};
   return {y_ND, {x_ND.detach(), w_D, eps}};
 }
 
@@ -120,23 +121,23 @@ at::Tensor weight_grad(const at::Tensor& weight) {
 
 at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) { return EmbeddingFunction::apply(ids_N, w_VD); }
 
-at::Tensor KeptRows::again() const { return norm_D.defined() ? kernels::rms_norm(x_ND, norm_D, eps).y_ND : x_ND; }
+at::Tensor SavedNorm::recompute() const { return norm_D.defined() ? kernels::rms_norm(x_ND, norm_D, eps).y_ND : x_ND; }
 
-Normed rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps, Keep keep) {
-  return normed(x_ND, RmsNormFunction::apply(x_ND, w_D, eps), w_D, eps, keep);
+Normed rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps, SavePolicy save_policy) {
+  return normed(x_ND, RmsNormFunction::apply(x_ND, w_D, eps), w_D, eps, save_policy);
 }
 
 NormedSum add_rms_norm(const at::Tensor& x_ND, const at::Tensor& residual_ND, const at::Tensor& w_D, double eps,
-                       Keep keep) {
+                       SavePolicy save_policy) {
   const auto out = AddRmsNormFunction::apply(x_ND, residual_ND, w_D, eps);
-  return {out[0], normed(out[0], out[1], w_D, eps, keep)};
+  return {out[0], normed(out[0], out[1], w_D, eps, save_policy)};
 }
 
 at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI) {
-  return LinearFunction::apply(x_NI, KeptRows{x_NI.detach(), {}, 0}, w_OI);
+  return LinearFunction::apply(x_NI, SavedNorm{x_NI.detach(), {}, 0}, w_OI);
 }
 
-at::Tensor linear(const Normed& x, const at::Tensor& w_OI) { return LinearFunction::apply(x.y_ND, x.kept, w_OI); }
+at::Tensor linear(const Normed& x, const at::Tensor& w_OI) { return LinearFunction::apply(x.y_ND, x.saved, w_OI); }
 
 at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO) {
   return SwigluLinearFunction::apply(z_N2F, w_OF, residual_NO);

@@ -12,7 +12,7 @@
 namespace olmoe {
 namespace {
 
-/// ids_NK with -1 where the expert has `capacity` assignments already, those of earlier tokens first.
+/// ids_NK with -1 for assignments beyond the first `capacity` of their expert, in the order of tokens.
 at::Tensor drop_overflow(const at::Tensor& ids_NK, int64_t num_experts, int64_t capacity) {
   const auto sorted = kernels::sort_by_expert(ids_NK, num_experts);
   const auto begins_E = at::cat({at::zeros({1}, sorted.offsets_E.options()), sorted.offsets_E.slice(0, 0, -1)});
@@ -34,7 +34,7 @@ MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const M
       router_(config, prefix + ".router", ranks.data),
       dispatcher_(ranks.experts, config.num_experts),
       experts_(config, prefix + ".experts", ranks.experts->group(), options.kernels),
-      chunks_(dispatcher_.travels() ? options.chunks : 1) {}
+      chunks_(dispatcher_.has_remote_experts() ? options.chunks : 1) {}
 
 std::vector<Param> MoeLayer::params() {
   auto out = router_.params();
@@ -50,8 +50,8 @@ void MoeLayer::make_plans(Routing& routing) const {
     ids_NK = drop_overflow(ids_NK, config_.num_experts, capacity);
     routing.dropped = (ids_NK < 0).sum().to(at::kDouble);
   }
-  if (!dispatcher_.travels()) {
-    routing.plans.push_back(dispatcher_.plan_here(ids_NK, config_.capacity_factor.has_value()));
+  if (!dispatcher_.has_remote_experts()) {
+    routing.plans.push_back(dispatcher_.plan_local(ids_NK, config_.capacity_factor.has_value()));
     return;
   }
   const int chunks = static_cast<int>(chunks_);
@@ -65,9 +65,9 @@ StageOut MoeLayer::forward(const Normed& x, const at::Tensor& residual_ND, Stage
   const auto routed = router_.forward(x, context);
   if (routing.plans.empty()) make_plans(routing);
   if (routing.dropped.defined()) routed.stats.dropped_1.copy_(routing.dropped);
-  if (dispatcher_.travels())
+  if (dispatcher_.has_remote_experts())
     return {forward_chunks(x.y_ND, routed.scores_NK, residual_ND, routing), routed.aux, routed.stats};
-  // Nothing travels, and the residual is added in the pass that sums the experts.
+  // Nothing is dispatched; the kernel that sums the expert outputs adds the residual.
   const auto& rows = routing.plans.front().rows;
   return {experts_.forward(x, routed.scores_NK, rows, residual_ND), routed.aux, routed.stats};
 }
@@ -80,18 +80,18 @@ at::Tensor MoeLayer::forward_chunks(const at::Tensor& x_ND, const at::Tensor& sc
     const int chunks = static_cast<int>(plans.size()), c = static_cast<int>(chunk);
     return all.slice(0, cut(all.size(0), chunks, c), cut(all.size(0), chunks, c + 1));
   };
-  std::vector<TokenDispatcher::Sent> sent;
+  std::vector<TokenDispatcher::PendingDispatch> dispatches;
   for (size_t c = 0; c < plans.size(); ++c)
-    sent.push_back(dispatcher_.send(tokens_of(x_ND, c), tokens_of(scores_NK, c), plans[c]));
-  std::vector<PendingExchange> sent_back;
+    dispatches.push_back(dispatcher_.start_dispatch(tokens_of(x_ND, c), tokens_of(scores_NK, c), plans[c]));
+  std::vector<PendingExchange> combines;
   for (size_t c = 0; c < plans.size(); ++c) {
-    const auto here = dispatcher_.receive(std::exchange(sent[c], {}));
-    const Normed x{here.x_MD, {here.x_MD.detach(), {}}};  // what arrived cannot be made again, and is kept
-    sent_back.push_back(dispatcher_.send_back(experts_.forward(x, here.scores_MK, plans[c].rows), plans[c]));
+    const auto received = dispatcher_.finish_dispatch(std::exchange(dispatches[c], {}));
+    const Normed x{received.x_MD, {received.x_MD.detach(), {}}};  // saved: no norm here to recompute it from
+    combines.push_back(dispatcher_.start_combine(experts_.forward(x, received.scores_MK, plans[c].rows), plans[c]));
   }
   std::vector<at::Tensor> y;
   for (size_t c = 0; c < plans.size(); ++c)
-    y.push_back(dispatcher_.receive_back(sent_back[c], plans[c], tokens_of(residual_ND, c)));
+    y.push_back(dispatcher_.finish_combine(combines[c], plans[c], tokens_of(residual_ND, c)));
   return y.size() == 1 ? y.front() : at::cat(y);
 }
 

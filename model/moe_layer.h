@@ -1,4 +1,4 @@
-// Shapes as in model/routing.h; D model width.
+// Shapes: as in model/routing.h; D model width.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -13,17 +13,18 @@
 
 namespace olmoe {
 
-/// Assignments that an expert takes: `factor` times its share of all, rounded up.
+/// Capacity of an expert: `factor` * assignments / num_experts, rounded up.
 int64_t expert_capacity(double factor, int64_t assignments, int64_t num_experts);
 
-/// Router and experts of a block; the experts lie on the ranks of `expert`. Dropless, unless model.capacity_factor says
-/// how many assignments an expert takes from a micro-batch: later ones, in the order of tokens, are dropped.
+/// Router and experts of a block; the experts are divided over the ranks of axis `expert`. Dropless, unless
+/// model.capacity_factor is set: then an expert takes assignments of a micro-batch up to its capacity, in the order of
+/// tokens, and drops the rest.
 class MoeLayer {
  public:
   MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks, const MoeOptions& options);
   std::vector<Param> params();
-  /// residual_ND + the weighted sum of the experts of x, with the auxiliary losses. Collective over expert, and over
-  /// all ranks if balance is global.
+  /// residual_ND + the weighted sum of the expert outputs for x, [N, D] in the dtype of x, and the auxiliary losses.
+  /// Collective over axis expert, and over all ranks in training if load balancing is global.
   StageOut forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context);
 
  private:

@@ -1,4 +1,4 @@
-// Shapes: N tokens, D width, E experts, K chosen for each token, G groups of N/G consecutive tokens.
+// Shapes: N tokens, D width, E experts, K chosen for each token, U groups of N/U consecutive tokens.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -9,29 +9,29 @@
 namespace olmoe {
 
 struct RouterOut {
-  at::Tensor scores_NK;  ///< at least fp32, differentiable
+  at::Tensor scores_NK;  ///< fp32 or float64, differentiable
   at::Tensor aux;        ///< (alpha * load-balancing loss + beta * z-loss) / num_layers, a differentiable scalar
-  StageStats stats;      ///< none dropped
+  StageStats stats;      ///< with 0 dropped
 };
 
 /// Token-choice routing: softmax over all experts, then the K largest, ties to the lower index.
-///   load balancing = mean over groups of E * sum_e f_e * p_e,  f_e the share of the group's N/G*K assignments,
+///   load balancing = mean over groups of E * sum_e f_e * p_e,  f_e the share of the group's N/U*K assignments,
 ///                    p_e the mean probability; the group is the micro-batch or each sequence. Global: f_e is the share
-///                    of one round's assignments on all ranks, so that the ranks' losses, each weighted by its tokens,
-///                    add up to that of the whole round
+///                    of the assignments of an accumulation step on all ranks, so that the losses of the ranks, each
+///                    weighted by its tokens, add up to that of all micro-batches of the accumulation step
 ///   z-loss         = mean over tokens of logsumexp(logits)^2
 /// Source: arXiv 2409.02060 section 2; Shazeer et al. 2017; ST-MoE (arXiv 2202.08906).
 class Router {
  public:
-  /// `data` are the ranks that a global balance counts over.
+  /// `data`: the ranks whose assignments global load balancing sums; it outlives the router.
   Router(const ModelConfig& config, std::string prefix, Communicator& data);
   std::vector<Param> params();
-  /// Chooses experts, or follows the context's routing where it is already written (recompute never routes again).
-  /// Collective over `data` where balance is global, when it routes in training.
+  /// Chooses experts and writes the choice to the context's routing; if that holds a choice, as in Phase::recompute, it
+  /// is used. Collective over `data` in Phase::train if load balancing is global.
   RouterOut forward(const Normed& x, StageContext& context);
 
  private:
-  at::Tensor balance_counts(const at::Tensor& counts_GE, StageContext& context);
+  at::Tensor balance_counts(const at::Tensor& counts_UE, StageContext& context);
 
   const ModelConfig& config_;
   std::string prefix_;

@@ -1,5 +1,5 @@
-// Shapes: N tokens of this rank, K experts a token, E experts; P ranks share them, e = E/P on each; S copies of tokens
-// that this rank sends, M that it receives, R assignments of received tokens to its experts.
+// Shapes: N tokens of this rank, K experts per token, E experts; P ranks share them, e = E/P on each; X copies of
+// tokens that this rank dispatches, M that it receives, R assignments of received tokens to its experts.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -10,25 +10,25 @@
 
 namespace olmoe {
 
-/// Copies of tokens that one rank sent to other ranks, and received from them.
+/// Copies of tokens that a rank sent to other ranks, and received from them.
 struct TokenCopies {
   int64_t sent = 0, received = 0;
 };
 
-/// The way of tokens to the ranks of their experts. A token goes to a rank once, however many experts it chose there.
+/// How a chunk of tokens is dispatched. A token is sent to a rank once, however many experts it chose there.
 struct DispatchPlan {
-  /// [S] sorted by rank; a copy is the first of its token's assignments to the rank's experts.
+  /// [X] sorted by destination rank; a copy is the first assignment of its token to an expert of that rank.
   kernels::Permutation copies;
-  RowCounts counts;            ///< copies to and from each rank; empty where all experts are here
-  TokenCopies exchanged = {};  ///< of these, with other ranks
+  RowCounts counts;            ///< copies to and from each rank; empty if this rank has all experts
+  TokenCopies exchanged = {};  ///< those of them to and from other ranks
   kernels::Permutation rows;   ///< [R] assignments of the M received tokens (or of the N own ones) sorted by expert
 };
 
-/// The choice of experts of one stage and micro-batch. Written by the first forward, only read afterwards.
+/// The choice of experts of one stage and micro-batch. Written by the first forward, read by a recomputed one.
 struct Routing {
   at::Tensor ids_NK;                ///< int32
-  at::Tensor balance_counts_GE;     ///< int64 assignments that the load-balancing loss is about; G groups of tokens
-  at::Tensor dropped;               ///< float64 scalar: assignments that found no room in their expert
+  at::Tensor balance_counts_UE;     ///< int64 assignments of the load-balancing loss; U groups of tokens
+  at::Tensor dropped;               ///< float64 scalar: assignments beyond capacity; undefined if dropless
   std::vector<DispatchPlan> plans;  ///< of each chunk of tokens
 };
 

@@ -18,70 +18,77 @@ namespace olmoe {
 /// Which ranks share a parameter: all of `shard`, or those of `expert_shard` that hold the same experts.
 enum class Axis { shard, expert_shard };
 
-/// A parameter as a stage names it. The stage computes with *slot, whoever fills it.
+/// A parameter as its stage declares it. The stage computes with *slot, which a sharded unit sets.
 struct Param {
   std::string name;                   ///< full name, unique in the model; the key of its initial value
   std::vector<int64_t> shape;         ///< of *slot on this rank
   std::vector<int64_t> global_shape;  ///< with all experts
-  int64_t first;                      ///< where `shape` begins in the flattened global parameter
+  int64_t first;                      ///< element of the flattened global parameter at which `shape` begins
   Axis axis;
   at::Tensor* slot;
-  bool* to_store = nullptr;  ///< where its backward can store the gradient: set if it shall (UnitParam::to_store)
+  bool* to_store = nullptr;  ///< for a backward that can store the gradient instead of adding (UnitParam::to_store)
   ParamRole role = ParamRole::matrix;
 };
-/// A parameter that all ranks of `shard` share, whole.
+/// A parameter that is sharded over all ranks of `shard`, of the same shape on each rank.
 Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role, at::Tensor& slot);
 
-/// What a forward is for. eval and score keep no graph; score asks the last stage for each target in place of the sum.
+/// What a forward is for. train: the first forward of a training step. recompute: full activation checkpointing runs
+/// the stage again in the backward, with the routing of the first forward. eval and score: no backward follows; in
+/// score the last stage returns the cross-entropy of each target instead of the sum.
 enum class Phase { train, recompute, eval, score };
 
-/// What the graph of a stage holds for its backward: all that it needs, or the least, from which the rest (norms,
-/// rotated queries and keys, router probabilities) is computed again by the same kernels.
-enum class Keep { all, least };
+/// Which activations a stage saves for its backward: all, or (selective activation checkpointing) without norms,
+/// rotated queries and keys and router probabilities, which the backward recomputes by the same kernels.
+enum class SavePolicy { all, selective };
 
-/// The ranks that stages talk to by themselves.
+/// The groups of ranks that stages communicate over. They outlive the stages.
 struct ModelRanks {
-  std::shared_ptr<RowExchange> experts;  ///< between those that share the experts of a layer
-  Communicator& data;                    ///< all that have tokens of their own: what a global balance counts over
+  std::shared_ptr<RowExchange> experts;  ///< over the ranks that share the experts of a layer
+  Communicator& data;                    ///< all ranks with tokens of their own: global load balancing sums over them
 };
 
-/// How experts are computed, and how tokens travel to those of other ranks.
+/// How experts are computed, and how tokens are dispatched to those of other ranks.
 struct MoeOptions {
   at::Device device = at::kCPU;
   Overlap overlap = Overlap::yes;
-  int64_t chunks = 1;  ///< parts of a micro-batch: one is in flight while another is computed
+  int64_t chunks = 1;  ///< of a micro-batch: one is in flight while another is computed
   kernels::ExpertKernels kernels = kernels::ExpertKernels::unfused;
 };
 
+/// What the forward of a stage is given beside its input.
 struct StageContext {
-  const Batch& batch;
+  const Batch& batch;  ///< on the stage's device
   Phase phase;
-  Routing& routing;
-  Keep keep = Keep::all;
-  at::Tensor loss_seed = {};  ///< of a training pass: d(total) / d(summed cross-entropy), a float64 scalar
+  Routing& routing;  ///< of this stage and micro-batch: empty in the first forward, which fills it
+  SavePolicy save_policy = SavePolicy::all;
+  at::Tensor loss_seed = {};  ///< of Phase::train: d(total) / d(summed cross-entropy), a float64 scalar
 };
 
-/// What a stage with experts counts in one forward: float64, detached, on the device.
+/// Statistics of one forward of a stage with experts: float64, detached, on the device.
 struct StageStats {
   at::Tensor losses_2;   ///< load-balancing loss, router z-loss; unweighted
-  at::Tensor dropped_1;  ///< assignments that were dropped
-  at::Tensor counts_E;   ///< assignments to each expert, dropped ones too
+  at::Tensor dropped_1;  ///< dropped assignments
+  at::Tensor counts_E;   ///< assignments to each expert, dropped ones included
 };
 
 struct StageOut {
-  at::Tensor y;    ///< [N, D]; of the last stage, float64: the summed cross-entropy, a scalar, or each target's [N]
-  at::Tensor aux;  ///< weighted auxiliary loss of this stage, a scalar; undefined where there is none
+  /// [N, D] in the compute dtype; of the last stage float64: the summed cross-entropy, a scalar, or in Phase::score
+  /// that of each target [N].
+  at::Tensor y;
+  at::Tensor aux;  ///< weighted auxiliary loss, a differentiable scalar; undefined if there is none
   std::optional<StageStats> stats = {};  ///< of a stage with num_experts() > 0
 };
 
-/// A piece of the model that is gathered, run and released as one. Knows nothing of sharding.
+/// A part of the model whose parameters are gathered and released together: embedding, block or head (not a pipeline
+/// stage). It does not depend on how they are sharded.
 class Stage {
  public:
   virtual ~Stage() = default;
   virtual std::vector<Param> params() = 0;
-  /// Experts that its stats count the assignments of; 0 for a stage without stats.
+  /// Experts E of its StageStats; 0 for a stage without experts.
   virtual int64_t num_experts() const { return 0; }
-  /// x_ND is the output of the stage before; undefined for the first one, which reads the batch.
+  /// x_ND: the output of the stage before, in the compute dtype; undefined for the first stage, which reads the batch.
+  /// Collective over ModelRanks for a stage with experts.
   virtual StageOut forward(const at::Tensor& x_ND, StageContext& context) = 0;
 };
 

@@ -29,7 +29,7 @@ kernels::Permutation saved_permutation(AutogradContext* ctx) {
   return {saved[0], saved[1], saved[2]};
 }
 
-/// Copies of tokens, one for each rank they go to: x_SD.
+/// Copies of tokens, sorted by destination rank: x_XD.
 struct CopyFunction : Function<CopyFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND, const kernels::Permutation& copies) {
     save(ctx, copies);
@@ -42,10 +42,10 @@ struct CopyFunction : Function<CopyFunction> {
 
 /// The sum of the copies of each token, and a residual: y_ND.
 struct SumFunction : Function<SumFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& y_SD, const kernels::Permutation& copies,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& y_XD, const kernels::Permutation& copies,
                             const at::Tensor& residual_ND) {
     save(ctx, copies);
-    return kernels::combine_rows(y_SD, copies, residual_ND);
+    return kernels::combine_rows(y_XD, copies, residual_ND);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto dy_ND = grads[0].contiguous();
@@ -71,12 +71,13 @@ int64_t sum(const std::vector<int64_t>& values) { return std::accumulate(values.
 TokenDispatcher::TokenDispatcher(std::shared_ptr<RowExchange> exchange, int64_t num_experts)
     : exchange_(std::move(exchange)), num_local_experts_(num_experts / exchange_->group().size()) {
   const int ranks = exchange_->group().size();
-  ENSURE(num_experts % ranks == 0, "{} experts on {} ranks", num_experts, ranks);
+  ENSURE(num_experts % ranks == 0, "num_experts ({}) is not divisible by the expert-parallel size ({})", num_experts,
+         ranks);
 }
 
-DispatchPlan TokenDispatcher::plan_here(const at::Tensor& ids_NK, bool some_absent) const {
+DispatchPlan TokenDispatcher::plan_local(const at::Tensor& ids_NK, bool some_dropped) const {
   std::optional<int64_t> rows;
-  if (some_absent) rows = fetch((ids_NK >= 0).sum(), exchange_->group()).item<int64_t>();
+  if (some_dropped) rows = fetch((ids_NK >= 0).sum(), exchange_->group()).item<int64_t>();
   DispatchPlan plan;
   plan.rows = kernels::sort_by_expert(ids_NK, num_local_experts_, rows);
   return plan;
@@ -85,7 +86,7 @@ DispatchPlan TokenDispatcher::plan_here(const at::Tensor& ids_NK, bool some_abse
 std::vector<DispatchPlan> TokenDispatcher::plan(at::TensorList chunks) const {
   auto& group = exchange_->group();
   const int64_t P = group.size(), C = std::ssize(chunks);
-  std::vector<at::Tensor> copy_ranks, sent;  // to each rank: copies of tokens, and assignments to its experts
+  std::vector<at::Tensor> copy_ranks, sent;  // sent to each rank: copies of tokens, and assignments to its experts
   for (const auto& ids_NK : chunks) {
     const auto rank_NK = ids_NK.div(num_local_experts_, "floor");                         // -1 stays -1
     const auto seen_NK = (rank_NK.unsqueeze(2) == rank_NK.unsqueeze(1)).tril(-1).any(2);  // by an earlier assignment
@@ -116,33 +117,33 @@ DispatchPlan TokenDispatcher::plan_chunk(const at::Tensor& ids_NK, const at::Ten
   plan.counts = counts;
   plan.exchanged = {sum(counts.send) - counts.send[me], sum(counts.recv) - counts.recv[me]};
   plan.copies = kernels::sort_by_expert(copy_rank_NK, group.size(), sum(counts.send));
-  const auto ids_SK = ids_NK.index_select(0, plan.copies.slot_R.div(K, "floor"));
+  const auto ids_XK = ids_NK.index_select(0, plan.copies.slot_R.div(K, "floor"));
   auto ids_MK = at::empty({sum(counts.recv), K}, ids_NK.options());
-  group.all_to_all(ids_MK, ids_SK, counts.recv, counts.send);
+  group.all_to_all(ids_MK, ids_XK, counts.recv, counts.send);
   const auto local_MK = ids_MK - group.rank() * num_local_experts_;
   const auto elsewhere_MK = (local_MK < 0).logical_or_(local_MK >= num_local_experts_);
   plan.rows = kernels::sort_by_expert(local_MK.masked_fill(elsewhere_MK, -1), num_local_experts_, rows);
   return plan;
 }
 
-TokenDispatcher::Sent TokenDispatcher::send(const at::Tensor& x_ND, const at::Tensor& scores_NK,
-                                            const DispatchPlan& plan) const {
-  auto x_SD = exchange_->start(CopyFunction::apply(x_ND, plan.copies), plan.counts);
-  return {std::move(x_SD), exchange_->start(CopyFunction::apply(scores_NK, plan.copies), plan.counts)};
+TokenDispatcher::PendingDispatch TokenDispatcher::start_dispatch(const at::Tensor& x_ND, const at::Tensor& scores_NK,
+                                                                 const DispatchPlan& plan) const {
+  auto x_XD = exchange_->start(CopyFunction::apply(x_ND, plan.copies), plan.counts);
+  return {std::move(x_XD), exchange_->start(CopyFunction::apply(scores_NK, plan.copies), plan.counts)};
 }
 
-TokenDispatcher::Received TokenDispatcher::receive(const Sent& sent) const {
-  auto x_MD = exchange_->wait(sent.x_SD);
-  return {std::move(x_MD), exchange_->wait(sent.scores_SK)};
+TokenDispatcher::Dispatched TokenDispatcher::finish_dispatch(const PendingDispatch& pending) const {
+  auto x_MD = exchange_->wait(pending.x_XD);
+  return {std::move(x_MD), exchange_->wait(pending.scores_XK)};
 }
 
-PendingExchange TokenDispatcher::send_back(const at::Tensor& y_MD, const DispatchPlan& plan) const {
+PendingExchange TokenDispatcher::start_combine(const at::Tensor& y_MD, const DispatchPlan& plan) const {
   return exchange_->start(y_MD, {plan.counts.recv, plan.counts.send});
 }
 
-at::Tensor TokenDispatcher::receive_back(const PendingExchange& sent, const DispatchPlan& plan,
-                                         const at::Tensor& residual_ND) const {
-  return SumFunction::apply(exchange_->wait(sent), plan.copies, residual_ND);
+at::Tensor TokenDispatcher::finish_combine(const PendingExchange& pending, const DispatchPlan& plan,
+                                           const at::Tensor& residual_ND) const {
+  return SumFunction::apply(exchange_->wait(pending), plan.copies, residual_ND);
 }
 
 }  // namespace olmoe

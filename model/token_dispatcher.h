@@ -1,4 +1,4 @@
-// Shapes as in model/routing.h; D model width.
+// Shapes: as in model/routing.h; D model width.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -11,39 +11,46 @@
 
 namespace olmoe {
 
-/// Takes tokens to the ranks of their experts and brings the results back, all of it differentiable. The halves of each
-/// way are apart, so that one chunk of tokens travels while another is computed. Router scores travel with their
-/// tokens.
+/// Dispatches tokens to the ranks of their experts and combines the expert outputs; both are differentiable. Each is an
+/// all-to-all in two halves, start and finish, so that one chunk of tokens is in flight while another is computed.
+/// Router scores are dispatched with their tokens. All calls but plan_local() are collective over axis expert.
 class TokenDispatcher {
  public:
-  /// Ranks of `exchange` hold num_experts / size experts each, in rank order.
+  /// Each rank of `exchange` holds num_experts / size experts, in rank order. Throws Error if size does not divide
+  /// num_experts.
   TokenDispatcher(std::shared_ptr<RowExchange> exchange, int64_t num_experts);
 
-  /// From the choices ids_NK of chunks of tokens (int32; -1: none). On a GPU the host waits for the counts, once for
-  /// all chunks. Collective over expert.
+  /// A plan for each of `chunks`, the choices [tokens of the chunk, K] (int32; -1: dropped). One host sync for all
+  /// chunks: the host needs the counts.
   std::vector<DispatchPlan> plan(at::TensorList chunks) const;
-  /// The same where all experts are here and nothing travels. The host waits only if ids of -1 are to be counted.
-  DispatchPlan plan_here(const at::Tensor& ids_NK, bool some_absent) const;
+  /// The plan for a rank that has all experts. A host sync only if `some_dropped`: the ids of -1 are counted.
+  DispatchPlan plan_local(const at::Tensor& ids_NK, bool some_dropped) const;
 
-  struct Sent {
-    PendingExchange x_SD, scores_SK;
+  /// A dispatch in flight, of tokens and their scores.
+  struct PendingDispatch {
+    PendingExchange x_XD, scores_XK;
   };
-  Sent send(const at::Tensor& x_ND, const at::Tensor& scores_NK, const DispatchPlan& plan) const;
-  struct Received {
+  PendingDispatch start_dispatch(const at::Tensor& x_ND, const at::Tensor& scores_NK, const DispatchPlan& plan) const;
+  /// The tokens that this rank received, in the order of their source ranks.
+  struct Dispatched {
     at::Tensor x_MD, scores_MK;
   };
-  Received receive(const Sent& sent) const;
-  /// One row for each received token: the sum over its experts here.
-  PendingExchange send_back(const at::Tensor& y_MD, const DispatchPlan& plan) const;
-  /// y_ND = residual_ND + the rows of each token, in the order in which it chose their ranks.
-  at::Tensor receive_back(const PendingExchange& sent, const DispatchPlan& plan, const at::Tensor& residual_ND) const;
+  /// Throws Error if `pending` was finished already.
+  Dispatched finish_dispatch(const PendingDispatch& pending) const;
+  /// y_MD: for each received token, the sum over its experts on this rank.
+  PendingExchange start_combine(const at::Tensor& y_MD, const DispatchPlan& plan) const;
+  /// y_ND = residual_ND + the sum of each token's rows, in the order in which it chose their ranks. Throws Error if
+  /// `pending` was finished already.
+  at::Tensor finish_combine(const PendingExchange& pending, const DispatchPlan& plan,
+                            const at::Tensor& residual_ND) const;
 
   int64_t num_local_experts() const { return num_local_experts_; }
-  /// Whether experts are on other ranks too.
-  bool travels() const { return exchange_->group().size() > 1; }
+  /// Whether other ranks have experts too.
+  bool has_remote_experts() const { return exchange_->group().size() > 1; }
 
  private:
-  /// `copy_rank_NK`: where a copy of the token goes for the sake of an assignment, else -1; `rows` arrive here.
+  /// `copy_rank_NK`: the rank that an assignment sends a copy of its token to, -1 for none; `rows`: assignments to the
+  /// experts of this rank.
   DispatchPlan plan_chunk(const at::Tensor& ids_NK, const at::Tensor& copy_rank_NK, const RowCounts& counts,
                           int64_t rows) const;
 

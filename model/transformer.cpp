@@ -27,7 +27,7 @@ class EmbeddingStage : public Stage {
   at::Tensor w_VD_;
 };
 
-/// x + attention(norm(x)), then x + ffn(norm(x)); the feed-forward is a subclass's.
+/// x + attention(norm(x)), then x + ffn(norm(x)); a derived class has the feed-forward.
 class Block : public Stage {
  public:
   Block(const ModelConfig& config, std::string name, const kernels::AttentionMethod& attention)
@@ -45,9 +45,9 @@ class Block : public Stage {
 
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const int64_t sequences = context.batch.ids_BS.size(0);
-    const auto normed = olmoe::rms_norm(x_ND, attention_norm_D_, config_.norm_eps, context.keep);
-    const auto attended_ND = attention_.forward(normed, sequences, context.keep);
-    const auto mid = olmoe::add_rms_norm(attended_ND, x_ND, ffn_norm_D_, config_.norm_eps, context.keep);
+    const auto normed = olmoe::rms_norm(x_ND, attention_norm_D_, config_.norm_eps, context.save_policy);
+    const auto attended_ND = attention_.forward(normed, sequences, context.save_policy);
+    const auto mid = olmoe::add_rms_norm(attended_ND, x_ND, ffn_norm_D_, config_.norm_eps, context.save_policy);
     return ffn(mid.norm, mid.sum_ND, context);
   }
 

@@ -9,11 +9,12 @@
 
 namespace olmoe {
 
-/// The stages of the model in order: embedding, num_layers blocks, head. `config` and `mesh` must outlive them. The
-/// blocks share what `attention` keeps.
+/// The stages of the model in order: embedding, num_layers blocks, head. `config` and `mesh` must outlive them. All
+/// blocks use the one `attention`, cuDNN's plans included. Throws Error if the experts cannot be divided over axis
+/// expert.
 std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options = {},
                                                 const kernels::AttentionMethod& attention = {});
-/// The parameters of each stage, with all experts. A description: it names no memory (slot is null).
+/// The parameters of each stage, with all experts, as a description: slot is null.
 std::vector<std::vector<Param>> list_params(const ModelConfig& config);
 
 }  // namespace olmoe

@@ -201,7 +201,7 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     auto& saved = saved_[s];
     saved = {};
     if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
-    StageContext context{batch, phase, saved.routing, options_.keep, loss_seed};
+    StageContext context{batch, phase, saved.routing, options_.save_policy, loss_seed};
     gather(s);  // of the first stage: the others were gathered ahead
     gather_stream_.wait();
     if (s + 1 < num_stages) gather(s + 1);

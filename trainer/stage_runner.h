@@ -51,7 +51,7 @@ class StageRunner {
     bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
     Residency grads = Residency::pooled;              ///< resident: reduced once a step, not after each micro-batch
     std::optional<at::ScalarType> reduce_dtype = {};  ///< gradients are sent in it; none: in their own
-    Keep keep = Keep::all;                            ///< of graphs that wait for their backward while other stages run
+    SavePolicy save_policy = SavePolicy::all;         ///< of graphs that wait for their backward while other stages run
   };
   StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options);
 

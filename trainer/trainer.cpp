@@ -65,7 +65,7 @@ StageRunner::Options runner_options(const ResolvedRun& run) {
           .overlap = config.parallel.overlap,
           .grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled,
           .reduce_dtype = reduce_dtype(config.parallel.reduce_dtype),
-          .keep = config.train.recompute == Recompute::selective ? Keep::least : Keep::all};
+          .save_policy = config.train.recompute == Recompute::selective ? SavePolicy::selective : SavePolicy::all};
 }
 
 DataLoader::Plan loader_plan(const ResolvedRun& run, const Communicator& world) {

@@ -6,17 +6,17 @@
 
 using namespace olmoe;
 
-TEST_CASE("a table of rotary angles stays where it is, whatever lengths are asked for after it") {
+TEST_CASE("a table of rotary angles stays in memory when other lengths are asked for") {
   const auto model = test::tiny_model();
   RotaryTables tables(model);
   const auto tokens = at::zeros({24, model.d_model});
-  const auto of_12 = tables.of(tokens, 12);  // as a recorded step has it
+  const auto of_12 = tables.of(tokens, 12);  // as in a captured step
   const auto of_8 = tables.of(tokens, 8);    // an evaluation
   CHECK(of_8.size(0) == 8);
   CHECK(tables.of(tokens, 12).is_same(of_12));
   CHECK(tables.of(tokens, 8).is_same(of_8));
   CHECK(at::equal(of_12, kernels::rotary_table(12, model.head_dim(), model.rope_theta, at::kFloat)));
   const auto none = at::zeros({0, model.d_model});
-  CHECK(tables.of(none, 1).numel() > model.head_dim());  // a round without sequences makes none of its own
+  CHECK(tables.of(none, 1).numel() > model.head_dim());  // an empty micro-batch reuses a table
   CHECK(RotaryTables(model).of(none, 1).size(0) == 1);
 }

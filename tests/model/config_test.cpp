@@ -46,7 +46,7 @@ const std::vector<BadConfig>& bad_configs() {
 
 }  // namespace
 
-TEST_CASE("a good model config has no problem") {
+TEST_CASE("a valid model config has no problems") {
   CHECK(validate(ModelConfig{}, "model").empty());
   CHECK(validate(test::tiny_model(), "model").empty());
 }

@@ -1,4 +1,4 @@
-// FLOPs of a token by kind, against a calculation by hand. Their sums are in config_test.cpp.
+// FLOPs of a token by kind, against a calculation by hand. Their sums: config_test.cpp.
 #include "model/flops.h"
 
 #include "support/catch.h"
@@ -19,7 +19,7 @@ ModelConfig dense_twin() {
 
 TEST_CASE("forward FLOPs by kind, of OLMoE-1B-7B") {
   const auto flops = count_forward_flops(ModelConfig{}, kSequence);
-  // 16 blocks; d 2048; 8 experts of three products of 2048 x 1024; q, k, v and output; 64 experts; half of 4096 keys,
+  // 16 blocks; d 2048; 8 experts of three GEMMs of 2048 x 1024; q, k, v and output; 64 experts; half of 4096 keys,
   // for scores and values; 50,304 words. Two FLOPs each.
   CHECK(flops.ffn == 16. * 8 * 3 * 2048 * 1024 * 2);
   CHECK(flops.projections == 16. * 4 * 2048 * 2048 * 2);
@@ -32,7 +32,7 @@ TEST_CASE("forward FLOPs by kind, of OLMoE-1B-7B") {
   CHECK(flops.head / flops.total() == Approx(0.08).margin(0.005));
 }
 
-TEST_CASE("the kinds are the whole, but for the weights of norms") {
+TEST_CASE("the kinds add up to all FLOPs except those of norm weights") {
   for (const auto& config : {ModelConfig{}, dense_twin()}) {
     // Two norms of a block, of q and of k, and the last one.
     const double norm_flops = 6. * (16 * 4 + 1) * 2048;

@@ -22,24 +22,24 @@ at::Tensor bound(const at::Tensor& values) {
 
 }  // namespace
 
-TEST_CASE("the loss makes its gradients for the seed that it is told, and takes no other") {
+TEST_CASE("the loss computes gradients for the seed that it is given, and refuses another") {
   const auto w_VD = bound(at::tensor({1.f, 0.f, 0.f, 1.f}).view({2, 2}));
   const auto x_ND = at::tensor({1.f, 1.f}).view({1, 2}).set_requires_grad(true);
   const auto seed = seed_of(0.5);
   const auto loss = olmoe::linear_cross_entropy(x_ND, w_VD, at::tensor({1}, at::kLong), 4, seed);
   CHECK(loss.item<double>() == Approx(std::log(2.)));
-  SECTION("that seed") {
+  SECTION("the same seed") {
     torch::autograd::backward({loss}, {seed});
     // softmax is (1/2, 1/2): d logits = 1/2 (1/2, -1/2).
     CHECK(at::equal(x_ND.grad(), at::tensor({0.25f, -0.25f}).view({1, 2})));
     CHECK(at::equal(w_VD.grad(), at::tensor({0.25f, 0.25f, -0.25f, -0.25f}).view({2, 2})));
   }
-  SECTION("an equal number elsewhere") {
+  SECTION("an equal value in another tensor") {
     CHECK_THROWS_AS(torch::autograd::backward({loss}, {seed_of(0.5)}), olmoe::Error);
   }
 }
 
-TEST_CASE("without a seed the loss has no gradient, and the weight's is left alone") {
+TEST_CASE("without a seed the loss has no gradient, and that of the weight does not change") {
   at::NoGradGuard no_grad;
   const auto w_VD = bound(at::ones({3, 2}));
   const auto loss = olmoe::linear_cross_entropy(at::ones({2, 2}), w_VD, at::tensor({0, 2}, at::kLong), 1, {});

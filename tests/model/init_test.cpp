@@ -23,7 +23,7 @@ TEST_CASE("an initial weight depends on seed, name and index alone") {
   const ModelConfig model;
   const auto whole = values(random_init(model, 1), kName, 0, kCount);
   const auto source = random_init(model, 1);
-  for (int64_t begin : {0, 1, 777, 16'384, 150'001}) {  // whatever was read before, in whatever pieces
+  for (int64_t begin : {0, 1, 777, 16'384, 150'001}) {  // independent of earlier reads and their sizes
     const int64_t count = std::min<int64_t>(33'333, kCount - begin);
     CHECK(at::equal(values(source, kName, begin, count), whole.narrow(0, begin, count)));
   }
@@ -34,7 +34,7 @@ TEST_CASE("an initial weight depends on seed, name and index alone") {
   CHECK(shares_with(values(source, kName, 1, kCount)) == 0);
 }
 
-TEST_CASE("values are a normal of init_std, cut at init_cutoff deviations") {
+TEST_CASE("values are a normal of init_std, truncated at init_cutoff deviations") {
   ModelConfig model;
   const auto x = values(random_init(model, 1), kName, 0, kCount) / model.init_std;
   CHECK(x.abs().max().item<double>() <= model.init_cutoff);
@@ -49,7 +49,7 @@ TEST_CASE("values are a normal of init_std, cut at init_cutoff deviations") {
   CHECK(values(random_init(model, 1), kName, 0, kCount).abs().max().item<double>() <= 1.5 * model.init_std);
 }
 
-TEST_CASE("norm weights start at one, and nothing else does") {
+TEST_CASE("norm weights start at one, no others do") {
   const auto model = test::tiny_model();
   const auto source = random_init(model, 1);
   int64_t norms = 0;

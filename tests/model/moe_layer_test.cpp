@@ -1,4 +1,4 @@
-// A MoE layer whose experts are spread over ranks beside one that has them all, for choices that routers seldom make.
+// Expert parallelism against a layer with all experts on one rank, for choices that routers seldom make.
 #include "model/moe_layer.h"
 
 #include <fmt/ranges.h>
@@ -28,7 +28,7 @@ at::Tensor values_of(const Param& param) {
   return ((i * 0.37 + static_cast<double>(param.name.size())).sin() * 0.3).view(param.shape);
 }
 
-/// A layer with weights and gradients of its own.
+/// A layer with weights and gradient buffers.
 struct TestLayer {
   TestLayer(const ModelConfig& model, Communicator& experts, int64_t chunks)
       : layer(model, "moe", {std::make_shared<RowExchange>(experts, at::kCPU, Overlap::yes), experts},
@@ -43,12 +43,12 @@ struct TestLayer {
   std::vector<Param> params;
 };
 
-/// What a layer does to tokens whose experts are given: y, the gradient of x, and the stats.
-struct Pass {
+/// Output, gradient of the input and stats of one forward and backward with given choices.
+struct Result {
   at::Tensor y_ND, dx_ND;
   StageStats stats;
 };
-Pass run(TestLayer& test, const at::Tensor& x_ND, const at::Tensor& ids_NK) {
+Result run(TestLayer& test, const at::Tensor& x_ND, const at::Tensor& ids_NK) {
   const auto x = x_ND.clone().requires_grad_();
   Batch batch{at::zeros({1, x.size(0)}, at::kLong), {}, 0};
   Routing routing;
@@ -94,7 +94,7 @@ std::vector<Choice> choices() {
        [](int) {
          return same_for_all(4, {3, 0, 4});
        }},
-      {"ranks choose apart",
+      {"ranks choose different experts",
        [](int rank) {
          return same_for_all(3 + rank, rank % 2 ? at::IntArrayRef{5, 3, 4} : at::IntArrayRef{1, 5, 0});
        }},
@@ -106,11 +106,11 @@ std::vector<Choice> choices() {
        [](int rank) {
          return same_for_all(rank == 2 ? 7 : 0, {2, 1, 4});
        }},
-      {"nobody has tokens",
+      {"no rank has tokens",
        [](int) {
          return same_for_all(0, {0, 1, 2});
        }},
-      {"as it comes", random_choice},
+      {"random", random_choice},
   };
 }
 
@@ -133,12 +133,12 @@ at::Tensor part_of(const std::vector<Param>& whole, const Param& param) {
   throw Error("no parameter " + param.name);
 }
 
-/// Throws where experts on several ranks do not do what they do on one.
+/// Throws if results on several ranks differ from those on one.
 void check_ranks(const ModelConfig& model, int ranks, int64_t chunks, const Choice& choice) {
-  // The reference takes one rank's tokens after another's; its weight gradients add up.
+  // The reference computes the micro-batches of all ranks in turn; its weight gradients accumulate.
   const auto alone = make_single_communicator();
   TestLayer reference(model, *alone, 1);
-  std::vector<Pass> expected;
+  std::vector<Result> expected;
   for (int rank = 0; rank < ranks; ++rank) {
     const auto ids_NK = choice.ids_NK(rank);
     expected.push_back(run(reference, tokens_of(rank, ids_NK.size(0), model.d_model), ids_NK));
@@ -165,7 +165,7 @@ void check_ranks(const ModelConfig& model, int ranks, int64_t chunks, const Choi
 
 }  // namespace
 
-TEST_CASE("experts on several ranks do what they do on one, whatever is chosen") {
+TEST_CASE("expert parallelism gives the results of one rank for every choice of experts") {
   const int ranks = GENERATE(2, 3, 6);
   const int64_t chunks = GENERATE(1, 2, 3);
   for (const auto& choice : choices()) {
@@ -178,7 +178,7 @@ TEST_CASE("experts on several ranks do what they do on one, whatever is chosen")
   }
 }
 
-TEST_CASE("the counts of all chunks travel in one call, their ids in one each") {
+TEST_CASE("the counts of all chunks are exchanged in one call, the ids of each chunk in one") {
   const auto choice = random_choice(1);
   run_ranks(2, [&](Communicator& group) {
     const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Overlap::yes), kExperts);
@@ -190,7 +190,7 @@ TEST_CASE("the counts of all chunks travel in one call, their ids in one each") 
   });
 }
 
-TEST_CASE("all chunks leave before the first is computed, and their gradients likewise") {
+TEST_CASE("all chunks are dispatched before the first is computed, in forward and backward") {
   const auto model = layer_model();
   run_ranks(2, [&](Communicator& group) {
     at::AutogradState::get_tls_state().set_multithreading_enabled(false);
@@ -200,15 +200,15 @@ TEST_CASE("all chunks leave before the first is computed, and their gradients li
     for (const auto& call : group.diagnostics().trace()->calls()) sent.push_back(std::to_string(call.elements));
     const std::string rows = std::to_string(8 * model.d_model), choices = std::to_string(8 * kTopK);
     const std::vector<std::string> expected{"8",     choices, choices,           // counts of both chunks, ids of each
-                                            rows,    choices, rows,    choices,  // tokens and scores
-                                            rows,    rows,                       // what experts made of them
-                                            rows,    rows,                       // backward: gradients of that
-                                            choices, rows,    choices, rows};    // then of tokens and scores
+                                            rows,    choices, rows,    choices,  // dispatch of tokens and scores
+                                            rows,    rows,                       // combine
+                                            rows,    rows,                       // backward: of combine
+                                            choices, rows,    choices, rows};    // then of dispatch
     ENSURE(sent == expected, "sent {}", fmt::join(sent, " "));
   });
 }
 
-TEST_CASE("an expert's capacity is its share times the factor, rounded up where it is no whole number") {
+TEST_CASE("expert capacity is the factor times the mean number of assignments, rounded up") {
   CHECK(expert_capacity(1.0, 24, 6) == 4);
   CHECK(expert_capacity(1.0, 25, 6) == 5);
   CHECK(expert_capacity(1.1, 50 * 6, 6) == 55);  // in binary a little more
@@ -217,7 +217,7 @@ TEST_CASE("an expert's capacity is its share times the factor, rounded up where 
   CHECK(expert_capacity(2.0, 0, 6) == 0);
 }
 
-TEST_CASE("a token travels to a rank once, however many experts it chose there") {
+TEST_CASE("a token is sent to a rank once, however many experts it chose there") {
   run_ranks(2, [&](Communicator& group) {
     const TokenDispatcher dispatcher(std::make_shared<RowExchange>(group, at::kCPU, Overlap::yes), kExperts);
     // Experts 0 to 2 are rank 0's. Of the first token rank 0 gets one copy, of the second one each.
@@ -230,7 +230,7 @@ TEST_CASE("a token travels to a rank once, however many experts it chose there")
   });
 }
 
-TEST_CASE("with a capacity later tokens are dropped, here and on other ranks alike") {
+TEST_CASE("assignments beyond capacity are dropped in the order of tokens, equally on one rank and on two") {
   auto model = layer_model();
   model.capacity_factor = 0.5;  // 8 tokens x 3 / 6 experts x 0.5 = 2 for each expert
   const auto ids_NK = same_for_all(8, {1, 4, 5});
@@ -239,7 +239,7 @@ TEST_CASE("with a capacity later tokens are dropped, here and on other ranks ali
   TestLayer reference(model, *alone, 1);
   const auto expected = run(reference, x_ND, ids_NK);
   CHECK(expected.stats.dropped_1.item<double>() == 3 * 6);
-  CHECK(at::equal(expected.y_ND.slice(0, 2), x_ND.slice(0, 2) * 0.5));  // nothing but the residual
+  CHECK(at::equal(expected.y_ND.slice(0, 2), x_ND.slice(0, 2) * 0.5));  // the residual alone
   CHECK_FALSE(at::equal(expected.y_ND.slice(0, 0, 2), x_ND.slice(0, 0, 2) * 0.5));
   CHECK_NOTHROW(run_ranks(2, [&](Communicator& group) {
     at::AutogradState::get_tls_state().set_multithreading_enabled(false);

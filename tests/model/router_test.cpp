@@ -1,5 +1,4 @@
-// What the dense oracle does not see: a choice that is given, and the precision of the router's
-// product.
+// What the dense oracle does not cover: a given choice of experts, the precision of the router's GEMM, global balance.
 #include "model/router.h"
 
 #include "support/catch.h"
@@ -30,7 +29,7 @@ struct TestRouter {
 
 }  // namespace
 
-TEST_CASE("a choice that was made before is followed, not made again") {
+TEST_CASE("a choice of experts in the routing is used, not made again") {
   const auto model = test::tiny_model();
   TestRouter test(model, at::kDouble);
   const auto x_ND = at::randn({12, model.d_model}, at::kDouble);
@@ -49,7 +48,7 @@ TEST_CASE("a choice that was made before is followed, not made again") {
   CHECK(at::allclose(out.scores_NK, probs_NE.gather(1, other_NK.to(at::kLong)), 1e-12, 0));
 }
 
-TEST_CASE("the router multiplies in fp32 under bf16 compute, or in bf16 when told so") {
+TEST_CASE("the router's GEMM is in fp32 under bf16 compute, or in bf16 if router_dtype says so") {
   auto model = test::tiny_model();
   model.d_model = 256;
   const auto x_ND = at::randn({64, model.d_model}, at::kDouble).to(at::kBFloat16);
@@ -70,7 +69,7 @@ TEST_CASE("the router multiplies in fp32 under bf16 compute, or in bf16 when tol
   CHECK(rounded < 0.5);
 }
 
-TEST_CASE("a global balance is counted over ranks once a choice, and in training alone") {
+TEST_CASE("global load balancing sums assignments over ranks once per choice, and in training only") {
   auto model = test::tiny_model();
   const auto x_ND = at::randn({12, model.d_model}, at::kDouble);
   const auto calls = [&](std::initializer_list<Phase> phases) {

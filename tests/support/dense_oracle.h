@@ -85,8 +85,8 @@ class DenseOracle {
     auto group_mean = [&](const at::Tensor& x_NE) {
       return x_NE.reshape({by_sequence ? sequences : 1, -1, model_.num_experts}).mean(1);
     };
-    const auto shares_GE = group_mean(chosen_NE) / static_cast<double>(model_.top_k);
-    const auto balance = (shares_GE * group_mean(probs_NE)).sum(1).mean() * static_cast<double>(model_.num_experts);
+    const auto shares_UE = group_mean(chosen_NE) / static_cast<double>(model_.top_k);
+    const auto balance = (shares_UE * group_mean(probs_NE)).sum(1).mean() * static_cast<double>(model_.num_experts);
     losses.balance = losses.balance + balance / static_cast<double>(model_.num_layers);
     losses.z = losses.z + logits_NE.logsumexp(-1).square().mean() / static_cast<double>(model_.num_layers);
 

@@ -25,7 +25,7 @@ struct Pass {
 };
 inline StageRunner::Options gpu_options(at::ScalarType dtype, Residency residency, Recompute recompute) {
   auto options = runner_options(dtype, residency, recompute == Recompute::full);
-  options.keep = recompute == Recompute::selective ? Keep::least : Keep::all;
+  options.save_policy = recompute == Recompute::selective ? SavePolicy::selective : SavePolicy::all;
   return options;
 }
 

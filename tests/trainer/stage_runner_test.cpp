@@ -31,7 +31,7 @@ ParamSource uneven_weights(const ModelConfig& model) {
 using Stages = std::vector<std::unique_ptr<Stage>>;
 StageRunner::Options recompute_options(at::ScalarType dtype, Recompute recompute) {
   auto options = runner_options(dtype, Residency::pooled, recompute == Recompute::full);
-  if (recompute == Recompute::selective) options.keep = Keep::least;
+  if (recompute == Recompute::selective) options.save_policy = SavePolicy::selective;
   return options;
 }
 

@@ -25,7 +25,7 @@ struct Pass {
   bool fused;               // experts: gathering and SwiGLU inside their products
   int64_t M;                // expected: choices fall on all experts alike
   int64_t value, master;    // bytes of a computed value; of statistics, at least fp32
-  Keep keep;                // of a graph
+  SavePolicy keep;          // of a graph
   int64_t product_bytes;    // see product_bytes()
   int64_t attention_bytes;  // see attention_backward_bytes()
   bool moe() const { return model.has_experts(); }
@@ -67,7 +67,7 @@ Pass pass_of(const Config& config, MeshShape mesh, int multiprocessors) {
           .M = std::llround(seen * static_cast<double>(N)),
           .value = value,
           .master = std::max<int64_t>(value, 4),
-          .keep = train.recompute == Recompute::selective ? Keep::least : Keep::all,
+          .keep = train.recompute == Recompute::selective ? SavePolicy::selective : SavePolicy::all,
           .product_bytes = product_bytes(config, mesh),
           .attention_bytes = attention_backward_bytes(config, sequences, multiprocessors)};
 }
@@ -83,7 +83,7 @@ int64_t kept_by_attention(const Pass& p) {
   const auto& m = p.model;
   // The projection, the attended values, the sum with the residual; log-sum-exp of each head, 1/rms of both norms.
   const int64_t least = (m.qkv_width() + 2 * m.d_model) * p.value + (m.num_heads + 2) * p.master;
-  return p.keep == Keep::least ? least : least + 2 * m.d_model * p.value + rotated_bytes(p);
+  return p.keep == SavePolicy::selective ? least : least + 2 * m.d_model * p.value + rotated_bytes(p);
 }
 
 /// Kept by the feed-forward of a block, for one token. Its input is attention's.
@@ -93,7 +93,7 @@ int64_t kept_by_ffn(const Pass& p) {
   // The pre-activation; of each choice its score and id, and its place among the rows both ways.
   const int64_t least = m.top_k * (2 * m.expert_width * p.value + p.master + 3 * kIndex);
   // Probabilities, log-sum-exp and scores by token.
-  return p.keep == Keep::least ? least : least + (m.num_experts + 1 + m.top_k) * p.master;
+  return p.keep == SavePolicy::selective ? least : least + (m.num_experts + 1 + m.top_k) * p.master;
 }
 
 /// What says where rows go, for all tokens, beside what kept_by_ffn() counts of it: of copies, their place and their
@@ -107,7 +107,7 @@ int64_t kept_by_layer(const Pass& p) {
   if (!p.moe()) return 0;
   const auto& m = p.model;
   const int64_t groups = m.load_balancing_granularity == BalanceGranularity::sequence ? p.sequences : 1;
-  const int64_t by_group = p.master + (p.keep == Keep::all ? kDouble : 0);
+  const int64_t by_group = p.master + (p.keep == SavePolicy::all ? kDouble : 0);
   return m.num_experts * (kIndex + groups * by_group + kDouble);
 }
 
@@ -117,7 +117,7 @@ int64_t expert_temporaries(const Pass& p) {
   const int64_t rows = p.N * m.top_k / p.chunks, hidden = rows * m.expert_width * p.value;
   const int64_t wide = rows * m.d_model * p.value, token_rows = p.M / p.chunks * m.d_model * p.value;
   // What arrived is kept; other rows are normed again for the weight's gradients.
-  const int64_t again = p.keep == Keep::least && !p.travels ? token_rows : 0;
+  const int64_t again = p.keep == SavePolicy::selective && !p.travels ? token_rows : 0;
   // Gradients of the pre-activation and hidden rows; then the former with rows of dx and their sums.
   if (p.fused) return std::max(3 * hidden, 2 * hidden + std::max(again, wide + token_rows));
   // Rows of dy, gradients of the pre-activation, hidden rows; their gradients, then those of the weight.
@@ -145,7 +145,7 @@ int64_t ffn_temporaries(const Pass& p) {
 /// was not kept.
 int64_t attention_temporaries(const Pass& p) {
   const auto& m = p.model;
-  return (2 * m.d_model + m.qkv_width()) * p.value + (p.keep == Keep::least ? rotated_bytes(p) : 0);
+  return (2 * m.d_model + m.qkv_width()) * p.value + (p.keep == SavePolicy::selective ? rotated_bytes(p) : 0);
 }
 
 }  // namespace

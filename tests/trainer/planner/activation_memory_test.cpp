@@ -40,7 +40,7 @@ class MoeHalf : public Stage {
 
  private:
   StageOut compute(const at::Tensor& x_ND, StageContext& context) {
-    return moe_.forward(olmoe::rms_norm(x_ND, norm_D_, config_.norm_eps, context.keep), x_ND, context);
+    return moe_.forward(olmoe::rms_norm(x_ND, norm_D_, config_.norm_eps, context.save_policy), x_ND, context);
   }
 
   const ModelConfig& config_;
@@ -50,7 +50,7 @@ class MoeHalf : public Stage {
 };
 
 /// What MoeHalf keeps of 64 tokens in bf16.
-int64_t kept_of_64_tokens(const ModelConfig& model, Keep keep) {
+int64_t kept_of_64_tokens(const ModelConfig& model, SavePolicy save_policy) {
   tensor_memory::count_host();
   int64_t kept_bytes = 0;
   const auto world = make_single_communicator();
@@ -58,7 +58,7 @@ int64_t kept_of_64_tokens(const ModelConfig& model, Keep keep) {
   auto stages = make_stages(model, mesh);
   stages.at(1) = std::make_unique<MoeHalf>(model, mesh, kept_bytes);
   auto options = runner_options(at::kBFloat16);
-  options.keep = keep;
+  options.save_policy = save_policy;
   StageRunner runner(std::move(stages), mesh, options);
   // Any values would do, and random ones of so many weights take seconds.
   fill_weights(runner.units(), [](const std::string&, int64_t, at::Tensor out) { out.fill_(0.01); });
@@ -120,7 +120,7 @@ TEST_CASE("a layer of experts keeps its input, the pre-activation, scores and pl
   int64_t least = 0, most = 0;
   for (const int64_t top_k : {1, 2, 4, 8}) {
     const auto model = one_wide_block(top_k, kRowsWidth);
-    const int64_t kept = kept_of_64_tokens(model, Keep::least);
+    const int64_t kept = kept_of_64_tokens(model, SavePolicy::selective);
     // In bf16, 2 D + 4 K F a token; of each choice a score and three indices, of each token 1/rms.
     const int64_t rows = kTokens * (2 * model.d_model + 4 * kRowsWidth + 16 * top_k + 4);
     const int64_t by_expert = model.num_experts * (4 + 4 + 8);
@@ -129,7 +129,7 @@ TEST_CASE("a layer of experts keeps its input, the pre-activation, scores and pl
     CHECK(kept <= rows + by_expert + kBlocks);
     // Kept as well otherwise: the normed copy, probabilities with their log-sum-exp, scores by token; counts.
     const int64_t more = kTokens * (2 * model.d_model + 4 * (model.num_experts + 1 + top_k)) + model.num_experts * 8;
-    CHECK(std::abs(kept_of_64_tokens(model, Keep::all) - kept - more) <= kBlocks);
+    CHECK(std::abs(kept_of_64_tokens(model, SavePolicy::all) - kept - more) <= kBlocks);
     if (least == 0) least = kept;
     most = kept;
   }
