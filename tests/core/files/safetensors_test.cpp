@@ -173,7 +173,7 @@ TEST_CASE("a header's length is checked against limit and file") {
       "a header of 3 bytes is over the limit or past the file's end: it is not a safetensors file, or was cut short";
   CHECK(verdict(std::string("\x03\0\0\0\0\0\0\0{}", 10)) == past_end);
   CHECK(verdict(std::string(8, '\xff')) ==
-        "a header of 18446744073709551615 bytes is over the limit or past the file's end: it is no "
+        "a header of 18446744073709551615 bytes is over the limit or past the file's end: it is not a "
         "safetensors file, or was cut short");
 }
 
