@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "kernels/attention.h"
 #include "kernels/rotary.h"
+#include "model/attention_memory.h"
 
 namespace olmoe {
 namespace {
@@ -142,6 +143,58 @@ at::Tensor Attention::forward(const Normed& x, int64_t sequences, SavePolicy sav
   auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_),
                                        tables_.of(x.y_ND, positions), shape);
   return olmoe::linear(y_ND, output_DD_);
+}
+
+/// Of one token: rotated queries and keys, clamped values, and 1/rms of queries and keys.
+int64_t Attention::rotated_bytes(const CostContext& context) const {
+  const int64_t D = config_.d_model, kv_width = config_.kv_width();
+  return (D + (config_.clip_qkv ? 2 : 1) * kv_width) * context.value_bytes +
+         (config_.qk_norm == QkNorm::full ? 2 * context.master_bytes : 0);
+}
+
+/// Scores of the queries with their keys, softmax, and the product with the values.
+std::vector<Work> Attention::core_work(const CostContext& context) const {
+  const auto N = static_cast<double>(context.tokens()), S = static_cast<double>(context.positions);
+  const auto D = static_cast<double>(config_.d_model), kv_width = static_cast<double>(config_.kv_width());
+  const auto H = static_cast<double>(config_.num_heads), value = static_cast<double>(context.value_bytes);
+  const double flops = 2 * D * S * N;  // two GEMMs, half of each: causal
+  const double qkvy = N * static_cast<double>(config_.qkv_width() + config_.d_model) * value;
+  const bool cudnn = context.attention_kernel == kernels::AttentionKernel::cudnn;
+  // Five GEMMs backward for two forward: scores are recomputed.
+  Work core{"attention core", Bound::attention, {flops, qkvy}, {2.5 * flops, 2 * qkvy}};
+  // FlashAttention's sums of dq: each copy is cleared, written and read.
+  if (!cudnn && context.deterministic_attention)
+    core.backward.split = {static_cast<double>(context.sequences) * H,
+                           3 * N * D * static_cast<double>(context.master_bytes)};
+  if (!cudnn || !context.deterministic_attention) return {core};
+  // cuDNN saves the gradients of all scores for the last of the five GEMMs, which makes dq of them. They are taken to
+  // be written and read whole, above the diagonal too.
+  const double score_grads = N * H * S * value;
+  core.backward.flops = 2 * flops;
+  core.backward.bytes += score_grads;
+  return {core, {"attention's dq", Bound::attention, {}, {0.5 * flops, score_grads + N * (D + kv_width) * value}}};
+}
+
+LayerCost Attention::cost(const CostContext& context) const {
+  const int64_t tokens = context.tokens(), D = config_.d_model, C = config_.qkv_width();
+  const int64_t value = context.value_bytes, kv_width = config_.kv_width();
+  const bool recomputes = context.save_policy == SavePolicy::selective;
+  const auto N = static_cast<double>(tokens);
+  LayerCost out;
+  out.work.push_back(linear_work("projections", 2 * N * static_cast<double>(D * (C + D)),
+                                 N * static_cast<double>(3 * D + C), static_cast<double>(D * (C + D)), context));
+  add_work(out.work, core_work(context));
+  const double qk = N * static_cast<double>((D + kv_width) * value);
+  out.work.push_back(memory_work("QK-norm and rotary", 2 * qk, (recomputes ? 5 : 3) * qk));
+
+  // The projection, the attended values, log-sum-exp of each head.
+  out.saved = tokens * ((C + D) * value + config_.num_heads * context.master_bytes);
+  if (!recomputes) out.saved += tokens * rotated_bytes(context);
+  // Gradients of the attended values and of the projection; what was not saved; what the library allocates.
+  out.peaks = {{"backward of the last attention", out.saved,
+                tokens * ((D + C) * value + (recomputes ? rotated_bytes(context) : 0)) +
+                    attention_backward_bytes(config_, context)}};
+  return out;
 }
 
 }  // namespace olmoe

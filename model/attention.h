@@ -35,8 +35,12 @@ class Attention {
   std::vector<Param> params();
   /// y_ND, in the dtype of x. The N rows are `sequences` sequences of N / sequences positions each.
   at::Tensor forward(const Normed& x, int64_t sequences, SavePolicy save_policy);
+  LayerCost cost(const CostContext& context) const;
 
  private:
+  int64_t rotated_bytes(const CostContext& context) const;
+  std::vector<Work> core_work(const CostContext& context) const;
+
   const ModelConfig& config_;
   std::string prefix_;
   kernels::AttentionMethod method_;

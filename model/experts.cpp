@@ -73,6 +73,72 @@ struct ExpertsFunction : Function<ExpertsFunction> {
   }
 };
 
+/// Sizes of a micro-batch's experts on one rank, as floating point: they are multiplied beyond 63 bits.
+struct ExpertSizes {
+  double rows, D, F, elements;  ///< elements of one matrix D x F of every expert
+  int64_t experts;
+};
+
+/// The GEMMs of gate and up, and of down. Fused ones write the hidden rows beside z.
+std::vector<GroupedGemm> forward_gemms(const ExpertSizes& s, const CostContext& context) {
+  const auto value = static_cast<double>(context.value_bytes);
+  const auto gemm = [&](std::string_view name, double n, double k, double row, double weights) {
+    return GroupedGemm{
+        name, s.rows, s.experts, 0, static_cast<int64_t>(n), static_cast<int64_t>(k), value * (s.rows * row + weights)};
+  };
+  const double hidden = context.fused_experts() ? s.F : 0;
+  return {gemm("up", 2 * s.F, s.D, s.D + 2 * s.F + hidden, 2 * s.elements),
+          gemm("down", s.D, s.F, s.F + s.D, s.elements)};
+}
+
+/// Fused, the gradient of hidden rows is not written: z is read, its gradient and the hidden rows are written; and sums
+/// of weight gradients are read and written, or stored. Unfused, those are written and added by a pass of their own.
+std::vector<GroupedGemm> backward_gemms(const ExpertSizes& s, const CostContext& context) {
+  const bool fused = context.fused_experts();
+  const auto value = static_cast<double>(context.value_bytes), master = static_cast<double>(context.master_bytes);
+  const double grad = fused ? (2 - context.stored_share) * master : value;
+  const auto D = static_cast<int64_t>(s.D), F = static_cast<int64_t>(s.F);
+  const auto gemm = [&](std::string_view name, int64_t m, int64_t n, int64_t k, double row, double other) {
+    return GroupedGemm{name, s.rows, s.experts, m, n, k, value * s.rows * row + other};
+  };
+  return {gemm("down backward", 0, F, D, fused ? s.D + 5 * s.F : s.D + s.F, value * s.elements),
+          gemm("down gradient", D, F, 0, s.D + s.F, grad * s.elements),
+          gemm("up gradient", D, 2 * F, 0, s.D + 2 * s.F, grad * 2 * s.elements),
+          gemm("dx", 0, D, 2 * F, 2 * s.F + s.D, value * 2 * s.elements)};
+}
+
+std::vector<Work> expert_work(const ExpertSizes& s, const CostContext& context) {
+  std::vector<Work> out{
+      {"experts", Bound::grouped_gemm, cost_of(forward_gemms(s, context)), cost_of(backward_gemms(s, context))}};
+  if (context.fused_experts()) return out;
+  const auto value = static_cast<double>(context.value_bytes), master = static_cast<double>(context.master_bytes);
+  const double gated = s.rows * s.F * value, row = s.rows * s.D * value;
+  out.push_back(memory_work("SwiGLU", 3 * gated, 6 * gated));
+  out.push_back(memory_work("permute", 2 * row, 4 * row));  // rows of x; backward those again, and of dy
+  out.push_back(memory_work("expert gradient sums", 0, 3 * s.elements * (value + (2 - context.stored_share) * master)));
+  return out;
+}
+
+/// What the backward of one chunk of tokens allocates.
+int64_t expert_temporaries(const ModelConfig& config, const CostContext& context) {
+  const bool dispatched = context.expert_ranks > 1, fused = context.fused_experts();
+  const int64_t D = config.d_model, F = config.expert_width, value = context.value_bytes;
+  const int64_t chunks = dispatched ? context.expert_chunks : 1;
+  const int64_t rows = context.tokens() * config.top_k / chunks, received = context.expert_tokens(config) / chunks;
+  const int64_t hidden = rows * F * value, wide = rows * D * value, token_rows = received * D * value;
+  // What was dispatched is saved; other rows are normed again for the gradients of weights.
+  const int64_t recomputed = context.save_policy == SavePolicy::selective && !dispatched ? token_rows : 0;
+  // Gradients of z and hidden rows; then the former with rows of dx and their sums.
+  if (fused) return std::max(3 * hidden, 2 * hidden + std::max(recomputed, wide + token_rows));
+  // A GPU makes weight gradients of gate and up in the compute dtype before they are added; those of down are half.
+  const int64_t products = context.on_gpu ? config.num_experts / context.expert_ranks * 2 * F * D * value : 0;
+  // Rows of dy, gradients of z, hidden rows; their gradients, then those of the weight.
+  const int64_t down = wide + 3 * hidden + std::max(hidden, products / 2);
+  // Gradients of z; rows of x (and the normed copy) with the gradients of the weight, then of dx with their sums.
+  const int64_t up = wide + 2 * hidden + std::max(token_rows, recomputed + products);
+  return std::max(down, up);
+}
+
 }  // namespace
 
 Experts::Experts(const ModelConfig& config, std::string prefix, const Communicator& group,
@@ -103,6 +169,23 @@ at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const 
   const auto store = c10::make_intrusive<StoreFlags>(store_gate_up_, store_down_);
   const ExpertCall call{rows, gate_up_e2FD_, down_eDF_, kernels_, store};
   return ExpertsFunction::apply(x.y_ND, x.saved, scores_MK, call, residual_MD);
+}
+
+LayerCost Experts::cost(const CostContext& context) const {
+  constexpr int64_t kIndex = sizeof(int32_t);
+  const int64_t tokens = context.tokens(), K = config_.top_k, F = config_.expert_width;
+  const int64_t experts = config_.num_experts / context.expert_ranks;
+  const ExpertSizes sizes{.rows = static_cast<double>(tokens * K),
+                          .D = static_cast<double>(config_.d_model),
+                          .F = static_cast<double>(F),
+                          .elements = static_cast<double>(experts * config_.d_model * F),
+                          .experts = experts};
+  LayerCost out{.work = expert_work(sizes, context)};
+  out.routing = tokens * K * 2 * kIndex;  // places of assignments among the rows, and of rows among assignments
+  out.saved = out.routing + tokens * K * (2 * F * context.value_bytes + context.master_bytes) +  // z and scores
+              config_.num_experts * kIndex;                                                      // offsets
+  out.peaks = {{"backward of the last feed-forward", out.saved, expert_temporaries(config_, context)}};
+  return out;
 }
 
 }  // namespace olmoe

@@ -27,6 +27,7 @@ class Experts {
   /// y_MD in the dtype of x. `rows`: the assignments of the M tokens to the experts of this rank.
   at::Tensor forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                      const std::optional<at::Tensor>& residual_MD = {});
+  LayerCost cost(const CostContext& context) const;
 
  private:
   const ModelConfig& config_;

@@ -1,5 +1,7 @@
 #include "model/head.h"
 
+#include <algorithm>
+
 #include "kernels/cross_entropy.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/rms_norm.h"
@@ -19,6 +21,22 @@ StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {
   if (context.phase == Phase::score)
     return {kernels::token_cross_entropy(normed_ND, w_VD_, targets_N, config_.loss_chunk), {}};
   return {linear_cross_entropy(normed_ND, w_VD_, targets_N, config_.loss_chunk, context.loss_seed), {}};
+}
+
+StageCost Head::cost(const CostContext& context) const {
+  constexpr int64_t kLoss = sizeof(double);  // of a token
+  const int64_t tokens = context.tokens(), row = config_.d_model * context.value_bytes;
+  const int64_t logits_row = config_.vocab_size * context.value_bytes;
+  const auto N = static_cast<double>(tokens), D = static_cast<double>(config_.d_model);
+  const auto V = static_cast<double>(config_.vocab_size);
+  const double norm = N * static_cast<double>(row), logits = N * static_cast<double>(logits_row);
+  StageCost out;
+  out.work = {memory_work("norms", 2 * norm, 3 * norm), linear_work("head", 2 * N * D * V, N * (D + V), D * V, context),
+              memory_work("cross-entropy", logits, logits)};
+  // The normed rows and their gradient, 1/rms, losses; a chunk of logits.
+  out.peaks = {{"loss and its gradients", 0,
+                tokens * (2 * row + context.master_bytes + kLoss) + std::min(tokens, config_.loss_chunk) * logits_row}};
+  return out;
 }
 
 at::Tensor Head::logits(const at::Tensor& x_ND) const {

@@ -17,6 +17,7 @@ class Head : public Stage {
   explicit Head(const ModelConfig& config) : config_(config) {}
   std::vector<Param> params() override;
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override;
+  StageCost cost(const CostContext& context) const override;
   /// All logits [N, V] in the dtype of x, for comparisons; without a graph.
   at::Tensor logits(const at::Tensor& x_ND) const;
 

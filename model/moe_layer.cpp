@@ -95,4 +95,38 @@ at::Tensor MoeLayer::forward_chunks(const at::Tensor& x_ND, const at::Tensor& sc
   return y.size() == 1 ? y.front() : at::cat(y);
 }
 
+LayerCost MoeLayer::cost(const CostContext& context) const {
+  constexpr int64_t kIndex = sizeof(int32_t);
+  const int64_t tokens = context.tokens(), K = config_.top_k, rows = tokens * config_.d_model * context.value_bytes;
+  const auto router = router_.cost(context), experts = experts_.cost(context);
+  LayerCost out{
+      .work = router.work, .saved = router.saved + experts.saved, .routing = router.routing + experts.routing};
+  add_work(out.work, experts.work);
+  int64_t in_flight = 0;  // of the dispatch, beside what the experts' backward allocates
+  const auto token_bytes = static_cast<double>(rows), row_bytes = token_bytes * static_cast<double>(K);
+  if (context.expert_ranks == 1) {
+    out.work.push_back(memory_work("combine", row_bytes + 2 * token_bytes, row_bytes + token_bytes));
+  } else {
+    const double copies = token_bytes * expected_ranks(config_.num_experts, K, context.expert_ranks);
+    out.work.push_back(memory_work("combine", row_bytes + copies, row_bytes + copies));
+    // A copy for each rank is made, and later their sum; the backward does the same with gradients.
+    out.work.push_back(memory_work("dispatch", 3 * copies + 2 * token_bytes, 3 * copies + 2 * token_bytes));
+    // Of copies their place and their token's; of received tokens places by choice; and the received rows.
+    const int64_t received = context.expert_tokens(config_), chunks = context.expert_chunks;
+    const int64_t received_rows = received * config_.d_model * context.value_bytes;
+    const int64_t places = (received + received * K) * kIndex;
+    out.routing += places;
+    out.saved += places + received_rows;
+    // Gradients that came back to the experts; of the other chunks both ends are alive, rows of dy in flight or of dx.
+    // The gradient of the residual is put together chunk by chunk: it is no longer dy itself.
+    in_flight = received_rows * (2 * chunks - 1) / chunks + (chunks > 1 ? rows : 0);
+  }
+  const int64_t score_grads = tokens * K * context.master_bytes;
+  for (const auto& point : experts.peaks)
+    out.peaks.push_back({point.name, out.saved, in_flight + score_grads + point.temporaries});
+  // When the experts are done, the gradient of their input waits for the router's.
+  for (const auto& point : router.peaks) out.peaks.push_back({point.name, point.saved, rows + point.temporaries});
+  return out;
+}
+
 }  // namespace olmoe

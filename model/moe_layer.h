@@ -26,6 +26,7 @@ class MoeLayer {
   /// residual_ND + the weighted sum of the expert outputs for x, [N, D] in the dtype of x, and the auxiliary losses.
   /// Collective over axis expert, and over all ranks in training if load balancing is global.
   StageOut forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context);
+  LayerCost cost(const CostContext& context) const;
 
  private:
   void make_plans(Routing& routing) const;

@@ -153,4 +153,31 @@ RouterOut Router::forward(const Normed& x, StageContext& context) {
   return {out[0], out[1], {stats.narrow(0, 0, 2), stats.narrow(0, 2, 1), stats.narrow(0, 3, config_.num_experts)}};
 }
 
+LayerCost Router::cost(const CostContext& context) const {
+  constexpr int64_t kId = sizeof(int32_t), kCount = sizeof(int64_t), kStat = sizeof(double);
+  const int64_t tokens = context.tokens(), D = config_.d_model, E = config_.num_experts, K = config_.top_k;
+  const int64_t master = context.master_bytes;
+  const bool recomputes = context.save_policy == SavePolicy::selective;
+  const auto N = static_cast<double>(tokens), d = static_cast<double>(D), e = static_cast<double>(E);
+  auto gemm = linear_work("router product", 2 * N * d * e, N * (d + e), d * e, context);
+  const double logits = N * e * static_cast<double>(context.value_bytes + master);
+  auto routing = memory_work("routing", logits, logits);
+  if (recomputes)
+    for (auto* part : {&gemm, &routing}) part->backward.add(part->forward);
+
+  const int64_t groups = config_.load_balancing_granularity == BalanceGranularity::sequence ? context.sequences : 1;
+  LayerCost out{.work = {gemm, routing}};
+  const int64_t rows = tokens * D * context.value_bytes, routed = tokens * (E + 1 + K) * master;
+  out.routing = tokens * K * kId;
+  out.saved = out.routing + E * (groups * master + kStat);  // gradients of the balancing loss; the statistics
+  // Probabilities, log-sum-exp and scores of each token; counts.
+  if (!recomputes) out.saved += routed + E * groups * kCount;
+  // Gradients of scores, logits and x, this once more where it was computed in another dtype; what was not saved.
+  const bool upcast = config_.router_dtype == RouterDtype::float32 && context.value_bytes < master;
+  out.peaks = {
+      {"backward of the last router", out.saved,
+       tokens * (K + E) * master + rows + (upcast ? tokens * D * master : 0) + (recomputes ? rows + routed : 0)}};
+  return out;
+}
+
 }  // namespace olmoe

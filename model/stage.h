@@ -10,6 +10,7 @@
 
 #include "data/batch.h"
 #include "kernels/experts.h"
+#include "model/cost.h"
 #include "model/routing.h"
 #include "parallel/param_role.h"
 
@@ -36,10 +37,6 @@ Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role,
 /// the stage again in the backward, with the routing of the first forward. eval and score: no backward follows; in
 /// score the last stage returns the cross-entropy of each target instead of the sum.
 enum class Phase { train, recompute, eval, score };
-
-/// Which activations a stage saves for its backward: all, or (selective activation checkpointing) without norms,
-/// rotated queries and keys and router probabilities, which the backward recomputes by the same kernels.
-enum class SavePolicy { all, selective };
 
 /// The groups of ranks that stages communicate over. They outlive the stages.
 struct ModelRanks {
@@ -90,6 +87,8 @@ class Stage {
   /// x_ND: the output of the stage before, in the compute dtype; undefined for the first stage, which reads the batch.
   /// Collective over ModelRanks for a stage with experts.
   virtual StageOut forward(const at::Tensor& x_ND, StageContext& context) = 0;
+  /// What one micro-batch costs in forward and backward.
+  virtual StageCost cost(const CostContext& context) const = 0;
 };
 
 }  // namespace olmoe

@@ -21,6 +21,12 @@ class EmbeddingStage : public Stage {
   StageOut forward(const at::Tensor&, StageContext& context) override {
     return {olmoe::embedding(context.batch.ids_BS.flatten(), w_VD_), {}};
   }
+  StageCost cost(const CostContext& context) const override {
+    const int64_t output = context.tokens() * config_.d_model * context.value_bytes;
+    const auto rows = static_cast<double>(output);
+    const auto grads = static_cast<double>(context.tokens() * config_.d_model * 2 * context.master_bytes);
+    return {.work = {memory_work("embedding", 2 * rows, rows + grads)}, .output = output};
+  }
 
  private:
   const ModelConfig& config_;
@@ -51,7 +57,38 @@ class Block : public Stage {
     return ffn(mid.norm, mid.sum_ND, context);
   }
 
+  StageCost cost(const CostContext& context) const override {
+    const int64_t tokens = context.tokens(), rows = tokens * config_.d_model * context.value_bytes;
+    const auto attention = attention_.cost(context);
+    const auto [ffn, normed_uses, residual_passes] = ffn_cost(context);
+    const auto token_bytes = static_cast<double>(rows);
+    // Norms that are not saved are recomputed once for each weight that they are multiplied by.
+    const double recomputed = context.save_policy == SavePolicy::selective ? 2 * (1 + normed_uses) : 0;
+    StageCost out{.work = {memory_work("norms", 4 * token_bytes, (6 + recomputed) * token_bytes),
+                           memory_work("residuals", residual_passes * token_bytes, 4 * token_bytes)},
+                  .output = rows,
+                  .routing = ffn.routing};
+    add_work(out.work, attention.work);
+    add_work(out.work, ffn.work);
+    // Norms save 1/rms and the normed rows, that of the feed-forward also its input, the sum of attention and residual.
+    const int64_t norm = tokens * context.master_bytes + (context.save_policy == SavePolicy::all ? rows : 0);
+    const int64_t before_ffn = norm + attention.saved;
+    out.saved = before_ffn + rows + norm + ffn.saved;
+    // With dy; then also the gradients of the sum and of the residual.
+    for (const auto& point : ffn.peaks)
+      out.peaks.push_back({point.name, before_ffn + rows + norm + point.saved, rows + point.temporaries});
+    for (const auto& point : attention.peaks)
+      out.peaks.push_back({point.name, norm + point.saved, 2 * rows + point.temporaries});
+    return out;
+  }
+
  protected:
+  struct FfnCost {
+    LayerCost layer;
+    int normed_uses;         ///< weights that the normed rows are multiplied by
+    double residual_passes;  ///< over [N, D] of a forward, to add both residuals
+  };
+  virtual FfnCost ffn_cost(const CostContext& context) const = 0;
   virtual std::vector<Param> ffn_params() = 0;
   virtual StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) = 0;
 
@@ -75,6 +112,8 @@ class MoeBlock : public Block {
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) override {
     return moe_.forward(x, residual_ND, context);
   }
+  /// Router and experts; the residual is added where rows are combined.
+  FfnCost ffn_cost(const CostContext& context) const override { return {moe_.cost(context), 2, 2}; }
 
  private:
   MoeLayer moe_;
@@ -92,6 +131,18 @@ class DenseBlock : public Block {
   }
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext&) override {
     return {swiglu_linear(olmoe::linear(x, gate_up_), down_, residual_ND), {}};
+  }
+  FfnCost ffn_cost(const CostContext& context) const override {
+    const int64_t tokens = context.tokens(), D = config_.d_model, F = config_.dense_hidden();
+    const auto N = static_cast<double>(tokens), elements = static_cast<double>(3 * D * F);
+    const double gated = N * static_cast<double>(F * context.value_bytes);
+    LayerCost out{.work = {linear_work("feed-forward", 2 * N * elements, N * static_cast<double>(2 * D + 3 * F),
+                                       elements, context),
+                           memory_work("SwiGLU", 3 * gated, 6 * gated)}};
+    out.saved = tokens * 2 * F * context.value_bytes;
+    // Hidden rows, their gradient, that of gate and up.
+    out.peaks = {{"backward of the last feed-forward", out.saved, tokens * 4 * F * context.value_bytes}};
+    return {out, 1, 5};
   }
 
  private:
@@ -118,15 +169,21 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
   return stages;
 }
 
-std::vector<std::vector<Param>> list_params(const ModelConfig& config) {
-  const auto alone = make_single_communicator();
-  DeviceMesh mesh(*alone, {});
+ModelOutline::ModelOutline(const ModelConfig& config)
+    : config_(config),
+      world_(make_single_communicator()),
+      mesh_(std::make_unique<DeviceMesh>(*world_, MeshShape{})),
+      stages_(make_stages(config_, *mesh_)) {}
+
+std::vector<std::vector<Param>> ModelOutline::params() const {
   std::vector<std::vector<Param>> out;
-  for (const auto& stage : make_stages(config, mesh)) {
+  for (const auto& stage : stages_) {
     out.push_back(stage->params());
     for (auto& param : out.back()) param.slot = nullptr;
   }
   return out;
 }
+
+std::vector<std::vector<Param>> list_params(const ModelConfig& config) { return ModelOutline(config).params(); }
 
 }  // namespace olmoe

@@ -14,6 +14,21 @@ namespace olmoe {
 /// expert.
 std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options = {},
                                                 const kernels::AttentionMethod& attention = {});
+/// The stages of a model on one rank, without memory or computing: what plans are made from.
+class ModelOutline {
+ public:
+  explicit ModelOutline(const ModelConfig& config);
+  /// Of each stage, with all experts; slots are null.
+  std::vector<std::vector<Param>> params() const;
+  /// To be asked for their cost.
+  const std::vector<std::unique_ptr<Stage>>& stages() const { return stages_; }
+
+ private:
+  const ModelConfig config_;  // the stages refer to it
+  std::unique_ptr<Communicator> world_;
+  std::unique_ptr<DeviceMesh> mesh_;
+  std::vector<std::unique_ptr<Stage>> stages_;
+};
 /// The parameters of each stage, with all experts, as a description: slot is null.
 std::vector<std::vector<Param>> list_params(const ModelConfig& config);
 

@@ -10,7 +10,7 @@
 #include "kernels/compare.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/permute.h"
-#include "support/asked_of_libtorch.h"
+#include "support/asked_of_libtorch_registration.h"
 #include "support/catch.h"
 
 namespace {

@@ -23,6 +23,7 @@ class GatherCounter : public Stage {
       : stage_(std::move(stage)), group_(group), counts_(counts) {}
   std::vector<Param> params() override { return stage_->params(); }
   int64_t num_experts() const override { return stage_->num_experts(); }
+  StageCost cost(const CostContext& context) const override { return stage_->cost(context); }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     counts_.push_back(group_.diagnostics().traffic().all_gather.calls);
     return stage_->forward(x_ND, context);

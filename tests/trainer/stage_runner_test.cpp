@@ -129,6 +129,7 @@ class Recorder : public Stage {
       : stage_(std::move(stage)), index_(index), calls_(calls) {}
   std::vector<Param> params() override { return stage_->params(); }
   int64_t num_experts() const override { return stage_->num_experts(); }
+  StageCost cost(const CostContext& context) const override { return stage_->cost(context); }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const auto before = context.routing.ids_NK;
     auto out = stage_->forward(x_ND, context);

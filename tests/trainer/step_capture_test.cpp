@@ -31,6 +31,7 @@ class Scaling final : public Stage {
  public:
   Scaling(size_t index, bool last) : name_(fmt::format("stage_{}", index)), last_(last) {}
   std::vector<Param> params() override { return {{name_ + ".weight", {kWidth}, {kWidth}, 0, Axis::shard, &weight_}}; }
+  StageCost cost(const CostContext&) const override { return {}; }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const auto rows = [&] { return at::ones({context.batch.ids_BS.numel(), kWidth}).requires_grad_(true); };
     const auto y = ScaleFunction::apply(x_ND.defined() ? x_ND : rows(), &weight_);

@@ -5,7 +5,7 @@
 
 #include "model/init.h"
 #include "parallel/collectives/thread_communicator.h"
-#include "support/asked_of_libtorch.h"
+#include "support/asked_of_libtorch_registration.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
 #include "trainer/device_step.h"

@@ -2,34 +2,23 @@
 #include <cstdint>
 #include <string_view>
 
-#include "trainer/config/config.h"
+#include "model/cost.h"
+#include "trainer/planner/model_on_mesh.h"
 
 namespace olmoe {
 
-/// One moment of a micro-batch on one rank, in bytes.
-struct Moment {
+/// What stages are asked the cost of: `sequences` of one rank, on the config's device and kernels. A GPU has so many
+/// multiprocessors.
+CostContext cost_context(const Config& config, MeshShape mesh, int64_t sequences, int multiprocessors);
+
+/// Activations of a rank in bytes, at the point of a micro-batch where they take most.
+struct PeakActivations {
   std::string_view name;
-  int64_t kept;         ///< by stages that wait for their backward
+  int64_t saved;        ///< by stages that wait for their backward
   int64_t temporaries;  ///< of the stage at work
-  int64_t total() const { return kept + temporaries; }
+  int64_t total() const { return saved + temporaries; }
 };
-
-/// The moment of a pass in which activations take most, from the config alone. Counts what the kernels of kernels/X.cpp
-/// allocate as tensors, with experts in balance, and attention's backward in bf16 on a GPU of so many multiprocessors;
-/// docs/memory.md states the formulas.
-Moment fullest_moment(const Config& config, MeshShape mesh, int multiprocessors);
-
-/// What attention's backward is given.
-struct AttentionSize {
-  int64_t sequences, positions;
-  bool deterministic = true;
-};
-/// Bytes of what FlashAttention's backward allocates beside its operands: gradients, sums of the queries' gradient in
-/// fp32 (one; deterministic, one for each turn of the multiprocessors), and sums over rows. Source: mha_bwd of ATen's
-/// flash_api.cpp, LibTorch 2.11.
-int64_t flash_backward_bytes(const ModelConfig& model, AttentionSize size, int multiprocessors);
-/// Of what cuDNN's takes, on a GPU of compute capability 9.0: its workspace, for it writes gradients where they stay.
-/// Source: what cuDNN 9.19.0 says of its plans.
-int64_t cudnn_backward_bytes(const ModelConfig& model, AttentionSize size);
+/// Of a whole micro-batch, from what its stages state; docs/memory.md says what that is.
+PeakActivations peak_activations(const Config& config, const ModelOnMesh& model, int multiprocessors);
 
 }  // namespace olmoe

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/integers.h"
+#include "model/cost.h"
 
 namespace olmoe {
 namespace {
@@ -43,14 +44,6 @@ StepCounts count_step(const Config& config, MeshShape mesh) {
   const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
   const int64_t passes = train.batches(ranks).accumulation_steps(), zero_stage = config.parallel.zero_stage;
   return {passes, zero_stage == 3 ? passes : 1, zero_stage == 3 ? passes : 0, zero_stage == 1 ? 1 : passes};
-}
-
-double expected_copies(int64_t num_experts, int64_t top_k, int64_t expert_ranks) {
-  const int64_t others = num_experts - num_experts / expert_ranks;  // experts that are not on one given rank
-  double none_there = 1;                                            // C(others, K) / C(E, K)
-  for (int64_t k = 0; k < top_k; ++k)
-    none_there *= static_cast<double>(std::max<int64_t>(others - k, 0)) / static_cast<double>(num_experts - k);
-  return static_cast<double>(expert_ranks - 1) * (1 - none_there);
 }
 
 TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens) {

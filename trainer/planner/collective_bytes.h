@@ -16,10 +16,6 @@ struct StepCounts {
 };
 StepCounts count_step(const Config& config, MeshShape mesh);
 
-/// Ranks other than its own that a token goes to, where each set of K of the E experts is as likely:
-/// (P - 1) (1 - C(E - E/P, K) / C(E, K)).
-double expected_copies(int64_t num_experts, int64_t top_k, int64_t expert_ranks);
-
 /// Bytes that a rank sends in one optimizer step, for each communicator, as Diagnostics::traffic() counts them. Norms,
 /// losses and counts of targets and experts are left out: a few hundred bytes.
 struct CollectiveBytes {

@@ -85,20 +85,21 @@ TileTime tile_time(const TileKernel& kernel, int64_t k_tiles, const GpuRates& ra
 }  // namespace
 
 ProductTime product_time(const GroupedProduct& product, const GpuRates& rates) {
-  const auto& kernel = product.kernel;
+  const GroupedGemm& gemm = product.gemm;
+  const TileKernel& kernel = product.kernel;
   const auto of_rows = [&](int64_t rows) {
-    return tile_time(kernel, ceil_div(product.k > 0 ? product.k : rows, kTileK), rates);
+    return tile_time(kernel, ceil_div(gemm.k > 0 ? gemm.k : rows, kTileK), rates);
   };
-  const int64_t columns = ceil_div(product.n, kernel.columns);
+  const int64_t columns = ceil_div(gemm.n, kernel.columns);
   std::vector<Tiles> tiles;
-  for (const int64_t rows : rows_of_experts(product.rows, product.experts)) {
-    const int64_t along_m = product.m > 0 ? ceil_div(product.m, kernel.rows)
-                                          : kernel.cluster * ceil_div(rows, kernel.rows * kernel.cluster);
+  for (const int64_t rows : rows_of_experts(gemm.rows, gemm.experts)) {
+    const int64_t along_m =
+        gemm.m > 0 ? ceil_div(gemm.m, kernel.rows) : kernel.cluster * ceil_div(rows, kernel.rows * kernel.cluster);
     tiles.push_back({rows > 0 ? along_m * columns : 0, of_rows(rows).total()});
   }
   const double cycles = (kernel.counter ? by_counter : round_robin)(tiles, rates.multiprocessors);
-  const double computing = cycles / rates.clock_hz, memory = product.bytes / rates.memory_byte_per_s;
-  const auto usual = of_rows(std::llround(product.rows / static_cast<double>(product.experts)));
+  const double computing = cycles / rates.clock_hz, memory = gemm.bytes / rates.memory_byte_per_s;
+  const auto usual = of_rows(std::llround(gemm.rows / static_cast<double>(gemm.experts)));
   const Limit limit = memory > computing                  ? Limit::memory
                       : usual.loading > usual.multiplying ? Limit::loading_warps
                                                           : Limit::tensor_cores;

@@ -2,8 +2,8 @@
 // loading warps, its multiplying warps and memory need. docs/roofline.md says how, and where the constants are from.
 #pragma once
 #include <cstdint>
-#include <string_view>
 
+#include "model/cost.h"
 #include "trainer/planner/gpu_rates.h"
 
 namespace olmoe {
@@ -29,18 +29,10 @@ struct TileKernel {
 
 enum class Limit { tensor_cores, loading_warps, memory };
 
-/// All launches of one product in a step: of `rows` rows in each, spread over the experts as chance does.
+/// A grouped GEMM by the kernel that computes it; its rows are spread over the experts as chance does.
 struct GroupedProduct {
-  std::string_view name;
+  GroupedGemm gemm;
   TileKernel kernel;
-  double rows;
-  int64_t experts;
-  int64_t m, n, k;  ///< 0 stands for the rows of an expert: of m or k
-  double bytes;     ///< of one launch, read and written in device memory
-  double launches;
-
-  /// Of one launch.
-  double flops() const { return 2 * rows * static_cast<double>(n) * static_cast<double>(m > 0 ? m : k); }
 };
 
 struct ProductTime {

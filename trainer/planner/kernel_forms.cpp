@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "core/error.h"
 
@@ -149,39 +150,28 @@ constexpr ExpertForm kSerial = serial_form(), kLoads = loads_side_by_side(kSeria
                      kClusters = grad_clusters(kTurns);
 constexpr std::array kFused{kSerial, kLoads, kSigmoid, kReductions, kStores, kOwn, kCounter, kTurns, kClusters};
 
-constexpr double kBf16 = 2, kGrad = 4;  // bytes
-
-/// Values of rows and of weights that a product reads or writes in bf16, each once.
-struct Moved {
-  double columns;  ///< of every row
-  double weights;
-  double grads = 0;
-};
-
-/// Sizes of one expert's product; 0: that of the rows.
-struct ProductSize {
-  int64_t m, n, k;
-};
-
-GroupedProduct product(std::string_view name, const TileKernel& kernel, const ExpertShape& s, const ProductSize& size,
-                       const Moved& moved) {
-  const double bytes = kBf16 * (s.rows * moved.columns + moved.weights) + moved.grads;
-  return {name, kernel, s.rows, s.experts, size.m, size.n, size.k, bytes, s.launches};
-}
-
-/// D by F values of every expert.
-double elements(const ExpertShape& s) { return static_cast<double>(s.experts * s.d_model * s.expert_width); }
-
 }  // namespace
 
 std::span<const ExpertForm> unfused_experts() { return kUnfused; }
 std::span<const ExpertForm> fused_experts() { return kFused; }
 const ExpertForm& sonic_moe_experts() { return kSonicMoe; }
 
+const TileKernel& ExpertForm::kernel_of(std::string_view gemm) const {
+  const std::array<std::pair<std::string_view, const TileKernel*>, 6> kernels{{{"up", &up},
+                                                                               {"down", &down},
+                                                                               {"down backward", &dz},
+                                                                               {"down gradient", &down_grad},
+                                                                               {"up gradient", &up_grad},
+                                                                               {"dx", &dx}}};
+  const auto found = std::ranges::find(kernels, gemm, &std::pair<std::string_view, const TileKernel*>::first);
+  ENSURE(found != kernels.end(), "no form of experts has a kernel for the GEMM {}", gemm);
+  return *found->second;
+}
+
 GroupedProduct large_product() {
   constexpr int64_t kEdge = 8192;
-  constexpr double kValues = kEdge * kEdge;
-  return {"one large product", kLibrary, kEdge, 1, 0, kEdge, kEdge, 3 * kBf16 * kValues, 1};
+  constexpr double kValues = kEdge * kEdge, kBf16 = 2;
+  return {{"one large product", kEdge, 1, 0, kEdge, kEdge, 3 * kBf16 * kValues}, kLibrary};
 }
 
 const ExpertForm& built_experts(kernels::ExpertKernels experts) {
@@ -209,26 +199,10 @@ AttentionForm built_attention(kernels::AttentionKernel kernel, bool deterministi
   return deterministic ? AttentionForm::flash_deterministic : AttentionForm::flash;
 }
 
-std::vector<GroupedProduct> forward_products(const ExpertForm& form, const ExpertShape& s) {
-  const int64_t D = s.d_model, F = s.expert_width;
-  const auto d = static_cast<double>(D), f = static_cast<double>(F);
-  const double w = elements(s), hidden = form.fused ? f : 0;  // which fused kernels write beside z
-  return {product("up", form.up, s, {0, 2 * F, D}, {d + 2 * f + hidden, 2 * w}),
-          product("down", form.down, s, {0, D, F}, {f + d, w})};
-}
+bool is_cudnn(AttentionForm form) { return form == AttentionForm::cudnn || form == AttentionForm::cudnn_deterministic; }
 
-/// Fused, the gradient of hidden rows is not written; z is read, its gradient and the hidden rows are written.
-std::vector<GroupedProduct> backward_products(const ExpertForm& form, const ExpertShape& s) {
-  const int64_t D = s.d_model, F = s.expert_width;
-  const auto d = static_cast<double>(D), f = static_cast<double>(F);
-  const double w = elements(s);
-  // Fused, fp32 sums are read and written, or stored; unfused, bf16 gradients are written and added by a pass of their
-  // own.
-  const double grad = form.fused ? (2 - s.stored) * kGrad : kBf16;
-  return {product("down backward", form.dz, s, {0, F, D}, {form.fused ? d + 5 * f : d + f, w}),
-          product("down gradient", form.down_grad, s, {D, F, 0}, {d + f, 0, grad * w}),
-          product("up gradient", form.up_grad, s, {D, 2 * F, 0}, {d + 2 * f, 0, 2 * grad * w}),
-          product("dx", form.dx, s, {0, D, 2 * F}, {2 * f + d, 2 * w})};
+bool is_deterministic(AttentionForm form) {
+  return form == AttentionForm::flash_deterministic || form == AttentionForm::cudnn_deterministic;
 }
 
 }  // namespace olmoe

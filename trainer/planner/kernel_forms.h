@@ -3,7 +3,6 @@
 #include <optional>
 #include <span>
 #include <string_view>
-#include <vector>
 
 #include "kernels/attention.h"
 #include "kernels/experts.h"
@@ -25,6 +24,9 @@ struct ExpertForm {
   bool fused;  ///< gathers as it multiplies, makes SwiGLU in epilogues and adds weight gradients in place
   TileKernel up, down, dz, down_grad, up_grad, dx;
   Gradients gradients = Gradients::added;
+
+  /// The kernel of the GEMM that Experts::cost() names. Throws Error for another name.
+  const TileKernel& kernel_of(std::string_view gemm) const;
 };
 
 /// As they were, and as they are built.
@@ -44,6 +46,8 @@ enum class AttentionForm { flash_deterministic, flash, cudnn_deterministic, cudn
 std::string_view name_of(AttentionForm form);
 /// What a run with these has.
 AttentionForm built_attention(kernels::AttentionKernel kernel, bool deterministic);
+bool is_cudnn(AttentionForm form);
+bool is_deterministic(AttentionForm form);
 
 /// Of the head: its gradients are made while the logits exist, or logits are computed again in the backward.
 enum class HeadForm { logits_once, logits_twice };
@@ -54,15 +58,5 @@ struct KernelForms {
   std::optional<AttentionForm> attention = {};  ///< none: that of train.attention_kernel
   HeadForm head = HeadForm::logits_once;
 };
-
-/// Experts of one layer on a rank.
-struct ExpertShape {
-  double rows;  ///< of one launch
-  int64_t experts, d_model, expert_width;
-  double launches;
-  double stored;  ///< share of launches that store their weight gradients
-};
-std::vector<GroupedProduct> forward_products(const ExpertForm& form, const ExpertShape& shape);
-std::vector<GroupedProduct> backward_products(const ExpertForm& form, const ExpertShape& shape);
 
 }  // namespace olmoe

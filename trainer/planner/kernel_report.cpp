@@ -70,7 +70,7 @@ LayerSeconds layer_seconds(const StepWork& work, const GpuSpecs& gpu) {
     const auto rates = rates_of(gpu, kOutlooks[i]);
     out.forward.experts[i] = out.backward.experts[i] = rates.short_kernels_s;
     for (const auto& part : work.parts) {
-      const auto time = part_seconds(part, work.attention, rates);
+      const auto time = part_seconds(part, work.kernels, rates);
       if (is_of_layer(part.name)) out.forward.experts[i] += time.forward, out.backward.experts[i] += time.backward;
       if (is_of_router(part.name)) out.forward.router[i] += time.forward, out.backward.router[i] += time.backward;
     }
@@ -96,11 +96,11 @@ Json json_of(const WaySeconds& way, double flops) {
 Json json_of(const GroupedProduct& product, const GpuSpecs& gpu) {
   const auto at = [&](Outlook outlook) { return product_time(product, rates_of(gpu, outlook)); };
   const auto time = at(Outlook::expected);
-  return {{"kernel", product.name},
+  return {{"kernel", product.gemm.name},
           {"seconds", time.seconds},
           {"fast_s", at(Outlook::fast).seconds},
           {"slow_s", at(Outlook::slow).seconds},
-          {"tflop_per_s", product.flops() / time.seconds / 1e12},
+          {"tflop_per_s", product.gemm.flops() / time.seconds / 1e12},
           {"memory_s", time.memory_s},
           {"epilogue_share", time.epilogue},
           {"limit", name_of(time.limit)}};
@@ -115,9 +115,10 @@ Json kernels_of(const StepWork& work, const GpuSpecs& gpu, Cost Work::*way, doub
   Json out = Json::array();
   for (const auto& part : work.parts) {
     if (!is_of_layer(part.name)) continue;
-    for (const auto& product : (part.*way).products) out.push_back(json_of(product, gpu));
-    if ((part.*way).products.empty() && (part.*way).bytes > 0)
-      out.push_back(json_of(part.name, part_seconds(part, work.attention, rates_of(gpu, Outlook::expected)).*seconds));
+    for (const auto& gemm : (part.*way).gemms)
+      out.push_back(json_of({gemm, work.kernels.experts->kernel_of(gemm.name)}, gpu));
+    if ((part.*way).gemms.empty() && (part.*way).bytes > 0)
+      out.push_back(json_of(part.name, part_seconds(part, work.kernels, rates_of(gpu, Outlook::expected)).*seconds));
   }
   return out;
 }
@@ -126,7 +127,7 @@ Json large_product_json(const GpuSpecs& gpu) {
   std::array<double, 3> seconds{};
   for (size_t i = 0; i < kOutlooks.size(); ++i)
     seconds[i] = product_time(large_product(), rates_of(gpu, kOutlooks[i])).seconds;
-  return {{"tflop_per_s", rates_json(seconds, large_product().flops())}};
+  return {{"tflop_per_s", rates_json(seconds, large_product().gemm.flops())}};
 }
 
 Json layer_of(const Config& config, const ExpertForm& form, const GpuSpecs& gpu) {
@@ -150,7 +151,7 @@ Json attention_of(const Config& config, AttentionForm form, const GpuSpecs& gpu)
   for (size_t i = 0; i < kOutlooks.size(); ++i)
     for (const auto& part : work.parts)
       if (part.bound == Bound::attention) {
-        const auto time = part_seconds(part, form, rates_of(gpu, kOutlooks[i]));
+        const auto time = part_seconds(part, work.kernels, rates_of(gpu, kOutlooks[i]));
         forward[i] += time.forward;
         backward[i] += time.backward;
       }

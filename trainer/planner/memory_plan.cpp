@@ -21,26 +21,27 @@ struct Buffers {
 };
 
 /// Fills in what a pass takes, or the slice that initial weights are made in where that is more.
-void add_activations(MemoryPlan& plan, const Config& config, MeshShape mesh, int64_t slice_bytes, int multiprocessors) {
+void add_activations(MemoryPlan& plan, const Config& config, const ModelOnMesh& model, int64_t slice_bytes,
+                     int multiprocessors) {
   const auto& train = config.train;
   const bool on_cpu = train.device == DeviceKind::cpu;
   const int64_t tokens = std::min(train.micro_batch_size, train.global_batch_size) * config.data.sequence_length;
   // The loader's are in host memory: those ready, the one that waits for room, and those of the step.
   // On a GPU there is one, or with a graph those of the step.
-  const int64_t of_step = train.batches(int64_t{mesh.replicate} * mesh.shard).accumulation_steps();
+  const int64_t of_step = train.batches(int64_t{model.mesh.replicate} * model.mesh.shard).accumulation_steps();
   const int64_t ready = std::max(config.data.prefetch, of_step);
   const int64_t num_batches = on_cpu ? ready + 1 + of_step : train.cuda_graph ? of_step : 1;
-  const auto fullest = fullest_moment(config, mesh, multiprocessors);
+  const auto peak = peak_activations(config, model, multiprocessors);
   const int64_t angle = std::max<int64_t>(element_bytes(train.compute_dtype), 4);
   plan.batches = num_batches * tokens * 2 * static_cast<int64_t>(sizeof(int64_t));
   plan.tables = config.model.num_layers * config.data.sequence_length * config.model.head_dim() * angle;
-  plan.activations = fullest.kept;
-  plan.temporaries = fullest.temporaries;
-  plan.fullest = fullest.name;
-  if (!on_cpu || slice_bytes <= plan.batches + plan.tables + fullest.total()) return;
+  plan.activations = peak.saved;
+  plan.temporaries = peak.temporaries;
+  plan.peak = peak.name;
+  if (!on_cpu || slice_bytes <= plan.batches + plan.tables + peak.total()) return;
   plan.batches = plan.tables = plan.activations = 0;
   plan.temporaries = slice_bytes;
-  plan.fullest = "initial weights";
+  plan.peak = "initial weights";
 }
 
 }  // namespace
@@ -90,7 +91,7 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   if (config.parallel.reduce_dtype == ReduceDtype::bfloat16)
     plan.reduce_buffer =
         widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);
-  add_activations(plan, config, model.mesh, largest_slice * master, multiprocessors);
+  add_activations(plan, config, model, largest_slice * master, multiprocessors);
   return plan;
 }
 
@@ -102,7 +103,7 @@ std::string describe(const MemoryPlan& plan) {
   std::string sum;
   for (const auto& kind : plan.kinds())
     sum += fmt::format("{}{} {}", sum.empty() ? "" : " + ", kind.name, describe_size(kind.size_bytes));
-  return fmt::format("{} = {}; most at the {}", describe_size(plan.total()), sum, plan.fullest);
+  return fmt::format("{} = {}; most at the {}", describe_size(plan.total()), sum, plan.peak);
 }
 
 }  // namespace olmoe

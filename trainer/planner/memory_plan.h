@@ -9,7 +9,7 @@
 
 namespace olmoe {
 
-/// Bytes of tensors of one rank by kind, at the moment when they take most, from the config alone: nothing is
+/// Bytes of tensors of one rank by kind, at its peak, from the config alone: nothing is
 /// allocated. The rank is one with a whole micro-batch, its device the config's: of so many multiprocessors, if a GPU.
 /// docs/memory.md states the formulas, and what is no tensor: threads, libraries, buffers of communication.
 struct MemoryPlan {
@@ -21,9 +21,9 @@ struct MemoryPlan {
   int64_t reduce_buffer;  ///< gradients of a unit while they are reduced, where they are sent in a dtype of their own
   int64_t batches;        ///< token ids and targets, those prepared ahead too
   int64_t tables;         ///< rotary angles
-  int64_t activations;    ///< kept from forward to backward
+  int64_t activations;    ///< saved from forward to backward
   int64_t temporaries;    ///< of the stage at work
-  std::string_view fullest;  ///< the moment
+  std::string_view peak;  ///< the point of a step at which all of it together takes most
 
   struct Kind {
     std::string_view name;

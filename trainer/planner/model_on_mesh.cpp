@@ -4,7 +4,6 @@
 #include <functional>
 #include <numeric>
 
-#include "model/transformer.h"
 #include "parallel/flat_layout.h"
 
 namespace olmoe {
@@ -19,9 +18,9 @@ UnitSize unit_of(const std::vector<int64_t>& numels, int ranks) {
   return {lay_out_flat(numels, ranks).numel, *std::max_element(numels.begin(), numels.end()), ranks};
 }
 
-std::vector<StageUnits> stage_units(const ModelConfig& model, MeshShape mesh) {
+std::vector<StageUnits> stage_units(const ModelOutline& model, MeshShape mesh) {
   std::vector<StageUnits> out;
-  for (const auto& params : list_params(model)) {
+  for (const auto& params : model.params()) {
     std::vector<int64_t> dense, experts;
     for (const auto& param : params) {
       const bool of_expert = param.axis == Axis::expert_shard;
@@ -35,6 +34,9 @@ std::vector<StageUnits> stage_units(const ModelConfig& model, MeshShape mesh) {
 }  // namespace
 
 ModelOnMesh::ModelOnMesh(const Config& config, MeshShape on)
-    : mesh(on), stages(stage_units(config.model, on)), flops(count_flops(config.model, config.data.sequence_length)) {}
+    : mesh(on),
+      outline(std::make_shared<ModelOutline>(config.model)),
+      stages(stage_units(*outline, on)),
+      flops(count_flops(config.model, config.data.sequence_length)) {}
 
 }  // namespace olmoe

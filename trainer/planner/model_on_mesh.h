@@ -1,8 +1,10 @@
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "model/flops.h"
+#include "model/transformer.h"
 #include "trainer/config/config.h"
 
 namespace olmoe {
@@ -26,6 +28,7 @@ struct ModelOnMesh {
   /// Of `config` the model and the sequence length alone.
   ModelOnMesh(const Config& config, MeshShape on);
   MeshShape mesh;
+  std::shared_ptr<const ModelOutline> outline;
   std::vector<StageUnits> stages;  ///< first stage first
   FlopsPerToken flops;
 };

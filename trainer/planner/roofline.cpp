@@ -16,8 +16,7 @@ enum class Direction { forward, backward };
 
 double attention_rate(AttentionForm form, Direction direction, const GpuRates& rates) {
   const bool forward = direction == Direction::forward;
-  if (form == AttentionForm::cudnn || form == AttentionForm::cudnn_deterministic)
-    return forward ? rates.cudnn_forward : rates.cudnn_backward;
+  if (is_cudnn(form)) return forward ? rates.cudnn_forward : rates.cudnn_backward;
   return forward ? rates.flash_forward : rates.flash_backward;
 }
 
@@ -34,22 +33,23 @@ double split_seconds(const Cost& cost, double flop_per_s, const GpuRates& rates)
          (copies - 1) * cost.split.copy_bytes / rates.memory_byte_per_s;
 }
 
-/// Products of experts tile by tile where there is a model of tiles.
-double grouped_seconds(const Cost& cost, const GpuRates& rates) {
+/// Grouped GEMMs tile by tile where there is a model of tiles.
+double grouped_seconds(const Cost& cost, const ExpertForm& form, const GpuRates& rates) {
   if (!rates.has_tiles) return roofline(cost, rates.grouped_flop_per_s, rates);
   double sum = 0;
-  for (const auto& product : cost.products) sum += product.launches * product_time(product, rates).seconds;
+  for (const auto& gemm : cost.gemms)
+    sum += gemm.launches * product_time({gemm, form.kernel_of(gemm.name)}, rates).seconds;
   return sum;
 }
 
-double seconds(const Cost& cost, Bound bound, AttentionForm attention, Direction direction, const GpuRates& rates) {
+double seconds(const Cost& cost, Bound bound, const StepKernels& kernels, Direction direction, const GpuRates& rates) {
   switch (bound) {
     case Bound::dense_gemm:
       return roofline(cost, rates.dense_flop_per_s, rates);
     case Bound::grouped_gemm:
-      return grouped_seconds(cost, rates);
+      return grouped_seconds(cost, *kernels.experts, rates);
     case Bound::attention: {
-      const double rate = attention_rate(attention, direction, rates);
+      const double rate = attention_rate(kernels.attention, direction, rates);
       return cost.split.heads > 0 ? split_seconds(cost, rate, rates) : roofline(cost, rate, rates);
     }
     case Bound::memory:
@@ -115,9 +115,9 @@ GpuSpecs with_links(GpuSpecs gpu, double factor) {
 
 }  // namespace
 
-PartSeconds part_seconds(const Work& part, AttentionForm attention, const GpuRates& rates) {
+PartSeconds part_seconds(const Work& part, const StepKernels& kernels, const GpuRates& rates) {
   const auto time = [&](const Cost& cost, Direction direction) {
-    return seconds(cost, part.bound, attention, direction, rates);
+    return seconds(cost, part.bound, kernels, direction, rates);
   };
   return {time(part.forward, Direction::forward), time(part.backward, Direction::backward),
           time(part.update, Direction::backward)};
@@ -135,7 +135,7 @@ StepPrediction predict_step(const Config& config, const ModelOnMesh& model, cons
   out.tokens = work.tokens;
   PhaseSeconds phases;
   for (const auto& part : work.parts) {
-    const auto [forward, backward, update] = part_seconds(part, work.attention, rates);
+    const auto [forward, backward, update] = part_seconds(part, work.kernels, rates);
     out.parts.push_back({part.name, forward + backward + update});
     phases.forward += forward;
     phases.backward += backward;

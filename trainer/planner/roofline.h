@@ -43,7 +43,7 @@ StepRange predict_range(const Config& config, const ModelOnMesh& model, const Gp
 struct PartSeconds {
   double forward, backward, update;
 };
-PartSeconds part_seconds(const Work& part, AttentionForm attention, const GpuRates& rates);
+PartSeconds part_seconds(const Work& part, const StepKernels& kernels, const GpuRates& rates);
 
 /// The lines of a dry run: prediction on the GPU that is named, or, where none is and the config trains on GPUs, how to
 /// name one. Throws ConfigError for a GPU that is not known.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/cost.h"
 #include "trainer/planner/collective_bytes.h"
 
 namespace olmoe {

@@ -27,10 +27,18 @@ GpuRates plain_rates(int multiprocessors = 1) {
 }
 
 GroupedProduct of_one_expert(TileKernel kernel, double rows, int64_t n, int64_t k) {
-  return {"product", kernel, rows, 1, 0, n, k, 0, 1};
+  return {{"product", rows, 1, 0, n, k, 0}, kernel};
 }
 
 double cycles(const GroupedProduct& product, const GpuRates& rates) { return product_time(product, rates).seconds; }
+
+/// The experts of one layer of OLMoE-1B-7B for 4 x 4,096 tokens, computed in this form.
+Work experts_of_a_layer(const ExpertForm& form) {
+  const auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml",
+                                  {"model.num_layers=1", "train.global_batch_size=4", "train.micro_batch_size=4"});
+  const auto work = count_step_work(config, ModelOnMesh(config, {}), {.experts = &form});
+  return *std::ranges::find(work.parts, "experts", &Work::name);
+}
 
 }  // namespace
 
@@ -46,9 +54,9 @@ TEST_CASE("a product takes the busiest block's tiles: main loop, epilogue and st
 
 TEST_CASE("a weight gradient's tiles are cut from the weights, and as deep as an expert's rows") {
   const TileKernel kernel{.efficiency = 1, .epilogue = 0};
-  const GroupedProduct product{"gradient", kernel, 65, 1, 256, 512, 0, 0, 1};
+  const GroupedProduct product{{"gradient", 65, 1, 256, 512, 0, 0}, kernel};
   CHECK(cycles(product, plain_rates()) == 4 * (2 * kPerTile + kStart));
-  CHECK(product.flops() == 2. * 65 * 256 * 512);
+  CHECK(product.gemm.flops() == 2. * 65 * 256 * 512);
 }
 
 TEST_CASE("clusters pad an expert's rows to whole clusters") {
@@ -74,14 +82,14 @@ TEST_CASE("a tile waits for its loading warps, and they for loads that wait for 
   CHECK(fast.seconds == 2 * kPerTile + kStart);
   CHECK(fast.limit == Limit::tensor_cores);
   auto moves = of_one_expert(kernel, 128, 256, 128);
-  moves.bytes = 1e16;
+  moves.gemm.bytes = 1e16;
   CHECK(product_time(moves, plain_rates()).limit == Limit::memory);
   CHECK(product_time(moves, plain_rates()).seconds == Approx(1e16 / (0.8 * 3.35e12)));
 }
 
 TEST_CASE("a block that asks for its next tile shortens what experts of other sizes leave uneven") {
   const TileKernel kernel{.efficiency = 1, .epilogue = 0};
-  GroupedProduct product{"gradient", kernel, 131072, 64, 2048, 1024, 0, 0, 1};
+  GroupedProduct product{{"gradient", 131072, 64, 2048, 1024, 0, 0}, kernel};
   const double even = cycles(product, plain_rates(1)) / 132, fixed = cycles(product, plain_rates(132));
   product.kernel.counter = true;
   const double counted = cycles(product, plain_rates(132));
@@ -91,16 +99,15 @@ TEST_CASE("a block that asks for its next tile shortens what experts of other si
 }
 
 TEST_CASE("products of a layer: FLOPs of the model, and one form of fused kernels is built") {
-  const ExpertShape shape{
-      .rows = 131072, .experts = 64, .d_model = 2048, .expert_width = 1024, .launches = 1, .stored = 0};
-  const auto flops = [](const std::vector<GroupedProduct>& products) {
-    double sum = 0;
-    for (const auto& product : products) sum += product.flops();
-    return sum;
-  };
   const auto check_form = [&](const ExpertForm& form) {
-    CHECK(flops(forward_products(form, shape)) == 6. * 131072 * 2048 * 1024);
-    CHECK(flops(backward_products(form, shape)) == 12. * 131072 * 2048 * 1024);
+    const auto experts = experts_of_a_layer(form);
+    CHECK(experts.forward.flops == 6. * 131072 * 2048 * 1024);
+    CHECK(experts.backward.flops == 12. * 131072 * 2048 * 1024);
+    for (const auto* way : {&experts.forward, &experts.backward}) {
+      double sum = 0;
+      for (const auto& gemm : way->gemms) sum += gemm.launches * gemm.flops();
+      CHECK(sum == way->flops);
+    }
   };
   check_form(sonic_moe_experts());
   for (const auto& forms : {unfused_experts(), fused_experts()}) {
@@ -115,15 +122,14 @@ TEST_CASE("products of a layer: FLOPs of the model, and one form of fused kernel
 }
 
 TEST_CASE("no change to the fused kernels is predicted to make a layer slower") {
-  const ExpertShape shape{
-      .rows = 131072, .experts = 64, .d_model = 2048, .expert_width = 1024, .launches = 1, .stored = 0};
   for (const auto outlook : {Outlook::slow, Outlook::expected, Outlook::fast}) {
     const auto rates = rates_of(find_gpu("h100"), outlook);
     double last_s = 1;
     for (const auto& form : fused_experts()) {
       double sum_s = 0;
-      for (const auto& products : {forward_products(form, shape), backward_products(form, shape)})
-        for (const auto& product : products) sum_s += product_time(product, rates).seconds;
+      const auto experts = experts_of_a_layer(form);
+      for (const auto* way : {&experts.forward, &experts.backward})
+        for (const auto& gemm : way->gemms) sum_s += product_time({gemm, form.kernel_of(gemm.name)}, rates).seconds;
       INFO(form.name);
       CHECK(sum_s <= last_s);
       last_s = sum_s;
@@ -135,7 +141,7 @@ TEST_CASE("deterministic attention of 64 heads fills 192 of two turns of 132 blo
   const Work attention{"attention core", Bound::attention, {}, {1e12, 0, {}, {64, 0}}, {}};
   const auto rates = rates_of(find_gpu("h100"), Outlook::expected);
   const auto seconds = [&](Work work) {
-    return part_seconds(work, AttentionForm::flash_deterministic, rates).backward;
+    return part_seconds(work, {AttentionForm::flash_deterministic, nullptr}, rates).backward;
   };
   CHECK(seconds(attention) == Approx(1e12 / rates.flash_backward * 264 / 192));
   auto copies = attention;

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <set>
 
+#include "model/attention_memory.h"
 #include "model/flops.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
-#include "trainer/planner/activation_plan.h"
 #include "trainer/planner/plan.h"
 
 namespace {
@@ -203,7 +203,7 @@ TEST_CASE("where heads are few, attention's backward on a GPU takes most, and th
     config.train.device = device;
     config.train.recompute = recompute;
     const auto plan = plan_memory(config, {}, multiprocessors);
-    CHECK((plan.fullest == "backward of the last attention") == (device == DeviceKind::cuda));
+    CHECK((plan.peak == "backward of the last attention") == (device == DeviceKind::cuda));
     return static_cast<double>(plan.batches + plan.activations + plan.temporaries);
   };
   using enum DeviceKind;
@@ -250,8 +250,8 @@ TEST_CASE("fused experts gather no rows of dy or x and make no product of weight
     const auto unfused = planned("unfused", recompute), fused = planned("fused", recompute);
     const int64_t again = recompute == "selective" ? kTokens * kRow : 0;  // the normed rows
     INFO(recompute);
-    CHECK(unfused.fullest == "backward of the last feed-forward");
-    CHECK(fused.fullest == "backward of the last feed-forward");
+    CHECK(unfused.peak == "backward of the last feed-forward");
+    CHECK(fused.peak == "backward of the last feed-forward");
     CHECK(fused.activations == unfused.activations);
     CHECK(unfused.temporaries == kTokens * kRow + kWide + 2 * kHidden + kProduct + again + kScores);
     CHECK(fused.temporaries == kTokens * kRow + 2 * kHidden + kWide + kTokens * kRow + kScores);
