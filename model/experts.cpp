@@ -42,8 +42,8 @@ struct ExpertsFunction : Function<ExpertsFunction> {
     auto scores_R = kernels::to_rows(scores_MK, order);
     auto [z_R2F, h_RF] = kernels::experts_up(call.kernels, x_MD, {order, scores_R}, call.gate_up_E2FD);
     auto y_RD = kernels::experts_down(call.kernels, h_RF, order, call.down_EDF);
-    ctx->save_for_backward({kept.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E, call.gate_up_E2FD,
-                            call.down_EDF, kept.norm_D});
+    ctx->save_for_backward({kept.x_ND, z_R2F, scores_R, order.assignment_R, order.row_NK, order.offsets_E,
+                            call.gate_up_E2FD, call.down_EDF, kept.norm_D});
     ctx->saved_data["eps"] = kept.eps;
     ctx->saved_data["kernels"] = static_cast<int64_t>(call.kernels);
     ctx->saved_data["residual"] = residual_MD.has_value();
