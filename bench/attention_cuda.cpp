@@ -1,7 +1,7 @@
 // Attention of one layer of OLMoE-1B-7B on a GPU, as the model computes it: 4 sequences of 4,096 tokens, 16 heads of
-// 128, bf16, q, k and v beside each other as a fused projection leaves them. cudnn: train.attention_kernel.
-// deterministic: train.deterministic_attention. FLOP/s count the products below the diagonal, 2 B H S^2 d forward and
-// 5 B H S^2 d backward.
+// 128, bf16, q, k and v as column ranges of a fused projection. cudnn: train.attention_kernel. deterministic:
+// train.deterministic_attention. FLOP/s count the causal half of the GEMMs, 2 B H S^2 d forward and 5 B H S^2 d
+// backward.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -29,10 +29,10 @@ struct Layer {
 
   AttentionMethod method;
   at::Tensor fused, dy, dfused;
-  Attention forward;
+  AttentionOutput forward;
 };
 
-/// The host waits until the GPU is done, as a timer must.
+/// Host sync, so that the timer includes the work on the GPU.
 void finish(const at::Tensor& last) { last.flatten()[0].item(); }
 
 bool has_cudnn() {

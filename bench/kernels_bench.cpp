@@ -1,7 +1,6 @@
-// Kernels at the two shapes that are trained here: tiny (8 x 256 tokens, d 256, 16 experts, top-4,
-// width 128) and true width (1024 tokens, d 2048, 64 experts, top-8, width 1024). Where ATen has a
-// counterpart, it is timed beside ours. Run with OMP_NUM_THREADS set, on an idle machine, and
-// compare minima.
+// Kernels at two shapes: tiny (8 x 256 tokens, D 256, 16 experts, top-4, width 128) and OLMoE's width (1024 tokens,
+// D 2048, 64 experts, top-8, width 1024). ATen's counterparts, where it has one, are timed too. Run with
+// OMP_NUM_THREADS set, on an idle machine, and compare minima.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
@@ -34,9 +33,9 @@ using namespace olmoe::kernels;
 
 struct Shape {
   int64_t B, S, H, d, E, K, F, V;
-  int64_t T() const { return B * S; }
+  int64_t N() const { return B * S; }
   int64_t D() const { return H * d; }
-  int64_t R() const { return T() * K; }
+  int64_t R() const { return N() * K; }
 };
 constexpr Shape kShapes[] = {{8, 256, 4, 64, 16, 4, 128, 512}, {1, 1024, 16, 128, 64, 8, 1024, 2048}};
 
@@ -57,8 +56,8 @@ void set_bytes(benchmark::State& state, double bytes) {
 }
 
 Permutation permutation_of(const Shape& s) {
-  const Router routed = route(normal({s.T(), s.E}, at::kFloat), s.K, 1, false, {});
-  return sort_by_expert(routed.ids_TK, s.E);
+  const RouterOutput routed = route(normal({s.N(), s.E}, at::kFloat), s.K, 1, false, {});
+  return sort_by_expert(routed.ids_NK, s.E);
 }
 
 struct GroupedOperands {
@@ -107,7 +106,7 @@ void grouped_weight_grad_aten(benchmark::State& state) {
   set_flops(state, grouped_flops(state));
 }
 
-/// Causal: half of the S x S products. Forward 2 GEMMs, backward 5.
+/// Causal: half of S x S. Forward 2 GEMMs, backward 5.
 double attention_flops(const Shape& s) { return 7.0 * s.B * s.H * s.S * s.S * s.d; }
 
 void attention(benchmark::State& state) {
@@ -150,37 +149,37 @@ void swiglu_forward_aten(benchmark::State& state) {
 
 void rms_norm_both(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)), dw = at::zeros({s.D()});
+  const at::Tensor x = normal({s.N(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)), dw = at::zeros({s.D()});
   for (auto _ : state) benchmark::DoNotOptimize(rms_norm_backward(x, x, w, rms_norm(x, w, 1e-5).rstd_N, dw));
-  set_bytes(state, 5.0 * s.T() * s.D() * x.element_size());
+  set_bytes(state, 5.0 * s.N() * s.D() * x.element_size());
 }
 void rms_norm_forward_aten(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state));
+  const at::Tensor x = normal({s.N(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state));
   for (auto _ : state) benchmark::DoNotOptimize(at::rms_norm(x, {s.D()}, w, 1e-5));
-  set_bytes(state, 2.0 * s.T() * s.D() * x.element_size());
+  set_bytes(state, 2.0 * s.N() * s.D() * x.element_size());
 }
 
 void norm_rotary_both(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)),
+  const at::Tensor x = normal({s.N(), s.D()}, dtype(state)), w = normal({s.D()}, dtype(state)),
                    table = rotary_table(s.S, s.d, 10000, at::kFloat);
   at::Tensor dx = at::empty(x.sizes(), x.options()), dw = at::zeros({s.D()});
   for (auto _ : state) norm_rotary_backward(x, {x, w, table, {}}, norm_rotary({x, w, table, {}}, 1e-5).rstd_N, dx, dw);
-  set_bytes(state, 5.0 * s.T() * s.D() * x.element_size());
+  set_bytes(state, 5.0 * s.N() * s.D() * x.element_size());
 }
 
 void gather_and_combine(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor x = normal({s.T(), s.D()}, dtype(state));
+  const at::Tensor x = normal({s.N(), s.D()}, dtype(state));
   const Permutation permutation = permutation_of(s);
   for (auto _ : state) benchmark::DoNotOptimize(combine_rows(gather_rows(x, permutation), permutation, x));
-  set_bytes(state, (3.0 * s.R() + 2.0 * s.T()) * s.D() * x.element_size());
+  set_bytes(state, (3.0 * s.R() + 2.0 * s.N()) * s.D() * x.element_size());
 }
 
 void route_both(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor logits = normal({s.T(), s.E}, dtype(state)), dscores = normal({s.T(), s.K}, at::kFloat);
+  const at::Tensor logits = normal({s.N(), s.E}, dtype(state)), dscores = normal({s.N(), s.K}, at::kFloat);
   for (auto _ : state)
     benchmark::DoNotOptimize(
         route_backward(dscores, {}, at::full({}, 0.1, at::kDouble), route(logits, s.K, 1, false, {}), false));
@@ -188,51 +187,51 @@ void route_both(benchmark::State& state) {
 
 void cross_entropy_both(benchmark::State& state) {
   const Shape& s = shape(state);
-  const at::Tensor x = normal({s.T(), s.D()}, dtype(state)), w = normal({s.V, s.D()}, dtype(state)),
+  const at::Tensor x = normal({s.N(), s.D()}, dtype(state)), w = normal({s.V, s.D()}, dtype(state)),
                    dw = at::zeros({s.V, s.D()});
-  const at::Tensor targets = at::zeros({s.T()}, at::kLong);
+  const at::Tensor targets = at::zeros({s.N()}, at::kLong);
   for (auto _ : state)
     benchmark::DoNotOptimize(linear_cross_entropy_with_grads(at::ones({}, at::kDouble), x, w, targets, 512, dw).dx_ND);
-  set_flops(state, 6.0 * s.T() * s.D() * s.V);
+  set_flops(state, 6.0 * s.N() * s.D() * s.V);
 }
 
-/// The experts of a layer as the model computes them; moe_layer_cuda.cpp has them at the published
-/// size. `skew` as there: logits that fall from expert to expert.
+/// The experts of a layer as the model computes them; moe_layer_cuda.cpp has OLMoE-1B-7B's size. `skew` as there:
+/// logits that fall from expert to expert.
 struct MoeLayer {
   explicit MoeLayer(const benchmark::State& state)
       : s(shape(state)),
-        x_TD(normal({s.T(), s.D()}, dtype(state))),
+        x_ND(normal({s.N(), s.D()}, dtype(state))),
         gate_up_E2FD(normal({s.E, 2 * s.F, s.D()}, dtype(state))),
         down_EDF(normal({s.E, s.D(), s.F}, dtype(state))),
         dgate_up_E2FD(at::zeros(gate_up_E2FD.sizes())),
         ddown_EDF(at::zeros(down_EDF.sizes())) {
     const double skew = 0.03 * static_cast<double>(state.range(2));
-    routed = route(normal({s.T(), s.E}, at::kFloat) - at::arange(s.E) * skew, s.K, 1, false, {});
+    routed = route(normal({s.N(), s.E}, at::kFloat) - at::arange(s.E) * skew, s.K, 1, false, {});
   }
   at::Tensor forward() {
-    order = sort_by_expert(routed.ids_TK, s.E);
-    scores_R = to_rows(routed.scores_TK, order);
-    z_R2F = grouped_gemm(gather_rows(x_TD, order), gate_up_E2FD, order.offsets_E);
-    return combine_rows(grouped_gemm(swiglu(z_R2F, scores_R), down_EDF, order.offsets_E), order, {});
+    permutation = sort_by_expert(routed.ids_NK, s.E);
+    scores_R = to_rows(routed.scores_NK, permutation);
+    z_R2F = grouped_gemm(gather_rows(x_ND, permutation), gate_up_E2FD, permutation.offsets_E);
+    return combine_rows(grouped_gemm(swiglu(z_R2F, scores_R), down_EDF, permutation.offsets_E), permutation, {});
   }
-  /// The output's gradient is x: any values will do.
+  /// The output's gradient is x; its values do not matter.
   at::Tensor backward() {
-    const auto dy_RD = gather_rows(x_TD, order);
-    const auto d = swiglu_backward(grouped_gemm_input_grad(dy_RD, down_EDF, order.offsets_E), z_R2F, scores_R);
-    grouped_gemm_weight_grad(dy_RD, d.h_RF, order.offsets_E, ddown_EDF);
-    grouped_gemm_weight_grad(d.dz_R2F, gather_rows(x_TD, order), order.offsets_E, dgate_up_E2FD);
-    benchmark::DoNotOptimize(to_assignments(d.dscore_R, order));
-    return combine_rows(grouped_gemm_input_grad(d.dz_R2F, gate_up_E2FD, order.offsets_E), order, {});
+    const auto dy_RD = gather_rows(x_ND, permutation);
+    const auto d = swiglu_backward(grouped_gemm_input_grad(dy_RD, down_EDF, permutation.offsets_E), z_R2F, scores_R);
+    grouped_gemm_weight_grad(dy_RD, d.h_RF, permutation.offsets_E, ddown_EDF);
+    grouped_gemm_weight_grad(d.dz_R2F, gather_rows(x_ND, permutation), permutation.offsets_E, dgate_up_E2FD);
+    benchmark::DoNotOptimize(to_assignments(d.dscore_R, permutation));
+    return combine_rows(grouped_gemm_input_grad(d.dz_R2F, gate_up_E2FD, permutation.offsets_E), permutation, {});
   }
-  /// Of the forward's products; the backward has twice as many.
+  /// FLOPs of the forward's grouped GEMMs; the backward has twice as many.
   double flops() const { return 6.0 * s.R() * s.D() * s.F; }
   /// Rows of the busiest expert over the mean.
-  double busiest() const { return routed.counts_GE.max().item<int64_t>() * static_cast<double>(s.E) / s.R(); }
+  double busiest() const { return routed.counts_UE.max().item<int64_t>() * static_cast<double>(s.E) / s.R(); }
 
   const Shape& s;
-  at::Tensor x_TD, gate_up_E2FD, down_EDF, dgate_up_E2FD, ddown_EDF, scores_R, z_R2F;
-  Router routed;
-  Permutation order;
+  at::Tensor x_ND, gate_up_E2FD, down_EDF, dgate_up_E2FD, ddown_EDF, scores_R, z_R2F;
+  RouterOutput routed;
+  Permutation permutation;
 };
 
 void moe_layer_forward(benchmark::State& state) {
@@ -286,11 +285,10 @@ OLMOE_LAYER_BENCHMARK(moe_layer_forward);
 OLMOE_LAYER_BENCHMARK(moe_layer_backward);
 
 int main(int argc, char** argv) {
-  // As prepare_process() of the programs does: attention's backward asks for deterministic algorithms, and cuBLAS would
-  // refuse.
+  // As in prepare_process(): attention's backward sets deterministic algorithms, with which cuBLAS refuses to run
+  // unless this is set.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
-  // As the trainer does: freed blocks stay with the process, so that page faults are not what is
-  // measured.
+  // As in the trainer: freed blocks stay with the process, so that page faults are not measured.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   benchmark::Initialize(&argc, argv);

@@ -1,6 +1,6 @@
-// The experts of one layer of OLMoE-1B-7B on a GPU, as the model computes them: T tokens (16,384 is a micro-batch of
-// 4 x 4,096), d 2048, 64 experts of width 1024, top-8, bf16. Values are drawn as in training, for the power and so the
-// clock of a GPU depend on them: weights of deviation 0.02, inputs that a norm has scaled to 1.
+// The experts of one layer of OLMoE-1B-7B on a GPU, as the model computes them: N tokens (16,384 is a micro-batch of
+// 4 x 4,096), D 2048, 64 experts of width 1024, top-8, bf16. Values are distributed as in training, since the power and
+// so the clock of a GPU depend on them: weights with standard deviation 0.02, normalised inputs.
 #pragma once
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
@@ -21,7 +21,7 @@ using namespace olmoe::kernels;
 constexpr int64_t kD = 2048, kE = 64, kK = 8, kF = 1024;
 constexpr double kForwardFlopsOfToken = 6.0 * kF * kD * kK;
 constexpr double kWeightDeviation = 0.02;
-constexpr int64_t kForced = -1;  // a skew: every expert gets the same number of rows
+constexpr int64_t kForced = -1;  // a `skew`: every expert gets the same number of rows
 
 inline const auto kBf16 = at::TensorOptions().device(at::kCUDA).dtype(at::kBFloat16);
 
@@ -29,51 +29,51 @@ inline at::Tensor normal(at::IntArrayRef sizes, double deviation) {
   return at::empty(sizes, kBf16).normal_(0, deviation);
 }
 
-/// The host waits until the GPU is done, as a timer must.
+/// Host sync, so that the timer includes the work on the GPU.
 inline void finish(const at::Tensor& last) { last.flatten()[0].item(); }
 
-/// Logits [T, E] of a router. `skew` 0: each expert is as likely as any. 1: they fall from expert to expert, and the
+/// Logits [N, E] of a router. `skew` 0: each expert is as likely as any. 1: they fall from expert to expert, and the
 /// busiest gets some three times the mean, as in the first layer of the trained model on web text. kForced: token t
 /// chooses the experts (t + 8 k) mod 64.
-inline at::Tensor logits(int64_t T, int64_t skew) {
+inline at::Tensor logits(int64_t N, int64_t skew) {
   const auto fp32 = kBf16.dtype(at::kFloat);
   const auto experts = at::arange(kE, fp32);
-  const auto noise_TE = at::empty({T, kE}, fp32).normal_();
-  if (skew != kForced) return noise_TE - experts * (0.03 * static_cast<double>(skew));
-  const auto chosen_TE = at::remainder(experts - at::arange(T, fp32).unsqueeze(1), static_cast<double>(kE / kK)) == 0;
-  return noise_TE + chosen_TE.to(at::kFloat) * 100;
+  const auto noise_NE = at::empty({N, kE}, fp32).normal_();
+  if (skew != kForced) return noise_NE - experts * (0.03 * static_cast<double>(skew));
+  const auto chosen_NE = at::remainder(experts - at::arange(N, fp32).unsqueeze(1), static_cast<double>(kE / kK)) == 0;
+  return noise_NE + chosen_NE.to(at::kFloat) * 100;
 }
 
 struct Layer {
-  Layer(int64_t fused, int64_t T, int64_t skew)
+  Layer(int64_t fused, int64_t N, int64_t skew)
       : kernels(fused ? ExpertKernels::fused : ExpertKernels::unfused),
-        x_TD(normal({T, kD}, 1)),
-        dy_TD(normal({T, kD}, 1)),
+        x_ND(normal({N, kD}, 1)),
+        dy_ND(normal({N, kD}, 1)),
         gate_up(normal({kE, 2 * kF, kD}, kWeightDeviation)),
         down(normal({kE, kD, kF}, kWeightDeviation)),
         dgate_up(at::zeros({kE, 2 * kF, kD}, kBf16.dtype(at::kFloat))),
         ddown(at::zeros({kE, kD, kF}, kBf16.dtype(at::kFloat))) {
-    routed = route(logits(T, skew), kK, 1, false, {});
-    busiest = routed.counts_GE.max().item<int64_t>() / (static_cast<double>(T * kK) / kE);
+    routed = route(logits(N, skew), kK, 1, false, {});
+    busiest = routed.counts_UE.max().item<int64_t>() / (static_cast<double>(N * kK) / kE);
   }
   at::Tensor forward() {
-    order = sort_by_expert(routed.ids_TK, kE);
-    scores_R = to_rows(routed.scores_TK, order);
-    z_R2F.reset();  // the last one's memory
-    const auto up = experts_up(kernels, x_TD, {order, scores_R}, gate_up);
+    permutation = sort_by_expert(routed.ids_NK, kE);
+    scores_R = to_rows(routed.scores_NK, permutation);
+    z_R2F.reset();  // frees that of the previous run
+    const auto up = experts_up(kernels, x_ND, {permutation, scores_R}, gate_up);
     z_R2F = up.z_R2F;
-    return combine_rows(experts_down(kernels, up.h_RF, order, down), order, {});
+    return combine_rows(experts_down(kernels, up.h_RF, permutation, down), permutation, {});
   }
   at::Tensor backward() {
-    const auto d = experts_down_backward(kernels, dy_TD, {order, scores_R}, z_R2F, down, ddown);
-    experts_up_weight_grad(kernels, d.dz_R2F, x_TD, order, dgate_up);
-    return combine_rows(experts_up_input_grad(kernels, d.dz_R2F, order, gate_up), order, {});
+    const auto d = experts_down_backward(kernels, dy_ND, {permutation, scores_R}, z_R2F, down, ddown);
+    experts_up_weight_grad(kernels, d.dz_R2F, x_ND, permutation, dgate_up);
+    return combine_rows(experts_up_input_grad(kernels, d.dz_R2F, permutation, gate_up), permutation, {});
   }
 
   ExpertKernels kernels;
-  at::Tensor x_TD, dy_TD, gate_up, down, dgate_up, ddown, scores_R, z_R2F;
-  Router routed;
-  Permutation order;
+  at::Tensor x_ND, dy_ND, gate_up, down, dgate_up, ddown, scores_R, z_R2F;
+  RouterOutput routed;
+  Permutation permutation;
   double busiest;  ///< rows of the busiest expert over the mean
 };
 

@@ -1,5 +1,5 @@
-// What a run's steps spend their time on, by LibTorch's profiler, which needs no right to read a GPU's counters: a row
-// for each kernel in order of its start, or for each operator where the run is on a CPU.
+// Profile of a run's steps by LibTorch's profiler, which needs no permission to read a GPU's counters: a row for each
+// kernel in order of its start, or for each operator if the run is on a CPU.
 //   build/profile_steps CONFIG.yaml [path.to.key=value ...] --out FILE.csv
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/profiler_kineto.h>
@@ -21,7 +21,7 @@ using namespace olmoe;
 namespace profiler = torch::autograd::profiler;
 using Activity = torch::profiler::impl::ActivityType;
 
-/// The events of the device that computes, in order of their start.
+/// The events of the compute device, in order of their start.
 std::vector<const profiler::KinetoEvent*> events_of(const profiler::ProfilerResult& result, c10::DeviceType device) {
   std::vector<const profiler::KinetoEvent*> events;
   for (const auto& event : result.events())
@@ -55,7 +55,7 @@ ExitCode profile(const Config& config, Communicator& world, const std::string& p
   const auto code = trainer.run();
   const auto result = profiler::disableProfiler();
   const auto events = events_of(*result, device);
-  if (events.empty()) throw Error("the profiler saw nothing");
+  if (events.empty()) throw Error("the profiler recorded no events");
   write_csv(path, events);
   log::info("{}: {} events", path, events.size());
   return code;
@@ -67,7 +67,7 @@ int main(int argc, char* argv[]) {
   prepare_process();
   std::string config, out;
   std::vector<std::string> overrides;
-  CLI::App app{"Writes what the steps of a run spend their time on, on one rank."};
+  CLI::App app{"Profiles the steps of a run on one rank."};
   app.add_option("config", config, "YAML file")->required();
   app.add_option("overrides", overrides, "path.to.key=value");
   app.add_option("--out", out, "CSV file: duration in ns, name")->required();

@@ -1,6 +1,5 @@
-// Where the time of a training step goes: each kernel of the step by itself, times its count,
-// beside the bare GEMMs and ATen's attention (the floor), and the sum beside a whole step through
-// StageRunner and Optimizer.
+// Time of a training step by kernel: each kernel alone, times its calls, with the bare GEMMs and ATen's attention as a
+// lower bound (the floor), and the sum compared with a whole step through StageRunner and Optimizer.
 //   step_breakdown [--shape tiny|block] [--dtype float32|bfloat16] [--threads 2] [--rounds 10]
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -36,7 +35,7 @@ struct Arguments {
   int threads = 2, rounds = 10;
 };
 
-/// The two shapes of vs_transformers.py: a small model, and one block of true width.
+/// The two shapes of vs_transformers.py: a small model, and one block of OLMoE's width.
 ModelConfig model_of(const std::string& shape) {
   ModelConfig model;
   const bool tiny = shape == "tiny";
@@ -59,8 +58,7 @@ Batch random_batch(BatchShape shape, int64_t vocab_size) {
   return {ids_BS, targets_BS, shape.sequences * (shape.length - 1)};
 }
 
-/// A model of one rank and its optimizer, on one batch again and again, as Trainer::train_step
-/// drives them.
+/// A model on one rank and its optimizer, repeating one batch, as in Trainer::train_step.
 class WholeStep {
  public:
   WholeStep(const ModelConfig& model, BatchShape shape, at::ScalarType dtype)
@@ -78,7 +76,7 @@ class WholeStep {
     update();
   }
 
-  /// What a step does to the trained state, kernel by kernel.
+  /// The kernels of a step that update the parameters.
   std::vector<Part> state_parts() {
     return {{"gradient norm", 1, [this] { optimizer_.grad_norm(*world_); }, {}},
             {"AdamW and rounding", 1, [this] { optimizer_.step(++step_, config_.lr, at::ones({}, at::kDouble)); }, {}}};
@@ -107,8 +105,7 @@ double elapsed_ms(const std::function<void()>& f) {
   return watch.elapsed_s() * 1e3;
 }
 
-/// Least times of each part over rounds through all of them, so that caches are as cold as within a
-/// step.
+/// Minimum time of each part over rounds through all parts, so that caches are as cold as within a step.
 std::vector<Timing> time_parts(const std::vector<Part>& parts, int rounds) {
   std::vector<Timing> timings(parts.size());
   for (size_t p = 0; p < parts.size(); ++p)
@@ -144,7 +141,7 @@ void measure(const Arguments& arguments) {
   const auto dtype = arguments.dtype == "float32" ? at::kFloat : at::kBFloat16;
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);
   WholeStep step(model, batch, dtype);
-  step.run();  // the first pass makes memory
+  step.run();  // the first step allocates
   double step_ms = std::numeric_limits<double>::infinity();
   for (int round = 0; round < arguments.rounds; ++round) step_ms = std::min(step_ms, elapsed_ms([&] { step.run(); }));
 

@@ -1,6 +1,6 @@
-// What a training step costs besides computing: bookkeeping, planning, copies. A model of tiny widths is trained on
-// thread ranks, each with one micro-batch of one sequence, and each rank's CPU time a step is told, inside collectives
-// and outside. CPU time, not wall time: ranks may be more than cores.
+// Overhead of a training step besides arithmetic: bookkeeping, planning, copies. A model of tiny widths is trained on
+// thread ranks, each with one micro-batch of one sequence. Reports each rank's CPU time per step, inside collectives
+// and outside. CPU time, not wall time, since there may be more ranks than cores.
 //   step_overhead [--steps 200] [--rounds 5] [--ranks 1 2 4 8]
 #include <unistd.h>
 
@@ -34,7 +34,7 @@ struct CollectiveCost {
   int64_t calls = 0;
 };
 
-/// Another communicator, whose calls are counted and timed. It and its groups serve one thread.
+/// Counts and times the calls of another communicator. It and its groups are used by one thread.
 class TimedCommunicator final : public Communicator {
  public:
   TimedCommunicator(std::unique_ptr<Communicator> inner, CollectiveCost& cost)
@@ -78,7 +78,7 @@ class TimedCommunicator final : public Communicator {
 
 enum class Spread { shard, expert, replicate };
 
-/// A run whose arithmetic is next to nothing, with as much of it on each rank whatever their number.
+/// A run with almost no arithmetic, the same amount on each rank for any number of ranks.
 Config run_of(int ranks, Spread spread, int64_t steps, const std::string& folder) {
   Config config;
   config.run.folder = folder;
@@ -103,7 +103,7 @@ Config run_of(int ranks, Spread spread, int64_t steps, const std::string& folder
   return config;
 }
 
-/// Of one rank and step, means over ranks.
+/// CPU time per rank and step, mean over ranks.
 struct Cost {
   double outside_us = std::numeric_limits<double>::infinity(), inside_us = 0;
   int64_t calls = 0;
@@ -150,7 +150,7 @@ int main(int argc, char* argv[]) {
   std::vector<int> ranks{1, 2, 4, 8};
   CLI::App app{"CPU time of a training step outside collectives, on thread ranks"};
   app.add_option("--steps", steps, "steps of a run")->check(CLI::PositiveNumber);
-  app.add_option("--rounds", rounds, "runs of which the cheapest counts")->check(CLI::PositiveNumber);
+  app.add_option("--rounds", rounds, "runs, of which the fastest is reported")->check(CLI::PositiveNumber);
   app.add_option("--ranks", ranks, "numbers of ranks")->check(CLI::IsMember({1, 2, 4, 8}));
   CLI11_PARSE(app, argc, argv);
   log::set_level(log::Level::warn);

@@ -27,7 +27,7 @@ namespace {
 
 using at::Tensor;
 
-/// Makes the parts of one model and batch. Operands live in the closures.
+/// Makes the parts of one model and batch. The closures own their operands.
 class Parts {
  public:
   Parts(const ModelConfig& model, BatchShape batch, at::ScalarType dtype)
@@ -120,12 +120,12 @@ class Parts {
 
   void add_routing() {
     auto logits_NE = normal({N_, model_.num_experts}, at::kFloat), dscores_NK = normal({N_, model_.top_k}, at::kFloat);
-    auto dprobs_GE = normal({1, model_.num_experts}, at::kFloat);
+    auto dprobs_UE = normal({1, model_.num_experts}, at::kFloat);
     routed_ = kernels::route(logits_NE, model_.top_k, 1, model_.renormalize_scores, {});
-    order_ = kernels::sort_by_expert(routed_.ids_TK, model_.num_experts);
+    permutation_ = kernels::sort_by_expert(routed_.ids_NK, model_.num_experts);
     add("routing", L_, [=, routed = routed_, top_k = model_.top_k, renormalize = model_.renormalize_scores] {
       kernels::route(logits_NE, top_k, 1, renormalize, {});
-      kernels::route_backward(dscores_NK, dprobs_GE, at::full({}, 0.1, at::kDouble), routed, renormalize);
+      kernels::route_backward(dscores_NK, dprobs_UE, at::full({}, 0.1, at::kDouble), routed, renormalize);
     });
   }
 
@@ -133,20 +133,22 @@ class Parts {
     auto x_ND = tensor({N_, D_}), y_RD = tensor({N_ * model_.top_k, D_});
     auto dscores_R = normal({N_ * model_.top_k}, at::kFloat);
     add("sort by expert", L_, [=, routed = routed_, num_experts = model_.num_experts] {
-      auto order = kernels::sort_by_expert(routed.ids_TK, num_experts);
-      kernels::to_rows(routed.scores_TK, order);
-      kernels::to_assignments(dscores_R, order);
+      auto permutation = kernels::sort_by_expert(routed.ids_NK, num_experts);
+      kernels::to_rows(routed.scores_NK, permutation);
+      kernels::to_assignments(dscores_R, permutation);
     });
-    add("gather rows", 3 * L_, [=, order = order_] { kernels::gather_rows(x_ND, order); });
-    add("combine rows, forward", L_, [=, order = order_] { kernels::combine_rows(y_RD, order, x_ND); });
-    add("combine rows, backward", L_, [=, order = order_] { kernels::combine_rows(y_RD, order, {}); });
+    add("gather rows", 3 * L_, [=, permutation = permutation_] { kernels::gather_rows(x_ND, permutation); });
+    add("combine rows, forward", L_,
+        [=, permutation = permutation_] { kernels::combine_rows(y_RD, permutation, x_ND); });
+    add("combine rows, backward", L_,
+        [=, permutation = permutation_] { kernels::combine_rows(y_RD, permutation, {}); });
   }
 
   void add_grouped(const std::string& name, int64_t inputs, int64_t outputs) {
     const int64_t E = model_.num_experts, R = N_ * model_.top_k;
     auto x_RI = tensor({R, inputs}), dy_RO = tensor({R, outputs}), w_EOI = tensor({E, outputs, inputs});
     auto dw_EOI = at::zeros(w_EOI.sizes());
-    auto offsets_E = order_.offsets_E;
+    auto offsets_E = permutation_.offsets_E;
     add(
         name + ", forward", L_, [=] { kernels::grouped_gemm(x_RI, w_EOI, offsets_E); },
         [=] { at::_grouped_mm(x_RI, w_EOI.transpose(1, 2), offsets_E); });
@@ -165,8 +167,8 @@ class Parts {
     add("SwiGLU, backward", L_, [=] { kernels::swiglu_backward(dh_RF, z_R2F, score_R); });
   }
 
-  /// The residual of the attention, and what autograd adds where an activation is read twice (x,
-  /// mid, normed mid).
+  /// The residual of the attention, and autograd's sums of gradients of activations that are used twice (x, mid, normed
+  /// mid).
   void add_sums() {
     auto x_ND = tensor({N_, D_}), y_ND = tensor({N_, D_});
     add("sums of activations", 4 * L_, [=]() mutable { y_ND.add_(x_ND); });
@@ -174,7 +176,7 @@ class Parts {
 
   void add_head() {
     const int64_t V = model_.vocab_size;
-    // Weights as small as a model's: else probabilities are denormal numbers, which are slow.
+    // Weights as small as a model's, otherwise probabilities are subnormal numbers, which are slow.
     auto x_ND = tensor({N_, D_}), w_VD = tensor({V, D_}).mul_(0.02), dw_VD = at::zeros({V, D_});
     auto targets_N = at::empty({N_}, at::kLong).random_(0, V);
     auto logits_NV = tensor({N_, V}), dw = at::empty_like(w_VD), dx = at::empty_like(x_ND);
@@ -195,8 +197,8 @@ class Parts {
   const BatchShape batch_;
   const at::ScalarType dtype_;
   const int64_t N_, D_, L_;
-  kernels::Router routed_;
-  kernels::Permutation order_;
+  kernels::RouterOutput routed_;
+  kernels::Permutation permutation_;
   std::vector<Part> parts_;
 };
 

@@ -1,6 +1,4 @@
-// The kernels of one training step, one by one, with operands of their own.
-// Shapes: B sequences of S tokens, N = B*S, D width, H heads of width d, E experts, K a token, R =
-// N*K routed rows, F expert width, V vocabulary.
+// The kernels of one training step, each with its own operands. Shapes: docs/glossary.md; R = N*K routed rows.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -18,13 +16,12 @@ struct BatchShape {
   int64_t tokens() const { return sequences * length; }
 };
 
-/// One kernel call, or a few that always come together.
+/// One kernel call, or a few that are always called together.
 struct Part {
   std::string name;
   int64_t count;  ///< calls of `run` in one step
   std::function<void()> run;
-  std::function<void()> floor;  ///< the least that must be computed, through ATen: GEMMs and
-                                ///< attention; empty: nothing
+  std::function<void()> floor;  ///< lower bound: its GEMMs or attention through ATen; empty: none
 };
 
 /// Everything between embedding and loss, forward and backward, as model/*.cpp calls it in `dtype`.

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Times what OLMoE-1B-7B costs in Hugging Face transformers on this machine, to be seen beside our own figures.
+"""Times OLMoE-1B-7B in Hugging Face transformers on this machine, for comparison with our own figures.
 
     bench/transformers_speed.py layer --json FILE [--experts eager ...] [--device cpu] [--shape published]
         The experts of one layer, forward and backward, with each experts implementation, for balanced and for skewed
-        routing. And this machine's rate on one large product. Ours: kernels_bench --benchmark_filter=moe_layer
+        routing. And this machine's rate on one large GEMM. Ours: kernels_bench --benchmark_filter=moe_layer
     bench/transformers_speed.py train --json FILE --layers N [N ...] [--experts grouped_mm] [--device cpu] [...]
         Training steps of OlmoeForCausalLM with so many layers: forward, backward, clipping, fused AdamW, on random
-        tokens, without gradient checkpointing and torch.compile. Layers that do not fit are said to, and half of them
-        tried until two runs fitted. Ours: olmoe-train with model.num_layers=N
+        tokens, without gradient checkpointing and torch.compile. If N layers run out of memory that is reported, and
+        half as many are tried until two runs succeed. Ours: olmoe-train with model.num_layers=N
 
-All in bf16 but for what `train` keeps between steps, of which it tries two kinds:
-    bf16   weights, gradients and moments, 8 bytes a parameter. The fastest, and less than a long run should keep.
-    fp32   weights and moments, as ours: beside bf16 weights, 18 bytes a parameter.
-The file is written anew after each measurement.
+All in bf16, except for the optimizer state of `train`, of which it tries two kinds:
+    bf16   weights, gradients and moments, 8 bytes a parameter. The fastest, but too imprecise for a long run.
+    fp32   master weights and moments, as ours: with the bf16 weights, 18 bytes a parameter.
+The file is rewritten after each measurement.
 """
 import argparse
 import gc
@@ -110,15 +110,15 @@ class Device:
             return torch.cuda.mem_get_info()[0]
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
-    def forget(self):
-        """Gives back what nothing holds any more, and counts the peak anew."""
+    def release(self):
+        """Frees unreferenced memory, and resets the peak statistics."""
         gc.collect()
         if self.is_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
     def peaks(self):
-        """Bytes of tensors, and of all that the allocator took for them, at most since `forget`."""
+        """Peak bytes of tensors, and peak bytes reserved by the allocator, since release()."""
         if not self.is_gpu:
             return {}
         return {"peak_memory_bytes": torch.cuda.max_memory_allocated(),
@@ -126,7 +126,7 @@ class Device:
 
 
 class Findings:
-    """What was measured, in a file that is complete after each measurement."""
+    """Measurements, in a file that is complete after each of them."""
 
     def __init__(self, path, device, shape):
         self.path, self.rows = path, []
@@ -141,12 +141,12 @@ class Findings:
 
 
 def attempt(measure):
-    """(what it measured, "") or (None, why it could not). An error's traceback holds tensors: it ends here."""
+    """(result, "") or (None, reason of the failure). The error is not kept: its traceback references tensors."""
     try:
         return measure(), ""
     except torch.OutOfMemoryError:
         return None, OUT_OF_MEMORY
-    except Exception as error:  # of kernels that are not there, or not for this GPU: the others are still to be timed
+    except Exception as error:  # kernels that are missing or do not support this GPU: the others are still timed
         return None, f"{type(error).__name__}: {error}".split("\n")[0]
 
 
@@ -170,7 +170,7 @@ def make_experts(shape, device):
 
 
 def time_layer(layer, implementation, inputs, device):
-    """Medians of the seconds of forward and backward, and the output. Gradients are not added up: each is made anew."""
+    """Median seconds of forward and backward, and the output. Gradients are not accumulated."""
     layer.config._experts_implementation = implementation
     x, ids, scores, dy = inputs
     leaves = (x, scores, *layer.parameters())
@@ -192,7 +192,7 @@ def time_layer(layer, implementation, inputs, device):
 
 
 def time_product(shape, device):
-    """bf16 FLOP/s of one large product, by cuBLAS on a GPU."""
+    """bf16 FLOP/s of one large GEMM, by cuBLAS on a GPU."""
     a, b = (torch.randn(shape.product, shape.product, device=device.name).bfloat16() for _ in range(2))
     b *= WEIGHT_DEVIATION  # values move the power, and so the clock, of a GPU
     seconds = []
@@ -217,7 +217,7 @@ def layer_rows(shape, device, implementations):
                 yield row | {"cannot": f"it copies weights for each row, {shape.batched_mm_bytes() / 1e9:.0f} GB"}
                 continue
             found, why_not = attempt(lambda: time_layer(layer, experts, inputs, device))
-            device.forget()
+            device.release()
             if why_not:
                 yield row | {"cannot": why_not}
                 continue
@@ -236,7 +236,7 @@ def layer_rows(shape, device, implementations):
 # Training steps
 
 class Trained:
-    """A model in bf16 and the optimizer of what is kept between steps."""
+    """A model in bf16 and the optimizer of its state (STATES)."""
 
     def __init__(self, shape, layers, state, experts, attention, device):
         with torch.device(device.name):
@@ -250,7 +250,7 @@ class Trained:
                                            fused=True)
 
     def master_of(self, weight):
-        """An fp32 copy, whose gradient takes the place of the weight's as soon as that is complete."""
+        """An fp32 master copy; its gradient replaces the weight's as soon as that is complete."""
         master = torch.nn.Parameter(weight.detach().float())
 
         def hand_over(weight):
@@ -287,14 +287,14 @@ def time_steps(shape, layers, state, experts, attention, device):
 
 
 def fastest_attention(shape, experts, device):
-    """Of one layer's steps; where flash_attn is installed, it has a say."""
+    """The fastest attention for steps of one layer: sdpa, or flash_attn where it is installed."""
     candidates = ["sdpa"] + ["flash_attention_2"] * transformers.utils.is_flash_attn_2_available()
     if len(candidates) == 1:
         return candidates[0]
     times = {}
     for attention in candidates:
         found, _ = attempt(lambda: time_steps(shape, 1, "bf16", experts, attention, device))
-        device.forget()
+        device.release()
         times[attention] = found["median_step_ms"] if found else float("inf")
     return min(times, key=times.get)
 
@@ -303,9 +303,9 @@ def train_rows(shape, device, layer_counts, experts):
     attention = fastest_attention(shape, experts, device)
     for state in STATES:
         wanted, fitted, ran_out = sorted(set(layer_counts), reverse=True), 0, False
-        for layers in wanted:  # grows where layers do not fit: two runs say what a layer costs
+        for layers in wanted:  # grows after out of memory: two runs give the cost of a layer
             row = {"state": state, "layers": layers, "experts": experts, "attention": attention}
-            device.forget()
+            device.release()
             found, why_not = attempt(lambda: time_steps(shape, layers, state, experts, attention, device))
             yield row | (found or {"cannot": why_not})
             fitted += found is not None

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times optimizer steps of olmoe-train beside those of Hugging Face transformers.
+"""Compares the time of optimizer steps of olmoe-train and of Hugging Face transformers.
 
     bench/vs_transformers.py [--config tiny|block|all] [--threads 2] [--repeats 5]
                              [--program build/olmoe-train] [--json FILE]
@@ -7,8 +7,8 @@
 Both sides start from the weights of one random OlmoeForCausalLM and repeat one batch: forward, backward, clipping to
 norm 1 and AdamW (fused on the side of transformers), on the same number of threads. transformers runs in float32 and
 in pure bfloat16 with each experts implementation that it offers for CPUs; the fastest of each dtype is the peer. Ours
-runs in float32 and in bfloat16 with float32 master weights. The contestants then take turns, each turn starting
-afresh, and the first steps of a turn are not counted. The cross-entropy of step 1 must agree.
+runs in float32 and in bfloat16 with float32 master weights. The contestants then take turns, each turn in a new process
+or with a new model, and the first steps of a turn are not counted. The cross-entropy of step 1 must agree.
 
 Needs an idle machine, and in the Python that runs it: pip install torch==2.11.0 transformers==5.17.0
 """
@@ -42,8 +42,8 @@ MAX_LOAD = 0.3           # one-minute load average at the start
 MAX_FOREIGN_CPUS = 0.3   # CPUs busy with anything else, over two seconds at the start and over each turn
 
 
-# GFLOP/s of the best experts implementation, two threads of a Xeon with AMX: what this peer reached where it was first
-# measured. Far less here means that the machine, not the program, is slow.
+# GFLOP/s of the best experts implementation of the peer in a reference measurement, on two threads of a Xeon with AMX.
+# Far less here means that the machine, not the program, is slow.
 REFERENCE_GFLOP_PER_S = {"tiny": {"float32": 49, "bfloat16": 31}, "block": {"float32": 76, "bfloat16": 90}}
 
 
@@ -85,7 +85,7 @@ SHAPES = {
 
 @dataclass
 class Turn:
-    """What one contestant did in one turn."""
+    """Measurements of one contestant in one turn."""
     step_s: list
     first_loss: float
     last_loss: float
@@ -93,7 +93,7 @@ class Turn:
 
 
 def busy_cpu_s():
-    """CPU seconds that this machine was busy since it started, those that its host took away included."""
+    """CPU seconds that this machine was busy since boot, including steal time."""
     times = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(times) - times[3] - times[4]) / os.sysconf("SC_CLK_TCK")
 
@@ -104,7 +104,7 @@ def own_cpu_s():
 
 
 class ForeignCpus:
-    """CPUs that were busy, on average, with something that neither this process nor its children did."""
+    """Mean number of CPUs busy with other processes than this one and its children."""
 
     def __enter__(self):
         self.start = time.monotonic(), busy_cpu_s(), own_cpu_s()
@@ -116,7 +116,7 @@ class ForeignCpus:
 
 
 def why_busy():
-    """Says why this machine cannot be measured on now; empty where it can."""
+    """Why this machine is too busy to measure on; empty if it is not."""
     with ForeignCpus() as foreign:
         time.sleep(2)
     load = os.getloadavg()[0]
@@ -240,7 +240,7 @@ def fastest_peer(shape, dtype, folder, ids, report):
 
 
 def check_losses(contestants, turns):
-    """Returns what disagrees about the cross-entropy of step 1, which shows that both compute the same model."""
+    """Differences in the cross-entropy of step 1, which must agree if both compute the same model."""
     first = {(c.name, c.dtype): t[0].first_loss for c, t in zip(contestants, turns)}
     problems = []
     for dtype in DTYPES:

@@ -17,19 +17,19 @@
 namespace olmoe::kernels {
 namespace {
 
-/// What is trained, as pointers. `C` is the dtype of the rounded copy, void without one.
+/// AdamWState as pointers. C: dtype of the rounded copy, void without one.
 template <typename P, typename C>
 struct Pointers {
   P *param, *grad, *exp_avg, *exp_avg_sq;
   C* copy;
 };
 
-/// Each element is a function of itself alone, so slicing cannot change its bits (ATen's fused AdamW computes the
-/// elements after its last whole vector otherwise).
+/// Each element depends on itself alone, so slicing cannot change its bits (ATen's fused AdamW computes the elements
+/// after its last whole vector by other instructions).
 template <typename P, typename C>
 void update(Pointers<P, C> state, int64_t n, const AdamWConstants<P>& constants, P factor) {
   for_rows(n, 1, [=](int64_t begin, int64_t end) {
-    // No structured binding: clang before 16 captures none of it in the loop.
+    // No structured binding: clang before 16 cannot capture one in an OpenMP loop.
     P *const param = state.param, *const grad = state.grad;
     P *const exp_avg = state.exp_avg, *const exp_avg_sq = state.exp_avg_sq;
     [[maybe_unused]] C* const copy = state.copy;
@@ -46,8 +46,8 @@ void update(Pointers<P, C> state, int64_t n, const AdamWConstants<P>& constants,
   });
 }
 
-/// In as many sums as keep the adders busy, over four places at once: one stream of loads gets half
-/// of the memory's speed.
+/// 16 independent sums hide the latency of additions; four streams, since one stream of loads reaches half of the
+/// memory bandwidth.
 template <typename T>
 double sum_of_squares(const T* values, int64_t n) {
   constexpr int64_t kStreams = 4, kSums = 16;
@@ -88,24 +88,24 @@ void ensure_adamw(const AdamWState& state, const at::Tensor& constants, const at
   const at::Tensor &param = state.param, &copy = state.rounded;
   ensure_dim(param, 1, "adamw: param");
   for (const at::Tensor& x : {param, state.grad, state.exp_avg, state.exp_avg_sq}) {
-    ensure_together(x, param, "adamw: gradient or moment");
+    ensure_same_device(x, param, "adamw: gradient or moment");
     ENSURE(x.sizes() == param.sizes() && x.is_contiguous() && x.scalar_type() == param.scalar_type(),
            "adamw: gradient and moments must be contiguous, of the parameters' dtype, and {} long", param.numel());
   }
   ENSURE(param.scalar_type() == at::kFloat || param.scalar_type() == at::kDouble,
          "adamw: parameters must be float32 or float64");
   if (copy.defined()) {
-    ensure_together(copy, param, "adamw: the rounded copy");
+    ensure_same_device(copy, param, "adamw: the rounded copy");
     ENSURE(copy.sizes() == param.sizes() && copy.is_contiguous(),
            "adamw: the rounded copy must be contiguous and {} long", param.numel());
-    ENSURE(acc_dtype(copy.scalar_type()) == param.scalar_type(), "adamw: {} is not what {} parameters are rounded to",
+    ENSURE(acc_dtype(copy.scalar_type()) == param.scalar_type(), "adamw: a rounded copy in {} of parameters in {}",
            c10::toString(copy.scalar_type()), c10::toString(param.scalar_type()));
   }
-  ensure_together(constants, param, "adamw: the constants of the step");
+  ensure_same_device(constants, param, "adamw: the constants of the step");
   const bool fit = constants.numel() == kAdamWConstants && constants.is_contiguous();
   ENSURE(fit && constants.scalar_type() == param.scalar_type(),
          "adamw: the constants of the step must be {} of the parameters' dtype", kAdamWConstants);
-  ensure_together(grad_factor, param, "adamw: the factor of the gradients");
+  ensure_same_device(grad_factor, param, "adamw: the factor of the gradients");
   ENSURE(grad_factor.numel() == 1 && grad_factor.scalar_type() == at::kDouble,
          "adamw: the factor of the gradients must be one float64");
 }
@@ -139,7 +139,7 @@ void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tenso
 }
 
 at::Tensor squared_norm(const at::Tensor& x) {
-  ensure_together(x, x, "squared_norm");
+  ensure_same_device(x, x, "squared_norm");
   constexpr int64_t kBlock = 16384;
   const at::Tensor dense = x.contiguous();
   if (dense.is_cuda()) return cuda::squared_norm(dense);

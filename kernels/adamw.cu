@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// What is trained, as pointers. `C` is the dtype of the rounded copy, void without one.
+/// AdamWState as pointers. C: dtype of the rounded copy, void without one.
 template <typename P, typename C>
 struct Pointers {
   P *param, *grad, *exp_avg, *exp_avg_sq;
@@ -20,7 +20,7 @@ struct Pointers {
   int64_t n;
 };
 
-/// Elements [first, first + N). They are read before the factor is known, so that nothing waits in line.
+/// Elements [first, first + N). All loads are issued before the factor is tested, so that their latencies overlap.
 template <int N, typename P, typename C>
 __device__ void update_elements(const Pointers<P, C>& s, int64_t first, const AdamWConstants<P>* constants_of_step,
                                 const double* grad_factor) {
@@ -50,7 +50,7 @@ __device__ void update_elements(const Pointers<P, C>& s, int64_t first, const Ad
   }
 }
 
-/// A thread has N neighbours; the last one goes through the elements that are no whole vector.
+/// A thread has N consecutive elements; the last thread takes the remainder one by one.
 template <int N, typename P, typename C>
 __global__ void __launch_bounds__(kThreads)
     update(Pointers<P, C> s, const AdamWConstants<P>* constants, const double* grad_factor) {
@@ -69,7 +69,7 @@ void launch_update(const Pointers<P, C>& s, const AdamWConstants<P>* constants, 
   });
 }
 
-/// What a block sums: fixed, so that the order of a sum depends on nothing but the length of x.
+/// Elements that a block sums: fixed, so that the order of summation depends on the length of x alone.
 constexpr int64_t kElementsPerBlock = 32768;
 
 template <typename T, int N>
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kAddThreads) add_in_order(const double* partia
 void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor) {
   const int64_t n = state.param.numel();
   if (n == 0) return;
-  ENSURE(starts_vector(constants.const_data_ptr()), "adamw: the constants of the step must start at 16 bytes");
+  ENSURE(starts_vector(constants.const_data_ptr()), "adamw: the constants of the step must be aligned to 16 bytes");
   const Launch launch(state.param);
   const double* const factor = grad_factor.const_data_ptr<double>();
   for_dtype(state.param.scalar_type(), [&]<typename P>() {

@@ -7,21 +7,25 @@ struct AdamWStep {
   double lr, beta1, beta2, eps, weight_decay;
   int64_t step;  ///< 1 for the first update
 };
-/// What adamw() reads of a step, [kAdamWConstants] of the parameters' dtype, in host memory. A tensor, so that a CUDA
-/// graph that holds an adamw() can be given another step.
+/// The constants of a step for adamw(): [kAdamWConstants] in the parameters' dtype (float32 or float64), in host
+/// memory. A tensor, so that each replay of a CUDA graph can read the constants of another step. Throws Error for other
+/// dtypes and for a step below 1.
 constexpr int64_t kAdamWConstants = 8;
 at::Tensor adamw_constants(const AdamWStep& step, at::ScalarType dtype);
-/// What is trained: flat, contiguous, of equal length. The first four have one dtype, at least fp32.
+/// Parameters, their gradient and moments: flat, contiguous, of equal length. The first four have one dtype, float32 or
+/// float64.
 struct AdamWState {
   at::Tensor param, grad, exp_avg, exp_avg_sq;
-  at::Tensor rounded;  ///< undefined, or receives the new parameters in its own dtype
+  at::Tensor rounded;  ///< undefined, or receives the new parameters rounded to its dtype
 };
-/// Decoupled AdamW (Loshchilov & Hutter), in place. Its bits depend neither on slicing nor on threads. Gradients are
-/// multiplied by `grad_factor`, a float64 scalar on their device (clipping); where it is not finite, nothing is
-/// updated. `grad` is left zero either way, ready to be added to: it costs no pass of its own here. `constants`:
-/// adamw_constants(), on the parameters' device.
+/// AdamW with decoupled weight decay, in place. The result is bit-identical for any slicing and any number of threads.
+///   g = grad * grad_factor;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+///   param = (1 - lr weight_decay) param - lr m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
+/// `grad_factor`: the clipping factor, a float64 scalar on the parameters' device. Where it is not finite, nothing is
+/// updated. `grad` is zeroed in any case, in the same pass. `constants`: adamw_constants(), on the parameters' device.
+/// Throws Error where shapes, dtypes or devices do not match. Source: Loshchilov and Hutter, arXiv 1711.05101.
 void adamw(const AdamWState& state, const at::Tensor& constants, const at::Tensor& grad_factor);
-/// Sum of squares in float64, in an order that does not depend on threads. Returns a float64 scalar tensor.
+/// Sum of squares, accumulated in float64 in an order that does not depend on threads. Returns a float64 scalar tensor.
 at::Tensor squared_norm(const at::Tensor& x);
 
 }  // namespace olmoe::kernels

@@ -14,20 +14,20 @@
 #include "kernels/rows/dtypes.h"
 #include "kernels/rows/row_loop.h"
 
-// A block of queries meets all keys up to its last one at once: products over keys beyond a query
-// are the price of few, large products. Scores exist for one block a thread.
+// Each block of queries is multiplied with all keys up to its last query in one GEMM. Scores of later keys are computed
+// in vain, which is cheaper than more and smaller GEMMs. Each thread holds the scores of one block.
 namespace olmoe::kernels {
 namespace {
 
 constexpr int64_t kQueryBlock = 64;
 
-/// A [B, S, heads, d] tensor, one head at a time.
+/// A [B, S, heads, d] tensor, accessed one head at a time.
 template <typename T>
 struct Heads {
   T* data;
   int64_t batch_stride, position_stride, head_stride;
 
-  /// Head h of sequence b from `position` on, as [S - position, d].
+  /// Head h of sequence b from `position`, as a matrix [S - position, d].
   blas::Matrix<T> at(int64_t b, int64_t h, int64_t position = 0) const {
     return {data + b * batch_stride + position * position_stride + h * head_stride, position_stride};
   }
@@ -41,7 +41,7 @@ Heads<T> write_heads(const at::Tensor& x) {
   return {x.data_ptr<T>(), x.stride(0), x.stride(1), x.stride(2)};
 }
 
-/// Aligned as tensors are: MKL promises equal bits for operands of equal alignment only.
+/// The alignment of tensors: MKL is bit-identical only for operands of equal alignment.
 constexpr std::align_val_t kAlignment{64};
 struct Free {
   void operator()(void* memory) const { ::operator delete[](memory, kAlignment); }
@@ -53,7 +53,7 @@ Scratch<T> scratch(int64_t elements) {
   return Scratch<T>(static_cast<T*>(::operator new[](elements * sizeof(T), kAlignment)));
 }
 
-/// Values in Acc<T>, and the same rounded to T, which are the same memory where T is Acc<T>.
+/// Values in Acc<T> and a copy rounded to T; one buffer if T is Acc<T>.
 template <typename T>
 struct Rounded {
   explicit Rounded(int64_t elements) : exact(scratch<Acc<T>>(elements)) {
@@ -69,7 +69,7 @@ struct Rounded {
   Scratch<T> own;
 };
 
-/// A block of queries: positions [first, first + rows), which see `keys` = first + rows keys.
+/// A block of queries: positions [first, first + rows), which attend to `keys` = first + rows keys.
 struct Block {
   int64_t first, rows, keys;
 };
@@ -78,24 +78,24 @@ Block block_at(int64_t index, int64_t S) {
   return {first, rows, first + rows};
 }
 
-/// Scores [rows, keys] to exponentials below the row's largest, zero beyond the diagonal; their sum
-/// and its logarithm for each row.
+/// exps [rows, keys] = exp(score - row maximum), zero above the diagonal; for each row also their sum and the
+/// log-sum-exp of its scores.
 template <typename T>
 void exponentials(Block block, const Acc<T>* scores, T* exps, Acc<T>* sums, Acc<T>* lse) {
   auto rows = [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Acc<T>* const s = scores + i * block.keys;
       T* const p = exps + i * block.keys;
-      const int64_t seen = block.first + i + 1;
+      const int64_t visible = block.first + i + 1;
       Acc<T> largest = s[0], sum = 0;
 #pragma omp simd reduction(max : largest)
-      for (int64_t j = 0; j < seen; ++j) largest = s[j] > largest ? s[j] : largest;
+      for (int64_t j = 0; j < visible; ++j) largest = s[j] > largest ? s[j] : largest;
 #pragma omp simd reduction(+ : sum)
-      for (int64_t j = 0; j < seen; ++j) {
+      for (int64_t j = 0; j < visible; ++j) {
         p[j] = rounded<T>(fast_exp(s[j] - largest));
         sum += load(p[j]);
       }
-      for (int64_t j = seen; j < block.keys; ++j) p[j] = rounded<T>(0);
+      for (int64_t j = visible; j < block.keys; ++j) p[j] = rounded<T>(0);
       sums[i] = sum;
       lse[i] = largest + std::log(sum);
     }
@@ -128,15 +128,15 @@ void round_rows(int64_t rows, int64_t d, const Acc<T>* x, blas::Matrix<T> y) {
   vectorized(body, 0, rows);
 }
 
-/// Rows of one block: [rows, d] each, and their log-sum-exp.
+/// Operands of one block of queries: [rows, d] each, and their log-sum-exp.
 template <typename T>
 struct BlockRows {
   blas::Matrix<const T> dy, y;
   const Acc<T>* lse;
 };
 
-/// From scores and dprobs = dy v^T, both [rows, keys]: the probabilities, and the gradient of the
-/// unscaled scores, probs * (dprobs - dy.y) * scale.
+/// In place, from scores and dprobs = dy v^T, both [rows, keys]: the probabilities, and the gradient of the unscaled
+/// scores, probs * (dprobs - delta) * scale with delta = dy . y of the row.
 template <typename T>
 void score_gradients(Block block, int64_t d, Acc<T> scale, BlockRows<T> in, Rounded<T>& scores, Rounded<T>& dprobs) {
   const Acc<T>*const s_all = scores.exact.get(), *const dp_all = dprobs.exact.get();
@@ -144,20 +144,20 @@ void score_gradients(Block block, int64_t d, Acc<T> scale, BlockRows<T> in, Roun
   auto rows = [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const T *const dy = in.dy.data + i * in.dy.row_stride, *const y = in.y.data + i * in.y.row_stride;
-      Acc<T> mean = 0;
-#pragma omp simd reduction(+ : mean)
-      for (int64_t j = 0; j < d; ++j) mean += load(dy[j]) * load(y[j]);
+      Acc<T> delta = 0;
+#pragma omp simd reduction(+ : delta)
+      for (int64_t j = 0; j < d; ++j) delta += load(dy[j]) * load(y[j]);
       const Acc<T>*const s = s_all + i * block.keys, *const dp = dp_all + i * block.keys;
       T *const p = p_all + i * block.keys, *const ds = ds_all + i * block.keys;
       const Acc<T> lse = in.lse[i];
-      const int64_t seen = block.first + i + 1;
+      const int64_t visible = block.first + i + 1;
 #pragma omp simd
-      for (int64_t j = 0; j < seen; ++j) {
+      for (int64_t j = 0; j < visible; ++j) {
         const Acc<T> prob = fast_exp(s[j] - lse), dprob = dp[j];
         p[j] = rounded<T>(prob);
-        ds[j] = rounded<T>(prob * (dprob - mean) * scale);
+        ds[j] = rounded<T>(prob * (dprob - delta) * scale);
       }
-      for (int64_t j = seen; j < block.keys; ++j) p[j] = ds[j] = rounded<T>(0);
+      for (int64_t j = visible; j < block.keys; ++j) p[j] = ds[j] = rounded<T>(0);
     }
   };
   vectorized(rows, 0, block.rows);
@@ -184,7 +184,7 @@ struct Forward {
   Heads<T> y;
   Acc<T>* lse_BHS;
 
-  /// Blocks [begin, end) of B * H * blocks.
+  /// Tasks [begin, end) of B * H * blocks: blocks of queries.
   void operator()(int64_t begin, int64_t end) const {
     const auto [B, S, H, G, d] = dims;
     Rounded<T> scores(dims.block_rows() * S);
@@ -215,8 +215,7 @@ struct Backward {
     Scratch<Acc<T>> dq, dk_Sd, dv_Sd;
   };
 
-  /// Writes dq of one block of queries and adds what they give to dk and dv; with `beta` 0 starts
-  /// those sums.
+  /// Writes dq of one block of queries and adds its contribution to dk and dv; `beta` 0 initialises these.
   void add_block(int64_t b, int64_t h, Block block, Acc<T> beta, Memory& memory) const {
     const auto [B, S, H, G, d] = dims;
     const int64_t g = dims.kv_head(h);
@@ -233,8 +232,8 @@ struct Backward {
     round_rows<T>(block.rows, d, memory.dq.get(), dq.at(b, h, block.first));
   }
 
-  /// Key/value heads [begin, end) of B * G, each with the query heads that read it. The last block
-  /// comes first: it covers all keys.
+  /// Tasks [begin, end) of B * G: key/value heads, each with its query heads. The last block of queries comes first,
+  /// since it covers all keys and so initialises all of dk and dv.
   void operator()(int64_t begin, int64_t end) const {
     const int64_t S = dims.S, G = dims.G, d = dims.d, rows = dims.block_rows();
     Memory memory{Rounded<T>(rows * S), Rounded<T>(rows * S), scratch<Acc<T>>(rows * d), scratch<Acc<T>>(S * d),
@@ -250,13 +249,13 @@ struct Backward {
   }
 };
 
-/// Throws unless shapes fit; returns them with rows that are dense.
+/// Throws Error unless the shapes match; returns the operands with dense rows.
 Qkv checked(const Qkv& in) {
   const auto& [q, k, v] = in;
   ensure_dim(q, 4, "attention: q");
   ensure_dim(k, 4, "attention: k");
-  ensure_together(k, q, "attention: k");
-  ensure_together(v, q, "attention: v");
+  ensure_same_device(k, q, "attention: k");
+  ensure_same_device(v, q, "attention: v");
   ENSURE(k.sizes() == v.sizes() && q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3),
          "attention: q, k and v must agree in batch, length and head width");
   ENSURE(k.size(2) > 0 && q.size(2) % k.size(2) == 0, "attention: {} key/value heads do not divide {} heads", k.size(2),
@@ -265,9 +264,9 @@ Qkv checked(const Qkv& in) {
 }
 
 void ensure_gradient(const at::Tensor& dx, const at::Tensor& x) {
-  ensure_together(dx, x, "attention: a gradient");
+  ensure_same_device(dx, x, "attention: a gradient");
   ENSURE(dx.sizes() == x.sizes() && dx.scalar_type() == x.scalar_type(),
-         "attention: a gradient must have the shape and dtype of what it is of");
+         "attention: a gradient must have the shape and dtype of its operand");
   ENSURE(dx.size(3) <= 1 || dx.stride(3) == 1, "attention: rows of a gradient must be dense");
 }
 
@@ -291,17 +290,18 @@ AttentionMethod make_attention_method(AttentionKernel kernel, bool deterministic
 
 bool cudnn_attention_built_in() { return cudnn::built_in(); }
 
-// cuDNN: "hidden_dim should be less than or equal to 256 and ... multiple of 8" on GPUs of 9.0.
+// cuDNN's error text for compute capability 9.0: "hidden_dim should be less than or equal to 256 and ... multiple of
+// 8".
 bool cudnn_attention_fits(int64_t head_dim) { return head_dim % 8 == 0 && head_dim <= 256; }
 
-Attention causal_attention(const Qkv& in, const AttentionMethod& method) {
+AttentionOutput causal_attention(const Qkv& in, const AttentionMethod& method) {
   const Qkv operands = checked(in);
   const at::Tensor &q = operands.q_BSHd, &k = operands.k_BSGd, &v = operands.v_BSGd;
   if (method.cudnn) return method.cudnn->forward(operands);
   if (q.is_cuda()) return cuda::causal_attention(operands);
   const Dims dims = dims_of(in);
-  Attention out{at::empty(q.sizes(), q.options()),
-                at::empty({dims.B, dims.H, dims.S}, q.options().dtype(acc_dtype(q.scalar_type())))};
+  AttentionOutput out{at::empty(q.sizes(), q.options()),
+                      at::empty({dims.B, dims.H, dims.S}, q.options().dtype(acc_dtype(q.scalar_type())))};
   for_dtype(q.scalar_type(), [&]<typename T>() {
     const Forward<T> forward{dims,
                              score_scale<T>(dims.d),
@@ -315,8 +315,8 @@ Attention causal_attention(const Qkv& in, const AttentionMethod& method) {
   return out;
 }
 
-void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
-                               const AttentionMethod& method) {
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const AttentionOutput& forward,
+                               const Qkv& grads, const AttentionMethod& method) {
   const Qkv operands = checked(in);
   const at::Tensor &q = operands.q_BSHd, &k = operands.k_BSGd, &v = operands.v_BSGd;
   ensure_gradient(grads.q_BSHd, q);

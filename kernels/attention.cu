@@ -20,17 +20,15 @@
 #include "kernels/cuda_kernels.h"
 #include "kernels/rows/dtypes.h"
 
-// bf16: ATen's FlashAttention-2. (cuDNN's attention is in kernels/cudnn/: ATen 2.11 has no way to ask for its
-// deterministic backward.) float32: ATen's memory-efficient attention, whose
-// TF32 products are carried out three times to reach fp32. float64, for tests of the parallel logic: the formula, with
-// all scores in memory.
+// bf16: ATen's FlashAttention-2. (cuDNN's attention is in kernels/cudnn/, since ATen 2.11 does not expose its
+// deterministic backward.) float32: ATen's memory-efficient attention, which reaches fp32 accuracy by three TF32
+// products. float64, for tests of the parallel logic: the formula, with all scores in memory.
 namespace olmoe::kernels::cuda {
 namespace {
 
 double score_scale(const at::Tensor& q_BSHd) { return 1 / std::sqrt(static_cast<double>(q_BSHd.size(3))); }
 
-/// x with rows that start at multiples of 16 bytes, as the kernels read them: d padded with zeros, or a copy, where
-/// need be.
+/// x with rows aligned to 16 bytes, as the kernels require: itself, d padded with zeros, or a copy.
 at::Tensor aligned(const at::Tensor& x) {
   const int64_t width = 16 / x.element_size(), d = x.size(3);
   if (d % width != 0) return at::constant_pad_nd(x, {0, width - d % width});
@@ -41,13 +39,13 @@ at::Tensor aligned(const at::Tensor& x) {
 
 at::Tensor unpadded(const at::Tensor& x, int64_t d) { return x.narrow(3, 0, d); }
 
-/// Holds ATen's switch for deterministic algorithms on or off: where it is off, FlashAttention's backward adds to dq by
-/// atomics, in no fixed order. The switch is the whole process's, so one thread at a time holds it, while it enqueues.
+/// Sets ATen's flag for deterministic algorithms during its lifetime: without it, FlashAttention's backward accumulates
+/// dq by atomics, in no fixed order. The flag is global to the process, so a mutex is held while kernels are enqueued.
 class DeterministicSwitch {
  public:
   explicit DeterministicSwitch(bool on) {
     context_.setDeterministicAlgorithms(on, /*warn_only=*/false);
-    context_.setDeterministicFillUninitializedMemory(false);  // which would fill what the kernel overwrites
+    context_.setDeterministicFillUninitializedMemory(false);  // the kernel overwrites all of it
   }
   ~DeterministicSwitch() {
     context_.setDeterministicAlgorithms(on_, warn_only_);
@@ -67,7 +65,7 @@ class DeterministicSwitch {
              fill_ = context_.deterministicFillUninitializedMemory();
 };
 
-Attention flash(const Qkv& in) {
+AttentionOutput flash(const Qkv& in) {
   const auto& q = in.q_BSHd;
   const auto out = at::_flash_attention_forward(aligned(q), aligned(in.k_BSGd), aligned(in.v_BSGd), {}, {}, q.size(1),
                                                 q.size(1), /*dropout_p=*/0, /*is_causal=*/true,
@@ -75,9 +73,9 @@ Attention flash(const Qkv& in) {
   return {unpadded(std::get<0>(out), q.size(3)).contiguous(), std::get<1>(out)};
 }
 
-Qkv flash_backward(const at::Tensor& dy, const Qkv& in, const Attention& forward, bool deterministic) {
+Qkv flash_backward(const at::Tensor& dy, const Qkv& in, const AttentionOutput& forward, bool deterministic) {
   const auto& q = in.q_BSHd;
-  const at::Tensor no_dropout;  // its random state is not read
+  const at::Tensor no_dropout;  // random state, unused
   const DeterministicSwitch held(deterministic);
   const auto [dq, dk, dv] =
       at::_flash_attention_backward(aligned(dy), aligned(q), aligned(in.k_BSGd), aligned(in.v_BSGd),
@@ -86,22 +84,22 @@ Qkv flash_backward(const at::Tensor& dy, const Qkv& in, const Attention& forward
   return {dq, dk, dv};
 }
 
-constexpr int64_t kCausalFromTopLeft = 1;  // ATen's number of that mask
-/// ATen's kernel reads log-sum-exps in runs of 32: it pads each head's to this.
+constexpr int64_t kCausalFromTopLeft = 1;  // ATen's enum value of that mask
+/// ATen's kernel reads log-sum-exps in runs of 32, and pads those of each head to a multiple.
 constexpr int64_t kLsePadding = 32;
 
-/// Each key/value head once for each query head that reads it.
+/// Key/value heads repeated for each of their query heads.
 at::Tensor expanded_heads(const at::Tensor& x_BSGd, int64_t H) {
   const int64_t B = x_BSGd.size(0), S = x_BSGd.size(1), G = x_BSGd.size(2), d = x_BSGd.size(3);
   return G == H ? x_BSGd : x_BSGd.unsqueeze(3).expand({B, S, G, H / G, d}).reshape({B, S, H, d});
 }
-/// Sums the gradients of heads that read the same key/value head.
+/// Sums the gradients of repeated key/value heads.
 at::Tensor summed_heads(const at::Tensor& dx_BSHd, int64_t G) {
   const int64_t H = dx_BSHd.size(2);
   return G == H ? dx_BSHd : dx_BSHd.unflatten(2, {G, H / G}).sum(3);
 }
 
-Attention efficient(const Qkv& in) {
+AttentionOutput efficient(const Qkv& in) {
   const auto& q = in.q_BSHd;
   const int64_t S = q.size(1), H = q.size(2);
   const auto out = at::_efficient_attention_forward(
@@ -110,12 +108,12 @@ Attention efficient(const Qkv& in) {
   return {unpadded(std::get<0>(out), q.size(3)).contiguous(), std::get<1>(out).narrow(2, 0, S)};
 }
 
-Qkv efficient_backward(const at::Tensor& dy, const Qkv& in, const Attention& forward) {
+Qkv efficient_backward(const at::Tensor& dy, const Qkv& in, const AttentionOutput& forward) {
   const auto& q = in.q_BSHd;
   const int64_t S = q.size(1), H = q.size(2), G = in.k_BSGd.size(2);
   const auto& lse = forward.lse_BHS;
   ENSURE(lse.stride(2) == 1 && lse.stride(1) % kLsePadding == 0 && lse.stride(0) % kLsePadding == 0,
-         "attention: the log-sum-exps are not as the forward pass left them, in rows padded to {}", kLsePadding);
+         "attention: the log-sum-exps must be those of the forward, in rows padded to {}", kLsePadding);
   const at::Tensor no_dropout;
   const auto out = at::_efficient_attention_backward(
       aligned(dy), aligned(q), aligned(expanded_heads(in.k_BSGd, H)), aligned(expanded_heads(in.v_BSGd, H)), {},
@@ -130,7 +128,7 @@ at::Tensor grouped(const at::Tensor& x_BSHd, int64_t G) {
 }
 at::Tensor ungrouped(const at::Tensor& x_BGJSd) { return x_BGJSd.permute({0, 3, 1, 2, 4}).flatten(2, 3); }
 
-/// Scaled scores [B, G, J, S, S], minus infinity for keys beyond the query.
+/// Scaled scores [B, G, J, S, S], minus infinity for keys after the query.
 at::Tensor masked_scores(const at::Tensor& q_BGJSd, const at::Tensor& k_BG1Sd, double scale) {
   const int64_t S = q_BGJSd.size(3);
   const at::Tensor future_SS = at::ones({S, S}, q_BGJSd.options().dtype(at::kBool)).triu(1);
@@ -139,7 +137,7 @@ at::Tensor masked_scores(const at::Tensor& q_BGJSd, const at::Tensor& k_BG1Sd, d
       .masked_fill(future_SS, -std::numeric_limits<double>::infinity());
 }
 
-Attention formula(const Qkv& in) {
+AttentionOutput formula(const Qkv& in) {
   const int64_t B = in.q_BSHd.size(0), S = in.q_BSHd.size(1), H = in.q_BSHd.size(2), G = in.k_BSGd.size(2);
   const at::Tensor scores = masked_scores(grouped(in.q_BSHd, G), grouped(in.k_BSGd, G), score_scale(in.q_BSHd));
   const at::Tensor lse = scores.logsumexp(4, /*keepdim=*/true);
@@ -147,7 +145,7 @@ Attention formula(const Qkv& in) {
   return {ungrouped(y).contiguous(), lse.reshape({B, H, S})};
 }
 
-Qkv formula_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward) {
+Qkv formula_backward(const at::Tensor& dy_BSHd, const Qkv& in, const AttentionOutput& forward) {
   const int64_t B = in.q_BSHd.size(0), S = in.q_BSHd.size(1), H = in.q_BSHd.size(2), G = in.k_BSGd.size(2);
   const double scale = score_scale(in.q_BSHd);
   const at::Tensor q = grouped(in.q_BSHd, G), k = grouped(in.k_BSGd, G), v = grouped(in.v_BSGd, G),
@@ -162,7 +160,7 @@ Qkv formula_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& 
 
 }  // namespace
 
-Attention causal_attention(const Qkv& in) {
+AttentionOutput causal_attention(const Qkv& in) {
   const at::AutoDispatchBelowAutograd no_graph;
   const auto& q = in.q_BSHd;
   const c10::cuda::CUDAGuard device(q.device());
@@ -175,8 +173,8 @@ Attention causal_attention(const Qkv& in) {
   return formula(in);
 }
 
-void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
-                               bool deterministic) {
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const AttentionOutput& forward,
+                               const Qkv& grads, bool deterministic) {
   const at::AutoDispatchBelowAutograd no_graph;
   const auto& q = in.q_BSHd;
   const c10::cuda::CUDAGuard device(q.device());

@@ -5,47 +5,50 @@
 
 namespace olmoe::kernels {
 
-/// Operands, or their gradients. May be strided views; the rows of gradients must be dense.
+/// Operands, or their gradients, all of one dtype. May be strided views, such as the column ranges of a fused
+/// projection; the rows [d] of gradients must be dense.
 struct Qkv {
   at::Tensor q_BSHd, k_BSGd, v_BSGd;
 };
-struct Attention {
-  at::Tensor y_BSHd;   ///< contiguous in this order, so it reads as [B*S, H*d]
+struct AttentionOutput {
+  at::Tensor y_BSHd;   ///< contiguous in this order, so it can be viewed as [B*S, H*d]; dtype of q
   at::Tensor lse_BHS;  ///< log-sum-exp of the scaled scores in at least fp32, for the backward
 };
 
-/// flash: FlashAttention-2, ours on a CPU, ATen's on a GPU. cudnn: cuDNN's fused attention, for bf16
+/// flash: FlashAttention-2, our own on a CPU, ATen's on a GPU. cudnn: cuDNN's fused attention, for bf16
 /// on GPUs of compute capability 9.0.
 enum class AttentionKernel { flash, cudnn };
 
-/// cuDNN's attention, with the plan of each shape that it was asked for: the first call of a shape
-/// makes it, which takes seconds, and later ones are enqueued. Used by one thread at a time.
-/// CustomClassHolder: the graph of a forward can hold it for its backward.
+/// cuDNN's attention with a cache of execution plans by shape. The first call of a shape builds its plan, which takes
+/// seconds; later calls are only enqueued. Not thread-safe.
+/// A CustomClassHolder, so that the autograd graph of a forward can own it until its backward.
 class CudnnAttention : public torch::jit::CustomClassHolder {
  public:
-  virtual Attention forward(const Qkv& in) = 0;
-  virtual void backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
+  virtual AttentionOutput forward(const Qkv& in) = 0;
+  virtual void backward(const at::Tensor& dy_BSHd, const Qkv& in, const AttentionOutput& forward, const Qkv& grads,
                         bool deterministic) = 0;
-  virtual int64_t plans() const = 0;  ///< made so far
+  virtual int64_t plans() const = 0;  ///< built so far
 };
 
 struct AttentionMethod {
-  /// The same bits each time. Without, a backward on a GPU adds up dq in whatever order its blocks
-  /// come; one on a CPU gives the same bits anyway.
+  /// Bit-identical gradients in every run. If false, the backward on a GPU may accumulate dq by atomics, in any order.
+  /// The CPU's backward is deterministic in any case.
   bool deterministic = true;
-  c10::intrusive_ptr<CudnnAttention> cudnn;  ///< none: FlashAttention
+  c10::intrusive_ptr<CudnnAttention> cudnn;  ///< null: FlashAttention
 };
-/// Throws Error where this program has no such kernel.
+/// Throws Error if `kernel` is not built into this program.
 AttentionMethod make_attention_method(AttentionKernel kernel, bool deterministic);
-/// True if this program can compute with cuDNN's attention, and if that takes heads of this width.
+/// Whether cuDNN's attention is built into this program, and whether it supports heads of this width.
 bool cudnn_attention_built_in();
 bool cudnn_attention_fits(int64_t head_dim);
 
-/// Causal softmax(q k^T / sqrt(d)) v; query head h reads key/value head h / (H/G). Scores are never
-/// in memory whole. Source: FlashAttention-2 (arXiv 2307.08691), without its blocks of keys.
-Attention causal_attention(const Qkv& in, const AttentionMethod& method = {});
-/// Writes all of `grads`, which may be column ranges of one fused gradient.
-void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
-                               const AttentionMethod& method = {});
+/// y = softmax(q k^T / sqrt(d), causal) v; query head h reads key/value head h / (H/G). The scores of one block of
+/// queries at a time are in memory. Throws Error where shapes or devices do not match.
+/// Source: FlashAttention-2 (arXiv 2307.08691), without its blocks of keys; grouped heads: GQA (arXiv 2305.13245).
+AttentionOutput causal_attention(const Qkv& in, const AttentionMethod& method = {});
+/// Overwrites all of `grads`, which may be column ranges of one fused gradient. `forward`: what causal_attention()
+/// returned for `in`.
+void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const AttentionOutput& forward,
+                               const Qkv& grads, const AttentionMethod& method = {});
 
 }  // namespace olmoe::kernels

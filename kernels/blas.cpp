@@ -4,9 +4,8 @@
 #include <limits>
 #include <utility>
 
-// The header of LibTorch's BLAS does not come along. The Fortran names are standard; the product of
-// bf16 operands into fp32 is MKL's, which LibTorch's x86 builds carry: another LibTorch does not
-// link.
+// LibTorch does not ship a header of its BLAS. The Fortran names are standard; the GEMM of bf16 operands into fp32 is
+// MKL's, which LibTorch's x86 builds contain: other builds of LibTorch do not link.
 extern "C" {
 void sgemm_(const char* op_a, const char* op_b, const int* m, const int* n, const int* k, const float* alpha,
             const float* a, const int* lda, const float* b, const int* ldb, const float* beta, float* c,
@@ -27,15 +26,15 @@ int as_int(int64_t value) {
   return static_cast<int>(value);
 }
 
-/// BLAS wants a stride of at least 1 and the width, also for a matrix of one row.
+/// BLAS requires a stride of at least 1 and at least the width, even for a matrix of one row.
 template <typename T>
 int stride(const Matrix<T>& x, int64_t rows, int64_t columns) {
   if (x.transposed) std::swap(rows, columns);
-  ENSURE(rows <= 1 || x.row_stride >= columns, "BLAS: rows of {} lie {} apart", columns, x.row_stride);
+  ENSURE(rows <= 1 || x.row_stride >= columns, "BLAS: rows of {} elements have a stride of {}", columns, x.row_stride);
   return as_int(std::max<int64_t>({1, x.row_stride, columns}));
 }
 
-/// The row-major product as BLAS computes it: by columns, c^T = b^T a^T.
+/// The row-major product, computed by the column-major BLAS as c^T = b^T a^T.
 template <auto gemm, typename T>
 void by_columns(Size size, T alpha, Matrix<const T> a, Matrix<const T> b, T beta, Matrix<T> c) {
   const int m = as_int(size.m), n = as_int(size.n), k = as_int(size.k);

@@ -1,6 +1,5 @@
-// Products of row-major matrices where they lie in memory, through the BLAS that LibTorch carries.
-// Where at::parallel_for runs on several threads, a product inside it runs on the calling thread
-// alone; else on all threads.
+// GEMM of row-major matrices in place, through the BLAS inside LibTorch. Within an at::parallel_for on several threads
+// a GEMM runs on the calling thread alone; elsewhere on all threads.
 #pragma once
 #include <cstdint>
 
@@ -18,8 +17,8 @@ struct Matrix {
   bool transposed = false;  ///< read as its transpose
 };
 
-/// c [m, n] = alpha * a [m, k] * b [k, n] + beta * c, summed in Acc<T>. With beta 0, c is not read.
-/// Throws where a size or a stride exceeds 2^31 - 1.
+/// c [m, n] = alpha * a [m, k] * b [k, n] + beta * c, accumulated in Acc<T>. With beta 0, c is not read.
+/// Throws Error if a size or a stride exceeds 2^31 - 1.
 void multiply(Size size, float alpha, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c);
 void multiply(Size size, double alpha, Matrix<const double> a, Matrix<const double> b, double beta, Matrix<double> c);
 void multiply(Size size, float alpha, Matrix<const c10::BFloat16> a, Matrix<const c10::BFloat16> b, float beta,

@@ -6,15 +6,18 @@
 
 namespace olmoe::kernels {
 
-/// -log softmax(x w^T)[target] of each token, float64 [N]; zero for a target of kIgnoredTarget. Logits are made `chunk`
-/// tokens at a time and never all held; statistics in at least fp32.
+/// Softmax cross-entropy -log softmax(x w^T)[target] of each token, float64 [N]; zero for a target of kIgnoredTarget.
+/// targets_N: int64. Logits exist for `chunk` tokens at a time, in the dtype of x; softmax statistics are in at least
+/// fp32. Throws Error where shapes or devices do not match, and on a CPU for targets outside of the vocabulary.
+/// Source: fused linear cross-entropy, as in Liger Kernel (arXiv 2410.10989).
 at::Tensor token_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                int64_t chunk);
-/// The sum of token_cross_entropy(), as a scalar tensor.
+/// The sum of token_cross_entropy(), a float64 scalar tensor.
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
                                 int64_t chunk);
-/// The same sum, with its gradients for a seed of d(sum) = `seed`, a float64 scalar: dx_ND, and that of the weight,
-/// which is added to dw_VD (at least fp32). A chunk of logits is made once, and its gradient takes its place.
+/// The same sum with its gradients, scaled by `seed`, a float64 scalar (the gradient of the sum): returns dx_ND, and
+/// adds the weight's gradient to dw_VD (at least fp32). Logits are computed once; their gradient, seed *
+/// (softmax - one-hot target), overwrites them.
 struct LossAndGrad {
   at::Tensor loss, dx_ND;
 };

@@ -11,20 +11,20 @@
 namespace olmoe::kernels {
 namespace {
 
-/// Ids in a GPU's memory are looked at by the kernels there: to ask for them would be to wait for the GPU.
+/// Ids on a GPU are checked by the kernels; reading them here would be a host sync.
 void ensure_ids(const at::Tensor& ids_N, int64_t rows) {
   ensure_dim(ids_N, 1, "embedding: ids");
   if (!ids_N.is_cpu()) return;
   const int64_t* const ids = ids_N.const_data_ptr<int64_t>();
   for (int64_t n = 0; n < ids_N.size(0); ++n)
-    ENSURE(ids[n] >= 0 && ids[n] < rows, "token id {} at {}, but the vocabulary has {}", ids[n], n, rows);
+    ENSURE(ids[n] >= 0 && ids[n] < rows, "token id {} at {} is outside of the vocabulary of {}", ids[n], n, rows);
 }
 
 }  // namespace
 
 at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) {
   ensure_dim(w_VD, 2, "embedding: weight");
-  ensure_together(ids_N, w_VD, "embedding: ids");
+  ensure_same_device(ids_N, w_VD, "embedding: ids");
   const at::Tensor ids = ids_N.contiguous(), w = w_VD.contiguous();
   ensure_ids(ids, w.size(0));
   at::Tensor x_ND = at::empty({ids.size(0), w.size(1)}, w.options());
@@ -41,7 +41,7 @@ at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) {
 
 void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Tensor dw_VD) {
   ensure_dim(dx_ND, 2, "embedding_backward: dx");
-  ensure_together(ids_N, dx_ND, "embedding_backward: ids");
+  ensure_same_device(ids_N, dx_ND, "embedding_backward: ids");
   ensure_weight_grad(dw_VD, dx_ND.scalar_type());
   const at::Tensor ids = ids_N.contiguous(), dx = dense_rows(dx_ND);
   ensure_ids(ids, dw_VD.size(0));
@@ -53,8 +53,7 @@ void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Te
   for_dtype(dx.scalar_type(), [&]<typename T>() {
     const T* const dx_all = dx.const_data_ptr<T>();
     Acc<T>* const dw_all = dw_VD.data_ptr<Acc<T>>();
-    // Threads share out columns, not tokens: no two write to one element, and tokens keep their
-    // order.
+    // Parallel over columns, not tokens: no two threads write one element, and tokens are added in order.
     for_rows(D, N, [=](int64_t begin, int64_t end) {
       for (int64_t n = 0; n < N; ++n) {
         const T* const from = dx_all + n * dx_stride;

@@ -1,4 +1,4 @@
-// Shapes: N tokens, V rows, D width, C chunks of sorted tokens.
+// Shapes: N tokens, V rows, D width, c chunks of sorted tokens.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -39,7 +39,7 @@ struct SortedTokens {
 SortedTokens sort_tokens(const at::Tensor& ids_N, int64_t V) {
   const int64_t N = ids_N.numel();
   ENSURE(N <= std::numeric_limits<int32_t>::max() && V <= std::numeric_limits<int32_t>::max(),
-         "embedding: {} tokens and {} rows are not for 32-bit numbers", N, V);
+         "embedding: {} tokens and {} rows must fit int32", N, V);
   const at::Tensor unsorted = at::empty({2, N}, ids_N.options().dtype(at::kInt)), sorted = at::empty_like(unsorted);
   int32_t *const id = unsorted.data_ptr<int32_t>(), *const sorted_id = sorted.data_ptr<int32_t>();
   constexpr int kThreads = 256;
@@ -50,14 +50,13 @@ SortedTokens sort_tokens(const at::Tensor& ids_N, int64_t V) {
     C10_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(memory, size_bytes, id, sorted_id, id + N, sorted_id + N,
                                                    static_cast<int>(N), 0, id_bits(V), launch));
   };
-  sort(nullptr);  // says how much it needs
+  sort(nullptr);  // sets size_bytes
   const at::Tensor memory = at::empty({static_cast<int64_t>(size_bytes)}, ids_N.options().dtype(at::kByte));
   sort(memory.data_ptr());
   return {sorted.select(0, 0), sorted.select(0, 1)};
 }
 
-/// Sums of rows in the order of their ids, one chunk and up to 512 items of columns a block. Of a run that comes into
-/// its chunk or leaves it the sum is a part, for whoever owns the run.
+/// Operands of the sums of rows by id (embedding_index.h). A block has one chunk and up to 512 items of columns.
 template <typename T>
 struct RunSums {
   SortedIds sorted;
@@ -65,12 +64,13 @@ struct RunSums {
   const T* dx;
   int64_t dx_stride, D;
   Acc<T>* dw;
-  Acc<T>* parts_C2D;  ///< of the run that comes in (0), and of the run that begins here and leaves (1)
+  /// Partial sums of each chunk: of the run that began in an earlier one (0), of the run that it owns (1).
+  Acc<T>* parts_c2D;
 
-  __device__ Acc<T>* part(int64_t chunk, int which) const { return parts_C2D + (chunk * 2 + which) * D; }
+  __device__ Acc<T>* part(int64_t chunk, int which) const { return parts_c2D + (chunk * 2 + which) * D; }
 };
 
-/// This thread's column, of a grid of (chunks, blocks of columns).
+/// This thread's first column, for a grid of (chunks, blocks of columns).
 template <int kWidth>
 __device__ int64_t grid_column() {
   return (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kWidth;
@@ -93,12 +93,12 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1) sum_chunk(RunSums<T> in) {
   auto next = row_of(begin);
   for (int64_t i = begin; i < end; ++i) {
     const auto row = next;
-    if (i + 1 < end) next = row_of(i + 1);  // on its way while this one is summed
+    if (i + 1 < end) next = row_of(i + 1);  // prefetched while this one is summed
     for (int k = 0; k < kWidth; ++k) sum.values[k] += load(row.values[k]);
     if (i + 1 < end && in.sorted.ids[i + 1] == in.sorted.ids[i]) continue;
     if (in.sorted.began_before(chunk, i))
       store_vector<kWidth>(in.part(chunk, 0) + column, sum);
-    else if (in.sorted.goes_on(chunk, i))
+    else if (in.sorted.continues(chunk, i))
       store_vector<kWidth>(in.part(chunk, 1) + column, sum);
     else
       add_vector<kWidth>(in.dw + in.sorted.ids[i] * in.D + column, sum);
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, 1) sum_chunk(RunSums<T> in) {
   }
 }
 
-/// The runs over several chunks: the block of the chunk that owns one adds up its parts.
+/// Runs that span several chunks: the block of the owning chunk adds the partial sums.
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kMaxRowThreads) sum_long_run(RunSums<T> in) {
   const int64_t chunk = blockIdx.x, column = grid_column<kWidth>();
@@ -140,14 +140,14 @@ void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Te
   const auto sorted = sort_tokens(ids_N, dw_VD.size(0));
   for_dtype(dx_ND.scalar_type(), [&]<typename T>() {
     const SortedIds ids{sorted.ids_N.const_data_ptr<int32_t>(), ids_N.numel()};
-    const at::Tensor parts_C2D = at::empty({ids.chunks(), 2, dx_ND.size(1)}, dw_VD.options());
+    const at::Tensor parts_c2D = at::empty({ids.chunks(), 2, dx_ND.size(1)}, dw_VD.options());
     const RunSums<T> in{ids,
                         sorted.tokens_N.const_data_ptr<int32_t>(),
                         dx_ND.const_data_ptr<T>(),
                         dx_ND.stride(0),
                         dx_ND.size(1),
                         dw_VD.data_ptr<Acc<T>>(),
-                        parts_C2D.data_ptr<Acc<T>>()};
+                        parts_c2D.data_ptr<Acc<T>>()};
     const bool vectors = rows_are_vectors(in.dx, in.D, in.dx_stride) && rows_are_vectors(in.dw, in.D, in.D);
     for_width<T>(vectors, [&]<int kWidth>() {
       const int threads = threads_for_row(in.D / kWidth);

@@ -1,6 +1,6 @@
-// Sorted by id, the gradients of one id are a run of rows. Runs are summed in chunks of kChunkRows sorted rows: what
-// lies within a chunk is added to its id's gradient at once; a run over several chunks leaves a part in each of them,
-// which the chunk that it begins in (its owner) adds up in order.
+// Deterministic sums by id. Rows are sorted by id, so that those of one id are a run; runs are summed in chunks of
+// kChunkRows sorted rows. A run within one chunk is added to the gradient of its id directly. A run that spans several
+// chunks leaves a partial sum in each; the chunk in which it begins, its owner, adds these up in order.
 #pragma once
 #include <cstdint>
 
@@ -27,15 +27,15 @@ struct SortedIds {
     const int64_t begin = chunk_begin(chunk);
     return begin > 0 && ids[begin - 1] == ids[row];
   }
-  /// Whether the run of sorted row `row` goes on after its chunk.
-  OLMOE_ELEMENT bool goes_on(int64_t chunk, int64_t row) const {
+  /// Whether the run of sorted row `row` continues after its chunk.
+  OLMOE_ELEMENT bool continues(int64_t chunk, int64_t row) const {
     const int64_t end = chunk_end(chunk);
     return end < rows && ids[end] == ids[row];
   }
-  /// Whether the run that leaves the chunk also begins in it.
+  /// Whether the chunk's last run begins in it and continues after it.
   OLMOE_ELEMENT bool owns_long_run(int64_t chunk) const {
     const int64_t last = chunk_end(chunk) - 1;
-    return goes_on(chunk, last) && !began_before(chunk, last);
+    return continues(chunk, last) && !began_before(chunk, last);
   }
   /// The chunk in which the run of sorted row `row` ends.
   OLMOE_ELEMENT int64_t last_chunk(int64_t row) const {
@@ -51,7 +51,7 @@ struct SortedIds {
   }
 };
 
-/// Bits of the greatest of `count` ids, at least one: all that a radix sort must look at.
+/// Bits of the largest of `count` ids, at least one: the bits that a radix sort must compare.
 inline int id_bits(int64_t count) {
   int bits = 1;
   while ((count - 1) >> bits > 0) ++bits;

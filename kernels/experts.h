@@ -1,5 +1,5 @@
-// The products of the experts with what surrounds them, over rows that are gathered on the way. Shapes: T tokens, R
-// routed rows sorted by expert, E experts, D model width, F expert width; a row of z is gate [F] and up [F].
+// The expert MLPs: grouped GEMMs with the gather before and the SwiGLU after them. Shapes: N tokens, R routed rows
+// sorted by expert, E experts, D model width, F expert width; a row of z is gate [F] and up [F].
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -10,19 +10,22 @@
 
 namespace olmoe::kernels {
 
-/// unfused: gathering, grouped products and SwiGLU one after the other, for every dtype and device. fused: gathering
-/// and SwiGLU inside the products, weight gradients summed in fp32 where they stay, and the other products by the same
+/// unfused: gather, grouped GEMM and SwiGLU one after the other, for every dtype and device. fused: gather and SwiGLU
+/// inside the GEMM kernels, weight gradients accumulated in fp32 in place, and the remaining grouped GEMMs by the same
 /// kernel; for bf16 on GPUs of compute capability 9.0.
 enum class ExpertKernels { unfused, fused };
 
-/// True if this program has the fused kernels, and if they can compute experts of these widths.
+/// Whether the fused kernels are built into this program, and whether they support experts of these widths.
 bool fused_experts_built_in();
 bool fused_experts_fit(int64_t d_model, int64_t expert_width);
-constexpr int64_t kFusedWidths = 256;  ///< both are multiples of it
+constexpr int64_t kFusedWidths = 256;  ///< both widths must be multiples of it
 
-/// Routed rows, and the score of each (at least fp32).
+// All functions below throw Error where shapes, dtypes or devices do not match, and with ExpertKernels::fused where the
+// fused kernels cannot compute the operands: they never fall back.
+
+/// Routed rows, and the score of each (at least fp32). Holds references: for use as an argument.
 struct ScoredRows {
-  const Permutation& order;
+  const Permutation& permutation;
   const at::Tensor& scores_R;
 };
 
@@ -30,35 +33,35 @@ struct ScoredRows {
 struct ExpertsUp {
   at::Tensor z_R2F, h_RF;
 };
-ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_TD, const ScoredRows& rows,
+ExpertsUp experts_up(ExpertKernels kernels, const at::Tensor& x_ND, const ScoredRows& rows,
                      const at::Tensor& gate_up_E2FD);
 
-/// y = h down^T of each row's expert.
-at::Tensor experts_down(ExpertKernels kernels, const at::Tensor& h_RF, const Permutation& order,
+/// y_RD = h down^T of each row's expert.
+at::Tensor experts_down(ExpertKernels kernels, const at::Tensor& h_RF, const Permutation& permutation,
                         const at::Tensor& down_EDF);
 
-/// A weight gradient (at least fp32, contiguous), and what becomes of the values in it.
+/// The buffer of a weight gradient (at least fp32, contiguous), and whether the gradient is added to it.
 struct GradBuffer {
   GradBuffer(at::Tensor into, GradWrite how = GradWrite::add) : grad(std::move(into)), write(how) {}
   at::Tensor grad;
   GradWrite write;
 };
 
-/// Backward of y_RD = h_RF down^T where a row's gradient is dy of its token, and of h: z is the forward's. Adds to
-/// ddown_EDF, where experts without rows have nothing to add, or stores it, zeros for these.
+/// Backward of experts_down() and of h, where the gradient of a row of y is dy of its token. `z`: of the forward. Adds
+/// to ddown_EDF or stores it; for experts without rows nothing is added, and zeros stored.
 struct ExpertsDownGrads {
   at::Tensor dz_R2F, dscore_R;
 };
-ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_TD, const ScoredRows& rows,
+ExpertsDownGrads experts_down_backward(ExpertKernels kernels, const at::Tensor& dy_ND, const ScoredRows& rows,
                                        const at::Tensor& z_R2F, const at::Tensor& down_EDF, GradBuffer ddown_EDF);
 
-/// dx = dz gate_up of each row's expert.
-at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const Permutation& order,
+/// dx_RD = dz gate_up of each row's expert.
+at::Tensor experts_up_input_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const Permutation& permutation,
                                  const at::Tensor& gate_up_E2FD);
 
-/// dgate_up_E2FD += dz^T gather(x) of each expert's rows, or stored. Fused, and for ddown too: a row that is not finite
-/// may spoil the gradients of the expert before its own; so no row may lie behind the last expert's.
-void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_TD,
-                            const Permutation& order, GradBuffer dgate_up_E2FD);
+/// dgate_up_E2FD += dz^T gather(x) over each expert's rows, or stored. Fused (this and ddown alike), a row that is not
+/// finite may also spoil the gradients of the preceding expert; so there must be no rows after the last expert's.
+void experts_up_weight_grad(ExpertKernels kernels, const at::Tensor& dz_R2F, const at::Tensor& x_ND,
+                            const Permutation& permutation, GradBuffer dgate_up_E2FD);
 
 }  // namespace olmoe::kernels

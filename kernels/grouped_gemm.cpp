@@ -10,42 +10,42 @@
 namespace olmoe::kernels {
 namespace {
 
-/// dw_OI += dy^T x for bf16 operands, or stored. The sum never leaves fp32, and at OLMoE's width this takes
-/// half the time of ATen's product, which would be rounded to bf16 before it is added.
+/// dw_OI += dy^T x for bf16 operands, or stored, accumulated in fp32. ATen's GEMM would round to bf16 before the
+/// addition, and takes twice the time at OLMoE's width.
 void bf16_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI, GradWrite write) {
   const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
   const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);
   ENSURE(dy.size(0) == N && dw_OI.sizes() == at::IntArrayRef({O, I}),
-         "weight gradient: {} x {} and {} x {} do not make {} x {}", dy.size(0), O, N, I, dw_OI.size(0), dw_OI.size(1));
+         "weight gradient: dy {} x {} and x {} x {} do not match dw {} x {}", dy.size(0), O, N, I, dw_OI.size(0),
+         dw_OI.size(1));
   using Operand = blas::Matrix<const c10::BFloat16>;
   const Operand dy_rows{dy.const_data_ptr<c10::BFloat16>(), dy.stride(0), /*transposed=*/true},
       x_rows{x.const_data_ptr<c10::BFloat16>(), x.stride(0)};
-  const float kept = write == GradWrite::store ? 0 : 1;
-  blas::multiply({O, I, N}, 1, dy_rows, x_rows, kept, {dw_OI.data_ptr<float>(), I});
+  const float beta = write == GradWrite::store ? 0 : 1;
+  blas::multiply({O, I, N}, 1, dy_rows, x_rows, beta, {dw_OI.data_ptr<float>(), I});
 }
 
-/// Calls f(e, first_row, rows) for the rows of each expert, in order. Throws unless the offsets cover all of
+/// Calls f(e, first_row, rows) for each expert, in order. Throws Error unless the offsets ascend and cover
 /// `total_rows`.
 template <typename F>
 void for_experts(const at::Tensor& offsets_E, int64_t total_rows, const F& f) {
   const int32_t* const offsets = offsets_E.const_data_ptr<int32_t>();
   int64_t first = 0;
   for (int64_t e = 0; e < offsets_E.size(0); ++e) {
-    ENSURE(offsets[e] >= first && offsets[e] <= total_rows, "expert {} ends at row {}, begins at {}, of {}", e,
-           offsets[e], first, total_rows);
+    ENSURE(offsets[e] >= first && offsets[e] <= total_rows, "expert {} has rows [{}, {}), of {}", e, first, offsets[e],
+           total_rows);
     f(e, first, offsets[e] - first);
     first = offsets[e];
   }
-  ENSURE(first == total_rows, "the experts have {} rows of {}", first, total_rows);
+  ENSURE(first == total_rows, "the offsets of the experts cover {} rows of {}", first, total_rows);
 }
 
 /// out = in * w_e for the rows of each expert; weight(e) is [columns of in, columns of out].
 ///
-/// oneDNN writes code for every new shape of a bf16 product, and the rows of an expert are others
-/// in each step: generating it took half of a step. So a product takes a multiple of 32 rows, and
-/// the rows too many, which belong to later experts, are computed anew when their turn comes; near
-/// the end, where there are none, the rest is a product of its own. Other dtypes go through MKL,
-/// which has no such cost.
+/// oneDNN compiles code for each new shape of a bf16 GEMM, and the rows of an expert differ in every step: compiling
+/// took half of a step. So each GEMM takes a multiple of 32 rows. The surplus rows belong to later experts, whose GEMMs
+/// overwrite them. Near the end of the matrix, where there are no surplus rows, the remainder is a GEMM of its own.
+/// Other dtypes go through MKL, which has no such cost.
 template <typename Weight>
 void multiply_by_expert(const at::Tensor& in, const at::Tensor& offsets_E, const Weight& weight,
                         const at::Tensor& out) {
@@ -68,8 +68,8 @@ void ensure_operands(const at::Tensor& x, const at::Tensor& w_EOI, int64_t contr
   ensure_dim(x, 2, "grouped GEMM: rows");
   ensure_dim(w_EOI, 3, "grouped GEMM: weight");
   ensure_dim(offsets_E, 1, "grouped GEMM: offsets");
-  ensure_together(w_EOI, x, "grouped GEMM: weight");
-  ensure_together(offsets_E, x, "grouped GEMM: offsets");
+  ensure_same_device(w_EOI, x, "grouped GEMM: weight");
+  ensure_same_device(offsets_E, x, "grouped GEMM: offsets");
   ENSURE(x.size(1) == w_EOI.size(contracted_dim) && offsets_E.size(0) == w_EOI.size(0),
          "grouped GEMM: rows of {} and {} offsets for weights of {} x {} x {}", x.size(1), offsets_E.size(0),
          w_EOI.size(0), w_EOI.size(1), w_EOI.size(2));
@@ -118,7 +118,7 @@ at::Tensor gemm_input_grad(const at::Tensor& dy_NO, const at::Tensor& w_OI) {
 
 void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor dw_OI, GradWrite write) {
   ensure_dim(dy_NO, 2, "GEMM: dy");
-  ensure_together(dw_OI, dy_NO, "GEMM: the weight gradient");
+  ensure_same_device(dw_OI, dy_NO, "GEMM: the weight gradient");
   ensure_weight_grad(dw_OI, x_NI.scalar_type());
   const bool stores = write == GradWrite::store;
   if (x_NI.size(0) == 0) {

@@ -1,8 +1,8 @@
 // Shapes: R rows sorted by expert, E experts, I inputs, O outputs, N rows of the dense case.
 //
-// bf16 goes through the libraries: ATen's grouped product (CUTLASS on compute capability 9.0 and 10.0; on older GPUs
-// ATen loops over the experts and waits for their offsets) and cuBLAS. float32 and float64, which tests compute in,
-// have a plain kernel: ATen's grouped product refuses float64, and for float32 it waits for the offsets.
+// bf16 goes through the libraries: ATen's grouped GEMM (CUTLASS on compute capability 9.0 and 10.0; on older GPUs ATen
+// loops over the experts, with a host sync for their offsets) and cuBLAS. float32 and float64, which tests use, have a
+// plain kernel: ATen's grouped GEMM refuses float64, and for float32 it has a host sync.
 #include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/empty.h>
@@ -27,7 +27,7 @@ struct Matrix {
   }
 };
 
-/// Element (row, column) of a * b. All threads of a block of kTile x kTile call it, for a tile of the product.
+/// Element (row, column) of a * b. Called by all kTile x kTile threads of a block, for one tile of the result.
 template <typename T>
 __device__ T product_element(const Matrix<T>& a, const Matrix<T>& b, int64_t row, int64_t column) {
   __shared__ T a_tile[kTile][kTile + 1], b_tile[kTile][kTile + 1];
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kTile* kTile) put_weight_grad(WeightGradOperan
   dw = g.write == GradWrite::store ? sum : dw + sum;
 }
 
-/// dw_EOI += product_EOI, or stored. What the library writes for experts without rows is not its promise: it is zero.
+/// dw_EOI += product_EOI, or stored. For experts without rows the library's result is unspecified, and zero is used.
 template <int N>
 __global__ void __launch_bounds__(kThreads) put_product(const c10::BFloat16* product_EOI, const int32_t* offsets_E,
                                                         int64_t elements_per_expert, float* dw_EOI, GradWrite write) {
@@ -111,7 +111,7 @@ void bf16_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at:
                       GradWrite write) {
   const at::Tensor product_EOI = at::_grouped_mm(dy_RO.t(), x_RI, offsets_E);
   ENSURE(product_EOI.is_contiguous() && product_EOI.sizes() == dw_EOI.sizes(),
-         "grouped GEMM: the product is not laid out as the weight gradient");
+         "grouped GEMM: ATen's result does not have the layout of the weight gradient");
   const Launch launch(dw_EOI);
   const int64_t E = dw_EOI.size(0), elements_per_expert = dw_EOI[0].numel();
   const auto* const product = product_EOI.const_data_ptr<c10::BFloat16>();
@@ -186,16 +186,17 @@ void grouped_gemm_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, c
   });
 }
 
-/// cuBLAS counts columns where we count rows: it computes dw^T = x^T dy of the same memory. The result is fp32, so
-/// neither TF32 nor sums in reduced precision, which ATen may have allowed on this handle, apply; and ATen leaves its
-/// handles in the host's pointer mode.
+/// cuBLAS is column-major: it computes dw^T = x^T dy in the same memory. TF32 and reduced-precision sums, which ATen
+/// may have allowed on this handle, do not apply to bf16 operands with an fp32 result. ATen leaves its handles in host
+/// pointer mode.
 void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tensor& dw_OI, GradWrite write) {
   const at::Tensor dy = dense_rows(dy_NO), x = dense_rows(x_NI);
   const int64_t N = x.size(0), O = dy.size(1), I = x.size(1);
   ENSURE(dy.size(0) == N && dw_OI.sizes() == at::IntArrayRef({O, I}),
-         "weight gradient: {} x {} and {} x {} do not make {} x {}", dy.size(0), O, N, I, dw_OI.size(0), dw_OI.size(1));
+         "weight gradient: dy {} x {} and x {} x {} do not match dw {} x {}", dy.size(0), O, N, I, dw_OI.size(0),
+         dw_OI.size(1));
   ENSURE(dy.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kBFloat16,
-         "weight gradient: operands of {} and {}, bf16 expected", c10::toString(dy.scalar_type()),
+         "weight gradient: operands in {} and {}, bf16 expected", c10::toString(dy.scalar_type()),
          c10::toString(x.scalar_type()));
   if (N == 0 || O == 0 || I == 0) return;
   const Launch launch(dw_OI);
@@ -204,7 +205,7 @@ void gemm_weight_grad(const at::Tensor& dy_NO, const at::Tensor& x_NI, at::Tenso
       at::cuda::getCurrentCUDABlasHandle(), CUBLAS_OP_N, CUBLAS_OP_T, I, O, N, &alpha, x.const_data_ptr(), CUDA_R_16BF,
       std::max(x.stride(0), I), dy.const_data_ptr(), CUDA_R_16BF, std::max(dy.stride(0), O), &beta,
       dw_OI.mutable_data_ptr(), CUDA_R_32F, I, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-  ENSURE(status == CUBLAS_STATUS_SUCCESS, "weight gradient {} x {} of {} rows: cuBLAS says {}", O, I, N,
+  ENSURE(status == CUBLAS_STATUS_SUCCESS, "weight gradient {} x {} over {} rows: cuBLAS returned {}", O, I, N,
          cublasGetStatusString(status));
 }
 

@@ -16,10 +16,11 @@ struct RowTile {
 };
 constexpr int64_t kRowsPerTile = 16;
 
-/// Tiles that R rows have at most, however they are spread: the offsets are on the GPU, and nobody waits for them.
+/// Upper bound on the tiles of R rows for any split over experts: the offsets are on the GPU, and reading them would be
+/// a host sync.
 C10_HOST_DEVICE inline int64_t max_row_tiles(int64_t R, int64_t E) { return R / kRowsPerTile + E; }
 
-/// Tile `tile` of all experts' rows. None has rows of two experts.
+/// Tile `tile` of all experts' rows. A tile has rows of one expert only.
 C10_HOST_DEVICE inline RowTile row_tile(int64_t tile, const int32_t* offsets_E, int64_t E) {
   int64_t first = 0;
   for (int64_t e = 0; e < E; ++e) {

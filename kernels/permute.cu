@@ -1,5 +1,5 @@
-// Shapes: T tokens, K experts for each, A = T*K assignments, R of them with a row, sorted by expert (stable), D width,
-// E experts, C chunks of assignments.
+// Shapes: N tokens, K experts of each, A = N*K assignments, R of them with a row, sorted by expert (stable), D width,
+// E experts, c chunks of assignments.
 #include <ATen/ops/empty.h>
 
 #include "kernels/cuda_kernels.h"
@@ -10,7 +10,7 @@ namespace olmoe::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-constexpr int kSortWarps = 4;  // few, as each has E counts in shared memory
+constexpr int kSortWarps = 4;  // per block; few, since each has E counts in shared memory
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct SortOperands {
@@ -18,13 +18,14 @@ struct SortOperands {
   int64_t A, R;
   int32_t E;
   Chunks chunks;
-  int32_t *count_CE, *rows_E;  ///< scratch: counts, then rows of the expert in earlier chunks; all rows of each expert
-  int32_t *slot_R, *row_A, *offsets_E;
+  int32_t *count_cE,
+      *rows_E;  ///< scratch: counts, then rows of the expert in earlier chunks; total rows of each expert
+  int32_t *assignment_R, *row_A, *offsets_E;
 };
 
 __device__ int64_t sort_chunk() { return static_cast<int64_t>(blockIdx.x) * kSortWarps + threadIdx.x / kWarp; }
 
-/// Counts each expert's assignments in one chunk a warp.
+/// Each warp counts the assignments to each expert in one chunk.
 __global__ void __launch_bounds__(kSortWarps* kWarp) count_rows(SortOperands s) {
   extern __shared__ int32_t counts[];
   int32_t* const count_E = counts + threadIdx.x / kWarp * s.E;
@@ -40,10 +41,10 @@ __global__ void __launch_bounds__(kSortWarps* kWarp) count_rows(SortOperands s) 
     if (expert >= 0) atomicAdd(count_E + expert, 1);
   }
   __syncwarp();
-  for (int32_t e = lane; e < s.E; e += kWarp) s.count_CE[c * s.E + e] = count_E[e];
+  for (int32_t e = lane; e < s.E; e += kWarp) s.count_cE[c * s.E + e] = count_E[e];
 }
 
-/// Replaces the counts of one expert a warp by the number of its rows in earlier chunks, and sums them.
+/// Each warp replaces the counts of one expert by their exclusive prefix sum over the chunks, and writes their total.
 __global__ void __launch_bounds__(kThreads) scan_chunks(SortOperands s) {
   const int32_t lane = threadIdx.x % kWarp, e = blockIdx.x * kWarps + threadIdx.x / kWarp;
   if (e >= s.E) return;
@@ -51,7 +52,7 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(SortOperands s) {
 #pragma unroll
   for (int i = 0; i < kChunksPerLane; ++i) {
     const int64_t c = lane * kChunksPerLane + i;
-    counts[i] = c < s.chunks.count ? s.count_CE[c * s.E + e] : 0;
+    counts[i] = c < s.chunks.count ? s.count_cE[c * s.E + e] : 0;
     sum += counts[i];
   }
   const int32_t up_to_here = warp_running_sum(sum);
@@ -59,26 +60,26 @@ __global__ void __launch_bounds__(kThreads) scan_chunks(SortOperands s) {
 #pragma unroll
   for (int i = 0; i < kChunksPerLane; ++i) {
     const int64_t c = lane * kChunksPerLane + i;
-    if (c < s.chunks.count) s.count_CE[c * s.E + e] = before;
+    if (c < s.chunks.count) s.count_cE[c * s.E + e] = before;
     before += counts[i];
   }
   if (lane == kWarp - 1) s.rows_E[e] = up_to_here;
 }
 
-/// Where chunk c's next row of each expert goes; chunk 0 says where each expert ends.
+/// The first row of chunk c for each expert, into next_E. Chunk 0 also writes offsets_E.
 __device__ void find_next_rows(const SortOperands& s, int64_t c, int32_t lane, int32_t* next_E) {
   int32_t before = 0;
   for (int32_t first = 0; first < s.E; first += kWarp) {
     const int32_t e = first + lane, rows = e < s.E ? s.rows_E[e] : 0;
     const int32_t end = before + warp_running_sum(rows);
-    if (e < s.E) next_E[e] = end - rows + s.count_CE[c * s.E + e];
+    if (e < s.E) next_E[e] = end - rows + s.count_cE[c * s.E + e];
     if (e < s.E && c == 0) s.offsets_E[e] = end;
     before = __shfl_sync(kAllLanes, end, kWarp - 1);
   }
   __syncwarp();
 }
 
-/// Gives each row of one chunk a warp its place, 32 at a time: after those of its expert that came before.
+/// Each warp places the assignments of one chunk, 32 at a time, in order: after earlier ones of the same expert.
 __global__ void __launch_bounds__(kSortWarps* kWarp) place_rows(SortOperands s) {
   extern __shared__ int32_t next_rows[];
   int32_t* const next_E = next_rows + threadIdx.x / kWarp * s.E;
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kSortWarps* kWarp) place_rows(SortOperands s) 
       const uint32_t peers = __match_any_sync(kAllLanes, expert);
       const int rank = rank_among(peers, lane);
       const int32_t row = expert < 0 ? 0 : next_E[expert] + rank;
-      __syncwarp();  // all have read what one of them moves on
+      __syncwarp();  // all lanes have read next_E before one of them advances it
       if (expert >= 0 && rank == 0) next_E[expert] = row + __popc(peers);
       __syncwarp();
       const int64_t i = tile + j * kWarp;
@@ -104,18 +105,18 @@ __global__ void __launch_bounds__(kSortWarps* kWarp) place_rows(SortOperands s) 
       s.row_A[i] = expert < 0 ? -1 : row;
       if (expert < 0) continue;
       CUDA_KERNEL_ASSERT(row < s.R);
-      s.slot_R[row] = static_cast<int32_t>(i);
+      s.assignment_R[row] = static_cast<int32_t>(i);
     }
   }
 }
 
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads)
-    gather(const T* __restrict__ x, int64_t stride, const int32_t* __restrict__ slot_R, int64_t R, int32_t K, int64_t D,
-           T* __restrict__ out) {
+    gather(const T* __restrict__ x, int64_t stride, const int32_t* __restrict__ assignment_R, int64_t R, int32_t K,
+           int64_t D, T* __restrict__ out) {
   const int64_t r = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (r >= R) return;
-  const T* const from = x + slot_R[r] / K * stride;
+  const T* const from = x + assignment_R[r] / K * stride;
   T* const to = out + r * D;
 #pragma unroll 8
   for (int64_t j = threadIdx.x % kWarp * N; j < D; j += kWarp * N) store_vector(to + j, load_vector<N>(from + j));
@@ -125,7 +126,7 @@ template <typename T>
 struct CombineOperands {
   const T* __restrict__ y;
   const T* __restrict__ residual;  ///< or null
-  const int32_t* __restrict__ row_TK;
+  const int32_t* __restrict__ row_NK;
   T* __restrict__ out;
   int64_t y_stride, residual_stride, tokens, D;
   int32_t K;
@@ -134,13 +135,13 @@ struct CombineOperands {
 /// A warp sums the rows of one token.
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads) combine(CombineOperands<T> c) {
-  const int64_t t = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
-  if (t >= c.tokens) return;
-  const int32_t* const row_K = c.row_TK + t * c.K;
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (n >= c.tokens) return;
+  const int32_t* const row_K = c.row_NK + n * c.K;
   for (int64_t j = threadIdx.x % kWarp * N; j < c.D; j += kWarp * N) {
     Acc<T> sum[N] = {};
     if (c.residual) {
-      const auto part = load_vector<N>(c.residual + t * c.residual_stride + j);
+      const auto part = load_vector<N>(c.residual + n * c.residual_stride + j);
 #pragma unroll
       for (int i = 0; i < N; ++i) sum[i] = load(part.values[i]);
     }
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(kThreads) combine(CombineOperands<T> c) {
     Vector<T, N> out;
 #pragma unroll
     for (int i = 0; i < N; ++i) out.values[i] = rounded<T>(sum[i]);
-    store_vector(c.out + t * c.D + j, out);
+    store_vector(c.out + n * c.D + j, out);
   }
 }
 
@@ -167,24 +168,24 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void sort_by_expert(const at::Tensor& ids_TK, Permutation& out) {
-  const int64_t A = ids_TK.numel(), E = out.offsets_E.size(0);
-  ENSURE(E <= 1024, "sort_by_expert: {} experts, but shared memory was laid out for 1024", E);
+void sort_by_expert(const at::Tensor& ids_NK, Permutation& out) {
+  const int64_t A = ids_NK.numel(), E = out.offsets_E.size(0);
+  ENSURE(E <= 1024, "sort_by_expert: {} experts, but shared memory holds counts of at most 1024", E);
   if (E == 0) return;
   const Chunks chunks = chunks_of(A);
-  const at::Tensor counts_CE = at::empty({chunks.count, E}, ids_TK.options());
-  const at::Tensor rows_E = at::empty({E}, ids_TK.options());
-  const SortOperands operands{.expert_A = ids_TK.const_data_ptr<int32_t>(),
+  const at::Tensor counts_cE = at::empty({chunks.count, E}, ids_NK.options());
+  const at::Tensor rows_E = at::empty({E}, ids_NK.options());
+  const SortOperands operands{.expert_A = ids_NK.const_data_ptr<int32_t>(),
                               .A = A,
-                              .R = out.slot_R.size(0),
+                              .R = out.assignment_R.size(0),
                               .E = static_cast<int32_t>(E),
                               .chunks = chunks,
-                              .count_CE = counts_CE.data_ptr<int32_t>(),
+                              .count_cE = counts_cE.data_ptr<int32_t>(),
                               .rows_E = rows_E.data_ptr<int32_t>(),
-                              .slot_R = out.slot_R.data_ptr<int32_t>(),
-                              .row_A = out.row_TK.data_ptr<int32_t>(),
+                              .assignment_R = out.assignment_R.data_ptr<int32_t>(),
+                              .row_A = out.row_NK.data_ptr<int32_t>(),
                               .offsets_E = out.offsets_E.data_ptr<int32_t>()};
-  const Launch launch(ids_TK);
+  const Launch launch(ids_NK);
   const unsigned blocks = blocks_for(chunks.count, kSortWarps);
   const size_t shared_bytes = kSortWarps * E * sizeof(int32_t);
   count_rows<<<blocks, kSortWarps * kWarp, shared_bytes, launch>>>(operands);
@@ -192,36 +193,36 @@ void sort_by_expert(const at::Tensor& ids_TK, Permutation& out) {
   place_rows<<<blocks, kSortWarps * kWarp, shared_bytes, launch>>>(operands);
 }
 
-void gather_rows(const at::Tensor& x_TD, const Permutation& permutation, at::Tensor& x_RD) {
-  const int64_t R = x_RD.size(0), D = x_RD.size(1), stride = x_TD.stride(0);
-  const auto K = static_cast<int32_t>(permutation.row_TK.size(1));
+void gather_rows(const at::Tensor& x_ND, const Permutation& permutation, at::Tensor& x_RD) {
+  const int64_t R = x_RD.size(0), D = x_RD.size(1), stride = x_ND.stride(0);
+  const auto K = static_cast<int32_t>(permutation.row_NK.size(1));
   if (R == 0) return;
   const Launch launch(x_RD);
-  const int32_t* const slot_R = permutation.slot_R.const_data_ptr<int32_t>();
+  const int32_t* const assignment_R = permutation.assignment_R.const_data_ptr<int32_t>();
   for_dtype(x_RD.scalar_type(), [&]<typename T>() {
-    const T* const x = x_TD.const_data_ptr<T>();
+    const T* const x = x_ND.const_data_ptr<T>();
     T* const out = x_RD.data_ptr<T>();
     for_width<T>(rows_are_vectors(x, D, stride) && rows_are_vectors(out, D, D), [&]<int N>() {
-      gather<T, N><<<blocks_for(R, kWarps), kThreads, 0, launch>>>(x, stride, slot_R, R, K, D, out);
+      gather<T, N><<<blocks_for(R, kWarps), kThreads, 0, launch>>>(x, stride, assignment_R, R, K, D, out);
     });
   });
 }
 
-void combine_rows(const at::Tensor& y_RD, const Permutation& permutation, const at::Tensor& residual_TD,
-                  at::Tensor& out_TD) {
-  const int64_t tokens = out_TD.size(0), D = out_TD.size(1);
+void combine_rows(const at::Tensor& y_RD, const Permutation& permutation, const at::Tensor& residual_ND,
+                  at::Tensor& out_ND) {
+  const int64_t tokens = out_ND.size(0), D = out_ND.size(1);
   if (tokens == 0) return;
-  const Launch launch(out_TD);
-  for_dtype(out_TD.scalar_type(), [&]<typename T>() {
+  const Launch launch(out_ND);
+  for_dtype(out_ND.scalar_type(), [&]<typename T>() {
     const CombineOperands<T> c{.y = y_RD.const_data_ptr<T>(),
-                               .residual = residual_TD.defined() ? residual_TD.const_data_ptr<T>() : nullptr,
-                               .row_TK = permutation.row_TK.const_data_ptr<int32_t>(),
-                               .out = out_TD.data_ptr<T>(),
+                               .residual = residual_ND.defined() ? residual_ND.const_data_ptr<T>() : nullptr,
+                               .row_NK = permutation.row_NK.const_data_ptr<int32_t>(),
+                               .out = out_ND.data_ptr<T>(),
                                .y_stride = y_RD.stride(0),
-                               .residual_stride = residual_TD.defined() ? residual_TD.stride(0) : 0,
+                               .residual_stride = residual_ND.defined() ? residual_ND.stride(0) : 0,
                                .tokens = tokens,
                                .D = D,
-                               .K = static_cast<int32_t>(permutation.row_TK.size(1))};
+                               .K = static_cast<int32_t>(permutation.row_NK.size(1))};
     const bool vectors = rows_are_vectors(c.y, D, c.y_stride) && rows_are_vectors(c.out, D, D) &&
                          rows_are_vectors(c.residual, D, c.residual_stride);
     for_width<T>(vectors, [&]<int N>() { combine<T, N><<<blocks_for(tokens, kWarps), kThreads, 0, launch>>>(c); });

@@ -1,4 +1,4 @@
-// How the assignments are cut for sorting, and where in its chunk's order one stands. Shapes: R assignments.
+// How assignments are divided into chunks for the sort on a GPU, and ranked within a chunk. Shapes: A assignments.
 #pragma once
 #include <c10/macros/Macros.h>
 
@@ -10,23 +10,23 @@
 
 namespace olmoe::kernels {
 
-/// Assignments that a warp reads at one time: several of each lane's, so that their loads overlap.
+/// Assignments that a warp reads at a time: several for each lane, so that loads overlap.
 constexpr int kLanes = 32, kStepsPerTile = 4, kTileRows = kLanes * kStepsPerTile;
-/// A warp scans the counts of all chunks, with so many in the registers of each lane.
+/// A warp scans the counts of all chunks, kChunksPerLane in the registers of each lane.
 constexpr int kChunksPerLane = 32, kMaxChunks = kLanes * kChunksPerLane;
 
-/// Runs of `rows` consecutive assignments, the last one maybe shorter; a warp sorts one. There is always at least one.
+/// `count` runs of `rows` consecutive assignments, the last one possibly shorter; a warp sorts one. At least one.
 struct Chunks {
   int64_t rows, count;
 };
-/// Depends on R alone. The rows of a chunk are whole tiles.
-inline Chunks chunks_of(int64_t R) {
+/// Depends on A alone. The rows of a chunk are whole tiles.
+inline Chunks chunks_of(int64_t A) {
   constexpr int64_t kMinRows = 2 * kTileRows;
-  const int64_t least = std::max<int64_t>(kMinRows, ceil_div(R, kMaxChunks));
+  const int64_t least = std::max<int64_t>(kMinRows, ceil_div(A, kMaxChunks));
   const int64_t rows = round_up(least, kTileRows);
-  return {rows, std::max<int64_t>(1, ceil_div(R, rows))};
+  return {rows, std::max<int64_t>(1, ceil_div(A, rows))};
 }
-/// How many of the lanes in `peers` come before `lane`.
+/// The number of lanes in the mask `peers` that are lower than `lane`.
 C10_HOST_DEVICE inline int rank_among(uint32_t peers, int lane) { return std::popcount(peers & ((1u << lane) - 1)); }
 
 }  // namespace olmoe::kernels

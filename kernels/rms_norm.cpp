@@ -9,7 +9,7 @@
 namespace olmoe::kernels {
 namespace {
 
-/// row_of(n) is row n; where it is a sum, it is made then.
+/// row_of(n): pointer to row n, which add_rms_norm() computes at this call.
 template <typename T, typename RowOf>
 void normalize_rows(const RowOf& row_of, const T* w, double eps, RmsNorm& out) {
   const int64_t D = out.y_ND.size(1);
@@ -31,8 +31,8 @@ void normalize_rows(const RowOf& row_of, const T* w, double eps, RmsNorm& out) {
 }
 
 template <typename T>
-void backward_rows(Rows<T> dy_rows, Rows<T> x_rows, Rows<T> elsewhere, const RmsNormForward& forward, at::Tensor& dx_ND,
-                   Acc<T>* dw) {
+void backward_rows(Rows<T> dy_rows, Rows<T> x_rows, Rows<T> dx_residual, const RmsNormForward& forward,
+                   at::Tensor& dx_ND, Acc<T>* dw) {
   const T* const w = forward.w_D.const_data_ptr<T>();
   const auto* const rstd_N = forward.rstd_N.const_data_ptr<Acc<T>>();
   T* const dx_all = dx_ND.data_ptr<T>();
@@ -46,15 +46,15 @@ void backward_rows(Rows<T> dy_rows, Rows<T> x_rows, Rows<T> elsewhere, const Rms
 #pragma omp simd reduction(+ : dot)
       for (int64_t j = 0; j < D; ++j) dot += load(dy[j]) * load(w[j]) * load(x[j]);
       const Acc<T> projection = rms_projection(dot, rstd, D);
-      const auto finish = [=](const auto& dx_from_elsewhere) {
+      const auto finish = [=](const auto& residual_grad) {
 #pragma omp simd
         for (int64_t j = 0; j < D; ++j) {
           const auto grads = rms_norm_grads(load(dy[j]), x[j], w[j], rstd, projection);
           dw_partial[j] += grads.dw;
-          dx[j] = rounded<T>(grads.dx + dx_from_elsewhere(j));
+          dx[j] = rounded<T>(grads.dx + residual_grad(j));
         }
       };
-      if (const T* const other = elsewhere[n]; elsewhere.all != nullptr)
+      if (const T* const other = dx_residual[n]; dx_residual.all != nullptr)
         finish([=](int64_t j) { return load(other[j]); });
       else
         finish([](int64_t) { return Acc<T>{0}; });
@@ -65,9 +65,9 @@ void backward_rows(Rows<T> dy_rows, Rows<T> x_rows, Rows<T> elsewhere, const Rms
 void ensure_operands(const at::Tensor& x_ND, const at::Tensor& w_D) {
   ensure_dim(x_ND, 2, "rms_norm: x");
   ensure_dim(w_D, 1, "rms_norm: weight");
-  ensure_together(w_D, x_ND, "rms_norm: weight");
+  ensure_same_device(w_D, x_ND, "rms_norm: weight");
   ENSURE(w_D.size(0) == x_ND.size(1) && w_D.scalar_type() == x_ND.scalar_type(),
-         "rms_norm: a weight of {} x {} does not fit rows of {} x {}", w_D.size(0), c10::toString(w_D.scalar_type()),
+         "rms_norm: a weight of {} {} does not match rows of {} {}", w_D.size(0), c10::toString(w_D.scalar_type()),
          x_ND.size(1), c10::toString(x_ND.scalar_type()));
 }
 
@@ -92,9 +92,9 @@ RmsNorm rms_norm(const at::Tensor& x_ND, const at::Tensor& w_D, double eps) {
 
 RmsNorm add_rms_norm(at::Tensor x_ND, const at::Tensor& residual_ND, const at::Tensor& w_D, double eps) {
   ensure_operands(x_ND, w_D);
-  ensure_together(residual_ND, x_ND, "add_rms_norm: residual");
+  ensure_same_device(residual_ND, x_ND, "add_rms_norm: residual");
   ENSURE(x_ND.is_contiguous() && residual_ND.sizes() == x_ND.sizes() && residual_ND.scalar_type() == x_ND.scalar_type(),
-         "add_rms_norm: a residual of {} elements of {} does not fit contiguous rows of {} of {}", residual_ND.numel(),
+         "add_rms_norm: a residual of {} {} does not match x, {} {}, or x is not contiguous", residual_ND.numel(),
          c10::toString(residual_ND.scalar_type()), x_ND.numel(), c10::toString(x_ND.scalar_type()));
   const at::Tensor residual = dense_rows(residual_ND), w = w_D.contiguous();
   auto out = empty_norm(x_ND);
@@ -116,19 +116,19 @@ RmsNorm add_rms_norm(at::Tensor x_ND, const at::Tensor& residual_ND, const at::T
 }
 
 at::Tensor rms_norm_backward(const at::Tensor& dy_ND, const at::Tensor& x_ND, const at::Tensor& w_D,
-                             const at::Tensor& rstd_N, at::Tensor dw_D, const at::Tensor& dx_elsewhere_ND) {
+                             const at::Tensor& rstd_N, at::Tensor dw_D, const at::Tensor& dx_residual_ND) {
   ensure_operands(x_ND, w_D);
   ensure_weight_grad(dw_D, x_ND.scalar_type());
-  const bool elsewhere = dx_elsewhere_ND.defined();
+  const bool has_residual = dx_residual_ND.defined();
   ENSURE(dy_ND.sizes() == x_ND.sizes() && dw_D.sizes() == w_D.sizes() &&
-             (!elsewhere || dx_elsewhere_ND.sizes() == x_ND.sizes()),
+             (!has_residual || dx_residual_ND.sizes() == x_ND.sizes()),
          "rms_norm_backward: gradients must have the shapes of x and weight");
-  const at::Tensor dy = dense_rows(dy_ND), other = elsewhere ? dense_rows(dx_elsewhere_ND) : dx_elsewhere_ND;
+  const at::Tensor dy = dense_rows(dy_ND), residual = has_residual ? dense_rows(dx_residual_ND) : dx_residual_ND;
   const RmsNormForward forward{dense_rows(x_ND), w_D.contiguous(), rstd_N};
   at::Tensor dx_ND = at::empty(x_ND.sizes(), x_ND.options());
-  if (x_ND.is_cuda()) return cuda::rms_norm_backward(dy, other, forward, dx_ND, dw_D), dx_ND;
+  if (x_ND.is_cuda()) return cuda::rms_norm_backward(dy, residual, forward, dx_ND, dw_D), dx_ND;
   for_dtype(x_ND.scalar_type(), [&]<typename T>() {
-    backward_rows<T>(Rows<T>(dy), Rows<T>(forward.x_ND), Rows<T>(other), forward, dx_ND, dw_D.data_ptr<Acc<T>>());
+    backward_rows<T>(Rows<T>(dy), Rows<T>(forward.x_ND), Rows<T>(residual), forward, dx_ND, dw_D.data_ptr<Acc<T>>());
   });
   return dx_ND;
 }

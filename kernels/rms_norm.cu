@@ -10,9 +10,9 @@ template <typename T>
 struct Forward {
   const T* x;
   int64_t x_stride, D;
-  const T* residual;  // null: none
+  const T* residual;  ///< null: none
   int64_t residual_stride;
-  T* sum;  // x, where a residual is added to it
+  T* sum;  ///< x, if a residual is added to it, else null
   const T* w;
   Acc<T> eps;
   T* y;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) normalize_row(Forward<T> in) {
   const int64_t n = blockIdx.x, items = in.D / kWidth;
   const int64_t own_column = int64_t{threadIdx.x} * kWidth;
   const bool inside = own_column < in.D;
-  if (in.residual != nullptr)  // a thread adds what it reads again
+  if (in.residual != nullptr)  // no barrier: each thread later reads only the sums that it wrote
     for_items<kHeld>(items, [&](int64_t item) {
       const auto addends = load_vector<kWidth>(in.residual + n * in.residual_stride + item * kWidth);
       auto* const to = in.sum + n * in.x_stride + item * kWidth;
@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) normalize_row(Forward<T> in) {
 
 template <typename T>
 struct Backward {
-  const T *dy, *x, *elsewhere;  // null: x went nowhere else
-  int64_t dy_stride, x_stride, elsewhere_stride, D;
+  const T *dy, *x, *dx_residual;  ///< [N, D]; dx_residual null: no residual branch
+  int64_t dy_stride, x_stride, dx_residual_stride, D;
   const T* w;
   const Acc<T>* rstd;
   T* dx;
@@ -70,10 +70,10 @@ __global__ void __launch_bounds__(kMaxRowThreads) backward_chunk(Backward<T> in,
   ColumnSums<Acc<T>, kWidth, kHeld> dw(in.dw_chunks + chunk * in.D);
   for_items<kHeld>(items, [&](int64_t item) { dw.start(item * kWidth); });
   for (int64_t n = rows.begin; n < rows.end; ++n) {
-    const bool added = in.elsewhere != nullptr;
+    const bool added = in.dx_residual != nullptr;
     const RowPart<T, kWidth, kHeld> x(in.x + n * in.x_stride, own_column, inside),
         dy(in.dy + n * in.dy_stride, own_column, inside),
-        elsewhere(in.elsewhere + n * in.elsewhere_stride, own_column, inside && added);
+        dx_residual(in.dx_residual + n * in.dx_residual_stride, own_column, inside && added);
     const Acc<T> rstd = in.rstd[n];
     Acc<T> dot = 0;
     for_items<kHeld>(items, [&](int64_t item) {
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) backward_chunk(Backward<T> in,
       const auto xs = x.at(item * kWidth), dys = dy.at(item * kWidth), ws = w.at(item * kWidth);
       Vector<T, kWidth> dxs, others;
       Vector<Acc<T>, kWidth> dws;
-      if (added) others = elsewhere.at(item * kWidth);
+      if (added) others = dx_residual.at(item * kWidth);
       for (int i = 0; i < kWidth; ++i) {
         const auto grads = rms_norm_grads(load(dys.values[i]), xs.values[i], ws.values[i], rstd, projection);
         dxs.values[i] = rounded<T>(added ? grads.dx + load(others.values[i]) : grads.dx);
@@ -123,26 +123,26 @@ void rms_norm(const at::Tensor& x_ND, const at::Tensor& residual_ND, const at::T
   });
 }
 
-void rms_norm_backward(const at::Tensor& dy_ND, const at::Tensor& dx_elsewhere_ND, const RmsNormForward& forward,
+void rms_norm_backward(const at::Tensor& dy_ND, const at::Tensor& dx_residual_ND, const RmsNormForward& forward,
                        at::Tensor& dx_ND, at::Tensor& dw_D) {
   const RowChunks chunks{dy_ND.size(0)};
   if (chunks.rows == 0) return;
   for_dtype(dy_ND.scalar_type(), [&]<typename T>() {
     const at::Tensor dw_chunks = empty_chunk_sums(chunks, dw_D);
-    const Rows<T> dy(dy_ND), x(forward.x_ND), elsewhere(dx_elsewhere_ND);
+    const Rows<T> dy(dy_ND), x(forward.x_ND), dx_residual(dx_residual_ND);
     const Backward<T> in{.dy = dy.all,
                          .x = x.all,
-                         .elsewhere = elsewhere.all,
+                         .dx_residual = dx_residual.all,
                          .dy_stride = dy.stride,
                          .x_stride = x.stride,
-                         .elsewhere_stride = elsewhere.stride,
+                         .dx_residual_stride = dx_residual.stride,
                          .D = dw_D.numel(),
                          .w = forward.w_D.const_data_ptr<T>(),
                          .rstd = forward.rstd_N.const_data_ptr<Acc<T>>(),
                          .dx = dx_ND.data_ptr<T>(),
                          .dw_chunks = dw_chunks.data_ptr<Acc<T>>()};
     const bool vectors = rows_are_vectors(in.x, in.D, in.x_stride) && rows_are_vectors(in.dy, in.D, in.dy_stride) &&
-                         rows_are_vectors(in.elsewhere, in.D, in.elsewhere_stride) &&
+                         rows_are_vectors(in.dx_residual, in.D, in.dx_residual_stride) &&
                          rows_are_vectors(in.w, in.D, in.D);
     for_row_kernel<T>(in.D, vectors, [&]<int kWidth, bool kHeld>(int threads) {
       backward_chunk<T, kWidth, kHeld><<<blocks_for_rows(chunks.chunks()), threads, 0, Launch(dy_ND)>>>(in, chunks);

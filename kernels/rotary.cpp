@@ -13,7 +13,7 @@
 namespace olmoe::kernels {
 namespace {
 
-/// What both passes share. `w` is null without a norm; `clip` is infinite without one.
+/// Operands of forward and backward. `w` is null without a norm; `clip` is infinite without a clamp.
 template <typename T>
 struct Operands {
   const T* x;
@@ -79,7 +79,7 @@ void forward_rows(const Operands<T>& in, double eps, int64_t N, T* y_NW, Acc<T>*
   });
 }
 
-/// Gradient before the clamp: dy rotated back, zero where the clamp held.
+/// Gradient before the clamp: dy rotated back, zero where the value was clamped.
 template <typename T>
 void rotate_back(const Operands<T>& in, int64_t n, Acc<T> rstd, const T* dy, Acc<T>* dv) {
   const T* const x = in.x + n * in.x_stride;
@@ -136,21 +136,21 @@ void backward_rows(const Operands<T>& in, const at::Tensor& dy_NW, const Acc<T>*
   });
 }
 
-/// Throws unless the operands fit; returns them with rows that are dense.
+/// Throws Error unless the operands match; returns them with dense rows.
 NormRotaryOperands checked(const NormRotaryOperands& in) {
   const auto& [x_NW, w_W, table_Sd, clip] = in;
   ensure_dim(x_NW, 2, "norm_rotary: x");
   ensure_dim(table_Sd, 2, "norm_rotary: table");
-  ensure_together(table_Sd, x_NW, "norm_rotary: table");
+  ensure_same_device(table_Sd, x_NW, "norm_rotary: table");
   const int64_t d = table_Sd.size(1);
   ENSURE(d > 0 && d % 2 == 0 && x_NW.size(1) % d == 0 && table_Sd.size(0) > 0,
-         "norm_rotary: heads of width {} do not cut rows of {}", d, x_NW.size(1));
+         "norm_rotary: rows of {} are not divisible into heads of even width {}", x_NW.size(1), d);
   ENSURE(table_Sd.is_contiguous() && table_Sd.scalar_type() == acc_dtype(x_NW.scalar_type()),
          "norm_rotary: the table must be contiguous, {}", c10::toString(acc_dtype(x_NW.scalar_type())));
   ENSURE(!clip || *clip > 0, "norm_rotary: clip must be positive, not {}", *clip);
   if (w_W.defined()) {
     ensure_dim(w_W, 1, "norm_rotary: weight");
-    ensure_together(w_W, x_NW, "norm_rotary: weight");
+    ensure_same_device(w_W, x_NW, "norm_rotary: weight");
     ENSURE(w_W.size(0) == x_NW.size(1) && w_W.scalar_type() == x_NW.scalar_type() && w_W.is_contiguous(),
            "norm_rotary: the weight must be contiguous, {} x {}", x_NW.size(1), c10::toString(x_NW.scalar_type()));
   }
@@ -160,7 +160,7 @@ NormRotaryOperands checked(const NormRotaryOperands& in) {
 }  // namespace
 
 at::Tensor rotary_table(int64_t sequence_length, int64_t head_dim, double theta, at::ScalarType dtype) {
-  ENSURE(head_dim > 0 && head_dim % 2 == 0, "rotary: head width {} is odd", head_dim);
+  ENSURE(head_dim > 0 && head_dim % 2 == 0, "rotary: head width {} must be positive and even", head_dim);
   const auto table_dtype = acc_dtype(dtype);
   at::Tensor table_Sd = at::empty({sequence_length, head_dim}, at::TensorOptions().dtype(table_dtype));
   const int64_t half = head_dim / 2;
@@ -168,8 +168,7 @@ at::Tensor rotary_table(int64_t sequence_length, int64_t head_dim, double theta,
     T* row = table_Sd.data_ptr<T>();
     for (int64_t s = 0; s < sequence_length; ++s, row += head_dim) {
       for (int64_t j = 0; j < half; ++j) {
-        // Taken in T step by step, as the reference does: in fp32 the angle's rounding is part of
-        // the model.
+        // Each operation in T, as in the reference: in fp32 the rounding of the angle is part of the model.
         const T frequency = 1 / std::pow(static_cast<T>(theta), static_cast<T>(2 * j) / static_cast<T>(head_dim));
         const T angle = static_cast<T>(s) * frequency;
         row[j] = rounded<T>(std::cos(angle));

@@ -1,4 +1,4 @@
-// Shapes: N tokens, W = heads * d width; an item of a row is a run of pairs: columns of a head's first half and their
+// Shapes: N tokens, W = heads * d width. An item of a row is a run of pairs: columns of a head's first half with their
 // partners in its second half.
 #include <limits>
 
@@ -9,7 +9,7 @@
 namespace olmoe::kernels::cuda {
 namespace {
 
-/// What both passes share. `w` is null without a norm; `clip` is infinite without one.
+/// Operands of forward and backward. `w` is null without a norm; `clip` is infinite without a clamp.
 template <typename T>
 struct Operands {
   const T* x;
@@ -19,11 +19,11 @@ struct Operands {
   int64_t S;
   Acc<T> clip;
 
-  /// cos of token n; sin is `half` further.
+  /// Cosines of token n, [half]; its sines follow.
   __device__ const Acc<T>* cosines(int64_t n) const {
     return table + int64_t{static_cast<uint32_t>(n) % static_cast<uint32_t>(S)} * 2 * half;
   }
-  /// What the rotation is of, before the clamp, rounded as OlmoeForCausalLM rounds.
+  /// The value before clamp and rotation, rounded where OlmoeForCausalLM rounds.
   __device__ Acc<T> normed(T x_j, Acc<T> rstd, T w_j) const { return w ? load(rms_normed(x_j, rstd, w_j)) : load(x_j); }
   bool are_vectors() const {
     return rows_are_vectors(x, half, x_stride) && rows_are_vectors(table, half, half) &&
@@ -31,7 +31,7 @@ struct Operands {
   }
 };
 
-/// A thread's part of a row that is read in pairs.
+/// A thread's part of a row, in pairs of columns.
 template <typename T, int kWidth, bool kHeld>
 struct PairParts {
   RowPart<T, kWidth, kHeld> first, second;
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) rotate_row(Operands<T> in, Acc
 
 template <typename T>
 struct Gradients {
-  const T* dy;  ///< may be dx: a thread writes what it alone reads
+  const T* dy;  ///< may alias dx: a thread writes only what it alone reads
   int64_t dy_stride;
   const Acc<T>* rstd;
   T* dx;
@@ -89,7 +89,7 @@ struct Gradients {
   Acc<T>* dw_chunks;
 };
 
-/// One run of columns in the backward pass: x, w and the gradient before the clamp.
+/// A run of columns in the backward: x, w, and dv, the gradient before the clamp.
 template <typename T, int kWidth>
 struct Columns {
   Vector<T, kWidth> x, w;
@@ -100,7 +100,7 @@ struct Columns {
     for (int i = 0; i < kWidth; ++i) sum += dv.values[i] * load(w.values[i]) * load(x.values[i]);
     return sum;
   }
-  /// dx of these columns; `dw` becomes what they add to the weight's gradient.
+  /// Returns dx of these columns; writes their contribution to the weight's gradient to `dw`.
   __device__ Vector<T, kWidth> grads(Acc<T> rstd, Acc<T> projection, Vector<Acc<T>, kWidth>& dw) const {
     Vector<T, kWidth> dx;
     for (int i = 0; i < kWidth; ++i) {
@@ -121,7 +121,7 @@ struct ColumnPairs {
   Columns<T, kWidth> first, second;
 };
 
-/// A row's operands, of which `dy` is rotated back column pair by column pair.
+/// The operands of a row; at() rotates dy back, one run of pairs at a time.
 template <typename T, int kWidth, bool kHeld>
 struct BackwardRow {
   using Parts = PairParts<T, kWidth, kHeld>;

@@ -31,8 +31,8 @@ Acc<T> softmax(const T* logits, int64_t E, Acc<T>* probs) {
   return highest + std::log(sum);
 }
 
-/// The K greatest, in the order of chosen_before(): experts come by rising index, so a later one must be greater.
-/// `taken` is scratch of E.
+/// Top K in the order of chosen_before(): experts are visited by rising index, so a later one must be strictly greater.
+/// `taken`: scratch of E.
 template <typename P>
 void choose_top_k(const P* probs, int64_t E, int64_t K, char* taken, int32_t* ids) {
   std::fill(taken, taken + E, 0);
@@ -54,28 +54,28 @@ void take_scores(const P* probs, const int32_t* ids, int64_t K, bool renormalize
 }
 
 template <typename T>
-void route_rows(const at::Tensor& logits_TE, bool choose, bool renormalize, Router& out) {
-  const int64_t E = logits_TE.size(1), K = out.ids_TK.size(1), stride = logits_TE.stride(0);
-  const T* const logits = logits_TE.const_data_ptr<T>();
-  Acc<T>*const probs = out.probs_TE.data_ptr<Acc<T>>(), *const lse = out.lse_T.data_ptr<Acc<T>>();
-  Acc<T>* const scores = out.scores_TK.data_ptr<Acc<T>>();
-  int32_t* const ids = out.ids_TK.data_ptr<int32_t>();
-  for_rows(logits_TE.size(0), E * (K + 4), [=](int64_t begin, int64_t end) {
+void route_rows(const at::Tensor& logits_NE, bool choose, bool renormalize, RouterOutput& out) {
+  const int64_t E = logits_NE.size(1), K = out.ids_NK.size(1), stride = logits_NE.stride(0);
+  const T* const logits = logits_NE.const_data_ptr<T>();
+  Acc<T>*const probs = out.probs_NE.data_ptr<Acc<T>>(), *const lse = out.lse_N.data_ptr<Acc<T>>();
+  Acc<T>* const scores = out.scores_NK.data_ptr<Acc<T>>();
+  int32_t* const ids = out.ids_NK.data_ptr<int32_t>();
+  for_rows(logits_NE.size(0), E * (K + 4), [=](int64_t begin, int64_t end) {
     std::vector<char> taken(E);
-    for (int64_t t = begin; t < end; ++t) {
-      lse[t] = softmax(logits + t * stride, E, probs + t * E);
-      if (choose) choose_top_k(probs + t * E, E, K, taken.data(), ids + t * K);
-      take_scores(probs + t * E, ids + t * K, K, renormalize, scores + t * K);
+    for (int64_t n = begin; n < end; ++n) {
+      lse[n] = softmax(logits + n * stride, E, probs + n * E);
+      if (choose) choose_top_k(probs + n * E, E, K, taken.data(), ids + n * K);
+      take_scores(probs + n * E, ids + n * K, K, renormalize, scores + n * K);
     }
   });
 }
 
-/// Adds each group's assignments to the counts, and refuses ids of no expert.
-void count_assignments(const at::Tensor& ids_TK, at::Tensor& counts_GE) {
-  const int64_t groups = counts_GE.size(0), num_experts = counts_GE.size(1);
-  const int64_t per_group = ids_TK.numel() / groups;
-  const int32_t* id = ids_TK.const_data_ptr<int32_t>();
-  int64_t* count = counts_GE.data_ptr<int64_t>();
+/// Adds each group's assignments to the counts. Throws Error for ids that are no expert.
+void count_assignments(const at::Tensor& ids_NK, at::Tensor& counts_UE) {
+  const int64_t groups = counts_UE.size(0), num_experts = counts_UE.size(1);
+  const int64_t per_group = ids_NK.numel() / groups;
+  const int32_t* id = ids_NK.const_data_ptr<int32_t>();
+  int64_t* count = counts_UE.data_ptr<int64_t>();
   for (int64_t g = 0; g < groups; ++g, count += num_experts) {
     for (int64_t i = 0; i < per_group; ++i, ++id) {
       ENSURE(*id >= 0 && *id < num_experts, "expert {} of {}", *id, num_experts);
@@ -84,7 +84,7 @@ void count_assignments(const at::Tensor& ids_TK, at::Tensor& counts_GE) {
   }
 }
 
-/// Gradient of one token's logits. `dprobs` comes in with the gradient of each probability.
+/// Gradient of one token's logits, p_e (dp_e - sum(p dp) + dlse), through softmax and logsumexp.
 template <typename P>
 void backward_row(const P* probs, const P* dprobs, P dlse, int64_t E, P* dlogits) {
   P dot = 0;
@@ -94,7 +94,7 @@ void backward_row(const P* probs, const P* dprobs, P dlse, int64_t E, P* dlogits
   for (int64_t e = 0; e < E; ++e) dlogits[e] = probs[e] * (dprobs[e] - dot + dlse);
 }
 
-/// What one token's choice adds to the gradients of its probabilities.
+/// Adds the gradients of the chosen scores to those of their probabilities.
 template <typename P>
 void add_score_grads(const Choice<P>& choice, bool renormalize, P* dprobs) {
   const auto shares = score_shares(choice, renormalize);
@@ -102,76 +102,77 @@ void add_score_grads(const Choice<P>& choice, bool renormalize, P* dprobs) {
 }
 
 template <typename P>
-void backward_rows(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE, P lse_scale, const Router& forward,
-                   bool renormalize, at::Tensor& dlogits_TE) {
-  const int64_t T = forward.probs_TE.size(0), E = forward.probs_TE.size(1), K = forward.ids_TK.size(1);
-  const int64_t group_size = dprobs_GE.defined() ? T / dprobs_GE.size(0) : 1;
-  const P* const dscores = dscores_TK.const_data_ptr<P>();
-  const P* const dprobs = dprobs_GE.defined() ? dprobs_GE.const_data_ptr<P>() : nullptr;
-  const P *const probs = forward.probs_TE.const_data_ptr<P>(), *const lse = forward.lse_T.const_data_ptr<P>();
-  const P* const scores = forward.scores_TK.const_data_ptr<P>();
-  const int32_t* const ids = forward.ids_TK.const_data_ptr<int32_t>();
-  P* const dlogits = dlogits_TE.data_ptr<P>();
-  for_rows(T, 4 * E, [=](int64_t begin, int64_t end) {
+void backward_rows(const at::Tensor& dscores_NK, const at::Tensor& dprobs_UE, P lse_scale, const RouterOutput& forward,
+                   bool renormalize, at::Tensor& dlogits_NE) {
+  const int64_t N = forward.probs_NE.size(0), E = forward.probs_NE.size(1), K = forward.ids_NK.size(1);
+  const int64_t group_size = dprobs_UE.defined() ? N / dprobs_UE.size(0) : 1;
+  const P* const dscores = dscores_NK.const_data_ptr<P>();
+  const P* const dprobs = dprobs_UE.defined() ? dprobs_UE.const_data_ptr<P>() : nullptr;
+  const P *const probs = forward.probs_NE.const_data_ptr<P>(), *const lse = forward.lse_N.const_data_ptr<P>();
+  const P* const scores = forward.scores_NK.const_data_ptr<P>();
+  const int32_t* const ids = forward.ids_NK.const_data_ptr<int32_t>();
+  P* const dlogits = dlogits_NE.data_ptr<P>();
+  for_rows(N, 4 * E, [=](int64_t begin, int64_t end) {
     std::vector<P> dp(E);
-    for (int64_t t = begin; t < end; ++t) {
-      if (dprobs) std::copy_n(dprobs + t / group_size * E, E, dp.data());
+    for (int64_t n = begin; n < end; ++n) {
+      if (dprobs) std::copy_n(dprobs + n / group_size * E, E, dp.data());
       if (!dprobs) std::fill(dp.begin(), dp.end(), P{0});
-      const Choice<P> choice{dscores + t * K, scores + t * K, probs + t * E, ids + t * K, K};
+      const Choice<P> choice{dscores + n * K, scores + n * K, probs + n * E, ids + n * K, K};
       add_score_grads(choice, renormalize, dp.data());
-      backward_row(probs + t * E, dp.data(), lse_scale * lse[t], E, dlogits + t * E);
+      backward_row(probs + n * E, dp.data(), lse_scale * lse[n], E, dlogits + n * E);
     }
   });
 }
 
 }  // namespace
 
-Router route(const at::Tensor& logits_TE, int64_t top_k, int64_t groups, bool renormalize, const at::Tensor& ids_TK) {
-  ensure_dim(logits_TE, 2, "route: logits");
-  const int64_t T = logits_TE.size(0), E = logits_TE.size(1);
+RouterOutput route(const at::Tensor& logits_NE, int64_t top_k, int64_t groups, bool renormalize,
+                   const at::Tensor& ids_NK) {
+  ensure_dim(logits_NE, 2, "route: logits");
+  const int64_t N = logits_NE.size(0), E = logits_NE.size(1);
   ENSURE(top_k >= 1 && top_k <= E, "route: top {} of {} experts", top_k, E);
-  ENSURE(groups >= 1 && T % groups == 0, "route: {} tokens do not make {} equal groups", T, groups);
-  const at::Tensor logits = dense_rows(logits_TE);
+  ENSURE(groups >= 1 && N % groups == 0, "route: {} tokens are not divisible into {} groups", N, groups);
+  const at::Tensor logits = dense_rows(logits_NE);
   const auto options = logits.options().dtype(acc_dtype(logits.scalar_type()));
-  Router out{at::empty({T, E}, options),
-             at::empty({T}, options),
-             {},
-             at::empty({T, top_k}, options),
-             at::zeros({groups, E}, options.dtype(at::kLong))};
-  if (ids_TK.defined()) {
-    ensure_together(ids_TK, logits, "route: the given choice");
-    ENSURE(ids_TK.sizes() == at::IntArrayRef({T, top_k}), "route: the given choice is not [{}, {}]", T, top_k);
-    out.ids_TK = ids_TK.contiguous();
+  RouterOutput out{at::empty({N, E}, options),
+                   at::empty({N}, options),
+                   {},
+                   at::empty({N, top_k}, options),
+                   at::zeros({groups, E}, options.dtype(at::kLong))};
+  if (ids_NK.defined()) {
+    ensure_same_device(ids_NK, logits, "route: the given choice");
+    ENSURE(ids_NK.sizes() == at::IntArrayRef({N, top_k}), "route: the given choice is not [{}, {}]", N, top_k);
+    out.ids_NK = ids_NK.contiguous();
   } else {
-    out.ids_TK = at::empty({T, top_k}, options.dtype(at::kInt));
+    out.ids_NK = at::empty({N, top_k}, options.dtype(at::kInt));
   }
-  if (logits.is_cuda()) return cuda::route(logits, !ids_TK.defined(), renormalize, out), out;
-  if (ids_TK.defined()) count_assignments(out.ids_TK, out.counts_GE);  // first: it checks what the loop trusts
+  if (logits.is_cuda()) return cuda::route(logits, !ids_NK.defined(), renormalize, out), out;
+  if (ids_NK.defined()) count_assignments(out.ids_NK, out.counts_UE);  // first, since it checks ids
   for_dtype(logits.scalar_type(),
-            [&]<typename Element>() { route_rows<Element>(logits, !ids_TK.defined(), renormalize, out); });
-  if (!ids_TK.defined()) count_assignments(out.ids_TK, out.counts_GE);
+            [&]<typename Element>() { route_rows<Element>(logits, !ids_NK.defined(), renormalize, out); });
+  if (!ids_NK.defined()) count_assignments(out.ids_NK, out.counts_UE);
   return out;
 }
 
-at::Tensor route_backward(const at::Tensor& dscores_TK, const at::Tensor& dprobs_GE, const at::Tensor& lse_scale,
-                          const Router& forward, bool renormalize) {
-  ENSURE(dscores_TK.sizes() == forward.scores_TK.sizes(), "route_backward: dscores must have the shape of the scores");
+at::Tensor route_backward(const at::Tensor& dscores_NK, const at::Tensor& dprobs_UE, const at::Tensor& lse_scale,
+                          const RouterOutput& forward, bool renormalize) {
+  ENSURE(dscores_NK.sizes() == forward.scores_NK.sizes(), "route_backward: dscores must have the shape of the scores");
   ENSURE(lse_scale.numel() == 1 && lse_scale.scalar_type() == at::kDouble,
          "route_backward: the factor of logsumexp must be one float64");
-  ensure_together(dscores_TK, forward.probs_TE, "route_backward: dscores");
-  ensure_together(lse_scale, forward.probs_TE, "route_backward: the factor of logsumexp");
-  ENSURE(!dprobs_GE.defined() || dprobs_GE.sizes() == forward.counts_GE.sizes(),
+  ensure_same_device(dscores_NK, forward.probs_NE, "route_backward: dscores");
+  ensure_same_device(lse_scale, forward.probs_NE, "route_backward: the factor of logsumexp");
+  ENSURE(!dprobs_UE.defined() || dprobs_UE.sizes() == forward.counts_UE.sizes(),
          "route_backward: dprobs must have the shape of the counts");
-  const at::Tensor dscores = dscores_TK.contiguous();
-  const at::Tensor dprobs = dprobs_GE.defined() ? dprobs_GE.contiguous() : dprobs_GE;
-  at::Tensor dlogits_TE = at::empty_like(forward.probs_TE);
+  const at::Tensor dscores = dscores_NK.contiguous();
+  const at::Tensor dprobs = dprobs_UE.defined() ? dprobs_UE.contiguous() : dprobs_UE;
+  at::Tensor dlogits_NE = at::empty_like(forward.probs_NE);
   if (dscores.is_cuda())
-    return cuda::route_backward({dscores, dprobs, lse_scale}, forward, renormalize, dlogits_TE), dlogits_TE;
-  for_dtype(forward.probs_TE.scalar_type(), [&]<typename P>() {
+    return cuda::route_backward({dscores, dprobs, lse_scale}, forward, renormalize, dlogits_NE), dlogits_NE;
+  for_dtype(forward.probs_NE.scalar_type(), [&]<typename P>() {
     if constexpr (!std::is_same_v<P, c10::BFloat16>)
-      backward_rows<P>(dscores, dprobs, static_cast<P>(lse_scale.item<double>()), forward, renormalize, dlogits_TE);
+      backward_rows<P>(dscores, dprobs, static_cast<P>(lse_scale.item<double>()), forward, renormalize, dlogits_NE);
   });
-  return dlogits_TE;
+  return dlogits_NE;
 }
 
 }  // namespace olmoe::kernels

@@ -1,4 +1,4 @@
-// Which tokens a block of threads routes. Shapes: T tokens in groups of `group_size` consecutive ones.
+// Which tokens a block of threads routes: runs of tokens within groups of `group_size` consecutive tokens.
 #pragma once
 #include <c10/macros/Macros.h>
 
@@ -13,11 +13,11 @@ namespace olmoe::kernels {
 struct TokenRun {
   int64_t group, begin, end;
 };
-/// Most tokens of a run: few enough that the runs of a micro-batch fill a GPU.
+/// Maximum length of a run: small enough that the runs of a micro-batch fill a GPU.
 constexpr int64_t kTokensPerRun = 32;
 
 C10_HOST_DEVICE inline int64_t runs_per_group(int64_t group_size) { return ceil_div(group_size, kTokensPerRun); }
-/// Run `run` of all groups' runs. None straddles two groups, so one histogram serves a run.
+/// Run `run` of all groups' runs. A run lies within one group, so a block needs one histogram.
 C10_HOST_DEVICE inline TokenRun token_run(int64_t run, int64_t group_size) {
   const int64_t group = run / runs_per_group(group_size), group_begin = group * group_size;
   const int64_t begin = group_begin + run % runs_per_group(group_size) * kTokensPerRun;

@@ -61,7 +61,7 @@ void ensure_operands(const at::Tensor& z_R2F, const at::Tensor& score_R) {
   ENSURE(z_R2F.size(1) % 2 == 0, "swiglu: {} columns do not halve", z_R2F.size(1));
   if (!score_R.defined()) return;
   ensure_dim(score_R, 1, "swiglu: score");
-  ensure_together(score_R, z_R2F, "swiglu: score");
+  ensure_same_device(score_R, z_R2F, "swiglu: score");
   ENSURE(score_R.size(0) == z_R2F.size(0) && score_R.is_contiguous() &&
              score_R.scalar_type() == acc_dtype(z_R2F.scalar_type()),
          "swiglu: score must be contiguous, {}, one for each of {} rows", c10::toString(acc_dtype(z_R2F.scalar_type())),

@@ -1,4 +1,4 @@
-// What a build without CUDA has instead of the .cu files.
+// Replaces the .cu files in a build without CUDA: every kernel throws Error.
 #include "core/error.h"
 #include "kernels/cuda_kernels.h"
 
@@ -6,7 +6,7 @@ namespace olmoe::kernels::cuda {
 namespace {
 
 [[noreturn]] void refuse(const char* kernel) {
-  throw Error(fmt::format("{}: the tensors are on a GPU, and this program was built without CUDA", kernel));
+  throw Error(fmt::format("{}: the tensors are on a GPU, but this program was built without CUDA", kernel));
 }
 
 }  // namespace
@@ -19,12 +19,12 @@ void norm_rotary(const NormRotaryOperands&, double, NormRotary&) { refuse("norm_
 void norm_rotary_backward(const at::Tensor&, const NormRotaryOperands&, const at::Tensor&, at::Tensor&, at::Tensor&) {
   refuse("norm_rotary_backward");
 }
-Attention causal_attention(const Qkv&) { refuse("causal_attention"); }
-void causal_attention_backward(const at::Tensor&, const Qkv&, const Attention&, const Qkv&, bool) {
+AttentionOutput causal_attention(const Qkv&) { refuse("causal_attention"); }
+void causal_attention_backward(const at::Tensor&, const Qkv&, const AttentionOutput&, const Qkv&, bool) {
   refuse("causal_attention_backward");
 }
-void route(const at::Tensor&, bool, bool, Router&) { refuse("route"); }
-void route_backward(const RouterGrads&, const Router&, bool, at::Tensor&) { refuse("route_backward"); }
+void route(const at::Tensor&, bool, bool, RouterOutput&) { refuse("route"); }
+void route_backward(const RouterGrads&, const RouterOutput&, bool, at::Tensor&) { refuse("route_backward"); }
 void sort_by_expert(const at::Tensor&, Permutation&) { refuse("sort_by_expert"); }
 void gather_rows(const at::Tensor&, const Permutation&, at::Tensor&) { refuse("gather_rows"); }
 void combine_rows(const at::Tensor&, const Permutation&, const at::Tensor&, at::Tensor&) { refuse("combine_rows"); }

@@ -1,4 +1,4 @@
-// What a program without code for GPUs of compute capability 9.0 has instead of kernels/hopper/*.cu.
+// Replaces kernels/hopper/*.cu in a build without code for compute capability 9.0: every kernel throws Error.
 #include "core/error.h"
 #include "kernels/hopper/fused.h"
 

@@ -42,7 +42,7 @@ struct ExpertsFunction : Function<ExpertsFunction> {
     auto scores_R = kernels::to_rows(scores_MK, order);
     auto [z_R2F, h_RF] = kernels::experts_up(call.kernels, x_MD, {order, scores_R}, call.gate_up_E2FD);
     auto y_RD = kernels::experts_down(call.kernels, h_RF, order, call.down_EDF);
-    ctx->save_for_backward({saved_x.x_ND, z_R2F, scores_R, order.slot_R, order.row_TK, order.offsets_E,
+    ctx->save_for_backward({saved_x.x_ND, z_R2F, scores_R, order.assignment_R, order.row_NK, order.offsets_E,
                             call.gate_up_E2FD, call.down_EDF, saved_x.norm_D});
     ctx->saved_data["eps"] = saved_x.eps;
     ctx->saved_data["kernels"] = static_cast<int64_t>(call.kernels);

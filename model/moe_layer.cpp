@@ -16,7 +16,7 @@ namespace {
 at::Tensor drop_overflow(const at::Tensor& ids_NK, int64_t num_experts, int64_t capacity) {
   const auto sorted = kernels::sort_by_expert(ids_NK, num_experts);
   const auto begins_E = at::cat({at::zeros({1}, sorted.offsets_E.options()), sorted.offsets_E.slice(0, 0, -1)});
-  const auto place_NK = sorted.row_TK - begins_E.index_select(0, ids_NK.flatten()).view_as(ids_NK);
+  const auto place_NK = sorted.row_NK - begins_E.index_select(0, ids_NK.flatten()).view_as(ids_NK);
   return ids_NK.masked_fill(place_NK >= capacity, -1);
 }
 

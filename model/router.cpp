@@ -30,8 +30,8 @@ struct Losses {
   double dlse = 0;        // d z / d logsumexp, as a factor of logsumexp
 };
 
-Losses router_losses(const kernels::Router& routed, const at::Tensor& balance_counts_UE) {
-  const auto& probs_NE = routed.probs_TE;
+Losses router_losses(const kernels::RouterOutput& routed, const at::Tensor& balance_counts_UE) {
+  const auto& probs_NE = routed.probs_NE;
   const int64_t tokens = probs_NE.size(0), num_experts = probs_NE.size(1), groups = balance_counts_UE.size(0);
   Losses out;
   if (tokens == 0) {
@@ -45,7 +45,7 @@ Losses router_losses(const kernels::Router& routed, const at::Tensor& balance_co
   auto mean_prob_UE = probs_NE.unflatten(0, {groups, tokens / groups}).mean(1, false, at::kDouble);
   const auto scale = static_cast<double>(num_experts) / static_cast<double>(groups);
   out.balance = (share_UE * mean_prob_UE).sum() * scale;
-  out.z = routed.lse_T.to(at::kDouble).square().mean();
+  out.z = routed.lse_N.to(at::kDouble).square().mean();
   out.dprobs_UE = (share_UE * (scale / group_tokens)).to(probs_NE.scalar_type());
   out.dlse = 2.0 / static_cast<double>(tokens);
   return out;
@@ -58,8 +58,8 @@ struct RouteFunction : Function<RouteFunction> {
   }
 
   /// Chooses experts if ids_NK is undefined; else uses that choice, with the same bits as when it was made.
-  static kernels::Router route(const at::Tensor& x_ND, const at::Tensor& w_ED, const at::Tensor& ids_NK,
-                               const RouteOptions& options) {
+  static kernels::RouterOutput route(const at::Tensor& x_ND, const at::Tensor& w_ED, const at::Tensor& ids_NK,
+                                     const RouteOptions& options) {
     auto logits_NE = kernels::gemm(operand(x_ND, options.upcast), operand(w_ED, options.upcast));
     return kernels::route(logits_NE, options.top_k, options.groups, options.renormalize, ids_NK);
   }
@@ -68,21 +68,21 @@ struct RouteFunction : Function<RouteFunction> {
                                const at::Tensor& w_ED, const std::optional<at::Tensor>& given_ids_NK,
                                const RouteOptions& options) {
     auto routed = route(x_ND, w_ED, given_ids_NK.value_or(at::Tensor()), options);
-    auto losses = router_losses(routed, options.balance_counts(routed.counts_GE));
+    auto losses = router_losses(routed, options.balance_counts(routed.counts_UE));
     auto aux = losses.balance * options.balance_weight + losses.z * options.z_weight;
     auto stats = at::cat({losses.balance.view(1), losses.z.view(1), at::zeros({1}, losses.z.options()),
-                          routed.counts_GE.sum(0).to(at::kDouble)});  // [3 + E]; the third: dropped
+                          routed.counts_UE.sum(0).to(at::kDouble)});  // [3 + E]; the third: dropped
 
-    variable_list saved{saved_x.x_ND, saved_x.norm_D, w_ED, losses.dprobs_UE * options.balance_weight, routed.ids_TK};
+    variable_list saved{saved_x.x_ND, saved_x.norm_D, w_ED, losses.dprobs_UE * options.balance_weight, routed.ids_NK};
     if (options.save_policy == SavePolicy::all)
-      saved.insert(saved.end(), {routed.probs_TE, routed.lse_T, routed.scores_TK, routed.counts_GE});
+      saved.insert(saved.end(), {routed.probs_NE, routed.lse_N, routed.scores_NK, routed.counts_UE});
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["eps"] = saved_x.eps;
     ctx->saved_data["dlse"] = losses.dlse * options.z_weight;
     ctx->saved_data["renormalize"] = options.renormalize;
     ctx->saved_data["upcast"] = options.upcast;
-    ctx->mark_non_differentiable({routed.ids_TK, stats});
-    return {routed.scores_TK, aux, routed.ids_TK, stats};
+    ctx->mark_non_differentiable({routed.ids_NK, stats});
+    return {routed.scores_NK, aux, routed.ids_NK, stats};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -99,10 +99,10 @@ struct RouteFunction : Function<RouteFunction> {
                                saved.size() > 5 ? SavePolicy::all : SavePolicy::selective,
                                {}};
     const auto routed = options.save_policy == SavePolicy::all
-                            ? kernels::Router{saved[5], saved[6], ids_NK, saved[7], saved[8]}
+                            ? kernels::RouterOutput{saved[5], saved[6], ids_NK, saved[7], saved[8]}
                             : route(x_ND, w_ED, ids_NK, options);
     const auto daux = grads[1].defined() ? grads[1] : at::zeros({}, dprobs_UE.options().dtype(at::kDouble));
-    auto dscores = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(routed.scores_TK);
+    auto dscores = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(routed.scores_NK);
     auto dlogits_NE =
         kernels::route_backward(dscores, dprobs_UE * daux, daux * data["dlse"].toDouble(), routed, options.renormalize);
     if (!options.upcast) dlogits_NE = dlogits_NE.to(x_ND.scalar_type());

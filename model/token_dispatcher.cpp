@@ -22,7 +22,7 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 void save(AutogradContext* ctx, const kernels::Permutation& p) {
-  ctx->save_for_backward({p.slot_R, p.row_TK, p.offsets_E});
+  ctx->save_for_backward({p.assignment_R, p.row_NK, p.offsets_E});
 }
 kernels::Permutation saved_permutation(AutogradContext* ctx) {
   auto saved = ctx->get_saved_variables();
@@ -117,7 +117,7 @@ DispatchPlan TokenDispatcher::plan_chunk(const at::Tensor& ids_NK, const at::Ten
   plan.counts = counts;
   plan.exchanged = {sum(counts.send) - counts.send[me], sum(counts.recv) - counts.recv[me]};
   plan.copies = kernels::sort_by_expert(copy_rank_NK, group.size(), sum(counts.send));
-  const auto ids_XK = ids_NK.index_select(0, plan.copies.slot_R.div(K, "floor"));
+  const auto ids_XK = ids_NK.index_select(0, plan.copies.assignment_R.div(K, "floor"));
   auto ids_MK = at::empty({sum(counts.recv), K}, ids_NK.options());
   group.all_to_all(ids_MK, ids_XK, counts.recv, counts.send);
   const auto local_MK = ids_MK - group.rank() * num_local_experts_;

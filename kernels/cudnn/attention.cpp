@@ -15,16 +15,16 @@
 #include "core/error.h"
 #include "kernels/cudnn/layout.h"
 
-// A plan is cuDNN's kernels for one shape: an engine that its heuristics choose, compiled when the plan is made. The
-// backward that is not deterministic adds to dq in fp32 by atomics. The deterministic one of cuDNN 9.19 stores the
-// scores' gradients, S x S in bf16 for each head, and multiplies them by the keys afterwards: its workspace grows with
-// the square of S (trainer/planner/activation_plan.cpp).
+// An execution plan is an engine for one shape, chosen by cuDNN's heuristics and compiled when the plan is built. The
+// nondeterministic backward accumulates dq in fp32 by atomics. The deterministic one of cuDNN 9.19 stores the gradients
+// of the scores, S x S in bf16 for each head, and multiplies them by the keys afterwards: its workspace grows with the
+// square of S (trainer/planner/activation_plan.cpp).
 namespace olmoe::kernels::cudnn {
 namespace {
 
 namespace fe = cudnn_frontend;
 
-/// cuDNN's numbers of the tensors of a plan.
+/// Unique ids of the tensors of a plan.
 enum Operand : int64_t { kQ = 1, kK, kV, kY, kLse, kDy, kDq, kDk, kDv };
 
 void check(fe::error_t status, const char* what) {
@@ -54,7 +54,7 @@ float score_scale(const at::Tensor& q_BSHd) {
   return static_cast<float>(1 / std::sqrt(static_cast<double>(q_BSHd.size(3))));
 }
 
-void describe_forward(Plan& plan, const Qkv& in, const Attention& out) {
+void describe_forward(Plan& plan, const Qkv& in, const AttentionOutput& out) {
   const auto q = plan.read(kQ, as_BHSd(in.q_BSHd)), k = plan.read(kK, as_BHSd(in.k_BSGd)),
              v = plan.read(kV, as_BHSd(in.v_BSGd));
   const auto [y, lse] = plan.graph.sdpa(q, k, v,
@@ -68,8 +68,8 @@ void describe_forward(Plan& plan, const Qkv& in, const Attention& out) {
   lse->set_data_type(fe::DataType_t::FLOAT);
 }
 
-void describe_backward(Plan& plan, const at::Tensor& dy_BSHd, const Qkv& in, const Attention& forward, const Qkv& grads,
-                       bool deterministic) {
+void describe_backward(Plan& plan, const at::Tensor& dy_BSHd, const Qkv& in, const AttentionOutput& forward,
+                       const Qkv& grads, bool deterministic) {
   const auto q = plan.read(kQ, as_BHSd(in.q_BSHd)), k = plan.read(kK, as_BHSd(in.k_BSGd)),
              v = plan.read(kV, as_BHSd(in.v_BSGd)), y = plan.read(kY, as_BHSd(forward.y_BSHd)),
              dy = plan.read(kDy, as_BHSd(dy_BSHd)), lse = plan.read(kLse, as_BHS1(forward.lse_BHS));
@@ -87,27 +87,27 @@ void describe_backward(Plan& plan, const at::Tensor& dy_BSHd, const Qkv& in, con
 
 void ensure_fits(const at::Tensor& q_BSHd) {
   ENSURE(q_BSHd.is_cuda() && q_BSHd.scalar_type() == at::kBFloat16 && cudnn_attention_fits(q_BSHd.size(3)),
-         "attention: cuDNN's is for bf16 on a GPU, in heads whose width is a multiple of 8 and at most 256; these are "
-         "{} wide, of {} on {}",
+         "attention: cuDNN's kernel needs bf16 on a GPU and a head width that is a multiple of 8 and at most 256; got "
+         "width {} in {} on {}",
          q_BSHd.size(3), c10::toString(q_BSHd.scalar_type()), q_BSHd.device().str());
 }
 
 class PlannedAttention : public CudnnAttention {
  public:
-  Attention forward(const Qkv& given) override {
+  AttentionOutput forward(const Qkv& given) override {
     ensure_fits(given.q_BSHd);
     const c10::DeviceGuard device(given.q_BSHd.device());
     const Qkv in{operand(given.q_BSHd), operand(given.k_BSGd), operand(given.v_BSGd)};
     const auto& q = in.q_BSHd;
-    const Attention out{at::empty(q.sizes(), q.options()),
-                        at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(at::kFloat))};
+    const AttentionOutput out{at::empty(q.sizes(), q.options()),
+                              at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(at::kFloat))};
     if (q.numel() == 0) return out;
     run({{kQ, q}, {kK, in.k_BSGd}, {kV, in.v_BSGd}, {kY, out.y_BSHd}, {kLse, out.lse_BHS}}, Key{},
         [&](Plan& plan) { describe_forward(plan, in, out); });
     return out;
   }
 
-  void backward(const at::Tensor& given_dy, const Qkv& given, const Attention& forward, const Qkv& grads,
+  void backward(const at::Tensor& given_dy, const Qkv& given, const AttentionOutput& forward, const Qkv& grads,
                 bool deterministic) override {
     ensure_fits(given.q_BSHd);
     const c10::DeviceGuard device(given.q_BSHd.device());
@@ -118,7 +118,7 @@ class PlannedAttention : public CudnnAttention {
     for (const auto* grad : {&grads.q_BSHd, &grads.k_BSGd, &grads.v_BSGd})
       ENSURE(is_aligned(*grad), "attention: rows of a gradient must start at multiples of 16 bytes for cuDNN");
     ENSURE(forward.y_BSHd.is_contiguous() && forward.lse_BHS.is_contiguous(),
-           "attention: cuDNN's backward takes what its forward made, as it was made");
+           "attention: cuDNN's backward needs the contiguous results of its forward");
     run({{kQ, in.q_BSHd},
          {kK, in.k_BSGd},
          {kV, in.v_BSGd},
@@ -137,7 +137,7 @@ class PlannedAttention : public CudnnAttention {
   using Key = std::vector<int64_t>;
   using Tensors = std::vector<std::pair<Operand, at::Tensor>>;
 
-  /// Computes with the plan for tensors of these sizes and strides, which `describe` describes if it is not there yet.
+  /// Executes the plan for these sizes and strides; `describe` describes its graph if it is not built yet.
   template <typename Describe>
   void run(const Tensors& tensors, Key key, const Describe& describe) {
     key.push_back(tensors.front().second.device().index());
@@ -147,13 +147,13 @@ class PlannedAttention : public CudnnAttention {
       key.insert(key.end(), x.strides().begin(), x.strides().end());
       memory[operand] = x.data_ptr();
     }
-    const auto handle = at::native::getCudnnHandle();  // of this thread, on the current stream
+    const auto handle = at::native::getCudnnHandle();  // per thread, on the current stream
     auto& plan = plans_[key];
     if (!plan) {
       auto made = std::make_unique<Plan>();
       describe(*made);
-      check(made->graph.build(handle, {fe::HeurMode_t::A}), "plan this shape");
-      check(made->graph.get_workspace_size(made->workspace_bytes), "tell what a plan needs");
+      check(made->graph.build(handle, {fe::HeurMode_t::A}), "build a plan for this shape");
+      check(made->graph.get_workspace_size(made->workspace_bytes), "report the workspace of a plan");
       plan = std::move(made);
     }
     const auto workspace = at::empty({plan->workspace_bytes}, tensors.front().second.options().dtype(at::kByte));
@@ -168,8 +168,9 @@ class PlannedAttention : public CudnnAttention {
 bool built_in() { return true; }
 
 c10::intrusive_ptr<CudnnAttention> make_attention() {
-  ENSURE(cudnnGetVersion() >= CUDNN_VERSION, "attention: LibTorch has loaded cuDNN {}, and this program needs {}",
-         cudnnGetVersion(), CUDNN_VERSION);
+  ENSURE(cudnnGetVersion() >= CUDNN_VERSION,
+         "attention: LibTorch has loaded cuDNN {}, but this program needs at least {}", cudnnGetVersion(),
+         CUDNN_VERSION);
   return c10::make_intrusive<PlannedAttention>();
 }
 

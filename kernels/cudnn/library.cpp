@@ -1,5 +1,5 @@
-// The functions of cuDNN that the front end calls, in the library that LibTorch has loaded: a program that is linked to
-// another libcudnn would load two. Built with hidden symbols, so that nobody else's calls come here.
+// The functions of cuDNN that its frontend calls, forwarded to the library that LibTorch has loaded: linking a second
+// libcudnn would load two. Built with hidden symbols, so that calls from other libraries are not intercepted.
 #include <cudnn.h>
 #include <dlfcn.h>
 
@@ -10,7 +10,7 @@ namespace {
 template <typename Function>
 Function* find(const char* name) {
   void* const found = dlsym(RTLD_DEFAULT, name);
-  ENSURE(found != nullptr, "cuDNN: LibTorch has loaded no library with {}", name);
+  ENSURE(found != nullptr, "cuDNN: no library loaded by LibTorch defines {}", name);
   return reinterpret_cast<Function*>(found);
 }
 

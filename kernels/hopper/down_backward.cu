@@ -5,12 +5,12 @@
 
 namespace olmoe::kernels::hopper {
 
-void down_projection_backward(const at::Tensor& dy_TD, const ScoredRows& rows, const at::Tensor& z_R2F,
+void down_projection_backward(const at::Tensor& dy_ND, const ScoredRows& rows, const at::Tensor& z_R2F,
                               const at::Tensor& down_EDF, SwigluGrads& out) {
-  at::Tensor dscore_RN = at::empty({z_R2F.size(0), down_EDF.size(2) / kTileN}, rows.scores_R.options());
-  const auto params = DownBackward::params(dy_TD, rows, z_R2F, down_EDF, out, dscore_RN);
-  launch<DownBackward>(params, z_R2F.size(0), dy_TD);
-  at::sum_out(out.dscore_R, dscore_RN, /*dim=*/1);
+  at::Tensor partial_dscores = at::empty({z_R2F.size(0), down_EDF.size(2) / kTileN}, rows.scores_R.options());
+  const auto params = DownBackward::params(dy_ND, rows, z_R2F, down_EDF, out, partial_dscores);
+  launch<DownBackward>(params, z_R2F.size(0), dy_ND);
+  at::sum_out(out.dscore_R, partial_dscores, /*dim=*/1);
 }
 
 }  // namespace olmoe::kernels::hopper

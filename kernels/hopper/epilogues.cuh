@@ -1,12 +1,12 @@
-// What becomes of a tile of a product. A warp has 16 of its rows; `values(i)` is value i of the lane, as wgmma leaves
-// them, and `memory` the warp's strip. Shapes as in kernels/experts.h, indices as in kernels/expert_tiles.h.
+// Epilogues of the fused GEMMs. A warp has 16 rows of a tile; `values(i)` is value i of the lane in wgmma's fragment,
+// and `memory` the warp's strip. Shapes as in kernels/experts.h, indices as in kernels/expert_tiles.h.
 #pragma once
 #include "kernels/grouped_gemm.h"
 #include "kernels/hopper/strip.cuh"
 
 namespace olmoe::kernels::hopper {
 
-/// Writes the product.
+/// Writes the result of the GEMM in bf16.
 struct RowsEpilogue {
   Element* y_RO;
   int64_t O;
@@ -28,7 +28,8 @@ struct RowsEpilogue {
   }
 };
 
-/// Writes z and h = SwiGLU(z) * score. Of a tile's columns the first half are the gate's, the others up's of the same.
+/// Writes z and h = SwiGLU(z) * score. The first half of a tile's columns are gate, the second half the same columns of
+/// up.
 struct UpEpilogue {
   static constexpr int kColumns = kTileN / 2;
   const float* scores_R;
@@ -60,12 +61,13 @@ struct UpEpilogue {
   }
 };
 
-/// Of dh, which is not written: dz, h, and the gradient of each row's score, summed over the tile's columns.
+/// Backward of SwiGLU from dh, which is not stored: writes dz, h, and the gradient of each row's score, summed over the
+/// tile's columns.
 struct DownBackwardEpilogue {
   const float* scores_R;
   const Element* z_R2F;
   Element *dz_R2F, *h_RF;
-  float* dscore_RN;  ///< of each row, by the N tile that summed it
+  float* partial_dscores;  ///< [R, F / kTileN]: of each row, by tile along N
   int64_t F;
 
   template <class Values>
@@ -102,19 +104,20 @@ struct DownBackwardEpilogue {
     write_dscores(at, rows, strip.lane(), dscores);
   }
 
-  /// Four lanes have the columns of a row.
+  /// The columns of a row are spread over four lanes.
   __device__ void write_dscores(const TileCursor& at, const WarpRows& rows, int lane, const float (&dscores)[2]) const {
     for (int half = 0; half < 2; ++half) {
       float sum = dscores[half];
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       const int row = fragment_row(lane, 2 * half);
-      if (lane % 4 == 0 && row < rows.count) dscore_RN[(rows.first + row) * (F / kTileN) + at.n] = sum;
+      if (lane % 4 == 0 && row < rows.count) partial_dscores[(rows.first + row) * (F / kTileN) + at.n] = sum;
     }
   }
 };
 
-/// Adds to a weight's gradient, or stores it. A lane's values may lie in memory beside those of other lanes.
+/// Adds to a weight's gradient, or stores it, straight from registers. If transposed, neighbours in memory belong to
+/// different lanes.
 template <bool kTransposed>
 struct WeightGradEpilogue {
   float* dw;  ///< [E, D, O], or [E, O, D]: transposed
@@ -127,7 +130,7 @@ struct WeightGradEpilogue {
     const int64_t m = int64_t{at.m} * kTileM + warp * kWarpRows, n = int64_t{at.n} * kTileN;
     const int64_t step_m = kTransposed ? 1 : O, step_n = kTransposed ? D : 1;
     float* const first = dw + at.expert * D * O + m * step_m + n * step_n;
-    constexpr int kRun = kTransposed ? 1 : 2;  // values that lie side by side
+    constexpr int kRun = kTransposed ? 1 : 2;  // values of a lane that are contiguous in memory
     const auto for_runs = [&](const auto& put) {
 #pragma unroll
       for (int i = 0; i < kValuesPerThread; i += kRun) {
@@ -137,7 +140,7 @@ struct WeightGradEpilogue {
         put(first + fragment_row(lane, i) * step_m + fragment_column(lane, i) * step_n, run);
       }
     };
-    // One thread of a launch has an element, so the sums are the same in every run.
+    // Each element belongs to one thread of the launch, so that the atomic adds are deterministic.
     if (write == GradWrite::store)
       for_runs([](float* to, const auto& run) { cuda::store_vector(to, run); });
     else

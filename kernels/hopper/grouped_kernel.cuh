@@ -1,7 +1,7 @@
-// The one kernel behind the fused products of the experts. A block has four warps that load and two groups of four that
-// multiply and then do what is fused; it takes one tile after the other until there are none. A stage of shared memory
-// is full when B's bytes and the pieces of A of all loading threads have arrived, and both are counted by one barrier
-// of CUTLASS's pipeline (reference: quack, gemm_sm90.py). Blocks know nothing of each other: no clusters.
+// The persistent kernel of all fused grouped GEMMs. A block has four producer warps, which load, and two consumer
+// groups of four warps, which multiply and run the epilogue; it takes one tile after the other until none is left. One
+// barrier of CUTLASS's pipeline counts both the bytes of B and the pieces of A of all loading threads: a stage of
+// shared memory is full when all have arrived. Blocks are independent: no clusters. Source: quack, gemm_sm90.py.
 #pragma once
 #include <ATen/cuda/CUDAContextLight.h>
 #include <cutlass/arch/reg_reconfig.h>
@@ -16,13 +16,12 @@ namespace olmoe::kernels::hopper {
 
 constexpr int kMultiplyingThreads = 256, kThreads = kLoadThreads + kMultiplyingThreads;
 constexpr int kWarps = kMultiplyingThreads / cuda::kWarp;
-/// Registers of a thread that loads, and of one that multiplies: all that the multiprocessor has.
+/// Registers of a loading and of a multiplying thread; together all of a multiprocessor's.
 constexpr int kLoadRegisters = 56, kMultiplyRegisters = 224;
 static_assert(kLoadRegisters * kLoadThreads + kMultiplyRegisters * kMultiplyingThreads <= 65536);
 
-/// What the kernel is made for: how A is loaded and lies, how B lies and in how many pieces a tile of it, and what
-/// becomes of a tile. A product with another origin of B, or that reads ahead for its epilogue, has functions of its
-/// own for them.
+/// Parameters of the kernel: how A is loaded, the major dimensions of A and B, the number of pieces of a tile of B, and
+/// the epilogue. A derived struct may replace origin_B(), and prefetch(), which reads ahead for the epilogue.
 template <class RowsA, Along kA, Along kB, class Epilogue, int kPiecesB = 1>
 struct ExpertGemm {
   using A = RowsA;
@@ -31,7 +30,7 @@ struct ExpertGemm {
   using B = OperandB<Main, kPiecesB>;
   struct Params {
     ExpertTiles tiles;
-    int32_t K;  ///< inner width; not used where it is an expert's rows
+    int32_t K;  ///< inner dimension; unused if that is the rows of an expert
     typename A::Source a;
     B b;
     Epilogue epilogue;
@@ -42,7 +41,7 @@ struct ExpertGemm {
 
 template <class Gemm>
 struct SharedStorage {
-  typename Gemm::Main::TensorStorage operands;  // first: its swizzled layout counts on 1,024-byte alignment
+  typename Gemm::Main::TensorStorage operands;  // first, since its swizzled layout requires 1,024-byte alignment
   alignas(16) c10::BFloat16 strips[kWarps][kStripElements];
   typename Gemm::Main::PipelineStorage pipeline;
 };
@@ -54,7 +53,7 @@ __device__ auto make_pipeline(SharedStorage<Gemm>& shared, bool loads) {
   params.role = loads ? Pipeline::ThreadCategory::Producer : Pipeline::ThreadCategory::Consumer;
   params.is_leader = threadIdx.x == 0;
   params.transaction_bytes = Gemm::B::kTileBytes;
-  params.num_producers = 1 + kLoadThreads;  // the leader, which tells of the bytes to come, and each thread's copies
+  params.num_producers = 1 + kLoadThreads;  // the leader, which announces the bytes of B, and the copies of each thread
   params.num_consumers = kMultiplyingThreads;
   return Pipeline(shared.pipeline, params, cute::Shape<cute::_1, cute::_1, cute::_1>{});
 }
@@ -71,7 +70,7 @@ __device__ void load_tiles(const typename Gemm::Params& params, Pipeline& pipeli
     if (count == 0) continue;  // an expert without rows
     typename Gemm::A a(params.a, at, static_cast<int>(threadIdx.x));
     const auto origin = Gemm::origin_B(at);
-#pragma unroll 1  // one k-tile's addresses at a time
+#pragma unroll 1  // keeps the addresses of one k-tile in registers
     for (int32_t k = 0; k < count; ++k, ++state) {
       pipeline.producer_acquire(state);
       if (threadIdx.x == 0)
@@ -115,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 1) multiply(const __grid_constant__ 
   auto& shared = *reinterpret_cast<SharedStorage<Gemm>*>(memory);
   const bool loads = cutlass::canonical_warp_group_idx() == 0;
   auto pipeline = make_pipeline(shared, loads);
-  __syncthreads();  // the barriers are there
+  __syncthreads();  // the barriers are initialised
   if (loads) {
     cutlass::arch::warpgroup_reg_dealloc<kLoadRegisters>();
     load_tiles<Gemm>(params, pipeline, shared.operands);
@@ -129,24 +128,26 @@ inline const Bf16* bf16(const at::Tensor& x) {
   return reinterpret_cast<const Bf16*>(x.const_data_ptr<c10::BFloat16>());
 }
 
-inline GatheredRows gathered_rows(const at::Tensor& x_TD, const Permutation& order) {
-  return {x_TD.const_data_ptr<Element>(), static_cast<int32_t>(x_TD.size(1)), order.slot_R.const_data_ptr<int32_t>(),
-          cutlass::FastDivmod(static_cast<int>(order.row_TK.size(1)))};
+inline GatheredRows gathered_rows(const at::Tensor& x_ND, const Permutation& permutation) {
+  return {x_ND.const_data_ptr<Element>(), static_cast<int32_t>(x_ND.size(1)),
+          permutation.assignment_R.const_data_ptr<int32_t>(),
+          cutlass::FastDivmod(static_cast<int>(permutation.row_NK.size(1)))};
 }
 
-inline ExpertTiles expert_tiles(const Permutation& order, int64_t tiles_m, int64_t tiles_n, bool empty_too = false) {
-  return {order.offsets_E.const_data_ptr<int32_t>(), static_cast<int32_t>(order.offsets_E.size(0)),
+inline ExpertTiles expert_tiles(const Permutation& permutation, int64_t tiles_m, int64_t tiles_n,
+                                bool empty_too = false) {
+  return {permutation.offsets_E.const_data_ptr<int32_t>(), static_cast<int32_t>(permutation.offsets_E.size(0)),
           static_cast<int32_t>(tiles_m), static_cast<int32_t>(tiles_n), empty_too};
 }
 
-/// Enqueues a product over the rows of `x`'s device; R rows at most.
+/// Launches a grouped GEMM over at most R rows on the current stream of x's device.
 template <class Gemm>
 void launch(const typename Gemm::Params& params, int64_t R, const at::Tensor& x) {
   const cuda::Launch stream(x);
   constexpr int kBytes = sizeof(SharedStorage<Gemm>);
   C10_CUDA_CHECK(cudaFuncSetAttribute(multiply<Gemm>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
   const int64_t processors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
-  const auto blocks = static_cast<unsigned>(std::min(processors, most_tiles(params.tiles, R)));
+  const auto blocks = static_cast<unsigned>(std::min(processors, max_tiles(params.tiles, R)));
   multiply<Gemm><<<blocks, kThreads, kBytes, stream>>>(params);
 }
 

@@ -1,5 +1,5 @@
-// What a block of a fused kernel multiplies, and how B comes into shared memory: through TMA (A: gathered_rows.cuh).
-// Shapes: M, N, K of a product as in kernels/expert_tiles.h.
+// Operand layouts of a fused kernel, and loads of operand B by TMA (A: gathered_rows.cuh). Shapes: M, N, K of a GEMM as
+// in kernels/expert_tiles.h.
 #pragma once
 #include <cutlass/bfloat16.h>
 #include <cutlass/layout/matrix.h>
@@ -11,9 +11,9 @@
 namespace olmoe::kernels::hopper {
 
 using Bf16 = cutlass::bfloat16_t;
-using Along = cute::GMMA::Major;  ///< of the elements that lie side by side in memory
+using Along = cute::GMMA::Major;  ///< the dimension that is contiguous in memory
 
-/// CUTLASS's multiplication of tiles from shared memory, in four stages. Its loads are not used: ours are below.
+/// CUTLASS's mainloop over tiles in shared memory, in four stages. Its loads are replaced by ours.
 template <Along kA, Along kB>
 using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
     cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Bf16,
@@ -22,8 +22,8 @@ using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
     cute::Shape<cute::Int<kTileM>, cute::Int<kTileN>, cute::Int<kTileK>>, cute::Shape<cute::_1, cute::_1, cute::_1>,
     cutlass::gemm::collective::StageCount<4>, cutlass::gemm::KernelTmaWarpSpecializedCooperative>::CollectiveOp;
 
-/// Where fragment_row() and fragment_column() say that the values of a product are: thread (lane % 4, lane / 4, warp)
-/// and value (i % 2, i / 2 % 2, i / 4) to row + column * kTileM. CUTLASS's own account of it must be the same.
+/// The layout of fragment_row() and fragment_column(): thread (lane % 4, lane / 4, warp) and value (i % 2, i / 2 % 2,
+/// i / 4) to row + column * kTileM. CUTLASS's layout of the accumulator must be equal.
 using Fragments =
     cute::Layout<cute::Shape<cute::Shape<cute::_4, cute::_8, cute::Int<kTileM / kWarpRows>>,
                              cute::Shape<cute::Shape<cute::_2, cute::_2, cute::Int<kTileN / kBlockColumns>>,
@@ -32,14 +32,14 @@ using Fragments =
                               cute::Stride<cute::Stride<cute::Int<kTileM>, cute::_8, cute::Int<kBlockColumns * kTileM>>,
                                            cute::Stride<cute::_0, cute::_0>>>>;
 
-/// True if gathered pieces of kColumns, which are K or M as kA says, lie in a stage where CUTLASS's layout has them.
-/// Its swizzle is of bytes; of 2-byte elements it is the one below. Both exchange and combine the bits of row and
-/// column, so that one bit of each at a time tells of all (a compiler does not evaluate 8,192 places).
+/// True if staged_at<kColumns>(), whose columns are K or M as kA says, is CUTLASS's layout of a stage. CUTLASS's
+/// swizzle is in bytes; the one below is the same for 2-byte elements. Both layouts only move and XOR the bits of row
+/// and column, so checking one bit of each at a time suffices (8,192 offsets are too many for constant evaluation).
 template <int kColumns, Along kA, class Plain>
 constexpr bool staged_as(cute::ComposedLayout<cute::Swizzle<3, 4, 3>, cute::smem_ptr_flag_bits<16>, Plain>) {
   constexpr int kRows = kTileM * kTileK / kColumns;
   static_assert((kRows & (kRows - 1)) == 0 && (kColumns & (kColumns - 1)) == 0);
-  static_assert(Plain{}(0, 0, 1) == kTileM * kTileK, "stages lie one behind the other");
+  static_assert(Plain{}(0, 0, 1) == kTileM * kTileK, "stages must be contiguous");
   for (int row = 0; row < kRows; row = row == 0 ? 1 : 2 * row) {
     for (int column = 0; column < kColumns; column = column == 0 ? 1 : 2 * column) {
       const int plain = kA == Along::K ? Plain{}(row, column, 0) : Plain{}(column, row, 0);
@@ -49,17 +49,17 @@ constexpr bool staged_as(cute::ComposedLayout<cute::Swizzle<3, 4, 3>, cute::smem
   return true;
 }
 
-/// Where a tile of B begins.
+/// Coordinates of the first element of a tile of B.
 struct OriginB {
   int32_t n, k, l;
 };
 
-/// B, [N, K] for each of L, in tiles that TMA reads as kPieces of N that lie apart in memory.
+/// Operand B, L matrices [N, K]. TMA reads a tile as kPieces ranges of N, piece_step apart.
 template <class Main, int kPieces>
 struct OperandB {
   static constexpr int kPieceN = kTileN / kPieces;
   static_assert(kPieces == 1 || cutlass::gemm::detail::is_k_major<typename Main::StrideB>(),
-                "rows of B's tile that lie side by side in memory are not in pieces");
+                "a tile of B that is contiguous along N cannot be in pieces");
   using Piece = cute::Shape<cute::Int<kPieceN>, cute::Int<kTileK>>;
   using Order = std::conditional_t<cutlass::gemm::detail::is_k_major<typename Main::StrideB>(),
                                    cute::Step<cute::_1, cute::_2>, cute::Step<cute::_2, cute::_1>>;
@@ -75,12 +75,12 @@ struct OperandB {
 
   Tma tma;
   Extent extent;
-  int32_t piece_step;  ///< of N, from a piece to the next
+  int32_t piece_step;  ///< distance of consecutive pieces along N
 
   OperandB(const Bf16* data, Extent of, typename Main::StrideB stride, int32_t step)
       : tma(make_tma(data, of, stride)), extent(of), piece_step(step) {}
 
-  /// Asks for tile k of those whose first element is at `origin`; one thread calls it. `barrier` counts the bytes.
+  /// Issues the loads of tile k along K from `origin`; called by one thread. `barrier` counts the bytes.
   __device__ void copy(const OriginB& origin, int32_t k, uint64_t* barrier, Bf16* stage) const {
     using namespace cute;
     const auto all_NKL = tma.get_tma_tensor(extent);

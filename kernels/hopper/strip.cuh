@@ -1,5 +1,5 @@
-// What a warp does with its 16 rows of a tile: its values, spread over lanes as wgmma leaves them, to whole lines of
-// memory and back, 64 columns at a time, through a strip of shared memory of its own. Indices: kernels/expert_tiles.h.
+// Transposes a warp's 16 rows of a tile between wgmma's fragments and whole lines of memory, 64 columns at a time,
+// through the warp's strip of shared memory. Indices: kernels/expert_tiles.h.
 #pragma once
 #include "kernels/expert_tiles.h"
 #include "kernels/rows/launch.cuh"
@@ -8,8 +8,8 @@ namespace olmoe::kernels::hopper {
 
 constexpr int kStripValues = kWarpRows * kStripColumns / cuda::kWarp;
 
-/// A warp's rows of a tile: `first`, and how many the expert has from there on, which may be more than 16, none or
-/// negative: row count - 1 is the expert's last in any case.
+/// A warp's rows of a tile: the first one, and the number of rows of the expert from there on, which may be more than
+/// 16, zero or negative: row count - 1 is the expert's last one in any case.
 struct WarpRows {
   int64_t first;
   int32_t count;
@@ -19,7 +19,7 @@ struct WarpRows {
         count(at.end - at.begin - at.m * kTileM - warp * kWarpRows) {}
 };
 
-/// Scores of the two rows that a lane has values of; zero where the expert has no such row.
+/// Scores of the two rows of a lane's values; zero past the expert's last row.
 struct RowScores {
   float of_half[2];
 
@@ -31,10 +31,10 @@ struct RowScores {
   }
 };
 
-/// A lane's values of a strip: i and i + 1 lie side by side in a row.
+/// A lane's values of a strip: i and i + 1 (i even) are neighbours in a row.
 using StripValues = RoundedPair<Element>[kStripValues / 2];
 
-/// 16 rows of 64 columns of a matrix as a lane reads and writes them: 16 bytes of 4 rows.
+/// A lane's part of 16 rows of 64 columns in memory: 16 bytes of each of 4 rows.
 struct Lines {
   cuda::Vector<Element, kStripVector> pieces[kStripPasses];
 };
@@ -43,8 +43,8 @@ class Strip {
  public:
   __device__ explicit Strip(Element* memory) : memory_(memory), lane_(static_cast<int>(threadIdx.x) % cuda::kWarp) {}
 
-  /// Rows of a matrix `stride` apart from `from` on; past the last of `rows` that one again: reads behind branches
-  /// would wait for each other.
+  /// Reads rows of a matrix with row stride `stride`, beginning at `from`. Past the last of `rows` that one is read
+  /// again: branches would serialise the reads.
   __device__ Lines read(const Element* from, int64_t stride, int32_t rows) const {
     Lines lines;
 #pragma unroll
@@ -54,7 +54,7 @@ class Strip {
     }
     return lines;
   }
-  /// The lane's values of what was read.
+  /// Converts lines to the lane's values.
   __device__ void to_values(const Lines& lines, StripValues& values) {
 #pragma unroll
     for (int pass = 0; pass < kStripPasses; ++pass)
@@ -65,7 +65,7 @@ class Strip {
       values[i / 2] = std::bit_cast<RoundedPair<Element>>(memory_.load<2>(pair_at(i)));
     __syncwarp();
   }
-  /// The lane's values into rows of a matrix, those from row `rows` on left out.
+  /// Writes the lane's values to the first `rows` rows of a matrix.
   __device__ void write(const StripValues& values, Element* to, int64_t stride, int32_t rows) {
 #pragma unroll
     for (int i = 0; i < kStripValues; i += 2) memory_.store(pair_at(i), std::bit_cast<Pair>(values[i / 2]));

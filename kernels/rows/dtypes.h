@@ -1,4 +1,4 @@
-// The three compute dtypes of the kernels, and what every kernel asks of its operands.
+// The three compute dtypes of the kernels, and the operand checks that all kernels share.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -7,10 +7,10 @@
 
 namespace olmoe::kernels {
 
-/// dtype of Acc<T> for the T of `dtype`: what statistics and weight gradients are kept in.
+/// dtype of Acc<T> for the T of `dtype`: that of statistics and weight gradients.
 inline at::ScalarType acc_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
-/// Calls f.operator()<T>() with the C++ type of a compute dtype. Throws on any other dtype.
+/// Calls f.operator()<T>() with the C++ type of a compute dtype. Throws Error for any other dtype.
 template <typename F>
 void for_dtype(at::ScalarType dtype, const F& f) {
   if (dtype == at::kFloat) return f.template operator()<float>();
@@ -19,34 +19,35 @@ void for_dtype(at::ScalarType dtype, const F& f) {
   f.template operator()<c10::BFloat16>();
 }
 
-/// Throws unless `x` is a defined tensor of `dim` dimensions.
+/// Throws Error unless `x` is a defined tensor of `dim` dimensions.
 inline void ensure_dim(const at::Tensor& x, int64_t dim, const char* name) {
   ENSURE(x.defined(), "{} is undefined", name);
   ENSURE(x.dim() == dim, "{} has {} dimensions, {} expected", name, x.dim(), dim);
 }
 
-/// Throws unless `x` lies where `with` does: on one CPU or CUDA device.
-inline void ensure_together(const at::Tensor& x, const at::Tensor& with, const char* name) {
+/// Throws Error unless `x` is on the same device as `with`, a CPU or a GPU.
+inline void ensure_same_device(const at::Tensor& x, const at::Tensor& with, const char* name) {
   ENSURE(with.is_cpu() || with.is_cuda(), "{}: no kernels for {}", name, with.device().str());
   ENSURE(x.device() == with.device(), "{} is on {}, the others on {}", name, x.device().str(), with.device().str());
 }
 
-/// Throws unless `dw` can take gradients of a parameter that computes in `dtype`: contiguous, at least fp32.
+/// Throws Error unless `dw` can hold the gradient of a parameter whose compute dtype is `dtype`: contiguous, at least
+/// fp32.
 inline void ensure_weight_grad(const at::Tensor& dw, at::ScalarType dtype) {
   ENSURE(dw.is_contiguous(), "a weight gradient must be contiguous");
   ENSURE(dw.scalar_type() == acc_dtype(dtype), "a weight gradient of {} must be {}, not {}", c10::toString(dtype),
          c10::toString(acc_dtype(dtype)), c10::toString(dw.scalar_type()));
 }
 
-/// `x` itself where each row is one dense run of memory of its own (row stride free), else a
-/// contiguous copy: expanded rows, all in one place, are no matrix that BLAS could read.
+/// `x` if the elements of each row are contiguous (the row stride is free, but not 0), else a contiguous copy. Expanded
+/// rows are copied, since BLAS cannot read a row stride of 0.
 inline at::Tensor dense_rows(const at::Tensor& x) {
   bool dense = x.size(-1) <= 1 || x.stride(-1) == 1;
   for (int64_t dim = 0; dim + 1 < x.dim(); ++dim) dense = dense && (x.size(dim) <= 1 || x.stride(dim) != 0);
   return dense ? x : x.contiguous();
 }
 
-/// Rows that a kernel reads, each dense; null where there are none.
+/// Pointer and stride of a matrix with dense rows; null for an undefined tensor.
 template <typename T>
 struct Rows {
   const T* all;

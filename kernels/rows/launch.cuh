@@ -1,4 +1,4 @@
-// What the .cu files share: launching on the current stream, loads of several elements, sums over warps and blocks.
+// Shared by the .cu files: launches on the current stream, vector loads and stores, reductions over warps and blocks.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
@@ -18,12 +18,13 @@ namespace olmoe::kernels::cuda {
 
 constexpr int kWarp = 32;
 
-/// Makes the tensor's device current for the life of this object, and says which stream to launch on.
+/// Makes the tensor's device current during its lifetime and converts to the stream to launch on. The destructor throws
+/// if a launch failed.
 class Launch {
  public:
   explicit Launch(const at::Tensor& x) : guard_(x.device()), stream_(c10::cuda::getCurrentCUDAStream()) {}
   ~Launch() noexcept(false) {
-    if (std::uncaught_exceptions() == exceptions_) C10_CUDA_KERNEL_LAUNCH_CHECK();  // two at once would end the program
+    if (std::uncaught_exceptions() == exceptions_) C10_CUDA_KERNEL_LAUNCH_CHECK();  // not while another one unwinds
   }
   operator cudaStream_t() const { return stream_; }  // NOLINT(google-explicit-constructor): it is passed to <<<>>>
 
@@ -33,12 +34,12 @@ class Launch {
   int exceptions_ = std::uncaught_exceptions();
 };
 
-/// Blocks that `threads` threads each need for `n` elements; at least one, so that an empty launch is a launch.
+/// Number of blocks of `threads` threads for `n` elements; at least one, since CUDA refuses an empty grid.
 inline unsigned blocks_for(int64_t n, int threads) {
   return static_cast<unsigned>(std::max<int64_t>(1, ceil_div(n, threads)));
 }
 
-/// N elements that are loaded or stored at once: 16 bytes by one instruction, 32 by two.
+/// N elements that are loaded or stored together: 16 bytes by one instruction, 32 by two.
 template <typename T, int N>
 struct alignas(std::min<size_t>(16, sizeof(T) * N)) Vector {
   T values[N];
@@ -47,7 +48,7 @@ struct alignas(std::min<size_t>(16, sizeof(T) * N)) Vector {
 template <typename T>
 constexpr int kVectorWidth = 16 / sizeof(T);
 
-// By uint4, and stored by the intrinsic: else a Vector of bf16 is at times taken apart and stored element by element.
+// Through uint4, and stored by the intrinsic: otherwise nvcc sometimes splits a Vector of bf16 into single stores.
 template <typename T, int N>
 using Words = Vector<uint4, sizeof(T) * N / sizeof(uint4)>;
 
@@ -58,7 +59,7 @@ __device__ inline Vector<T, N> load_vector(const T* from) {
   else
     return *reinterpret_cast<const Vector<T, N>*>(from);
 }
-/// Adds to global memory without reading it first. What is smaller than the smallest normal number counts as zero.
+/// Atomic adds to global memory. Subnormal numbers are flushed to zero.
 template <int N>
 __device__ inline void atomic_add_vector(float* to, const Vector<float, N>& values) {
   static_assert(N == 1 || N == 2);
@@ -67,7 +68,7 @@ __device__ inline void atomic_add_vector(float* to, const Vector<float, N>& valu
   else
     atomicAdd(to, values.values[0]);
 }
-/// To global memory alone: the instruction takes no other address. Shared memory has SharedArray.
+/// To global memory only: the instruction takes no other address. For shared memory there is SharedArray.
 template <int N, typename T>
 __device__ inline void store_vector(T* to, const Vector<T, N>& vector) {
   if constexpr (sizeof(T) * N % sizeof(uint4) == 0) {
@@ -80,8 +81,8 @@ __device__ inline void store_vector(T* to, const Vector<T, N>& vector) {
   }
 }
 
-/// Elements of shared memory, 16-byte aligned. It gives no pointer away, so that no instruction for global memory alone
-/// can be handed its address.
+/// Elements of shared memory, 16-byte aligned. It exposes no pointer, so that its address cannot reach an instruction
+/// for global memory.
 template <typename T>
 class SharedArray {
  public:
@@ -102,15 +103,15 @@ class SharedArray {
   T* first_;
 };
 
-/// True if 16 bytes at a time can be read from `data` on.
+/// True if `data` is aligned to 16 bytes.
 inline bool starts_vector(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
-/// True if rows of `row_elements` elements, `stride` apart from `data` on, can be read 16 bytes at a time.
+/// True if rows of `row_elements` elements that begin `stride` elements apart can be read 16 bytes at a time.
 template <typename T>
 bool rows_are_vectors(const T* data, int64_t row_elements, int64_t stride) {
   return starts_vector(data) && row_elements % kVectorWidth<T> == 0 && stride % kVectorWidth<T> == 0;
 }
 
-/// Calls f.operator()<N>() with the elements that one access takes: 16 bytes' worth, or one.
+/// Calls f.operator()<N>() with the number of elements of an access: 16 bytes if `vectors`, else one element.
 template <typename T, typename F>
 void for_width(bool vectors, const F& f) {
   if (vectors) return f.template operator()<kVectorWidth<T>>();
@@ -123,7 +124,7 @@ __device__ inline A warp_sum(A value) {
   return value;
 }
 
-/// The greatest of the lanes' values, none of which may be NaN.
+/// Maximum over the lanes; no value may be NaN.
 template <typename A>
 __device__ inline A warp_max(A value) {
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
@@ -133,7 +134,7 @@ __device__ inline A warp_max(A value) {
   return value;
 }
 
-/// Sum over the lanes up to this one.
+/// Inclusive prefix sum over the lanes.
 template <typename A>
 __device__ inline A warp_running_sum(A value) {
   const unsigned lane = threadIdx.x % kWarp;
@@ -144,24 +145,24 @@ __device__ inline A warp_running_sum(A value) {
   return value;
 }
 
-/// A warp's reduction carried on over the block: the same value on every thread. `neutral` changes no result.
-/// blockDim.x is a multiple of the warp, at most 1,024.
+/// Extends a warp's reduction to the block: every thread gets the same value. `neutral`: the operation's identity.
+/// blockDim.x must be a multiple of the warp size, at most 1,024.
 template <typename A, typename WarpReduce>
 __device__ A block_reduce(A value, A neutral, const WarpReduce& warp_reduce) {
   __shared__ A of_warp[kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   value = warp_reduce(value);
-  __syncthreads();  // an earlier result may still be read
+  __syncthreads();  // the result of an earlier call may still be read
   if (lane == 0) of_warp[warp] = value;
   __syncthreads();
   return warp_reduce(lane < warps ? of_warp[lane] : neutral);
 }
-/// Sum over the block, the same in every run.
+/// Sum over the block, bit-identical in every run.
 template <typename A>
 __device__ A block_sum(A value) {
   return block_reduce(value, A{0}, [](A part) { return warp_sum(part); });
 }
-/// The greatest value of the block; none may be NaN.
+/// Maximum over the block; no value may be NaN.
 template <typename A>
 __device__ A block_max(A value) {
   return block_reduce(value, -std::numeric_limits<A>::infinity(), [](A part) { return warp_max(part); });

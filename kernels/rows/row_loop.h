@@ -1,5 +1,5 @@
-// Loops over rows: spread over the intra-op threads and compiled for the vectors of the CPU that
-// runs them.
+// Loops over rows on a CPU: parallel over the intra-op threads, and compiled for AVX2 and AVX-512, one of which is
+// chosen at run time.
 #pragma once
 #include <ATen/Parallel.h>
 
@@ -11,14 +11,13 @@
 
 namespace olmoe::kernels {
 
-/// Whether loops take 512-bit vectors: as ATen decides, so ATEN_CPU_CAPABILITY=avx2 narrows both.
+/// Whether loops use 512-bit vectors: ATen's decision, so that ATEN_CPU_CAPABILITY=avx2 applies to both.
 bool has_avx512();
 
 #if defined(__x86_64__)
-// One binary serves every CPU with AVX2, the least that the program runs on: `flatten` inlines the
-// whole body into a function compiled for one instruction set, so a loop marked `#pragma omp simd` is
-// vectorised once for each. The copy of the body keeps captured pointers in registers: read
-// through a reference, they might change with each store.
+// One binary for every CPU with AVX2, which the program requires. `flatten` inlines the whole body into a function that
+// is compiled for one instruction set, so that a loop marked `#pragma omp simd` is vectorised for each. The body is
+// copied to keep captured pointers in registers: read through a reference, they might alias each store.
 template <typename Body>
 [[gnu::target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl"), gnu::flatten]] void with_avx512(const Body& body,
                                                                                               int64_t begin,
@@ -33,7 +32,7 @@ template <typename Body>
 }
 #endif
 
-/// Calls body(begin, end) on this thread, vectorised for the widest vectors of this CPU.
+/// Calls body(begin, end) on this thread, compiled for the widest vectors of this CPU.
 template <typename Body>
 void vectorized(const Body& body, int64_t begin, int64_t end) {
 #if defined(__x86_64__)
@@ -43,8 +42,8 @@ void vectorized(const Body& body, int64_t begin, int64_t end) {
 #endif
 }
 
-/// Calls body(begin, end) for ranges that cover [0, rows), in parallel; `row_elements` sizes the
-/// ranges.
+/// Calls body(begin, end) for ranges that cover [0, rows), in parallel. `row_elements`: the cost of a row, for the
+/// grain size.
 template <typename Body>
 void for_rows(int64_t rows, int64_t row_elements, const Body& body) {
   constexpr int64_t kElementsPerTask = 16384;
@@ -52,8 +51,8 @@ void for_rows(int64_t rows, int64_t row_elements, const Body& body) {
   at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) { vectorized(body, begin, end); });
 }
 
-/// total[j] += sum over rows: body(begin, end, partial) adds rows [begin, end) to a zeroed partial
-/// sum. The chunks and their order depend on `rows` alone, so the bits do not depend on threads.
+/// total[j] += sum over rows: body(begin, end, partial) adds rows [begin, end) to a zeroed partial sum [width]. Chunks
+/// and their order depend on `rows` alone, so the result is bit-identical for any number of threads.
 template <typename Acc, typename Body>
 void sum_over_rows(int64_t rows, int64_t width, Acc* total, const Body& body) {
   constexpr int64_t kMinRowsPerChunk = 16, kMaxChunks = 128;

@@ -1,4 +1,5 @@
-// Sums over rows without atomics: each block sums a chunk of rows by column, then the chunks' sums are added in order.
+// Column sums over rows without atomics: each block sums a chunk of rows, then the sums of the chunks are added in
+// order.
 #pragma once
 #include <ATen/ops/empty.h>
 
@@ -7,7 +8,7 @@
 
 namespace olmoe::kernels::cuda {
 
-/// A thread's columns of one chunk's sums: in registers where the row is held, else in the chunk's own row of memory.
+/// A thread's columns of the sums of one chunk: in registers if kHeld, else in the chunk's row of global memory.
 template <typename A, int kWidth, bool kHeld>
 class ColumnSums {
  public:
@@ -39,8 +40,8 @@ class ColumnSums {
 
 constexpr int kChunkShares = 16;
 
-/// total[j] += the chunks' sums of column j, in order: a warp each for 16 runs of chunks, then these. A block has 32
-/// columns.
+/// total[j] += the sums of all chunks in column j, in a fixed order: 16 warps each add a run of chunks, then one adds
+/// these. A block has 32 columns.
 template <typename A>
 __global__ void __launch_bounds__(kWarp* kChunkShares)
     add_chunks(const A* chunk_sums, int64_t chunks, int64_t width, A* total) {
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kWarp* kChunkShares)
   total[column] += sum;
 }
 
-/// Memory for the chunks' sums, [chunks, width], not set.
+/// Uninitialised buffer for the sums of the chunks, [chunks, width].
 inline at::Tensor empty_chunk_sums(const RowChunks& chunks, const at::Tensor& total) {
   return at::empty({chunks.chunks(), total.numel()}, total.options());
 }

@@ -1,4 +1,4 @@
-// How sums over many rows are cut, by the number of rows alone: the same sums in the same order on every GPU.
+// How sums over rows are divided into chunks: by the number of rows alone, so that every GPU adds in the same order.
 #pragma once
 #include <cstdint>
 
@@ -11,9 +11,9 @@ struct Range {
   int64_t begin, end;
 };
 
-/// Rows in chunks of equal size, the last one perhaps smaller; one block of threads sums a chunk.
+/// Rows in chunks of equal size, the last one possibly smaller; one thread block sums a chunk.
 struct RowChunks {
-  /// Four blocks for each of an H100's 132 multiprocessors: all of them run at once.
+  /// Four blocks for each of an H100's 132 multiprocessors, which run concurrently.
   static constexpr int64_t kMaxChunks = 528;
   static constexpr int64_t kMinRows = 8;
 
@@ -30,7 +30,7 @@ struct RowChunks {
   }
 };
 
-/// The share that `part` of `parts` has of `count` things; shares are in order and may be empty.
+/// Range of `count` items that belongs to `part` of `parts`; ranges are consecutive and may be empty.
 OLMOE_ELEMENT Range share_of(int64_t count, int64_t part, int64_t parts) {
   const int64_t size = ceil_div(count, parts);
   const int64_t begin = part * size, end = begin + size;

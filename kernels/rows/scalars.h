@@ -1,5 +1,5 @@
-// Numbers of the compute dtypes, for CPU and GPU alike: what they are computed in, where they are rounded, and the
-// functions of one number that libraries have only as calls.
+// Scalars of the compute dtypes, for CPU and GPU: accumulation type, rounding, and exp and sigmoid in a form that
+// compilers can inline and vectorise.
 #pragma once
 #include <c10/macros/Macros.h>
 #include <c10/util/BFloat16.h>
@@ -13,21 +13,21 @@
 namespace olmoe::kernels {
 
 #define OLMOE_ELEMENT [[gnu::always_inline]] C10_HOST_DEVICE inline
-/// Whether this is compiled for the GPU, which has instructions for what the CPU's loops must spell out.
+/// True in code compiled for a GPU, which has instructions where the CPU's loops need several operations.
 #ifdef __CUDA_ARCH__
 constexpr bool kDeviceCode = true;
 namespace device {
-/// 1 / (1 + e^-x) by ex2.approx and rcp.approx, without the branches and calls that exact results would need. Relative
-/// error below (|x| + 4) 2^-23 (PTX ISA: 2^-22 and 2^-23; the argument's rounding grows with |x|); results below the
-/// smallest normal number are zero. Of minus infinity 0, of infinity 1, of NaN NaN.
+/// 1 / (1 + e^-x) by ex2.approx and rcp.approx, without the branches and calls of exact functions. Relative error below
+/// (|x| + 4) 2^-23 (PTX ISA: 2^-22 and 2^-23; the rounding error of the argument grows with |x|); subnormal results are
+/// flushed to zero. Minus infinity gives 0, infinity 1, NaN NaN.
 __device__ inline float sigmoid(float x) {
   float power, inverse;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.44269504f));
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.f + power));
   return inverse;
 }
-/// Two values to bf16 by one instruction, `low` into the low half: one at a time takes the converter, at a quarter of
-/// the rate.
+/// Converts two values to bf16 by one instruction, `low` into the low half. Single conversions have a quarter of the
+/// throughput.
 __device__ inline uint32_t bf16_pair(float low, float high) {
   uint32_t pair;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
@@ -54,7 +54,7 @@ OLMOE_ELEMENT Acc<T> load(const T& value) {
     return value;
 }
 
-/// Rounds to the nearest T, ties to even; NaN stays NaN. Free of branches, so that loops vectorise.
+/// Rounds to nearest, ties to even; NaN stays NaN. Branch-free, so that loops vectorise.
 template <typename T>
 OLMOE_ELEMENT T rounded(Acc<T> value) {
   if constexpr (std::is_same_v<T, c10::BFloat16> && kDeviceCode) {
@@ -69,7 +69,7 @@ OLMOE_ELEMENT T rounded(Acc<T> value) {
   }
 }
 
-/// The same of two values.
+/// The same for two values.
 template <typename T>
 struct RoundedPair {
   T first, second;
@@ -82,11 +82,11 @@ OLMOE_ELEMENT RoundedPair<T> rounded(Acc<T> first, Acc<T> second) {
     return {rounded<T>(first), rounded<T>(second)};
 }
 
-/// e^x within 1.5 ulp; results below the smallest normal number are flushed to zero, NaN stays NaN. The C library's is
-/// a call, which no loop can vectorise. Source: reduction by Cody & Waite, x = n ln2 + r; Taylor-like polynomial in r
-/// on [-ln2/2, ln2/2].
+/// e^x within 1.5 ulp; subnormal results are flushed to zero, NaN stays NaN. std::exp is a library call, which prevents
+/// vectorisation. Source: Cody and Waite's range reduction x = n ln2 + r, and the polynomial of Cephes' expf in r on
+/// [-ln2/2, ln2/2].
 OLMOE_ELEMENT float fast_exp(float x) {
-  if constexpr (kDeviceCode) return std::exp(x);  // a GPU's NaN, 0x7fffffff, would not survive what follows
+  if constexpr (kDeviceCode) return std::exp(x);  // the code below would not preserve a GPU's NaN, 0x7fffffff
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   constexpr float kRoundToInt = 12582912.f;  // 1.5 * 2^23: adding it leaves the integer in the low bits
   constexpr float kMax = 88.72283f, kMin = -87.33654f;
@@ -106,7 +106,7 @@ OLMOE_ELEMENT float fast_exp(float x) {
   const float upper = x > kMax ? std::numeric_limits<float>::infinity() : scaled;
   return x < kMin ? 0.f : upper;
 }
-/// In float64, which only tests of the parallel logic compute in, exactness goes before speed.
+/// float64 is used only by tests of the parallel logic, where accuracy matters more than speed.
 OLMOE_ELEMENT double fast_exp(double x) { return std::exp(x); }
 
 template <typename A>

@@ -74,14 +74,14 @@ void Block::leave() {
 void Block::fail(const std::string& message) {
   fault_ = message;
   fibers_[running_].suspend();
-  std::abort();  // nobody resumes a thread of a block that failed
+  std::abort();  // a thread of a failed block is never resumed
 }
 
 void Block::wake(unsigned thread) {
   if (thread != running_) ready_.push_back(thread);
 }
 
-/// By chance; or the one that became ready last, so that a warp runs far ahead; or first.
+/// Random; or the one that became ready last, so that a warp runs far ahead; or first.
 unsigned Block::draw() {
   const size_t last = ready_.size() - 1, at = policy_ == 0 ? random_() % ready_.size() : policy_ == 1 ? last : 0;
   std::swap(ready_[at], ready_[last]);

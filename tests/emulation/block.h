@@ -1,5 +1,5 @@
-// One block of a grid: its threads are fibers of one thread of the host, and run one at a time, each until it waits for
-// others or returns. Who goes on is drawn by chance: a result that lacks a barrier depends on the draw.
+// One block of a grid. Its threads are fibers of one host thread, and run one at a time, each until it waits for others
+// or returns. The next one is drawn at random, so that a missing barrier gives results that depend on the draw.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -19,7 +19,7 @@ struct dim3 {
 
 namespace emulation {
 
-/// What a GPU would refuse, hang on or compute wrongly.
+/// An error that a GPU would refuse, hang on or compute wrongly.
 struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -27,7 +27,7 @@ struct Fault : std::runtime_error {
 using Where = std::source_location;
 constexpr unsigned kLanes = 32;
 
-/// What each lane of a warp brought to a meeting, and which lanes did.
+/// The value of each lane in an exchange, and the lanes that took part.
 struct LaneValues {
   std::array<uint64_t, kLanes> of_lane{};
   uint32_t lanes = 0;
@@ -35,7 +35,7 @@ struct LaneValues {
 
 class Block {
  public:
-  /// The one that runs, or the next one.
+  /// The running block, or the next one.
   static Block& current();
 
   /// Runs `body` on each thread of a block. Throws Fault.
@@ -46,7 +46,8 @@ class Block {
 
   /// Waits for all threads of the block.
   void sync_threads(const Where& where);
-  /// Waits for the lanes of `mask`, which must all name this mask and place. The reference holds until the next one.
+  /// Waits for the lanes of `mask`, which must all pass the same mask and place. The reference is valid until the next
+  /// exchange.
   const LaneValues& exchange(uint32_t mask, uint64_t value, const Where& where);
   unsigned lane() const { return running_ % kLanes; }
   /// Ends the launch with a Fault.

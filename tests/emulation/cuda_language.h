@@ -1,5 +1,5 @@
-// What nvcc knows by itself and a compiler of C++ does not: the qualifiers, types, variables and intrinsics of CUDA C++
-// that the kernels use. Included before every emulated source (-include).
+// What is built into nvcc but not into a C++ compiler: the qualifiers, types, variables and intrinsics of CUDA C++ that
+// the kernels use. Included before every emulated source (-include).
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -33,7 +33,7 @@ using cudaError_t = int;
 
 namespace emulation {
 
-/// The value of type T that `source` brought; a lane that took no part has none.
+/// The value of type T of lane `source`; a fault if that lane took no part.
 template <typename T>
 T value_of(const LaneValues& values, unsigned source, const Where& where) {
   if (source >= kLanes || (values.lanes >> source & 1) == 0) fail_at(where, "reads a lane that takes no part");

@@ -1,5 +1,5 @@
-// What the fused experts make of a product's tiles (kernels/hopper/epilogues.cuh), without the product: a kernel that
-// takes the values of each lane from memory, where wgmma would leave them in registers.
+// The epilogues of the fused experts (kernels/hopper/epilogues.cuh) without the GEMM: a kernel reads the values of each
+// lane from memory, where wgmma would leave them in registers.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
@@ -20,7 +20,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr size_t kStripBytes = kWarps * kStripElements * sizeof(Element);
 
-/// The values of a lane, of a tile that lies in memory row by row.
+/// The values of a lane, of a row-major tile in memory.
 struct Values {
   const float* rows_of_warp;
   int lane;
@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(kWarps* cuda::kWarp) finish_tiles(Finishing<Ep
   }
 }
 
-/// Experts' rows, and tiles that the kernel is given. Rows past an expert's last are NaN: nothing may be made of them.
+/// Rows of experts, and the tiles that are passed to the kernel. Rows past an expert's last one are NaN and must not be
+/// used.
 struct Case {
   explicit Case(const std::vector<int32_t>& rows_E, ExpertTiles shape) : tiles(shape) {
     for (int32_t sum = 0; const int32_t rows : rows_E) offsets.push_back(sum += rows);
@@ -56,7 +57,7 @@ struct Case {
     tiles.E = static_cast<int32_t>(offsets.size());
     tiles.offsets_E = offsets.data();
   }
-  /// Runs the epilogue on the tiles that `tile_of` cuts out of the product: [up to kTileM, kTileN] of one tile.
+  /// Runs the epilogue on all tiles; tile_of(at) returns the values of one, [up to kTileM, kTileN].
   template <class Epilogue, class TileOf>
   void finish(const Epilogue& epilogue, const TileOf& tile_of) const {
     std::vector<at::Tensor> cut;
@@ -72,7 +73,7 @@ struct Case {
     finish_tiles<Epilogue><<<5, kWarps * cuda::kWarp, kStripBytes>>>(
         Finishing<Epilogue>{epilogue, on_gpu, product.const_data_ptr<float>()});
   }
-  /// The rows of a tile whose M are an expert's rows.
+  /// The rows of a tile whose M dimension is an expert's rows.
   static at::Tensor rows_of(const at::Tensor& x_RW, const TileCursor& at) {
     const int64_t first = int64_t{at.begin} + at.m * kTileM;
     return x_RW.narrow(0, first, std::min<int64_t>(kTileM, at.end - first));
@@ -93,7 +94,7 @@ constexpr int64_t kF = 2 * kTileN;
 
 }  // namespace
 
-TEST_CASE("a product's epilogue writes each row of each expert", "[emulation]") {
+TEST_CASE("the rows epilogue writes each row of each expert", "[emulation]") {
   const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kTileN});
   const at::Tensor product = normal({c.R, kF}, at::kFloat, 1), y = unwritten({c.R, kF}, at::kBFloat16);
   c.finish(hopper::RowsEpilogue{.y_RO = y.data_ptr<Element>(), .O = kF},
@@ -101,7 +102,7 @@ TEST_CASE("a product's epilogue writes each row of each expert", "[emulation]") 
   CHECK(same_bits(y.cpu(), product.to(at::kBFloat16)));
 }
 
-TEST_CASE("up's epilogue writes z and h of each row of each expert", "[emulation]") {
+TEST_CASE("the up epilogue writes z and h of each row of each expert", "[emulation]") {
   constexpr int kColumns = hopper::UpEpilogue::kColumns;
   const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kColumns});
   const at::Tensor product = normal({c.R, 2 * kF}, at::kFloat, 1), scores_R = normal({c.R}, at::kFloat, 2);
@@ -121,24 +122,24 @@ TEST_CASE("up's epilogue writes z and h of each row of each expert", "[emulation
   CHECK(relative_error(h.cpu(), swiglu(expected_z, scores_R)) <= 2 * bound(at::kBFloat16, 1, 1, 1));
 }
 
-TEST_CASE("down's epilogue makes dz, h and the scores' gradients of each row of each expert", "[emulation]") {
+TEST_CASE("the down backward epilogue writes dz, h and the score gradient of each row of each expert", "[emulation]") {
   const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kTileN});
   const at::Tensor dh = normal({c.R, kF}, at::kBFloat16, 1), z = normal({c.R, 2 * kF}, at::kBFloat16, 2);
   const at::Tensor product = dh.to(at::kFloat), scores_R = normal({c.R}, at::kFloat, 3);
   const at::Tensor gpu_scores = scores_R.to(at::kCUDA), gpu_z = z.to(at::kCUDA);
   const at::Tensor dz = unwritten({c.R, 2 * kF}, at::kBFloat16), h = unwritten({c.R, kF}, at::kBFloat16);
-  const at::Tensor dscore_RN = unwritten({c.R, kF / kTileN}, at::kFloat);
+  const at::Tensor partial_dscores = unwritten({c.R, kF / kTileN}, at::kFloat);
   c.finish(hopper::DownBackwardEpilogue{.scores_R = gpu_scores.const_data_ptr<float>(),
                                         .z_R2F = gpu_z.const_data_ptr<Element>(),
                                         .dz_R2F = dz.data_ptr<Element>(),
                                         .h_RF = h.data_ptr<Element>(),
-                                        .dscore_RN = dscore_RN.data_ptr<float>(),
+                                        .partial_dscores = partial_dscores.data_ptr<float>(),
                                         .F = kF},
            [&](const TileCursor& at) { return Case::rows_of(product, at).narrow(1, int64_t{at.n} * kTileN, kTileN); });
   const SwigluGrads expected = swiglu_backward(dh, z, scores_R);
   CHECK(relative_error(dz.cpu(), expected.dz_R2F) <= 2 * bound(at::kBFloat16, 1, 1, 1));
   CHECK(relative_error(h.cpu(), expected.h_RF) <= 2 * bound(at::kBFloat16, 1, 1, 1));
-  CHECK(relative_error(dscore_RN.cpu().sum(1), expected.dscore_R) <= 2 * bound(at::kFloat, kF, 1, 1));
+  CHECK(relative_error(partial_dscores.cpu().sum(1), expected.dscore_R) <= 2 * bound(at::kFloat, kF, 1, 1));
 }
 
 TEMPLATE_TEST_CASE_SIG("a weight gradient's epilogue adds to each element once, or stores it", "[emulation]",

@@ -101,7 +101,7 @@ TEST_CASE("a missing barrier gives wrong results", "[emulation]") {
   CHECK(found_second >= 5);
 }
 
-TEST_CASE("launches that CUDA refuses", "[emulation]") {
+TEST_CASE("launches that CUDA refuses are refused", "[emulation]") {
   const at::Tensor x = gpu_floats(1);
   float* const data = x.data_ptr<float>();
   CHECK(fault_of([&] { nothing<<<1, 256>>>(data); }).empty());
@@ -138,7 +138,7 @@ TEST_CASE("masks of a warp", "[emulation]") {
   CHECK(says(fault_of([&] { read_a_lane_that_is_not_there<<<1, 16>>>(data); }), "reads a lane that takes no part"));
 }
 
-TEST_CASE("threads that wait for ever, or at different barriers", "[emulation]") {
+TEST_CASE("deadlocks, and threads that wait at different barriers", "[emulation]") {
   const at::Tensor x = gpu_floats(64);
   float* const data = x.data_ptr<float>();
   CHECK(says(fault_of([&] { two_barriers<<<1, 64>>>(data); }), "threads of a block wait at different barriers"));

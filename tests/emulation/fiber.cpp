@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-// Saves the registers that a call keeps on this stack, and goes on with another.
+// Saves the callee-saved registers on this stack, and continues on another one.
 asm(R"(
   .text
   .globl emulation_switch_stack
@@ -45,7 +45,7 @@ constexpr size_t kRegisters = 6;
 
 void Fiber::start(void (*entry)()) {
   if (!stack_) stack_ = std::make_unique<char[]>(kStackBytes);
-  // The frames of the last entry, which never returned, are AddressSanitizer's still.
+  // AddressSanitizer still poisons the frames of the last entry, which never returned.
   ASAN_UNPOISON_MEMORY_REGION(stack_.get() + kStackBytes - kEntryBytes, kEntryBytes);
   auto top = reinterpret_cast<uintptr_t>(stack_.get() + kStackBytes);
   top -= top % 16;

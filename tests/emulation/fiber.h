@@ -1,5 +1,5 @@
-// A fiber: a stack of its own, and the registers that a call keeps. For x86-64. ucontext would ask the kernel for the
-// signal mask at each switch, and AddressSanitizer's wrapper of it would forget the whole stack.
+// A fiber: its own stack, and the callee-saved registers. For x86-64. ucontext would make a system call for the signal
+// mask at each switch, and AddressSanitizer's wrapper of it would unpoison the whole stack.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -16,12 +16,12 @@ class Fiber {
   void suspend(bool forever = false);
   /// To be called first by `entry`.
   void entered();
-  /// Makes AddressSanitizer forget the frames of a fiber that will not go on.
+  /// Unpoisons the frames of a fiber that will not be resumed.
   void abandon();
 
  private:
   std::unique_ptr<char[]> stack_;
-  void *own_ = nullptr, *host_ = nullptr;  ///< stack pointers of who does not run
+  void *own_ = nullptr, *host_ = nullptr;  ///< stack pointers of those that are suspended
   const void* host_stack_ = nullptr;
   size_t host_stack_bytes_ = 0;
 };

@@ -1,5 +1,5 @@
-// What the loading threads of the fused experts bring into a stage (kernels/hopper/gathered_rows.cuh), without the
-// products: a kernel that loads every tile of A by them and writes out what a stage then holds.
+// The loading threads of the fused experts (kernels/hopper/gathered_rows.cuh) without the GEMM: a kernel loads every
+// tile of A and writes out the contents of the stage.
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -57,21 +57,21 @@ std::vector<int32_t> offsets_of(const std::vector<int32_t>& rows_E) {
   return offsets;
 }
 
-/// Tokens of kWidth columns, two choices each, in an order that is not theirs; the rows of a case.
+/// Tokens of kWidth columns with two choices each, in permuted order, and the gathered rows.
 struct GatheredCase {
   explicit GatheredCase(const std::vector<int32_t>& rows_E) : offsets(offsets_of(rows_E)), R(offsets.back()) {
-    for (int64_t r = 0; r < R; ++r) slots.push_back(static_cast<int32_t>((r * 7 + 3) % (2 * ((R + 1) / 2))));
-    const int64_t T = (R + 1) / 2;
-    x = normal({T, kWidth}, at::kBFloat16, 1);
-    gathered = x.index_select(0, at::tensor(slots).to(at::kLong).floor_divide(2));
+    for (int64_t r = 0; r < R; ++r) assignments.push_back(static_cast<int32_t>((r * 7 + 3) % (2 * ((R + 1) / 2))));
+    const int64_t tokens = (R + 1) / 2;
+    x = normal({tokens, kWidth}, at::kBFloat16, 1);
+    gathered = x.index_select(0, at::tensor(assignments).to(at::kLong).floor_divide(2));
     gpu_x = x.to(at::kCUDA), gpu_gathered = gathered.to(at::kCUDA);
-    gpu_slots = at::tensor(slots, at::kInt).to(at::kCUDA);
+    gpu_assignments = at::tensor(assignments, at::kInt).to(at::kCUDA);
     gpu_offsets = at::tensor(offsets, at::kInt).to(at::kCUDA);
   }
   static constexpr int64_t kWidth = 256;
   hopper::GatheredRows gathered_rows() const {
-    return {gpu_x.const_data_ptr<hopper::Element>(), static_cast<int32_t>(kWidth), gpu_slots.const_data_ptr<int32_t>(),
-            cutlass::FastDivmod(2)};
+    return {gpu_x.const_data_ptr<hopper::Element>(), static_cast<int32_t>(kWidth),
+            gpu_assignments.const_data_ptr<int32_t>(), cutlass::FastDivmod(2)};
   }
   hopper::SortedRows sorted_rows() const {
     return {gpu_gathered.const_data_ptr<hopper::Element>(), static_cast<int32_t>(kWidth)};
@@ -84,9 +84,9 @@ struct GatheredCase {
             .out = out.data_ptr<hopper::Element>()};
   }
 
-  std::vector<int32_t> offsets, slots;
+  std::vector<int32_t> offsets, assignments;
   int64_t R;
-  at::Tensor x, gathered, gpu_x, gpu_gathered, gpu_slots, gpu_offsets;
+  at::Tensor x, gathered, gpu_x, gpu_gathered, gpu_assignments, gpu_offsets;
 };
 
 at::Tensor stages(int64_t count) {
@@ -100,7 +100,7 @@ const std::vector<std::vector<int32_t>> kSpreads{{1}, {0, 129, 0, 128, 127, 0}, 
 
 }  // namespace
 
-TEST_CASE("tiles of rows hold each row of their expert, the last one again past its end", "[emulation]") {
+TEST_CASE("tiles along M hold the rows of their expert, the last one repeated past its end", "[emulation]") {
   const GatheredCase rows(GENERATE(from_range(kSpreads)));
   std::vector<at::Tensor> expected;
   for (size_t e = 0; e < rows.offsets.size(); ++e) {
@@ -120,7 +120,7 @@ TEST_CASE("tiles of rows hold each row of their expert, the last one again past 
   CHECK(same_bits(sorted.cpu(), at::stack(expected)));
 }
 
-TEST_CASE("tiles over gathered rows end in zeros, and an expert without rows has none", "[emulation]") {
+TEST_CASE("tiles along K are zero past the expert's last row, and an expert without rows has none", "[emulation]") {
   const GatheredCase rows(GENERATE(from_range(kSpreads)));
   constexpr int32_t kTilesM = GatheredCase::kWidth / kTileM;
   std::vector<at::Tensor> expected;
@@ -140,7 +140,7 @@ TEST_CASE("tiles over gathered rows end in zeros, and an expert without rows has
   CHECK(same_bits(out.cpu(), at::stack(expected)));
 }
 
-TEST_CASE("values are added to memory one and two at a time", "[emulation]") {
+TEST_CASE("atomic_add_vector adds one and two values", "[emulation]") {
   const at::Tensor x = normal({96}, at::kFloat, 1), y = normal({96}, at::kFloat, 2);
   const at::Tensor sum = x.to(at::kCUDA), addend = y.to(at::kCUDA);
   add_runs<<<1, 32>>>(sum.data_ptr<float>(), addend.const_data_ptr<float>());

@@ -1,6 +1,6 @@
-// The global memory of the emulated GPU: the memory of the tensors on it. Under AddressSanitizer it may be touched only
-// while a kernel or an operator of LibTorch runs on the GPU; a read by the host, which would end a program on a real
-// GPU's machine, is reported as use-after-poison, and an access beside an allocation as heap-buffer-overflow.
+// The global memory of the emulated GPU: the memory of the tensors on it. Under AddressSanitizer it may be accessed
+// only while a kernel or an operator of LibTorch runs on the GPU. An access by the host, which would crash with a real
+// GPU, is reported as use-after-poison; an access outside of an allocation as heap-buffer-overflow.
 #pragma once
 #include <cstddef>
 #include <map>
@@ -17,7 +17,7 @@ class GlobalMemory {
   /// True if `bytes` from `address` on lie within one allocation.
   bool holds(const void* address, size_t bytes) const;
 
-  /// While one of these lives, the memory may be touched.
+  /// The memory may be accessed during the lifetime of an Access.
   class Access {
    public:
     Access();

@@ -49,7 +49,7 @@ void Launch::run_blocks(const std::function<void()>& body) const {
   shared.allocate_dynamic(shared_bytes_);
   for (const uint32_t index : order) {
     blockIdx = {index % grid_.x, index / grid_.x % grid_.y, index / grid_.x / grid_.y};
-    shared.forget();
+    shared.fill_with_nan();
     try {
       block.run(threads_, body);
     } catch (const Fault& fault) {

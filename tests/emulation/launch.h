@@ -1,4 +1,4 @@
-// A launch: what CUDA refuses is refused, and the blocks run one after the other, in an order drawn by chance.
+// A launch: configurations that CUDA refuses are refused; the blocks run one after the other, in random order.
 #pragma once
 #include <cstddef>
 #include <cstdint>

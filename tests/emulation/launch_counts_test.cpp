@@ -32,15 +32,15 @@ std::pair<int64_t, int64_t> launches_and_clears(const at::Tensor& written, const
 
 }  // namespace
 
-TEST_CASE("a grouped weight gradient that is stored launches what an added one does, and clears nothing",
+TEST_CASE("a stored grouped weight gradient launches as many kernels as an added one, and clears nothing",
           "[emulation]") {
   const auto dtype = GENERATE(at::kBFloat16, at::kFloat, at::kDouble);
   const int64_t tokens = GENERATE(17, 64), experts = GENERATE(1, 6);
   CAPTURE(dtype, tokens, experts);
   constexpr int64_t kChoices = 2, kInputs = 32, kOutputs = 16;
   // All rows go to the first half of the experts: the others have none.
-  const auto ids_TK = (at::arange(tokens * kChoices, at::kInt) % ((experts + 1) / 2)).view({tokens, kChoices});
-  const auto rows = sort_by_expert(ids_TK, experts);
+  const auto ids_NK = (at::arange(tokens * kChoices, at::kInt) % ((experts + 1) / 2)).view({tokens, kChoices});
+  const auto rows = sort_by_expert(ids_NK, experts);
   const auto x = normal({tokens * kChoices, kInputs}, dtype, 2).to(at::kCUDA);
   const auto dy = normal({tokens * kChoices, kOutputs}, dtype, 3).to(at::kCUDA);
   const auto offsets = rows.offsets_E.to(at::kCUDA);

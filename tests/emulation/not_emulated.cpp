@@ -1,5 +1,5 @@
-// What kernels/*.cu define and the emulation does not have: CUTLASS's main loops and LibTorch's attention. The rest of
-// kernels/without_gpu.cpp must not be linked beside the emulated kernels, so this stands for it.
+// Functions of kernels/*.cu that are not emulated: LibTorch's attention. Replaces kernels/without_gpu.cpp, which would
+// also define the emulated kernels.
 #include "core/error.h"
 #include "kernels/cuda_kernels.h"
 
@@ -10,8 +10,8 @@ namespace {
 
 }  // namespace
 
-Attention causal_attention(const Qkv&) { refuse("causal_attention"); }
-void causal_attention_backward(const at::Tensor&, const Qkv&, const Attention&, const Qkv&, bool) {
+AttentionOutput causal_attention(const Qkv&) { refuse("causal_attention"); }
+void causal_attention_backward(const at::Tensor&, const Qkv&, const AttentionOutput&, const Qkv&, bool) {
   refuse("causal_attention_backward");
 }
 

@@ -18,7 +18,7 @@ void* SharedMemory::add(size_t bytes) {
   return added.data.get();
 }
 
-void SharedMemory::forget() {
+void SharedMemory::fill_with_nan() {
   std::memset(dynamic_.data.get(), 0xff, dynamic_.bytes);
   for (const Piece& variable : variables_) std::memset(variable.data.get(), 0xff, variable.bytes);
 }

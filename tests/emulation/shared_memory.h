@@ -1,5 +1,5 @@
-// The shared memory of the block that runs. Each variable is an allocation of its own, where AddressSanitizer sees what
-// is beside it. rewrite_launches.py turns declarations of `__shared__` into calls of the two functions below.
+// The shared memory of the running block. Each variable is an allocation of its own, so that AddressSanitizer finds
+// accesses outside of it. rewrite_launches.py turns declarations of `__shared__` into calls of the two functions below.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -9,7 +9,7 @@ namespace emulation {
 
 class SharedMemory {
  public:
-  /// What a block may have without asking for more (cudaFuncSetAttribute, which the emulation does not know).
+  /// The limit without cudaFuncSetAttribute, which is not emulated.
   static constexpr size_t kMaxBytes = 48 << 10;
   static SharedMemory& of_block();
 
@@ -18,8 +18,9 @@ class SharedMemory {
   void* dynamic() { return dynamic_.data.get(); }
   /// A variable of all blocks of one kernel.
   void* add(size_t bytes);
-  /// What a block has not written itself is NaN, or no number that would pass for a row or a count.
-  void forget();
+  /// Fills all of it with NaN, which as an integer is no valid row or count, so that reads of uninitialised memory
+  /// show.
+  void fill_with_nan();
   bool holds(const void* address) const;
 
  private:

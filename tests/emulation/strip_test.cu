@@ -1,6 +1,5 @@
-// The fused experts' way from tiles to memory and back (kernels/hopper/strip.cuh, kernels/expert_tiles.h), without the
-// products between: a kernel that reads the rows of every tile, spreads them over the lanes as wgmma would, weights
-// them by their scores and writes them.
+// The strips of the fused experts (kernels/hopper/strip.cuh, kernels/expert_tiles.h) without the GEMM: a kernel reads
+// the rows of every tile, converts them to wgmma's fragments, multiplies them by their scores and writes them.
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 
@@ -48,7 +47,7 @@ __global__ void __launch_bounds__(kWarps* cuda::kWarp) copy_tiles(Copy copy) {
 
 }  // namespace
 
-TEST_CASE("strips and tiles of the fused experts take each row of each expert once", "[emulation]") {
+TEST_CASE("strips and tiles of the fused experts cover each row of each expert once", "[emulation]") {
   const auto rows_E =
       GENERATE(values<std::vector<int32_t>>({{1}, {0, 129, 0, 128, 127, 0}, {15, 16, 17}, {0, 300, 3}}));
   const auto blocks = GENERATE(1u, 5u);

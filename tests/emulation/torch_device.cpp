@@ -1,6 +1,5 @@
 // LibTorch's device `cuda:0` in a program without CUDA: its memory is the emulated GPU's, and its operators are those
-// of the CPU on the same bytes. Tensors are on a GPU for everybody who asks, and product code and tests stay as they
-// are.
+// of the CPU on the same bytes. Tensors on it report a GPU, so that the project's code and tests run unchanged.
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -20,7 +19,7 @@
 namespace at {
 namespace {
 
-/// LibTorch makes an object of the class of this name when it first needs CUDA.
+/// LibTorch instantiates the class of this name when it first needs CUDA.
 struct CUDAHooks : CUDAHooksInterface {
   explicit CUDAHooks(CUDAHooksArgs) {}
   void init() const override {}
@@ -65,7 +64,7 @@ at::Tensor tensor_of(const c10::Storage& storage, c10::DispatchKey key, const at
   return out;
 }
 
-/// Tensors on the GPU as operators of the CPU see them, and what those return as tensors on the GPU.
+/// Converts tensors on the GPU to views for CPU operators, and their results back to tensors on the GPU.
 class HostViews {
  public:
   c10::IValue on_host(const c10::IValue& value) {

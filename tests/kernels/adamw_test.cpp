@@ -82,7 +82,7 @@ TEST_CASE("adamw with a factor that is not finite updates nothing and clears the
   CHECK(s.grad.count_nonzero().item<int64_t>() == 0);
 }
 
-TEST_CASE("adamw of no parameters, and of operands that do not fit", "[kernels]") {
+TEST_CASE("adamw of no parameters, and of mismatched operands", "[kernels]") {
   at::Tensor none = at::empty({0});
   adamw({none, none, none, none, {}}, kStep, factor());
   const at::Tensor two = at::ones({2});
@@ -96,7 +96,7 @@ TEST_CASE("adamw of no parameters, and of operands that do not fit", "[kernels]"
   CHECK_THROWS_AS(adamw_constants({4e-4, 0.9, 0.95, 1e-8, 0.1, 0}, at::kFloat), olmoe::Error);
 }
 
-TEST_CASE("squared_norm sums in float64 in an order of its own", "[kernels][openmp]") {
+TEST_CASE("squared_norm sums in float64 in a fixed order", "[kernels][openmp]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const int64_t n = GENERATE(0, 1, 16384, 100003);
   CAPTURE(dtype, n);

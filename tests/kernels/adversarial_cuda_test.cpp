@@ -1,5 +1,5 @@
-// Operands on a GPU that the usual cases leave out: each aims at one way to index wrongly. Tagged [cuda], and run in
-// the emulation too (tests/emulation).
+// Edge cases of operands on a GPU, each aimed at one kind of indexing error. Tagged [cuda], and also run in the
+// emulation (tests/emulation).
 #include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
@@ -24,7 +24,7 @@ namespace {
 
 at::Tensor gpu(const at::Tensor& x) { return x.to(at::kCUDA); }
 
-/// The same values on the GPU, one element past a multiple of 16 bytes.
+/// The same values on the GPU, misaligned: one element past a multiple of 16 bytes.
 at::Tensor shifted(const at::Tensor& x) {
   const at::Tensor memory = at::empty({x.numel() + 1}, x.options().device(at::kCUDA));
   return memory.narrow(0, 1, x.numel()).view(x.sizes()).copy_(x);
@@ -42,7 +42,7 @@ at::Tensor random_ids(int64_t high, at::IntArrayRef sizes, uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("GPU: rows of views that start off 16 bytes", "[cuda]") {
+TEST_CASE("GPU: rows of views that are not aligned to 16 bytes", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   CAPTURE(dtype);
   const int64_t N = 9, D = 64;
@@ -84,18 +84,18 @@ TEST_CASE("GPU: rows wider than a block, and gradients in place", "[cuda]") {
 }
 
 TEST_CASE("GPU: assignments without a row, and experts with most rows", "[cuda]") {
-  const auto [T, K, E] =
+  const auto [N, K, E] =
       GENERATE(table<int64_t, int64_t, int64_t>({{4000, 8, 64}, {700, 3, 33}, {5, 2, 1000}, {1100, 1, 1}}));
-  CAPTURE(T, K, E);
-  auto ids = random_ids(E, {T, K}, 7);
-  ids = at::where(random_ids(3, {T, K}, 8) == 0, at::full_like(ids, -1), ids);
-  if (E > 8) ids = at::where(random_ids(3, {T, K}, 9) == 0, at::full_like(ids, E - 1), ids);
+  CAPTURE(N, K, E);
+  auto ids = random_ids(E, {N, K}, 7);
+  ids = at::where(random_ids(3, {N, K}, 8) == 0, at::full_like(ids, -1), ids);
+  if (E > 8) ids = at::where(random_ids(3, {N, K}, 9) == 0, at::full_like(ids, E - 1), ids);
   const auto rows = (ids >= 0).sum().item<int64_t>();
   const auto p = sort_by_expert(ids, E, rows), q = sort_by_expert(gpu(ids), E, rows);
-  CHECK(same(q.slot_R, p.slot_R));
-  CHECK(same(q.row_TK, p.row_TK));
+  CHECK(same(q.assignment_R, p.assignment_R));
+  CHECK(same(q.row_NK, p.row_NK));
   CHECK(same(q.offsets_E, p.offsets_E));
-  const auto y = normal({rows, 16}, at::kBFloat16, 3), x = normal({T, 16}, at::kBFloat16, 4);
+  const auto y = normal({rows, 16}, at::kBFloat16, 3), x = normal({N, 16}, at::kBFloat16, 4);
   CHECK(same(combine_rows(gpu(y), q, gpu(x)), combine_rows(y, p, x)));
   CHECK(same(gather_rows(gpu(x), q), gather_rows(x, p)));
   const auto v = normal({rows}, at::kFloat, 5);
@@ -111,7 +111,7 @@ TEST_CASE("GPU: logits that are not finite still choose distinct experts", "[cud
   logits[2][3] = std::numeric_limits<float>::quiet_NaN();
   logits[3][5] = kInfinity;
   logits[4].narrow(0, 0, E - 1).fill_(-kInfinity);
-  const auto ids = route(gpu(logits), E, 1, false, {}).ids_TK.cpu();
+  const auto ids = route(gpu(logits), E, 1, false, {}).ids_NK.cpu();
   for (int64_t t = 0; t < logits.size(0); ++t)
     CHECK(same_bits(std::get<0>(ids[t].to(at::kLong).sort()), at::arange(E)));
 }

@@ -1,5 +1,6 @@
-// Attention on a GPU by each kernel that train.attention_kernel names, in bf16, beside the CPU's in float64 on the same
-// values: one side rounds (compare.h). Tagged [cuda]; without a GPU of compute capability 9.0 those of cuDNN fail.
+// Attention on a GPU by each kernel that train.attention_kernel names, in bf16, beside the CPU's in float64 on
+// the same values: one side rounds (compare.h). Tagged [cuda]; without a GPU of compute capability 9.0 those of cuDNN
+// fail.
 #include <ATen/ops/full_like.h>
 
 #include "kernels/attention.h"
@@ -33,7 +34,7 @@ struct Computed {
   at::Tensor y, lse, grads;
 };
 Computed compute(const Case& c, const AttentionMethod& method) {
-  const Attention out = causal_attention(c.split(c.fused), method);
+  const AttentionOutput out = causal_attention(c.split(c.fused), method);
   const at::Tensor grads = at::full_like(c.fused, std::nan(""));  // all of it is written
   causal_attention_backward(c.dy, c.split(c.fused), out, c.split(grads), method);
   return {out.y_BSHd, out.lse_BHS, grads};
@@ -61,7 +62,7 @@ void check_same(const Computed& a, const Computed& b) {
   CHECK(same_bits(a.grads.cpu(), b.grads.cpu()));
 }
 
-/// What a CUDA graph computes, replayed on operands that were put into place after it was recorded.
+/// Results of a CUDA graph that is replayed on operands copied in after its capture.
 Computed replayed(const Case& c, const AttentionMethod& method) {
   Case placed = c;
   placed.fused = at::full_like(c.fused, 1);
@@ -80,7 +81,7 @@ const std::vector<Shape> kShapes{{2, 64, 4, 4, 64}, {1, 130, 4, 2, 128}, {3, 257
 
 }  // namespace
 
-TEST_CASE("GPU: flash attention is exact to bf16, in a fixed order or in any", "[cuda]") {
+TEST_CASE("GPU: flash attention is exact to bf16, deterministic or not", "[cuda]") {
   const bool deterministic = GENERATE(true, false);
   const auto shape = GENERATE(from_range(kShapes));
   CAPTURE(deterministic, shape.B, shape.S, shape.H, shape.G, shape.d);
@@ -90,7 +91,7 @@ TEST_CASE("GPU: flash attention is exact to bf16, in a fixed order or in any", "
   if (deterministic) check_same(compute(c, method), compute(c, method));
 }
 
-TEST_CASE("GPU: cudnn attention is exact to bf16, in a fixed order or in any", "[cuda]") {
+TEST_CASE("GPU: cudnn attention is exact to bf16, deterministic or not", "[cuda]") {
   const bool deterministic = GENERATE(true, false);
   const auto shape = GENERATE(from_range(kShapes));
   CAPTURE(deterministic, shape.B, shape.S, shape.H, shape.G, shape.d);
@@ -101,7 +102,7 @@ TEST_CASE("GPU: cudnn attention is exact to bf16, in a fixed order or in any", "
     for (int again = 0; again < 3; ++again) check_same(compute(c, method), compute(c, method));
 }
 
-TEST_CASE("GPU: cudnn attention makes a plan for each shape once, and then never waits for the host", "[cuda]") {
+TEST_CASE("GPU: cudnn attention builds one plan per shape, and then has no host syncs", "[cuda]") {
   const auto method = make_attention_method(AttentionKernel::cudnn, true);
   const Case one({1, 130, 4, 2, 128}), two({2, 130, 4, 2, 128});
   compute(one, method);
@@ -130,7 +131,7 @@ TEST_CASE("GPU: cudnn attention in a CUDA graph has the bits of attention withou
   check_same(replayed(c, method), compute(c, method));
 }
 
-TEST_CASE("GPU: cudnn attention of nothing, and of a gradient that was expanded", "[cuda]") {
+TEST_CASE("GPU: cudnn attention of no sequences, and with an expanded gradient", "[cuda]") {
   const auto method = make_attention_method(AttentionKernel::cudnn, true);
   compute(Case({0, 8, 2, 2, 32}), method);
   CHECK(method.cudnn->plans() == 0);
@@ -147,5 +148,5 @@ TEST_CASE("GPU: cudnn attention refuses what it cannot compute", "[cuda]") {
   };
   const auto bf16 = at::kBFloat16;
   for (const auto& q : {one(bf16, at::kCPU, 8), one(at::kFloat, at::kCUDA, 8), one(bf16, at::kCUDA, 20)})
-    CHECK_THROWS_WITH(causal_attention({q, q, q}, method), Catch::Contains("for bf16 on a GPU"));
+    CHECK_THROWS_WITH(causal_attention({q, q, q}, method), Catch::Contains("needs bf16 on a GPU"));
 }

@@ -1,10 +1,10 @@
-// What the kernel tests share: reproducible inputs, and errors held against a reference.
+// Shared by the kernel tests: reproducible inputs, and errors relative to a reference.
 //
-// The error model. A result is a sum of terms. Each side that computes it in a working dtype is off by at most bound()
-// of its largest term, for the roundings of the sum and of the functions in it. A reference in float64 is exact beside
-// that: the tolerance is bound(). Two sides that both round, a GPU and a CPU, may be off in opposite ways: it is twice
-// bound(). Where terms cancel, the result is small, but not its error: it is held against the terms, which the test
-// then names (`terms` of relative_error).
+// The error model. A result is a sum of terms. A computation in a working dtype has an error of at most bound() of its
+// largest term, from the roundings of the sum and of the functions in it. Compared with a float64 reference, which is
+// exact in comparison, the tolerance is bound(). Between two rounded results, of a GPU and a CPU, it is twice bound(),
+// since their errors may have opposite signs. Where terms cancel, the error is relative to the terms, which the test
+// then passes (`terms` of relative_error).
 #pragma once
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
@@ -38,8 +38,8 @@ inline at::ScalarType statistics_dtype(at::ScalarType dtype) { return dtype == a
 /// The same values as a float64 leaf, for a reference that autograd differentiates.
 inline at::Tensor reference(const at::Tensor& x) { return x.detach().to(at::kDouble).clone().requires_grad_(true); }
 
-/// max|actual - expected| / max|terms|; infinite where shapes differ or a value is not finite. `terms`: of the sum that
-/// `expected` is, where they cancel, each as large as it gets; else `expected` itself.
+/// max|actual - expected| / max|terms|; infinite if shapes differ or a value is not finite. `terms`: the terms of the
+/// sum `expected`, at their largest, if they cancel; by default `expected` itself.
 inline double relative_error(const at::Tensor& actual, const at::Tensor& expected, const at::Tensor& terms = {}) {
   if (actual.sizes() != expected.sizes()) return std::numeric_limits<double>::infinity();
   if (expected.numel() == 0) return 0;
@@ -51,10 +51,10 @@ inline double relative_error(const at::Tensor& actual, const at::Tensor& expecte
   return scale == 0 ? error : error / scale;
 }
 
-/// Error bound of one side: a sum of n products in `dtype`, with values of `functions` functions such as exp in a row.
-/// float64 1e-12; fp32 a random walk of n roundings, and 2 ulp for each function (expf of a GPU, by the CUDA guide, at
-/// most; ours on a CPU 1.5); bf16 in fp32 statistics, so that beside these the `bf16_roundings` of stored values count
-/// (2^-8 each, half a unit of 8 bits).
+/// Relative error bound of a sum of n products in `dtype` with `functions` consecutive functions such as exp. float64:
+/// 1e-12. fp32: a random walk of n roundings, and 2 ulp for each function (the CUDA guide's bound for expf; ours on a
+/// CPU has 1.5). bf16: that of fp32, and 2^-8 for each of the `bf16_roundings` of stored values (half a unit of 8
+/// bits).
 inline double bound(at::ScalarType dtype, int64_t n, int bf16_roundings = 1, int functions = 0) {
   if (dtype == at::kDouble) return 1e-12;
   const double fp32 = 4 * (std::sqrt(std::max<double>(n, 1)) + functions) * std::ldexp(1.0, -24);
@@ -62,7 +62,7 @@ inline double bound(at::ScalarType dtype, int64_t n, int bf16_roundings = 1, int
 }
 
 /// The terms of a normalised row's gradient, rstd (dy w - x p) with p = rstd^2 mean(dy w x). In a row of one element
-/// they cancel to eps rstd^2 of their size.
+/// they cancel to a fraction eps rstd^2 of their size.
 inline at::Tensor rms_norm_grad_terms(const at::Tensor& dy_ND, const at::Tensor& x_ND, const at::Tensor& w_D,
                                       const at::Tensor& rstd_N) {
   if (x_ND.numel() == 0) return {};
@@ -72,8 +72,8 @@ inline at::Tensor rms_norm_grad_terms(const at::Tensor& dy_ND, const at::Tensor&
   return rstd_N1 * (along_w.abs() + along_x.abs());
 }
 
-/// The same bits (NaN included), shape and dtype, of tensors in host memory. Throws Error for any other: of one on a
-/// GPU give .cpu().
+/// True for equal bits (NaN included), shape and dtype. Throws Error for tensors that are not in host memory: pass
+/// .cpu() of those on a GPU.
 inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   for (const at::Tensor* x : {&a, &b})
     ENSURE(x->is_cpu(), "same_bits reads host memory, and a tensor is on {}: give it .cpu()", x->device().str());
@@ -82,7 +82,7 @@ inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   return x.nbytes() == 0 || std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
 }
 
-/// Runs a test body on two intra-op threads, and puts the number back.
+/// Runs a test body on two intra-op threads, and restores their number.
 class TwoThreads {
  public:
   TwoThreads() : before_(at::get_num_threads()) { at::set_num_threads(2); }

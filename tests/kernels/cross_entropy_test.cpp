@@ -44,8 +44,7 @@ TEST_CASE("linear_cross_entropy and its gradients equal the formula", "[kernels]
   const auto seed = at::full({}, 0.25, at::kDouble);
   const auto [same_loss, dx] = linear_cross_entropy_with_grads(seed, x, w, targets, chunk, dw);
   CHECK(same_bits(same_loss, loss));
-  // bf16 logits of size |l| carry an error of 2^-8 |l|, which the softmax passes on: 8 roundings
-  // cover |l| < 8.
+  // bf16 logits of size |l| have an error of 2^-8 |l|, which the softmax propagates: 8 roundings cover |l| < 8.
   CHECK(relative_error(dx, x_ref.grad()) < bound(dtype, V, 8));
   CHECK(relative_error(dw, w_ref.grad() + 1) < bound(dtype, N + V, 8));
   if (N > 4) CHECK(same_bits(dx.narrow(0, 1, 3), at::zeros({3, D}, at::TensorOptions().dtype(dtype))));
@@ -58,11 +57,11 @@ TEST_CASE("linear_cross_entropy does not depend on the chunk in float64", "[kern
   CHECK(relative_error(linear_cross_entropy(x, w, targets, 7), whole) < 1e-14);
 }
 
-TEST_CASE("the weight's gradient of the loss is added to, chunk by chunk", "[kernels]") {
+TEST_CASE("the weight gradient of the loss is accumulated chunk by chunk", "[kernels]") {
   const int64_t N = 23, D = 8, V = 40, chunk = 6;
   const at::Tensor x = normal({N, D}, at::kFloat, 5), w = normal({V, D}, at::kFloat, 6), targets = random_targets(N, V),
                    seed = at::full({}, 1.0 / 3, at::kDouble);
-  // Chunk by chunk, by hand: each adds to the sum of those before.
+  // The reference, chunk by chunk: each adds to the sum of the previous ones.
   at::Tensor dw = at::full({V, D}, 2.0), expected_dw = at::full({V, D}, 2.0), expected_dx = at::empty({N, D});
   for (int64_t first = 0; first < N; first += chunk) {
     const auto rows = [&](const at::Tensor& t) { return t.narrow(0, first, std::min(chunk, N - first)); };
@@ -83,7 +82,7 @@ TEST_CASE("extreme logits give an exact loss", "[kernels]") {
   CHECK(relative_error(dw.squeeze(1), at::tensor({1., -1., 0.}, at::kDouble)) < 1e-6);
 }
 
-TEST_CASE("no tokens, or none that count, give zero loss and gradients", "[kernels]") {
+TEST_CASE("no tokens, or only ignored targets, give zero loss and gradients", "[kernels]") {
   const at::Tensor w = at::ones({6, 4});
   for (const int64_t N : {0, 3}) {
     const at::Tensor x = at::ones({N, 4}), targets = at::full({N}, kIgnoredTarget, at::kLong);
@@ -96,7 +95,7 @@ TEST_CASE("no tokens, or none that count, give zero loss and gradients", "[kerne
   }
 }
 
-TEST_CASE("linear_cross_entropy is NaN where a logit is, and refuses strange targets", "[kernels]") {
+TEST_CASE("linear_cross_entropy propagates NaN, and refuses targets outside of the vocabulary", "[kernels]") {
   const at::Tensor w = at::ones({6, 4});
   CHECK(
       std::isnan(linear_cross_entropy(at::full({1, 4}, std::nan("")), w, at::zeros({1}, at::kLong), 2).item<double>()));

@@ -1,5 +1,5 @@
-// What cuDNN's attention is told of tensors, without cuDNN: a stand-in that has nothing but addresses, sizes and
-// strides, as cuDNN has, computes the formula with them.
+// The layouts that are passed to cuDNN's attention, without cuDNN: a reference computes the formula from the addresses,
+// sizes and strides alone, which is all that cuDNN gets.
 #include "kernels/cudnn/layout.h"
 
 #include <ATen/ops/empty.h>
@@ -16,9 +16,9 @@ using namespace olmoe::kernels::testing;
 
 namespace {
 
-/// As cuDNN sees it.
-struct Told {
-  explicit Told(const at::Tensor& x)
+/// A tensor as it is passed to cuDNN.
+struct Passed {
+  explicit Passed(const at::Tensor& x)
       : memory(x.data_ptr()), sizes(x.sizes().vec()), strides(x.strides().vec()), dtype(x.dtype()) {}
   at::Tensor read() const { return at::from_blob(memory, sizes, strides, dtype).clone(); }
   void write(const at::Tensor& x) const { at::from_blob(memory, sizes, strides, dtype).copy_(x); }
@@ -36,8 +36,8 @@ at::Tensor masked_scores(const at::Tensor& q_BHSd, const at::Tensor& k_BGSd) {
   return scores.masked_fill(future, -std::numeric_limits<double>::infinity());
 }
 
-/// Stands in for cuDNN's forward.
-void attend(const Told& q, const Told& k, const Told& v, const Told& y, const Told& lse) {
+/// Reference for cuDNN's forward.
+void attend(const Passed& q, const Passed& k, const Passed& v, const Passed& y, const Passed& lse) {
   const at::Tensor scores = masked_scores(q.read().to(at::kDouble), k.read().to(at::kDouble));
   const at::Tensor values = v.read().to(at::kDouble).repeat_interleave(q.sizes[1] / k.sizes[1], 1);
   y.write(scores.softmax(3).matmul(values));
@@ -46,33 +46,33 @@ void attend(const Told& q, const Told& k, const Told& v, const Told& y, const To
 
 }  // namespace
 
-TEST_CASE("what cuDNN is told of columns of a fused projection gives attention where it stays", "[kernels]") {
+TEST_CASE("cuDNN's views of a fused projection give attention in place", "[kernels]") {
   const int64_t B = 2, S = 37, H = 4, G = 2, d = 16;
   const at::Tensor fused = normal({B, S, H + 2 * G, d}, at::kBFloat16, 1);
   const Qkv in{fused.narrow(2, 0, H), fused.narrow(2, H, G), fused.narrow(2, H + G, G)};
   for (const auto& x : {in.q_BSHd, in.k_BSGd, in.v_BSGd}) CHECK(cudnn::operand(x).is_same(x));  // no copy
-  const Attention out{at::empty({B, S, H, d}, at::kBFloat16), at::empty({B, H, S}, at::kFloat)};
-  const auto told = [](const at::Tensor& x_BSHd) { return Told(cudnn::as_BHSd(x_BSHd)); };
-  CHECK(told(in.k_BSGd).sizes == std::vector<int64_t>({B, G, S, d}));
-  CHECK(told(in.k_BSGd).strides == std::vector<int64_t>({S * (H + 2 * G) * d, d, (H + 2 * G) * d, 1}));
-  CHECK(Told(cudnn::as_BHS1(out.lse_BHS)).sizes == std::vector<int64_t>({B, H, S, 1}));
-  attend(told(in.q_BSHd), told(in.k_BSGd), told(in.v_BSGd), told(out.y_BSHd), Told(cudnn::as_BHS1(out.lse_BHS)));
-  const Attention usual = causal_attention(in);
+  const AttentionOutput out{at::empty({B, S, H, d}, at::kBFloat16), at::empty({B, H, S}, at::kFloat)};
+  const auto passed = [](const at::Tensor& x_BSHd) { return Passed(cudnn::as_BHSd(x_BSHd)); };
+  CHECK(passed(in.k_BSGd).sizes == std::vector<int64_t>({B, G, S, d}));
+  CHECK(passed(in.k_BSGd).strides == std::vector<int64_t>({S * (H + 2 * G) * d, d, (H + 2 * G) * d, 1}));
+  CHECK(Passed(cudnn::as_BHS1(out.lse_BHS)).sizes == std::vector<int64_t>({B, H, S, 1}));
+  attend(passed(in.q_BSHd), passed(in.k_BSGd), passed(in.v_BSGd), passed(out.y_BSHd),
+         Passed(cudnn::as_BHS1(out.lse_BHS)));
+  const AttentionOutput usual = causal_attention(in);
   CHECK(relative_error(out.y_BSHd, usual.y_BSHd) < 2 * bound(at::kBFloat16, S + d, 2));
   // A CPU sums up exponentials that are rounded to bf16.
   CHECK(relative_error(out.lse_BHS, usual.lse_BHS) < bound(at::kBFloat16, S + d));
 }
 
-TEST_CASE("a gradient that is written as cuDNN is told lies in its columns of the fused one, and nowhere else",
-          "[kernels]") {
+TEST_CASE("gradients written through cuDNN's views fill their columns of the fused gradient only", "[kernels]") {
   const at::Tensor fused = at::zeros({2, 5, 6, 8}, at::kBFloat16), dk = normal({2, 2, 5, 8}, at::kBFloat16, 1);
-  Told(cudnn::as_BHSd(fused.narrow(2, 3, 2))).write(dk);
+  Passed(cudnn::as_BHSd(fused.narrow(2, 3, 2))).write(dk);
   CHECK(same_bits(fused.narrow(2, 3, 2), dk.transpose(1, 2).contiguous()));
   CHECK(fused.narrow(2, 0, 3).count_nonzero().item<int64_t>() == 0);
   CHECK(fused.narrow(2, 5, 1).count_nonzero().item<int64_t>() == 0);
 }
 
-TEST_CASE("what cuDNN could not read 16 bytes at a time is copied", "[kernels]") {
+TEST_CASE("operands that are not aligned to 16 bytes are copied for cuDNN", "[kernels]") {
   const at::Tensor x = normal({2, 5, 4, 16}, at::kBFloat16, 1);
   const auto copied = [](const at::Tensor& given) {
     const at::Tensor operand = cudnn::operand(given);

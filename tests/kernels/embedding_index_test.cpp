@@ -9,10 +9,10 @@ using namespace olmoe::kernels;
 
 namespace {
 
-/// The rows that were added to something, in this order.
+/// The rows that were added to a sum, in this order.
 using Rows = std::vector<int64_t>;
 
-/// What the two kernels do, with lists of rows in place of sums.
+/// The two kernels of embedding.cu, with lists of rows in place of sums.
 std::vector<Rows> rows_of_ids(const std::vector<int32_t>& ids, int64_t V) {
   const SortedIds sorted{ids.data(), static_cast<int64_t>(ids.size())};
   std::vector<Rows> of_id(V), coming_in(sorted.chunks()), leaving(sorted.chunks());
@@ -27,7 +27,7 @@ std::vector<Rows> rows_of_ids(const std::vector<int32_t>& ids, int64_t V) {
       if (i + 1 < sorted.chunk_end(chunk) && ids[i + 1] == ids[i]) continue;
       if (sorted.began_before(chunk, i))
         coming_in[chunk] = sum;
-      else if (sorted.goes_on(chunk, i))
+      else if (sorted.continues(chunk, i))
         leaving[chunk] = sum;
       else
         add(ids[i], sum);
@@ -97,7 +97,7 @@ TEST_CASE("random ids: each gets all its rows, in order, from one writer", "[ker
   CHECK(of_id == expected);
 }
 
-TEST_CASE("id_bits is what the greatest id needs", "[kernels]") {
+TEST_CASE("id_bits is the number of bits of the largest id", "[kernels]") {
   CHECK(id_bits(1) == 1);
   CHECK(id_bits(2) == 1);
   CHECK(id_bits(3) == 2);

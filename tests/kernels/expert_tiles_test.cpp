@@ -17,7 +17,7 @@ std::vector<int32_t> offsets_of(const std::vector<int32_t>& rows_E) {
   return offsets_E;
 }
 
-/// Tiles that `blocks` blocks find, each walking on its own as the kernel's do.
+/// Tiles found by `blocks` blocks, each with its own cursor, as in the kernel.
 std::vector<TileCursor> found(const ExpertTiles& tiles, int32_t blocks) {
   std::vector<TileCursor> out;
   for (int32_t block = 0; block < blocks; ++block) {
@@ -42,7 +42,7 @@ bool free_of_conflicts(int lanes, int elements, const Place& place) {
 
 }  // namespace
 
-TEST_CASE("tiles of the fused kernels cover each row and column once, by whatever blocks", "[kernels]") {
+TEST_CASE("tiles of the fused kernels cover each row and column once, for any number of blocks", "[kernels]") {
   const auto rows_E = GENERATE(values<std::vector<int32_t>>(
       {{0, 0, 0}, {1}, {0, 129, 0, 128, 127, 0}, {256, 256}, {1, 1, 1, 1}, {1000, 0, 3}, {0, 5000}}));
   const int32_t tiles_n = GENERATE(1, 3), blocks = GENERATE(1, 7, 132);
@@ -63,10 +63,10 @@ TEST_CASE("tiles of the fused kernels cover each row and column once, by whateve
     CHECK(seen.emplace(at.expert, at.m, at.n).second);
   }
   CHECK(rows_seen_E == rows_E);
-  CHECK(static_cast<int64_t>(all.size()) <= most_tiles(tiles, offsets_E.back()));
+  CHECK(static_cast<int64_t>(all.size()) <= max_tiles(tiles, offsets_E.back()));
 }
 
-TEST_CASE("a weight gradient has all its tiles where an expert has rows, else none or, if wanted, all", "[kernels]") {
+TEST_CASE("an expert without rows has no weight-gradient tiles, or all with empty_too", "[kernels]") {
   const auto rows_E = GENERATE(values<std::vector<int32_t>>({{0}, {3, 0, 1000, 0, 64}, {0, 0, 1}}));
   const int32_t blocks = GENERATE(1, 5, 132);
   const auto offsets_E = offsets_of(rows_E);
@@ -82,7 +82,7 @@ TEST_CASE("a weight gradient has all its tiles where an expert has rows, else no
   for (size_t e = 0; e < rows_E.size(); ++e) CHECK(tiles_E[e] == (rows_E[e] > 0 || empty_too ? 8 : 0));
 }
 
-TEST_CASE("the values of a warp are its 16 rows and all columns, in pairs", "[kernels]") {
+TEST_CASE("a warp's fragment covers its 16 rows and all columns, in pairs", "[kernels]") {
   std::set<std::pair<int, int>> seen;
   for (int lane = 0; lane < 32; ++lane) {
     for (int i = 0; i < kValuesPerThread; ++i) {
@@ -97,7 +97,7 @@ TEST_CASE("the values of a warp are its 16 rows and all columns, in pairs", "[ke
   }
 }
 
-TEST_CASE("a strip takes pairs, gives lines, and has no bank conflict in either", "[kernels]") {
+TEST_CASE("a strip has no bank conflicts, for pairs and for lines", "[kernels]") {
   std::vector<int> writes(kStripElements, 0), reads(kStripElements, 0);
   for (int lane = 0; lane < 32; ++lane) {
     for (int i = 0; i < kWarpRows * kStripColumns / 32; ++i)
@@ -115,7 +115,7 @@ TEST_CASE("a strip takes pairs, gives lines, and has no bank conflict in either"
   CHECK(kStripPitch * 2 % 16 == 0);
 }
 
-TEMPLATE_TEST_CASE_SIG("the loading threads take each 16 bytes of a tile of A once", "[kernels]",
+TEMPLATE_TEST_CASE_SIG("the loading threads copy each 16 bytes of a tile of A once", "[kernels]",
                        ((int kColumns), kColumns), kTileK, kTileM) {
   std::set<std::pair<int, int>> seen;
   for (int thread = 0; thread < kLoadThreads; ++thread) {
@@ -129,8 +129,8 @@ TEMPLATE_TEST_CASE_SIG("the loading threads take each 16 bytes of a tile of A on
   CHECK(seen.size() == size_t{kTileM * kTileK / kLoadVector});
 }
 
-TEMPLATE_TEST_CASE_SIG("a stage holds each element of a tile of A once, a thread's passes a step apart", "[kernels]",
-                       ((int kColumns), kColumns), kTileK, kTileM) {
+TEMPLATE_TEST_CASE_SIG("a stage holds each element of a tile of A once, with a fixed step between a thread's passes",
+                       "[kernels]", ((int kColumns), kColumns), kTileK, kTileM) {
   constexpr int kRows = kTileM * kTileK / kColumns;
   std::vector<int> held(kTileM * kTileK, 0);
   for (int row = 0; row < kRows; ++row) {
@@ -153,7 +153,7 @@ TEMPLATE_TEST_CASE_SIG("a stage holds each element of a tile of A once, a thread
   }
 }
 
-TEST_CASE("a row that is not there is the last one in its place", "[kernels]") {
+TEST_CASE("row_or_last is the last row past the end", "[kernels]") {
   CHECK(row_or_last(3, 5) == 3);
   CHECK(row_or_last(4, 5) == 4);
   CHECK(row_or_last(5, 5) == 4);

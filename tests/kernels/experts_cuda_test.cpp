@@ -1,5 +1,5 @@
-// The experts' fused kernels on a GPU beside the unfused ones, on the same values, and both against a float64 loop.
-// Tagged [cuda]; without a GPU of compute capability 9.0 these fail.
+// The fused kernels of the experts on a GPU compared with the unfused ones, and both with a float64 loop. Tagged
+// [cuda]; without a GPU of compute capability 9.0 these fail.
 #include "kernels/experts_case.h"
 #include "trainer/device/cuda_device.h"
 
@@ -8,8 +8,8 @@ using namespace olmoe::kernels::testing;
 
 namespace {
 
-/// Roundings of stored values on the way to each result, the unfused kernels' and the fused ones'. Fused, dh stays
-/// fp32, and a weight gradient is rounded as little as its operands: h is, dz comes in rounded.
+/// Roundings of stored values before each result, for the unfused and the fused kernels. Fused, dh stays in fp32, and a
+/// weight gradient has the roundings of its operands only: h is rounded, dz is already.
 struct Roundings {
   int z, h, y, dz, dscore, ddown, dgate_up, dx;
 };
@@ -25,7 +25,7 @@ void check_against(const ExpertsResult& exact, const ExpertsResult& ours, const 
   const auto error = [](const at::Tensor& x, const at::Tensor& reference) {
     return relative_error(x.cpu(), reference);
   };
-  const int64_t R = s.T * s.K;
+  const int64_t R = s.N * s.K;
   CHECK(error(ours.z_R2F, exact.z_R2F) <= within(s.D, roundings.z));
   CHECK(error(ours.h_RF, exact.h_RF) <= within(s.D, roundings.h));
   CHECK(error(ours.y_RD, exact.y_RD) <= within(s.F, roundings.y));
@@ -43,23 +43,23 @@ bool same(const ExpertsResult& a, const ExpertsResult& b) {
          same_bits(a.y_RD.cpu(), b.y_RD.cpu()) && same_bits(a.dx_RD.cpu(), b.dx_RD.cpu());
 }
 
-/// The case without the assignments of tokens that are a multiple of three: their rows are gone, and marked so.
+/// The case without the assignments of every third token: these have row -1.
 ExpertsCase with_absent_rows(const ExpertsCase& c, int64_t E) {
   ExpertsCase out = c;
-  const int64_t K = c.order.row_TK.size(1);
-  std::vector<int32_t> slots, rows(c.order.row_TK.numel(), -1), offsets;
+  const int64_t K = c.permutation.row_NK.size(1);
+  std::vector<int32_t> assignments, rows(c.permutation.row_NK.numel(), -1), offsets;
   std::vector<int64_t> kept;
   for (int64_t e = 0, r = 0; e < E; ++e) {
-    for (; r < c.order.offsets_E[e].item<int64_t>(); ++r) {
-      const int32_t slot = c.order.slot_R[r].item<int32_t>();
-      if (slot / K % 3 == 0) continue;
-      rows[slot] = static_cast<int32_t>(slots.size());
-      slots.push_back(slot);
+    for (; r < c.permutation.offsets_E[e].item<int64_t>(); ++r) {
+      const int32_t assignment = c.permutation.assignment_R[r].item<int32_t>();
+      if (assignment / K % 3 == 0) continue;
+      rows[assignment] = static_cast<int32_t>(assignments.size());
+      assignments.push_back(assignment);
       kept.push_back(r);
     }
-    offsets.push_back(static_cast<int32_t>(slots.size()));
+    offsets.push_back(static_cast<int32_t>(assignments.size()));
   }
-  out.order = {at::tensor(slots), at::tensor(rows).view(c.order.row_TK.sizes()), at::tensor(offsets)};
+  out.permutation = {at::tensor(assignments), at::tensor(rows).view(c.permutation.row_NK.sizes()), at::tensor(offsets)};
   const auto index = at::tensor(kept);
   for (at::Tensor* x : {&out.scores_R, &out.z_R2F, &out.dz_R2F, &out.h_RF}) *x = x->index_select(0, index);
   return out;
@@ -67,7 +67,7 @@ ExpertsCase with_absent_rows(const ExpertsCase& c, int64_t E) {
 
 }  // namespace
 
-TEST_CASE("GPU: fused experts are the unfused ones, and both the formula", "[cuda]") {
+TEST_CASE("GPU: fused and unfused experts equal the formula", "[cuda]") {
   const auto size = GENERATE(values<ExpertsSize>({{64, 2, 8, 256, 256, Spread::half},
                                                   {300, 4, 8, 256, 512, Spread::half},
                                                   {1, 1, 4, 256, 256, Spread::thin},
@@ -75,7 +75,7 @@ TEST_CASE("GPU: fused experts are the unfused ones, and both the formula", "[cud
                                                   {40, 8, 64, 256, 256, Spread::thin},
                                                   {0, 2, 4, 256, 256, Spread::half}}));
   const bool absent = GENERATE(false, true);
-  CAPTURE(size.T, size.K, size.E, size.D, size.F, absent);
+  CAPTURE(size.N, size.K, size.E, size.D, size.F, absent);
   const ExpertsCase whole(size, at::kBFloat16);
   const ExpertsCase c = absent ? with_absent_rows(whole, size.E) : whole;
   const auto on_gpu = c.on(at::kCUDA);
@@ -88,7 +88,7 @@ TEST_CASE("GPU: fused experts are the unfused ones, and both the formula", "[cud
   CHECK(same(run_experts(ExpertKernels::fused, on_gpu), fused));
 }
 
-TEST_CASE("GPU: fused experts do not wait for the host", "[cuda]") {
+TEST_CASE("GPU: fused experts have no host syncs", "[cuda]") {
   const auto c = ExpertsCase({64, 2, 8, 256, 256, Spread::half}, at::kBFloat16).on(at::kCUDA);
   run_experts(ExpertKernels::fused, c);
   const olmoe::cuda::NoHostSync guard;
@@ -101,12 +101,12 @@ TEST_CASE("GPU: fused experts at the size of OLMoE-1B-7B", "[cuda][large]") {
   const auto fill = [&](at::IntArrayRef sizes, at::ScalarType dtype, double deviation) {
     return at::empty(sizes, device.dtype(dtype)).normal_(0, deviation);
   };
-  const int64_t R = size.T * size.K;
+  const int64_t R = size.N * size.K;
   ExpertsCase c({1, 1, 1, 1, 1, Spread::one}, at::kBFloat16);  // its values are replaced by some made on the GPU
-  c.order = sort_by_expert(ExpertsCase::ids(size).to(at::kCUDA), size.E);
+  c.permutation = sort_by_expert(ExpertsCase::ids(size).to(at::kCUDA), size.E);
   c.scores_R = fill({R}, at::kFloat, 0.1);
-  c.x_TD = fill({size.T, size.D}, at::kBFloat16, 1);
-  c.dy_TD = fill({size.T, size.D}, at::kBFloat16, 1);
+  c.x_ND = fill({size.N, size.D}, at::kBFloat16, 1);
+  c.dy_ND = fill({size.N, size.D}, at::kBFloat16, 1);
   c.z_R2F = fill({R, 2 * size.F}, at::kBFloat16, 1);
   c.dz_R2F = fill({R, 2 * size.F}, at::kBFloat16, 1);
   c.h_RF = fill({R, size.F}, at::kBFloat16, 1);

@@ -11,10 +11,10 @@ TEST_CASE("experts and their gradients equal a loop over the experts", "[kernels
                                                   {0, 2, 3, 8, 4, Spread::half},
                                                   {50, 3, 4, 32, 16, Spread::one},
                                                   {3, 1, 16, 8, 24, Spread::thin}}));
-  CAPTURE(dtype, size.T, size.K, size.E, size.D, size.F);
+  CAPTURE(dtype, size.N, size.K, size.E, size.D, size.F);
   const ExpertsCase c(size, dtype);
   const auto ours = run_experts(ExpertKernels::unfused, c), exact = experts_oracle(c);
-  const int64_t R = size.T * size.K;
+  const int64_t R = size.N * size.K;
   CHECK(relative_error(ours.z_R2F, exact.z_R2F) <= bound(dtype, size.D));
   CHECK(relative_error(ours.h_RF, exact.h_RF) <= bound(dtype, size.D, 4));
   CHECK(relative_error(ours.y_RD, exact.y_RD) <= bound(dtype, size.F, 1));
@@ -38,5 +38,5 @@ TEST_CASE("fused experts refuse what they cannot compute, and never fall back", 
   };
   CHECK_THROWS_AS(on_cpu(at::kBFloat16, 256, 256), olmoe::Error);
   CHECK_THROWS_AS(on_cpu(at::kFloat, 256, 256), olmoe::Error);
-  CHECK_THROWS_WITH(on_cpu(at::kBFloat16, 128, 256), Catch::Contains("no multiples of 256"));
+  CHECK_THROWS_WITH(on_cpu(at::kBFloat16, 128, 256), Catch::Contains("must be multiples of 256"));
 }

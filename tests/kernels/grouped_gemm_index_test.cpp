@@ -6,7 +6,7 @@
 
 using namespace olmoe::kernels;
 
-TEST_CASE("tiles cover each row once, of the expert that owns it", "[kernels]") {
+TEST_CASE("row tiles cover each row once, within one expert", "[kernels]") {
   const auto rows_E = GENERATE(values<std::vector<int32_t>>({{1},
                                                              {0, 0, 0},
                                                              {0, 17, 0, 16, 1, 0},

@@ -21,7 +21,7 @@ int64_t sum_of(const std::vector<int64_t>& rows) {
 
 }  // namespace
 
-TEST_CASE("grouped GEMM and its gradients equal one product for each expert", "[kernels]") {
+TEST_CASE("grouped GEMM and its gradients equal one GEMM for each expert", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const auto rows =
       GENERATE(values<std::vector<int64_t>>({{3, 0, 70, 1}, {0, 0, 9, 0}, {0, 0, 0, 0}, {16}, {5, 64, 33, 130}}));
@@ -46,14 +46,14 @@ TEST_CASE("grouped GEMM and its gradients equal one product for each expert", "[
   CHECK(relative_error(dw, dw_ref) < bound(dtype, R));
   for (int64_t e = 0; e < E; ++e)
     if (rows[e] == 0) CHECK(same_bits(dw[e], start[e]));
-  // Stored, whatever was there: what is added to zeros, which for an expert without rows are zeros.
+  // Stored over any contents, the gradient equals that added to zeros; zeros for an expert without rows.
   at::Tensor added = at::zeros_like(start), stored = at::full_like(start, std::nan(""));
   grouped_gemm_weight_grad(dy, x, offsets, added);
   grouped_gemm_weight_grad(dy, x, offsets, stored, GradWrite::store);
   CHECK(at::equal(stored, added));
 }
 
-TEST_CASE("dense GEMM and its gradients equal the product", "[kernels]") {
+TEST_CASE("dense GEMM and its gradients equal the formula", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const auto [N, I, O] =
       GENERATE(table<int64_t, int64_t, int64_t>({{0, 4, 5}, {1, 1, 1}, {65, 31, 47}, {256, 64, 192}}));
@@ -69,7 +69,7 @@ TEST_CASE("dense GEMM and its gradients equal the product", "[kernels]") {
   CHECK(relative_error(dw, dy64.t().matmul(x64) + start.to(at::kDouble)) < bound(dtype, N));
 }
 
-TEST_CASE("a weight gradient reads expanded rows, which all lie in one place", "[kernels]") {
+TEST_CASE("a weight gradient reads expanded rows, of stride 0", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const at::Tensor x = normal({12, 8}, dtype, 1), dy = normal({1, 5}, dtype, 2).expand({12, 5});
   at::Tensor dw = at::zeros({5, 8}, at::TensorOptions().dtype(statistics_dtype(dtype)));

@@ -1,7 +1,6 @@
-// Every kernel on a GPU beside the same call on the CPU, on the same values. The two round stored values in the same
-// places and differ in the order of sums, in the products that are fused with them, and in functions such as exp: an
-// error is that of both sides (compare.h), and one bf16 rounding that fell the other way. Tagged [cuda]; without a GPU
-// these fail.
+// Every kernel on a GPU compared with the same call on the CPU. Both round stored values in the same places; they
+// differ in the order of sums, in fused multiply-adds, and in functions such as exp. The tolerance is that of two
+// rounded results (compare.h), and one bf16 rounding in the other direction. Tagged [cuda]; without a GPU these fail.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
@@ -35,7 +34,7 @@ namespace {
 
 at::Tensor gpu(const at::Tensor& x) { return x.defined() ? x.to(at::kCUDA) : x; }
 
-/// `ours` on the GPU against `reference` on the CPU: sums of n terms, with values of some functions in a row.
+/// Compares `ours` on the GPU with `reference` on the CPU: sums of n terms, with `functions` consecutive functions.
 bool close(const at::Tensor& ours, const at::Tensor& reference, int64_t n, int functions = 0,
            const at::Tensor& terms = {}) {
   if (!ours.is_cuda() || ours.scalar_type() != reference.scalar_type()) return false;
@@ -79,10 +78,10 @@ TEST_CASE("GPU: a sum with its norm, and the gradient of both", "[cuda]") {
   CHECK(same_bits(gpu_sum.cpu(), sum));
   CHECK(close(out.y_ND, cpu_out.y_ND, D));
   CHECK(close(out.rstd_N, cpu_out.rstd_N, D));
-  const auto dy = normal({N, D}, dtype, 4), elsewhere = normal({N, D}, dtype, 5);
+  const auto dy = normal({N, D}, dtype, 4), dx_residual = normal({N, D}, dtype, 5);
   auto dw = normal({D}, statistics_dtype(dtype), 6), gpu_dw = gpu(dw);
-  const auto dx = rms_norm_backward(dy, sum, w, cpu_out.rstd_N, dw, elsewhere);
-  CHECK(close(rms_norm_backward(gpu(dy), gpu_sum, gpu(w), gpu(cpu_out.rstd_N), gpu_dw, gpu(elsewhere)), dx, D));
+  const auto dx = rms_norm_backward(dy, sum, w, cpu_out.rstd_N, dw, dx_residual);
+  CHECK(close(rms_norm_backward(gpu(dy), gpu_sum, gpu(w), gpu(cpu_out.rstd_N), gpu_dw, gpu(dx_residual)), dx, D));
   CHECK(close(gpu_dw, dw, N));
 }
 
@@ -128,7 +127,7 @@ TEST_CASE("GPU: SwiGLU and its gradients", "[cuda]") {
   if (scored) CHECK(close(grads.dscore_R, cpu_grads.dscore_R, kForward * F, 1));
 }
 
-TEST_CASE("GPU: SwiGLU of gates whose exponentials overflow, vanish or are none", "[cuda]") {
+TEST_CASE("GPU: SwiGLU of gates whose exponentials overflow, underflow or are NaN", "[cuda]") {
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   constexpr double kInf = std::numeric_limits<double>::infinity();
   const std::vector<double> gates = {-kInf, -3e38, -1e4, -104, -88.5, -87.5, -20,  -1,   -0.,         0.,
@@ -145,7 +144,7 @@ TEST_CASE("GPU: SwiGLU of gates whose exponentials overflow, vanish or are none"
     if (std::isnan(exact)) CHECK(std::isnan(ours));  // of minus infinity too: it is multiplied by zero
     if (std::isinf(exact)) CHECK(ours == exact);
     if (!std::isfinite(exact)) continue;
-    // That of the sigmoid, two products, and a sigmoid below the normal numbers.
+    // The error of the sigmoid, two products, and a subnormal sigmoid.
     const double relative = (std::abs(g) + 6) * std::ldexp(1, -23) + rounding;
     CHECK(std::abs(ours - exact) <= relative * std::abs(exact) + std::abs(g) * std::ldexp(1, -126));
     CHECK(std::isfinite(dz[0][column].item<double>()));
@@ -156,49 +155,49 @@ TEST_CASE("GPU: SwiGLU of gates whose exponentials overflow, vanish or are none"
 TEST_CASE("GPU: the router chooses what the CPU chooses", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const bool renormalize = GENERATE(true, false);
-  const auto [T, E, K, G] = GENERATE(table<int64_t, int64_t, int64_t, int64_t>(
+  const auto [N, E, K, U] = GENERATE(table<int64_t, int64_t, int64_t, int64_t>(
       {{0, 8, 2, 1}, {96, 64, 8, 3}, {1000, 6, 3, 1}, {12, 200, 16, 4}, {3, 1, 1, 1}}));
-  CAPTURE(dtype, renormalize, T, E, K, G);
+  CAPTURE(dtype, renormalize, N, E, K, U);
   // Halves of small integers: ties are many, and exact in every dtype.
-  const auto logits = (random_ids(8, {T, E}, at::kLong, 1).to(at::kDouble) / 2).to(dtype);
-  const auto cpu_out = route(logits, K, G, renormalize, {}), out = route(gpu(logits), K, G, renormalize, {});
-  CHECK(same_on_gpu(out.ids_TK, cpu_out.ids_TK));
-  CHECK(same_on_gpu(out.counts_GE, cpu_out.counts_GE));
-  CHECK(close(out.probs_TE, cpu_out.probs_TE, E, 1));  // an exponential
-  CHECK(close(out.lse_T, cpu_out.lse_T, E, 2));        // and a logarithm
-  CHECK(close(out.scores_TK, cpu_out.scores_TK, E, 1));
-  const auto given = route(gpu(logits), K, G, renormalize, out.ids_TK);
-  CHECK(same_bits(given.scores_TK.cpu(), out.scores_TK.cpu()));
-  CHECK(same_bits(given.counts_GE.cpu(), out.counts_GE.cpu()));
+  const auto logits = (random_ids(8, {N, E}, at::kLong, 1).to(at::kDouble) / 2).to(dtype);
+  const auto cpu_out = route(logits, K, U, renormalize, {}), out = route(gpu(logits), K, U, renormalize, {});
+  CHECK(same_on_gpu(out.ids_NK, cpu_out.ids_NK));
+  CHECK(same_on_gpu(out.counts_UE, cpu_out.counts_UE));
+  CHECK(close(out.probs_NE, cpu_out.probs_NE, E, 1));  // an exponential
+  CHECK(close(out.lse_N, cpu_out.lse_N, E, 2));        // and a logarithm
+  CHECK(close(out.scores_NK, cpu_out.scores_NK, E, 1));
+  const auto given = route(gpu(logits), K, U, renormalize, out.ids_NK);
+  CHECK(same_bits(given.scores_NK.cpu(), out.scores_NK.cpu()));
+  CHECK(same_bits(given.counts_UE.cpu(), out.counts_UE.cpu()));
   const auto statistics = statistics_dtype(dtype);
-  const auto dscores = normal({T, K}, statistics, 2), lse_scale = at::full({}, 0.3, at::kDouble);
-  const auto dprobs = GENERATE(true, false) ? normal({G, E}, statistics, 3) : at::Tensor();
-  const Router same{gpu(cpu_out.probs_TE), gpu(cpu_out.lse_T), gpu(cpu_out.ids_TK), gpu(cpu_out.scores_TK),
-                    gpu(cpu_out.counts_GE)};
+  const auto dscores = normal({N, K}, statistics, 2), lse_scale = at::full({}, 0.3, at::kDouble);
+  const auto dprobs = GENERATE(true, false) ? normal({U, E}, statistics, 3) : at::Tensor();
+  const RouterOutput same{gpu(cpu_out.probs_NE), gpu(cpu_out.lse_N), gpu(cpu_out.ids_NK), gpu(cpu_out.scores_NK),
+                          gpu(cpu_out.counts_UE)};
   CHECK(close(route_backward(gpu(dscores), gpu(dprobs), gpu(lse_scale), same, renormalize),
               route_backward(dscores, dprobs, lse_scale, cpu_out, renormalize), E));
 }
 
-TEST_CASE("GPU: sort by expert, gather and combine are the CPU's to the last bit", "[cuda]") {
+TEST_CASE("GPU: sort by expert, gather and combine have the bits of the CPU's", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
-  const auto [T, K, E, D] = GENERATE(
+  const auto [N, K, E, D] = GENERATE(
       table<int64_t, int64_t, int64_t, int64_t>({{0, 2, 4, 8}, {3000, 8, 64, 256}, {50, 3, 1000, 7}, {1, 1, 1, 1}}));
-  CAPTURE(dtype, T, K, E, D);
-  const auto ids = random_ids(std::max<int64_t>(1, E / 2), {T, K}, at::kInt, 1);  // half of the experts get nothing
+  CAPTURE(dtype, N, K, E, D);
+  const auto ids = random_ids(std::max<int64_t>(1, E / 2), {N, K}, at::kInt, 1);  // half of the experts get nothing
   const auto p = sort_by_expert(ids, E), q = sort_by_expert(gpu(ids), E);
-  CHECK(same_on_gpu(q.slot_R, p.slot_R));
-  CHECK(same_on_gpu(q.row_TK, p.row_TK));
+  CHECK(same_on_gpu(q.assignment_R, p.assignment_R));
+  CHECK(same_on_gpu(q.row_NK, p.row_NK));
   CHECK(same_on_gpu(q.offsets_E, p.offsets_E));
-  const auto x = normal({T, D}, dtype, 2), y = normal({T * K, D}, dtype, 3);
+  const auto x = normal({N, D}, dtype, 2), y = normal({N * K, D}, dtype, 3);
   CHECK(same_on_gpu(gather_rows(gpu(x), q), gather_rows(x, p)));
   CHECK(same_on_gpu(combine_rows(gpu(y), q, gpu(x)), combine_rows(y, p, x)));
   CHECK(same_on_gpu(combine_rows(gpu(y), q, {}), combine_rows(y, p, {})));
-  const auto v = normal({T, K}, statistics_dtype(dtype), 4);
+  const auto v = normal({N, K}, statistics_dtype(dtype), 4);
   CHECK(same_on_gpu(to_rows(gpu(v), q), to_rows(v, p)));
   CHECK(same_on_gpu(to_assignments(to_rows(gpu(v), q), q), v));
 }
 
-TEST_CASE("GPU: embedding, and gradients of tokens that come often", "[cuda]") {
+TEST_CASE("GPU: embedding, and gradients of frequent tokens", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const auto [N, V, D] =
       GENERATE(table<int64_t, int64_t, int64_t>({{0, 5, 8}, {5000, 3, 64}, {400, 50304, 100}, {9, 1, 1}}));
@@ -223,7 +222,7 @@ TEST_CASE("GPU: cross-entropy and its gradients", "[cuda]") {
   auto targets = random_ids(V, {N}, at::kLong, 3);
   if (N > 2) targets[2] = olmoe::kIgnoredTarget;
   const auto loss = linear_cross_entropy(x, w, targets, chunk);
-  // The products are another library's: in bf16 a logit may be rounded the other way in each of D roundings' places.
+  // The GEMMs are of different libraries: in bf16 a logit may be rounded differently after each of D additions.
   const double tolerance = 4 * bound(dtype, D + V);
   CHECK(relative_error(linear_cross_entropy(gpu(x), gpu(w), gpu(targets), chunk).cpu(), loss) <= tolerance);
   const auto scale = at::full({}, 0.25, at::kDouble);
@@ -260,19 +259,19 @@ TEST_CASE("GPU: AdamW and the norm of gradients", "[cuda]") {
 
 TEST_CASE("GPU: grouped GEMM and its gradients, experts without rows among them", "[cuda]") {
   const auto dtype = GENERATE(from_range(kDtypes));
-  const auto [T, K, E, I, O] = GENERATE(table<int64_t, int64_t, int64_t, int64_t, int64_t>(
+  const auto [N, K, E, I, O] = GENERATE(table<int64_t, int64_t, int64_t, int64_t, int64_t>(
       {{64, 2, 8, 64, 128}, {0, 2, 4, 32, 32}, {300, 4, 16, 256, 64}, {17, 1, 3, 16, 16}}));
-  CAPTURE(dtype, T, K, E, I, O);
-  const auto p = sort_by_expert(random_ids(std::max<int64_t>(1, E / 2), {T, K}, at::kInt, 1), E);
-  const auto x = normal({T * K, I}, dtype, 2), w = normal({E, O, I}, dtype, 3), dy = normal({T * K, O}, dtype, 4);
+  CAPTURE(dtype, N, K, E, I, O);
+  const auto p = sort_by_expert(random_ids(std::max<int64_t>(1, E / 2), {N, K}, at::kInt, 1), E);
+  const auto x = normal({N * K, I}, dtype, 2), w = normal({E, O, I}, dtype, 3), dy = normal({N * K, O}, dtype, 4);
   const auto offsets = gpu(p.offsets_E);
   CHECK(close(grouped_gemm(gpu(x), gpu(w), offsets), grouped_gemm(x, w, p.offsets_E), I));
   CHECK(close(grouped_gemm_input_grad(gpu(dy), gpu(w), offsets), grouped_gemm_input_grad(dy, w, p.offsets_E), O));
   auto dw = normal({E, O, I}, statistics_dtype(dtype), 5), gpu_dw = gpu(dw);
   grouped_gemm_weight_grad(dy, x, p.offsets_E, dw);
   grouped_gemm_weight_grad(gpu(dy), gpu(x), offsets, gpu_dw);
-  // ATen's product of bf16 operands is rounded to bf16 before it is added.
-  const double tolerance = dtype == at::kBFloat16 ? 2 * bound(dtype, T * K) : 2 * bound(dw.scalar_type(), T * K);
+  // ATen's GEMM of bf16 operands rounds to bf16 before the addition.
+  const double tolerance = dtype == at::kBFloat16 ? 2 * bound(dtype, N * K) : 2 * bound(dw.scalar_type(), N * K);
   CHECK(relative_error(gpu_dw.cpu(), dw) <= tolerance);
   if (E > 1) CHECK(same_bits(gpu_dw[E - 1].cpu(), dw[E - 1]));  // an expert without rows is left alone
   auto added = at::zeros_like(gpu_dw), stored = at::full_like(gpu_dw, std::nan(""));

@@ -14,12 +14,18 @@ using namespace olmoe::kernels::testing;
 
 namespace {
 
-/// The three kernels of permute.cu in their own steps, one lane after the other: chunks, tiles and ranks are theirs.
+/// The steps of the three kernels of permute.cu, one lane after the other, with their chunks, tiles and ranks.
 struct LaneByLaneSort {
-  std::vector<int32_t> slot_R, row_R;
+  std::vector<int32_t> assignment_R, row_R;
 
   LaneByLaneSort(const int32_t* expert_R, int64_t R, int64_t E)
-      : slot_R(R), row_R(R), expert_R_(expert_R), R_(R), E_(E), chunks_(chunks_of(R)), next_CE_(chunks_.count * E) {
+      : assignment_R(R),
+        row_R(R),
+        expert_R_(expert_R),
+        R_(R),
+        E_(E),
+        chunks_(chunks_of(R)),
+        next_CE_(chunks_.count * E) {
     for (int64_t i = 0; i < R; ++i) ++next_CE_[i / chunks_.rows * E + expert_R[i]];
     int32_t before = 0;
     for (int64_t e = 0; e < E; ++e)
@@ -43,7 +49,7 @@ struct LaneByLaneSort {
         if (expert_R_[first + other] == expert_R_[first + lane]) peers |= 1u << other;
       const int32_t expert = expert_R_[first + lane], row = next_E[expert] + rank_among(peers, lane);
       moved[expert] = next_E[expert] + std::popcount(peers);
-      slot_R[row] = static_cast<int32_t>(first + lane);
+      assignment_R[row] = static_cast<int32_t>(first + lane);
       row_R[first + lane] = row;
     }
     std::copy(moved.begin(), moved.end(), next_E);
@@ -67,21 +73,21 @@ TEST_CASE("chunks cover all assignments, and a warp can scan them", "[kernels]")
   CHECK((chunks.count - 1) * chunks.rows <= std::max<int64_t>(0, R - 1));
 }
 
-TEST_CASE("the rank among peers counts the lanes before", "[kernels]") {
+TEST_CASE("rank_among counts the lower lanes", "[kernels]") {
   CHECK(rank_among(0xffffffffu, 0) == 0);
   CHECK(rank_among(0xffffffffu, 31) == 31);
   CHECK(rank_among(0x80000001u, 31) == 1);
   CHECK(rank_among(0b1010100u, 6) == 2);
 }
 
-TEST_CASE("the GPU's way of sorting, lane by lane, is the stable sort", "[kernels]") {
-  const auto [T, K, E] =
+TEST_CASE("the GPU's sort, run lane by lane, is the stable sort", "[kernels]") {
+  const auto [N, K, E] =
       GENERATE(table<int64_t, int64_t, int64_t>({{1, 1, 1}, {100, 4, 16}, {700, 3, 5}, {33, 8, 1000}, {40000, 8, 64}}));
-  CAPTURE(T, K, E);
+  CAPTURE(N, K, E);
   at::Generator generator = at::detail::createCPUGenerator(7);
-  const at::Tensor ids = at::randint(E, {T, K}, generator, at::TensorOptions().dtype(at::kInt));
-  LaneByLaneSort sort(ids.const_data_ptr<int32_t>(), T * K, E);
+  const at::Tensor ids = at::randint(E, {N, K}, generator, at::TensorOptions().dtype(at::kInt));
+  LaneByLaneSort sort(ids.const_data_ptr<int32_t>(), N * K, E);
   const Permutation expected = sort_by_expert(ids, E);
-  CHECK(same_bits(at::from_blob(sort.slot_R.data(), {T * K}, at::kInt), expected.slot_R));
-  CHECK(same_bits(at::from_blob(sort.row_R.data(), {T, K}, at::kInt), expected.row_TK));
+  CHECK(same_bits(at::from_blob(sort.assignment_R.data(), {N * K}, at::kInt), expected.assignment_R));
+  CHECK(same_bits(at::from_blob(sort.row_R.data(), {N, K}, at::kInt), expected.row_NK));
 }

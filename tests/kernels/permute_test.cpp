@@ -11,29 +11,29 @@ using namespace olmoe::kernels::testing;
 
 namespace {
 
-at::Tensor random_ids(int64_t T, int64_t K, int64_t E, uint64_t seed) {
+at::Tensor random_ids(int64_t N, int64_t K, int64_t E, uint64_t seed) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
-  return at::randint(E, {T, K}, generator, at::TensorOptions().dtype(at::kInt));
+  return at::randint(E, {N, K}, generator, at::TensorOptions().dtype(at::kInt));
 }
 
 }  // namespace
 
 TEST_CASE("sort_by_expert is a stable sort with its inverse and offsets", "[kernels]") {
-  const auto [T, K, E] = GENERATE(table<int64_t, int64_t, int64_t>({{1, 1, 1}, {100, 4, 16}, {7, 2, 512}}));
-  CAPTURE(T, K, E);
-  const at::Tensor ids = random_ids(T, K, E, 1);
+  const auto [N, K, E] = GENERATE(table<int64_t, int64_t, int64_t>({{1, 1, 1}, {100, 4, 16}, {7, 2, 512}}));
+  CAPTURE(N, K, E);
+  const at::Tensor ids = random_ids(N, K, E, 1);
   const Permutation sorted = sort_by_expert(ids, E);
   const auto [values, order] = ids.flatten().sort(/*stable=*/true, 0, false);
-  CHECK(same_bits(sorted.slot_R, order.to(at::kInt)));
-  CHECK(same_bits(sorted.row_TK.flatten(), order.argsort().to(at::kInt)));
+  CHECK(same_bits(sorted.assignment_R, order.to(at::kInt)));
+  CHECK(same_bits(sorted.row_NK.flatten(), order.argsort().to(at::kInt)));
   const at::Tensor counts = ids.flatten().to(at::kLong).bincount({}, E);
   CHECK(same_bits(sorted.offsets_E, counts.cumsum(0).to(at::kInt)));
 }
 
-TEST_CASE("all rows may go to one expert, or none at all exist", "[kernels]") {
+TEST_CASE("all rows go to one expert, or there are no rows", "[kernels]") {
   const Permutation one = sort_by_expert(at::full({5, 1}, 3, at::kInt), 6);
   CHECK(same_bits(one.offsets_E, at::tensor({0, 0, 0, 5, 5, 5}, at::kInt)));
-  CHECK(same_bits(one.slot_R, at::arange(5, at::kInt)));
+  CHECK(same_bits(one.assignment_R, at::arange(5, at::kInt)));
   const Permutation none = sort_by_expert(at::empty({0, 2}, at::kInt), 4);
   CHECK(same_bits(none.offsets_E, at::zeros({4}, at::kInt)));
   CHECK(gather_rows(at::empty({0, 3}), none).sizes() == at::IntArrayRef({0, 3}));
@@ -43,16 +43,16 @@ TEST_CASE("all rows may go to one expert, or none at all exist", "[kernels]") {
 
 TEST_CASE("gather_rows and combine_rows are transposes of each other", "[kernels][openmp]") {
   const auto dtype = GENERATE(from_range(kDtypes));
-  const int64_t T = 53, K = 3, E = 8, D = GENERATE(1, 17, 300);
+  const int64_t N = 53, K = 3, E = 8, D = GENERATE(1, 17, 300);
   CAPTURE(dtype, D);
-  const Permutation sorted = sort_by_expert(random_ids(T, K, E, 2), E);
-  const at::Tensor x = normal({T, D + 2}, dtype, 3).narrow(1, 1, D);
+  const Permutation sorted = sort_by_expert(random_ids(N, K, E, 2), E);
+  const at::Tensor x = normal({N, D + 2}, dtype, 3).narrow(1, 1, D);
   const at::Tensor gathered = gather_rows(x, sorted);
-  CHECK(same_bits(gathered, x.index_select(0, sorted.slot_R.to(at::kLong).floor_divide(K))));
+  CHECK(same_bits(gathered, x.index_select(0, sorted.assignment_R.to(at::kLong).floor_divide(K))));
 
-  const at::Tensor y = normal({T * K, D}, dtype, 4), residual = normal({T, D + 1}, dtype, 5).narrow(1, 0, D);
+  const at::Tensor y = normal({N * K, D}, dtype, 4), residual = normal({N, D + 1}, dtype, 5).narrow(1, 0, D);
   const at::Tensor by_token =
-      y.to(at::kDouble).index_select(0, sorted.row_TK.flatten().to(at::kLong)).view({T, K, D}).sum(1);
+      y.to(at::kDouble).index_select(0, sorted.row_NK.flatten().to(at::kLong)).view({N, K, D}).sum(1);
   CHECK(relative_error(combine_rows(y, sorted, {}), by_token) < bound(dtype, K));
   CHECK(relative_error(combine_rows(y, sorted, residual), by_token + residual.to(at::kDouble)) < bound(dtype, K));
   const TwoThreads two;
@@ -78,12 +78,12 @@ TEST_CASE("sort_by_expert refuses an expert that does not exist", "[kernels]") {
   CHECK_THROWS_AS(combine_rows(at::zeros({3, 4}), sorted, {}), olmoe::Error);
 }
 
-TEST_CASE("an assignment without a row takes no part") {
+TEST_CASE("an assignment without a row is ignored") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const at::Tensor ids = at::tensor({2, -1, -1, -1, 0, 2}, at::kInt).view({3, 2});
   const Permutation sorted = sort_by_expert(ids, 3, 3);
-  CHECK(same_bits(sorted.slot_R, at::tensor({4, 0, 5}, at::kInt)));
-  CHECK(same_bits(sorted.row_TK, at::tensor({1, -1, -1, -1, 0, 2}, at::kInt).view({3, 2})));
+  CHECK(same_bits(sorted.assignment_R, at::tensor({4, 0, 5}, at::kInt)));
+  CHECK(same_bits(sorted.row_NK, at::tensor({1, -1, -1, -1, 0, 2}, at::kInt).view({3, 2})));
   CHECK(same_bits(sorted.offsets_E, at::tensor({1, 1, 3}, at::kInt)));
 
   const at::Tensor x = normal({3, 5}, dtype, 1), y = normal({3, 5}, dtype, 2);
@@ -96,6 +96,6 @@ TEST_CASE("an assignment without a row takes no part") {
   const at::Tensor values = at::tensor({7.0, 8.0, 9.0}, at::kDouble);
   const auto expected = at::tensor({8.0, 0.0, 0.0, 0.0, 7.0, 9.0}, at::kDouble).view({3, 2});
   CHECK(same_bits(to_assignments(values, sorted), expected));
-  CHECK_THROWS_AS(sort_by_expert(ids, 3), olmoe::Error);     // nobody said that some are absent
-  CHECK_THROWS_AS(sort_by_expert(ids, 3, 2), olmoe::Error);  // or how many are
+  CHECK_THROWS_AS(sort_by_expert(ids, 3), olmoe::Error);     // without `rows`, all must have an expert
+  CHECK_THROWS_AS(sort_by_expert(ids, 3, 2), olmoe::Error);  // `rows` is wrong
 }

@@ -37,13 +37,13 @@ TEST_CASE("rms_norm and its gradients equal the formula", "[kernels]") {
   CHECK(relative_error(dw, w_ref.grad() + 1) < bound(dtype, N, 1));
 }
 
-TEST_CASE("a row of one element: what differs by the product that is fused is within the tolerance of two sides") {
+TEST_CASE("a row of one element: a fused multiply-add stays within the tolerance of two sides") {
   const at::Tensor x = normal({7, 1}, at::kFloat, 1), w = normal({1}, at::kFloat, 2),
                    dy = normal({7, 1}, at::kFloat, 3);
   const RmsNorm out = rms_norm(x, w, kEps);
   at::Tensor dw = at::zeros({1});
   const at::Tensor ours = rms_norm_backward(dy, x, w, out.rstd_N, dw);
-  at::Tensor left = at::empty_like(x), right = at::empty_like(x);  // nvcc fuses one product with the sum, g++ the other
+  at::Tensor left = at::empty_like(x), right = at::empty_like(x);  // nvcc fuses one product into the sum, g++ the other
   for (int64_t n = 0; n < x.size(0); ++n) {
     const auto value = [n](const at::Tensor& of) { return of[n].item<float>(); };
     const float weight = w.item<float>(), rstd = value(out.rstd_N);
@@ -59,7 +59,7 @@ TEST_CASE("a row of one element: what differs by the product that is fused is wi
   CHECK(relative_error(ours, right, terms) <= tolerance);
 }
 
-TEST_CASE("add_rms_norm is a sum and its norm, and gives both their gradient", "[kernels]") {
+TEST_CASE("add_rms_norm is a sum and its norm, with the gradient of both", "[kernels]") {
   const auto dtype = GENERATE(from_range(kDtypes));
   const auto [N, D] = GENERATE(table<int64_t, int64_t>({{0, 4}, {1, 1}, {37, 131}, {300, 64}}));
   CAPTURE(dtype, N, D);
@@ -71,12 +71,12 @@ TEST_CASE("add_rms_norm is a sum and its norm, and gives both their gradient", "
   CHECK(same_bits(out.y_ND, norm.y_ND));
   CHECK(same_bits(out.rstd_N, norm.rstd_N));
 
-  const at::Tensor dy = normal({N, D}, dtype, 4), elsewhere = normal({N, D}, dtype, 5);
+  const at::Tensor dy = normal({N, D}, dtype, 4), dx_residual = normal({N, D}, dtype, 5);
   at::Tensor dw = at::ones({D}, statistics_dtype(dtype)), dw_alone = at::ones({D}, statistics_dtype(dtype));
-  const at::Tensor dx = rms_norm_backward(dy, x, w, out.rstd_N, dw, elsewhere);
+  const at::Tensor dx = rms_norm_backward(dy, x, w, out.rstd_N, dw, dx_residual);
   const at::Tensor alone = rms_norm_backward(dy, x, w, out.rstd_N, dw_alone);
   CHECK(same_bits(dw, dw_alone));
-  if (N > 0) CHECK(relative_error(dx, alone.to(at::kDouble) + elsewhere.to(at::kDouble)) < bound(dtype, 1, 2));
+  if (N > 0) CHECK(relative_error(dx, alone.to(at::kDouble) + dx_residual.to(at::kDouble)) < bound(dtype, 1, 2));
 }
 
 TEST_CASE("rms_norm reads strided rows and expanded gradients", "[kernels]") {
@@ -115,7 +115,7 @@ TEST_CASE("rms_norm has the same bits in every run and for any number of threads
   CHECK(same_bits(dw_two, dw));
 }
 
-TEST_CASE("rms_norm refuses operands that do not fit", "[kernels]") {
+TEST_CASE("rms_norm refuses mismatched operands", "[kernels]") {
   const at::Tensor x = at::ones({2, 4}), w = at::ones({4});
   CHECK_THROWS_AS(rms_norm(x, at::ones({5}), kEps), olmoe::Error);
   CHECK_THROWS_AS(rms_norm(x, w.to(at::kDouble), kEps), olmoe::Error);

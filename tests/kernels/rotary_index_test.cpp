@@ -4,7 +4,7 @@
 
 using namespace olmoe::kernels;
 
-TEST_CASE("items take every column of a row once, each with its partner and its angle", "[kernels]") {
+TEST_CASE("items cover every column of a row once, with its partner and its angle", "[kernels]") {
   const auto [heads, half, width] =
       GENERATE(table<int64_t, int64_t, int64_t>({{1, 1, 1}, {3, 5, 1}, {16, 64, 8}, {5, 24, 8}, {2, 4, 4}, {7, 6, 2}}));
   CAPTURE(heads, half, width);

@@ -100,7 +100,7 @@ TEST_CASE("norm_rotary has the same bits for any number of threads", "[kernels][
   CHECK(same_bits(dw, dw_two));
 }
 
-TEST_CASE("norm_rotary refuses operands that do not fit", "[kernels]") {
+TEST_CASE("norm_rotary refuses mismatched operands", "[kernels]") {
   const at::Tensor x = at::ones({2, 8}), table = rotary_table(4, 4, 10000, at::kFloat);
   CHECK_THROWS_AS(rotary_table(4, 3, 10000, at::kFloat), olmoe::Error);
   CHECK_THROWS_AS(norm_rotary({at::ones({2, 6}), {}, table, {}}, kEps), olmoe::Error);

@@ -6,7 +6,7 @@
 
 using namespace olmoe::kernels;
 
-TEST_CASE("runs of tokens cover every group once and straddle none", "[kernels]") {
+TEST_CASE("runs of tokens cover every token once, within one group", "[kernels]") {
   const auto [groups, group_size] = GENERATE(table<int64_t, int64_t>(
       {{1, 1}, {1, kTokensPerRun}, {3, kTokensPerRun + 1}, {40, 1}, {2, kTokensPerRun - 1}, {5, 4 * kTokensPerRun}}));
   CAPTURE(groups, group_size);

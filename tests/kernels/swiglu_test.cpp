@@ -54,7 +54,7 @@ TEST_CASE("swiglu of no rows", "[kernels]") {
   CHECK(grads.dscore_R.numel() == 0);
 }
 
-TEST_CASE("swiglu refuses operands that do not fit", "[kernels]") {
+TEST_CASE("swiglu refuses mismatched operands", "[kernels]") {
   CHECK_THROWS_AS(swiglu(at::ones({2, 5}), {}), olmoe::Error);
   CHECK_THROWS_AS(swiglu(at::ones({2, 6}), at::ones({3})), olmoe::Error);
   CHECK_THROWS_AS(swiglu(at::ones({2, 6}), at::ones({2}, at::kDouble)), olmoe::Error);

@@ -224,8 +224,8 @@ TEST_CASE("a token is sent to a rank once, however many experts it chose there")
     const auto ids_NK = at::tensor({0, 2, 1, 5, 0, 3}, at::kInt).view({2, 3});
     const auto plan = dispatcher.plan(ids_NK).front();
     ENSURE((plan.counts.send == std::vector<int64_t>{2, 1}), "rank {} sends other copies", group.rank());
-    ENSURE(plan.rows.slot_R.size(0) == (group.rank() == 0 ? 8 : 4), "rank {} computes {} rows", group.rank(),
-           plan.rows.slot_R.size(0));
+    ENSURE(plan.rows.assignment_R.size(0) == (group.rank() == 0 ? 8 : 4), "rank {} computes {} rows", group.rank(),
+           plan.rows.assignment_R.size(0));
     ENSURE(plan.exchanged.sent == (group.rank() == 0 ? 1 : 2), "copies to itself are not sent");
   });
 }

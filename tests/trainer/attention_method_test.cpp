@@ -9,11 +9,11 @@ using namespace olmoe::test;
 
 /// Stands in for cuDNN: counts what it is asked for, and computes it as a CPU does.
 struct Counted : kernels::CudnnAttention {
-  kernels::Attention forward(const kernels::Qkv& in) override {
+  kernels::AttentionOutput forward(const kernels::Qkv& in) override {
     ++forwards;
     return kernels::causal_attention(in);
   }
-  void backward(const at::Tensor& dy, const kernels::Qkv& in, const kernels::Attention& forward,
+  void backward(const at::Tensor& dy, const kernels::Qkv& in, const kernels::AttentionOutput& forward,
                 const kernels::Qkv& grads, bool deterministic) override {
     ++(deterministic ? in_order : in_any_order);
     kernels::causal_attention_backward(dy, in, forward, grads);

@@ -22,7 +22,7 @@ TEST_CASE("chunks cover every row once and in order, and fit one wave of blocks"
 
 TEST_CASE("no rows have no chunks", "[kernels]") { CHECK(RowChunks{0}.chunks() == 0); }
 
-TEST_CASE("shares cover all things once and in order, also where there are fewer than shares", "[kernels]") {
+TEST_CASE("shares cover all items once and in order, also with fewer items than shares", "[kernels]") {
   const int64_t count = GENERATE(0, 1, 15, 16, 17, 100, 528), parts = 16;
   CAPTURE(count);
   int64_t next = 0;

@@ -1,4 +1,4 @@
-// Division by a number known to the host; on a GPU by a multiplication.
+// Division by a divisor that the host sets; on a GPU by multiplication.
 #pragma once
 
 namespace cutlass {

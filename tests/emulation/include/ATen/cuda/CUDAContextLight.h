@@ -1,4 +1,4 @@
-// Of cuBLAS the one product that kernels/grouped_gemm.cu asks for.
+// The one GEMM of cuBLAS that kernels/grouped_gemm.cu calls.
 #pragma once
 #include <c10/util/BFloat16.h>
 

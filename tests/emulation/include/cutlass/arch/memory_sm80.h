@@ -1,4 +1,4 @@
-// cp.async as CUTLASS offers it. A copy is done at once: that it is there too early no emulation can tell.
+// CUTLASS's interface of cp.async. Copies complete at once, so that a missing wait is not found.
 #pragma once
 #include <cstring>
 
@@ -6,7 +6,7 @@ namespace cutlass::arch {
 
 enum class CacheOperation { Always, Global };
 
-/// The source is read where `exists` says so, else the place is zeros. 16 bytes, aligned, as the instruction wants.
+/// Copies 16 aligned bytes if `exists`, else writes zeros.
 template <int kBytes, CacheOperation>
 struct cp_async_zfill {
   cp_async_zfill(void* shared, const void* global, bool exists) {
