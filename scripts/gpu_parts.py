@@ -20,8 +20,22 @@ TESTS = {"kernels_tests": ("[cuda]~*fused*~*cudnn*", 40), "fused_tests": ("[cuda
 CUDNN_TESTS = ("[cuda]*cudnn*", 100)  # cuDNN compiles its kernels for each shape
 SEVERAL_PROGRAMS = ("kernels_tests", "trainer_tests")  # of tests that are named for what they test
 MOST_LAYERS = 6  # of OLMoE-1B-7B: more would fit, and take longer to initialise than to train
-NCU_METRICS = ("gpu__time_duration.sum", "sm__inst_executed_pipe_tensor.sum", "smsp__issue_active.avg.pct_of_peak_sustained_elapsed",
-               "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum", "dram__bytes_read.sum", "dram__bytes_write.sum")
+# Of GH100. Other architectures and versions of ncu lack some of them.
+NCU_METRICS = (
+    "gpu__time_duration.sum",
+    # Products, and how busy their units are.
+    "sm__inst_executed_pipe_tensor.sum", "sm__inst_executed_pipe_tensor_op_gmma.sum",
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_elapsed",
+    "sm__pipe_tensor_op_hmma_cycles_active.avg.pct_of_peak_sustained_elapsed",
+    # Warps: what is issued, exponentials and conversions, and what is waited for.
+    "smsp__issue_active.avg.pct_of_peak_sustained_elapsed", "smsp__inst_executed_pipe_xu.sum",
+    *(f"smsp__average_warps_issue_stalled_{reason}_per_issue_active.ratio"
+      for reason in ("long_scoreboard", "branch_resolving", "math_pipe_throttle", "gmma", "barrier")),
+    # Memory, from the SM outwards.
+    "l1tex__t_sectors_pipe_lsu_mem_global_op_ld_lookup_hit.sum", "l1tex__t_sectors_pipe_lsu_mem_global_op_ld_lookup_miss.sum",
+    "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum", "lts__t_sectors_op_read.sum", "lts__t_sectors_op_red.sum",
+    "lts__t_bytes.sum.per_second", "dram__bytes_read.sum", "dram__bytes_write.sum")
+NCU_QUERY_S = 6  # to list what it knows, within the limit of the part that counts
 KNOWN_GPUS = r"\b(a100|b200|h100|h200)\b(?!.*(pcie|nvl))"  # of --dry-run --gpu, which are the SXM ones
 MODELLED_GPUS = ("h100", "h200")  # of olmoe-plan --kernels
 GB_PER_LAYER, GB_BESIDE = 9, 12  # trained state and activations of a block of OLMoE-1B-7B; of all that is not a block
@@ -114,7 +128,7 @@ def sanitizer_parts(machine):
     if not missing and not shutil.which("compute-sanitizer"):
         missing = "there is no compute-sanitizer on the path"
     # A call that a library makes to try whether it can is no error.
-    for tool, limit_s, *options in (("memcheck", 44, "--report-api-errors", "no"), ("racecheck", 12)):
+    for tool, limit_s, *options in (("memcheck", 39, "--report-api-errors", "no"), ("racecheck", 12)):
         checker = ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", "9"]
         yield Part(f"sanitizer_{tool}", limit_s, [*machine.env, *checker, "kernels_tests", cases], missing, needed=False)
 
@@ -299,15 +313,35 @@ def profile_parts(machine):
         yield Part(name, 13, command, missing, gpu_report.profile_of, needed=False)
 
 
+def known_metrics(machine):
+    """(those of NCU_METRICS that this ncu can count on this GPU, "") or ((), why there are none)."""
+    if machine.rehearse:
+        return (), "there is no GPU"
+    if not shutil.which("ncu"):
+        return (), "there is no ncu on the path"
+    query = ["timeout", str(NCU_QUERY_S), *machine.env, "ncu", "--query-metrics", "--query-metrics-mode", "all", "--devices", "0"]
+    said = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    listed = {line.split()[0] for line in said.splitlines() if line.strip()}
+    known = tuple(metric for metric in NCU_METRICS if metric in listed)
+    why = (re.findall(r"^==ERROR== (.+)", said, re.MULTILINE) or said.splitlines()[-1:] or ["nothing"])[0]
+    return known, "" if known else f"ncu lists none of the metrics; it said: {why}"
+
+
 def counter_parts(machine):
-    """What ncu counts of each kernel of the layer's benchmarks. Rented machines often forbid it to read counters."""
-    missing = "there is no GPU" if machine.rehearse else "" if shutil.which("ncu") else "there is no ncu on the path"
-    counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(NCU_METRICS),
+    """What ncu counts of each kernel of the layer's benchmarks. Rented machines often forbid it to read counters, and one
+    name that it does not know would keep it from counting at all."""
+    known, missing = known_metrics(machine)
+    unknown = [metric for metric in NCU_METRICS if metric not in known]
+
+    def figures(log, folder):
+        return gpu_report.counters_of(log, folder) | ({"not known to this ncu": unknown} if unknown else {})
+
+    counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(known),
                "--cache-control", "none", "--clock-control", "none", "--kernel-name", "regex:multiply|gemm|Kernel",
                "--launch-count", "12", "--log-file", machine.out / "counters.csv"]
-    yield Part("counters", 16, [*machine.env, *counted, "kernels_bench", "--benchmark_min_time=0.01",
-                                "--benchmark_filter=cuda_experts.*T:16384/skew:0"],
-               missing, gpu_report.counters_of, needed=False)
+    yield Part("counters", 16 + NCU_QUERY_S, [*machine.env, *counted, "kernels_bench", "--benchmark_min_time=0.01",
+                                              "--benchmark_filter=cuda_experts.*T:16384/skew:0"],
+               missing, figures, needed=False)
 
 
 # In order of need: does it work, how fast is it, what else is to be known. A call is what a machine that is lent for
