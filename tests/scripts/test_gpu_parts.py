@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_check, gpu_parts, gpu_report = map(importlib.import_module, ("gpu_check", "gpu_parts", "gpu_report"))
+sys.path.insert(0, str(REPOSITORY / "scripts/gpu"))
+gpu_check, gpu_parts, gpu_report = map(importlib.import_module, ("check", "parts", "report"))
 
 
 def parts_of(machine, call):

@@ -1,4 +1,4 @@
-"""The parts of scripts/gpu_check.py: what runs on the machine with the GPU, and for how long at most."""
+"""The parts of scripts/gpu/check.py: what runs on the machine with the GPU, and for how long at most."""
 import importlib.util
 import json
 import re
@@ -9,9 +9,9 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import gpu_predictions
-import gpu_report
-import gpu_tables
+import predictions
+import report
+import tables
 
 LOAD_S = 30   # to load the first program, before the first part: LibTorch's libraries come from a disk
 # Cases of each, and seconds. A fault on a GPU ends the process that meets it, and what is off by default is the newest.
@@ -53,7 +53,7 @@ class Part:
     limit_s: int
     command: list
     missing: str = ""  # why it cannot run here; empty: it can
-    figures: object = field(default=gpu_report.last_lines)  # what the report says of its log
+    figures: object = field(default=report.last_lines)  # what the report says of its log
     needed: bool = True        # for a "go"
     may_not_fit: bool = False  # out of memory is a finding, not a failure
 
@@ -112,7 +112,7 @@ def cases_part(machine, name, cases, limit_s, programs):
     missing = next(filter(None, (missing_cases(machine, program, cases) for program in programs)), "")
     script = "rc=0; for program in \"${@:2}\"; do $0 $program \"$1\" || rc=$?; done; exit $rc"
     command = ["bash", "-c", script, " ".join(machine.env), cases, *programs]
-    return Part(name, limit_s, command, missing, gpu_report.tests_of)
+    return Part(name, limit_s, command, missing, report.tests_of)
 
 
 def test_parts(machine):
@@ -137,7 +137,7 @@ def train(machine, name, limit_s, config, *overrides):
     if f"train.device={machine.device}" in overrides and not machine.rehearse:
         overrides += ("log.host_syncs=true",)
     return Part(name, limit_s, [*machine.env, "olmoe-train", f"configs/{config}.yaml", *overrides, *NO_FILES,
-                                f"run.folder={machine.out}/{name}"], figures=gpu_report.steps_of)
+                                f"run.folder={machine.out}/{name}"], figures=report.steps_of)
 
 
 def tiny_parts(machine):
@@ -147,7 +147,7 @@ def tiny_parts(machine):
     yield train(machine, "tiny_cpu", 9, "tiny-cpu", *REAL_TOKENS, "train.device=cpu", "run.threads=1")
     # fp32 on both: sums in another order change a loss by 1e-6 in 20 steps, a choice of expert that flips by 1e-4.
     runs = [machine.out / "tiny_device", machine.out / "tiny_cpu"]
-    yield Part("device_against_cpu", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "20",
+    yield Part("device_against_cpu", 3, [sys.executable, "scripts/gpu/report.py", "compare", *runs, "--steps", "20",
                                          "--tolerance", "1e-3"])
 
 
@@ -158,7 +158,7 @@ def benchmark_part(machine, name, limit_s, pattern):
     missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
     return Part(name, limit_s, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
                                 f"--benchmark_out={machine.out}/{name}.json", f"--benchmark_min_time={least_s}"],
-                missing, gpu_report.benchmarks_of, needed=False)
+                missing, report.benchmarks_of, needed=False)
 
 
 def benchmark_parts(machine):
@@ -188,7 +188,7 @@ def peer_part(machine, what, limit_s, shape, *arguments):
     name = f"transformers_{what}"
     command = [sys.executable, "bench/transformers_speed.py", what, "--device", machine.device, "--shape", shape,
                "--json", machine.out / f"{name}.json", *arguments]
-    return Part(name, limit_s, command, missing, gpu_report.measured_in, needed=False)
+    return Part(name, limit_s, command, missing, report.measured_in, needed=False)
 
 
 def peer_layer_parts(machine):
@@ -201,7 +201,7 @@ def fastest_experts(machine):
     """The implementation that transformers was fastest with on one layer."""
     found = machine.out / "transformers_layer.json"
     rows = json.loads(found.read_text())["rows"] if found.exists() else []
-    return gpu_tables.fastest_experts(rows, default="grouped_mm")
+    return tables.fastest_experts(rows, default="grouped_mm")
 
 
 def step_parts(machine):
@@ -211,7 +211,7 @@ def step_parts(machine):
         part = whole_model(machine, 28, layers)
         part.may_not_fit = True
         yield part
-        if not gpu_report.ran_out_of_memory(machine.out / f"{part.name}.log"):
+        if not report.ran_out_of_memory(machine.out / f"{part.name}.log"):
             fitted.append(layers)
         layers //= 2
 
@@ -239,7 +239,7 @@ def graph_parts(machine):
     yield whole_model(machine, 23, layers, kind="again")
     yield replace(whole_model(machine, 23, layers, "train.cuda_graph=true", kind="graph"), missing=missing)
     runs = [machine.out / f"olmoe_{layers}_layers_{kind}" for kind in ("graph", "again")]
-    yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",
+    yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu/report.py", "compare", *runs, "--steps", "12",
                                              "--tolerance", "0"], missing)
     yield replace(whole_model(machine, 20, layers, FUSED, "train.cuda_graph=true", kind="fused_graph"), missing=missing,
                   needed=False)
@@ -265,7 +265,7 @@ def attention_parts(machine):
 
 def ablation_parts(machine):
     """What gathering and epilogues cost the fused kernels of the experts: these with less to do."""
-    part = benchmark_part(machine, "ablations", 14, gpu_tables.ABLATION)
+    part = benchmark_part(machine, "ablations", 14, tables.ABLATION)
     yield replace(part, missing="there is no GPU" if machine.rehearse else part.missing)
 
 
@@ -286,14 +286,14 @@ def prediction_parts(machine):
     gpu = known_gpu(machine)
     unknown = "" if gpu else f"the planner does not know {machine.fact('name')}"
     yield Part("prediction", 3, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
-               unknown, gpu_report.predictions_of, needed=False)
+               unknown, report.predictions_of, needed=False)
     # Before the runs: with as many layers as they try first.
     most = machine.most_layers()
     plan = [*machine.env, "olmoe-plan", "configs/olmoe-1b-7b.yaml", "--kernels", "--gpu", gpu]
     script = " && ".join(shlex.join([*plan, *model_overrides(machine, layers)]) for layers in (most, max(1, most // 2)))
     yield Part("kernel_prediction", 3, ["bash", "-c", script],
                unknown or ("" if gpu in MODELLED_GPUS else f"kernels are modelled for {' and '.join(MODELLED_GPUS)} alone"),
-               gpu_predictions.of_kernels, needed=False)
+               predictions.of_kernels, needed=False)
 
 
 def profile_parts(machine):
@@ -304,13 +304,13 @@ def profile_parts(machine):
         program = part.command.index("olmoe-train")
         name = f"profile_{kind}"
         command = [*part.command[:program], "profile_steps", "--out", machine.out / f"{name}.csv",
-                   *[f"train.steps={gpu_report.PROFILED_STEPS}" if word == "train.steps=12" else
+                   *[f"train.steps={report.PROFILED_STEPS}" if word == "train.steps=12" else
                      f"run.folder={machine.out}/{name}" if str(word).startswith("run.folder=") else word
                      for word in part.command[program + 1:]]]
         missing = "" if bundled else "the bundle has no profile_steps"
         if kind == "fused" and machine.rehearse:
             missing = "there is no GPU"
-        yield Part(name, 13, command, missing, gpu_report.profile_of, needed=False)
+        yield Part(name, 13, command, missing, report.profile_of, needed=False)
 
 
 def known_metrics(machine):
@@ -334,7 +334,7 @@ def counter_parts(machine):
     unknown = [metric for metric in NCU_METRICS if metric not in known]
 
     def figures(log, folder):
-        return gpu_report.counters_of(log, folder) | ({"not known to this ncu": unknown} if unknown else {})
+        return report.counters_of(log, folder) | ({"not known to this ncu": unknown} if unknown else {})
 
     counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(known),
                "--cache-control", "none", "--clock-control", "none", "--kernel-name", "regex:multiply|gemm|Kernel",
