@@ -30,7 +30,7 @@ std::vector<const profiler::KinetoEvent*> events_of(const profiler::ProfilerResu
   return events;
 }
 
-/// The columns that scripts/gpu_kernels.py reads.
+/// The columns that scripts/gpu/profiled_kernels.py reads.
 void write_csv(const std::string& path, const std::vector<const profiler::KinetoEvent*>& events) {
   std::ofstream out(path);
   out << "Duration (ns),Name\n";

@@ -81,7 +81,7 @@ SHAPES = {
     "published": Shape(4, 4096, 2048, 1024, 64, 8, 16, 50304, product=8192),  # of bench/moe_layer_cuda.cpp
     "width": Shape(1, 1024, 2048, 1024, 64, 8, 16, 2048, product=2048),       # these two: of bench/kernels_bench.cpp
     "tiny": Shape(8, 256, 256, 128, 16, 4, 4, 512, product=1024),
-    "rehearsal": Shape(4, 64, 64, 32, 8, 2, 4, 512, product=512),             # of scripts/gpu_parts.py
+    "rehearsal": Shape(4, 64, 64, 32, 8, 2, 4, 512, product=512),             # of scripts/gpu/parts.py
 }
 
 

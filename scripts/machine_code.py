@@ -4,7 +4,7 @@
     scripts/machine_code.py DISASSEMBLER BUILD [--before OTHER_BUILD]
 
 DISASSEMBLER: the folder of cuobjdump and nvdisasm (scripts/install_disassembler.sh). BUILD: a build for sm_90a, with the
-objects of kernels/ that machine_code_rules.py names and what ptxas said of them. Fails where a property is lost, naming
+objects that machine_code_rules.py names and what ptxas said of them; those of bench/ if it has benchmarks. Fails where a property is lost, naming
 kernel, property, value, what is wanted, and the first instruction that is amiss. With OTHER_BUILD, of other sources,
 the table says for each property what it was there, if that source was compiled there, and marks those that would have failed.
 """
@@ -29,7 +29,13 @@ class Property:
 
 
 def objects_of(build, source):
-    return sorted(build.glob(f"CMakeFiles/*/kernels/{source}.cu.o"))
+    return sorted(build.glob(f"CMakeFiles/*/{source}.cu.o"))
+
+
+def sources_of(build):
+    """Those that there are rules for and that a build has to have compiled."""
+    has_benchmarks = "\nOLMOE_BENCH:BOOL=ON\n" in (build / "CMakeCache.txt").read_text(encoding="utf-8")
+    return [source for source in RULES if has_benchmarks or not source.startswith("bench/")]
 
 
 def compiled_kernels(disassembler, build, source):
@@ -37,7 +43,7 @@ def compiled_kernels(disassembler, build, source):
     objects = objects_of(build, source)
     log = build / "ptxas" / Path(source).name
     if len(objects) != 1 or not log.is_file():
-        raise SystemExit(f"{build}: kernels/{source}.cu has not been compiled there, or ptxas's log of it is missing")
+        raise SystemExit(f"{build}: {source}.cu has not been compiled there, or ptxas's log of it is missing")
     said = log.read_text(encoding="utf-8")
     resources = {name: (registers, spilled)
                  for name, architecture, registers, spilled, _ in kernels_of(said) if architecture == "sm_90a"}
@@ -66,10 +72,11 @@ def properties_of_build(disassembler, build, sources):
         of_kernels = RULES[source]
         kernels = compiled_kernels(disassembler, build, source)
         for name, rules in of_kernels.items():
+            shown_name = name if source.startswith("kernels/") else f"{name} of {source}"
             if name in kernels:
-                found += properties_of(name, kernels[name], rules, source.startswith("hopper/"))
+                found += properties_of(shown_name, kernels[name], rules, name.startswith("multiply<"))
             else:
-                found.append(Property(name, "kernel", f"not in kernels/{source}.cu", "to be there", False, ""))
+                found.append(Property(shown_name, "kernel", f"not in {source}.cu", "to be there", False, ""))
     return found
 
 
@@ -92,12 +99,12 @@ def main():
     parser.add_argument("build", type=Path)
     parser.add_argument("--before", type=Path, metavar="OTHER_BUILD")
     options = parser.parse_args()
-    now = properties_of_build(options.disassembler, options.build, RULES)
+    now = properties_of_build(options.disassembler, options.build, sources_of(options.build))
     before = None
     if options.before:
         compiled = [source for source in RULES if objects_of(options.before, source)]
         if not compiled:
-            raise SystemExit(f"{options.before} holds no objects of kernels/")
+            raise SystemExit(f"{options.before} holds no objects that there are rules for")
         before = properties_of_build(options.disassembler, options.before, compiled)
     print_table(now, before)
     problems = [f"{found.kernel}: {found.name}: {shown(found.value)}, wanted: {found.wanted}"

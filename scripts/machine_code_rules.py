@@ -11,6 +11,7 @@ from collections.abc import Callable
 import sass
 
 PASSES = 8  # copies of 16 bytes a thread, which make a k-tile of A (kLoadPasses)
+VALUES = 128  # of a tile that a thread holds (kValuesPerThread)
 TRY = "SYNCS.PHASECHK"  # asks once whether a barrier's phase is over
 EXPONENT_OFFSET = "0x1800000"  # by which an exact reciprocal finds divisors that need its slow path
 
@@ -135,8 +136,9 @@ def at_most(rule, most):
     return dataclasses.replace(rule, wanted=most, or_less=True) if most else rule
 
 
-def fused_rules(loading, epilogue, spilled=0, epilogue_local=0, gathers=True, weight_grad=False):
-    """Bounds are of a warp: instructions a k-tile or a tile along the longest way, some percent above what is there."""
+def fused_rules(loading, epilogue, spilled=0, epilogue_local=0, gathers=True, weight_grad=False, empty=False):
+    """Bounds are of a warp: instructions a k-tile or a tile along the longest way, some percent above what is there.
+    `empty`: the epilogue makes nothing of the products, but the compiler must not know, or it would leave them out."""
     rules = [
         Rule("loading: instructions a k-tile", lambda k: longest_way(k.loading), loading, or_less=True),
         Rule("loading: copies of 16 bytes a k-tile", lambda k: counted(k.loading.instructions("LDGSTS")), PASSES),
@@ -163,6 +165,8 @@ def fused_rules(loading, epilogue, spilled=0, epilogue_local=0, gathers=True, we
         rules += [
             Rule("loading: rows looked up before the first is used", lambda k: rows_looked_up(k.loading), PASSES),
             Rule("epilogue: loads of the sum", lambda k: counted(without_loops(k.epilogue).instructions("LDG")), 0)]
+    if empty:
+        rules.append(Rule("epilogue: stores, for which products are kept", lambda k: counted(k.epilogue.instructions("STG")), VALUES))
     return rules
 
 
@@ -182,24 +186,33 @@ def plain_rules(calls=0):
             SPILLED]
 
 
-# Source: of each kernel, without the spaces of its readable name, the rules.
+# Of the fused kernels that gather, what the bounds of their rules are beside the epilogue's. Down's backward spills five
+# registers once a tile: it has three results of each element.
+UP, DOWN_BACKWARD, WEIGHT_GRAD = {"loading": 90}, {"loading": 110}, {"loading": 230, "weight_grad": True}
+UP_PROJECTION = {"multiply<UpProjection>": fused_rules(**UP, epilogue=1450)}
+DOWN_BACKWARDS = {"multiply<DownBackward>": fused_rules(**DOWN_BACKWARD, epilogue=4000, spilled=40, epilogue_local=10)}
+WEIGHT_GRADS = {"multiply<WeightGrad<true>>": fused_rules(**WEIGHT_GRAD, epilogue=1050),
+                "multiply<WeightGrad<false>>": fused_rules(**WEIGHT_GRAD, epilogue=540)}
+# Source: of each kernel, without the spaces of its readable name, the rules. Sources of bench/ are there if they are built.
 RULES = {
-    "hopper/up_projection": {"multiply<UpProjection>": fused_rules(loading=90, epilogue=1450)},
-    # Spills five registers once a tile: it has three results of each element.
-    "hopper/down_backward": {
-        "multiply<DownBackward>": fused_rules(loading=110, epilogue=4000, spilled=40, epilogue_local=10)},
-    "hopper/row_products": {
+    "kernels/hopper/up_projection": UP_PROJECTION,
+    "kernels/hopper/down_backward": DOWN_BACKWARDS,
+    "kernels/hopper/row_products": {
         "multiply<DownProjection>": fused_rules(loading=75, epilogue=480, gathers=False),
         "multiply<UpInputGrad>": fused_rules(loading=110, epilogue=480, gathers=False)},
-    "hopper/weight_grads": {
-        "multiply<WeightGrad<true>>": fused_rules(loading=230, epilogue=1050, weight_grad=True),
-        "multiply<WeightGrad<false>>": fused_rules(loading=230, epilogue=540, weight_grad=True)},
-    "permute": {"combine<c10::BFloat16,8>": plain_rules()},
-    "cross_entropy": {"row_loss<c10::BFloat16,8>": plain_rules(), "row_loss_and_grads<c10::BFloat16,8>": plain_rules()},
+    "kernels/hopper/weight_grads": WEIGHT_GRADS,
+    # An ablation has to be the kernel that it is of, less what its name says: the same code where tokens are in sequence or
+    # gradients stored, all of the products where the epilogue is empty.
+    "bench/experts_ablation": UP_PROJECTION | DOWN_BACKWARDS | WEIGHT_GRADS | {
+        f"multiply<WithoutEpilogue<{kernel}>>": fused_rules(**bounds, epilogue=270, empty=True)
+        for kernel, bounds in (("UpProjection", UP), ("DownBackward", DOWN_BACKWARD), ("WeightGrad<true>", WEIGHT_GRAD),
+                               ("WeightGrad<false>", WEIGHT_GRAD))},
+    "kernels/permute": {"combine<c10::BFloat16,8>": plain_rules()},
+    "kernels/cross_entropy": {"row_loss<c10::BFloat16,8>": plain_rules(), "row_loss_and_grads<c10::BFloat16,8>": plain_rules()},
     # The loops of `update` are for the last elements, which are no whole vector: a root and a quotient each, four at a time
     # or one.
-    "adamw": {"update<4,float,c10::BFloat16>": plain_rules(calls=10), "sum_squares<float,4>": plain_rules()},
-    "rms_norm": {"normalize_row<c10::BFloat16,8,false>": plain_rules(), "normalize_row<c10::BFloat16,8,true>": plain_rules(),
+    "kernels/adamw": {"update<4,float,c10::BFloat16>": plain_rules(calls=10), "sum_squares<float,4>": plain_rules()},
+    "kernels/rms_norm": {"normalize_row<c10::BFloat16,8,false>": plain_rules(), "normalize_row<c10::BFloat16,8,true>": plain_rules(),
                  # Once a row.
                  "backward_chunk<c10::BFloat16,8,false>": plain_rules(calls=1),
                  "backward_chunk<c10::BFloat16,8,true>": plain_rules(calls=1)},

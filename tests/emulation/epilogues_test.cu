@@ -1,5 +1,5 @@
 // The epilogues of the fused experts (kernels/hopper/epilogues.cuh) without the GEMM: a kernel reads the values of each
-// lane from memory, where wgmma would leave them in registers.
+// lane from memory, where wgmma would leave them in registers. Each check has its planted faults.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "emulation/mistaken_tiles.h"
 #include "kernels/compare.h"
 #include "kernels/hopper/epilogues.cuh"
 #include "kernels/swiglu.h"
@@ -34,6 +35,7 @@ struct Finishing {
   Epilogue epilogue;
   ExpertTiles tiles;
   const float* product;  ///< tile after tile
+  Mistake mistake;       ///< of the epilogue
 };
 
 template <class Epilogue>
@@ -43,15 +45,16 @@ __global__ void __launch_bounds__(kWarps* cuda::kWarp) finish_tiles(Finishing<Ep
   TileCursor at;
   for (auto tile = static_cast<int32_t>(blockIdx.x); at.seek(f.tiles, tile); tile += gridDim.x) {
     const float* const rows_of_warp = f.product + (int64_t{tile} * kTileM + warp * kWarpRows) * kTileN;
-    f.epilogue.finish(at, Values{rows_of_warp, lane}, warp, reinterpret_cast<Element*>(strips) + warp * kStripElements);
+    Element* const strip = reinterpret_cast<Element*>(strips) + warp * kStripElements;
+    f.epilogue.finish(f.mistake(at), Values{rows_of_warp, lane}, warp, strip);
   }
 }
 
 /// Rows of experts, and the tiles that are passed to the kernel. Rows past an expert's last one are NaN and must not be
 /// used.
 struct Case {
-  explicit Case(const std::vector<int32_t>& rows_E, ExpertTiles shape) : tiles(shape) {
-    for (int32_t sum = 0; const int32_t rows : rows_E) offsets.push_back(sum += rows);
+  Case(const Trial& tried, ExpertTiles shape) : trial(tried), tiles(shape) {
+    for (int32_t sum = 0; const int32_t rows : trial.rows_E) offsets.push_back(sum += rows);
     R = offsets.back();
     gpu_offsets = at::tensor(offsets, at::kInt).to(at::kCUDA);
     tiles.E = static_cast<int32_t>(offsets.size());
@@ -71,7 +74,7 @@ struct Case {
     ExpertTiles on_gpu = tiles;
     on_gpu.offsets_E = gpu_offsets.const_data_ptr<int32_t>();
     finish_tiles<Epilogue><<<5, kWarps * cuda::kWarp, kStripBytes>>>(
-        Finishing<Epilogue>{epilogue, on_gpu, product.const_data_ptr<float>()});
+        Finishing<Epilogue>{epilogue, on_gpu, product.const_data_ptr<float>(), trial.mistake});
   }
   /// The rows of a tile whose M dimension is an expert's rows.
   static at::Tensor rows_of(const at::Tensor& x_RW, const TileCursor& at) {
@@ -79,6 +82,7 @@ struct Case {
     return x_RW.narrow(0, first, std::min<int64_t>(kTileM, at.end - first));
   }
 
+  Trial trial;
   std::vector<int32_t> offsets;
   int64_t R;
   at::Tensor gpu_offsets;
@@ -89,22 +93,51 @@ at::Tensor unwritten(at::IntArrayRef sizes, at::ScalarType dtype) {
   return at::full(sizes, std::nan(""), at::TensorOptions().dtype(dtype).device(at::kCUDA));
 }
 
-const std::vector<std::vector<int32_t>> kSpreads{{1}, {0, 129, 0, 128, 127, 0}, {15, 16, 17}, {0, 300, 3}};
+const std::vector<int32_t> kNearABorder{15, 16, 17};
+const std::vector<Trial> kTrials =
+    trials({starts_a_row_late, misses_the_last_row, takes_the_tile_before, takes_the_first_columns}, kNearABorder);
+const std::vector<Trial> kWeightTrials =
+    trials({takes_the_tile_before, takes_the_first_columns, takes_the_expert_before}, kNearABorder);
 constexpr int64_t kF = 2 * kTileN;
+
+bool rows_are_written(const Trial& trial) {
+  const Case c(trial, {nullptr, 0, 0, kF / kTileN});
+  const at::Tensor product = normal({c.R, kF}, at::kFloat, 1), y = unwritten({c.R, kF}, at::kBFloat16);
+  c.finish(hopper::RowsEpilogue{.y_RO = y.data_ptr<Element>(), .O = kF},
+           [&](const TileCursor& at) { return Case::rows_of(product, at).narrow(1, int64_t{at.n} * kTileN, kTileN); });
+  return same_bits(y.cpu(), product.to(at::kBFloat16));
+}
+
+template <bool kTransposed>
+bool weight_grads_are_written(const Trial& trial, GradWrite write) {
+  constexpr int64_t kD = 2 * kTileM, kO = 2 * kTileN;
+  const bool stores = write == GradWrite::store;
+  const Case c(trial, {nullptr, 0, kD / kTileM, kO / kTileN, /*empty_too=*/stores});
+  const int64_t E = c.tiles.E;
+  const at::Tensor product = normal({E, kD, kO}, at::kFloat, 1);
+  for (int64_t e = 0; e < E; ++e)
+    if (trial.rows_E[e] == 0) product[e].zero_();
+  const at::Tensor before = normal({E, kTransposed ? kO : kD, kTransposed ? kD : kO}, at::kFloat, 2);
+  const at::Tensor dw = stores ? unwritten(before.sizes(), at::kFloat) : before.to(at::kCUDA);
+  c.finish(hopper::WeightGradEpilogue<kTransposed>{.dw = dw.data_ptr<float>(), .write = write, .D = kD, .O = kO},
+           [&](const TileCursor& at) {
+             const at::Tensor columns = product[at.expert].narrow(1, int64_t{at.n} * kTileN, kTileN);
+             return columns.narrow(0, int64_t{at.m} * kTileM, kTileM);
+           });
+  const at::Tensor laid_out = kTransposed ? product.transpose(1, 2).contiguous() : product;
+  return same_bits(dw.cpu(), stores ? laid_out : before + laid_out);
+}
 
 }  // namespace
 
 TEST_CASE("the rows epilogue writes each row of each expert", "[emulation]") {
-  const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kTileN});
-  const at::Tensor product = normal({c.R, kF}, at::kFloat, 1), y = unwritten({c.R, kF}, at::kBFloat16);
-  c.finish(hopper::RowsEpilogue{.y_RO = y.data_ptr<Element>(), .O = kF},
-           [&](const TileCursor& at) { return Case::rows_of(product, at).narrow(1, int64_t{at.n} * kTileN, kTileN); });
-  CHECK(same_bits(y.cpu(), product.to(at::kBFloat16)));
+  const Trial trial = GENERATE(from_range(kTrials));
+  CHECK(rows_are_written(trial) == trial.right());
 }
 
 TEST_CASE("the up epilogue writes z and h of each row of each expert", "[emulation]") {
   constexpr int kColumns = hopper::UpEpilogue::kColumns;
-  const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kColumns});
+  const Case c(GENERATE(from_range(kTrials)), {nullptr, 0, 0, kF / kColumns});
   const at::Tensor product = normal({c.R, 2 * kF}, at::kFloat, 1), scores_R = normal({c.R}, at::kFloat, 2);
   const at::Tensor gpu_scores = scores_R.to(at::kCUDA);
   const at::Tensor z = unwritten({c.R, 2 * kF}, at::kBFloat16), h = unwritten({c.R, kF}, at::kBFloat16);
@@ -118,12 +151,13 @@ TEST_CASE("the up epilogue writes z and h of each row of each expert", "[emulati
              return at::cat({rows.narrow(1, column, kColumns), rows.narrow(1, kF + column, kColumns)}, 1);
            });
   const at::Tensor expected_z = product.to(at::kBFloat16);
-  CHECK(same_bits(z.cpu(), expected_z));
-  CHECK(relative_error(h.cpu(), swiglu(expected_z, scores_R)) <= 2 * bound(at::kBFloat16, 1, 1, 1));
+  CHECK(same_bits(z.cpu(), expected_z) == c.trial.right());
+  const double h_error = relative_error(h.cpu(), swiglu(expected_z, scores_R));
+  CHECK((h_error <= 2 * bound(at::kBFloat16, 1, 1, 1)) == c.trial.right());
 }
 
 TEST_CASE("the down backward epilogue writes dz, h and the score gradient of each row of each expert", "[emulation]") {
-  const Case c(GENERATE(from_range(kSpreads)), {nullptr, 0, 0, kF / kTileN});
+  const Case c(GENERATE(from_range(kTrials)), {nullptr, 0, 0, kF / kTileN});
   const at::Tensor dh = normal({c.R, kF}, at::kBFloat16, 1), z = normal({c.R, 2 * kF}, at::kBFloat16, 2);
   const at::Tensor product = dh.to(at::kFloat), scores_R = normal({c.R}, at::kFloat, 3);
   const at::Tensor gpu_scores = scores_R.to(at::kCUDA), gpu_z = z.to(at::kCUDA);
@@ -137,30 +171,24 @@ TEST_CASE("the down backward epilogue writes dz, h and the score gradient of eac
                                         .F = kF},
            [&](const TileCursor& at) { return Case::rows_of(product, at).narrow(1, int64_t{at.n} * kTileN, kTileN); });
   const SwigluGrads expected = swiglu_backward(dh, z, scores_R);
-  CHECK(relative_error(dz.cpu(), expected.dz_R2F) <= 2 * bound(at::kBFloat16, 1, 1, 1));
-  CHECK(relative_error(h.cpu(), expected.h_RF) <= 2 * bound(at::kBFloat16, 1, 1, 1));
-  CHECK(relative_error(partial_dscores.cpu().sum(1), expected.dscore_R) <= 2 * bound(at::kFloat, kF, 1, 1));
+  CHECK((relative_error(dz.cpu(), expected.dz_R2F) <= 2 * bound(at::kBFloat16, 1, 1, 1)) == c.trial.right());
+  CHECK((relative_error(h.cpu(), expected.h_RF) <= 2 * bound(at::kBFloat16, 1, 1, 1)) == c.trial.right());
+  const double dscore_error = relative_error(partial_dscores.cpu().sum(1), expected.dscore_R);
+  CHECK((dscore_error <= 2 * bound(at::kFloat, kF, 1, 1)) == c.trial.right());
 }
 
 TEMPLATE_TEST_CASE_SIG("a weight gradient's epilogue adds to each element once, or stores it", "[emulation]",
                        ((bool kTransposed), kTransposed), false, true) {
-  constexpr int64_t kD = 2 * kTileM, kO = 2 * kTileN;
-  const auto rows_E = GENERATE(from_range(kSpreads));
+  const Trial trial = GENERATE(from_range(kWeightTrials));
   const auto write = GENERATE(GradWrite::add, GradWrite::store);
-  const bool stores = write == GradWrite::store;
-  CAPTURE(rows_E, stores);
-  const Case c(rows_E, {nullptr, 0, kD / kTileM, kO / kTileN, /*empty_too=*/stores});
-  const int64_t E = c.tiles.E;
-  const at::Tensor product = normal({E, kD, kO}, at::kFloat, 1);
-  for (int64_t e = 0; e < E; ++e)
-    if (rows_E[e] == 0) product[e].zero_();
-  const at::Tensor before = normal({E, kTransposed ? kO : kD, kTransposed ? kD : kO}, at::kFloat, 2);
-  const at::Tensor dw = stores ? unwritten(before.sizes(), at::kFloat) : before.to(at::kCUDA);
-  c.finish(hopper::WeightGradEpilogue<kTransposed>{.dw = dw.data_ptr<float>(), .write = write, .D = kD, .O = kO},
-           [&](const TileCursor& at) {
-             const at::Tensor columns = product[at.expert].narrow(1, int64_t{at.n} * kTileN, kTileN);
-             return columns.narrow(0, int64_t{at.m} * kTileM, kTileM);
-           });
-  const at::Tensor laid_out = kTransposed ? product.transpose(1, 2).contiguous() : product;
-  CHECK(same_bits(dw.cpu(), stores ? laid_out : before + laid_out));
+  CAPTURE(trial.rows_E, write == GradWrite::store);
+  CHECK(weight_grads_are_written<kTransposed>(trial, write) == trial.right());
+}
+
+TEST_CASE("planted: an epilogue that writes past the last row is stopped", "[emulation]") {
+  CHECK_THROWS_AS(rows_are_written({{0, 300, 3}, takes_the_row_behind}), emulation::Fault);
+}
+// This ends the program, as those of planted_faults.cu do.
+TEST_CASE("planted: epilogue_adds_to_the_expert_behind", "[.planted]") {
+  CHECK(weight_grads_are_written<false>({{0, 300, 3}, takes_the_expert_behind}, GradWrite::add));
 }

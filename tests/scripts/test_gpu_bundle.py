@@ -11,8 +11,8 @@ from gpu_case import Temporary
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_parts = importlib.import_module("gpu_parts")
+sys.path.insert(0, str(REPOSITORY / "scripts/gpu"))
+gpu_parts = importlib.import_module("parts")
 # A Python with torch and transformers, for development. Where there is none, the report has to say so.
 PEER_PYTHON = REPOSITORY / ".deps/venv-dev/bin"
 
@@ -28,12 +28,12 @@ class Bundle(Temporary):
     def setUp(self):
         super().setUp()
         self.bundle = self.folder / "bundle"
-        code, text = self.run_in(REPOSITORY, "scripts/gpu_bundle.sh", "-b", BUILD, "-o", self.bundle)
+        code, text = self.run_in(REPOSITORY, "scripts/gpu/bundle.sh", "-b", BUILD, "-o", self.bundle)
         self.assertEqual(code, 0, text)
         self.environment = {"LIBTORCH": libtorch(), "OMP_NUM_THREADS": "1"}
 
     def check(self, *arguments, **environment):
-        return self.run_in(self.bundle, "scripts/gpu_check.sh", *arguments, **self.environment | environment)
+        return self.run_in(self.bundle, "scripts/gpu/check.sh", *arguments, **self.environment | environment)
 
     def libraries(self, program):
         """{name: path} of what the program is linked with inside the bundle."""

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from gpu_case import Temporary
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
+sys.path.insert(0, str(REPOSITORY / "scripts/gpu"))
 gpu_check, gpu_parts, gpu_report, gpu_watch = map(
-    importlib.import_module, ("gpu_check", "gpu_parts", "gpu_report", "gpu_watch"))
+    importlib.import_module, ("check", "parts", "report", "watch"))
 Watch = gpu_watch.Watch
 
 
@@ -24,7 +24,7 @@ class Environment(Temporary):
 
     def setUp(self):
         super().setUp()
-        shutil.copy(REPOSITORY / "scripts/gpu_env.sh", self.folder / "env.sh")
+        shutil.copy(REPOSITORY / "scripts/gpu/env.sh", self.folder / "env.sh")
         self.add("programs/nvidia-smi", "#!/bin/sh\necho 580.65.06\n", 0o755)
         self.add("torch/lib/libtorch_cpu.so", "")
         self.add("torch/lib/libtorch_cuda.so", "")
@@ -161,16 +161,15 @@ class WholeCheck(Temporary):
             gpu_check.new_folder(self.folder)
 
     def test_a_signal_ends_the_part_and_leaves_the_report(self):
-        # tokenize is Python's own only if it comes before those of scripts/, where another has its name.
-        script = ("import sys, tokenize, types; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-                  "import gpu_check, gpu_parts, gpu_watch\n"
-                  "out = Path(sys.argv[2]); parts = [gpu_parts.Part('first', 5, ['true']),\n"
-                  "    gpu_parts.Part('second', 50, ['sh', '-c', 'echo $$; exec sleep 50'])]\n"
-                  "groups = (lambda machine: parts, lambda machine: parts)\n"
-                  "machine = types.SimpleNamespace(rehearse=False, out=out, watch=gpu_watch.Watch(out / 'gpu.csv'))\n"
-                  "gpu_check.heed_signals()\n"
-                  "gpu_check.Check(machine, gpu_check.Budget(90), groups).run_all()\n")
-        check = subprocess.Popen([sys.executable, "-c", script, REPOSITORY / "scripts", self.folder],
+        script = ("import sys, types; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+                  "import check, parts, watch\n"
+                  "out = Path(sys.argv[2]); two = [parts.Part('first', 5, ['true']),\n"
+                  "    parts.Part('second', 50, ['sh', '-c', 'echo $$; exec sleep 50'])]\n"
+                  "groups = (lambda machine: two, lambda machine: two)\n"
+                  "machine = types.SimpleNamespace(rehearse=False, out=out, watch=watch.Watch(out / 'gpu.csv'))\n"
+                  "check.heed_signals()\n"
+                  "check.Check(machine, check.Budget(90), groups).run_all()\n")
+        check = subprocess.Popen([sys.executable, "-c", script, REPOSITORY / "scripts/gpu", self.folder],
                                  stderr=subprocess.DEVNULL)
         log = self.folder / "second.log"
         due = time.monotonic() + 30

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_check, gpu_parts, gpu_report = map(importlib.import_module, ("gpu_check", "gpu_parts", "gpu_report"))
+sys.path.insert(0, str(REPOSITORY / "scripts/gpu"))
+gpu_check, gpu_parts, gpu_report = map(importlib.import_module, ("check", "parts", "report"))
 
 
 def parts_of(machine, call):
@@ -105,7 +105,7 @@ class Parts(unittest.TestCase):
         for name in (*gpu_parts.TESTS, "cudnn_tests", "sanitizer_memcheck", "layer_unfused", "layer_fused", "attention", "ablations"):
             self.assertTrue(missing[name], name)
 
-    def test_kernels_are_timed_by_our_own_program_and_counted_by_ncu_where_it_is(self):
+    def test_kernels_are_timed_by_our_own_program(self):
         (self.folder / "bin").mkdir()
         (self.folder / "bin/profile_steps").touch()
         before = Path.cwd()
@@ -119,10 +119,50 @@ class Parts(unittest.TestCase):
         self.assertIn("train.expert_kernels=fused", fused.command)
         (self.folder / "bin/profile_steps").unlink()
         self.assertEqual(next(gpu_parts.profile_parts(self.machine())).missing, "the bundle has no profile_steps")
-        for there in (True, False):
-            with mock.patch.object(shutil, "which", lambda tool: tool if there else None):
-                part = next(gpu_parts.counter_parts(self.machine()))
-            self.assertEqual((bool(part.missing), part.needed, "ncu" in part.command), (not there, False, True))
+
+    def counters(self, ncu, **changes):
+        """The part that counts, and its metrics, where `ncu`, a shell script, is on the path."""
+        program = self.folder / "ncu"
+        program.write_text(f"#!/bin/sh\n{ncu}\n")
+        program.chmod(0o755)
+        with mock.patch.dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}"):
+            part = next(gpu_parts.counter_parts(self.machine(env=[], **changes)))
+        return part, part.command[part.command.index("--metrics") + 1].split(",")
+
+    def test_metrics_that_ncu_does_not_know_are_left_out_and_named(self):
+        gone = "smsp__average_warps_issue_stalled_gmma_per_issue_active.ratio"
+        names = [name + suffix for name in gpu_parts.NCU_METRICS if name != gone for suffix in ("", ".pct")]
+        listing = self.folder / "listing"
+        listing.write_text("Device NVIDIA B200 (GB100)\n\n" + "".join(f"{name:<90} Counter  # of it\n" for name in names))
+        # It lists metrics, and refuses to count if it does not know one.
+        script = (f'echo "$@" >> {self.folder}/asked; '
+                  f'case "$*" in *--query-metrics-mode\\ all*) cat {listing} ;; *{gone}*) exit 1 ;; esac')
+        part, metrics = self.counters(script)
+        self.assertEqual((part.missing, metrics), ("", [name for name in gpu_parts.NCU_METRICS if name != gone]))
+        self.assertEqual((self.folder / "asked").read_text(), "--query-metrics --query-metrics-mode all --devices 0\n")
+        self.assertEqual(subprocess.run(part.command, env={"PATH": f"{self.folder}:/usr/bin:/bin"}).returncode, 0)
+        (self.folder / "counters.csv").write_text('"Kernel Name","dram__bytes_read.sum"\n"multiply","5"\n')
+        figures = part.figures(None, self.folder / "counters")
+        self.assertEqual(figures, {"rows": [{"kernel": "multiply", "dram__bytes_read.sum": 5.0}], "not known to this ncu": [gone]})
+        text = gpu_report.part_markdown({"name": "counters", "command": "ncu", "figures": figures})
+        self.assertIn(f"* not known to this ncu: {gone}", text)
+        listing.write_text("\n".join([*names, gone]))
+        self.assertNotIn("not known to this ncu", self.counters(script)[0].figures(None, self.folder / "counters"))
+
+    def test_nothing_is_counted_where_ncu_lists_nothing(self):
+        refusal = "ERR_NVGPUCTRPERM - The user does not have permission"
+        for says, why in ((f"echo Device 0; echo '==ERROR== {refusal}'; echo See the guide", refusal), ("echo killed; exit 9", "killed"),
+                          ("exit 1", "nothing")):
+            part, _ = self.counters(says)
+            self.assertEqual((part.missing, part.needed), (f"ncu lists none of the metrics; it said: {why}", False))
+        self.assertEqual(self.counters("exit 1", rehearse=True)[0].missing, "there is no GPU")
+        with mock.patch.object(shutil, "which", lambda tool: None):
+            self.assertEqual(self.counters("exit 1")[0].missing, "there is no ncu on the path")
+
+    def test_metrics_have_names_like_those_of_ncu(self):
+        self.assertEqual(len(set(gpu_parts.NCU_METRICS)), 20)
+        for name in gpu_parts.NCU_METRICS:
+            self.assertRegex(name, r"^[a-z0-9]+__[a-z0-9_]+\.(sum(\.per_second)?|ratio|avg\.pct_of_peak_sustained_elapsed)$")
 
     def test_half_as_many_layers_are_tried(self):
         machine = SimpleNamespace(rehearse=True, out=self.folder, device="cpu", env=[], most_layers=lambda: 8, fitted=[])

@@ -8,9 +8,9 @@ import unittest
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_parts, gpu_predictions, gpu_report, gpu_tables, gpu_kernels = map(
-    importlib.import_module, ("gpu_parts", "gpu_predictions", "gpu_report", "gpu_tables", "gpu_kernels"))
+sys.path.insert(0, str(REPOSITORY / "scripts/gpu"))
+gpu_parts, gpu_predictions, gpu_report, gpu_tables, profiled_kernels = map(
+    importlib.import_module, ("parts", "predictions", "report", "tables", "profiled_kernels"))
 
 
 class Tables(unittest.TestCase):
@@ -209,7 +209,7 @@ class Predictions(unittest.TestCase):
         self.assertEqual(gpu_tables.prediction_markdown({"rows": []}), [])
         both = [self.part("kernel_prediction", self.predicted()), *measured]
         self.assertEqual(len(gpu_predictions.table(both)["rows"]), 1)
-        self.assertEqual(gpu_report.tables(both, rehearse=True)["predictions"], {"rows": []})
+        self.assertEqual(gpu_report.all_tables(both, rehearse=True)["predictions"], {"rows": []})
 
     def test_a_program_that_predicts_nothing_leaves_no_figures(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -226,25 +226,25 @@ class Kernels(unittest.TestCase):
     def test_kernels_of_one_step_are_told_apart(self):
         rows = [f'{1000 * (i + 1)},"{name}"' for i, name in enumerate(self.NAMES)]
         text = "\n".join(["Duration (ns),Name", *rows])
-        found = gpu_kernels.summary(text, 3)
+        found = profiled_kernels.summary(text, 3)
         self.assertEqual((found["of"], found["launches"]), ("one step", 3))
         self.assertEqual([row[:2] for row in found["kernels"]],
                          [["swiglu<float, Pair<int>>", 1], ["gemm", 1], ["start<float>", 1]])
         self.assertAlmostEqual(found["gpu_ms"], (6000 + 7000 + 8000) * 1e-6)
-        self.assertEqual(gpu_kernels.summary(text, 5)["of"], "the whole run of 5 steps")
+        self.assertEqual(profiled_kernels.summary(text, 5)["of"], "the whole run of 5 steps")
 
     def test_counters_of_ncu(self):
         head = '"ID","Process ID","Kernel Name","gpu__time_duration.sum","dram__bytes_read.sum"'
         text = "\n".join(["==PROF== Connected", head, '"","","","ns","byte"',
                           '"0","7","void multiply<Up>(int)","2,000","3,000,000"'])
-        self.assertEqual(gpu_kernels.counters(text),
+        self.assertEqual(profiled_kernels.counters(text),
                          [{"kernel": "multiply<Up>", "gpu__time_duration.sum": 2000.0, "dram__bytes_read.sum": 3e6}])
         with self.assertRaisesRegex(ValueError, "ncu counted nothing"):
-            gpu_kernels.counters("==ERROR== ERR_NVGPUCTRPERM")
+            profiled_kernels.counters("==ERROR== ERR_NVGPUCTRPERM")
 
     def test_no_kernel_is_an_error(self):
         with self.assertRaises(ValueError):
-            gpu_kernels.summary("Duration (ns),Name\n", 3)
+            profiled_kernels.summary("Duration (ns),Name\n", 3)
 
 
 class Logs(unittest.TestCase):

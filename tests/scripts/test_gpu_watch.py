@@ -8,8 +8,8 @@ from pathlib import Path
 from unittest import mock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-gpu_check, gpu_parts, gpu_watch = map(importlib.import_module, ("gpu_check", "gpu_parts", "gpu_watch"))
+sys.path.insert(0, str(REPOSITORY / "scripts/gpu"))
+gpu_check, gpu_parts, gpu_watch = map(importlib.import_module, ("check", "parts", "watch"))
 Watch = gpu_watch.Watch
 
 

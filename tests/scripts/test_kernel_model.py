@@ -11,9 +11,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve().parent
-sys.path[:0] = [str(REPOSITORY / "scripts" / "gpu"), str(REPOSITORY / "scripts")]
+sys.path.insert(0, str(REPOSITORY / "scripts/gpu"))
 kernel_model, published_layers, gpu_predictions = map(importlib.import_module,
-                                                      ("kernel_model", "published_layers", "gpu_predictions"))
+                                                      ("kernel_model", "published_layers", "predictions"))
 PAGE = REPOSITORY / "docs" / "roofline.md"
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n\n)((?:\|.*\n)+)")
 READING = 4  # TFLOP/s, to which charts were read

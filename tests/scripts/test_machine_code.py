@@ -49,8 +49,9 @@ MULTIPLYING_TILES = ["loads: USETMAXREG.TRY_ALLOC.CTAPOOL UP0, 0xe0", "product: 
                      "HGMMA.64x256x16.F32.BF16 R24, gdesc[UR16], RZ, !UPT", *MULTIPLYING,
                      "WARPGROUP.DEPBAR.LE gsb0, 0x0", STORE, "@P2 BRA <product>", "EXIT"]
 PLAIN = ["loop: LDG.E R2, desc[UR20][R4.64]", "@P0 BRA <loop>", "EXIT"]
-NAMES = {"up_projection": "multiply<UpProjection>", "down_backward": "multiply<DownBackward>",
-         "weight_grads": "multiply<WeightGrad<false>>"}
+NAMES = {"kernels/hopper/up_projection": "multiply<UpProjection>", "kernels/hopper/down_backward": "multiply<DownBackward>",
+         "kernels/hopper/weight_grads": "multiply<WeightGrad<false>>"}
+EMPTY = {name: rules for name, rules in RULES["bench/experts_ablation"].items() if "WithoutEpilogue" in name}
 
 
 def kernel(loading=LOADING_TILES, multiplying=MULTIPLYING_TILES):
@@ -63,15 +64,19 @@ def replaced(lines, old, *new):
     return [*lines[:at], *new, *lines[at + 1:]]
 
 
+KEPT = "@P5 STG.E desc[UR4][R2.64], R24"
+EMPTY_TILES = replaced(MULTIPLYING_TILES, STORE, *[KEPT] * 128)
+
+
 def brief(instruction):
     """Without its address, and that which it branches to."""
     return re.sub(r"^/\*\w+\*/ |(?<=BRA) .*", "", instruction)
 
 
 class FusedKernels(unittest.TestCase):
-    def lost(self, code, source="weight_grads", registers=168, spilled=0, log=""):
-        name = NAMES[source]
-        found = properties_of(name, Compiled(code, registers, spilled, log), RULES[f"hopper/{source}"][name], is_fused=True)
+    def lost(self, code, source="kernels/hopper/weight_grads", registers=168, spilled=0, log="", name=""):
+        name = name or NAMES[source]
+        found = properties_of(name, Compiled(code, registers, spilled, log), RULES[source][name], is_fused=True)
         return [(each.name, each.value, brief(each.first)) for each in found if not each.holds]
 
     def loses(self, name, value, first, loading=LOADING_TILES, multiplying=MULTIPLYING_TILES):
@@ -157,7 +162,25 @@ class FusedKernels(unittest.TestCase):
         self.assertEqual(self.lost(kernel(), registers=160),
                          [("registers: at launch, loading, multiplying", [160, 56, 224], "USETMAXREG.DEALLOC.CTAPOOL 0x38")])
         self.assertEqual(self.lost(kernel(), spilled=8), [("spilled bytes", 8, "")])
-        self.assertEqual(self.lost(kernel(), "down_backward", spilled=41), [("spilled bytes", 41, "")])
+        self.assertEqual(self.lost(kernel(), "kernels/hopper/down_backward", spilled=41), [("spilled bytes", 41, "")])
+
+    def test_ablations_multiply_as_much_as_the_kernels_that_they_are_of(self):
+        self.assertEqual(len(EMPTY), 4)
+        fewer = replaced(EMPTY_TILES, PRODUCT)
+        emptied = [line for line in EMPTY_TILES if line not in (PRODUCT, KEPT)]
+        for name, multiplying, lost in (
+                ("as designed", EMPTY_TILES, []),
+                ("a product is left out", fewer, [("multiplying: products of 64x256x16 a k-tile", 3, PRODUCT)]),
+                ("a value is left out", replaced(EMPTY_TILES, KEPT), [("epilogue: stores, for which products are kept", 127, KEPT)]),
+                ("none is kept", emptied, [("structure", "not found: a loop with HGMMA around another", "")]),
+                ("something is made of them", replaced(EMPTY_TILES, KEPT, *["FADD R1, R1, R2"] * 200, KEPT),
+                 [("epilogue: instructions a tile", 330, "WARPGROUP.DEPBAR.LE gsb0, 0x0")])):
+            for kernel_name in EMPTY:
+                with self.subTest(name, kernel=kernel_name):
+                    code = kernel(multiplying=multiplying)
+                    self.assertEqual(self.lost(code, "bench/experts_ablation", name=kernel_name), lost)
+        for source, name in NAMES.items():  # less to do by other operands
+            self.assertEqual(RULES["bench/experts_ablation"][name], RULES[source][name])
 
     def test_local_memory_in_the_multiplying_loop(self):
         self.loses("multiplying: local loads and stores", 1, "STL [R1], R2",
@@ -208,18 +231,20 @@ class Program(unittest.TestCase):
         self.build("now", PLAIN)
 
     def build(self, folder, plain):
+        fused = ["@P0 BRA <loads>", *LOADING_TILES]
         for source, names in RULES.items():
-            path = self.root / folder / f"CMakeFiles/some.dir/kernels/{source}.cu.o"
+            path = self.root / folder / f"CMakeFiles/some.dir/{source}.cu.o"
             log = self.root / folder / "ptxas" / path.name.removesuffix(".cu.o")
-            lines = ["@P0 BRA <loads>", *LOADING_TILES, *MULTIPLYING_TILES] if source.startswith("hopper/") else plain
             path.parent.mkdir(parents=True, exist_ok=True)
             log.parent.mkdir(exist_ok=True)
-            path.write_text("".join(printed(lines, mangled(name)) for name in names))
+            path.write_text("".join(printed(fused + EMPTY_TILES if name in EMPTY else fused + MULTIPLYING_TILES
+                                            if name.startswith("multiply<") else plain, mangled(name)) for name in names))
             log.write_text("".join(
                 f"ptxas info    : Compiling entry function '{mangled(name)}' for '{architecture}'\n"
                 "    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
                 f"ptxas info    : Used {registers} registers\n"
                 for name in names for architecture, registers in (("sm_90a", 168), ("sm_100a", 40))))
+        (self.root / folder / "CMakeCache.txt").write_text("# options\nOLMOE_BENCH:BOOL=ON\n")
 
     def run_it(self, *more):
         done = subprocess.run([sys.executable, SCRIPTS / "machine_code.py", self.tools, self.root / "now", *more],
@@ -258,8 +283,17 @@ class Program(unittest.TestCase):
         self.build("now", [*PLAIN[:2], "CALL.ABS.NOINC R2", "EXIT"])
         self.assertEqual(self.run_it()[0], 0)
 
+    def test_ablations_are_looked_at_where_benchmarks_are_built(self):
+        named = "`multiply<WithoutEpilogue<UpProjection>> of bench/experts_ablation` | multiplying: products"
+        self.assertIn(named, self.run_it()[1])
+        (self.root / "now/CMakeFiles/some.dir/bench/experts_ablation.cu.o").unlink()
+        self.assertIn("bench/experts_ablation.cu has not been compiled there", self.run_it()[2])
+        (self.root / "now/CMakeCache.txt").write_text("# options\nOLMOE_BENCH:BOOL=OFF\n")
+        code, table, said = self.run_it()
+        self.assertEqual((code, named in table, said), (0, False, ""))
+
     def test_what_is_missing_is_an_error(self):
-        self.assertIn("holds no objects of kernels/", self.run_it("--before", self.root / "before")[2])
+        self.assertIn("holds no objects that there are rules for", self.run_it("--before", self.root / "before")[2])
         folder = self.root / "now/CMakeFiles/some.dir/kernels"
         (folder / "permute.cu.o").write_text(printed(PLAIN, "_Z5otherv"))
         code, _, said = self.run_it()

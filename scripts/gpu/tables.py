@@ -1,4 +1,4 @@
-"""Ours beside transformers, in the report of scripts/gpu_check.py: one layer's experts, and training steps."""
+"""Ours beside transformers, in the report of scripts/gpu/check.py: one layer's experts, and training steps."""
 import re
 from collections import defaultdict
 

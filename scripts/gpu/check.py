@@ -1,4 +1,4 @@
-"""What scripts/gpu_check.sh starts in a bundle's folder: runs the parts of gpu_parts.py, each within its limit."""
+"""What scripts/gpu/check.sh starts in a bundle's folder: runs the parts of scripts/gpu/parts.py, each within its limit."""
 import argparse
 import fnmatch
 import os
@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import gpu_parts
-import gpu_report
-import gpu_watch
+import parts
+import report
+from watch import Watch
 
 CALL_S = 330  # of a call, all together
 GRACE_S = 2   # from a part's limit to its death
@@ -36,7 +36,7 @@ class Budget:
 def status_of(part, rc, log):
     if rc in (124, 137):
         return "timed out"
-    if rc and part.may_not_fit and gpu_report.ran_out_of_memory(log):
+    if rc and part.may_not_fit and report.ran_out_of_memory(log):
         return "out of memory"
     return "failed" if rc else "passed"
 
@@ -79,10 +79,10 @@ def run(part, out, limit_s, watch):
     end_s = time.time()
     status = status_of(part, rc, log)
     result |= {"status": status, "rc": rc, "seconds": round(end_s - begin_s, 2), "gpu": watch.between(begin_s, end_s)}
-    figures, why_not = gpu_report.attempt(part.figures, log, out / part.name)
+    figures, why_not = report.attempt(part.figures, log, out / part.name)
     if why_not and status == "passed":
         result |= {"status": "failed", "reason": f"ended well, but left no figures: {why_not}"}
-    return result | {"figures": gpu_report.last_lines(log, None) if why_not else figures}
+    return result | {"figures": report.last_lines(log, None) if why_not else figures}
 
 
 def broken(name, reason):
@@ -101,11 +101,11 @@ class Check:
     def write(self, unfinished=""):
         if self.only:
             unfinished = unfinished or "of " + " ".join(self.only) + " alone"
-        return gpu_report.write(self.machine.out, self.results, self.machine.rehearse, unfinished)
+        return report.write(self.machine.out, self.results, self.machine.rehearse, unfinished)
 
     def add(self, result):
         self.results.append(result)
-        print(f"   {result['name']}: {gpu_report.outcome(result)}", file=sys.stderr, flush=True)
+        print(f"   {result['name']}: {report.outcome(result)}", file=sys.stderr, flush=True)
 
     def wants(self, part):
         met = {pattern for pattern in self.only if fnmatch.fnmatchcase(part.name, pattern)}
@@ -117,7 +117,7 @@ class Check:
         self.place = f"in the part {part.name}"
         self.write(f"it ended {self.place}")
         limit_s = part.limit_s * PATIENCE if self.machine.rehearse else self.budget.limit_s(part)
-        result, why_not = gpu_report.attempt(run, part, self.machine.out, limit_s, self.machine.watch)
+        result, why_not = report.attempt(run, part, self.machine.out, limit_s, self.machine.watch)
         self.add(result or broken(part.name, why_not))
 
     def run_group(self, group):
@@ -125,7 +125,7 @@ class Check:
             for part in group(self.machine):
                 if self.wants(part):
                     self.run_part(part)
-        _, why_not = gpu_report.attempt(each_part)
+        _, why_not = report.attempt(each_part)
         if why_not:
             self.add(broken(group.__name__, why_not))
 
@@ -152,35 +152,35 @@ def new_folder(out):
 
 def chosen_groups(calls, only):
     """Groups of parts of these calls; `only` chooses from all, once each."""
-    wanted = gpu_parts.CALLS if only else calls
-    return list(dict.fromkeys(group for call in wanted for group in gpu_parts.CALLS[call]))
+    wanted = parts.CALLS if only else calls
+    return list(dict.fromkeys(group for call in wanted for group in parts.CALLS[call]))
 
 
 def check_loading(machine):
     """The exit code of env.sh --check: nothing can run without what it asks for, and it says what that is."""
-    refused = subprocess.run(["timeout", str(gpu_parts.LOAD_S), *machine.env, "--check"]).returncode
+    refused = subprocess.run(["timeout", str(parts.LOAD_S), *machine.env, "--check"]).returncode
     if refused == 124:
-        print(f"error: olmoe-train --version took more than {gpu_parts.LOAD_S} s", file=sys.stderr)
+        print(f"error: olmoe-train --version took more than {parts.LOAD_S} s", file=sys.stderr)
     return refused
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--call", type=int, choices=[*gpu_parts.CALLS], action="append")
+    parser.add_argument("--call", type=int, choices=[*parts.CALLS], action="append")
     parser.add_argument("--only", nargs="+", default=[], metavar="PART")
     parser.add_argument("report", nargs="?", type=Path)
     arguments = parser.parse_args()
-    calls = arguments.call or [*gpu_parts.CALLS]
+    calls = arguments.call or [*parts.CALLS]
     name = "report_of_some" if arguments.only else f"report_{calls[0]}" if len(calls) == 1 else "report"
     out = (arguments.report or Path(name)).resolve()
-    budget = Budget(CALL_S * len(calls), before_s=gpu_parts.LOAD_S)
+    budget = Budget(CALL_S * len(calls), before_s=parts.LOAD_S)
     with tempfile.TemporaryDirectory() as samples:  # a report of before stays until this one can begin
-        watch = gpu_watch.Watch(Path(samples, "gpu.csv"))
+        watch = Watch(Path(samples, "gpu.csv"))
         try:
             if not arguments.rehearse and watch.start():
                 os.environ["OLMOE_GPU_DRIVER"] = watch.facts()["driver_version"]
-            machine = gpu_parts.Machine(arguments.rehearse, out, watch)
+            machine = parts.Machine(arguments.rehearse, out, watch)
             if refused := check_loading(machine):
                 return refused
             new_folder(out)

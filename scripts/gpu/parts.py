@@ -1,4 +1,4 @@
-"""The parts of scripts/gpu_check.py: what runs on the machine with the GPU, and for how long at most."""
+"""The parts of scripts/gpu/check.py: what runs on the machine with the GPU, and for how long at most."""
 import importlib.util
 import json
 import re
@@ -9,9 +9,9 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import gpu_predictions
-import gpu_report
-import gpu_tables
+import predictions
+import report
+import tables
 
 LOAD_S = 30   # to load the first program, before the first part: LibTorch's libraries come from a disk
 # Cases of each, and seconds. A fault on a GPU ends the process that meets it, and what is off by default is the newest.
@@ -20,8 +20,22 @@ TESTS = {"kernels_tests": ("[cuda]~*fused*~*cudnn*", 40), "fused_tests": ("[cuda
 CUDNN_TESTS = ("[cuda]*cudnn*", 100)  # cuDNN compiles its kernels for each shape
 SEVERAL_PROGRAMS = ("kernels_tests", "trainer_tests")  # of tests that are named for what they test
 MOST_LAYERS = 6  # of OLMoE-1B-7B: more would fit, and take longer to initialise than to train
-NCU_METRICS = ("gpu__time_duration.sum", "sm__inst_executed_pipe_tensor.sum", "smsp__issue_active.avg.pct_of_peak_sustained_elapsed",
-               "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum", "dram__bytes_read.sum", "dram__bytes_write.sum")
+# Of GH100. Other architectures and versions of ncu lack some of them.
+NCU_METRICS = (
+    "gpu__time_duration.sum",
+    # Products, and how busy their units are.
+    "sm__inst_executed_pipe_tensor.sum", "sm__inst_executed_pipe_tensor_op_gmma.sum",
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_elapsed",
+    "sm__pipe_tensor_op_hmma_cycles_active.avg.pct_of_peak_sustained_elapsed",
+    # Warps: what is issued, exponentials and conversions, and what is waited for.
+    "smsp__issue_active.avg.pct_of_peak_sustained_elapsed", "smsp__inst_executed_pipe_xu.sum",
+    *(f"smsp__average_warps_issue_stalled_{reason}_per_issue_active.ratio"
+      for reason in ("long_scoreboard", "branch_resolving", "math_pipe_throttle", "gmma", "barrier")),
+    # Memory, from the SM outwards.
+    "l1tex__t_sectors_pipe_lsu_mem_global_op_ld_lookup_hit.sum", "l1tex__t_sectors_pipe_lsu_mem_global_op_ld_lookup_miss.sum",
+    "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum", "lts__t_sectors_op_read.sum", "lts__t_sectors_op_red.sum",
+    "lts__t_bytes.sum.per_second", "dram__bytes_read.sum", "dram__bytes_write.sum")
+NCU_QUERY_S = 6  # to list what it knows, within the limit of the part that counts
 KNOWN_GPUS = r"\b(a100|b200|h100|h200)\b(?!.*(pcie|nvl))"  # of --dry-run --gpu, which are the SXM ones
 MODELLED_GPUS = ("h100", "h200")  # of olmoe-plan --kernels
 GB_PER_LAYER, GB_BESIDE = 9, 12  # trained state and activations of a block of OLMoE-1B-7B; of all that is not a block
@@ -39,7 +53,7 @@ class Part:
     limit_s: int
     command: list
     missing: str = ""  # why it cannot run here; empty: it can
-    figures: object = field(default=gpu_report.last_lines)  # what the report says of its log
+    figures: object = field(default=report.last_lines)  # what the report says of its log
     needed: bool = True        # for a "go"
     may_not_fit: bool = False  # out of memory is a finding, not a failure
 
@@ -98,7 +112,7 @@ def cases_part(machine, name, cases, limit_s, programs):
     missing = next(filter(None, (missing_cases(machine, program, cases) for program in programs)), "")
     script = "rc=0; for program in \"${@:2}\"; do $0 $program \"$1\" || rc=$?; done; exit $rc"
     command = ["bash", "-c", script, " ".join(machine.env), cases, *programs]
-    return Part(name, limit_s, command, missing, gpu_report.tests_of)
+    return Part(name, limit_s, command, missing, report.tests_of)
 
 
 def test_parts(machine):
@@ -114,7 +128,7 @@ def sanitizer_parts(machine):
     if not missing and not shutil.which("compute-sanitizer"):
         missing = "there is no compute-sanitizer on the path"
     # A call that a library makes to try whether it can is no error.
-    for tool, limit_s, *options in (("memcheck", 44, "--report-api-errors", "no"), ("racecheck", 12)):
+    for tool, limit_s, *options in (("memcheck", 39, "--report-api-errors", "no"), ("racecheck", 12)):
         checker = ["compute-sanitizer", "--tool", tool, *options, "--error-exitcode", "9"]
         yield Part(f"sanitizer_{tool}", limit_s, [*machine.env, *checker, "kernels_tests", cases], missing, needed=False)
 
@@ -123,7 +137,7 @@ def train(machine, name, limit_s, config, *overrides):
     if f"train.device={machine.device}" in overrides and not machine.rehearse:
         overrides += ("log.host_syncs=true",)
     return Part(name, limit_s, [*machine.env, "olmoe-train", f"configs/{config}.yaml", *overrides, *NO_FILES,
-                                f"run.folder={machine.out}/{name}"], figures=gpu_report.steps_of)
+                                f"run.folder={machine.out}/{name}"], figures=report.steps_of)
 
 
 def tiny_parts(machine):
@@ -133,7 +147,7 @@ def tiny_parts(machine):
     yield train(machine, "tiny_cpu", 9, "tiny-cpu", *REAL_TOKENS, "train.device=cpu", "run.threads=1")
     # fp32 on both: sums in another order change a loss by 1e-6 in 20 steps, a choice of expert that flips by 1e-4.
     runs = [machine.out / "tiny_device", machine.out / "tiny_cpu"]
-    yield Part("device_against_cpu", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "20",
+    yield Part("device_against_cpu", 3, [sys.executable, "scripts/gpu/report.py", "compare", *runs, "--steps", "20",
                                          "--tolerance", "1e-3"])
 
 
@@ -144,7 +158,7 @@ def benchmark_part(machine, name, limit_s, pattern):
     missing = "" if re.search(pattern, listed) else f"the bundle has no benchmark of kernels_bench named {pattern}"
     return Part(name, limit_s, [*machine.env, "kernels_bench", f"--benchmark_filter={pattern}",
                                 f"--benchmark_out={machine.out}/{name}.json", f"--benchmark_min_time={least_s}"],
-                missing, gpu_report.benchmarks_of, needed=False)
+                missing, report.benchmarks_of, needed=False)
 
 
 def benchmark_parts(machine):
@@ -174,7 +188,7 @@ def peer_part(machine, what, limit_s, shape, *arguments):
     name = f"transformers_{what}"
     command = [sys.executable, "bench/transformers_speed.py", what, "--device", machine.device, "--shape", shape,
                "--json", machine.out / f"{name}.json", *arguments]
-    return Part(name, limit_s, command, missing, gpu_report.measured_in, needed=False)
+    return Part(name, limit_s, command, missing, report.measured_in, needed=False)
 
 
 def peer_layer_parts(machine):
@@ -187,7 +201,7 @@ def fastest_experts(machine):
     """The implementation that transformers was fastest with on one layer."""
     found = machine.out / "transformers_layer.json"
     rows = json.loads(found.read_text())["rows"] if found.exists() else []
-    return gpu_tables.fastest_experts(rows, default="grouped_mm")
+    return tables.fastest_experts(rows, default="grouped_mm")
 
 
 def step_parts(machine):
@@ -197,7 +211,7 @@ def step_parts(machine):
         part = whole_model(machine, 28, layers)
         part.may_not_fit = True
         yield part
-        if not gpu_report.ran_out_of_memory(machine.out / f"{part.name}.log"):
+        if not report.ran_out_of_memory(machine.out / f"{part.name}.log"):
             fitted.append(layers)
         layers //= 2
 
@@ -225,7 +239,7 @@ def graph_parts(machine):
     yield whole_model(machine, 23, layers, kind="again")
     yield replace(whole_model(machine, 23, layers, "train.cuda_graph=true", kind="graph"), missing=missing)
     runs = [machine.out / f"olmoe_{layers}_layers_{kind}" for kind in ("graph", "again")]
-    yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu_report.py", "compare", *runs, "--steps", "12",
+    yield Part("graph_against_no_graph", 3, [sys.executable, "scripts/gpu/report.py", "compare", *runs, "--steps", "12",
                                              "--tolerance", "0"], missing)
     yield replace(whole_model(machine, 20, layers, FUSED, "train.cuda_graph=true", kind="fused_graph"), missing=missing,
                   needed=False)
@@ -251,7 +265,7 @@ def attention_parts(machine):
 
 def ablation_parts(machine):
     """What gathering and epilogues cost the fused kernels of the experts: these with less to do."""
-    part = benchmark_part(machine, "ablations", 14, gpu_tables.ABLATION)
+    part = benchmark_part(machine, "ablations", 14, tables.ABLATION)
     yield replace(part, missing="there is no GPU" if machine.rehearse else part.missing)
 
 
@@ -272,14 +286,14 @@ def prediction_parts(machine):
     gpu = known_gpu(machine)
     unknown = "" if gpu else f"the planner does not know {machine.fact('name')}"
     yield Part("prediction", 3, [*machine.env, "olmoe-train", "configs/olmoe-1b-7b.yaml", "--dry-run", "--gpu", gpu],
-               unknown, gpu_report.predictions_of, needed=False)
+               unknown, report.predictions_of, needed=False)
     # Before the runs: with as many layers as they try first.
     most = machine.most_layers()
     plan = [*machine.env, "olmoe-plan", "configs/olmoe-1b-7b.yaml", "--kernels", "--gpu", gpu]
     script = " && ".join(shlex.join([*plan, *model_overrides(machine, layers)]) for layers in (most, max(1, most // 2)))
     yield Part("kernel_prediction", 3, ["bash", "-c", script],
                unknown or ("" if gpu in MODELLED_GPUS else f"kernels are modelled for {' and '.join(MODELLED_GPUS)} alone"),
-               gpu_predictions.of_kernels, needed=False)
+               predictions.of_kernels, needed=False)
 
 
 def profile_parts(machine):
@@ -290,24 +304,44 @@ def profile_parts(machine):
         program = part.command.index("olmoe-train")
         name = f"profile_{kind}"
         command = [*part.command[:program], "profile_steps", "--out", machine.out / f"{name}.csv",
-                   *[f"train.steps={gpu_report.PROFILED_STEPS}" if word == "train.steps=12" else
+                   *[f"train.steps={report.PROFILED_STEPS}" if word == "train.steps=12" else
                      f"run.folder={machine.out}/{name}" if str(word).startswith("run.folder=") else word
                      for word in part.command[program + 1:]]]
         missing = "" if bundled else "the bundle has no profile_steps"
         if kind == "fused" and machine.rehearse:
             missing = "there is no GPU"
-        yield Part(name, 13, command, missing, gpu_report.profile_of, needed=False)
+        yield Part(name, 13, command, missing, report.profile_of, needed=False)
+
+
+def known_metrics(machine):
+    """(those of NCU_METRICS that this ncu can count on this GPU, "") or ((), why there are none)."""
+    if machine.rehearse:
+        return (), "there is no GPU"
+    if not shutil.which("ncu"):
+        return (), "there is no ncu on the path"
+    query = ["timeout", str(NCU_QUERY_S), *machine.env, "ncu", "--query-metrics", "--query-metrics-mode", "all", "--devices", "0"]
+    said = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    listed = {line.split()[0] for line in said.splitlines() if line.strip()}
+    known = tuple(metric for metric in NCU_METRICS if metric in listed)
+    why = (re.findall(r"^==ERROR== (.+)", said, re.MULTILINE) or said.splitlines()[-1:] or ["nothing"])[0]
+    return known, "" if known else f"ncu lists none of the metrics; it said: {why}"
 
 
 def counter_parts(machine):
-    """What ncu counts of each kernel of the layer's benchmarks. Rented machines often forbid it to read counters."""
-    missing = "there is no GPU" if machine.rehearse else "" if shutil.which("ncu") else "there is no ncu on the path"
-    counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(NCU_METRICS),
+    """What ncu counts of each kernel of the layer's benchmarks. Rented machines often forbid it to read counters, and one
+    name that it does not know would keep it from counting at all."""
+    known, missing = known_metrics(machine)
+    unknown = [metric for metric in NCU_METRICS if metric not in known]
+
+    def figures(log, folder):
+        return report.counters_of(log, folder) | ({"not known to this ncu": unknown} if unknown else {})
+
+    counted = ["ncu", "--csv", "--page", "raw", "--print-units", "base", "--metrics", ",".join(known),
                "--cache-control", "none", "--clock-control", "none", "--kernel-name", "regex:multiply|gemm|Kernel",
                "--launch-count", "12", "--log-file", machine.out / "counters.csv"]
-    yield Part("counters", 16, [*machine.env, *counted, "kernels_bench", "--benchmark_min_time=0.01",
-                                "--benchmark_filter=cuda_experts.*T:16384/skew:0"],
-               missing, gpu_report.counters_of, needed=False)
+    yield Part("counters", 16 + NCU_QUERY_S, [*machine.env, *counted, "kernels_bench", "--benchmark_min_time=0.01",
+                                              "--benchmark_filter=cuda_experts.*T:16384/skew:0"],
+               missing, figures, needed=False)
 
 
 # In order of need: does it work, how fast is it, what else is to be known. A call is what a machine that is lent for

@@ -1,4 +1,4 @@
-"""Measured figures of scripts/gpu_check.py held against what `olmoe-plan --kernels` predicted: of one layer's experts and
+"""Measured figures of scripts/gpu/check.py held against what `olmoe-plan --kernels` predicted: of one layer's experts and
 its attention, of single kernels, and of training steps. A figure outside the predicted range refutes a line of docs/roofline.md."""
 import json
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Packs what a machine with a GPU needs to check and to measure this program, into one folder that is copied there
 # whole: programs, the shared libraries that such a machine may lack, configs, a small token file, scripts. There, with
-# an NVIDIA driver, and LibTorch or Python torch 2.11.0: scripts/gpu_check.sh.
-# usage: scripts/gpu_bundle.sh [-b BUILD] [-o FOLDER]
+# an NVIDIA driver, and LibTorch or Python torch 2.11.0: scripts/gpu/check.sh.
+# usage: scripts/gpu/bundle.sh [-b BUILD] [-o FOLDER]
 #   -b  packs this build folder as it is; without, cuda-release is built first
 #   -o  instead of gpu_bundle/, which is replaced; what travels is FOLDER.tar.xz beside it
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 cd "$REPOSITORY" || exit
 
 build=""
@@ -14,7 +14,7 @@ while getopts "b:o:" option; do
   case "$option" in
     b) build="$OPTARG" ;;
     o) bundle="$OPTARG" ;;
-    *) die "usage: scripts/gpu_bundle.sh [-b BUILD] [-o FOLDER]" ;;
+    *) die "usage: scripts/gpu/bundle.sh [-b BUILD] [-o FOLDER]" ;;
   esac
 done
 kMostMb=60
@@ -63,8 +63,8 @@ note "packing ${#programs[@]} programs of $build"
 # A folder that is not a bundle is nobody's to replace.
 [ ! -e "$bundle" ] || [ -e "$bundle/env.sh" ] || die "$bundle is there and is no bundle"
 rm -rf "$bundle"
-mkdir -p "$bundle"/{bench,bin,lib,configs,data,scripts}
-cp scripts/gpu_env.sh "$bundle/env.sh"  # first: it marks a bundle
+mkdir -p "$bundle"/{bench,bin,lib,configs,data,scripts/gpu}
+cp scripts/gpu/env.sh "$bundle/env.sh"  # first: it marks a bundle
 cp "${programs[@]}" "$bundle/bin/"
 libraries="$(libraries_of "${programs[@]}")"
 # shellcheck disable=SC2086  # a path a word
@@ -74,7 +74,7 @@ chmod u+w "$bundle"/lib/* && strip --strip-unneeded "$bundle"/lib/*
 cp configs/*.yaml "$bundle/configs/"
 cp -r configs/data "$bundle/configs/"
 write_tokens "$bundle/data/sources.npy"
-cp scripts/gpu_{check.sh,check.py,parts.py,report.py,tables.py,kernels.py,predictions.py,watch.py} "$bundle/scripts/"
+cp scripts/gpu/{check.sh,check.py,parts.py,report.py,tables.py,profiled_kernels.py,predictions.py,watch.py} "$bundle/scripts/gpu/"
 cp bench/transformers_speed.py "$bundle/bench/"
 
 # What travels: the GPU code of each program takes 8 MB, and half of that packed.
@@ -83,4 +83,4 @@ XZ_OPT="-1 -T0" tar -C "$(dirname "$bundle")" -cJf "$archive" "$(basename "$bund
 size_mb=$(($(du -sk "$archive" | cut -f 1) / 1000))
 [ "$size_mb" -lt $kMostMb ] || die "$archive has $size_mb MB, and may have less than $kMostMb"
 note "$archive: $size_mb MB; copy it to the machine with the GPU, unpack it (tar xJf, or python3 -m tarfile -e) and run" \
-  "scripts/gpu_check.sh in it"
+  "scripts/gpu/check.sh in it"

@@ -1,4 +1,4 @@
-"""What nvidia-smi says of the GPU while scripts/gpu_check.py runs: one process of it, which samples until the end."""
+"""What nvidia-smi says of the GPU while scripts/gpu/check.py runs: one process of it, which samples until the end."""
 import csv
 import io
 import statistics

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What scripts/gpu_check.py says of its parts: figures out of their logs and metrics, and the two reports.
+"""What scripts/gpu/check.py says of its parts: figures out of their logs and metrics, and the two reports.
 
-    scripts/gpu_report.py compare RUN OTHER --steps N --tolerance X     losses of two runs; returns 1 where they differ
+    scripts/gpu/report.py compare RUN OTHER --steps N --tolerance X     losses of two runs; returns 1 where they differ
 """
 import argparse
 import json
@@ -10,9 +10,9 @@ import statistics
 import sys
 from pathlib import Path
 
-import gpu_kernels
-import gpu_predictions
-import gpu_tables
+import predictions
+import profiled_kernels
+import tables
 
 LOG_LINES = 12
 PROFILED_STEPS = 3
@@ -93,11 +93,11 @@ def measured_in(_, folder):
 
 
 def profile_of(_, folder):
-    return gpu_kernels.summary(folder.with_suffix(".csv").read_text(errors="replace"), PROFILED_STEPS)
+    return profiled_kernels.summary(folder.with_suffix(".csv").read_text(errors="replace"), PROFILED_STEPS)
 
 
 def counters_of(_, folder):
-    return {"rows": gpu_kernels.counters(folder.with_suffix(".csv").read_text(errors="replace"))}
+    return {"rows": profiled_kernels.counters(folder.with_suffix(".csv").read_text(errors="replace"))}
 
 
 def outcome(result):
@@ -154,9 +154,9 @@ def markdown(results, report):
              "No figure of this page is of a GPU." if rehearse else "", f"Result: {report['verdict']}", "",
              "| part | outcome |", "| --- | --- |"]
     lines += [f"| {result['name']} | {outcome(result)} |" for result in results]
-    lines += gpu_tables.layer_markdown(report["layer"]) + gpu_tables.step_markdown(report["steps"])
-    lines += gpu_tables.ablation_markdown(report["ablations"])
-    lines += gpu_tables.prediction_markdown(report["predictions"])
+    lines += tables.layer_markdown(report["layer"]) + tables.step_markdown(report["steps"])
+    lines += tables.ablation_markdown(report["ablations"])
+    lines += tables.prediction_markdown(report["predictions"])
     for result in results:
         if "figures" in result:
             lines += part_markdown(result)
@@ -178,17 +178,17 @@ def attempt(make, *arguments):
         return None, f"{type(error).__name__}: {error}"
 
 
-def tables(results, rehearse):
-    made = {"layer": attempt(gpu_tables.layer_table, results), "steps": attempt(gpu_tables.step_table, results),
-            "ablations": attempt(gpu_tables.ablation_table, results),
+def all_tables(results, rehearse):
+    made = {"layer": attempt(tables.layer_table, results), "steps": attempt(tables.step_table, results),
+            "ablations": attempt(tables.ablation_table, results),
             # A rehearsal's figures are of a CPU, and of smaller models.
-            "predictions": attempt(gpu_predictions.table, [] if rehearse else results)}
+            "predictions": attempt(predictions.table, [] if rehearse else results)}
     return {name: table or {"cannot": why_not} for name, (table, why_not) in made.items()}
 
 
 def write(out, results, rehearse, unfinished=""):
     """Writes report.json and report.md; returns whether all is well. `unfinished`: why this is not the whole check."""
-    made = tables(results, rehearse)
+    made = all_tables(results, rehearse)
     go = not unfinished and is_go(results, rehearse) and not any("cannot" in table for table in made.values())
     says = f"NO GO, not the whole check: {unfinished}" if unfinished else verdict(results, rehearse, go)
     report = {"rehearsal": rehearse, "go": go, "verdict": says,
