@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/reader/config_reader.h"
@@ -57,6 +58,11 @@ struct DataConfig {
 /// start from `root`. They need not exist. Throws ConfigError naming the list, and the line of a path
 /// that cannot be used.
 std::vector<std::string> read_path_list(const std::string& list, const std::string& root);
+
+/// Advice for a user whose token files are missing.
+inline constexpr std::string_view kHowTokensAreMade =
+    "scripts/make_text_tokens.py makes those of configs/tiny-cpu.yaml, scripts/tokenize.py those of your own text: see "
+    "docs/quickstart.md and docs/data.md";
 
 /// Those of `paths` that are no regular file, in order. Never throws on account of a file: for a
 /// dry run.

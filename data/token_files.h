@@ -63,9 +63,10 @@ class TokenFile {
 /// (OLMoE's rule).
 class TokenDataset {
  public:
-  /// Throws DataError listing the problems of all files at once (20 in words): first of what can be
-  /// told from sizes and first bytes, then from samples, so that a missing file is told before many
-  /// are read. Kept open are the first files, up to half of what the process may open.
+  /// Throws DataError listing the problems of all files at once (20 in words), from sizes, first
+  /// bytes and samples. Where files are missing only sizes and first bytes are looked at, and the
+  /// error says how token files are made. Kept open are the first files, up to half of what the
+  /// process may open.
   TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype, int64_t sequence_length, int64_t vocab_size,
                OpenFiles keep = OpenFiles::none);
   /// TokenFile::read_all of the files f with f mod parts == part, so that ranks can share the work:
@@ -80,7 +81,7 @@ class TokenDataset {
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:
-  void judge_samples();
+  void judge_samples(std::vector<std::string>& problems);
 
   std::deque<TokenFile> files_;
   std::vector<int64_t> first_instance_;  // of each file, and the total at the end
