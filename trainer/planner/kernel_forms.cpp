@@ -9,12 +9,12 @@ namespace olmoe {
 namespace {
 
 // Efficiencies of main loops at the sustained clock. Fitted to what is published of SonicMoE on an H100 with experts
-// 1024 or wider, by least squares of logarithms: products with clusters of two, and weight gradients that gather along
+// 1024 or wider, by least squares of logarithms: GEMMs with clusters of two, and weight gradients that gather along
 // K.
 constexpr double kClustered = 0.81, kWeightGradClustered = 0.68;
-/// Without clusters, of that: 777 to 799 TFLOP/s of one large product in a kernel of this kind (fast.cu).
+/// Share of that without clusters: 777 to 799 TFLOP/s of one large GEMM in a kernel of this kind (fast.cu).
 constexpr double kAlone = 777. / 799;
-/// 128 x 128 tiles in turns: shared memory has 128 bytes a cycle, of which they would need 160.
+/// 128 x 128 tiles, ping-pong: they would need 160 bytes a cycle of shared memory, which has 128.
 constexpr double kPingPong = 0.70;
 
 // Cycles are those of code compiled for sm_90a, from its instructions with their stall counts and scoreboards, two
@@ -22,9 +22,9 @@ constexpr double kPingPong = 0.70;
 // conversions. Where the code is another by now, they are scaled by the number of instructions
 // (docs/benchmarks/machine_code.md). Those of libraries and of other programs are guesses.
 
-/// Of ATen's grouped products: both operands by TMA, clusters of two along M.
+/// ATen's grouped GEMM: both operands by TMA, clusters of two along M.
 constexpr TileKernel kLibrary{.efficiency = kClustered, .epilogue = 4300, .cluster = 2};
-/// A weight gradient's k-tiles are cut from an expert's rows, which end anywhere.
+/// A weight gradient's k-tiles are cut from an expert's rows, whose number is arbitrary.
 constexpr TileKernel kLibraryGrad{.efficiency = kWeightGradClustered, .epilogue = 4300};
 
 constexpr ExpertForm kUnfusedAdding{.name = "unfused",
@@ -53,8 +53,7 @@ constexpr ExpertForm kSonicMoe{
     .dx = kLibrary,
     .gradients = Gradients::stored};
 
-/// The fused kernels as they were compiled first: eight loads of rows' tokens wait for each other, and epilogues
-/// divide.
+/// The fused kernels as first compiled: eight loads of row indices depend on each other, and epilogues divide.
 constexpr ExpertForm serial_form() {
   ExpertForm out{.name = "fused, as first compiled",
                  .state = FormState::replaced,
@@ -151,14 +150,14 @@ constexpr std::array kFused{kSerial, kLoads, kSigmoid, kReductions, kStores, kOw
 
 constexpr double kBf16 = 2, kGrad = 4;  // bytes
 
-/// Values of rows and of weights that a product reads or writes in bf16, each once.
+/// Values of rows and of weights that a GEMM reads or writes in bf16, each once.
 struct Moved {
   double columns;  ///< of every row
   double weights;
   double grads = 0;
 };
 
-/// Sizes of one expert's product; 0: that of the rows.
+/// Sizes of one expert's GEMM; 0: the number of rows.
 struct ProductSize {
   int64_t m, n, k;
 };
@@ -212,7 +211,7 @@ AttentionForm built_attention(kernels::AttentionKernel kernel, bool deterministi
 std::vector<GroupedProduct> forward_products(const ExpertForm& form, const ExpertShape& s) {
   const int64_t D = s.d_model, F = s.expert_width;
   const auto d = static_cast<double>(D), f = static_cast<double>(F);
-  const double w = elements(s), hidden = form.fused ? f : 0;  // which fused kernels write beside z
+  const double w = elements(s), hidden = form.fused ? f : 0;  // which fused kernels write besides z
   return {product("up", form.up, s, {0, 2 * F, D}, {d + 2 * f + hidden, 2 * w}),
           product("down", form.down, s, {0, D, F}, {f + d, w})};
 }
@@ -222,8 +221,7 @@ std::vector<GroupedProduct> backward_products(const ExpertForm& form, const Expe
   const int64_t D = s.d_model, F = s.expert_width;
   const auto d = static_cast<double>(D), f = static_cast<double>(F);
   const double w = elements(s);
-  // Fused, fp32 sums are read and written, or stored; unfused, bf16 gradients are written and added by a pass of their
-  // own.
+  // Fused, fp32 sums are read and written, or stored; unfused, bf16 gradients are written and added by another kernel.
   const double grad = form.fused ? (2 - s.stored) * kGrad : kBf16;
   return {product("down backward", form.dz, s, {0, F, D}, {form.fused ? d + 5 * f : d + f, w}),
           product("down gradient", form.down_grad, s, {D, F, 0}, {d + f, 0, grad * w}),
