@@ -1,7 +1,7 @@
 // mpirun olmoe-doctor CONFIG.yaml [path.to.key=value ...]
-#include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "apps/command_line.h"
 #include "core/error.h"
 #include "core/version.h"
 #include "trainer/job/devices.h"
@@ -50,11 +50,7 @@ int main(int argc, char* argv[]) {
                  "share of the median below which a rank is slow, for all figures; by default each has its own")
       ->check(CLI::Range(0.0, 1.0));
   app.set_version_flag("--version", fmt::format("olmoe-doctor {} ({})", kVersion, kGitCommit));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::config);
-  }
+  if (const auto code = parse_command_line(app, argc, argv)) return *code;
   return run_launched([&](Communicator& world, const std::string& mpi_version) {
     return examine_ranks(arguments, world, mpi_version);
   });

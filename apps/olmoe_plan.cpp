@@ -1,7 +1,7 @@
 // olmoe-plan CONFIG.yaml [--gpus N] [--gpu NAME ...] [--json | --kernels] [path.to.key=value ...]
-#include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "apps/command_line.h"
 #include "core/error.h"
 #include "core/version.h"
 #include "trainer/config/mesh_shape.h"
@@ -23,7 +23,7 @@ struct Arguments {
   bool all = false, json = false, kernels = false;
 };
 
-/// Of the config's own layout.
+/// For the layout that the config names.
 std::string print_kernels(const Config& config, const Arguments& arguments) {
   std::string out;
   for (const auto& name : arguments.gpu_names)
@@ -32,7 +32,7 @@ std::string print_kernels(const Config& config, const Arguments& arguments) {
   return "[" + out + "]\n";
 }
 
-/// --gpus, else replicate x shard of the config. One table for each GPU, or one object of a JSON array.
+/// Plans for --gpus, else for replicate x shard of the config. Prints one table, or one JSON object, for each GPU type.
 ExitCode print(const Arguments& arguments) {
   const auto config = load_config(arguments.config, arguments.overrides);
   if (arguments.kernels) {
@@ -74,11 +74,7 @@ int main(int argc, char* argv[]) {
                "print what is predicted of single kernels and of their variants in the config's own layout, as JSON")
       ->excludes("--gpus");
   app.set_version_flag("--version", fmt::format("olmoe-plan {} ({})", kVersion, kGitCommit));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::config);
-  }
+  if (const auto code = parse_command_line(app, argc, argv)) return *code;
   return run_launched(
       [&](Communicator& world, const std::string&) { return world.rank() == 0 ? print(arguments) : ExitCode::ok; });
 }

@@ -7,7 +7,7 @@
 
 int main(int argc, char* argv[]) {
   std::string folder;
-  CLI::App app{"Compares the last collective calls of the ranks of a run that died: who was at which call."};
+  CLI::App app{"Compares the last collective calls of each rank of a run that hung or failed."};
   app.add_option("folder", folder, "RUN_FOLDER/traces")->required();
   try {
     app.parse(argc, argv);

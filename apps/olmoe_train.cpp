@@ -1,7 +1,7 @@
 // mpirun olmoe-train CONFIG.yaml [path.to.key=value ...]
-#include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "apps/command_line.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/version.h"
@@ -21,7 +21,7 @@ namespace {
 
 using namespace olmoe;
 
-constexpr int kOtherThreads = 1;  // of the data loader; that of the watchdog runs already
+constexpr int kOtherThreads = 1;  // the data loader's; the watchdog's runs already
 
 struct Arguments {
   std::string config, gpu;
@@ -31,7 +31,7 @@ struct Arguments {
 };
 
 ExitCode train(const Config& config, Communicator& world, const std::string& mpi_version) {
-  std::shared_ptr<const RunLock> lock;  // goes last: the watchdog clears up in the folder
+  std::shared_ptr<const RunLock> lock;  // released last: the watchdog still writes to the folder
   const auto watchdog = watch_run(config.run, world);
   agree_on_start(world, "olmoe-train", mpi_version, config);
   const auto run = resolve_run(config, world.size());
@@ -46,11 +46,11 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
     watchdog->record(*ranks);
     return trainer.run();
   }();
-  world.barrier();  // all ranks have taken the run down: what they do after this is not watched
+  world.barrier();  // all ranks have ended the run; the watchdog does not cover what follows
   return code;
 }
 
-/// Prints what was asked for. A dry run plans for --ranks, else the ranks that run, else those that the config names.
+/// Prints the config or a dry run. A dry run plans for --ranks, else the running ranks, else those of the config.
 ExitCode print(const Arguments& arguments, const Config& config, int running) {
   const int ranks = arguments.ranks > 0 ? arguments.ranks : running > 1 ? running : configured_ranks(config);
   const auto [text, fits] =
@@ -64,7 +64,7 @@ ExitCode print(const Arguments& arguments, const Config& config, int running) {
 int main(int argc, char* argv[]) {
   prepare_process();
   Arguments arguments;
-  CLI::App app{"Pretrains OLMoE and its dense twin. Started again, a run goes on where its folder stands."};
+  CLI::App app{"Pretrains OLMoE and its dense twin. Started again, a run resumes from its newest checkpoint."};
   app.add_option("config", arguments.config, "YAML file")->required();
   app.add_option("overrides", arguments.overrides, "path.to.key=value, edited into the config before it is read");
   auto* dry = app.add_flag("--dry-run", arguments.dry_run,
@@ -75,11 +75,7 @@ int main(int argc, char* argv[]) {
       ->needs(dry);
   app.add_option("--gpu", arguments.gpu, "GPU that --dry-run predicts the speed of: " + gpu_names())->needs(dry);
   app.set_version_flag("--version", fmt::format("olmoe-train {} ({})", kVersion, kGitCommit));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::config);
-  }
+  if (const auto code = parse_command_line(app, argc, argv)) return *code;
   const bool trains = !arguments.dry_run && !arguments.print_config;
   if (trains) preemption::install_handlers();
   return run_launched([&](Communicator& world, const std::string& mpi_version) {

@@ -72,7 +72,7 @@ class WholeStep {
 
   void run() {
     runner_.reset_totals();
-    runner_.train_pass(batch_, loss_scale(batch_.num_targets, /*aux_share=*/1.0));
+    runner_.train_micro_batch(batch_, loss_scale(batch_.num_targets, /*aux_share=*/1.0));
     update();
   }
 

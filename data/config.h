@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/reader/config_reader.h"
@@ -56,6 +57,11 @@ struct DataConfig {
 /// The token files of a list: one per line, without blank lines and # comments; relative ones are below `root`. They
 /// need not exist. Throws ConfigError with the list, and with the line of an invalid path.
 std::vector<std::string> read_path_list(const std::string& list, const std::string& root);
+
+/// Advice for a user whose token files are missing.
+inline constexpr std::string_view kHowTokensAreMade =
+    "scripts/make_text_tokens.py makes those of configs/tiny-cpu.yaml, scripts/tokenize.py those of your own text: see "
+    "docs/quickstart.md and docs/data.md";
 
 /// The `paths` that are not regular files, in order. Does not throw for a file, whatever is wrong with it.
 std::vector<std::string> missing_files(const std::vector<std::string>& paths);

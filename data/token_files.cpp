@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/integers.h"
 #include "core/process/process_limits.h"
+#include "data/config.h"
 #include "data/document_table.h"
 #include "data/file_sample.h"
 #include "data/foreign_format.h"
@@ -71,13 +72,14 @@ std::string width_advice(int64_t bytes) {
   return fmt::format("its ids are {} bytes wide, which no data.dtype reads: tokenize again", bytes);
 }
 
-/// Throws DataError with the first kListedProblems problems and the number of others.
-void throw_problems(const std::vector<std::string>& problems, size_t num_files) {
+/// Throws DataError with the first kListedProblems problems, the number of others, and `advice`.
+void throw_problems(const std::vector<std::string>& problems, size_t num_files, std::string_view advice = {}) {
   if (problems.empty()) return;
   std::string text = fmt::format("{} of {} token files cannot be used:", problems.size(), num_files);
   const size_t listed = std::min(problems.size(), kListedProblems);
   for (size_t i = 0; i < listed; ++i) text += "\n  " + problems[i];
   if (problems.size() > listed) text += fmt::format("\n  and {} more", problems.size() - listed);
+  if (!advice.empty()) text += fmt::format("\n{}", advice);
   throw DataError(text);
 }
 
@@ -235,8 +237,9 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dty
       const auto kept = to_keep-- > 0 ? OpenFiles::kept : OpenFiles::none;
       files_.emplace_back(path, dtype, vocab_size, kept);
     });
+  if (!problems.empty() && !missing_files(paths).empty()) throw_problems(problems, paths.size(), kHowTokensAreMade);
+  check_samples(problems);  // also after problems: a wrong dtype may show in the sizes of some files, the ids of others
   throw_problems(problems, paths.size());
-  check_samples();
 
   first_sequence_.push_back(0);
   for (const TokenFile& file : files_)
@@ -248,12 +251,10 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dty
                     files_.size(), files_[0].path(), sequence_length));
 }
 
-void TokenDataset::check_samples() {
+void TokenDataset::check_samples(std::vector<std::string>& problems) {
   Hasher hasher;
   hash_number(hasher, sequence_length_);
-  std::vector<std::string> problems;
   for (TokenFile& file : files_) collect_problem(problems, [&] { file.check_sample(hasher); });
-  throw_problems(problems, files_.size());
   fingerprint_ = hasher.hex();
 }
 

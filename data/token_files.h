@@ -59,9 +59,9 @@ class TokenFile {
 /// of every file is left out, as in OLMoE.
 class TokenDataset {
  public:
-  /// Throws DataError with the problems of all files (20 of them listed): those of sizes and first bytes, if there are
-  /// none those of samples, so that a missing file is reported before many are read. With OpenFiles::kept the first
-  /// files stay open, up to half of what the process may open.
+  /// Throws DataError with the problems of all files at once (20 of them listed): those of sizes, first bytes and
+  /// samples. Where files are missing samples are not read, and the error says how token files are made. With
+  /// OpenFiles::kept the first files stay open, up to half of what the process may open.
   TokenDataset(const std::vector<std::string>& paths, TokenDtype dtype, int64_t sequence_length, int64_t vocab_size,
                OpenFiles keep = OpenFiles::none);
   /// TokenFile::read_all of the files f with f mod parts == part, so that ranks can share the work. Returns one hash
@@ -77,7 +77,7 @@ class TokenDataset {
   const std::string& fingerprint() const { return fingerprint_; }
 
  private:
-  void check_samples();
+  void check_samples(std::vector<std::string>& problems);
 
   std::deque<TokenFile> files_;
   std::vector<int64_t> first_sequence_;  // of each file; at the end the total

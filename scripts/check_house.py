@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks what no compiler checks: floors, the homes of outside libraries, format, sizes, nesting, parameters, leftovers.
+"""Checks what no compiler checks: floors, the homes of outside libraries, format, sizes, nesting, parameters, leftovers,
+refused words.
 
     scripts/check_house.py [ROOT]      prints path:line: problem; returns 1 where there is one
 """
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 from cpp_functions import functions_of, without_comments
+from refused_words import check_words
 
 # A folder at the top includes what lies on lower floors. Folders without a floor belong to the one they are in.
 FLOOR = {"core": 0, "kernels": 1, "parallel": 1, "data": 1, "model": 2, "trainer": 3, "apps": 4}
@@ -158,6 +160,7 @@ def check_file(root, path):
         return
     name, text = path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
     yield from check_leftovers(text)
+    yield from check_words(name, text)
     yield from check_length(path, text)
     if path.suffix in CPP:
         yield from check_includes(name, text)

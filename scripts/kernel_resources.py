@@ -59,9 +59,9 @@ def problems_of(rows, root, architectures):
     seen = {(file, name.split("<")[0]) for file, name, _, _ in rows}
     sources = sources_of(root, "*.cu", architectures)
     for file, text in sources.items():
-        yield from (f"{file}.cu: ptxas tells nothing of {name}" for name in own_kernels(text) if (file, name) not in seen)
+        yield from (f"{file}.cu: ptxas reports nothing of {name}" for name in own_kernels(text) if (file, name) not in seen)
     for file, text in sources_of(root, "*.cuh", architectures).items():
-        yield from (f"{file}.cuh: ptxas tells nothing of {name}" for name in own_kernels(text)
+        yield from (f"{file}.cuh: ptxas reports nothing of {name}" for name in own_kernels(text)
                     if name not in {kernel for _, kernel in seen})
     for file, name, registers, shared_bytes in rows:
         if file not in sources:  # left behind by a source that is gone
@@ -77,7 +77,7 @@ def problems_of(rows, root, architectures):
 def main():
     rows = [(log.stem, *kernel) for log in sorted(Path(sys.argv[1]).iterdir()) for kernel in kernels_of(log.read_text())]
     if not rows:
-        sys.exit(f"{sys.argv[1]} tells of no kernel")
+        sys.exit(f"{sys.argv[1]} has no kernel")
     names = readable([row[1] for row in rows])
     print("| kernel | file | GPU | registers | spilled bytes | shared bytes |\n| --- | --- | --- | ---: | ---: | ---: |")
     for name, (file, _, architecture, *numbers) in zip(names, rows):

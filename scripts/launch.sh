@@ -2,7 +2,7 @@
 # Starts a training run under mpirun.
 # usage: scripts/launch.sh [-n RANKS] [-f HOSTFILE] CONFIG [key.path=value ...]
 #   -n  ranks (default 2); on GPUs one for each
-#   -f  OpenMPI host file; build and data must lie at the same path on every host
+#   -f  OpenMPI host file; build and data must be at the same path on every host
 # OMP_NUM_THREADS is passed on where it is set; on one host its default is cores / ranks. OLMOE_TRAIN names another
 # program than build/olmoe-train. A signal that makes a run save and leave (docs/failures.md) may be sent to this script; a
 # second one ends the run.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a bare Debian machine to a trained tiny model: installs, builds, makes token files, trains on two CPU ranks, plots.
 # usage: scripts/quickstart.sh [key.path=value ...]     overrides of configs/tiny-cpu.yaml
-# Stop it at any time (Ctrl-C saves first): started again it goes on where it was.
+# Stop it at any time (Ctrl-C saves first): started again it resumes.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 overrides=("$@")

@@ -73,7 +73,7 @@ class Listing:
             info = os.stat(folder)
             identity = (info.st_dev, info.st_ino)
             if identity in parents:
-                raise DataError(f"{folder}: is a link to a folder that it lies in; remove the link")
+                raise DataError(f"{folder}: is a link to a folder that contains it; remove the link")
             try:
                 entries = list(os.scandir(folder))
             except OSError as error:

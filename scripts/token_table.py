@@ -1,4 +1,4 @@
-"""The table of documents beside a token file, as a check that the file is whole and of the width that is claimed."""
+"""Checks with the table of documents of a token file that the file is complete and its ids have the expected width."""
 import csv
 import gzip
 import os
@@ -26,7 +26,7 @@ def tokens_in_table(path):
 
 
 def check_table(path, dtype):
-    """DataError where a token file is no whole number of ids, or has not as many as the table beside it says."""
+    """Raises DataError where a token file is not a whole number of ids, or has another number than its table says."""
     num_bytes, width = os.path.getsize(path), ID_BYTES[dtype]
     if num_bytes % width:
         raise DataError(f"{path}: {num_bytes} bytes are no whole number of {dtype} ids; it is cut short, or of another type")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turns text into header-less token files, with a table of their documents beside each.
+"""Turns text into header-less token files, each with a table of its documents.
 
 Inputs are JSON lines (.jsonl .ndjson .jsonlines .json: one object a line) or plain text (.txt .md .py and others: one
 document a file; --text-suffix names more), as they are or compressed (.gz .bz2 .xz .zst), or folders of these, walked in
@@ -89,7 +89,7 @@ class Skipped:
 
     def add(self, encoded):
         if encoded.problems and not self.skip_bad_lines:
-            raise DataError(f"{encoded.problems[0]}; mend it or use --skip-bad-lines")
+            raise DataError(f"{encoded.problems[0]}; fix it or use --skip-bad-lines")
         for problem in encoded.problems:
             print(f"skipped {problem}", file=sys.stderr)
         self.num_bad += len(encoded.problems)

@@ -21,9 +21,9 @@ at::Tensor max_expert_load(const at::Tensor& counts_LE) {
 
 }  // namespace
 
-PendingTotals::PendingTotals(const PassTotals& sums, const at::Tensor& grad_norm, const at::Tensor& targets)
-    : packed_7_(at::cat({sums.losses_3, grad_norm.view(1), max_expert_load(sums.counts_LE).view(1), sums.dropped_1,
-                         targets.view(1).to(at::kDouble)})) {}
+PendingTotals::PendingTotals(const LocalTotals& totals, const at::Tensor& grad_norm, const at::Tensor& targets)
+    : packed_7_(at::cat({totals.losses_3, grad_norm.view(1), max_expert_load(totals.counts_LE).view(1),
+                         totals.dropped_1, targets.view(1).to(at::kDouble)})) {}
 
 StepTotals PendingTotals::read(Communicator& ranks) const {
   const auto host = fetch(packed_7_, ranks);
@@ -38,11 +38,11 @@ StepTotals PendingTotals::read(Communicator& ranks) const {
 }
 
 DeviceStep::DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, BatchPlan batches,
-                       std::unique_ptr<GraphRecorder> recorder)
+                       std::unique_ptr<DeviceGraph> graph)
     : runner_(runner), optimizer_(optimizer), mesh_(mesh), plan_(batches) {
-  if (!recorder) return;
+  if (!graph) return;
   batches_.emplace(runner.device(), batches.accumulation_steps());
-  graph_.emplace(std::move(recorder), [this] { optimizer_.mark_updated(); });
+  graph_.emplace(std::move(graph), [this] { optimizer_.mark_updated(); });
 }
 
 PendingTotals DeviceStep::run(const std::function<Batch()>& next, int64_t step, double lr) {
@@ -60,18 +60,18 @@ at::Tensor DeviceStep::compute(const StepBatches& step) {
   for (size_t i = 0; i < step.batches.size(); ++i) {
     const auto& batch = step.batches[i];
     const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(plan_.global_batch);
-    runner_.train_pass(batch, {.per_target = per_target, .aux_share = share}, i + 1 == step.batches.size());
+    runner_.train_micro_batch(batch, {.per_target = per_target, .aux_share = share}, i + 1 == step.batches.size());
   }
   runner_.reduce_replicas();
   const auto grad_norm = optimizer_.grad_norm(mesh_.shard());
-  mesh_.replicate().broadcast(grad_norm, 0);  // NCCL may sum in another order there, and all must clip alike
-  const auto sums = runner_.take_totals();
-  mesh_.world().all_reduce(sums.losses_3);
-  mesh_.world().all_reduce(sums.counts_LE);
-  mesh_.world().all_reduce(sums.dropped_1);
-  // The device decides by itself whether to update; the host asks once a step, and only then learns of it.
-  optimizer_.update(grad_norm + 0 * sums.losses_3[0]);
-  return PendingTotals(sums, grad_norm, targets_1).packed();
+  mesh_.replicate().broadcast(grad_norm, 0);  // NCCL may sum in another order there, and all ranks must clip alike
+  const auto totals = runner_.take_totals();
+  mesh_.world().all_reduce(totals.losses_3);
+  mesh_.world().all_reduce(totals.counts_LE);
+  mesh_.world().all_reduce(totals.dropped_1);
+  // A loss that is not finite makes the norm NaN, with which the device updates nothing; the host reads it afterwards.
+  optimizer_.update(grad_norm + 0 * totals.losses_3[0]);
+  return PendingTotals(totals, grad_norm, targets_1).packed();
 }
 
 }  // namespace olmoe

@@ -9,22 +9,22 @@
 
 namespace olmoe {
 
-/// A number that an evaluation gives: eval/TASK/METRIC in metrics.jsonl.
+/// One metric of an evaluation: eval/TASK/METRIC in metrics.jsonl.
 struct EvalResult {
   std::string task, metric;
   double value;
 };
 
-/// Something that is measured of the model during a run.
+/// An evaluation that a run makes of its model.
 class EvalTask {
  public:
   virtual ~EvalTask() = default;
   /// Unique among the tasks of a run.
   virtual const std::string& name() const = 0;
-  /// What decides its numbers besides the weights: ranks with another one are refused at the start.
+  /// Identifies the task's data: ranks with different fingerprints are refused at the start.
   virtual std::string fingerprint() const = 0;
-  /// Its numbers, the same on every rank. Nothing where `stop`, which all ranks ask together before each round of
-  /// batches, said so. Collective over world.
+  /// The task's metrics, equal on every rank; none where `stop` returned true. All ranks call `stop` together before
+  /// each micro-batch. Collective over world.
   virtual std::optional<std::vector<EvalResult>> run(StageRunner& runner, Communicator& world,
                                                      const std::function<bool()>& stop) const = 0;
 };

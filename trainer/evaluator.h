@@ -11,17 +11,18 @@
 
 namespace olmoe {
 
-/// The tasks of a run's evaluation.
+/// The evaluation tasks of a run.
 class Evaluator {
  public:
-  /// Those of a valid config: its held-out sets. Throws DataError for files that are missing, damaged or shorter than a
-  /// sequence; on all ranks alike, each of which reads the ids of its share of the sets. Collective over world.
+  /// The held-out sets of a valid config. Each rank reads the ids of its share of the sets. Throws one DataError on all
+  /// ranks for files that are missing, damaged, of another dtype or shorter than a sequence, of all sets. Collective
+  /// over world.
   Evaluator(const Config& config, Communicator& world);
   explicit Evaluator(std::vector<std::unique_ptr<EvalTask>> tasks) : tasks_(std::move(tasks)) {}
   /// Name and fingerprint of each task.
   std::vector<std::pair<std::string, std::string>> fingerprints() const;
   bool empty() const { return tasks_.empty(); }
-  /// Runs every task. Nothing where `stop` said so (EvalTask::run). Collective over world.
+  /// Runs every task; none where `stop` returned true (EvalTask::run). Collective over world.
   std::optional<std::vector<EvalResult>> evaluate(StageRunner& runner, Communicator& world,
                                                   const std::function<bool()>& stop) const;
 

@@ -19,9 +19,9 @@ std::string HeldOutLoss::fingerprint() const {
 
 std::optional<std::vector<EvalResult>> HeldOutLoss::run(StageRunner& runner, Communicator& world,
                                                         const std::function<bool()>& stop) const {
-  const int64_t round = micro_batch_ * world.size();
-  auto totals_2 = at::zeros({2}, at::kDouble);  // cross-entropy, targets
-  for (int64_t first = 0; first < sequences_; first += round) {
+  const int64_t sequences_at_once = micro_batch_ * world.size();  // one micro-batch of each rank
+  auto totals_2 = at::zeros({2}, at::kDouble);                    // cross-entropy, targets
+  for (int64_t first = 0; first < sequences_; first += sequences_at_once) {
     if (stop()) return {};
     const int64_t begin = std::min(first + world.rank() * micro_batch_, sequences_);
     const auto batch = make_batch(*source_, begin, std::min(micro_batch_, sequences_ - begin));

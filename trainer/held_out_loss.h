@@ -7,7 +7,7 @@
 
 namespace olmoe {
 
-/// Mean cross-entropy of a held-out token set, in file order: eval/NAME/loss, in nats for each target token.
+/// Mean cross-entropy of a held-out token set, in file order: eval/NAME/loss, in nats per target token.
 class HeldOutLoss final : public EvalTask {
  public:
   /// The first `sequences` of `source`, in micro-batches of `micro_batch` sequences.

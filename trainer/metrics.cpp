@@ -25,13 +25,13 @@ std::string count(int64_t n) {
   return n >= 10'000 ? fmt::format("{:.1f}k", static_cast<double>(n) / 1e3) : fmt::format("{}", n);
 }
 
-/// Renames a file that holds a whole line: a run that never came to its first step leaves none.
+/// Renames a file that holds at least one line.
 void set_aside(const std::string& path) {
   namespace fs = std::filesystem;
   if (!fs::is_regular_file(path) || read_text(path).find('\n') == std::string::npos) return;
   const auto kept = unused_name(path);
   fs::rename(path, kept);
-  log::warn("{} has steps that no checkpoint holds, and the run starts anew: it is kept as {}", path, kept);
+  log::warn("{} has steps that no checkpoint holds, and a new run starts: the file is kept as {}", path, kept);
 }
 
 /// True for an evaluation of `step`.
@@ -50,14 +50,14 @@ void ensure_finite(int64_t step, const std::string& key, double value, const std
 }
 
 constexpr auto kAfterStep =
-    "Nothing is saved. Start the run again, which goes on from its newest checkpoint, with a lower optimizer.lr";
+    "Nothing is saved. Start the run again with a lower optimizer.lr: it resumes from its newest checkpoint";
 
-/// The step may be saved already, and every start after it would evaluate it again.
+/// The step may be saved already: every later start would evaluate it again.
 std::string after_evaluation(const std::string& run_folder, int64_t step) {
   return fmt::format(
-      "If {}/checkpoints has step {}, move that checkpoint away: the run then goes on from the one "
-      "before it, with a lower optimizer.lr. If training went well, look at this evaluation set, or "
-      "leave it out of evaluation.paths or evaluation.sets",
+      "If {}/checkpoints has step {}, move that checkpoint away and start again with a lower optimizer.lr: the "
+      "run then resumes from the checkpoint before it. If training went well, check this evaluation set, or "
+      "remove it from evaluation.paths or evaluation.sets",
       run_folder, step);
 }
 

@@ -27,11 +27,11 @@ bool Optimizer::decays(const Slice& slice) const {
   return slice.role != ParamRole::norm || config_.decay_norms;
 }
 
-/// What gradients of that norm are multiplied by; not finite where the norm is not.
+/// Factor that clips gradients of that norm; not finite where the norm is not.
 at::Tensor Optimizer::clip_factor(const at::Tensor& grad_norm) const {
   const auto one_if_finite = grad_norm * 0 + 1;
   if (config_.clip_norm <= 0) return one_if_finite;
-  // The 1e-6 is PyTorch's clip_grad_norm_. minimum() hands on NaN.
+  // Source: the 1e-6 is that of PyTorch's clip_grad_norm_. minimum() propagates NaN.
   return at::minimum(config_.clip_norm / (grad_norm + 1e-6), one_if_finite);
 }
 
@@ -41,13 +41,13 @@ void Optimizer::step(int64_t step, double lr, const at::Tensor& grad_norm) {
 }
 
 void Optimizer::begin_step(int64_t step, double lr) {
-  const auto tell = [&](double weight_decay, at::Tensor& constants) {
+  const auto upload = [&](double weight_decay, at::Tensor& constants) {
     send(kernels::adamw_constants({lr, config_.beta1, config_.beta2, config_.eps, weight_decay, step},
                                   constants.scalar_type()),
          constants);
   };
-  tell(config_.weight_decay, decaying_);
-  tell(0.0, constant_);
+  upload(config_.weight_decay, decaying_);
+  upload(0.0, constant_);
 }
 
 void Optimizer::update(const at::Tensor& grad_norm) {

@@ -17,7 +17,7 @@ UnitParam unit_param(Param& param) {
   return {param.name, param.shape, param.global_shape, param.first, param.slot, param.to_store, param.role};
 }
 
-/// The loader makes batches in host memory. From pinned memory they are copied without a host synchronisation.
+/// Copies a batch of the loader, which is in host memory, through pinned memory and so without a host sync.
 Batch on_device(const Batch& batch, at::Device device) {
   if (batch.ids_BS.device().type() == device.type()) return batch;
   const auto copy = [&](const at::Tensor& host) { return host.pin_memory().to(device, /*non_blocking=*/true); };
@@ -76,7 +76,7 @@ void StageRunner::make_units(DeviceMesh& mesh) {
   }
 }
 
-/// Zero elements for the collectives of `groups`.
+/// A zeroed buffer for collectives over `groups`, registered with them where Options::registered_memory says so.
 at::Tensor StageRunner::make_buffer(int64_t numel, at::ScalarType dtype, std::span<Communicator* const> groups) const {
   if (!options_.registered_memory) return at::zeros({numel}, at::TensorOptions().dtype(dtype).device(options_.device));
   const auto bytes = numel * static_cast<int64_t>(c10::elementSize(dtype));
@@ -85,7 +85,8 @@ at::Tensor StageRunner::make_buffer(int64_t numel, at::ScalarType dtype, std::sp
   return memory.view(dtype);
 }
 
-/// Memory for the units that `shares` picks: stages of equal parity use one buffer, units of a stage lie side by side.
+/// Allocates the two pooled buffers for the units that `shares` selects. Stages of equal parity share one; units of a
+/// stage lie next to each other in it.
 std::map<const ShardedUnit*, PoolRange> StageRunner::share_buffers(
     const std::function<bool(const ShardedUnit&)>& shares, at::ScalarType dtype) const {
   std::array<int64_t, 2> numel{0, 0};
@@ -105,8 +106,8 @@ std::map<const ShardedUnit*, PoolRange> StageRunner::share_buffers(
   return ranges;
 }
 
-/// Gives each unit its memory. One that is whole on this rank computes from its shard and adds to its gradient
-/// directly; others use a buffer of their own or take turns in a shared one.
+/// Binds each unit to its buffers. A unit that is whole on this rank computes from its shard and adds to its gradient
+/// directly; others have a buffer of their own or share a pooled one.
 void StageRunner::bind_units() {
   const auto master = master_dtype(options_.compute_dtype);
   const auto whole = [](const ShardedUnit& unit) { return unit.shard.numel() == unit.flat_numel(); };
@@ -139,7 +140,7 @@ void StageRunner::reset_totals() {
   copies_ = {};
 }
 
-/// Does nothing for weights that are gathered already, or whose gather is in flight.
+/// Does nothing for units that are gathered or whose gather is in flight.
 void StageRunner::gather(size_t stage) {
   gather_stream_.run([&] {
     for (auto* unit : units_of_[stage]) unit->gather();
@@ -153,11 +154,11 @@ void StageRunner::reduce(size_t stage) {
 }
 
 void StageRunner::release(size_t stage) {
-  if (options_.residency == Residency::resident) return;  // stays until the optimizer changes the weights
+  if (options_.residency == Residency::resident) return;  // stays gathered until the optimizer step
   for (auto* unit : units_of_[stage]) unit->release();
 }
 
-void StageRunner::train_pass(const Batch& batch, LossScale scale, bool last_of_step) {
+void StageRunner::train_micro_batch(const Batch& batch, LossScale scale, bool last_of_step) {
   const auto here = on_device(batch, options_.device);
   totals_.losses_3[0] += forward(here, Phase::train, stages_.size(), scale.per_target);
   backward(here, scale.per_target, scale.aux_share, /*reduces=*/last_of_step || options_.grads == Residency::pooled);
@@ -179,30 +180,32 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
   return x;
 }
 
-// The schedule. Three streams: the compute stream, which is the caller's; a side stream that gathers a stage ahead; one
-// that reduces a stage behind. Work of a side stream starts after everything that the compute stream was given before;
-// what else must wait for what:
-//   weights of stage s    The compute stream waits for their gather before s; only then is the next gather enqueued, so
-//                         that the compute stream waits for no more than it needs.
-//   buffer of weights     Holds every second stage. Stage s+1 is gathered into that of s-1 (backward: s-1 into that of
-//                         s+1) when the last reader of the old tenant was enqueued, and s not yet.
-//   buffer of gradients   Claimed, and zeroed where it is added to, on the compute stream for stage s-1 after it waited
-//                         for the reduction of s+1, its last reader; it does so just before the reduction of s, which
-//                         overlaps the backward of s-1. That of the last stage, whose forward makes gradients, before
-//                         it: no reduction is then in flight.
-//   any other tensor      What a side stream uses lives as long as the runner. (Communicators may allocate temporary
-//                         tensors on a side stream, and use them nowhere else.)
-//   shard, grad           The optimizer runs on the compute stream, which has waited for all gathers and reductions.
+// The schedule. Three streams: the caller's compute stream, a side stream that gathers one stage ahead, and one that
+// reduces one stage behind. Work on a side stream starts after everything enqueued on the compute stream before it. The
+// other dependencies:
+//   weights of stage s    The compute stream waits for their gather before it computes s. The next gather is enqueued
+//                         only then, so that the wait does not include it.
+//   buffer of weights     Shared by every second stage. Stage s+1 is gathered into the buffer of s-1 (backward: s-1
+//   into
+//                         that of s+1) once the last reader of s-1 is enqueued, and before s is.
+//   buffer of gradients   Claimed on the compute stream for stage s-1, and zeroed where gradients are added to it,
+//   after
+//                         the wait for the reduction of s+1, its last reader. That wait comes just before the reduction
+//                         of s, which overlaps the backward of s-1. The last stage makes gradients in its forward and
+//                         claims its buffer before it, when no reduction is in flight.
+//   other tensors         Tensors that side streams use live as long as the runner. (Communicators may allocate
+//                         temporary tensors on a side stream, and use them nowhere else.)
+//   shard, grad           The optimizer runs on the compute stream, after all gathers and reductions.
 at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed) {
   at::Tensor x;  // undefined for the first stage, which reads the batch
   for (size_t s = 0; s < num_stages; ++s) {
-    // The last stage's backward follows its forward at once: there is nothing to gain in running it twice.
+    // The last stage's backward follows its forward at once: recomputing it would save no memory.
     const bool keep_graph = phase == Phase::train && (!options_.recompute || s + 1 == stages_.size());
     auto& saved = saved_[s];
     saved = {};
     if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
     StageContext context{batch, phase, saved.routing, options_.save_policy, loss_seed};
-    gather(s);  // of the first stage: the others were gathered ahead
+    gather(s);  // for the first stage: the others were gathered ahead
     gather_stream_.wait();
     if (s + 1 < num_stages) gather(s + 1);
     if (phase == Phase::train && s + 1 == stages_.size()) claim_grads(s);
@@ -226,7 +229,7 @@ void StageRunner::backward(const Batch& batch, const at::Tensor& loss_seed, doub
     gather_stream_.wait();
     if (s > 0) gather(s - 1);
     backward_stage(s, batch, dy, aux_share);
-    reduce_stream_.wait();  // for stage s + 1, whose gradients lie where those of s - 1 go
+    reduce_stream_.wait();  // for stage s + 1, whose gradient buffer s - 1 uses next
     if (reduces) reduce(s);
     release(s);
     if (s > 0) dy = saved_[s].x.grad();
@@ -235,7 +238,7 @@ void StageRunner::backward(const Batch& batch, const at::Tensor& loss_seed, doub
   reduce_stream_.wait();
 }
 
-/// Before gradients of a stage are made: its full gradients are zero then, or to be stored, or this step's so far.
+/// Call before a stage makes gradients: its full gradients are then zero, to be overwritten, or this step's sum so far.
 void StageRunner::claim_grads(size_t stage) {
   for (auto* unit : units_of_[stage]) {
     ENSURE(unit->gathered(), "stage {}: the weights of {} are not in their buffer", stage, unit->params().front().name);

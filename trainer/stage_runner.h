@@ -20,68 +20,69 @@
 
 namespace olmoe {
 
-/// Where whole weights, or whole gradients, live: in two buffers that all stages share, or in one of each unit's own.
-/// ZeRO-3 pools both, ZeRO-2 the gradients, ZeRO-1 neither.
+/// Where full weights, or full gradients, are stored. Pooled: in two buffers that all stages share, so that weights are
+/// resharded after the forward (FSDP's reshard_after_forward). Resident: in a buffer of each unit. ZeRO-3 pools both,
+/// ZeRO-2 only the gradients, ZeRO-1 neither.
 enum class Residency { pooled, resident };
 
-/// Weights of a micro-batch's losses in the step's total: nothing is divided again afterwards.
+/// Weights of a micro-batch's losses in those of the step. Nothing is divided again afterwards.
 struct LossScale {
   at::Tensor per_target;  ///< 1 / N, a float64 scalar on the device; N the target tokens of the whole step
   double aux_share;       ///< this micro-batch's tokens / the step's tokens
 };
-/// The scale for `num_targets` > 0 that the host knows.
+/// The scale for a step with `num_targets` > 0.
 LossScale loss_scale(int64_t num_targets, double aux_share, at::Device device = at::kCPU);
 
-/// Sums over the passes since the last reset, of this rank; float64, on the device.
-struct PassTotals {
+/// Sums over this rank's micro-batches since the last reset; float64, on the device.
+struct LocalTotals {
   at::Tensor losses_3;   ///< cross-entropy sum; share-weighted load-balancing and z-loss, means over layers
-  at::Tensor counts_LE;  ///< assignments of each expert, L the blocks with experts
-  at::Tensor dropped_1;  ///< assignments that found no room in their expert
+  at::Tensor counts_LE;  ///< assignments of each expert; L: blocks with experts
+  at::Tensor dropped_1;  ///< assignments beyond the capacity of their expert
 };
 
-/// Walks the stages forward and backward, and decides when their units gather and reduce.
+/// Runs the stages forward and backward, and schedules the gathers and reductions of their units.
 class StageRunner {
  public:
   struct Options {
-    at::ScalarType compute_dtype;
+    at::ScalarType compute_dtype;  ///< of gathered weights and activations
     at::Device device;
-    Residency residency;
-    bool recompute;                  ///< keep only each stage's input and routing, and run it again for its backward
-    bool registered_memory = false;  ///< buffers of collectives come from the groups that use them
-    bool overlap = true;  ///< on a GPU: gather ahead of and reduce behind the computation, on streams of their own
-    Residency grads = Residency::pooled;              ///< resident: reduced once a step, not after each micro-batch
-    std::optional<at::ScalarType> reduce_dtype = {};  ///< gradients are sent in it; none: in their own
+    Residency residency;                  ///< of full weights
+    bool recompute;                       ///< full activation checkpointing: save only a stage's input and routing
+    bool registered_memory = false;       ///< allocate buffers of collectives from the groups that use them
+    bool overlap = true;                  ///< on a GPU: gather ahead and reduce behind, on side streams
+    Residency grads = Residency::pooled;  ///< of full gradients; resident: reduced once a step
+    std::optional<at::ScalarType> reduce_dtype = {};  ///< gradients are sent in it; none: in the master dtype
     SavePolicy save_policy = SavePolicy::all;         ///< of graphs that wait for their backward while other stages run
   };
   StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh& mesh, Options options);
 
-  /// One micro-batch, forward and backward; gradients are added to each unit's `grad`, those of resident buffers in the
-  /// last pass of the step. A batch of no sequences still makes every collective. Collective over shard, and over world
-  /// with a global balance.
-  void train_pass(const Batch& batch, LossScale scale, bool last_of_step = true);
-  /// Adds up gradient slices over replicas, once a step. Collective over replicate.
+  /// Forward and backward of one micro-batch. Reduced gradients are added to each unit's `grad`: after each micro-batch
+  /// where full gradients are pooled, in the last accumulation step where they are resident. A rank with an empty batch
+  /// makes every collective call too. Collective over shard, and over world with a global balance.
+  void train_micro_batch(const Batch& batch, LossScale scale, bool last_of_step = true);
+  /// Sums gradient shards over replicas, once a step. Collective over replicate.
   void reduce_replicas();
   /// Cross-entropy sum of a batch, forward only, as a float64 scalar. Collective over shard.
   at::Tensor evaluate(const Batch& batch);
   /// Log-probability of each target of a batch, forward only: float64 [B, S], zero where the target is ignored.
   /// Collective over shard.
   at::Tensor score(const Batch& batch);
-  /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next pass.
+  /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next batch.
   at::Tensor run_to_last(const Batch& batch);
 
-  const PassTotals& totals() const { return totals_; }
-  /// The totals, which the caller may reduce in place; the runner has none until reset_totals().
-  PassTotals take_totals() { return std::exchange(totals_, {}); }
-  /// Sets totals and token_copies() to zero.
+  const LocalTotals& totals() const { return totals_; }
+  /// Moves the totals out, for the caller to reduce in place; the runner has none until reset_totals().
+  LocalTotals take_totals() { return std::exchange(totals_, {}); }
+  /// Zeroes totals() and token_copies().
   void reset_totals();
-  /// Copies of tokens exchanged for their experts since the last reset.
+  /// Copies of tokens dispatched and received since the last reset; counted on the host, so not in a replay.
   TokenCopies token_copies() const { return copies_; }
   at::Device device() const { return options_.device; }
   std::span<const std::unique_ptr<ShardedUnit>> units() const { return units_; }
   Stage& last_stage() { return *stages_.back(); }
 
  private:
-  struct Saved {  // of one stage, from its forward to its backward
+  struct Saved {  // for the backward of one stage
     at::Tensor x;
     StageOut out;
     Routing routing;
@@ -103,16 +104,16 @@ class StageRunner {
 
   std::vector<std::unique_ptr<Stage>> stages_;
   Communicator& replicate_;
-  std::array<Communicator*, 2> sharding_;  // the groups that gather and reduce: of dense units, and of experts
+  std::array<Communicator*, 2> sharding_;  // the groups of dense units and of experts
   Options options_;
   SideStream gather_stream_, reduce_stream_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;
   std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
-  at::Tensor reduce_buffer_;  // gradients of a unit while they are reduced, where they are sent in a dtype of their own
+  at::Tensor reduce_buffer_;                         // a unit's gradients in the reduce dtype, where there is one
   std::vector<Saved> saved_;
-  std::vector<int64_t> moe_layer_of_;  // of each stage its row in the counts, -1 for one without experts
+  std::vector<int64_t> moe_layer_of_;  // row of each stage in counts_LE, -1 without experts
   int64_t num_moe_layers_ = 0, num_experts_ = 0;
-  PassTotals totals_;
+  LocalTotals totals_;
   TokenCopies copies_;
 };
 

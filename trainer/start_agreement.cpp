@@ -20,10 +20,10 @@
 namespace olmoe {
 namespace {
 
-// run.threads: hosts may have other numbers of cores. data.prefetch: and other amounts of memory; batches are the same.
-// Paths of token files: hosts may keep copies in folders of their own; see agree_on_data.
+// run.threads, data.prefetch: hosts may have different numbers of cores and amounts of memory; batches are the same.
+// Paths of token files: hosts may keep copies in different folders; agree_on_data compares the contents.
 constexpr std::array kMayDiffer{"run.threads", "data.prefetch", "data.paths", "evaluation.paths", "evaluation.sets"};
-constexpr char kBetween = '\x1f', kAfter = '\x1e';  // ASCII's separators of units and records: in no config
+constexpr char kBetween = '\x1f', kAfter = '\x1e';  // ASCII's unit and record separators, which no config contains
 constexpr size_t kHashDigits = 32;
 
 void add_facts(const std::string& path, const ConfigNode& node, std::vector<StartFact>& facts) {
@@ -73,7 +73,7 @@ bool same_everywhere(Communicator& world, const std::string& hash) {
   return true;
 }
 
-/// Values and who has them, in order of the lowest rank: "0.0004 on rank 0, 0.1 on ranks 1-3".
+/// Values and the ranks that have them, by lowest rank: "0.0004 on rank 0, 0.1 on ranks 1-3".
 std::string describe_sides(const std::vector<std::string>& value_of_rank) {
   std::vector<std::pair<std::string, std::vector<int>>> sides;
   for (size_t rank = 0; rank < value_of_rank.size(); ++rank) {
@@ -87,20 +87,21 @@ std::string describe_sides(const std::vector<std::string>& value_of_rank) {
   return text;
 }
 
-/// The first of rank 0's facts that some rank has otherwise, with everybody's values. Collective over world.
+/// The first of rank 0's facts that differs on some rank, with the values of all. Collective over world.
 std::string describe_difference(Communicator& world, const std::vector<StartFact>& mine) {
   const auto theirs = parse_facts(share_text(world, 0, text_of(mine)));
   const auto differs = std::ranges::mismatch(theirs, mine).in1 - theirs.begin();
   auto first = at::full({1}, static_cast<int64_t>(differs), at::kLong);
   world.all_reduce(first, Reduce::min);
   const auto index = static_cast<size_t>(first.item<int64_t>());
-  if (index >= theirs.size()) return "some ranks have more fields than rank 0: they run another program";
+  if (index >= theirs.size()) return "some ranks have more fields than rank 0: they run a different program";
   const bool has_it = index < mine.size() && mine[index].name == theirs[index].name;
   const auto values = gather_text(world, has_it ? mine[index].value : "not known");
   return fmt::format("{}: {}", theirs[index].name, describe_sides(values));
 }
 
-/// Size and a sample of a file's bytes: its begin, where a safetensors header is, and 16 blocks over its length.
+/// Size and a hash of samples of a file: its first 64 KiB, where a safetensors header is, and 16 blocks over its
+/// length.
 std::string sample_file(const std::filesystem::path& path) {
   constexpr int64_t kHead = 64 << 10, kBlock = 4096, kBlocks = 16;
   std::error_code error;
@@ -169,7 +170,7 @@ void agree_on_data(Communicator& world, const Config& config, const SequenceSour
   for (size_t i = 0; i < sets.size(); ++i)
     facts.push_back({fmt::format("evaluation set {} (evaluation.paths)", i + 1),
                      fmt::format("{}, hash {}", sets[i].first, sets[i].second)});
-  require_alike(world, facts, "Every rank must read the same token files: copy them anew to the hosts that differ");
+  require_alike(world, facts, "Every rank must read the same token files: copy them again to the hosts that differ");
 }
 
 void agree_on_weights(Communicator& world, const std::string& folder) {
@@ -181,7 +182,7 @@ void agree_on_weights(Communicator& world, const std::string& folder) {
   std::vector<StartFact> facts{{"files of weights (train.init_from)", std::to_string(files.size())}};
   for (const auto& [name, sample] : files) facts.push_back({fmt::format("train.init_from, {}", name), sample});
   const auto advice =
-      fmt::format("Every rank must start from the same weights: copy {} anew to the hosts that differ", folder);
+      fmt::format("Every rank must start from the same weights: copy {} again to the hosts that differ", folder);
   require_alike(world, facts, advice);
 }
 

@@ -7,8 +7,8 @@
 #include "trainer/config/config.h"
 #include "trainer/evaluator.h"
 
-/// What ranks must have alike before they train together: with other configs they wait for each other in vain or train
-/// several models as one, without a word.
+/// Checks at the start that all ranks have the same program, config and data: with different configs they would wait
+/// for each other forever, or train different models as one without an error.
 namespace olmoe {
 
 struct StartFact {
@@ -16,24 +16,25 @@ struct StartFact {
   bool operator==(const StartFact&) const = default;
 };
 
-/// Every field of a config by its path, an item of a list each, but for those in which ranks may differ: what suits a
+/// Every field of a config by its path, lists item by item, except those that may differ between ranks: settings of a
 /// host (run.threads, data.prefetch), and paths of token files, whose contents are compared instead.
 std::vector<StartFact> config_facts(const Config& config);
 
-/// Throws one ConfigError on all ranks where some have other facts: the first that differs, its values, which ranks
-/// have which, and `advice`. One all_gather of hashes where they are alike. Collective over world.
+/// Throws one ConfigError on all ranks where their facts differ: the first that differs, each value with its ranks, and
+/// `advice`. One all_gather of hashes where they are equal. Collective over world.
 void require_alike(Communicator& world, const std::vector<StartFact>& facts, const std::string& advice);
 
-/// `program`, its version, commit and LibTorch, how the ranks are joined, and the config are the same on all ranks.
-/// Before any other collective call, which other configs might hang. Throws ConfigError. Collective over world.
+/// Checks that `program`, its version, commit, LibTorch and MPI library, and the config are equal on all ranks. Call
+/// before any other collective, which different configs might hang. Throws ConfigError. Collective over world.
 void agree_on_start(Communicator& world, const std::string& program, const std::string& mpi_version,
                     const Config& config);
 
-/// So are the tokens of training and evaluation, whatever their paths. Throws ConfigError. Collective over world.
+/// Checks the same of the tokens of training and evaluation, whatever their paths. Throws ConfigError. Collective over
+/// world.
 void agree_on_data(Communicator& world, const Config& config, const SequenceSource& source, const Evaluator& evaluator);
 
-/// So are the files in `folder` that initial weights come from, as far as their sizes and samples of their contents
-/// tell. Throws ConfigError. Collective over world.
+/// Checks the same of the initial weights in `folder`, by the sizes of the files and samples of their contents. Throws
+/// ConfigError. Collective over world.
 void agree_on_weights(Communicator& world, const std::string& folder);
 
 }  // namespace olmoe

@@ -6,26 +6,26 @@
 
 namespace olmoe {
 
-StepGraph::StepGraph(std::unique_ptr<GraphRecorder> recorder, std::function<void()> restore)
-    : recorder_(std::move(recorder)), restore_(std::move(restore)) {}
+StepGraph::StepGraph(std::unique_ptr<DeviceGraph> graph, std::function<void()> restore)
+    : graph_(std::move(graph)), restore_(std::move(restore)) {}
 
 at::Tensor StepGraph::run(const std::function<at::Tensor()>& work) {
-  ENSURE(!record_failed_,
-         "the step could not be recorded before, and this process cannot do it any more: start the "
-         "program anew, with train.cuda_graph=false if it fails again");
-  if (rehearsed_ < kRehearsals) {
-    ++rehearsed_;
+  ENSURE(!capture_failed_,
+         "an earlier capture of the step failed, after which this process cannot train: start the "
+         "program again, with train.cuda_graph=false if it fails again");
+  if (warm_up_steps_ < kWarmUpSteps) {
+    ++warm_up_steps_;
     at::Tensor result;
-    recorder_->rehearse([&] { result = work(); });
+    graph_->warm_up([&] { result = work(); });
     return result;
   }
   if (!result_.defined()) {
     restore_();
-    record_failed_ = true;
-    recorder_->record([this, work] { result_ = work(); });  // may be kept: a recorder in a test does the work again
-    record_failed_ = false;
+    capture_failed_ = true;
+    graph_->capture([this, work] { result_ = work(); });  // by value: a graph in a test calls it in replay()
+    capture_failed_ = false;
   }
-  recorder_->replay();
+  graph_->replay();
   restore_();
   return result_;
 }

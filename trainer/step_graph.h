@@ -8,27 +8,27 @@
 
 namespace olmoe {
 
-/// A step's work on the device, from the third step on recorded and replayed. Work that is recorded once is done again
-/// with the host's values of that time: what varies from step to step must be in tensors that it reads.
+/// Runs the first steps eagerly, captures one, and replays it from then on. A replay uses the host's values at the time
+/// of the capture: what varies from step to step must be in tensors that the work reads.
 class StepGraph {
  public:
-  /// Steps that are done as usual first, in which LibTorch, cuBLAS and NCCL make what they keep.
-  static constexpr int kRehearsals = 2;
+  /// Eager steps before the capture, in which LibTorch, cuBLAS and NCCL allocate what they keep.
+  static constexpr int kWarmUpSteps = 2;
 
-  /// `restore` puts what the host remembers of the weights to what it is between any two steps: done before the
-  /// recording, whatever came before, and after each replay, of which the host's objects know nothing.
-  StepGraph(std::unique_ptr<GraphRecorder> recorder, std::function<void()> restore);
-  /// Does the step's `work`, which must be the same every time. Returns what it returned: from the recording on the
-  /// same tensor, whose contents last until the next step. After a recording that threw it throws Error: part of the
-  /// step's state is as it was, part as after the step.
+  /// `restore` resets the host's gather state of the weights to that between two steps. Called before the capture and
+  /// after each replay, because a replay runs no host code.
+  StepGraph(std::unique_ptr<DeviceGraph> graph, std::function<void()> restore);
+  /// Runs a step's `work`, which must be the same in every call, and returns its result: from the capture on always the
+  /// same tensor, which the next step overwrites. Throws what a capture throws, and Error in every call after that: the
+  /// step's state is then partly updated.
   at::Tensor run(const std::function<at::Tensor()>& work);
 
  private:
-  std::unique_ptr<GraphRecorder> recorder_;
+  std::unique_ptr<DeviceGraph> graph_;
   std::function<void()> restore_;
   at::Tensor result_;
-  int rehearsed_ = 0;
-  bool record_failed_ = false;
+  int warm_up_steps_ = 0;  // that are done
+  bool capture_failed_ = false;
 };
 
 }  // namespace olmoe

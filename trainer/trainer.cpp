@@ -69,18 +69,18 @@ StageRunner::Options runner_options(const ResolvedRun& run) {
 }
 
 DataLoader::Plan loader_plan(const ResolvedRun& run, const Communicator& world) {
-  // A step takes all of its batches at its start.
+  // A step takes the batches of all accumulation steps at its start.
   return {run.batches, world.rank(), std::max(run.config.data.prefetch, run.batches.accumulation_steps())};
 }
 
-std::unique_ptr<GraphRecorder> graph_recorder(const ResolvedRun& run) {
-  return run.config.train.cuda_graph ? cuda::make_graph_recorder(run.device) : nullptr;
+std::unique_ptr<DeviceGraph> device_graph(const ResolvedRun& run) {
+  return run.config.train.cuda_graph ? cuda::make_device_graph(run.device) : nullptr;
 }
 
 namespace fs = std::filesystem;
 
-/// The run, after its run.folder was found to be one that can be made and written. That is looked at first, for
-/// reading the token files may take long, and makes nothing: a run that is refused leaves no folder.
+/// Returns `run` once run.folder is known to be writable and not in use. Checked first, because reading the token files
+/// may take long. Makes nothing: a run that is refused leaves no folder.
 const ResolvedRun& check_run_folder(const ResolvedRun& run, Communicator& world) {
   agree(world, [&] {
     if (world.rank() != 0) return;
@@ -96,7 +96,7 @@ void make_run_folder(const std::string& folder) {
   if (error) throw ConfigError(fmt::format("run.folder: {} cannot be made: {}", folder, error.message()));
 }
 
-/// A checkpoint that this process may not write is refused before the run trains for it.
+/// Refuses, before training, a checkpoint that is larger than a file of this process may be.
 void check_file_size(std::span<const StateTensor> state) {
   const int64_t bytes = shard_bytes(state);
   if (bytes > file_size_limit())
@@ -133,14 +133,14 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
       source_(make_source(config_, world)),
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
-  at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // backward runs on this rank's own thread
+  at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // the backward runs on this rank's thread
   agree_on_data(world, config_, *source_, evaluator_);
   const auto attention =
       kernels::make_attention_method(config_.train.attention_kernel, config_.train.deterministic_attention);
   runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(run_), attention), mesh_,
                                           runner_options(run_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
-  device_step_.emplace(*runner_, *optimizer_, mesh_, run_.batches, graph_recorder(run_));
+  device_step_.emplace(*runner_, *optimizer_, mesh_, run_.batches, device_graph(run_));
   start_or_resume();
   checkpointer_.remove_interrupted();
   open_metrics();
@@ -155,7 +155,7 @@ void Trainer::open_metrics() {
   const auto path = folder + "/config.yaml", text = write_config(config_);
   agree(world, [&] {
     write_to_disk(folder, static_cast<int64_t>(text.size()), [&] {
-      std::error_code unknown;  // writing says what is wrong with it
+      std::error_code unknown;  // writing reports what is wrong with it
       const bool there = writes && fs::is_regular_file(path, unknown) && read_text(path) == text;
       if (writes && !there) write_text_atomic(path, text);
       metrics_ = std::make_unique<MetricsLog>(folder, writes, step_, config_.train.steps, config_.log.every_steps);
@@ -166,7 +166,7 @@ void Trainer::open_metrics() {
   evaluation_missing_ = missing.item<int64_t>() != 0 && evaluation_due();
 }
 
-/// Before anything is written there, and after what can be refused without.
+/// Called after all checks that need no lock, and before anything is written to the folder.
 void Trainer::lock_folder(std::optional<int64_t> latest_step) {
   auto& world = mesh_.world();
   agree(world, [&] {
@@ -224,7 +224,7 @@ void Trainer::check_same_run(const Manifest& manifest) {
       log::info("changed since {}: {}", where, difference);
   }
   const auto tokens = compare_fingerprints(manifest.data_fingerprint, source_->fingerprint());
-  // Another seed or length gives another order of the same files, and is named already.
+  // A different seed or length changes the order of the same files, and is refused already.
   const bool same_order =
       before.run.seed == config_.run.seed && before.data.sequence_length == config_.data.sequence_length;
   if (!tokens.same && same_order) refused.push_back("the training tokens changed (files, order, sizes or contents)");
@@ -249,7 +249,7 @@ ExitCode Trainer::run() {
     const auto every = config_.checkpoint.every_steps;
     const bool save_due = (every > 0 && step_ % every == 0) || (last && config_.checkpoint.save_last);
     if (asked || save_due) save();
-    // A signal may have come during the save; else an evaluation looks by itself.
+    // A signal may have come during the save. An evaluation checks for signals itself.
     evaluation_missing_ = evaluation_due();
     if (asked || (save_due && leave_now())) return leave();
     if (evaluation_missing_ && !evaluate()) return leave();
@@ -257,7 +257,7 @@ ExitCode Trainer::run() {
   return leave_now() ? leave() : ExitCode::ok;
 }
 
-/// Saves the step, unless it is saved. What remains to be done is the next start's.
+/// Saves the step, unless it is saved. The next start resumes from it.
 ExitCode Trainer::leave() {
   save();
   agree(mesh_.world(), [&] {
@@ -278,13 +278,13 @@ StepMetrics Trainer::train_step() {
   if (totals.targets == 0) throw DataError(fmt::format("step {}: its batches have no target tokens", step_ + 1));
   if (!std::isfinite(totals.loss()) || !std::isfinite(totals.grad_norm))
     throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved. Start "
-                            "the run again, which resumes from its newest checkpoint, with a lower optimizer.lr",
+                            "the run again with a lower optimizer.lr: it resumes from its newest checkpoint",
                             step_ + 1, totals.loss(), totals.grad_norm),
                 ExitCode::non_finite);
 
   ++step_;
   const int64_t step_tokens = run_.batches.global_batch * config_.data.sequence_length;
-  auto traffic = traffic_between(traffic_before, traffic_of(mesh_));  // a graph that is replayed makes no calls
+  auto traffic = traffic_between(traffic_before, traffic_of(mesh_));  // a replayed graph makes no calls
   if (mesh_.expert().size() > 1) {
     traffic["copies_sent"] = runner_->token_copies().sent;
     traffic["copies_received"] = runner_->token_copies().received;
@@ -309,7 +309,7 @@ bool Trainer::evaluation_due() const {
   return !evaluator_.empty() && (step_ == config_.train.steps || (every > 0 && step_ % every == 0));
 }
 
-/// False when a signal stopped it; the next start of this run makes up for it.
+/// False where a signal stopped it; the next start of this run evaluates the step.
 bool Trainer::evaluate() {
   preemption::enter(preemption::Moment::evaluating);
   const auto results = evaluator_.evaluate(*runner_, mesh_.world(), [this] { return leave_now(); });
@@ -337,8 +337,8 @@ void Trainer::save() {
   log::info("saved {} in {:.2f} s", checkpointer_.step_folder(step_), watch.elapsed_s());
 }
 
-/// Weights may be finite, and too large to compute with: what is saved must give a loss and gradients. Those of the
-/// first micro-batches of the step just done are computed, one of each rank: its tokens could be read.
+/// Finite weights may still be too large to compute with: what is saved must give a finite loss and gradient norm. They
+/// are computed on the first micro-batch of each rank of the last step, whose tokens are known to be readable.
 void Trainer::ensure_usable() {
   const auto [first, count] = run_.batches.sequences_of(mesh_.world().rank(), /*accumulation_step=*/0);
   const auto batch = make_batch(*source_, (step_ - 1) * run_.batches.global_batch + first, count);
@@ -346,13 +346,13 @@ void Trainer::ensure_usable() {
   const auto* const numbers = read.const_data_ptr<double>();
   if (!std::isfinite(numbers[0]) || !std::isfinite(numbers[1]))
     throw Error(fmt::format("step {}: its weights give a loss of {} and a gradient norm of {}, so nothing was saved, "
-                            "and checkpoints saved before stay. Start the run again, which resumes from the newest of "
-                            "them, with a lower optimizer.lr",
+                            "and earlier checkpoints stay. Start the run again with a lower optimizer.lr: it resumes "
+                            "from the newest of them",
                             step_, numbers[0], numbers[1]),
                 ExitCode::non_finite);
 }
 
-/// What ends the run before its time, agreed by all ranks: a signal, or metrics that cannot be written.
+/// Whether the run must end early, agreed by all ranks: for a signal, or metrics that cannot be written.
 bool Trainer::leave_now() {
   constexpr int64_t kNoMetrics = 1 << 16;  // above any signal
   const int64_t mine = metrics_->problem().empty() ? preemption::requested() : kNoMetrics;
@@ -361,8 +361,7 @@ bool Trainer::leave_now() {
   const auto reason = fetch(asked, mesh_.world()).item<int64_t>();
   if (!metrics_->problem().empty()) log::warn("{}: saving step {} and leaving", metrics_->problem(), step_);
   if (reason != 0 && reason != kNoMetrics)
-    log::info("{} asked this run to stop: saving step {} and leaving", preemption::name_of(static_cast<int>(reason)),
-              step_);
+    log::info("received {}: saving step {} and leaving", preemption::name_of(static_cast<int>(reason)), step_);
   return reason != 0;
 }
 

@@ -21,27 +21,28 @@
 
 namespace olmoe {
 
-/// Training tokens of a config. Every rank opens all files and reads the ids of its share of them. Throws DataError on
-/// all ranks for files that are missing or damaged. Collective over world.
+/// The training tokens of a config. Every rank opens all files and reads the ids of its share of them. Throws DataError
+/// on all ranks for files that are missing or damaged. Collective over world.
 std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world);
 
-/// A run: batch, forward, backward, step, and now and then a checkpoint, an evaluation and a line of metrics.
-/// A run found in run.folder resumes from its newest checkpoint.
+/// The training loop: optimizer steps with metrics, checkpoints and evaluations. A run found in run.folder resumes from
+/// its newest checkpoint.
 class Trainer {
  public:
-  /// Checks everything, makes or loads the state, writes the resolved config. Collective over world.
+  /// Checks data and folder, initializes or loads the state, and writes the resolved config. `world` must outlive this
+  /// object. Throws ConfigError, DataError or CheckpointError on all ranks. Collective over world.
   Trainer(const ResolvedRun& run, Communicator& world);
-  /// Trains to train.steps (ok), or until a signal asks to save and leave (preempted), or until metrics cannot be
-  /// written: then saves, and throws CheckpointError. Collective over world.
+  /// Trains to train.steps (ok), or until a signal asks to save and leave (preempted). Where metrics cannot be written
+  /// it saves, and throws CheckpointError. Collective over world.
   ExitCode run();
 
   const Optimizer& optimizer() const { return *optimizer_; }
   int64_t step() const { return step_; }
-  /// What keeps other runs out of the folder, on rank 0; null on the others.
+  /// The lock on run.folder, on rank 0; null on the others.
   std::shared_ptr<const RunLock> lock() const { return lock_; }
-  /// The ranks, with the traffic since the start.
+  /// The groups of ranks, which count the traffic since the start.
   DeviceMesh& mesh() { return mesh_; }
-  /// Copies of tokens that this rank exchanged in the last step.
+  /// Copies of tokens that this rank dispatched and received in the last step.
   TokenCopies token_copies() const { return runner_->token_copies(); }
 
  private:
@@ -71,7 +72,7 @@ class Trainer {
   int64_t saved_step_ = -1;  // of the newest checkpoint
   std::unique_ptr<DataLoader> loader_;
   std::unique_ptr<MetricsLog> metrics_;
-  bool evaluation_missing_ = false;  // of step_: not made yet, or interrupted
+  bool evaluation_missing_ = false;  // step_ is due for one that was not made, or was interrupted
 };
 
 }  // namespace olmoe

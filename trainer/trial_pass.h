@@ -8,9 +8,9 @@
 
 namespace olmoe {
 
-/// What the weights make of one micro-batch of each rank, forward and backward: float64 [2] on the device, the sum of
-/// cross-entropies and the gradient norm, of all ranks. Nothing is updated; gradients are left zero, and gathered
-/// weights out of date. Collective over world.
+/// Forward and backward of one micro-batch of each rank, without an update. Returns float64 [2] on the device: the sum
+/// of cross-entropies and the gradient norm, of all ranks. Gradients are zero afterwards, and gathered weights
+/// outdated. Collective over world.
 at::Tensor trial_pass(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, const Batch& batch);
 
 }  // namespace olmoe

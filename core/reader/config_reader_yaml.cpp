@@ -44,6 +44,59 @@ size_t quoted_length(std::string_view line) {
 
 bool is_space(char c) { return c == ' ' || c == '\t'; }
 
+/// A line without its comment and the space at its end. A '#' in quotes may cut it short.
+std::string_view content_of(std::string_view line) {
+  for (size_t at = 0; at < line.size(); ++at)
+    if (line[at] == '#' && (at == 0 || is_space(line[at - 1]))) line = line.substr(0, at);
+  const size_t last = line.find_last_not_of(" \t\r");
+  return last == std::string_view::npos ? std::string_view() : line.substr(0, last + 1);
+}
+
+/// Where indentation goes wrong, counted from 1.
+struct BadIndentation {
+  int line;
+  size_t column;
+  std::string_view what;
+};
+
+/// The first line up to `last`, from 0, that is indented with a tab, or that is at the level of no section above it.
+/// For text that is no YAML: only blocks are followed, up to brackets that go on over several lines.
+std::optional<BadIndentation> find_bad_indentation(std::string_view text, int last) {
+  std::vector<size_t> levels{0};
+  bool opens = false;  // the line before begins a section or a list
+  size_t begin = 0;
+  for (int line = 0; line <= last && begin < text.size(); ++line) {
+    const std::string_view whole = rest_of_line(text, begin), content = content_of(whole);
+    begin += whole.size() + 1;
+    const size_t indent = content.find_first_not_of(" \t");
+    if (indent == std::string_view::npos) continue;
+    if (const size_t tab = content.find('\t'); tab < indent)
+      return BadIndentation{line + 1, tab + 1, "a tab; indent with spaces"};
+    while (levels.back() > indent) levels.pop_back();
+    if (levels.back() < indent && !opens)
+      return BadIndentation{line + 1, indent + 1, "this line is at the level of no section above it"};
+    if (levels.back() < indent) levels.push_back(indent);
+    size_t item = indent;  // of a list, whose keys are below its first one
+    while (content.substr(item).starts_with("- ")) levels.push_back(item = content.find_first_not_of(' ', item + 1));
+    opens = content.ends_with(':') || content.substr(item) == "-";
+    const auto count = [&](char c) { return std::ranges::count(content, c); };
+    if (count('[') + count('{') > count(']') + count('}')) return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::string describe(const BadIndentation& bad, const YamlSource& source) {
+  return fmt::format("{}:{}:{}: invalid YAML: wrong indentation: {}", source.name, bad.line, bad.column, bad.what);
+}
+
+/// Whether the line after number `line`, from 0, begins a key, as far as it alone tells.
+bool is_key_below(std::string_view text, int line) {
+  size_t begin = 0;
+  for (int at = 0; at <= line && begin < text.size(); ++at) begin += rest_of_line(text, begin).size() + 1;
+  const std::string_view below = begin < text.size() ? content_of(rest_of_line(text, begin)) : std::string_view();
+  return below.ends_with(':') || below.find(": ") != std::string_view::npos;
+}
+
 /// Builds the tree from the parser's events, which include duplicate keys, anchors and tags.
 class TreeBuilder : public YAML::EventHandler {
  public:
@@ -106,7 +159,8 @@ class TreeBuilder : public YAML::EventHandler {
     if (open_.size() >= kMaxConfigDepth) refuse(mark, fmt::format("more than {} levels", kMaxConfigDepth));
   }
 
-  /// Refuses a scalar of several lines: most often a closing quote is missing, and the keys below would be part of it.
+  /// Refuses a scalar that continues in the next line: most often its quote was forgotten, or the
+  /// line below is indented too far, and it would swallow the keys below.
   void check_line(const YAML::Mark& mark, const std::string& value) const {
     const std::string_view line = rest_of_line(text_, static_cast<size_t>(mark.pos));
     const char first = line.empty() ? ' ' : line[0];
@@ -114,6 +168,8 @@ class TreeBuilder : public YAML::EventHandler {
     if (first == '"' || first == '\'') {
       if (quoted_length(line) == 0) throw ConfigError(fmt::format("{}: invalid YAML: {}", where(mark), kOpenQuote));
     } else if (first == '|' || first == '>' || !line.starts_with(value)) {
+      const auto bad = is_key_below(text_, mark.line) ? find_bad_indentation(text_, mark.line + 1) : std::nullopt;
+      if (bad && !source_.command_line) throw ConfigError(describe(*bad, source_));
       refuse(mark, "a value of several lines; for a line break in a text write \\n in double quotes");
     }
   }
@@ -206,10 +262,12 @@ int line_of_open_quote(std::string_view text) {
   return -1;
 }
 
-/// The error text of the parser, or of an open quote above the place that it reports.
+/// The error text of the parser, or of an open quote or the indentation above the place that it reports.
 std::string invalid(std::string_view text, const YamlSource& source, const YAML::Exception& error) {
   const int wrong = std::max(0, error.mark.line), open = line_of_open_quote(text);
   const bool is_open = open >= 0 && open <= wrong;
+  const auto indentation = source.command_line || is_open ? std::nullopt : find_bad_indentation(text, wrong);
+  if (indentation) return describe(*indentation, source);
   const std::string at = source.command_line ? "" : fmt::format(":{}", (is_open ? open : wrong) + 1);
   return fmt::format("{}{}: invalid YAML: {}", source.name, at,
                      is_open ? std::string(kOpenQuote) : printable(error.msg));

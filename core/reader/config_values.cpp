@@ -96,9 +96,11 @@ bool needs_quotes(std::string_view text) {
   return std::find(kReserved.begin(), kReserved.end(), lower) != kReserved.end();
 }
 
-std::string did_you_mean(std::string_view word, const std::vector<std::string_view>& candidates) {
+/// `prefix` goes before the word that is proposed.
+std::string did_you_mean(std::string_view word, const std::vector<std::string_view>& candidates,
+                         std::string_view prefix = {}) {
   const std::string_view nearest = nearest_word(word, candidates);
-  return nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest);
+  return nearest.empty() ? "" : fmt::format(", did you mean '{}{}'?", prefix, nearest);
 }
 
 std::string described(const ConfigNode& node) {
@@ -129,11 +131,12 @@ std::string fields_named(std::string_view name, const std::vector<std::string>& 
   return paths.empty() ? "" : fmt::format(", did you mean '{}'?", fmt::join(paths, "' or '"));
 }
 
-/// Suggests a field of that name in another section, else one of this section that the key misspells, else of another.
-std::string hint_for_key(std::string_view key, const std::vector<std::string_view>& here,
+/// The whole path of a field: one of that very name elsewhere, else one in `section` that the key misspells, else one
+/// elsewhere. `here`: the keys of `section`.
+std::string hint_for_key(std::string_view key, const std::string& section, const std::vector<std::string_view>& here,
                          const std::vector<std::string>& known_paths) {
   std::string hint = fields_named(key, known_paths);
-  if (hint.empty()) hint = did_you_mean(key, here);
+  if (hint.empty()) hint = did_you_mean(key, here, section.empty() ? "" : section + ".");
   if (!hint.empty()) return hint;
   std::vector<std::string_view> names;
   for (const std::string_view path : known_paths) names.push_back(last_name(path));
@@ -148,6 +151,13 @@ std::string_view hint_for_boolean(const ConfigNode& node) {
   if (node.quoted || node.text.empty()) return {};
   if (std::find(kTrue.begin(), kTrue.end(), word) != kTrue.end()) return ", did you mean 'true'?";
   return std::find(kFalse.begin(), kFalse.end(), word) != kFalse.end() ? ", did you mean 'false'?" : "";
+}
+
+/// How a list of the one value that stands there is written: whole on the command line, its value in a file.
+std::string hint_for_list(const ConfigPlace& at) {
+  if (at.node.kind != Kind::scalar || at.node.text.empty()) return {};
+  const bool is_override = at.node.file.empty() && at.path.find('[') == std::string::npos;
+  return fmt::format(", write {}[{}]", is_override ? at.path + "=" : "", at.node.inline_text());
 }
 
 const RenamedKey* renamed_from(std::string_view before, std::span<const RenamedKey> renamed) {
@@ -177,7 +187,7 @@ void note_unknown_keys(const ConfigPlace& at, const ConfigFields& fields) {
     }
     at.reading.problems.push_back(fmt::format("{}: unknown key ({}){}", joined_path(at.path, key),
                                               at.node.items[i].where,
-                                              hint_for_key(key, known, at.reading.known_paths)));
+                                              hint_for_key(key, at.path, known, at.reading.known_paths)));
   }
 }
 
@@ -261,7 +271,7 @@ std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* con
 std::vector<ConfigPlace> read_list(const ConfigPlace& at) {
   std::vector<ConfigPlace> places;
   if (at.node.kind != Kind::list) {
-    at.expected("a list");
+    at.expected("a list", hint_for_list(at));
     return places;
   }
   for (const ConfigNode& item : at.node.items)
@@ -270,6 +280,7 @@ std::vector<ConfigPlace> read_list(const ConfigPlace& at) {
 }
 
 void read_fields(const ConfigPlace& at, const ConfigFields& fields) {
+  if (at.node.kind == Kind::null) return at.expected("a section", ", indent its keys below it");
   if (at.node.kind != Kind::section) return at.expected("a section");
   note_unknown_keys(at, fields);
   // A section that the file lacks is read as an empty one: it may have required keys.

@@ -11,7 +11,7 @@ SONIC_MOE = {
     (32768, 4096, 512, 256, 16): (517, 526), (32768, 4096, 1024, 128, 8): (558, 566),
     (32768, 4096, 2048, 64, 4): (594, 586),
 }
-# Grouped products of DeepGEMM with rows moved by PyTorch, and by kernels of their own: what our unfused experts are
+# Grouped GEMMs of DeepGEMM with rows moved by PyTorch, and by kernels of their own: what our unfused experts are
 # built like.
 GROUPED_PRODUCTS = {
     (40960, 768, 256, 128, 8): ((133, 215), (234, 277)), (40960, 768, 512, 64, 4): ((195, 283), (311, 322)),

@@ -174,6 +174,16 @@ TEST_CASE("all problems of all files are reported at once") {
   const auto message = message_of<DataError>([&] { TokenDataset({high, missing}, TokenDtype::uint16, 4, 100); });
   CHECK(message.starts_with("1 of 2 token files cannot be used:\n  " + missing + ": No such file"));
   CHECK(message.find("high.npy") == std::string::npos);
+  CHECK(
+      message.ends_with("\nscripts/make_text_tokens.py makes those of configs/tiny-cpu.yaml, scripts/tokenize.py "
+                        "those of your own text: see docs/quickstart.md and docs/data.md"));
+
+  // A wrong dtype shows in the size of one file and the ids of another: both are named.
+  const auto odd = folder.write("odd.npy", counting(7));
+  const auto wide = message_of<DataError>([&] { TokenDataset({odd, good}, TokenDtype::uint32, 4, 100); });
+  CHECK(wide.starts_with("2 of 2 token files cannot be used:\n  " + odd + ": 14 bytes are no multiple of 4"));
+  CHECK(wide.find("\n  " + good + ": id 65536 ") != std::string::npos);
+  CHECK(wide.find("make_text_tokens") == std::string::npos);
 }
 
 TEST_CASE("twenty problems are listed, the others are counted") {
@@ -183,7 +193,7 @@ TEST_CASE("twenty problems are listed, the others are counted") {
   const auto message = message_of<DataError>([&] { TokenDataset(paths, TokenDtype::uint16, 4, 100); });
   CHECK(message.find("missing_19.npy") != std::string::npos);
   CHECK(message.find("missing_20.npy") == std::string::npos);
-  CHECK(message.ends_with("\n  and 3 more"));
+  CHECK(message.find("\n  and 3 more\n") != std::string::npos);
 }
 
 TEST_CASE("the files to read whole are divided over parts") {

@@ -1,4 +1,4 @@
-"""Input that cannot be used ends the program with a code and a few lines that say what to mend; the run is not touched."""
+"""Input that cannot be used ends the program with an exit code and a few lines that say what to fix; the run is unchanged."""
 import array
 import gzip
 import os
@@ -53,12 +53,12 @@ class Config(BadInputTest):
         self.assert_text_refused(["bad.yaml", "optimizer.lr"], "{lr: 0.01}", "{lr: 0.01, lr: 0.02}")
         self.assert_text_refused(["bad.yaml", "optimizer.lr"], "{lr: 0.01}", "{lr: fast}")
 
-    def test_all_problems_are_told_at_once(self):
+    def test_all_problems_are_reported_at_once(self):
         bad = self.write_config(TINY.replace("{steps: 5, ", "{steps: many, stepz: 5, "), "bad.yaml")
         self.assert_refused(CONFIG, ["train.steps", "train.stepz", "optimizer.lr"], bad, "optimizer.lr=x", launches=(0,))
 
     def test_an_override_that_is_wrong(self):
-        self.assert_refused(CONFIG, ["train.stepz", "did you mean 'steps'"], self.config, "train.stepz=5")
+        self.assert_refused(CONFIG, ["train.stepz", "did you mean 'train.steps'"], self.config, "train.stepz=5")
         self.assert_refused(CONFIG, ["train.steps"], self.config, "train.steps=0", launches=(0,))
 
     def test_a_config_that_cannot_be_read(self):
@@ -70,10 +70,16 @@ class Config(BadInputTest):
         end = "run:\n  folder: \"run\n  seed: 5\noptimizer:\n  lr: 1e-5\n"
         text = re.sub(r"(?m)^(optimizer|run): .*\n", "", TINY)
         line = text.count("\n") + 2
-        told = f"bad.yaml:{line}: invalid YAML: a quote opens here and does not close on its line"
-        self.assert_refused(CONFIG, [told], self.write_config(text + end, "bad.yaml"))
+        problem = f"bad.yaml:{line}: invalid YAML: a quote opens here and does not close on its line"
+        self.assert_refused(CONFIG, [problem], self.write_config(text + end, "bad.yaml"))
         in_the_middle = text + end + 'train: "x"\n'
-        self.assert_refused(CONFIG, [told], self.write_config(in_the_middle, "bad.yaml"), launches=(0,))
+        self.assert_refused(CONFIG, [problem], self.write_config(in_the_middle, "bad.yaml"), launches=(0,))
+
+    def test_indentation_and_tabs(self):
+        bad = self.write_config("log:\n\tevery_steps: 1\n" + TINY, "bad.yaml")
+        self.assert_refused(CONFIG, ["bad.yaml:2:1: invalid YAML: wrong indentation: a tab"], bad, launches=(0,))
+        bad = self.write_config("log:\n    every_steps: 1\n  host_syncs: false\n" + TINY, "bad.yaml")
+        self.assert_refused(CONFIG, ["bad.yaml:3:3: invalid YAML: wrong indentation"], bad, launches=(0,))
 
     def test_numbers_that_are_absurd(self):
         absurd = {"run.threads": 10**9, "data.prefetch": 10**12, "train.steps": 10**9, "model.vocab_size": 10**9,
@@ -124,7 +130,20 @@ class TokenFiles(BadInputTest):
 
     def test_missing(self):
         self.tokens.unlink()
-        self.assert_refused(DATA, ["tokens.npy"], self.config)
+        self.assert_refused(DATA, ["tokens.npy", "scripts/make_text_tokens.py", "docs/quickstart.md"], self.config)
+
+    def test_a_wrong_dtype_names_every_file(self):
+        for name, tokens in {"even.npy": 480, "odd.npy": 481, "held_even.npy": 480, "held_odd.npy": 481}.items():
+            write_tokens(self.folder / name, [(7 * i) % 64 for i in range(tokens)])
+        for launch in ((), ("--dry-run",)):
+            self.assert_refused(DATA, ["2 of 2 token files", "even.npy: id ", "odd.npy: 962 bytes are no multiple of 4"],
+                                self.config, "data.paths=[even.npy, odd.npy]", "data.dtype=uint32", "run.folder=other",
+                                *launch, launches=(0,))
+            self.assert_refused(DATA, ["evaluation set held_even: ", "held_even.npy: id ", "evaluation set held_odd: ",
+                                       "held_odd.npy: 962 bytes"],
+                                self.config, "data.paths=[]", "data.synthetic=true", "data.dtype=uint32",
+                                "evaluation.paths=[held_even.npy, held_odd.npy]", "run.folder=other", *launch,
+                                launches=(0,))
 
     def test_cut_short_within_an_id(self):
         self.tokens.write_bytes(self.tokens.read_bytes()[:-1])
@@ -224,7 +243,7 @@ class TokenFiles(BadInputTest):
         self.assertFalse((self.folder / "new").exists())
 
     def test_a_run_folder_that_cannot_be_made(self):
-        self.tokens.unlink()  # which would be told, if it were looked at first
+        self.tokens.unlink()  # the folder is checked first
         self.assert_refused(CONFIG, ["run.folder", "tiny.yaml is not a folder"], self.config,
                             f"run.folder={self.config}/run")
 
@@ -244,7 +263,8 @@ class DryRun(BadInputTest):
         code, text = self.outcome(self.config, "--dry-run", "evaluation.paths=[held_out.npy, gone.npy]")
         self.assertEqual(code, 0, text)
         for kind, path in {"training": "missing.npy", "evaluation": "gone.npy"}.items():
-            self.assertIn(f"{kind} tokens: 1 of 2 files are missing on this machine\n  missing {path}\n", text)
+            self.assertIn(f"{kind} tokens: 1 of 2 files are missing on this machine\n  missing {path}\n  "
+                          "scripts/make_text_tokens.py makes those of configs/tiny-cpu.yaml, ", text)
 
     def test_files_that_are_there_are_checked_all_the_same(self):
         write_tokens(self.tokens, [5] * 10 + [64])
@@ -294,7 +314,7 @@ class Checkpoint(BadInputTest):
         shard.unlink()
         self.assert_refused(CHECKPOINT, [shard.name], self.config, launches=(2,))
 
-    def test_what_one_rank_finds_is_told_once(self):
+    def test_what_one_rank_finds_is_reported_once(self):
         shard = self.step / "shard_00001.safetensors"
         self.flip_bit(shard, -1)
         code, text = self.outcome(self.config, ranks=2, mpirun=BARE_MPIRUN)  # which kills rank 1 once rank 0 ends the job

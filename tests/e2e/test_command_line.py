@@ -3,12 +3,12 @@ import shutil
 import subprocess
 import unittest
 
-from support import REPOSITORY, TINY, ProgramTest, tree_hash
+from support import PROGRAM, REPOSITORY, TINY, ProgramTest, tree_hash
 
 MPI_UNUSABLE = {"OPAL_PREFIX": "/nonexistent", "OMPI_MCA_pml": "none_such"}
 
 
-def git_tells_the_commit():
+def git_knows_the_commit():
     """Whether these sources lie in a repository of their own that git can read; a tarball or a foreign owner do not."""
     if not (REPOSITORY / ".git").exists() or shutil.which("git") is None:
         return False
@@ -62,7 +62,7 @@ class CommandLine(ProgramTest):
     def test_version_and_help(self):
         code, text = self.outcome("--version")
         self.assertEqual(code, 0, text)
-        commit = "[0-9a-f]{12,40}(-dirty)?" if git_tells_the_commit() else "unknown"
+        commit = "[0-9a-f]{12,40}(-dirty)?" if git_knows_the_commit() else "unknown"
         self.assertRegex(text, rf"^olmoe-train \d+\.\d+\.\d+ \({commit}\)\n$")
         code, text = self.outcome("--help")
         self.assertEqual(code, 0, text)
@@ -73,11 +73,25 @@ class CommandLine(ProgramTest):
         for override, hint in {"steps=3": "did you mean 'train.steps'?", "every_steps=3": "'checkpoint.every_steps' or '",
                                "train.lr=1": "did you mean 'optimizer.lr'?",
                                "parallel.overlap=True": "did you mean 'true'?", "train.steps=1_000": "write 1000",
-                               "train.init_from=null": 'for none write ""'}.items():
+                               "train.init_from=null": 'for none write ""', "train.stepss=3": "mean 'train.steps'?",
+                               "data.paths=a.npy": "expected a list, got 'a.npy' (command line), write "
+                                                   "data.paths=[a.npy]"}.items():
             with self.subTest(override=override):
                 code, text = self.outcome(self.config, override)
                 self.assertEqual(code, 2, text)
                 self.assertIn(hint, text)
+
+    def test_an_override_with_dashes(self):
+        programs = [PROGRAM] + [PROGRAM.with_name(name) for name in ("olmoe-plan", "olmoe-doctor")]
+        for program in programs:
+            for argument, advice in {"--train.steps=5": "train.steps=5", "--train.steps": "train.steps=VALUE"}.items():
+                with self.subTest(program=program.name, argument=argument):
+                    code, text = self.outcome(self.config, argument, program=(program,))
+                    self.assertEqual(code, 2, text)
+                    self.assertIn(f"write overrides without --: {advice}\n", text)
+        code, text = self.outcome(self.config, "--dryrun")
+        self.assertEqual(code, 2, text)
+        self.assertNotIn("write overrides", text)
 
     def test_a_value_is_unset_by_none(self):
         config = self.write_config(TINY.replace("{steps: 5,", "{steps: 5, init_from: weights,"))

@@ -1,4 +1,4 @@
-"""The tiny model learns its generated data, and metrics.jsonl tells of each step in full."""
+"""The tiny model learns its generated data, and metrics.jsonl has every step in full."""
 import json
 import unittest
 

@@ -49,7 +49,7 @@ class SignalTest(ProgramTest):
         self.assert_saves_and_resumes(job, ranks)
 
     def in_a_long_step(self):
-        """A job in the first step, which takes so long that whoever answers does so within it."""
+        """A job in the first step, long enough that every answer comes within it."""
         job = self.start(self.config, "run.folder=run", LONG_STEP)
         job.wait_until(lambda: "new run in run" in job.text())
         time.sleep(0.3)
@@ -102,7 +102,7 @@ class EveryName(SignalTest):
                 os.kill(job.process.pid, number(name))
                 self.assertEqual(job.wait(), PREEMPTED, job.text())
                 self.assertIn(f"SIG{name}: this step is finished and saved", job.text())
-                self.assertIn(f"SIG{name} asked this run to stop: saving step", job.text())
+                self.assertIn(f"received SIG{name}: saving step", job.text())
                 self.assertEqual(checkpoints(self.folder / name), [last_step(self.folder / name)])
 
     def test_those_that_a_run_goes_on_after(self):

@@ -65,7 +65,7 @@ class OneRunInAFolder(ProgramTest):
         self.assertEqual((run / "config.yaml").read_text(), config)
         self.assertEqual(sorted(os.listdir(run / "traces")), traces)
         before = last_step(run)
-        job.wait_until(lambda: last_step(run) > before)  # the first goes on
+        job.wait_until(lambda: last_step(run) > before)  # the first continues
         return job
 
     def test_a_second_run_is_refused_and_the_first_goes_on_to_its_end(self):
@@ -96,7 +96,7 @@ class OneRunInAFolder(ProgramTest):
 
 
 class Launchers(ProgramTest):
-    def test_a_leftover_world_size_is_told_at_once(self):
+    def test_a_leftover_world_size_is_reported_at_once(self):
         meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
         for rank, waits in {"0": r"rank 0 of 2 waits at localhost:\d+ for rank 1: \d of 300 s \(RANK=0, WORLD_SIZE=2, ",
                             "1": r"rank 1 of 2 waits for rank 0 to listen at localhost:\d+: \d of 300 s \(RANK=1, "}.items():
@@ -152,7 +152,7 @@ class Limits(ProgramTest):
         self.assertRegex(text, r"a checkpoint file of this rank takes \d+ bytes, but this process may write 8192 a file")
         self.assertFalse((self.folder / "run").exists())
 
-    def test_memory_that_cannot_be_had_is_told_in_a_line(self):
+    def test_memory_that_cannot_be_had_is_reported_in_a_line(self):
         # As much as is planned for tensors, and nothing for the rest of the process.
         code, text = self.limited("ulimit -v 2000000", "model.d_model=1024", "model.vocab_size=50000")
         self.assertEqual(code, CONFIG, text)

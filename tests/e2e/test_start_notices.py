@@ -22,11 +22,11 @@ class StartNotices(ProgramTest):
     def expected(self, steps):
         """Lines without their time, rank and level."""
         return [f"training tokens: 2 files of 65 tokens, of which 48 are used, in 3 sequences of 16; the run takes "
-                f"{steps * 48}: {steps}.00 passes",
+                f"{steps * 48}: {steps}.00 epochs",
                 "data.paths: 17 of 65 tokens (26 %) are left out, since a sequence takes data.sequence_length = 16 tokens "
                 "of one file; 1 of 2 files are shorter than that and not used at all: join them, or lower it",
                 "evaluation.paths: the run trains on held-out files, so that their loss is not that of unseen text: "
-                "link.npy is long.npy"]
+                "link.npy is the training file long.npy"]
 
     def check_once(self, text, lines):
         for line in lines:
@@ -58,14 +58,14 @@ class StartNotices(ProgramTest):
         self.assertRegex(before, r"rank 0 warning data.paths: ")
         self.assertIn(" step ", after)
 
-    def test_a_rate_that_jumps_where_a_run_goes_on(self):
+    def test_a_rate_that_jumps_at_a_resume(self):
         self.train("run", "train.steps=4", "schedule.decay_steps=0")
         jump = "the learning rate jumps from 0.001 at step 4 to 0.009397 at step 5, since the checkpoint is of another " \
                "schedule (train.steps: 4 -> 20)"
         again = (self.config, "train.steps=20", "schedule.decay_steps=0")
         code, planned = self.outcome(*again, "--dry-run")
         self.assertEqual(code, 0, planned)
-        self.assertIn("run.folder: run holds step 4, after which a run goes on\n", planned)
+        self.assertIn("run.folder: run has step 4, from which a run resumes\n", planned)
         self.check_once(planned, [jump])
         code, text = self.outcome(*again)
         self.assertEqual(code, 0, text)

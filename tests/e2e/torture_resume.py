@@ -123,7 +123,7 @@ class Torture:
         self.failures += bool(wrong)
         self.phases[phase] += 1
         print(f"{name}: killed {moment}, {f'inside a save ({phase})' if phase else 'outside a save'}, "
-              f"{f'resumed from {resumed:2}' if resumed else 'started anew'}: "
+              f"{f'resumed from {resumed:2}' if resumed else 'started from step 0'}: "
               f"{'DIFFERS in ' + ', '.join(wrong) if wrong else 'bit-equal'}", flush=True)
         return phase is not None
 
@@ -131,7 +131,7 @@ class Torture:
         """What of a finished run, which said `text`, is not as it is to be."""
         left = {path.name for path in (run / "checkpoints").iterdir()} - {f"step_{k:09}" for k in checkpoints(run)}
         as_it_should = {
-            "the checkpoint it went on from":
+            "the checkpoint from which it resumed":
                 f"resuming from run/checkpoints/step_{resumed:09}" in text if resumed else "resuming from" not in text,
             "metrics": step_lines(run) == self.straight,
             "trained state": shards(run, self.steps) == self.shards,

@@ -90,7 +90,7 @@ class Parity {
   void pass(double aux_share) {
     runner_.reset_totals();
     for (const auto& unit : runner_.units()) unit->grad.zero_();
-    runner_.train_pass(batch_, loss_scale(batch_.num_targets, aux_share));
+    runner_.train_micro_batch(batch_, loss_scale(batch_.num_targets, aux_share));
   }
 
   void check_forward() {

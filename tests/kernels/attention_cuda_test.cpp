@@ -68,12 +68,12 @@ Computed replayed(const Case& c, const AttentionMethod& method) {
   placed.fused = at::full_like(c.fused, 1);
   placed.dy = at::full_like(c.dy, 1);
   Computed out;
-  const auto recorder = olmoe::cuda::make_graph_recorder(c.fused.device());
-  recorder->rehearse([&] { compute(placed, method); });
-  recorder->record([&] { out = compute(placed, method); });
+  const auto graph = olmoe::cuda::make_device_graph(c.fused.device());
+  graph->warm_up([&] { compute(placed, method); });
+  graph->capture([&] { out = compute(placed, method); });
   placed.fused.copy_(c.fused);
   placed.dy.copy_(c.dy);
-  recorder->replay();
+  graph->replay();
   return out;
 }
 

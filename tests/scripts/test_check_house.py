@@ -12,6 +12,7 @@ SCRIPTS = REPOSITORY / "scripts"
 sys.path.append(str(SCRIPTS))  # last: the standard library comes before tokenize.py
 from check_house import check_house
 from cpp_functions import functions_of
+from refused_words import WORDS
 
 
 def check(files):
@@ -231,6 +232,57 @@ class House(unittest.TestCase):
     def test_ours_is_in_order(self):
         done = subprocess.run([sys.executable, SCRIPTS / "check_house.py", REPOSITORY], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+
+
+class Words(unittest.TestCase):
+    REFUSED = {  # of each pattern of scripts/refused_words.py the uses that it refuses
+        "reduce_dtype": ["parallel.gradient_wire: bfloat16"],
+        "SavedNorm, saved for backward": ["const KeptRows& kept;"],
+        "warm up": ["graph->rehearse(work);", "// the rehearsals of a step", "StepGraph::kRehearsals"],
+        "resume from": ["// a run goes on from step 3", "the step that it went on from", "// going on from a checkpoint",
+                        "// to go on from there"],
+        "peak": ["auto moment = fullest_moment(config);"],
+        "SequenceSource": ["const InstanceSource& source;"],
+        "register": ["world.enroll(memory);", "// Enrolled memory", "// enrolling"],
+        "grouped GEMM": ["// ATen's grouped product", "// Grouped products of experts"],
+        "train_micro_batch, LocalTotals": ["runner.train_pass(batch);", "PassTotals totals;"],
+        "accumulation steps": ["// two accumulation rounds", "// each micro-batch round", "// rounds of micro-batches",
+                               "// in the last of 2 passes of a step"],
+        "DeviceGraph: warm_up, capture, replay": ["std::unique_ptr<GraphRecorder> r;", "make_graph_recorder(device);"],
+        "dispatch and combine, or send": ["// rows travel", "// Travelling tokens", "// tokens that traveled"],
+        "in flight": ["// tokens are on their way", "// a row is on its way"],
+        "fix": ["// mend it", "// Mending the file", "// it was mended"],
+        "distinguished": ["// zeros are not told apart"],
+        "side stream": ["SideLane lane;", "// a lane of work"],
+    }
+    LEGAL = ["const int lane = threadIdx.x % 32;  // lanes of a warp", "// rounds to nearest, ties to even",
+             "// rounds the sum once; one round of a cipher", "// a pass of a kernel over rows", "// an instance of a template",
+             "// docs/decisions/008-rows-that-travel.md", "// recommended, amended, dependent, commend",
+             'v.renamed("gradient_wire", "reduce_dtype");', "// the run goes on; what goes on", "// event.record(stream)",
+             "// a dot product of a group", "// the product is grouped", "// on the way to main"]
+
+    def test_every_refused_word_is_named_with_the_word_to_use(self):
+        self.assertEqual(set(self.REFUSED), {use for _, use, _ in WORDS})
+        for use, lines in self.REFUSED.items():
+            for line in lines:
+                with self.subTest(line=line):
+                    problems = check({"core/a.cpp": f"// a first line\n{line}\n"})
+                    self.assertEqual(len(problems), 1, problems)
+                    self.assertTrue(problems[0].startswith("core/a.cpp:2: "), problems)
+                    self.assertIn(f": {use} (docs/glossary.md)", problems[0])
+
+    def test_legal_uses(self):
+        self.assertEqual(check({"core/a.cpp": "".join(f"{line}\n" for line in self.LEGAL)}), [])
+
+    def test_where_words_are_refused(self):
+        text = "A run goes on from its checkpoint.\n"
+        for name in ("README.md", "docs/memory.md", "scripts/a.sh", "configs/a.yaml", "CMakeLists.txt", "cmake/a.cmake"):
+            with self.subTest(name=name):
+                self.assertEqual(len(check({name: f"# {text}"})), 1)
+        for name in ("docs/decisions/001-a.md", "docs/benchmarks/a.md", "docs/glossary.md", "tests/fixtures/a.json"):
+            with self.subTest(name=name):
+                self.assertEqual(check({name: text}), [])
+        self.assertEqual(check({"scripts/a.py": "# a rehearsal without a GPU\n"}), [])
 
 
 if __name__ == "__main__":

@@ -64,19 +64,19 @@ class KernelResources(unittest.TestCase):
 
     def test_a_kernel_that_the_report_lacks(self):
         self.assertEqual(self.check(report("write", 32)),
-                         (1, ["update.cu: ptxas tells nothing of update", "sums.cuh: ptxas tells nothing of add"]))
+                         (1, ["update.cu: ptxas reports nothing of update", "sums.cuh: ptxas reports nothing of add"]))
 
     def test_fused_kernels_are_asked_for_where_they_are_built(self):
         (self.root / "kernels/hopper").mkdir()
         (self.root / "kernels/hopper/fused.cu").write_text("__global__ void multiply(int x) {}\n")
         kernels = [report("update", 32), report("write", 32), report("add", 32)]
-        self.assertEqual(self.check(*kernels), (1, ["fused.cu: ptxas tells nothing of multiply"]))
+        self.assertEqual(self.check(*kernels), (1, ["fused.cu: ptxas reports nothing of multiply"]))
         self.assertEqual(self.check(*(kernel.replace("sm_90a", "sm_80") for kernel in kernels)), (0, []))
 
     def test_no_report_at_all(self):
         code, said = self.check("")
         self.assertEqual(code, 1)
-        self.assertIn("tells of no kernel", said[0])
+        self.assertIn("has no kernel", said[0])
 
     def test_a_bound_that_is_not_understood_is_no_bound(self):
         (self.root / "kernels/update.cu").write_text(SOURCE.replace("kWarps* kWarp", "kUnknown"))

@@ -137,7 +137,7 @@ class FolderTest(TokenizeCase):
     def test_a_link_to_a_folder_above_is_refused(self):
         self.write("in/a/b.txt", "one")
         os.symlink("..", self.folder / "in/a/up")
-        self.assert_refused("in/a/up: is a link to a folder that it lies in", "in")
+        self.assert_refused("in/a/up: is a link to a folder that contains it", "in")
 
     def test_what_is_no_file_is_refused(self):
         self.write("in/a.txt", "one")

@@ -23,7 +23,7 @@ class AskedOfLibTorch {
   struct Clear {
     const void* storage;  ///< where the tensor's storage begins
     int64_t bytes;
-    bool zeroes;  ///< zero_(): what else may write zeros is not told apart
+    bool zeroes;  ///< zero_(); other writes of zeros are not distinguished
   };
 
   AskedOfLibTorch() : guard_(kKind, counts_), counted_(c10::DispatchKey::TESTING_ONLY_GenericMode) {}

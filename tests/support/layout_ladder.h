@@ -1,4 +1,4 @@
-// Every layout of a world beside the run of one rank: for ranks that are threads, and for those that are processes.
+// Every layout of a world compared with one rank: for ranks that are threads, and for those that are processes.
 #pragma once
 #include <ATen/ops/full.h>
 
@@ -51,7 +51,7 @@ inline Config gpu_ladder_run(const std::string& folder, int world) {
   return config;
 }
 
-/// Global balance: one round of micro-batches, which for the one rank is a single one.
+/// Global balance: one accumulation step, so that the one rank has a single micro-batch.
 inline Config global_balance(Config config, int world) {
   config.model.load_balancing_granularity = BalanceGranularity::global;
   config.model.load_balancing_weight = 0.5;

@@ -28,7 +28,7 @@ inline Config measurable_run(const std::string& folder) {
 inline int64_t measured_peak(const Config& config, Communicator& world) {
   tensor_memory::count_host();
   const int64_t before = tensor_memory::bytes(at::kCPU).value();
-  tensor_memory::forget_peak(at::kCPU);
+  tensor_memory::reset_peak(at::kCPU);
   Trainer trainer(resolve_run(config, world.size()), world);
   ENSURE(trainer.run() == ExitCode::ok, "a run did not end well");
   return tensor_memory::peak_bytes(at::kCPU).value() - before;

@@ -110,7 +110,7 @@ class NotingGuard final : public c10::impl::DeviceGuardImplInterface {
   }
 };
 
-/// Once a program, whichever of its files use the device: LibTorch would forget the first of two.
+/// Once in a program, whichever of its files use the device: LibTorch would replace the first of two.
 inline const NotingGuard noting_guard;
 inline const c10::impl::DeviceGuardImplRegistrar noting_registrar(NotingGuard::static_type, &noting_guard);
 const c10::Device kNoting(NotingGuard::static_type);

@@ -7,8 +7,8 @@
 
 namespace olmoe::test {
 
-/// What one side is off by, as relative() has it, in losses and in every gradient: some forty roundings in a row. Tests
-/// hold a CPU to it against float64; two sides that both round may differ by twice as much.
+/// Allowed relative() error of losses and gradients: of some forty consecutive roundings. Tests compare a CPU with
+/// float64 by it; two sides that both round may differ by twice as much.
 inline double error_of_pass(at::ScalarType dtype) {
   return dtype == at::kDouble ? 5e-12 : dtype == at::kFloat ? 1e-5 : 3.5e-2;
 }
@@ -37,7 +37,7 @@ inline Pass pass_of(const ModelConfig& model, const StageRunner::Options& option
   StageRunner runner(make_stages(model, mesh, moe, attention), mesh, options);
   fill_weights(runner.units(), random_init(model, 7));
   const auto batch = random_batch(model);
-  runner.train_pass(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0, options.device));
+  runner.train_micro_batch(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0, options.device));
   Pass out{runner.totals().losses_3.cpu(), runner.totals().counts_LE.cpu(), whole_params(runner, &ShardedUnit::grad)};
   for (auto& [name, grad] : out.grads) grad = grad.cpu();
   return out;

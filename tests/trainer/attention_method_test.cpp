@@ -1,4 +1,4 @@
-// The attention that whoever builds the model names is what its blocks compute with, forward and backward.
+// The blocks of a model use the attention that it was built with, forward and backward.
 #include "support/catch.h"
 #include "support/one_pass.h"
 
@@ -24,7 +24,7 @@ struct Counted : kernels::CudnnAttention {
 
 }  // namespace
 
-TEST_CASE("every block computes with the attention that the model was built with, and its graph holds it") {
+TEST_CASE("every block and its backward use the attention that the model was built with") {
   const auto ffn = GENERATE(Ffn::moe, Ffn::dense);
   const auto recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
   const bool deterministic = GENERATE(true, false);

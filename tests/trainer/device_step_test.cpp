@@ -1,5 +1,5 @@
-// A step that is recorded and replayed is the step that is done: the same bits, whatever varies from step to step.
-// Without a GPU the recorder is a stand-in, which keeps the work with the host's values of its recording.
+// A step that is captured and replayed has the bits of an eager one, whatever varies from step to step. Without a GPU
+// the graph is a substitute, which keeps the work with the host's values of the capture.
 #include "trainer/device_step.h"
 
 #include "core/error.h"
@@ -15,15 +15,15 @@ namespace {
 using namespace olmoe;
 using namespace olmoe::test;
 
-class StandIn final : public GraphRecorder {
+class HostGraph final : public DeviceGraph {
  public:
-  explicit StandIn(std::vector<std::string>& calls) : calls_(calls) {}
-  void rehearse(const std::function<void()>& work) override {
-    calls_.emplace_back("rehearse");
+  explicit HostGraph(std::vector<std::string>& calls) : calls_(calls) {}
+  void warm_up(const std::function<void()>& work) override {
+    calls_.emplace_back("warm up");
     work();
   }
-  void record(const std::function<void()>& work) override {
-    calls_.emplace_back("record");
+  void capture(const std::function<void()>& work) override {
+    calls_.emplace_back("capture");
     work_ = work;
   }
   void replay() override {
@@ -36,12 +36,12 @@ class StandIn final : public GraphRecorder {
   std::function<void()> work_;
 };
 
-/// As a graph does it: the recording runs the host's part, a replay writes results into the tensors of that time.
-class Tape final : public GraphRecorder {
+/// Like a CUDA graph: the capture runs the host code, and a replay writes results to the tensors of the capture.
+class Tape final : public DeviceGraph {
  public:
   Tape(at::Tensor& input, at::Tensor& output) : input_(input), output_(output) {}
-  void rehearse(const std::function<void()>& work) override { work(); }
-  void record(const std::function<void()>& work) override {
+  void warm_up(const std::function<void()>& work) override { work(); }
+  void capture(const std::function<void()>& work) override {
     work();
     output_.fill_(-1);
   }
@@ -60,7 +60,7 @@ struct Outcome {
 constexpr int kSteps = 5;
 constexpr int64_t kGlobalBatch = 5, kMicroBatch = 2, kLength = 9;
 
-std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool record) {
+std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool captured) {
   const auto model = tiny_model();
   const std::shared_ptr<const SequenceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
   OptimizerConfig config;
@@ -73,7 +73,8 @@ std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool 
     Optimizer optimizer(runner.units(), config);
     auto& outcome = outcomes[static_cast<size_t>(world.rank())];
     const DataLoader::Plan plan{{kGlobalBatch, kMicroBatch, ranks}, world.rank(), 2};
-    DeviceStep step(runner, optimizer, mesh, plan.batches, record ? std::make_unique<StandIn>(outcome.calls) : nullptr);
+    DeviceStep step(runner, optimizer, mesh, plan.batches,
+                    captured ? std::make_unique<HostGraph>(outcome.calls) : nullptr);
     DataLoader loader(source, plan, 0);
     for (int64_t s = 1; s <= kSteps; ++s) {
       outcome.numbers.push_back(
@@ -92,20 +93,20 @@ bool same(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
 
 }  // namespace
 
-TEST_CASE("a recorded step trains as the step itself, on any number of ranks") {
-  const int ranks = GENERATE(1, 2, 4);  // two rounds and more of one or two sequences; of four ranks one has none
+TEST_CASE("captured steps have the bits of eager ones, on any number of ranks") {
+  const int ranks = GENERATE(1, 2, 4);  // two accumulation steps and more; one of four ranks has no sequence
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const auto options = runner_options(dtype, residency);
-  const auto plain = train(options, ranks, false), recorded = train(options, ranks, true);
+  const auto plain = train(options, ranks, false), captured = train(options, ranks, true);
   for (size_t rank = 0; rank < plain.size(); ++rank) {
     INFO("rank " << rank << " of " << ranks);
-    CHECK(same(recorded[rank].numbers, plain[rank].numbers));
-    CHECK(same(recorded[rank].held_out, plain[rank].held_out));
-    CHECK(same(recorded[rank].weights, plain[rank].weights));
+    CHECK(same(captured[rank].numbers, plain[rank].numbers));
+    CHECK(same(captured[rank].held_out, plain[rank].held_out));
+    CHECK(same(captured[rank].weights, plain[rank].weights));
     CHECK(plain[rank].calls.empty());
-    CHECK(recorded[rank].calls ==
-          std::vector<std::string>{"rehearse", "rehearse", "record", "replay", "replay", "replay"});
+    CHECK(captured[rank].calls ==
+          std::vector<std::string>{"warm up", "warm up", "capture", "replay", "replay", "replay"});
     for (size_t s = 1; s < kSteps; ++s) CHECK_FALSE(at::equal(plain[rank].numbers[s], plain[rank].numbers[s - 1]));
   }
 }
@@ -157,7 +158,7 @@ MaskedStep masked_step(int ranks, int64_t micro_batch) {
 
 }  // namespace
 
-TEST_CASE("a step's loss is the mean over its target tokens, however masks and micro-batches spread them") {
+TEST_CASE("a step's loss is the mean over its target tokens, with any masks and micro-batches") {
   const auto whole = masked_step(1, 6);
   CHECK(whole.totals.targets > 6);
   CHECK(whole.totals.targets < 6 * (kLength - 1));  // some are masked
@@ -172,7 +173,7 @@ TEST_CASE("a step's loss is the mean over its target tokens, however masks and m
   }
 }
 
-TEST_CASE("what a replay returns is the tensor of the recording, and the host's state is put right around it") {
+TEST_CASE("a replay returns the tensor of the capture, and the host's state is restored after it") {
   at::Tensor input = at::zeros({1}, at::kDouble), output;
   int restored = 0;
   StepGraph graph(std::make_unique<Tape>(input, output), [&] { ++restored; });
@@ -186,11 +187,11 @@ TEST_CASE("what a replay returns is the tensor of the recording, and the host's 
   }
 }
 
-TEST_CASE("a step whose recording threw is not done again: its own error comes first, then that the process must end") {
-  class Refusing final : public GraphRecorder {
-    void rehearse(const std::function<void()>& work) override { work(); }
-    void record(const std::function<void()>& work) override {
-      work();  // the result is there, and is that of no step
+TEST_CASE("a failed capture throws its error, and every later step that the process must end") {
+  class Refusing final : public DeviceGraph {
+    void warm_up(const std::function<void()>& work) override { work(); }
+    void capture(const std::function<void()>& work) override {
+      work();  // there is a result, but of no step
       throw Error("cudaErrorStreamCaptureInvalidated");
     }
     void replay() override {}
@@ -198,12 +199,12 @@ TEST_CASE("a step whose recording threw is not done again: its own error comes f
   StepGraph graph(std::make_unique<Refusing>(), [] {});
   int done = 0;
   const auto work = [&] { return ++done, at::zeros({1}); };
-  for (int rehearsal = 0; rehearsal < StepGraph::kRehearsals; ++rehearsal) graph.run(work);
+  for (int step = 0; step < StepGraph::kWarmUpSteps; ++step) graph.run(work);
   CHECK_THROWS_WITH(graph.run(work), Catch::Contains("cudaErrorStreamCaptureInvalidated"));
   const int before = done;
   for (int again = 0; again < 2; ++again)
-    CHECK_THROWS_WITH(graph.run(work),
-                      Catch::Contains("could not be recorded before") && Catch::Contains("train.cuda_graph=false"));
+    CHECK_THROWS_WITH(graph.run(work), Catch::Contains("an earlier capture of the step failed") &&
+                                           Catch::Contains("train.cuda_graph=false"));
   CHECK(done == before);
 }
 

@@ -1,4 +1,4 @@
-// Ranks that are threads and share one GPU, staging what they exchange through host memory, beside one rank on a CPU.
+// Ranks that are threads and share one GPU, with the host transport, compared with one rank on a CPU.
 // Tagged [cuda]; without a GPU these fail.
 #include "support/catch.h"
 #include "support/layout_ladder.h"

@@ -18,7 +18,7 @@ nlohmann::json line_of(const StepMetrics& metrics) {
 
 }  // namespace
 
-TEST_CASE("a step's line tells the waits of the host where they were counted, and only there") {
+TEST_CASE("a step's line has host syncs only where they were counted") {
   StepMetrics metrics{};
   metrics.step = 7;
   CHECK_FALSE(line_of(metrics).contains("host_syncs"));
@@ -29,7 +29,7 @@ TEST_CASE("a step's line tells the waits of the host where they were counted, an
   }
 }
 
-TEST_CASE("a number that is not finite is never written, on no rank, and is named") {
+TEST_CASE("a metric that is not finite is refused by name on every rank") {
   const TempFolder folder;
   std::filesystem::create_directory(folder / "run");
   for (const bool writes : {true, false}) {
@@ -70,7 +70,7 @@ TEST_CASE("a line that cannot be written is noted, and ends no step") {
   log.write(1, {{"a", "loss", 1.0}});
 }
 
-TEST_CASE("a log that is opened again knows whether the step it goes on from was evaluated") {
+TEST_CASE("a reopened log knows whether the step from which the run resumes was evaluated") {
   const TempFolder folder;
   const auto evaluated = [&](const std::string& lines) {
     folder.add("run/metrics.jsonl", lines);

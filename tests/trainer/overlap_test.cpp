@@ -53,7 +53,7 @@ TEST_CASE("a stage computes when the next one's weights have been asked for, and
     options.overlap = overlap;
     StageRunner runner(std::move(stages), mesh, options);
     fill_weights(runner.units(), random_init(model, 7));
-    runner.train_pass(random_batch(model, 3), loss_scale(30, 1.0));
+    runner.train_micro_batch(random_batch(model, 3), loss_scale(30, 1.0));
     if (world.rank() == 0) counts = own_counts;
   });
   REQUIRE(num_stages == model.num_layers + 2);

@@ -75,7 +75,7 @@ std::vector<Outcome> run(StageRunner::Options options, MeshShape shape, bool reg
     DeviceMesh mesh(world, shape);
     StageRunner runner(make_stages(model, mesh), mesh, options);
     fill_weights(runner.units(), random_init(model, 7));
-    for (int pass = 0; pass < 2; ++pass) runner.train_pass(batch, loss_scale(60, 0.5));
+    for (int pass = 0; pass < 2; ++pass) runner.train_micro_batch(batch, loss_scale(60, 0.5));
     runner.reduce_replicas();
     auto& outcome = outcomes[static_cast<size_t>(world.rank())];
     outcome.losses_3 = runner.totals().losses_3.clone();

@@ -168,7 +168,7 @@ TEST_CASE("a run whose tokens, model, seed or batch changed is refused") {
   CHECK(run.refusal() == "accepted");
 }
 
-TEST_CASE("a run that was saved with another attention resumes, and its checkpoint says with which") {
+TEST_CASE("a run resumes with another attention, and its checkpoint names it") {
   FileRun run;
   const auto saved = run.config.run.folder + "/checkpoints/step_000000002";
   auto manifest = Manifest::read(saved);
@@ -184,7 +184,7 @@ TEST_CASE("a run that was saved with another attention resumes, and its checkpoi
   CHECK(run.refusal() == "accepted");
 }
 
-TEST_CASE("data.verify: full knows every byte again, on any number of ranks; sample does not") {
+TEST_CASE("data.verify: full compares every byte, on any number of ranks; sample does not") {
   TempFolder folder;
   auto config = tiny_run(folder / "run");
   config.data.synthetic = false;

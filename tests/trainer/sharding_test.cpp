@@ -13,7 +13,7 @@ const std::vector<Layout> kLayouts{{1, 2, 1, 3}, {2, 1, 1, 2}, {1, 3, 1, 2}, {2,
 
 }  // namespace
 
-TEST_CASE("in float64 a sharded run, recomputed or in chunks or of the dense model, is that of one rank") {
+TEST_CASE("in float64 a sharded run equals one rank, also with checkpointing, chunks and the dense model") {
   const auto ffn = GENERATE(Ffn::moe, Ffn::dense);
   TempFolder single;
   auto config = tiny_run(single / "run");

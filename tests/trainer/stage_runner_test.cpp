@@ -44,7 +44,7 @@ struct OneRank {
   OneRank(const ModelConfig& model, at::ScalarType dtype, Recompute recompute = Recompute::none)
       : OneRank(model, recompute_options(dtype, recompute), [](Stages stages) { return stages; }) {}
 
-  void pass(const Batch& batch) { runner.train_pass(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0)); }
+  void pass(const Batch& batch) { runner.train_micro_batch(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0)); }
 
   /// The weights as leaves of an oracle.
   FlatParams leaves() {
@@ -195,7 +195,7 @@ TEST_CASE("an expert without tokens equals the dense oracle and has exactly zero
       router_ED[kIdle].copy_((router_ED[0] + router_ED[1]) / 2);  // a mean is never the largest
     }
     const auto batch = random_batch(model);
-    runner.train_pass(batch, loss_scale(1, 1.0));
+    runner.train_micro_batch(batch, loss_scale(1, 1.0));
     CHECK(runner.totals().counts_LE.sum().item<double>() == model.num_layers * batch.ids_BS.numel());
     CHECK(runner.totals().counts_LE.select(1, kIdle).count_nonzero().item<int64_t>() == 0);
     const auto grads = whole_params(runner, &ShardedUnit::grad);
@@ -240,7 +240,7 @@ TEST_CASE("selective recompute changes no bit of any variant of attention and ro
   const auto batch = random_batch(model), no_batch = batch_of(batch.ids_BS.narrow(0, 0, 0));
   for (auto* rank : {&kept, &recomputed}) {
     rank->pass(batch);
-    rank->runner.train_pass(no_batch, loss_scale(1, 1.0));
+    rank->runner.train_micro_batch(no_batch, loss_scale(1, 1.0));
   }
   CHECK(at::equal(kept.runner.totals().losses_3, recomputed.runner.totals().losses_3));
   const auto expected = whole_params(kept.runner, &ShardedUnit::grad);
@@ -261,7 +261,7 @@ TEST_CASE("selective recompute runs no stage again") {
   for (size_t s = 0; s < num_stages; ++s) CHECK(calls[s].phase == Phase::train);
 }
 
-TEST_CASE("recompute runs every stage but the last again, with the routing of its forward") {
+TEST_CASE("full checkpointing reruns every stage but the last, with the routing of its forward") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
   OneRank rank(model, recompute_options(at::kDouble, Recompute::full), recorded_in(calls));
@@ -306,7 +306,7 @@ TEST_CASE("bf16 compute stays near fp32, with fp32 gradients") {
   }
 }
 
-TEST_CASE("what lies in the buffers of full gradients before a pass has no part in them") {
+TEST_CASE("gradients do not depend on the contents of their buffers before the micro-batch") {
   const auto model = tiny_model();
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const auto batch = random_batch(model);  // of both ranks
@@ -320,7 +320,7 @@ TEST_CASE("what lies in the buffers of full gradients before a pass has no part 
       for (const auto& unit : runner.units())
         for (const auto& param : unit->params()) param.slot->grad().fill_(before);
       for (const bool last : {false, true})
-        runner.train_pass(batch, loss_scale(/*num_targets=*/100, /*aux_share=*/0.5), last);
+        runner.train_micro_batch(batch, loss_scale(/*num_targets=*/100, /*aux_share=*/0.5), last);
       std::vector<at::Tensor> out;
       for (const auto& unit : runner.units()) out.push_back(unit->grad.clone());
       return out;

@@ -12,7 +12,7 @@ namespace {
 using namespace olmoe;
 using namespace olmoe::test;
 
-/// What all ranks say in the end; each must say the same, in an error that one may tell for all.
+/// The error of all ranks, which must be the same on each, and agreed, so that one rank may report it.
 std::string refusal(int ranks, const std::function<void(Communicator&)>& body) {
   std::vector<std::string> said(static_cast<size_t>(ranks), "nothing");
   run_ranks(ranks, [&](Communicator& world) {
@@ -53,7 +53,7 @@ Config run_on(const TempFolder& folder, const std::string& tokens) {
 
 }  // namespace
 
-TEST_CASE("ranks that were started alike go on, in worlds of 1, 2 and 5") {
+TEST_CASE("ranks that were started alike are accepted, in worlds of 1, 2 and 5") {
   for (const int ranks : {1, 2, 5}) CHECK(start(ranks, [](Config&, int) {}) == "nothing");
 }
 
@@ -70,7 +70,7 @@ TEST_CASE("the first field of the config that differs is named with all values a
                      if (rank > 2) config.train.steps = 8;
                    }),
              Catch::Contains("train.steps: 3 on ranks 0-1, 9 on rank 2, 8 on ranks 3-4. "));
-  // Rank 1 differs late, rank 2 early: the earlier is told, and rank 1 has it as rank 0.
+  // Rank 1 differs in a late field, rank 2 in an early one, which is reported.
   CHECK_THAT(start(3,
                    [](Config& config, int rank) {
                      if (rank == 1) config.evaluation.every_steps = 4;
@@ -122,18 +122,18 @@ TEST_CASE("another program, version or list of fields is refused") {
     if (rank == 1) facts[1].name = "b";
     return facts;
   };
-  CHECK_THAT(refusal(2, [&](Communicator& world) { require_alike(world, facts_of(world.rank()), "Mend it"); }),
-             Catch::Contains("a: 1 on rank 0, not known on rank 1. Mend it"));
+  CHECK_THAT(refusal(2, [&](Communicator& world) { require_alike(world, facts_of(world.rank()), "Fix it"); }),
+             Catch::Contains("a: 1 on rank 0, not known on rank 1. Fix it"));
   const auto more_of = [](int rank) {
     std::vector<StartFact> facts{{"version", "0.1"}};
     if (rank == 1) facts.push_back({"more", "1"});
     return facts;
   };
-  CHECK_THAT(refusal(2, [&](Communicator& world) { require_alike(world, more_of(world.rank()), "Mend it"); }),
+  CHECK_THAT(refusal(2, [&](Communicator& world) { require_alike(world, more_of(world.rank()), "Fix it"); }),
              Catch::Contains("some ranks have more fields than rank 0"));
 }
 
-TEST_CASE("token files of other content are refused under one name, the same content is taken from another folder") {
+TEST_CASE("token files with other contents are refused, the same contents in another folder are not") {
   const TempFolder folder;
   const auto a = folder.add("a/tokens.npy", token_bytes(600, 1));
   const auto same = folder.add("b/tokens.npy", token_bytes(600, 1));

@@ -55,11 +55,12 @@ Batch batch(int64_t sequences) {
   return {ids, ids, sequences * 3};
 }
 
-/// What DeviceStep records of a runner: one round each of some sequences, of none, and of some again.
+/// What DeviceStep captures of a runner: micro-batches of some sequences, of none, and of some again.
 void step(StageRunner& runner) {
   runner.reset_totals();
   const auto scale = loss_scale(/*num_targets=*/10, /*aux_share=*/0.5, kNoting);
-  for (const int64_t sequences : {2, 0, 1}) runner.train_pass(batch(sequences), scale, /*last_of_step=*/sequences == 1);
+  for (const int64_t sequences : {2, 0, 1})
+    runner.train_micro_batch(batch(sequences), scale, /*last_of_step=*/sequences == 1);
   runner.reduce_replicas();
 }
 
@@ -72,7 +73,7 @@ constexpr std::array kZero{Zero{Residency::resident, Residency::resident}, Zero{
 
 }  // namespace
 
-TEST_CASE("a step of several rounds can be captured with each ZeRO stage, after steps and evaluations that were not") {
+TEST_CASE("a step with gradient accumulation can be captured with each ZeRO stage") {
   const auto zero_stage = GENERATE(1, 2, 3);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const bool recompute = GENERATE(false, true), overlap = GENERATE(true, false);
@@ -89,7 +90,7 @@ TEST_CASE("a step of several rounds can be captured with each ZeRO stage, after 
                       .recompute = recompute,
                       .overlap = overlap,
                       .grads = grads});
-  for (int rehearsal = 0; rehearsal < 2; ++rehearsal) {
+  for (int warm_up = 0; warm_up < 2; ++warm_up) {
     step(runner);
     runner.evaluate(batch(2));
   }

@@ -153,7 +153,7 @@ std::vector<Outcome> count_steps(const Case& c) {
 
 }  // namespace
 
-TEST_CASE("a step asks as much of the machine as the one before, and the same more for each further micro-batch") {
+TEST_CASE("allocations and operators of a step are constant, and linear in its micro-batches") {
   const auto zero_stage = GENERATE(3, 2, 1);
   const auto dtype = GENERATE(at::kBFloat16, at::kFloat);
   CAPTURE(zero_stage, dtype);
@@ -198,7 +198,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("of full gradients a step clears what is added to, and not the experts' part, which is stored") {
+TEST_CASE("a step zeroes full gradients that are added to, and not those of experts, which are stored") {
   const auto zero_stage = GENERATE(3, 2, 1);
   const auto dtype = GENERATE(at::kBFloat16, at::kFloat);
   const int64_t accumulation_steps = GENERATE(1, 2, 3), idle_ranks = GENERATE(0, 1);
@@ -235,7 +235,7 @@ TEST_CASE("collective calls of a step, with each ZeRO stage") {
 
 // On a GPU each such operator makes the host wait. What LibTorch's CPU operators do not show, waits for streams and
 // events, the device of step_capture_test.cpp refuses.
-TEST_CASE("from its first forward on a step reads no number of the device, and asks for no size that depends on one") {
+TEST_CASE("from its first forward on a step makes no host sync, and no size depends on device data") {
   const auto zero_stage = GENERATE(3, 2, 1);
   const int64_t accumulation_steps = GENERATE(1, 3), layers = GENERATE(2, 3);
   CAPTURE(zero_stage, accumulation_steps, layers);

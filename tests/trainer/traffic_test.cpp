@@ -1,4 +1,4 @@
-// What a step's collectives sent, as metrics.jsonl tells it, against closed forms.
+// Traffic of a step's collectives in metrics.jsonl, compared with closed forms.
 #include <numeric>
 
 #include "support/catch.h"
@@ -82,7 +82,7 @@ TEST_CASE("copies of tokens and the bytes of their way are the same count: exper
     const int64_t ids = config.model.top_k * 4;
     CHECK(sent > 0);
     CHECK(received > 0);
-    // A copy carries its token's ids and scores; result and gradients come and go. Each plan tells two numbers first.
+    // A copy has its token's ids and scores; results and gradients follow. Each dispatch exchanges two counts first.
     const int64_t of_copies = sent * (ids + scores + 2 * width) + received * (2 * width + scores);
     const int64_t of_plans = kRounds * config.model.num_layers * 2 * kDouble;
     CHECK(line.at("sent_bytes/expert/all_to_all") == of_copies + of_plans);

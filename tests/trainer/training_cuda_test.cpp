@@ -1,4 +1,4 @@
-// The model on a GPU beside the CPU, and what a step on a GPU promises: it never waits for the host, and gives the same
+// The model on a GPU compared with the CPU, and properties of a step on a GPU: no host sync, and the same
 // bits each time. Tagged [cuda]; without a GPU these fail.
 #include "model/init.h"
 #include "parallel/collectives/nccl_communicator.h"
@@ -22,7 +22,7 @@ using namespace olmoe::test;
 struct Trained {
   std::vector<at::Tensor> numbers, held_out, state;
 };
-/// Steps of three rounds, the last of them smaller, with an evaluation after each: it leaves weights gathered.
+/// Steps of three accumulation steps, the last one smaller, each with an evaluation, which leaves weights gathered.
 Trained train(Communicator& world, at::Device device, StageRunner::Options options, bool graph,
               const kernels::AttentionMethod& attention = {}) {
   constexpr int64_t kSteps = 5, kMicroBatch = 2, kLength = 16;
@@ -36,7 +36,7 @@ Trained train(Communicator& world, at::Device device, StageRunner::Options optio
   Optimizer optimizer(runner.units(), config);
   const std::shared_ptr<const SequenceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
   const DataLoader::Plan plan{{global_batch, kMicroBatch, world.size()}, world.rank(), 2};
-  DeviceStep step(runner, optimizer, mesh, plan.batches, graph ? cuda::make_graph_recorder(device) : nullptr);
+  DeviceStep step(runner, optimizer, mesh, plan.batches, graph ? cuda::make_device_graph(device) : nullptr);
   DataLoader loader(source, plan, 0);
   Trained out;
   for (int64_t s = 1; s <= kSteps; ++s) {
@@ -97,7 +97,7 @@ TEST_CASE("GPU: fused experts give the losses and gradients of the unfused", "[c
   }
 }
 
-TEST_CASE("GPU: a pass gives the same bits each time", "[cuda]") {
+TEST_CASE("GPU: forward and backward give the same bits each time", "[cuda]") {
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const at::Device device(at::kCUDA, 0);
   const auto first = pass_on(device, dtype), second = pass_on(device, dtype);
@@ -133,10 +133,10 @@ void check_pass_against_plan(kernels::AttentionKernel kernel, bool deterministic
   fill_weights(runner.units(), random_init(config.model, 7));
   const auto batch = batch_of(at::randint(config.model.vocab_size, {config.train.micro_batch_size, 2048}, at::kLong));
   const auto scale = loss_scale(batch.num_targets, /*aux_share=*/1.0, runner.device());
-  runner.train_pass(batch, scale);  // the first one makes tables, handles and the libraries' workspaces
+  runner.train_micro_batch(batch, scale);  // the first one makes tables, handles and the libraries' workspaces
   const int64_t before = tensor_memory::bytes(device).value();
-  tensor_memory::forget_peak(device);
-  runner.train_pass(batch, scale);
+  tensor_memory::reset_peak(device);
+  runner.train_micro_batch(batch, scale);
   const auto plan = plan_memory(config, {}, cuda::gpu_facts(0).multiprocessors);
   INFO(describe(plan));
   CHECK(static_cast<double>(plan.batches + plan.activations + plan.temporaries) ==
@@ -145,15 +145,15 @@ void check_pass_against_plan(kernels::AttentionKernel kernel, bool deterministic
 
 }  // namespace
 
-TEST_CASE("GPU: what a pass takes is the memory plan's, within 5 %", "[cuda]") {
+TEST_CASE("GPU: memory of forward and backward is the plan's, within 5 %", "[cuda]") {
   check_pass_against_plan(kernels::AttentionKernel::flash, GENERATE(true, false));
 }
 
-TEST_CASE("GPU: what a pass with cudnn attention takes is the memory plan's, within 5 %", "[cuda]") {
+TEST_CASE("GPU: memory with cudnn attention is the plan's, within 5 %", "[cuda]") {
   check_pass_against_plan(kernels::AttentionKernel::cudnn, GENERATE(true, false));
 }
 
-TEST_CASE("GPU: cudnn attention gives flash's losses and gradients, the same bits each time and in a graph", "[cuda]") {
+TEST_CASE("GPU: cudnn attention gives flash's losses and gradients, with the same bits in a graph", "[cuda]") {
   const at::Device device(at::kCUDA, 0);
   auto model = gpu_model();
   model.top_k = model.num_experts;
@@ -200,18 +200,18 @@ TEST_CASE("GPU: forward, backward and update never wait for the host", "[cuda]")
   Optimizer optimizer(runner.units(), config);
   const auto batch = random_batch(model);
   const auto scale = loss_scale(batch.num_targets, /*aux_share=*/1.0, runner.device());
-  runner.train_pass(batch, scale);  // the first one makes tables and handles
+  runner.train_micro_batch(batch, scale);  // the first one makes tables and handles
   const cuda::NoHostSync no_sync;
   for (int64_t step = 1; step <= 2; ++step) {
     runner.reset_totals();
-    runner.train_pass(batch, scale);
-    runner.train_pass(batch_of(batch.ids_BS.narrow(0, 0, 0)), scale);  // a round in which this rank has nothing
+    runner.train_micro_batch(batch, scale);
+    runner.train_micro_batch(batch_of(batch.ids_BS.narrow(0, 0, 0)), scale);  // an empty micro-batch
     optimizer.step(step, 1e-3, optimizer.grad_norm(mesh.shard()));
   }
   CHECK_THROWS(runner.totals().losses_3.cpu());  // what the guard is there to see
 }
 
-TEST_CASE("GPU: steps that are replayed as a CUDA graph have the bits of steps that are not", "[cuda]") {
+TEST_CASE("GPU: replayed steps have the bits of eager ones", "[cuda]") {
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   const bool recompute = GENERATE(false, true), overlap = GENERATE(true, false);
@@ -223,7 +223,7 @@ TEST_CASE("GPU: steps that are replayed as a CUDA graph have the bits of steps t
   check_same(train(*world, device, options, true), train(*world, device, options, false));
 }
 
-TEST_CASE("GPU: over NCCL, with registered memory or without, a graph has the bits of steps without one", "[cuda]") {
+TEST_CASE("GPU: over NCCL, also with registered memory, replayed steps have the bits of eager ones", "[cuda]") {
   const int ranks = cuda::device_count();
   REQUIRE(ranks > 0);
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
@@ -247,7 +247,7 @@ TEST_CASE("GPU: over NCCL, with registered memory or without, a graph has the bi
   }
 }
 
-TEST_CASE("GPU: waits of the host are counted, and a step has none", "[cuda]") {
+TEST_CASE("GPU: host syncs are counted, and a step has none", "[cuda]") {
   const bool graph = GENERATE(false, true);
   const at::Device device(at::kCUDA, 0);
   const auto world = make_single_communicator();
@@ -260,10 +260,10 @@ TEST_CASE("GPU: waits of the host are counted, and a step has none", "[cuda]") {
   Optimizer optimizer(runner.units(), config);
   const auto batch = random_batch(gpu_model());
   DeviceStep step(runner, optimizer, mesh, {.global_batch = 6, .micro_batch = 3, .ranks = 1},
-                  graph ? cuda::make_graph_recorder(device) : nullptr);
+                  graph ? cuda::make_device_graph(device) : nullptr);
   const auto next = [&] { return batch; };
   int64_t done = 0;
-  for (int i = 0; i <= StepGraph::kRehearsals; ++i) step.run(next, ++done, 1e-3);  // the last of them records
+  for (int i = 0; i <= StepGraph::kWarmUpSteps; ++i) step.run(next, ++done, 1e-3);  // the last one captures
   const cuda::HostSyncCounter counter;
   at::Tensor numbers;
   for (int i = 0; i < 3; ++i) numbers = step.run(next, ++done, 1e-3).packed();
@@ -273,37 +273,37 @@ TEST_CASE("GPU: waits of the host are counted, and a step has none", "[cuda]") {
   CHECK(read[3].item<double>() > 0);
 }
 
-TEST_CASE("GPU: what is recorded is not done before it is replayed", "[cuda]") {
+TEST_CASE("GPU: a capture runs nothing before its replay", "[cuda]") {
   const at::Device device(at::kCUDA, 0);
-  const auto recorder = cuda::make_graph_recorder(device);
+  const auto graph = cuda::make_device_graph(device);
   auto x = at::ones({8}, at::device(device).dtype(at::kFloat));
-  CHECK_THROWS(recorder->replay());
-  recorder->rehearse([&] { x.add_(1); });
+  CHECK_THROWS(graph->replay());
+  graph->warm_up([&] { x.add_(1); });
   CHECK(x.sum().item<double>() == 16);
-  recorder->record([&] { x.add_(1); });
+  graph->capture([&] { x.add_(1); });
   CHECK(x.sum().item<double>() == 16);
-  recorder->replay();
-  recorder->replay();
+  graph->replay();
+  graph->replay();
   CHECK(x.sum().item<double>() == 32);
-  CHECK_THROWS(recorder->record([] {}));
+  CHECK_THROWS(graph->capture([] {}));
 }
 
-TEST_CASE("GPU: a recording that throws leaves the allocator as it was, and another recorder works", "[cuda]") {
+TEST_CASE("GPU: a failed capture leaves the allocator as it was, and another graph works", "[cuda]") {
   const at::Device device(at::kCUDA, 0);
   auto x = at::ones({8}, at::device(device).dtype(at::kFloat));
   {
-    const auto recorder = cuda::make_graph_recorder(device);
-    recorder->rehearse([&] { x.add_(1); });
-    CHECK_THROWS(recorder->record([&] { (x + 1).sum().item<double>(); }));  // would wait for what is not done
+    const auto graph = cuda::make_device_graph(device);
+    graph->warm_up([&] { x.add_(1); });
+    CHECK_THROWS(graph->capture([&] { (x + 1).sum().item<double>(); }));  // would wait for what is not done
   }
   const int64_t before = tensor_memory::bytes(device).value();
   auto large = at::empty({1 << 26}, at::device(device).dtype(at::kByte));
   CHECK(tensor_memory::bytes(device).value() - before == 1 << 26);
   large.reset();
   CHECK(tensor_memory::bytes(device).value() == before);
-  const auto another = cuda::make_graph_recorder(device);
-  another->rehearse([&] { x.add_(1); });
-  another->record([&] { x.add_(1); });
+  const auto another = cuda::make_device_graph(device);
+  another->warm_up([&] { x.add_(1); });
+  another->capture([&] { x.add_(1); });
   another->replay();
   CHECK(x.sum().item<double>() == 32);
 }

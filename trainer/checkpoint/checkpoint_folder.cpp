@@ -37,7 +37,7 @@ bool is_of_save(const std::string& name) {
 }
 
 void remove_or_warn(const fs::path& path) {
-  std::error_code error;  // a file that stays costs space only
+  std::error_code error;  // a leftover file only costs space
   fs::remove(path, error);
   if (error) log::warn("cannot remove {}: {}", path.string(), error.message());
 }
@@ -60,7 +60,7 @@ std::string shard_name(int rank) { return fmt::format("shard_{:05}.safetensors",
 
 std::vector<int64_t> complete_steps(const std::string& folder) {
   std::vector<int64_t> steps;
-  // Of the link itself, if it is one: a link to a disk that is not mounted is not a missing folder.
+  // The status of the link itself, if it is one: a link to a disk that is not mounted is not a missing folder.
   if (fs::symlink_status(folder).type() == fs::file_type::not_found) return steps;
   for (const auto& entry : fs::directory_iterator(folder))
     if (const auto step = parse_step(entry.path().filename()); step && is_complete(entry.path()))
@@ -80,7 +80,7 @@ void remove_checkpoint(const std::string& step_folder) {
     else
       others = true;
   if (others && !ours.empty())
-    log::warn("{} has files that no save wrote: they are kept, the checkpoint is removed", step_folder);
+    log::warn("{} has files that no save wrote: they stay, the checkpoint is removed", step_folder);
   remove_or_warn(folder / kManifest);
   for (const auto& path : ours) remove_or_warn(path);
   if (!others) remove_or_warn(folder);

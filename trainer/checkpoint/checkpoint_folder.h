@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-/// The folder of a run's checkpoints. Users keep other things in it too: links, renamed steps, notes, results of
-/// evaluations. Only files that a save wrote are ever removed, and nothing is removed through a link.
+/// The folder of a run's checkpoints. Users may keep other files in it: links, renamed steps, notes, results. Only
+/// files that a save wrote are ever removed, and nothing is removed through a link.
 namespace olmoe {
 
 /// "step_000000007".
@@ -16,16 +16,16 @@ std::string temporary_name(int64_t step);
 std::string shard_name(int rank);
 
 /// Steps of the complete checkpoints of a folder, oldest first; none where the folder does not exist. Throws
-/// std::filesystem::filesystem_error where it cannot be read: taken for empty, it would start a new run.
+/// std::filesystem::filesystem_error where it cannot be read: as if it were empty, a new run would start.
 std::vector<int64_t> complete_steps(const std::string& folder);
 
-/// Removes a checkpoint, its manifest first, so that one removed in part reads as incomplete. Files that no save wrote
-/// stay, and so does a link. What cannot be removed is logged as a warning; throws std::filesystem::filesystem_error
+/// Removes a checkpoint, its manifest first, so that a partly removed one is incomplete. Files that no save wrote stay,
+/// and so does a link. Files that cannot be removed are logged as warnings. Throws std::filesystem::filesystem_error
 /// where the folder cannot be read.
 void remove_checkpoint(const std::string& step_folder);
-/// Removes what interrupted saves and removals left in a folder. Never throws: what fails is logged as a warning.
+/// Removes what interrupted saves and removals left in a folder. Never throws: failures are logged as warnings.
 void remove_leftovers(const std::string& folder);
-/// Frees a step's name for a new checkpoint: removes the checkpoint of that name; anything else is renamed, with a
+/// Frees a step's name for a new checkpoint: removes a checkpoint of that name, and renames anything else with a
 /// warning. Throws std::filesystem::filesystem_error.
 void make_way(const std::string& step_folder);
 

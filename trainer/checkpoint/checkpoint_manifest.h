@@ -6,8 +6,8 @@
 
 namespace olmoe {
 
-/// The last file of a checkpoint to be written: the run's config and progress, and the size and hash of every other
-/// file. It has a hash of itself. A folder without a valid manifest is not a checkpoint.
+/// The file of a checkpoint that is written last: the run's config and progress, size and hash of every other file, and
+/// a hash of itself. A folder without a valid manifest is not a checkpoint.
 struct Manifest {
   struct ShardFile {
     std::string name;
@@ -15,7 +15,7 @@ struct Manifest {
     std::string xxh3_128;
   };
   int64_t step = 0;
-  int64_t sequences = 0;  ///< consumed from the shuffled stream: where the data loader resumes
+  int64_t sequences = 0;  ///< consumed from the shuffled stream; the data loader resumes there
   int64_t tokens = 0;
   std::string config;  ///< resolved, YAML
   std::string data_fingerprint;

@@ -25,10 +25,10 @@ namespace {
 namespace fs = std::filesystem;
 constexpr size_t kHashDigits = 32;
 constexpr const char* kDiverged =
-    "Nothing was saved, and checkpoints saved before stay. The run diverged: start it again, which resumes from the "
-    "newest of them, with a lower optimizer.lr";
+    "Nothing was saved, and earlier checkpoints stay. The run diverged: start it again with a lower optimizer.lr, and "
+    "it resumes from the newest of them";
 
-/// Runs `work` on every rank. Where it fails on one, all throw a CheckpointError: "cannot", `what`, and its problem.
+/// Runs `work` on every rank. Where one fails, all throw the CheckpointError "cannot `what`: <its problem>".
 /// Collective over world.
 void together(Communicator& world, const std::string& what, const std::function<void()>& work) {
   agree(world, [&] {
@@ -97,7 +97,7 @@ int64_t shard_bytes(std::span<const StateTensor> state) {
 void Checkpointer::save_together(int64_t step, const std::function<void()>& work) const {
   try {
     together(mesh_.world(), fmt::format("save step {}", step), work);
-  } catch (const CheckpointError&) {  // on all ranks, and none of them is writing
+  } catch (const CheckpointError&) {  // thrown on all ranks, none of which writes any more
     if (mesh_.world().rank() == 0) remove_leftovers(folder_);
     throw;
   }
@@ -130,7 +130,7 @@ bool Checkpointer::poll() const {
 
 void Checkpointer::commit() {
   ENSURE(pending_, "no save was begun");
-  const auto save = std::move(pending_);  // it is over, whatever happens below
+  const auto save = std::move(pending_);  // the save ends here, also by an error below
   auto& world = mesh_.world();
   auto manifest = save->manifest();
   Manifest::ShardFile mine;
@@ -169,7 +169,7 @@ void Checkpointer::clean_up() const {
 
 void Checkpointer::remove_interrupted() const {
   ENSURE(!pending_, "the save of step {} is not committed", pending_->manifest().step);
-  std::error_code unknown;  // remove_leftovers() says so
+  std::error_code unknown;  // remove_leftovers() reports it
   if (mesh_.world().rank() == 0 && fs::exists(folder_, unknown)) remove_leftovers(folder_);
 }
 

@@ -5,12 +5,10 @@
 
 namespace olmoe {
 
-/// Advice for a user whose `needed_bytes` (0: not known) could not be written below `folder`, with the space that is
-/// free there.
+/// Advice for a user whose `needed_bytes` (0: unknown) could not be written below `folder`, with the free space there.
 std::string disk_advice(const std::string& folder, int64_t needed_bytes);
 
-/// Runs `work`, which writes files below `folder`. Any exception in it is rethrown as a CheckpointError with
-/// disk_advice().
+/// Runs `work`, which writes files below `folder`. Rethrows any exception as a CheckpointError with disk_advice().
 void write_to_disk(const std::string& folder, int64_t needed_bytes, const std::function<void()>& work);
 
 }  // namespace olmoe

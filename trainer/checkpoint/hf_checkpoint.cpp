@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-/// Reads keys of a config.json and gathers what is wrong with them.
+/// Reads keys of a config.json and collects their problems.
 class HfConfigReader {
  public:
   HfConfigReader(std::string path) : path_(std::move(path)), json_(read_hf_json(path_)) {}
@@ -149,7 +149,7 @@ HfWeights::HfWeights(const std::string& folder, const ModelConfig& config) {
 
 ParamSource HfWeights::source(const std::string& folder, const ModelConfig& config) {
   auto theirs = read_hf_config(folder, config), ours = config;
-  theirs.init_std = ours.init_std;  // of the weights that are not drawn
+  theirs.init_std = ours.init_std;  // unused: no weights are drawn
   theirs.dense_width = theirs.dense_hidden(), ours.dense_width = ours.dense_hidden();
   if (const auto differences = differing_fields(theirs, ours); !differences.empty())
     throw ConfigError(fmt::format("{}/config.json describes another model than this config:\n  model.{}", folder,

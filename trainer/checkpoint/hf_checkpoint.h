@@ -12,8 +12,8 @@
 namespace olmoe {
 
 /// The model that a Hugging Face config.json describes: model_type olmoe, or llama (our dense model without QK-norm).
-/// Keeps from `defaults` what config.json does not say (loss weights, chunk). Throws ConfigError on anything that we
-/// do not compute: biases, tied embeddings, rope scaling, another activation or head width.
+/// Fields that config.json lacks (loss weights, chunk) are those of `defaults`. Throws ConfigError for what is not
+/// supported: biases, tied embeddings, rope scaling, other activations or head widths.
 ModelConfig read_hf_config(const std::string& folder, const ModelConfig& defaults = {});
 
 /// The weights of a Hugging Face folder: model.safetensors, or shards with model.safetensors.index.json.
@@ -23,8 +23,8 @@ class HfWeights {
   HfWeights(const std::string& folder, const ModelConfig& config);
   /// Reads [begin, begin + out.numel()) of our parameter, from F32, BF16, F16 or F64 tensors.
   void read(const std::string& name, int64_t begin, at::Tensor out) const { pieces_.read(name, begin, out); }
-  /// The weights as a source of initial values. Throws ConfigError, naming keys, where config.json describes a model
-  /// that computes something else than `config`, although its tensors may fit.
+  /// The weights as a source of initial values. Throws ConfigError, naming keys, where config.json describes another
+  /// model than `config`, even if its tensors fit.
   static ParamSource source(const std::string& folder, const ModelConfig& config);
 
  private:

@@ -24,7 +24,7 @@ bool is_there(const fs::path& path) {
   return fs::exists(path, unknown);
 }
 
-/// True for "owner/name", as models are called on the hub.
+/// True for "owner/name", the form of a model's name on the hub.
 bool is_hub_name(const std::string& name) {
   const auto allowed = [](char c) {
     return std::isalnum(static_cast<unsigned char>(c)) != 0 || std::string_view("-_./").find(c) != std::string::npos;
@@ -46,7 +46,7 @@ std::string names_in(const fs::path& folder) {
   return fmt::format("{}{}", fmt::join(names, ", "), more ? ", ..." : "");
 }
 
-/// What a folder without config.json is, and advice.
+/// Says what a folder without config.json is, with advice.
 std::string describe_other(const std::string& folder) {
   if (!is_there(folder)) {
     const auto missing = fmt::format("there is no folder {}", folder);
@@ -56,7 +56,7 @@ std::string describe_other(const std::string& folder) {
         "DIR`) and name DIR",
         missing, folder);
   }
-  if (!fs::is_directory(folder)) return fmt::format("{} is a file: name the folder that it lies in", folder);
+  if (!fs::is_directory(folder)) return fmt::format("{} is a file: name its folder", folder);
   constexpr const char* kOurs =
       "weights to start from are read from Hugging Face folders; a run resumes from its own checkpoints when it is "
       "started with the same run.folder";
@@ -65,7 +65,7 @@ std::string describe_other(const std::string& folder) {
     return fmt::format("{} is the folder of a run of this program: {}", folder, kOurs);
   if (is_there(folder + "/snapshots"))
     return fmt::format("{} is a folder of the Hugging Face cache: name the folder below its snapshots/", folder);
-  return fmt::format("{} holds no config.json (but {}): it is no Hugging Face folder of a model", folder,
+  return fmt::format("{} has no config.json (but {}): it is not a Hugging Face folder of a model", folder,
                      names_in(folder));
 }
 

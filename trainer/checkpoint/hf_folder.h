@@ -5,12 +5,12 @@
 
 namespace olmoe {
 
-/// Throws CheckpointError, saying what `folder` is and what to do, unless it holds a config.json: a name on the Hugging
-/// Face hub, a file, a checkpoint or run of this program, an empty folder.
+/// Throws CheckpointError unless `folder` has a config.json. The message says what it is instead (a name on the Hugging
+/// Face hub, a file, a checkpoint or run of this program, an empty folder) and what to do.
 void ensure_hf_folder(const std::string& folder);
 
 /// The safetensors files of a Hugging Face folder: model.safetensors, or those of model.safetensors.index.json. Throws
-/// CheckpointError where they are not all there, saying what is there in their place.
+/// CheckpointError where some are missing, and says what is there instead.
 std::set<std::string> hf_weight_files(const std::string& folder);
 
 /// A JSON object. Throws CheckpointError naming the file.

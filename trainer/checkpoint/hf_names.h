@@ -7,7 +7,7 @@
 
 namespace olmoe {
 
-/// The place of a tensor of Hugging Face's OlmoeForCausalLM in ours: a contiguous range of one flattened parameter.
+/// Where a tensor of Hugging Face's OlmoeForCausalLM is in our model: a contiguous range of one flattened parameter.
 struct HfTensor {
   std::string hf_name;
   std::vector<int64_t> shape;
@@ -15,7 +15,7 @@ struct HfTensor {
   int64_t first;     ///< element of our flattened global parameter
 };
 
-/// The map for a model: each of our elements is in exactly one entry.
+/// All tensors of a model. Each element of our parameters is in exactly one of them.
 std::vector<HfTensor> hf_tensors(const ModelConfig& config);
 
 }  // namespace olmoe

@@ -17,8 +17,8 @@ std::string piece_name(const std::string& kind, const Slice& slice) {
   return fmt::format("{}:{}:{}", kind, slice.name, slice.begin);
 }
 
-/// A flat tensor as the writer takes it. One in host memory is written from there, one on a GPU is copied to the host
-/// piece by piece when its turn comes, so that a save needs host memory for one piece and not for the whole state.
+/// A flat tensor for the writer. It is written from host memory directly, or copied from a GPU piece by piece while it
+/// is written, so that a save needs host memory for one piece only.
 safetensors::Item file_item(std::string name, const at::Tensor& flat, StagedBytes& staged) {
   const auto dtype = flat.scalar_type() == at::kDouble ? safetensors::Dtype::f64 : safetensors::Dtype::f32;
   safetensors::Item item{std::move(name), dtype, {flat.numel()}};

@@ -9,24 +9,24 @@
 
 namespace olmoe {
 
-/// Where one rank writes its part of a checkpoint that is being saved.
+/// Where a rank writes its part of a checkpoint.
 struct SaveTarget {
   std::string checkpoints;  ///< the folder of all checkpoints of the run
-  std::string temporary;    ///< a folder in it that exists and is renamed by the commit
+  std::string temporary;    ///< an existing folder in it, renamed by the commit
   std::string shard;        ///< name of this rank's shard file in `temporary`; empty: the rank writes none
-  int64_t needed_bytes;     ///< by all ranks together, for the error of a disk that is full
+  int64_t needed_bytes;     ///< by all ranks together; for the error of a full disk
 };
 
-/// One rank's part of a save between begin and commit. It owns all that the save needs: the trained state may change
-/// as soon as the constructor returns. Destroyed without a commit it leaves the temporary folder, which is no
-/// checkpoint and which the next start of the run removes. Makes no collective calls.
+/// One rank's part of a save between begin and commit. The trained state may change once the constructor returns.
+/// Destroyed without a commit it leaves the temporary folder, which the next start of the run removes. Makes no
+/// collective calls.
 ///
-/// The constructor writes the shard file and fsyncs it, on the caller's thread. No other class depends on that: given
-/// a snapshot of the state in host memory, a thread of this class may write in its place.
+/// The constructor writes and fsyncs the shard file on the caller's thread. No other class depends on that: a thread of
+/// this class could write a snapshot in host memory instead.
 class PendingSave {
  public:
-  /// Starts to write the rank's slices of `state`: flat fp32 or float64 tensors, on a CPU or a GPU. wait() throws what
-  /// the write throws.
+  /// Writes the rank's slices of `state`: flat fp32 or float64 tensors, on a CPU or a GPU. wait() throws what the write
+  /// throws.
   PendingSave(Manifest manifest, SaveTarget target, std::span<const StateTensor> state);
   PendingSave(const PendingSave&) = delete;
   PendingSave& operator=(const PendingSave&) = delete;
@@ -35,8 +35,8 @@ class PendingSave {
   const SaveTarget& target() const { return target_; }
   /// True once the shard file is written, or could not be. Does not block.
   bool done() const;
-  /// Blocks until done. The shard file of this rank, without a name where it writes none. Throws CheckpointError, with
-  /// the path and what to do, where the write failed.
+  /// Blocks until done. Returns the shard file of this rank, without a name where it writes none. Throws
+  /// CheckpointError with the path and advice where the write failed.
   const Manifest::ShardFile& wait() const { return shard_.get(); }
 
  private:

@@ -9,7 +9,7 @@
 namespace olmoe {
 
 StagedBytes::StagedBytes(int64_t piece_bytes) : piece_bytes_(piece_bytes) {
-  ENSURE(piece_bytes > 0, "pieces of {} bytes", piece_bytes);
+  ENSURE(piece_bytes > 0, "staging buffer of {} bytes", piece_bytes);
 }
 
 void StagedBytes::read(const at::Tensor& flat, const Take& take) {

@@ -7,14 +7,14 @@
 
 namespace olmoe {
 
-/// Copies tensors to the host piece by piece, through one staging buffer that all of them share: pinned memory for
-/// tensors on a GPU.
+/// Copies tensors to the host piece by piece, through one shared staging buffer, which is pinned for tensors on a GPU.
 class StagedBytes {
  public:
   using Take = std::function<void(std::span<const std::byte>)>;
   explicit StagedBytes(int64_t piece_bytes);
-  /// Calls `take` with the bytes of a flat, contiguous tensor of any dtype, in order, at most piece_bytes at a time.
-  /// They are valid until `take` returns. Waits for the device. Throws Error for any other shape.
+  /// Calls `take` with the bytes of a flat, contiguous tensor of any dtype, in order, at most piece_bytes at a time;
+  /// the bytes are valid until `take` returns. Waits for the device. Throws Error for a tensor that is not flat and
+  /// contiguous.
   void read(const at::Tensor& flat, const Take& take);
 
  private:

@@ -20,20 +20,20 @@ constexpr double kLargest = 1e150;  // float64 holds the sum of 10^8 such square
 std::string first_bad_value(const StateTensor& tensor) {
   for (const auto& slice : tensor.unit->slices()) {
     const auto part = tensor.flat.narrow(0, slice.offset, slice.end - slice.begin).cpu();
-    const auto bad_N = (part.abs() < kLargest).logical_not().nonzero();  // NaN is not below anything
-    if (bad_N.numel() == 0) continue;
-    const auto at = bad_N[0].item<int64_t>();
+    const auto bad = (part.abs() < kLargest).logical_not().nonzero();  // NaN is not below anything
+    if (bad.numel() == 0) continue;
+    const auto at = bad[0].item<int64_t>();
     return fmt::format("{} {}, element {}: {}", tensor.kind, slice.name, slice.begin + at, part[at].item<double>());
   }
   return fmt::format("{} values that are too large to be squared", tensor.kind);
 }
 
-/// What is not finite on this rank; empty: nothing. `norms_S` are those of the state's tensors.
-std::string problem_of(std::span<const StateTensor> state, const at::Tensor& norms_S) {
+/// The first values of this rank that are not finite; empty: none. `norms_T`: squared norms of the T tensors.
+std::string problem_of(std::span<const StateTensor> state, const at::Tensor& norms_T) {
   std::string first;
   int64_t bad = 0;
   for (size_t i = 0; i < state.size(); ++i) {
-    if (std::isfinite(norms_S.const_data_ptr<double>()[i])) continue;
+    if (std::isfinite(norms_T.const_data_ptr<double>()[i])) continue;
     if (first.empty()) first = first_bad_value(state[i]);
     ++bad;
   }
@@ -44,12 +44,12 @@ std::string problem_of(std::span<const StateTensor> state, const at::Tensor& nor
 
 void ensure_finite(Communicator& world, std::span<const StateTensor> state, const std::string& what,
                    const std::string& advice) {
-  // A sum of squares is finite if all values are, and needs no memory. In float64 those of float32 cannot overflow.
+  // A sum of squares is finite if all values are, and needs no memory. In float64, squares of float32 cannot overflow.
   std::vector<at::Tensor> norms;
   for (const auto& tensor : state) norms.push_back(kernels::squared_norm(tensor.flat).view(1));
-  const auto norms_S = fetch(at::cat(norms), world);
+  const auto norms_T = fetch(at::cat(norms), world);
   agree(world, [&] {
-    if (const auto problem = problem_of(state, norms_S); !problem.empty())
+    if (const auto problem = problem_of(state, norms_T); !problem.empty())
       throw Error(fmt::format("{}: not finite: {}. {}", what, problem, advice), ExitCode::non_finite);
   });
 }

@@ -11,14 +11,14 @@
 
 namespace olmoe {
 
-/// Pieces of flattened parameters, in memory or mapped files, from which any range can be read. With it any layout
-/// reads what any layout wrote, and Hugging Face's per-expert tensors fill our stacked ones.
+/// Pieces of flattened parameters, in memory or mapped files, from which any range can be read: so a layout can read
+/// the checkpoint of another, and Hugging Face's per-expert tensors fill our stacked ones.
 class TensorPieces {
  public:
   /// Elements [first, first + bytes / size(dtype)) of parameter `name`. The bytes must outlive this object.
   /// Throws CheckpointError for a dtype that is not a floating-point type.
   void add(const std::string& name, int64_t first, safetensors::Dtype dtype, std::span<const std::byte> bytes);
-  /// Writes elements [begin, begin + out.numel()) into out, converted to its dtype. Throws CheckpointError when some
+  /// Copies elements [begin, begin + out.numel()) to `out`, converted to its dtype. Throws CheckpointError where some
   /// are missing.
   void read(const std::string& name, int64_t begin, at::Tensor out) const;
   bool contains(const std::string& name) const { return pieces_.count(name) != 0; }

@@ -13,7 +13,7 @@ namespace {
 
 constexpr double kMostCounted = 4e18;
 
-/// Why the fused kernels cannot compute this run's experts. Whether its GPUs have them is seen on the GPUs.
+/// Why the fused kernels cannot compute this run's experts. check_gpu() checks the GPU itself.
 std::vector<std::string> refuse_fused_experts(const Config& config) {
   std::vector<std::string> problems;
   auto refuse = [&](bool bad, std::string why) {
@@ -28,8 +28,8 @@ std::vector<std::string> refuse_fused_experts(const Config& config) {
   return problems;
 }
 
-/// Why this run's attention cannot be computed by that kernel, or in any order. Whether its GPUs have it is seen on the
-/// GPUs.
+/// Why this run cannot use its attention kernel, or attention that is not deterministic. check_gpu() checks the GPU
+/// itself.
 std::vector<std::string> refuse_attention(const Config& config) {
   std::vector<std::string> problems;
   const auto& train = config.train;
@@ -58,8 +58,8 @@ std::vector<std::string> refuse_attention(const Config& config) {
   return problems;
 }
 
-/// Sizes each of which may be, but not together: what is planned from them is counted in 63 bits. In double, which
-/// holds them all.
+/// Sizes that are in range each, but not together: what is planned from them is counted in 63 bits. Computed in double,
+/// which cannot overflow here.
 std::vector<std::string> refuse_sizes(const Config& config) {
   constexpr double kMostParameters = 1e15;
   const auto as_double = [](int64_t value) { return static_cast<double>(value); };
@@ -69,7 +69,7 @@ std::vector<std::string> refuse_sizes(const Config& config) {
   const bool moe = model.has_experts();
   const double hidden = moe ? experts * width : as_double(model.dense_hidden());
   const double parameters = layers * d * (3 * hidden + 4 * d + experts) + 2 * d * as_double(model.vocab_size);
-  // Upper bounds: of the values that a token leaves in all layers, and of the bytes that travel in a step.
+  // Upper bounds: of the values saved for a token in all layers, and of the bytes sent in a step.
   const double token_values = layers * (16 * d + experts + (moe ? k * (4 * width + 6 * d + k) : 6 * hidden));
   const double sequences = as_double(config.train.global_batch_size);
   const double step_tokens = sequences * as_double(config.data.sequence_length);
@@ -110,14 +110,16 @@ std::vector<std::string> validate(const Config& config) {
   const auto& parallel = config.parallel;
   const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;
   require(!config.train.cuda_graph || over_nccl,
-          "train.cuda_graph: needs train.device=cuda and parallel.transport=nccl: nothing else records a step");
+          "train.cuda_graph: needs train.device=cuda and parallel.transport=nccl: nothing else can capture a step");
   require(!config.train.cuda_graph || parallel.expert <= 1,
-          "train.cuda_graph: not with parallel.expert > 1, whose ranks wait for the counts of rows that they exchange");
-  require(!config.train.cuda_graph || !config.model.capacity_factor,
-          "train.cuda_graph: not with model.capacity_factor: the host asks how many assignments were kept");
+          "train.cuda_graph: not with parallel.expert > 1, whose dispatch waits for the numbers of rows (a host sync)");
+  require(
+      !config.train.cuda_graph || !config.model.capacity_factor,
+      "train.cuda_graph: not with model.capacity_factor: the host reads the number of kept assignments (a host sync)");
   require(!parallel.registered_memory || over_nccl,
-          "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, which it is for");
-  require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: a CPU waits for no other device");
+          "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, with which buffers are "
+          "registered");
+  require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: on a CPU there are none");
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.has_experts())
     for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));
   if (problems.empty()) problems = refuse_attention(config);
@@ -127,7 +129,7 @@ std::vector<std::string> validate(const Config& config) {
 
 namespace {
 
-/// A problem that begins with the path of a key, with the place that its value comes from: "... (command line)".
+/// A problem that begins with a key, with the place of its value appended: "... (command line)".
 std::string placed(const ConfigNode& tree, const std::string& problem) {
   const auto path = problem.substr(0, problem.find_first_of(": "));
   const ConfigNode* node = &tree;
@@ -139,7 +141,7 @@ std::string placed(const ConfigNode& tree, const std::string& problem) {
   return node == nullptr || node == &tree ? problem : fmt::format("{} ({})", problem, node->where);
 }
 
-/// A resolved config is written into the run folder and into checkpoints, where a later start has to read it.
+/// Checks that a later start can read the resolved config from the run folder and from checkpoints.
 void check_reads_back(const Config& config, const std::string& path) {
   try {
     const auto again = read_config_text<Config>(write_config(config), "the resolved config");

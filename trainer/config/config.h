@@ -10,7 +10,7 @@
 
 namespace olmoe {
 
-/// A whole run. docs/config.md is generated from these fields.
+/// The config of a run. docs/config.md is generated from these fields.
 struct Config {
   RunConfig run;
   ModelConfig model;

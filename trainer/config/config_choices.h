@@ -6,7 +6,7 @@
 #include "kernels/attention.h"
 #include "kernels/experts.h"
 
-/// What fields of a run's config choose between.
+/// Choices of fields in a run's config.
 namespace olmoe {
 
 enum class ComputeDtype { float32, bfloat16, float64 };

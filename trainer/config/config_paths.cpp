@@ -7,7 +7,7 @@
 namespace olmoe {
 namespace {
 
-/// The node that a dotted path names, or null where nothing names it.
+/// The node at a dotted path, or null without one.
 const ConfigNode* find_node(const ConfigNode& tree, std::string_view path) {
   const ConfigNode* node = &tree;
   for (size_t begin = 0; node != nullptr && begin <= path.size();) {
@@ -26,16 +26,16 @@ class PathResolver {
     const auto* node = find_node(tree_, key);
     return node != nullptr && node->file.empty();
   }
-  /// The folder of the file that a value stands in; empty, the working directory, for what was typed.
+  /// The folder of the file that a value is from; empty for an override: the working directory.
   std::string folder_of(const std::string& key) const {
     const auto* node = find_node(tree_, key);
     return node == nullptr ? "" : std::filesystem::path(node->file).parent_path().string();
   }
-  /// Where relative token paths of that key start. A root that stands in a file is not for what was typed.
+  /// Where relative token paths of that key start. A root in a file does not apply to overrides.
   std::string start_of_tokens(const std::string& key, const std::string& root) const {
     return is_typed(key) && !is_typed("data.root") ? "" : root;
   }
-  /// Runs `work`, and keeps the text of its ConfigError with the key's name and place.
+  /// Runs `work` and keeps the text of its ConfigError, with the key's name and place.
   template <class F>
   void noting(const std::string& key, const std::string& name, F&& work) {
     try {
@@ -45,7 +45,7 @@ class PathResolver {
       problems_.push_back(fmt::format("{}: {}{}", name, error.what(), node ? fmt::format(" ({})", node->where) : ""));
     }
   }
-  /// One path, where an empty one stands for none.
+  /// One path; an empty one stays empty.
   void resolve(const std::string& key, std::string& path, const std::string& folder) {
     if (!path.empty()) noting(key, key, [&] { path = user_path(path, folder); });
   }

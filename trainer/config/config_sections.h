@@ -8,7 +8,7 @@
 #include "trainer/config/config_choices.h"
 #include "trainer/config/evaluation_config.h"
 
-/// The trainer's own sections of a run's config; those of model and data stand beside their owners.
+/// The trainer's sections of a run's config; those of the model and the data are in their rooms.
 namespace olmoe {
 
 inline constexpr int64_t kAnyInteger = std::numeric_limits<int64_t>::max();
@@ -22,12 +22,12 @@ struct RunConfig {
 
   template <class V>
   void fields(V& v) {
-    v.required("folder", folder, "run folder: resolved config, metrics and checkpoints; a run found there goes on");
-    v("seed", seed, {0, kAnyInteger}, "of initial weights and data order");
+    v.required("folder", folder, "run folder: resolved config, metrics and checkpoints; a run found there is resumed");
+    v("seed", seed, {0, kAnyInteger}, "seed of the initial weights and the data order");
     v("threads", threads, {0, 1024}, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node");
     v("hang_timeout_s", hang_timeout_s, {0},
-      "ranks hang, and end with exit code 71, once no collective call began or returned for so long; "
-      "more than a save takes; 0: never");
+      "end a hung run with exit code 71: no collective call began or returned for this long; must be longer than a "
+      "save; 0: never");
   }
 };
 
@@ -44,30 +44,35 @@ struct TrainConfig {
   bool deterministic_attention = true;
   std::string init_from;
 
-  /// Of a step on `ranks` ranks.
+  /// The micro-batches of a step on `ranks` ranks.
   BatchPlan batches(int64_t ranks) const { return {global_batch_size, micro_batch_size, ranks}; }
 
   template <class V>
   void fields(V& v) {
     v.required("steps", steps, {1, kMostSteps}, "optimizer steps of the whole run");
-    v("compute_dtype", compute_dtype, "of gathered weights and activations; trained weights are fp32, or float64");
+    v("compute_dtype", compute_dtype,
+      "dtype of gathered weights and activations; master weights are fp32, or float64 in a float64 run");
     v("device", device, "where tensors live");
-    v("micro_batch_size", micro_batch_size, {1}, "sequences of one pass of one rank");
+    v("micro_batch_size", micro_batch_size, {1},
+      "sequences of a micro-batch: one forward and backward of one rank; more per step are gradient accumulation");
     v("global_batch_size", global_batch_size, {1}, "sequences of one optimizer step, all ranks together");
     v("recompute", recompute,
-      "selective: compute norms, rotary and router probabilities again in the backward; full: keep only the input of "
-      "each stage and its routing");
-    v("cuda_graph", cuda_graph, "on GPUs over NCCL, replay a step as one CUDA graph from the third on");
+      "activation checkpointing; selective: recompute norms, rotary embedding and router probabilities in the "
+      "backward; "
+      "full: save only each stage's input and routing");
+    v("cuda_graph", cuda_graph,
+      "on GPUs over NCCL, capture the third step as one CUDA graph and replay it from then on");
     v("expert_kernels", expert_kernels,
-      "fused: gathering and SwiGLU inside the experts' products; for bfloat16 on GPUs of compute capability 9.0; "
-      "without effect in a dense model");
+      "fused: gather and SwiGLU inside the grouped GEMMs; for bfloat16 on GPUs of compute capability 9.0; no effect in "
+      "a dense model");
     v("attention_kernel", attention_kernel,
-      "flash: FlashAttention-2, or on GPUs in other dtypes than bfloat16 ATen's other attention; cudnn: cuDNN's, for "
+      "flash: FlashAttention-2, on GPUs only in bfloat16 (other dtypes use ATen's other attention); cudnn: cuDNN's, "
+      "for "
       "bfloat16 on GPUs of compute capability 9.0");
     v("deterministic_attention", deterministic_attention,
-      "the same bits in every run; false lets attention's backward in bfloat16 on GPUs add up in any order, in less "
-      "time and memory");
-    v("init_from", init_from, "Hugging Face folder that weights start from; empty: random");
+      "the same bits in every run; false lets the backward in bfloat16 on GPUs sum in any order, in less time and "
+      "memory");
+    v("init_from", init_from, "Hugging Face folder of the initial weights; empty: random");
   }
 };
 
@@ -120,7 +125,7 @@ struct CheckpointConfig {
   void fields(V& v) {
     v("every_steps", every_steps, {0}, "steps between checkpoints; 0: none but the last");
     v("keep", keep, {0}, "newest checkpoints to keep; 0: all");
-    v("save_last", save_last, "save the last step too; a run that is asked to stop is always saved");
+    v("save_last", save_last, "save the last step too; a run that a signal stops is always saved");
   }
 };
 
@@ -138,7 +143,7 @@ struct ParallelConfig {
   template <class V>
   void fields(V& v) {
     v("replicate", replicate, {1}, "copies of the sharded model (hybrid sharding)");
-    v("shard", shard, {0}, "ranks that share one copy of the trained state; 0: all of the world");
+    v("shard", shard, {0}, "ranks that share one copy of the trained state; 0: all that replicate leaves");
     v("expert", expert, {1},
       "ranks that share the experts of a layer; tokens are dispatched to them. Divides shard and num_experts");
     v("expert_chunks", expert_chunks, {1, 1024},
@@ -149,10 +154,12 @@ struct ParallelConfig {
       "and reduces them once a step");
     v.renamed("gradient_wire", "reduce_dtype");
     v("reduce_dtype", reduce_dtype,
-      "dtype in which gradients are sent; they are summed in that of the trained weights (master) either way");
-    v("overlap", overlap, "on GPUs, gather the next stage and reduce the previous one while a stage computes");
+      "dtype in which gradients are sent in a reduce-scatter; master: that of the master weights, in which they are "
+      "always summed");
+    v("overlap", overlap,
+      "on GPUs, gather the next stage and reduce the previous one on side streams while a stage computes");
     v("registered_memory", registered_memory, "register gathered weights and full gradients with NCCL");
-    v("transport", transport, "between GPUs; host: through host memory, slowly, so that ranks may share a GPU");
+    v("transport", transport, "between GPUs; host: through host memory, which is slow, but ranks may share a GPU");
   }
 };
 
@@ -163,7 +170,7 @@ struct LogConfig {
   template <class V>
   void fields(V& v) {
     v("every_steps", every_steps, {1}, "steps between console lines (metrics.jsonl has every step)");
-    v("host_syncs", host_syncs, "on GPUs, count in metrics.jsonl how often LibTorch made the host wait within a step");
+    v("host_syncs", host_syncs, "on GPUs, count LibTorch's host syncs within a step in metrics.jsonl");
   }
 };
 

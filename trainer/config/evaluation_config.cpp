@@ -9,13 +9,13 @@
 namespace olmoe {
 namespace {
 
-/// Where the files of sets stand: "evaluation.paths[1]", "evaluation.sets[0]".
+/// The key of a set: "evaluation.paths[1]", "evaluation.sets[0]".
 std::string place_of(const EvaluationConfig& config, size_t set) {
   const size_t listed = config.paths.size();
   return set < listed ? fmt::format("evaluation.paths[{}]", set) : fmt::format("evaluation.sets[{}]", set - listed);
 }
 
-/// A name becomes a part of a key, eval/NAME/loss, and stands in lines of the log.
+/// A name is part of a key, eval/NAME/loss, and of log lines.
 bool is_name(const std::string& name) {
   constexpr size_t kMostBytes = 255;
   return !name.empty() && name.size() <= kMostBytes && name.find('/') == std::string::npos &&

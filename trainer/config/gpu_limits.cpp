@@ -6,10 +6,10 @@
 namespace olmoe {
 namespace {
 
-/// Values of bf16 in the 16 bytes that rows of a grouped product's operands are a multiple of (ATen's
+/// Rows of a grouped GEMM's operands are a multiple of so many bf16 values, which are 16 bytes (ATen's
 /// GroupedMMUtils.h: "strides should be multiple of 16 bytes").
 constexpr int64_t kGroupedRow = 8;
-/// Groups of one such product (GroupMM.cu: "Can't process more than 1024 groups", refused at 1,024).
+/// Groups of one grouped GEMM (GroupMM.cu: "Can't process more than 1024 groups", refused at 1,024).
 constexpr int64_t kMostGroups = 1023;
 /// Experts whose probabilities a warp holds (kernels/router.cu), and whose counts a block does (kernels/permute.cu).
 constexpr int64_t kMostExperts = 1024;
@@ -31,11 +31,11 @@ class Limits {
   std::vector<std::string> problems_;
 };
 
-/// The products of experts in bf16 are ATen's; with train.expert_kernels=fused those of down's forward and of dx.
-void check_grouped_products(Limits& limits, const Config& config) {
+/// ATen's grouped GEMMs compute the experts in bf16; with train.expert_kernels=fused down's forward and dx.
+void check_grouped_gemms(Limits& limits, const Config& config) {
   const auto whole_rows = [&](const char* key, int64_t width) {
     limits.require(width % kGroupedRow == 0,
-                   fmt::format("model.{}: {} must be a multiple of {} on a GPU in bfloat16: LibTorch's grouped product "
+                   fmt::format("model.{}: {} must be a multiple of {} on a GPU in bfloat16: LibTorch's grouped GEMM "
                                "takes rows of whole 16 bytes; make it {}, or use train.compute_dtype=float32",
                                key, width, kGroupedRow, (width / kGroupedRow + 1) * kGroupedRow));
   };
@@ -43,7 +43,7 @@ void check_grouped_products(Limits& limits, const Config& config) {
   whole_rows("expert_width", config.model.expert_width);
   const int64_t of_rank = config.model.num_experts / std::max<int64_t>(1, config.parallel.expert);
   limits.require(of_rank <= kMostGroups,
-                 fmt::format("model.num_experts: a rank has {} experts, and LibTorch's grouped product in bfloat16 "
+                 fmt::format("model.num_experts: a rank has {} experts, and LibTorch's grouped GEMM in bfloat16 "
                              "takes {} at most on a GPU; raise parallel.expert, or lower model.num_experts",
                              of_rank, kMostGroups));
 }
@@ -53,7 +53,7 @@ void check_experts(Limits& limits, const Config& config) {
   limits.require(model.num_experts <= kMostExperts,
                  fmt::format("model.num_experts: {} are more than the {} that the router's kernels take on a GPU",
                              model.num_experts, kMostExperts));
-  if (config.train.compute_dtype == ComputeDtype::bfloat16) check_grouped_products(limits, config);
+  if (config.train.compute_dtype == ComputeDtype::bfloat16) check_grouped_gemms(limits, config);
 }
 
 void check_attention(Limits& limits, const Config& config) {

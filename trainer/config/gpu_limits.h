@@ -6,8 +6,8 @@
 
 namespace olmoe {
 
-/// Widths and counts of a config that kernels on a GPU cannot take, ours or LibTorch's: one sentence each, that names
-/// the key and what to change. Empty for a config of a CPU. Where LibTorch sets the limit, of version 2.11.
+/// Widths and counts of a config that a GPU's kernels, ours or those of LibTorch 2.11, do not support: one sentence
+/// each that names the key and what to change. Empty for a config that trains on a CPU.
 std::vector<std::string> gpu_limits(const Config& config);
 
 }  // namespace olmoe

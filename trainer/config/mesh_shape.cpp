@@ -28,8 +28,8 @@ bool expert_fits(const Config& config, int64_t shard) {
   return expert == 1 || (config.model.has_experts() && shard % expert == 0 && config.model.num_experts % expert == 0);
 }
 
-/// What to choose of `grids`, each told by `text`: those that parallel.expert fits too, or else all of them, without
-/// expert parallelism.
+/// Proposes `grids` in the words of `text`: those that parallel.expert fits too, or else all of them, without expert
+/// parallelism.
 std::string proposal(const Config& config, const std::vector<Grid>& grids,
                      const std::function<std::string(const Grid&)>& text) {
   std::vector<std::string> fitting, all;

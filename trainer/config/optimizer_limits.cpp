@@ -9,7 +9,7 @@
 namespace olmoe {
 namespace {
 
-/// Problems of constants that are in range, once they are rounded to P.
+/// Problems of constants that are in range, after rounding to P.
 template <typename P>
 std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtype) {
   std::vector<std::string> problems;
@@ -31,17 +31,18 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
   for (const auto& [key, beta] : {std::pair("beta1", config.beta1), std::pair("beta2", config.beta2)}) {
     in_range(key, beta);
     refuse(static_cast<P>(beta) == 1,
-           fmt::format("optimizer.{}: {} rounds to 1 in {}: the moment would forget nothing", key, beta, dtype));
+           fmt::format("optimizer.{}: {} rounds to 1 in {}: the moment would never decay", key, beta, dtype));
   }
   if (!problems.empty()) return problems;
   // The step size of the first step, and the share that decays at the peak rate.
   refuse(overflows(config.lr / (1 - config.beta1)),
          fmt::format("optimizer.lr: {} / (1 - beta1 {}) is infinite in {}", config.lr, config.beta1, dtype));
   const double decay = config.lr * config.weight_decay;
-  refuse(decay > 0 && static_cast<P>(1 - decay) == 1,
-         fmt::format("optimizer.weight_decay: {} at lr {} vanishes beside 1 in {}, so that nothing decays; say 0, or a "
-                     "larger value",
-                     config.weight_decay, config.lr, dtype));
+  refuse(
+      decay > 0 && static_cast<P>(1 - decay) == 1,
+      fmt::format("optimizer.weight_decay: {} at lr {} vanishes next to 1 in {}, so that nothing decays; use 0, or a "
+                  "larger value",
+                  config.weight_decay, config.lr, dtype));
   refuse(overflows(1 - decay),
          fmt::format("optimizer.weight_decay: {} at lr {} is infinite in {}", config.weight_decay, config.lr, dtype));
   return problems;
@@ -50,7 +51,7 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
 }  // namespace
 
 std::vector<std::string> validate(const OptimizerConfig& config, ComputeDtype compute_dtype) {
-  if (!values_out_of_range(config).empty()) return {};  // are told with those of the other sections
+  if (!values_out_of_range(config).empty()) return {};  // reported with those of the other sections
   return compute_dtype == ComputeDtype::float64 ? lost_in<double>(config, "float64") : lost_in<float>(config, "fp32");
 }
 

@@ -10,7 +10,7 @@
 namespace olmoe::cuda {
 namespace {
 
-/// Every .cu file is compiled for the same GPUs, so code for this one is code for all.
+/// Every .cu file is compiled for the same GPUs: where this kernel loads, all do.
 __global__ void probe() {}
 
 }  // namespace
@@ -35,7 +35,7 @@ void use_device(int index) {
   cudaFuncAttributes code{};
   const auto status = cudaFuncGetAttributes(&code, probe);
   if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction) {
-    cudaGetLastError();  // it is reported here, and must not be found again by the next launch
+    cudaGetLastError();  // clears the error, which is reported here, before the next launch sees it
     const auto facts = gpu_facts(index);
     throw ConfigError(fmt::format(
         "train.device: this program has no code for GPU {}, {} (compute capability {}.{}); "

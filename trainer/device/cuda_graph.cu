@@ -20,37 +20,37 @@ void order(const c10::cuda::CUDAStream& first, const c10::cuda::CUDAStream& seco
   event.block(second);
 }
 
-class CudaGraphRecorder final : public GraphRecorder {
+class CudaDeviceGraph final : public DeviceGraph {
  public:
-  explicit CudaGraphRecorder(c10::Device device)
+  explicit CudaDeviceGraph(c10::Device device)
       : stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, device.index())) {}
 
-  void rehearse(const std::function<void()>& work) override { beside_caller(work); }
+  void warm_up(const std::function<void()>& work) override { run_on_stream(work); }
 
-  void record(const std::function<void()>& work) override {
-    ENSURE(!recorded_, "a graph is recorded once");
+  void capture(const std::function<void()>& work) override {
+    ENSURE(!captured_, "a graph is captured once");
     const std::lock_guard one_at_a_time(mutex());
-    // A graph has a pool of memory of its own: what the rehearsals needed would lie idle beside it.
+    // A graph has a memory pool of its own: what the warm-up cached would stay unused.
     c10::cuda::device_synchronize();
     c10::cuda::CUDACachingAllocator::emptyCache();
-    beside_caller([&] { capture(work); });
-    recorded_ = true;
+    run_on_stream([&] { capture_work(work); });
+    captured_ = true;
   }
 
   void replay() override {
-    ENSURE(recorded_, "there is no graph to replay");
+    ENSURE(captured_, "there is no graph to replay");
     graph_.replay();
   }
 
  private:
-  /// LibTorch's allocator is the whole process's, and gives no memory back while any thread records.
+  /// LibTorch's allocator is one per process, and frees no memory while any thread captures.
   static std::mutex& mutex() {
     static std::mutex only_one;
     return only_one;
   }
 
   /// The caller's own stream may be the default one, which cannot be captured.
-  void beside_caller(const std::function<void()>& work) const {
+  void run_on_stream(const std::function<void()>& work) const {
     const auto caller = c10::cuda::getCurrentCUDAStream(stream_.device_index());
     order(caller, stream_);
     {
@@ -60,11 +60,11 @@ class CudaGraphRecorder final : public GraphRecorder {
     order(stream_, caller);
   }
 
-  void capture(const std::function<void()>& work) {
+  void capture_work(const std::function<void()>& work) {
     const auto pool = at::cuda::graph_pool_handle();
     bool ending = false;
     try {
-      // What other threads do meanwhile, NCCL's among them, is none of the graph's business.
+      // What other threads enqueue meanwhile, NCCL's among them, is not captured.
       graph_.capture_begin(pool, cudaStreamCaptureModeThreadLocal);
       work();
       ending = true;
@@ -72,25 +72,25 @@ class CudaGraphRecorder final : public GraphRecorder {
     } catch (...) {
       if (!ending) quietly([&] { graph_.capture_end(); });
       give_back(pool);
-      cudaGetLastError();  // that of the capture is on its way to the caller, and must not be found by the next launch
+      cudaGetLastError();  // clears the capture's error, which is thrown here, before the next launch sees it
       throw;
     }
   }
 
-  /// Where a capture fails, LibTorch 2.11 ends it without a word to its two allocators, of device and of pinned memory.
-  /// They would go on filling the graph's pools, by a filter that belongs to the graph, and give nothing back.
+  /// Where a capture fails, LibTorch 2.11 does not notify its two allocators, of device and of pinned memory: they
+  /// would keep allocating from the graph's pools, by a filter that belongs to the graph, and free nothing.
   void give_back(const c10::MempoolId_t& pool) {
     namespace device = c10::cuda::CUDACachingAllocator;
     const auto index = stream_.device_index();
     auto* const host = at::getHostAllocator(at::kCUDA);
-    quietly([&] { device::endAllocateToPool(index, pool); });  // these throw where they were told
+    quietly([&] { device::endAllocateToPool(index, pool); });  // these throw where the capture has ended
     quietly([&] { host->end_allocate_to_pool(pool); });
     if (quietly([&] { graph_.pool(); })) return;  // a graph that has ended its capture gives its pools back itself
     quietly([&] { device::releasePool(index, pool); });
     quietly([&] { host->release_pool(pool); });
   }
 
-  /// True if `call` did not throw. The first error is the one to tell.
+  /// True if `call` did not throw. The first error is the one to report.
   template <class Call>
   static bool quietly(const Call& call) {
     try {
@@ -103,14 +103,14 @@ class CudaGraphRecorder final : public GraphRecorder {
 
   c10::cuda::CUDAStream stream_;
   at::cuda::CUDAGraph graph_;
-  bool recorded_ = false;
+  bool captured_ = false;
 };
 
 }  // namespace
 
-std::unique_ptr<GraphRecorder> make_graph_recorder(c10::Device device) {
+std::unique_ptr<DeviceGraph> make_device_graph(c10::Device device) {
   const c10::cuda::CUDAGuard guard(device);
-  return std::make_unique<CudaGraphRecorder>(c10::Device(c10::kCUDA, c10::cuda::current_device()));
+  return std::make_unique<CudaDeviceGraph>(c10::Device(c10::kCUDA, c10::cuda::current_device()));
 }
 
 }  // namespace olmoe::cuda

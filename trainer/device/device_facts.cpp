@@ -12,7 +12,7 @@
 namespace olmoe {
 namespace {
 
-/// What stands behind the first `key` and a colon in a file of the system; empty where it does not.
+/// The value of the first line `key: value` in a system file; empty without one.
 std::string entry(const char* path, const std::string& key) {
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);) {
@@ -24,14 +24,14 @@ std::string entry(const char* path, const std::string& key) {
   return {};
 }
 
-/// kHz as MHz of a file of cpufreq, which many virtual machines lack.
+/// A frequency of cpufreq in MHz; none on virtual machines without it.
 std::optional<double> frequency_mhz(const char* name) {
   std::ifstream in(fmt::format("/sys/devices/system/cpu/cpu0/cpufreq/{}", name));
   double khz = 0;
   return in >> khz ? std::optional(khz / 1e3) : std::nullopt;
 }
 
-/// "8 cores", and what leaves less than these.
+/// "8 cores", and CPU limits below that.
 std::string describe_cores(const SystemView& system) {
   const int cores = allowed_cores();
   auto text = cores > 0 ? fmt::format("{} cores", cores) : "unknown cores";
@@ -72,7 +72,7 @@ DeviceFacts read_device_facts(c10::Device device, const SystemView& system) {
 
 std::string describe(const cuda::GpuFacts& gpu, const std::optional<std::string>& driver) {
   return fmt::format("{}, compute capability {}.{}, driver {}", gpu.name, gpu.major, gpu.minor,
-                     driver.value_or("not told"));
+                     driver.value_or("unknown"));
 }
 
 std::string describe(const DeviceFacts& facts) {

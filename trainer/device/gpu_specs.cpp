@@ -38,7 +38,7 @@ std::string gpu_names() {
 const GpuSpecs& find_gpu(std::string_view name) {
   for (const auto& gpu : kGpus)
     if (gpu.name == name) return gpu;
-  throw ConfigError(fmt::format("--gpu: no figures are known of {}; known are {}", name, gpu_names()));
+  throw ConfigError(fmt::format("--gpu: unknown GPU {}; known are {}", name, gpu_names()));
 }
 
 }  // namespace olmoe

@@ -7,7 +7,7 @@
 namespace olmoe {
 namespace {
 
-/// A shared library while it is open; none where the system has none.
+/// An open shared library; empty where the system lacks it.
 class Library {
  public:
   explicit Library(const char* name) : handle_(dlopen(name, RTLD_NOW | RTLD_LOCAL)) {}
@@ -17,7 +17,7 @@ class Library {
   Library(const Library&) = delete;
   Library& operator=(const Library&) = delete;
 
-  /// Calls a function that returns 0 for success; false where it does not, or is not there.
+  /// Calls a function that returns 0 for success. False where it fails or is missing.
   template <class... Args>
   bool call(const char* function, Args... args) const {
     void* const symbol = handle_ != nullptr ? dlsym(handle_, function) : nullptr;

@@ -12,9 +12,8 @@
 namespace olmoe::tensor_memory {
 namespace {
 
-/// LibTorch's allocator of tensors in host memory, with a count of what it hands out. Memory is freed by any thread,
-/// and without a word of its size: malloc is asked for that, so the count is of blocks, some bytes more than the
-/// tensors'.
+/// Counts what LibTorch's allocator of host memory hands out. The deleter is given no size, so malloc's block sizes are
+/// counted, some bytes more than the tensors'. Memory is freed by any thread.
 class CountingAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t size_bytes) override {
@@ -31,7 +30,7 @@ class CountingAllocator final : public c10::Allocator {
 
   int64_t bytes() const { return bytes_; }
   int64_t peak_bytes() const { return peak_bytes_; }
-  void forget_peak() { peak_bytes_ = bytes_.load(); }
+  void reset_peak() { peak_bytes_ = bytes_.load(); }
 
  private:
   static int64_t block_bytes(void* memory) { return static_cast<int64_t>(malloc_usable_size(memory)); }
@@ -46,7 +45,7 @@ class CountingAllocator final : public c10::Allocator {
   std::atomic<int64_t> bytes_ = 0, peak_bytes_ = 0;
 };
 
-/// Never destroyed: tensors of static objects are freed later than any of ours.
+/// Never destroyed: tensors of static objects are freed after ours.
 CountingAllocator& host_allocator() {
   static auto* const allocator = new CountingAllocator;
   return *allocator;
@@ -79,9 +78,9 @@ std::optional<int64_t> peak_bytes(at::Device device) {
   return counts_host() ? std::optional(host_allocator().peak_bytes()) : std::nullopt;
 }
 
-void forget_peak(at::Device device) {
+void reset_peak(at::Device device) {
   if (!device.is_cpu()) return c10::getDeviceAllocator(device.type())->resetPeakStats(device.index());
-  host_allocator().forget_peak();
+  host_allocator().reset_peak();
 }
 
 }  // namespace olmoe::tensor_memory

@@ -1,4 +1,4 @@
-// Bytes that tensors of this process take, as their allocators count them: what a plan of memory is held against.
+// Bytes of this process's tensors, as their allocators count them, to compare with the memory plan.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -7,12 +7,12 @@
 
 namespace olmoe::tensor_memory {
 
-/// From now on counts tensors in host memory; one made before is never counted. A GPU's allocator counts by itself.
+/// Starts to count tensors in host memory; those made before are not counted. A GPU's allocator always counts.
 void count_host();
-/// What tensors of `device` take now; nothing where it is the CPU and count_host() was not called.
+/// Bytes of `device`'s tensors now; none on a CPU without count_host().
 std::optional<int64_t> bytes(at::Device device);
-/// The most that they took at one time since the start, or since forget_peak().
+/// Peak of these bytes since the start or reset_peak().
 std::optional<int64_t> peak_bytes(at::Device device);
-void forget_peak(at::Device device);
+void reset_peak(at::Device device);
 
 }  // namespace olmoe::tensor_memory

@@ -5,8 +5,8 @@
 
 namespace olmoe {
 
-/// While it lives, counts LibTorch's warnings in this thread that contain `text`, and keeps them to itself. Others are
-/// told as before.
+/// Counts and drops LibTorch's warnings in this thread that contain `text` while it lives. Others are reported as
+/// before.
 class WarningCounter {
  public:
   explicit WarningCounter(std::string text);

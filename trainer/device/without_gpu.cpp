@@ -1,4 +1,4 @@
-// What a build without CUDA has instead of the .cu files.
+// Replaces the .cu files in a build without CUDA.
 #include "core/error.h"
 #include "trainer/device/cuda_device.h"
 #include "trainer/device/cuda_graph.h"
@@ -18,6 +18,6 @@ GpuFacts gpu_facts(int) { refuse("gpu_facts"); }
 void use_device(int) { refuse("use_device"); }
 HostSyncMode::HostSyncMode(Then) : before_(0) { refuse("HostSyncMode"); }
 HostSyncMode::~HostSyncMode() = default;
-std::unique_ptr<GraphRecorder> make_graph_recorder(c10::Device) { refuse("make_graph_recorder"); }
+std::unique_ptr<DeviceGraph> make_device_graph(c10::Device) { refuse("make_device_graph"); }
 
 }  // namespace olmoe::cuda

@@ -15,8 +15,8 @@
 namespace olmoe {
 namespace {
 
-/// Two ranks on one GPU would wait for each other in NCCL. The number of GPUs that a rank sees does not tell: launchers
-/// may show each rank its own alone. Collective over ranks.
+/// NCCL does not support two ranks on one GPU. Compares UUIDs, because launchers may make only its own GPU visible to
+/// each rank. Collective over ranks.
 void refuse_shared_gpus(Communicator& ranks, int index) {
   const auto [high, low] = cuda::gpu_facts(index).uuid;
   const auto own = at::tensor({high, low}, at::kLong);
@@ -65,7 +65,7 @@ c10::Device device_of_rank(DeviceKind kind) {
     throw ConfigError(
         "train.device: this program was built without CUDA; build the preset cuda-release, or use "
         "train.device=cpu");
-  if (count == 0) throw ConfigError("train.device: no GPU is to be seen (nvidia-smi should list some)");
+  if (count == 0) throw ConfigError("train.device: no GPU is visible (check nvidia-smi and CUDA_VISIBLE_DEVICES)");
   return {at::kCUDA, static_cast<at::DeviceIndex>(local_rank(process_environment()) % count)};
 }
 
@@ -73,7 +73,7 @@ void prepare_device(const ResolvedRun& run) {
   if (run.device.is_cpu()) return check_cpu(run.config.train);
   cuda::use_device(run.device.index());
   check_gpu(run.config, cuda::gpu_facts(run.device.index()));
-  // Products of bf16 are summed in fp32 to the end: cuBLAS may not add up partial sums in bf16.
+  // GEMMs of bf16 accumulate in fp32 to the end: cuBLAS may not reduce partial sums in bf16.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
 }
 
@@ -82,8 +82,8 @@ void check_gpu(const Config& config, const cuda::GpuFacts& gpu) {
   const bool waits = grouped && gpu.major != 9 && gpu.major != 10;
   if (config.train.cuda_graph && waits)
     throw ConfigError(
-        fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped product of "
-                    "bfloat16 waits for the host; it does not on 9.0 and 10.0 (H100, H200, B200)",
+        fmt::format("train.cuda_graph: on {} (compute capability {}.{}) LibTorch's grouped GEMM of "
+                    "bfloat16 needs a host sync; it does not on 9.0 and 10.0 (H100, H200, B200)",
                     gpu.name, gpu.major, gpu.minor));
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.has_experts())
     check_fused_experts(gpu);
@@ -92,7 +92,7 @@ void check_gpu(const Config& config, const cuda::GpuFacts& gpu) {
 
 std::unique_ptr<Communicator> connect_devices(const ResolvedRun& run, Communicator& world) {
   auto ranks = world.split(0, world.rank(), world.name());
-  const bool alone = ranks->size() == 1;  // such a group needs no back end
+  const bool alone = ranks->size() == 1;  // one rank needs no back end
   if (run.device.is_cpu() || alone || run.config.parallel.transport == Transport::host) return ranks;
   refuse_shared_gpus(*ranks, run.device.index());
   std::unique_ptr<Communicator> joined;

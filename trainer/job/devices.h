@@ -10,16 +10,15 @@
 
 namespace olmoe {
 
-/// The CPU, or GPU number (place of this rank on its node) mod (GPUs that this process sees). Throws ConfigError where
-/// there is none.
+/// The CPU, or GPU (rank on the node) mod (visible GPUs). Throws ConfigError where there is no GPU.
 c10::Device device_of_rank(DeviceKind kind);
-/// Makes the GPU of a run current, or looks at the CPU. Refuses a device that this program has no code for, a compute
-/// dtype that this CPU would only emulate, and what check_gpu() does. Throws ConfigError.
+/// Makes the run's GPU current, or checks the CPU. Throws ConfigError for a device that this program has no code for, a
+/// compute dtype that this CPU would emulate, and as check_gpu() does.
 void prepare_device(const ResolvedRun& run);
-/// Refuses train.cuda_graph on a GPU where a step of this config waits for the host, and fused experts where this
-/// program or this GPU has none. What no GPU can run was refused when the config was read. Throws ConfigError.
+/// Throws ConfigError for train.cuda_graph on a GPU where a step of this config needs a host sync, and for fused
+/// experts or cuDNN attention that this program or GPU lacks. What no GPU can run is refused when the config is read.
 void check_gpu(const Config& config, const cuda::GpuFacts& gpu);
-/// The same ranks, joined as the run's device wants: GPUs over NCCL, or as `world` joins them. After
+/// A communicator of the same ranks for the run's device: NCCL for GPUs, else that of `world`. Call after
 /// prepare_device(). Throws ConfigError where ranks share a GPU over NCCL. Collective over world.
 std::unique_ptr<Communicator> connect_devices(const ResolvedRun& run, Communicator& world);
 

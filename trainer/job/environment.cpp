@@ -25,7 +25,7 @@
 namespace olmoe {
 namespace {
 
-/// The features of /proc/cpuinfo that choose kernels, of this machine.
+/// The features in /proc/cpuinfo by which kernels are chosen.
 std::string cpu_features() {
   std::ifstream in("/proc/cpuinfo");
   std::string line, found;
@@ -41,16 +41,16 @@ void prepare_process() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);  // never; any number would be a threshold
   mallopt(M_TOP_PAD, 64 << 20);
-  // One arena. The data loader's thread allocates small aligned tensors that the training thread frees: glibc before
-  // 2.38 takes those from fresh memory until that thread's arena, 64 MiB, is used up. In one arena they are reused.
+  // One arena. The loader's thread allocates small aligned tensors that the training thread frees: glibc before 2.38
+  // takes them from new memory until that thread's arena of 64 MiB is full. In one arena they are reused.
   mallopt(M_ARENA_MAX, 1);
-  // oneDNN writes code for each shape of a bf16 product, and an expert's rows change from step to step; its default of
-  // 1,024 kept shapes made half of a step compilation.
+  // oneDNN compiles code for each shape of a bf16 GEMM, and the rows of experts change in every step. With its default
+  // cache of 1,024 shapes, half of a step was compilation.
   setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384", /*overwrite=*/0);
-  // NCCL's groups start in the order of the calls. Else two ranks could each begin with one that the other has no room
-  // for.
+  // NCCL launches groups in the order of the calls. Otherwise two ranks could start different groups, each of which
+  // occupies the GPU, and deadlock.
   setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", /*overwrite=*/0);
-  // What cuBLAS wants before it promises the same bits in every run.
+  // Required by cuBLAS for the same bits in every run.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
   report_file_size_limit();
   raise_open_file_limit();
@@ -64,13 +64,13 @@ void end_within(std::chrono::seconds patience, ExitCode code) {
       std::this_thread::sleep_for(patience);
       std::_Exit(static_cast<int>(code));
     }).detach();
-  } catch (const std::system_error& error) {  // an error is being told already: that one must not hide it
-    log::warn("nothing ends this process should the others hang: {}", error.code().message());
+  } catch (const std::system_error& error) {  // the caller is reporting an error, which this one must not hide
+    log::warn("no timer ends this process if other ranks hang: {}", error.code().message());
   }
 }
 
 int ranks_on_node() {
-  // The last one reads "8(x4)" or "8,7" and is set by srun alone, for the tasks that it starts.
+  // The last is "8(x4)" or "8,7", and is set by srun only, for the tasks that it starts.
   for (const char* name :
        {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"})
     if (const char* text = std::getenv(name); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
@@ -86,8 +86,8 @@ int choose_threads(int64_t configured, int ranks_on_node, const SystemView& syst
   if (configured > 0) return static_cast<int>(configured);
   if (const char* text = std::getenv("OMP_NUM_THREADS"); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
   const int own = allowed_cores();
-  ENSURE(own > 0, "the system does not tell which cores this process may run on; set run.threads");
-  // Whole CPUs: with more threads than a quota feeds, all of them wait for the one that stands still.
+  ENSURE(own > 0, "the system does not report the cores that this process may run on; set run.threads");
+  // Whole CPUs: with more threads than the quota allows, all of them wait for the one that is throttled.
   const int together = static_cast<int>(tightest(cpu_bounds(system)).cpus);
   return threads_of_rank(std::min(own, cpus_of_slurm_task(ranks_on_node, system).value_or(own)), together,
                          ranks_on_node);

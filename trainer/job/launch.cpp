@@ -19,11 +19,11 @@
 namespace olmoe {
 namespace {
 
-// For the last words of a rank that has an error, and for the others to come as far.
+// Time for a failed rank to report its error, and for the others to reach theirs.
 constexpr auto kFarewell = std::chrono::seconds(30);
 
-/// Errors that every rank meets alike, each for itself: one screen should show them once. They are the user's to mend,
-/// or the disk's, and no calls of ranks explain them.
+/// Errors that usually occur on every rank, and are reported once. They are for the user to fix, or the disk's, and a
+/// trace of collectives does not explain them.
 bool is_common(const std::exception& error, ExitCode code) {
   const bool of_file = dynamic_cast<const FileError*>(&error) != nullptr ||
                        dynamic_cast<const std::filesystem::filesystem_error*>(&error) != nullptr;
@@ -35,7 +35,7 @@ void report(const std::exception& error, Communicator& world) {
   const auto code = exit_code_of(error);
   if (world.size() > 1) end_within(kFarewell, code);
   const bool agreed = is_agreed(error);
-  // Rank 0 speaks for all and ends the job meanwhile; where it met no error, this rank speaks after all.
+  // Rank 0 reports for all and ends the job meanwhile. Where rank 0 has no error, this rank reports after the wait.
   const bool common = is_common(error, code);
   if (!agreed && common && world.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(3));
   if (!agreed || world.rank() == 0) {
@@ -43,7 +43,7 @@ void report(const std::exception& error, Communicator& world) {
     if (!common && !agreed)
       log::error("last collectives of {}:\n{}", world.name(), world.diagnostics().trace()->text());
   }
-  if (agreed) world.barrier();  // no rank ends the job before rank 0 has told why
+  if (agreed) world.barrier();  // no rank ends the job before rank 0 has reported why
 }
 
 /// The ranks of this job, however they were started.
@@ -57,7 +57,7 @@ struct Job {
       library = mpi->library_version();
     } else if (const auto meeting = find_rendezvous(process_environment())) {
       world = make_store_communicator(*meeting);
-      library = "none, ranks meet over TCP";  // hosts may know the place by other names
+      library = "none, ranks meet over TCP";  // without the address, whose name may differ between hosts
     } else {
       world = make_single_communicator();
     }
@@ -94,7 +94,7 @@ int run_launched(const std::function<ExitCode(Communicator&, const std::string&)
     refuse_mixed_launchers(started_in);
     Job job;
     return run_joined(job, started_in, body);
-  } catch (const std::exception& error) {  // the ranks did not meet
+  } catch (const std::exception& error) {  // the ranks were not joined
     log::error("{}", error_text(error));
     return static_cast<int>(exit_code_of(error));
   }

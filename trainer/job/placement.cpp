@@ -14,10 +14,10 @@ void check_placement(Communicator& world, MeshShape mesh) {
   const auto topology = describe_topology(gather_text(world, host_name()), mesh);
   log::info("{}", topology.summary);
   if (topology.scattered.empty()) return;
-  throw ConfigError(
-      fmt::format("{}: the ranks of {} are spread over hosts, although they fit into one: place ranks host after host "
-                  "(mpirun --map-by slot, srun --distribution=block), not in turns",
-                  topology.summary, fmt::join(topology.scattered, " and of ")));
+  throw ConfigError(fmt::format(
+      "{}: the ranks of {} are spread over hosts, although they fit into one: fill one host after the other "
+      "(mpirun --map-by slot, srun --distribution=block), not round-robin",
+      topology.summary, fmt::join(topology.scattered, " and of ")));
 }
 
 }  // namespace olmoe

@@ -4,8 +4,8 @@
 
 namespace olmoe {
 
-/// Logs how the mesh lies over hosts. Throws ConfigError where the launcher scattered over hosts what could be
-/// together, and says how to place ranks. Collective over world.
+/// Logs how the mesh is placed on hosts. Throws ConfigError, with how to place ranks, where a group spans more hosts
+/// than it needs. Collective over world.
 void check_placement(Communicator& world, MeshShape mesh);
 
 }  // namespace olmoe

@@ -25,21 +25,21 @@ constexpr std::array kRules{
     Rule{SIGTERM, "SIGTERM", Answer::save_and_leave}, Rule{SIGINT, "SIGINT", Answer::save_and_leave},
     Rule{SIGHUP, "SIGHUP", Answer::save_and_leave},   Rule{SIGUSR1, "SIGUSR1", Answer::save_and_leave},
     Rule{SIGUSR2, "SIGUSR2", Answer::save_and_leave}, Rule{SIGXCPU, "SIGXCPU", Answer::save_and_leave},
-    Rule{SIGPIPE, "SIGPIPE", Answer::go_on},          Rule{SIGXFSZ, "SIGXFSZ", Answer::go_on},
+    Rule{SIGPIPE, "SIGPIPE", Answer::ignore},         Rule{SIGXFSZ, "SIGXFSZ", Answer::ignore},
 };
 constexpr int64_t kSecond_ns = 1'000'000'000;
 constexpr auto kPatience = std::chrono::seconds(10);
 
 // Any thread may be the one that handles a signal.
 std::atomic<int> first_request = 0;
-std::array<std::atomic<int>, kRules.size()> unanswered{};  // of each rule: 0, or 1 + the moment that its signal came at
+std::array<std::atomic<int>, kRules.size()> unanswered{};  // for each rule 0, or 1 + the Moment of its signal
 std::atomic<int64_t> interrupted_ns = 0;
 std::atomic<Moment> now_at = Moment::joining;
 std::atomic<bool> ended = false;
 sem_t wake;  // for the listener
 static_assert(std::atomic<int64_t>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
-/// True for a second SIGINT that is a person's, not the echo of one that a launcher passes on.
+/// True for a second SIGINT from a user, not for the copy that a launcher forwards at once.
 bool is_second_interrupt(int signal) {
   if (signal != SIGINT) return false;
   timespec time{};
@@ -53,7 +53,7 @@ size_t rule_of(int signal) {
   return static_cast<size_t>(std::ranges::find(kRules, signal, &Rule::signal) - kRules.begin());
 }
 
-/// In a signal handler: nothing is called that is not allowed there.
+/// Runs in a signal handler: only async-signal-safe calls.
 [[noreturn]] void leave_before_the_start(int signal) {
   constexpr std::string_view kSays = ": this run has not started yet; leaving with exit code 75\n";
   const std::string_view name = kRules[rule_of(signal)].name;
@@ -80,13 +80,13 @@ void apply(const Rule& rule) {
   struct sigaction action {
   }, before{};
   action.sa_handler = rule.answer == Answer::save_and_leave ? on_signal : SIG_IGN;
-  action.sa_flags = SA_RESTART;  // a system call in progress goes on; the step ends first
+  action.sa_flags = SA_RESTART;  // system calls in progress continue; the step is finished first
   sigaction(rule.signal, &action, &before);
-  // nohup's way to say that a run outlives its terminal.
+  // As nohup sets it: the run outlives its terminal.
   if (rule.signal == SIGHUP && before.sa_handler == SIG_IGN) ::signal(SIGHUP, SIG_IGN);
 }
 
-/// What happens next. Nothing is promised of a save that may fail.
+/// What happens next. Promises no save, which may fail.
 const char* next_of(Moment moment) {
   switch (moment) {
     case Moment::joining:  // answered in the handler
@@ -120,7 +120,7 @@ int requested() { return first_request; }
 
 void install_handlers() {
   for (const auto& rule : kRules) apply(rule);
-  sigset_t all;  // whoever started this process may have had them blocked
+  sigset_t all;  // the parent process may have had them blocked
   sigemptyset(&all);
   for (const auto& rule : kRules) sigaddset(&all, rule.signal);
   pthread_sigmask(SIG_UNBLOCK, &all, nullptr);
@@ -144,7 +144,7 @@ Listener::~Listener() {
 void Listener::listen() {
   while (true) {
     while (sem_wait(&wake) != 0) continue;  // a handler ran on this thread
-    const bool last = ended;                // read first: a signal that came before the end is in its slot by now
+    const bool last = ended;                // read first: a signal before the end is in its slot by now
     for (size_t rule = 0; rule < kRules.size(); ++rule)
       if (const int came = unanswered[rule].exchange(0); came != 0)
         answer(kRules[rule].signal, static_cast<Moment>(came - 1));
@@ -156,7 +156,7 @@ void Listener::answer(int signal, Moment moment) {
   const auto text = fmt::format("{}: {}", name_of(signal), next_of(moment));
   if (moment != Moment::starting) return log::info("{}. SIGQUIT, or SIGINT twice, ends it at once", text);
   end_within(kPatience, ExitCode::preempted);
-  // One rank says it for all that have the signal, and ends the job meanwhile.
+  // One rank logs it for all that have the signal, and ends the job meanwhile.
   if (world_.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(1));
   log::warn("{}", text);
   world_.abort(static_cast<int>(ExitCode::preempted));

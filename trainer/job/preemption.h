@@ -4,39 +4,39 @@
 
 #include "parallel/collectives/communicator.h"
 
-/// What this program does with signals: one table, which docs/failures.md prints. A signal belongs to the process, so
-/// this is the one place with process-wide state.
+/// How this program handles signals: one table, printed in docs/failures.md. Signals belong to the process, so this is
+/// the one place with process-wide state.
 namespace olmoe::preemption {
 
 enum class Answer {
-  save_and_leave,  ///< the step that is being trained is finished and saved; exit code 75
-  go_on,           ///< what it warns of is met as an error of the call that failed
+  save_and_leave,  ///< finish and save the current step; exit code 75
+  ignore,          ///< the call that failed returns an error instead
 };
 struct Rule {
   int signal;
   const char* name;
   Answer answer;
 };
-/// All signals that are not left to the system, whose default ends the process at once or stops it until SIGCONT.
+/// All handled signals. Others have the system's default, which ends the process at once or stops it until SIGCONT.
 std::span<const Rule> rules();
 /// "SIGTERM"; of other signals "signal 3".
 std::string name_of(int signal);
 
-/// What the run does, which is what a signal's answer depends on.
+/// What the run is doing, on which the answer to a signal depends.
 enum class Moment { joining, starting, training, saving, evaluating, ended };
 void enter(Moment moment);
 
-/// Applies the table from now on. Until a Listener answers (the ranks may not have met, so none can tell the others), a
-/// signal that asks to save and leave ends this process at once with exit code 75. Call before the ranks meet.
+/// Applies the table. Call before the ranks are joined: until there is a Listener, a signal with save_and_leave ends
+/// this process at once with exit code 75, because it cannot notify other ranks.
 void install_handlers();
 
 /// The first signal that asked this process to save and leave, or 0.
 int requested();
 
-/// Installs the handlers, and says in the log at once which signal came and what happens next (rank 0; in the whole
-/// job, ranks agree after the step). While the run starts there is nothing to save: the job ends with 75. A
-/// second SIGINT, at least one second after the first, ends this process as SIGINT does by default. When this goes,
-/// signals are noted and no more: the run has ended and is being taken down. One at a time.
+/// Installs the handlers, and logs each signal at once with what happens next; the ranks agree on it after the step.
+/// While the run starts there is nothing to save: the job ends with exit code 75. A second SIGINT, at least one second
+/// after the first, ends this process as SIGINT does by default. After the destructor signals are noted without an
+/// answer: the run has ended. One object at a time.
 class Listener {
  public:
   explicit Listener(Communicator& world);

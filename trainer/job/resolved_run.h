@@ -7,7 +7,7 @@
 
 namespace olmoe {
 
-/// A config and what follows from it for this rank, worked out once at the start.
+/// A config and what follows from it for this rank, computed once at the start.
 struct ResolvedRun {
   Config config;
   MeshShape mesh;
@@ -19,8 +19,8 @@ struct ResolvedRun {
 /// Touches no device. Throws ConfigError where the layout does not fit `world_size` ranks or there is no GPU.
 ResolvedRun resolve_run(const Config& config, int world_size);
 
-/// Sets the threads of this process, of which `other_threads` more will run beside them, and makes its device current.
-/// Throws ConfigError for threads that the system refuses and as prepare_device() does.
+/// Sets the threads of this process, in which `other_threads` more will run, and makes its device current. Throws
+/// ConfigError for threads that the system refuses and as prepare_device() does.
 void prepare_process_for(const ResolvedRun& run, int other_threads);
 
 }  // namespace olmoe

@@ -14,7 +14,7 @@ namespace olmoe {
 
 void check_folder_can_be_made(const std::string& folder) {
   namespace fs = std::filesystem;
-  // What lies in it has names of its own: checkpoints/.tmp_step_000000001/shard_00001.safetensors.
+  // Leaves room for the files in it: checkpoints/.tmp_step_000000001/shard_00001.safetensors.
   constexpr size_t kMostBytes = 3840;
   std::error_code error;
   const auto whole = fs::absolute(folder);
@@ -23,7 +23,7 @@ void check_folder_can_be_made(const std::string& folder) {
         fmt::format("run.folder: {} bytes from the root on, and at most {} leave room for the files in it",
                     whole.native().size(), kMostBytes));
   const fs::path there = existing_folder(folder);
-  const auto missing = std::ranges::mismatch(there, whole).in2;  // the first part of the path that is not there
+  const auto missing = std::ranges::mismatch(there, whole).in2;  // the first missing part of the path
   if (missing != whole.end() && fs::is_symlink(there / *missing, error))
     throw ConfigError(
         fmt::format("run.folder: {} cannot be made, {} is a link to {}, which is not there; make that "

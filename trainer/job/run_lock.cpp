@@ -34,7 +34,7 @@ Got take(int fd, int kind) {
   return Got::yes;
 }
 
-/// Whether `path` is still the file that `fd` has open: who ends removes it.
+/// Whether `path` is still the file that `fd` has open: the holder removes it when it ends.
 bool is_at(int fd, const std::string& path) {
   struct stat open {
   }, named{};
@@ -70,19 +70,19 @@ FileDescriptor open_lock(const std::string& path) {
 [[noreturn]] void refuse(const std::string& folder) {
   throw ConfigError(
       fmt::format("run.folder: {} is in use: {} trains in it. Two runs in one folder would overwrite "
-                  "each other's checkpoints, so this one does not start. Wait for it, stop it (SIGTERM "
-                  "makes it save and leave), or name another run.folder",
+                  "each other's checkpoints, so this one does not start. Wait for the other, stop it (on SIGTERM "
+                  "it saves and leaves), or use another run.folder",
                   folder, holder(path_of(folder))));
 }
 
-/// Calls `attempt` until it does not say `held`. Throws ConfigError once `patience` is over.
+/// Calls `attempt` until it returns something other than `held`. Throws ConfigError after `patience`.
 Got wait_for(const std::string& folder, std::chrono::milliseconds patience, const std::function<Got()>& attempt) {
   const auto deadline = std::chrono::steady_clock::now() + patience;
-  for (bool told = false;; told = true) {
+  for (bool logged = false;; logged = true) {
     const auto got = attempt();
     if (got != Got::held) return got;
     if (std::chrono::steady_clock::now() >= deadline) refuse(folder);
-    if (!told)
+    if (!logged)
       log::info("run.folder: {} is in use: {}; waiting {} ms in case it is just ending", folder,
                 holder(path_of(folder)), patience.count());
     std::this_thread::sleep_for(kPause);
@@ -95,7 +95,7 @@ RunLock::RunLock(const std::string& folder, std::chrono::milliseconds patience) 
   const auto got = wait_for(folder, patience, [&] {
     auto file = open_lock(path_);
     const auto result = take(file.fd(), LOCK_EX);
-    if (result == Got::yes && !is_at(file.fd(), path_)) return Got::held;  // whoever held it has just removed it
+    if (result == Got::yes && !is_at(file.fd(), path_)) return Got::held;  // its holder has just removed it
     if (result == Got::yes) file_.emplace(std::move(file));
     return result;
   });
@@ -111,7 +111,7 @@ RunLock::RunLock(const std::string& folder, std::chrono::milliseconds patience) 
 }
 
 RunLock::~RunLock() {
-  // Before the lock goes: after it, the file may be another run's. It is already where somebody removed ours meanwhile.
+  // Before the lock is released: then the file may be another run's, as it is if ours was removed meanwhile.
   if (file_ && is_at(file_->fd(), path_)) ::unlink(path_.c_str());
 }
 
@@ -119,7 +119,7 @@ void RunLock::check_free(const std::string& folder, std::chrono::milliseconds pa
   const auto path = path_of(folder);
   wait_for(folder, patience, [&] {
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return Got::yes;  // no run was there; what else is wrong with the folder, others find
+    if (fd < 0) return Got::yes;  // no run; other problems of the folder are found elsewhere
     const auto got = take(fd, LOCK_SH);
     ::close(fd);
     return got;

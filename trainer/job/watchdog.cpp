@@ -26,11 +26,11 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr double kBeatsATimeout = 20, kLongestBeat_s = 5, kTick_s = 0.25;
-// From one tick to the next: longer than any load of the machine makes a thread wait.
+// A longer time between two ticks means that the process was stopped; load alone does not delay a thread so much.
 constexpr double kStopped_s = 2;
-// A rank whose file did not change for so many beats is silent.
+// Beats without a change of its file after which a rank is silent.
 constexpr int64_t kSilentBeats = 3;
-// Between the turns of ranks to compare, which takes kSilentBeats.
+// Beats between the turns of ranks to compare; a comparison takes kSilentBeats.
 constexpr int64_t kTurnBeats = 4;
 constexpr auto kPatience = std::chrono::seconds(10);
 constexpr int kAttempts = 5;
@@ -40,7 +40,8 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 
 std::string trace_path(const std::string& folder, int rank) { return fmt::format("{}/rank_{:05}.txt", folder, rank); }
 
-/// Files are written in place, for NFS shows others a renamed one late: so one may be read while it is half written.
+/// Files are written in place, because NFS shows a renamed file late to other hosts. A file may thus be read half
+/// written.
 std::optional<RankTrace> read_trace(const std::string& path) {
   std::optional<RankTrace> trace;
   for (int attempt = 0; attempt < kAttempts && !trace; ++attempt) {
@@ -54,8 +55,8 @@ std::optional<RankTrace> read_trace(const std::string& path) {
   return trace;
 }
 
-/// Rank 0 compares first, then 1, then 2 and 3, then 4 to 7 and so on: a rank reads the files of all, and thousands
-/// that do so at once could stop the file system.
+/// Rank 0 compares first, then 1, then 2 and 3, then 4 to 7 and so on: each reads the files of all ranks, and thousands
+/// at once would overload the file system.
 int64_t beats_before_turn(int rank) { return kTurnBeats * std::bit_width(static_cast<unsigned>(rank)); }
 
 double beat_s(double timeout_s) { return std::min(timeout_s / kBeatsATimeout, kLongestBeat_s); }
@@ -106,7 +107,7 @@ Watchdog::~Watchdog() {
   }
   std::error_code not_there;
   fs::remove(trace_path(options_.folder, rank_), not_there);
-  fs::remove(options_.folder, not_there);  // by the last rank: before, it is not empty
+  fs::remove(options_.folder, not_there);  // succeeds for the last rank, when the folder is empty
 }
 
 void Watchdog::watch() {
@@ -115,10 +116,10 @@ void Watchdog::watch() {
   auto reasons = std::pair(false, false);
   auto awake_at = Clock::now();
   do {
-    // Who was stopped for a while cannot tell whether the others went on: it starts to watch anew.
+    // A process that was stopped knows nothing of the others meanwhile: the watch starts again.
     if (seconds_since(awake_at) > kStopped_s) watching_since_ = Clock::now();
     awake_at = Clock::now();
-    // A signal may be the launcher's, which ends all because a rank died: what is written now is what will be left.
+    // The signal may be the launcher's, which ends all ranks because one failed: what is written now remains.
     const auto before = std::exchange(reasons, {preemption::requested() != 0, recording_.load()});
     if (since_beat_s >= beat || reasons != before) {
       write();
@@ -129,7 +130,7 @@ void Watchdog::watch() {
   } while (sleep(tick, reasons.second));
 }
 
-/// Ends early when recording begins. False once this is to end.
+/// Returns early when recording begins. False once the watchdog ends.
 bool Watchdog::sleep(double seconds, bool was_recording) {
   std::unique_lock lock(mutex_);
   changed_.wait_for(lock, std::chrono::duration<double>(seconds),
@@ -137,7 +138,7 @@ bool Watchdog::sleep(double seconds, bool was_recording) {
   return !ended_;
 }
 
-/// Where the folder cannot be written, this rank is silent for the others; that must not end a run that trains.
+/// Where the folder cannot be written, this rank is silent for the others, which must not end a run that trains.
 void Watchdog::write() {
   mine_.beat += 1;
   mine_.calls = trace_->calls();
@@ -151,7 +152,7 @@ Watchdog::Traces Watchdog::read_all() const {
   return traces;
 }
 
-/// What to give up with, once this rank is stuck and it is its turn to say so.
+/// The report, once this rank hangs and has its turn to report; none before.
 std::optional<std::string> Watchdog::verdict() {
   const bool waits = std::ranges::any_of(mine_.calls, [](const TracedCall& call) { return !call.finished; });
   const double quiet_s = std::min(trace_->quiet_s(), seconds_since(watching_since_));
@@ -171,14 +172,14 @@ std::optional<std::string> Watchdog::verdict() {
   return report;
 }
 
-/// For a call that has not returned.
+/// The report of a call that has not returned while the run starts.
 std::string Watchdog::where_it_waits() const {
   const auto call = std::ranges::find(mine_.calls, false, &TracedCall::finished);
   return fmt::format("the ranks hang while the run starts: rank {} ({}, pid {}) waits in #{} {} {} for {:.1f} s", rank_,
                      mine_.host, mine_.pid, call->sequence, call->what, call->elements, call->since_s);
 }
 
-/// The places of all ranks; one whose file has not changed since before_ is silent.
+/// Compares the calls of all ranks. A rank whose file has not changed since before_ is silent.
 std::string Watchdog::compare() const {
   std::vector<RankTrace> alive;
   std::vector<SilentRank> silent;
@@ -205,7 +206,7 @@ std::string compare_trace_folder(const std::string& folder) {
   for (const auto& entry : fs::directory_iterator(folder, error))
     if (entry.path().extension() == ".txt")
       if (auto trace = read_trace(entry.path().string())) traces.emplace(trace->rank, std::move(*trace));
-  if (traces.empty()) throw Error(fmt::format("{} holds no traces of ranks (rank_00000.txt, ...)", folder));
+  if (traces.empty()) throw Error(fmt::format("{} has no traces of ranks (rank_00000.txt, ...)", folder));
   std::vector<RankTrace> ranks;
   for (auto& [rank, trace] : traces) ranks.push_back(std::move(trace));
   return compare_traces(ranks, {});

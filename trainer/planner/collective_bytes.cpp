@@ -9,9 +9,9 @@
 namespace olmoe {
 namespace {
 
-/// What the tokens of a step take to their experts and back. Forward: a row, the scores and the ids go, a row comes.
-/// Backward: the gradient of that row goes, those of row and scores come back. A full recompute goes again, without
-/// ids.
+/// Bytes of dispatch and combine in a step. Forward: dispatch sends a row, scores and ids, combine returns a row.
+/// Backward: the gradient of that row is sent, and those of the row and the scores return. Full activation
+/// checkpointing repeats the forward without ids.
 int64_t exchange_bytes(const Config& config, MeshShape mesh, int64_t passes, TokenCopies copies) {
   if (mesh.expert == 1) return 0;
   const auto& model = config.model;
@@ -23,7 +23,7 @@ int64_t exchange_bytes(const Config& config, MeshShape mesh, int64_t passes, Tok
          passes * model.num_layers * config.parallel.expert_chunks * counts;
 }
 
-/// An all_reduce of `numel` elements, of the rank whose part [cut, cut) of them is its own to add up.
+/// Bytes that a rank sends in an all_reduce of `numel` elements, of which it sums its own part [cut, cut).
 int64_t all_reduce_numel(int64_t numel, int ranks, int rank) {
   const int64_t own = cut(numel, ranks, rank + 1) - cut(numel, ranks, rank);
   return numel - own + (ranks - 1) * own;

@@ -7,9 +7,9 @@
 
 namespace olmoe {
 
-/// How often the units of a stage are gathered and reduced in one optimizer step, which every rank makes alike.
+/// How often the units of a stage are gathered and reduced in one optimizer step; equal on all ranks.
 struct StepCounts {
-  int64_t passes;            ///< micro-batches of the busiest rank; the others run empty passes beside it
+  int64_t passes;            ///< accumulation steps; ranks without a micro-batch take part with an empty one
   int64_t forward_gathers;   ///< of each stage
   int64_t backward_gathers;  ///< of each stage but the last, whose weights stay from its forward
   int64_t reductions;        ///< of each stage
@@ -17,7 +17,7 @@ struct StepCounts {
 StepCounts count_step(const Config& config, MeshShape mesh);
 
 /// Bytes that a rank sends in one optimizer step, for each communicator, as Diagnostics::traffic() counts them. Norms,
-/// losses and counts of targets and experts are left out: a few hundred bytes.
+/// losses and counts of targets and experts are not included: a few hundred bytes.
 struct CollectiveBytes {
   int64_t gather_dense = 0;    ///< all_gather over shard
   int64_t gather_experts = 0;  ///< all_gather over expert_shard
@@ -27,7 +27,7 @@ struct CollectiveBytes {
   int64_t exchange = 0;        ///< all_to_all over expert
   int64_t total() const { return gather_dense + gather_experts + reduce_dense + reduce_experts + replicas + exchange; }
 };
-/// `copies` as they were counted, or as they are expected; `replica` is the rank's place on the axis replicate.
+/// `copies`: counted, or expected; `replica`: the rank's index on the axis replicate.
 CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica = 0);
 /// The same, of several plans on one mesh.
 CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& model, TokenCopies copies,
@@ -35,7 +35,7 @@ CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& 
 /// What `tokens` tokens of a rank, through all blocks, are expected to send and receive.
 TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens);
 
-/// Bytes of one value: as it is computed with, as it is trained, and as a gradient travels.
+/// Bytes of one value in the compute dtype, the master dtype and the reduce dtype.
 int64_t compute_bytes(const Config& config);
 int64_t master_bytes(const Config& config);
 int64_t reduce_bytes(const Config& config);

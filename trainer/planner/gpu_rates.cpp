@@ -13,12 +13,12 @@ struct Range {
   }
 };
 
-constexpr double kH100Flops = 989.5e12;  // that published FLOP/s are made a share of
+constexpr double kH100Flops = 989.5e12;  // by which published FLOP/s are divided
 
-/// cuBLAS on large bf16 products: 0.66 to 0.76 of an H100's peak are published. Ours, N x 2048 x 2048 to 50304, are
+/// cuBLAS on large bf16 GEMMs: 0.66 to 0.76 of an H100's peak are published. Ours, N x 2048 x 2048 to 50304, are
 /// smaller, and power limits a GPU that computes for minutes.
 constexpr Range kDenseGemm{0.54, 0.60, 0.70};
-/// Between what is published for an H100 of grouped products with data movement by ATen and with movement fused.
+/// Between published rates of grouped GEMM on an H100 with data movement by ATen and with fused movement.
 constexpr Range kGroupedGemm{0.42, 0.50, 0.58};
 /// A plain copy of large tensors reaches 0.90 to 0.93; rows with gathers and statistics less.
 constexpr Range kMemory{0.72, 0.80, 0.90};
@@ -27,8 +27,8 @@ constexpr Range kMemory{0.72, 0.80, 0.90};
 constexpr double kFlashForward = 330e12 / kH100Flops, kFlashBackward = 290e12 / kH100Flops;
 constexpr double kCudnnForward = 560e12 / kH100Flops, kCudnnBackward = 430e12 / kH100Flops;
 constexpr Range kAttention{0.85, 1, 1.15};
-/// Of the clock that the data sheet's FLOP/s are of. Cycles of epilogues pass at it; of main loops only its product
-/// with their efficiency was fitted.
+/// Share of the clock at which the data sheet's FLOP/s hold. Epilogues run at it; for main loops only its product with
+/// their efficiency was fitted.
 constexpr double kSustainedClock = 0.93;
 /// Beyond the largest residual of the published figures, see tests/scripts/test_kernel_model.py.
 constexpr Range kMainLoop{0.90, 1, 1.10};

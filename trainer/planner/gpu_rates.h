@@ -3,19 +3,19 @@
 
 namespace olmoe {
 
-/// What is expected, or every assumption at its slow or at its fast end.
+/// All assumptions as expected, or at their slow or fast end.
 enum class Outlook { slow, expected, fast };
 
-/// What kernels are taken to reach of a GPU's data sheet. No GPU has confirmed any of it for this program; the source
-/// of each value is in docs/roofline.md.
+/// Rates that kernels are assumed to reach on a GPU. No GPU has confirmed any of them for this program; the source of
+/// each value is in docs/roofline.md.
 struct GpuRates {
   int multiprocessors;
   double memory_byte_per_s;              ///< row kernels and streams of tiles
   double dense_flop_per_s;               ///< cuBLAS on one weight
-  double grouped_flop_per_s;             ///< products of experts on a GPU without a model of tiles
+  double grouped_flop_per_s;             ///< grouped GEMM on a GPU without a model of tiles
   double flash_forward, flash_backward;  ///< FlashAttention-2, FLOP/s with all multiprocessors busy
   double cudnn_forward, cudnn_backward;  ///< cuDNN's attention for compute capability 9.0
-  bool has_tiles;    ///< compute capability 9.0: products of experts are modelled tile by tile, with these:
+  bool has_tiles;    ///< compute capability 9.0: grouped GEMMs are modelled tile by tile, with these:
   double clock_hz;   ///< sustained under power
   double main_loop;  ///< factor on the efficiency of main loops
   double epilogue;   ///< factor on the cycles of epilogues

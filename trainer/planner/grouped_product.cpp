@@ -11,7 +11,7 @@ namespace olmoe {
 namespace {
 
 constexpr int64_t kTileK = 64;
-/// Cycles from the end of a tile to the first product of the next, where no other tile is computed meanwhile.
+/// Cycles from the end of a tile to the first MMA of the next, where no other tile is computed meanwhile.
 constexpr double kTileStart = 300;
 
 /// Rows of each expert with routing that favours none: spread evenly, with the deviation that chance gives, in no
@@ -66,8 +66,8 @@ double by_counter(const std::vector<Tiles>& tiles, int blocks) {
 
 /// Cycles of one tile.
 struct TileTime {
-  double loading, multiplying;  ///< which go on at once
-  double epilogue;              ///< of multiplying, with no main loop beside it
+  double loading, multiplying;  ///< which run at the same time
+  double epilogue;              ///< of multiplying, without a main loop that overlaps
   double total() const { return std::max(loading, multiplying); }
 };
 

@@ -10,12 +10,12 @@ namespace olmoe {
 namespace {
 
 // Efficiencies of main loops at the sustained clock. Fitted to what is published of SonicMoE on an H100 with experts
-// 1024 or wider, by least squares of logarithms: products with clusters of two, and weight gradients that gather along
+// 1024 or wider, by least squares of logarithms: GEMMs with clusters of two, and weight gradients that gather along
 // K.
 constexpr double kClustered = 0.81, kWeightGradClustered = 0.68;
-/// Without clusters, of that: 777 to 799 TFLOP/s of one large product in a kernel of this kind (fast.cu).
+/// Share of that without clusters: 777 to 799 TFLOP/s of one large GEMM in a kernel of this kind (fast.cu).
 constexpr double kAlone = 777. / 799;
-/// 128 x 128 tiles in turns: shared memory has 128 bytes a cycle, of which they would need 160.
+/// 128 x 128 tiles, ping-pong: they would need 160 bytes a cycle of shared memory, which has 128.
 constexpr double kPingPong = 0.70;
 
 // Cycles are those of code compiled for sm_90a, from its instructions with their stall counts and scoreboards, two
@@ -23,9 +23,9 @@ constexpr double kPingPong = 0.70;
 // conversions. Where the code is another by now, they are scaled by the number of instructions
 // (docs/benchmarks/machine_code.md). Those of libraries and of other programs are guesses.
 
-/// Of ATen's grouped products: both operands by TMA, clusters of two along M.
+/// ATen's grouped GEMM: both operands by TMA, clusters of two along M.
 constexpr TileKernel kLibrary{.efficiency = kClustered, .epilogue = 4300, .cluster = 2};
-/// A weight gradient's k-tiles are cut from an expert's rows, which end anywhere.
+/// A weight gradient's k-tiles are cut from an expert's rows, whose number is arbitrary.
 constexpr TileKernel kLibraryGrad{.efficiency = kWeightGradClustered, .epilogue = 4300};
 
 constexpr ExpertForm kUnfusedAdding{.name = "unfused",
@@ -54,8 +54,7 @@ constexpr ExpertForm kSonicMoe{
     .dx = kLibrary,
     .gradients = Gradients::stored};
 
-/// The fused kernels as they were compiled first: eight loads of rows' tokens wait for each other, and epilogues
-/// divide.
+/// The fused kernels as first compiled: eight loads of row indices depend on each other, and epilogues divide.
 constexpr ExpertForm serial_form() {
   ExpertForm out{.name = "fused, as first compiled",
                  .state = FormState::replaced,

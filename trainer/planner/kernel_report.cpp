@@ -55,7 +55,7 @@ bool is_of_layer(std::string_view part) {
 }
 bool is_of_router(std::string_view part) { return part == "router product" || part == "routing"; }
 
-/// Of one layer's experts, forward or backward, by outlook.
+/// Seconds of one layer's experts, forward or backward, by outlook.
 struct WaySeconds {
   std::array<double, 3> experts, router;
 };
@@ -78,7 +78,7 @@ LayerSeconds layer_seconds(const StepWork& work, const GpuSpecs& gpu) {
   return out;
 }
 
-/// What is expected, and the slow and the fast end.
+/// The expected value, and the slow and the fast end.
 Json rates_json(const std::array<double, 3>& seconds, double flops) {
   Json out;
   for (size_t i = 0; i < kOutlooks.size(); ++i) out[std::string(kOutlookNames[i])] = flops / seconds[i] / 1e12;
@@ -106,7 +106,7 @@ Json json_of(const GroupedProduct& product, const GpuSpecs& gpu) {
           {"limit", name_of(time.limit)}};
 }
 
-/// Kernels of the layer that only move rows, one way.
+/// Kernels of the layer that only move rows, in one direction.
 Json json_of(std::string_view name, double seconds) {
   return {{"kernel", name}, {"seconds", seconds}, {"memory_s", seconds}, {"limit", name_of(Limit::memory)}};
 }
@@ -143,7 +143,7 @@ Json layer_of(const Config& config, const ExpertForm& form, const GpuSpecs& gpu)
   return {{"form", form.name}, {"state", name_of(form.state)}, {"forward", forward}, {"backward", backward}};
 }
 
-/// One layer's attention, without what rotates and projects, as expected, at the slow and at the fast end.
+/// One layer's attention without rotary embedding and projections: expected, at the slow and at the fast end.
 Json attention_of(const Config& config, AttentionForm form, const GpuSpecs& gpu) {
   const auto single = one_layer(config);
   const auto work = count_step_work(single, ModelOnMesh(single, {}), {.attention = form});
@@ -164,7 +164,7 @@ Json attention_of(const Config& config, AttentionForm form, const GpuSpecs& gpu)
 constexpr std::array kAttentions{AttentionForm::flash_deterministic, AttentionForm::flash,
                                  AttentionForm::cudnn_deterministic, AttentionForm::cudnn};
 
-/// A step with kernels that are named, all others as a run has them.
+/// A step with the named kernels, and all others as in a run.
 struct StepForm {
   std::string name;
   FormState state;
@@ -172,7 +172,7 @@ struct StepForm {
   KernelForms forms;
 };
 
-/// The default attention; the head as it was while the experts were that way.
+/// The default attention, and the head that was built along with these experts.
 StepForm with_experts(const ExpertForm& form) {
   const bool twice = form.state == FormState::replaced;
   return {std::string(form.name) + (twice ? ", logits twice" : ""),
@@ -181,8 +181,8 @@ StepForm with_experts(const ExpertForm& form) {
           {&form, kAttentions[0], twice ? HeadForm::logits_twice : HeadForm::logits_once}};
 }
 
-/// What was built before, what is built, and proposals on top of each other; then what is built with every other
-/// attention, and the last proposal with the fastest.
+/// Replaced kernels, built ones and accumulated proposals; then the built ones with every other attention, and the last
+/// proposal with the fastest.
 std::vector<StepForm> step_forms(const Config& config) {
   std::vector<StepForm> out, others;
   if (config.model.has_experts()) {

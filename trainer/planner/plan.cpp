@@ -11,7 +11,7 @@
 namespace olmoe {
 namespace {
 
-/// A list of token files may be long, and neither a plan nor a layout needs it.
+/// Without token files: the list may be long, and a plan does not need it.
 Config without_tokens(Config config) {
   config.data.paths.clear();
   config.evaluation.paths.clear();
@@ -33,7 +33,7 @@ PlannedLayout plan_layout(const Config& config, const Layout& layout, const Mode
           predict_variants(laid_out, model, gpu)};
 }
 
-/// What is better has the smaller key.
+/// Better layouts have smaller keys.
 std::tuple<bool, double, int64_t> key_of(const PlannedLayout& planned) {
   return {!planned.fits, planned.fits ? planned.step.step_s : 0, planned.memory.total()};
 }

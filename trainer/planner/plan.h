@@ -13,7 +13,7 @@ namespace olmoe {
 /// GPUs of the largest cluster that is planned for.
 constexpr int kMostGpus = 4096;
 
-/// How a run lies on its ranks: what the planner chooses. All else is as the config says.
+/// The layout of a run on its ranks, which the planner chooses. All else is as in the config.
 struct Layout {
   MeshShape mesh;
   int64_t zero_stage;
@@ -21,29 +21,28 @@ struct Layout {
   bool operator==(const Layout& other) const;
 };
 
-/// A layout and what is predicted of it. No GPU has run it: see docs/parallelism.md.
+/// A layout with its predictions, which no GPU has confirmed: see docs/parallelism.md.
 struct PlannedLayout {
   Layout layout;
   MemoryPlan memory;  ///< of one rank
-  bool fits;          ///< into the share of the GPU's memory that tensors may take
+  bool fits;          ///< into kUsableMemory of the GPU's memory
   CollectiveBytes bytes;
-  StepPrediction step;                ///< as the config says
+  StepPrediction step;                ///< with the config's kernels
   std::vector<StepVariant> variants;  ///< with other expert kernels, and as a CUDA graph
 };
 
-/// Every layout of a world of `gpus` that a run takes, each once, those of one mesh side by side: replicate x shard =
-/// gpus, expert divides shard and the experts, all ZeRO stages and modes of recompute, but none with which the config
-/// is not valid. Throws ConfigError where none is left, and for less than one or more than kMostGpus GPUs.
+/// Every valid layout of the config on `gpus`, each once, those of one mesh next to each other: replicate x shard =
+/// gpus, expert divides shard and the experts, all ZeRO stages and modes of activation checkpointing. Throws
+/// ConfigError where there is none, and for less than one or more than kMostGpus GPUs.
 std::vector<Layout> list_layouts(const Config& config, int gpus);
-/// The config with a layout in place of its own.
+/// The config with another layout.
 Config with_layout(Config config, const Layout& layout);
 
-/// All layouts of `gpus`, those that fit first, of these the one with the shortest step first (at equal times the one
-/// that takes less memory); of those that do not fit, the smallest first. Nothing is run or allocated. Throws
-/// ConfigError where predict_step and list_layouts do.
+/// All layouts of `gpus`: first those that fit, by time of a step, then by memory; then those that do not fit, by
+/// memory. Runs and allocates nothing. Throws ConfigError where predict_step and list_layouts do.
 std::vector<PlannedLayout> plan_layouts(const Config& config, int gpus, const GpuSpecs& gpu);
 
-/// GPUs that have tokens: with fewer micro-batches than ranks, the others idle.
+/// GPUs that have tokens; with fewer micro-batches than ranks the others are idle.
 int64_t busy_ranks(const Config& config, int gpus);
 
 }  // namespace olmoe

@@ -16,7 +16,7 @@ std::string_view name_of(E value) {
   return EnumNames<E>::names[static_cast<size_t>(value)];
 }
 
-/// What the whole run would take.
+/// Of the whole run.
 struct RunPrediction {
   double tokens, days, gpu_hours;
 };
@@ -34,7 +34,8 @@ std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) 
   std::string out = fmt::format(
       "parameters: {:.4g} G, {:.4g} G active\n"
       "FLOPs per token: {:.4g} G with causal attention, {:.4g} G with full attention\n"
-      "step: {} sequences of {} tokens in micro-batches of {}; gradients travel as {}, tokens in {} pieces\n",
+      "step: {} sequences of {} tokens in micro-batches of {}; gradients are reduced in {}, tokens are dispatched in "
+      "{} chunks\n",
       gb(counts.total), gb(counts.active), flops.causal / 1e9, flops.full_attention / 1e9,
       config.train.global_batch_size, config.data.sequence_length, config.train.micro_batch_size,
       name_of(config.parallel.reduce_dtype), config.parallel.expert_chunks);

@@ -6,11 +6,11 @@
 
 namespace olmoe {
 
-/// A table for people: what the model is, the best `rows` layouts (and how many there are besides), and the best one in
-/// full. `layouts` are those of plan_layouts.
+/// A table for users: the model, the best `rows` layouts, the number of all, and the best layout in full. `layouts`: of
+/// plan_layouts.
 std::string describe_plan(const Config& config, int gpus, const GpuSpecs& gpu, std::span<const PlannedLayout> layouts,
                           size_t rows);
-/// The same for programs, all layouts: one JSON object.
+/// All layouts as one JSON object.
 std::string plan_json(const Config& config, int gpus, const GpuSpecs& gpu, std::span<const PlannedLayout> layouts);
 
 }  // namespace olmoe

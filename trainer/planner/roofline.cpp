@@ -60,22 +60,22 @@ double seconds(const Cost& cost, Bound bound, const StepKernels& kernels, Direct
 
 struct PhaseSeconds {
   double forward = 0, backward = 0, update = 0;
-  double forward_experts = 0, backward_experts = 0;  ///< of these, what a piece of a micro-batch can travel beside
+  double forward_experts = 0, backward_experts = 0;  ///< of these, what can overlap with the exchange of a chunk
 };
 
 bool is_of_experts(std::string_view part) { return part == "experts" || part == "SwiGLU" || part == "permute"; }
 
-/// What `hidden_by` does not hide of a phase's collectives, but at least `edge`, beside which nothing computes.
+/// Exposed time of a phase's collectives: what `hidden_by` does not overlap, but at least `edge`, which nothing does.
 double exposed(double transfer, double hidden_by, double edge) { return std::max(edge, transfer - hidden_by); }
 
-/// Of tokens that travel in `chunks` pieces: the first piece's way there and the last one's way back have nothing
-/// beside them, the others the experts of one piece less than all.
+/// Exposed time of dispatch and combine in `chunks` chunks: nothing overlaps the dispatch of the first chunk and the
+/// combine of the last; the experts of all chunks but one overlap the rest.
 double exposed_exchange(double exchange, double experts, double chunks) {
   return exposed(exchange, experts * (chunks - 1) / chunks, exchange / chunks);
 }
 
-/// With overlap. Weights and gradients hide behind the passes in which they move, tokens behind experts, and all of
-/// them share the links.
+/// Exposed time with overlap. Gathers and reductions overlap with the forwards and backwards in which they run,
+/// dispatch and combine with the experts; all of them share the links.
 double exposed_seconds(const Config& config, const TransferTimes& times, const PhaseSeconds& compute,
                        const StepCounts& counts) {
   const auto passes = static_cast<double>(counts.passes), chunks = static_cast<double>(config.parallel.expert_chunks);

@@ -5,7 +5,7 @@ namespace {
 
 using kernels::ExpertKernels;
 
-/// Why this GPU cannot run the config that way; empty where it can. As check_gpu() sees it on the GPU itself.
+/// Why this GPU cannot run the config that way, as check_gpu() refuses it on the GPU itself; empty where it can.
 std::string refused_by(const GpuSpecs& gpu, const Config& config) {
   if (config.train.attention_kernel == kernels::AttentionKernel::cudnn && gpu.compute_capability != 90)
     return fmt::format("train.attention_kernel: cuDNN's attention is used on compute capability 9.0 alone, not {}",
@@ -14,7 +14,7 @@ std::string refused_by(const GpuSpecs& gpu, const Config& config) {
   if (config.train.expert_kernels == ExpertKernels::fused && gpu.compute_capability != 90)
     return fmt::format("train.expert_kernels: the fused kernels are for compute capability 9.0, not {}", gpu.name);
   if (config.train.cuda_graph && gpu.compute_capability != 90 && gpu.compute_capability != 100)
-    return fmt::format("train.cuda_graph: on {} LibTorch's grouped product waits for the host", gpu.name);
+    return fmt::format("train.cuda_graph: on {} LibTorch's grouped GEMM needs a host sync", gpu.name);
   return {};
 }
 

@@ -8,13 +8,13 @@
 namespace olmoe {
 namespace {
 
-/// What NCCL moves of what links can, in large all-gathers and reduce-scatters beside kernels that compute.
+/// Share of a link's rate that NCCL reaches in large all-gathers and reduce-scatters that overlap with kernels.
 constexpr double kLink = 0.80;
 // Latencies of NCCL's own cost model, for rings and its protocol for large messages (src/graph/tuning.cc): a call,
 // a step of the ring between GPUs of a node, and one between nodes.
 constexpr double kCall_s = 8.4e-6, kNvlinkStep_s = 3.4e-6, kNetworkStep_s = 14e-6;
 
-/// One unit's way through a step's collectives.
+/// One unit in a step's collectives.
 struct UnitTimes {
   double gather, reduce, replicas;
 };
@@ -51,8 +51,8 @@ void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, doub
 
 int RankGroup::per_node() const { return std::max(1, std::min(size, kGpusPerNode / std::min(stride, kGpusPerNode))); }
 
-/// Inside a node each GPU takes in all that it lacks by NVLink; a node takes in what it lacks through the adapters of
-/// the group's ranks on it. Both go on at once.
+/// Inside a node each GPU receives all that it lacks over NVLink; a node receives what it lacks over the adapters of
+/// the group's ranks on it. Both run at the same time.
 double gather_seconds(double bytes, RankGroup group, const GpuSpecs& gpu) {
   if (group.size == 1) return 0;
   const double ranks = group.size, local = group.per_node(), nodes = group.nodes();

@@ -13,15 +13,24 @@
 namespace olmoe {
 namespace {
 
-/// "a.npy is b.npy, c.npy is listed twice, and 3 more".
-std::string list_pairs(const std::vector<SameFile>& pairs) {
+/// "a.npy is b.npy, c.npy is listed twice, and 3 more": each pair in the words of `one`.
+std::string list_pairs(const std::vector<SameFile>& pairs, std::string (*one)(const SameFile&)) {
   constexpr size_t kShown = 3;
   std::vector<std::string> shown;
-  for (const auto& [first, second] : std::span(pairs).first(std::min(kShown, pairs.size())))
-    shown.push_back(first == second ? fmt::format("{} is listed twice", first)
-                                    : fmt::format("{} is {}", second, first));
+  for (const auto& pair : std::span(pairs).first(std::min(kShown, pairs.size()))) shown.push_back(one(pair));
   const auto more = pairs.size() > kShown ? fmt::format(", and {} more", pairs.size() - kShown) : "";
   return fmt::format("{}{}", fmt::join(shown, ", "), more);
+}
+
+std::string repeated_in_words(const SameFile& pair) {
+  const auto& [first, second] = pair;
+  return first == second ? fmt::format("{} is listed twice", first) : fmt::format("{} is {}", second, first);
+}
+
+std::string trained_on_in_words(const SameFile& pair) {
+  const auto& [training, held_out] = pair;
+  return training == held_out ? fmt::format("{} is a training file too", held_out)
+                              : fmt::format("{} is the training file {}", held_out, training);
 }
 
 }  // namespace
@@ -45,11 +54,11 @@ std::optional<TokenTotals> token_totals(const DataConfig& data) {
 std::string describe_training_tokens(const Config& config, const TokenTotals& totals) {
   const int64_t length = config.data.sequence_length;
   const int64_t taken = config.train.steps * config.train.global_batch_size * length;
-  const double passes = static_cast<double>(taken) / static_cast<double>(totals.used_tokens);
-  return fmt::format("training tokens: {} of {} tokens, of which {} are used, in {} of {}; the run takes {}: {} passes",
+  const double epochs = static_cast<double>(taken) / static_cast<double>(totals.used_tokens);
+  return fmt::format("training tokens: {} of {} tokens, of which {} are used, in {} of {}; the run takes {}: {} epochs",
                      counted(totals.files, "file"), grouped(totals.tokens), grouped(totals.used_tokens),
                      counted(totals.used_tokens / length, "sequence"), length, grouped(taken),
-                     passes < 1 ? fmt::format("{:.2g}", passes) : fmt::format("{:.2f}", passes));
+                     epochs < 1 ? fmt::format("{:.2g}", epochs) : fmt::format("{:.2f}", epochs));
 }
 
 std::vector<std::string> left_out_notices(const Config& config, const TokenTotals& totals) {
@@ -78,12 +87,13 @@ SharedFiles find_shared_files(const Config& config) {
 
 std::vector<std::string> shared_file_notices(const SharedFiles& files) {
   std::vector<std::string> notices;
-  const auto add = [&](const std::vector<SameFile>& pairs, std::string_view what) {
-    if (!pairs.empty()) notices.push_back(fmt::format("{}: {}", what, list_pairs(pairs)));
+  const auto add = [&](const std::vector<SameFile>& pairs, std::string_view what, std::string (*one)(const SameFile&)) {
+    if (!pairs.empty()) notices.push_back(fmt::format("{}: {}", what, list_pairs(pairs, one)));
   };
-  add(files.both, "evaluation.paths: the run trains on held-out files, so that their loss is not that of unseen text");
-  add(files.training, "data.paths: the run sees files twice in each pass");
-  add(files.held_out, "evaluation.paths: files are there twice");
+  add(files.both, "evaluation.paths: the run trains on held-out files, so that their loss is not that of unseen text",
+      trained_on_in_words);
+  add(files.training, "data.paths: the run sees files twice in each epoch", repeated_in_words);
+  add(files.held_out, "evaluation.paths: files are there twice", repeated_in_words);
   return notices;
 }
 

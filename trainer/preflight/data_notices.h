@@ -9,24 +9,24 @@
 
 namespace olmoe {
 
-/// What a list of token files holds, and how much of it whole sequences use, which is an epoch.
+/// The tokens in a list of files, and those in whole sequences, which are an epoch.
 struct TokenTotals {
   int64_t files = 0;
   int64_t tokens = 0;       ///< of all files
   int64_t used_tokens = 0;  ///< in whole sequences; the tail of every file is left out
-  int64_t short_files = 0;  ///< files with less than one sequence, of which nothing is used
+  int64_t short_files = 0;  ///< files shorter than one sequence, which are not used
 };
-/// What the training files hold, by their sizes alone: none is opened. Nothing where the tokens are generated, or where
-/// a file is not there, which the run refuses.
+/// Tokens of the training files, from their sizes; none is opened. None where the tokens are generated, or where a file
+/// is missing, which the run refuses.
 std::optional<TokenTotals> token_totals(const DataConfig& data);
 /// "training tokens: 3 files of 6,703 tokens, of which 640 are used, in 10 sequences of 64; the run takes 5,120: 8.00
-/// passes".
+/// epochs".
 std::string describe_training_tokens(const Config& config, const TokenTotals& totals);
-/// Where more than one token in a hundred is in no sequence, or a file is shorter than one.
+/// A notice where more than 1 % of the tokens are in no sequence, or a file is shorter than one.
 std::vector<std::string> left_out_notices(const Config& config, const TokenTotals& totals);
 
-/// Token files that a config names twice, under one path or several: held-out files among the training files, and
-/// files that either list has twice.
+/// Token files that a config names twice, by the same path or by several: training files that are held-out files too,
+/// and files that are twice in one of the lists.
 struct SharedFiles {
   std::vector<SameFile> both;  ///< the training file, the held-out file
   std::vector<SameFile> training, held_out;

@@ -24,8 +24,7 @@ DiskRoom read_disk_room(const std::string& run_folder) {
   const auto folder = existing_folder(run_folder);
   const auto space = std::filesystem::space(folder, error);
   if (error)
-    throw ConfigError(
-        fmt::format("run.folder: the file system of {} cannot be looked at: {}", folder, error.message()));
+    throw ConfigError(fmt::format("run.folder: the file system of {} cannot be read: {}", folder, error.message()));
   return {static_cast<int64_t>(space.capacity), static_cast<int64_t>(space.available)};
 }
 
@@ -53,7 +52,7 @@ std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& 
   const int64_t keep = config.checkpoint.keep;
   return {
       fmt::format("run.folder: {} more of checkpoints will not fit into the {} that are free ({} of {} each: an "
-                  "old one is removed after the next is whole); make room, or change checkpoint.keep = {}{}",
+                  "old one is removed after the next is complete); make room, or change checkpoint.keep = {}{}",
                   describe_size(plan.needed_bytes()), describe_size(room.free_bytes), plan.most - plan.present,
                   describe_size(plan.each_bytes), keep, keep == 0 ? ", which keeps all" : "")};
 }

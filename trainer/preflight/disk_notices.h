@@ -7,33 +7,33 @@
 
 namespace olmoe {
 
-/// Room on the file system where a run folder lies, or would be made: all of it, and what this user may still fill.
-/// Quotas are seen only where the file system tells them so.
+/// Space on the file system of a run folder, or of the folder where it would be made: all, and free for this user.
+/// Quotas count only where the file system reports them as such.
 struct DiskRoom {
   int64_t total_bytes, free_bytes;
 };
-/// Throws ConfigError naming run.folder where the system does not tell.
+/// Throws ConfigError naming run.folder where the system does not report it.
 DiskRoom read_disk_room(const std::string& run_folder);
 
-/// What a run saves from where it starts.
+/// Checkpoints that a run will save.
 struct PlannedSaves {
-  int64_t each_bytes;  ///< of a checkpoint: weights and both moments; headers, some hundred bytes a tensor, come on top
-  int64_t saves;       ///< that are still to come, but for one that a signal asks for
-  int64_t present;     ///< complete checkpoints that are there
-  int64_t most;        ///< that are there at one time: an old one is removed after the next is whole
+  int64_t each_bytes;  ///< of a checkpoint: weights and both moments, without headers of some hundred bytes a tensor
+  int64_t saves;       ///< planned ones, without that of a signal
+  int64_t present;     ///< complete checkpoints in the folder
+  int64_t most;        ///< at one time: an old one is removed after the next is complete
 
-  /// What all of them take beyond those that are there.
+  /// Bytes of all of them beyond the present ones.
   int64_t needed_bytes() const;
 };
-/// Of a run that goes on after `step` with `present` checkpoints in its folder.
+/// For a run that resumes after `step` with `present` checkpoints in its folder.
 PlannedSaves plan_saves(const Config& config, int64_t step, int64_t present);
 
 /// "checkpoints: 15.0 MiB each, at most 2 at one time, 30.0 MiB more than now; 22.9 MiB of 1.0 GiB are free on the
 /// disk".
 std::string describe_saves(const PlannedSaves& plan, const DiskRoom& room);
-/// Where that will not fit into what is free.
+/// A notice where they will not fit into the free space.
 std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& plan, const DiskRoom& room);
-/// Throws ConfigError where one checkpoint is more than the whole file system.
+/// Throws ConfigError where one checkpoint is larger than the whole file system.
 void check_disk(const Config& config, const PlannedSaves& plan, const DiskRoom& room);
 
 }  // namespace olmoe

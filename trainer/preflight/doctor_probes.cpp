@@ -42,18 +42,18 @@ constexpr int64_t kFileBytes = 64 * kMiB;
 struct Scale {
   int64_t gemm;            ///< rows and columns of a square matrix
   int64_t copy_bytes;      ///< beyond any cache
-  int64_t transfer_bytes;  ///< of a whole buffer of a collective
+  int64_t transfer_bytes;  ///< of a collective's whole buffer
   double slow_compute, slow_copy, slow_file, slow_collective;
 };
-// GPUs of a kind differ by little in what they compute and copy, by more in what they share with others. CPU ranks
-// share everything with each other and with whatever else runs.
+// GPUs of one type differ little in computing and copying, and more in what they share. CPU ranks share everything with
+// each other and with other programs.
 constexpr Scale kCpuScale{768, 64 * kMiB, 8 * kMiB, 0.5, 0.5, 0.3, 0.3};
 constexpr Scale kGpuScale{8192, 1024 * kMiB, 256 * kMiB, 0.9, 0.85, 0.5, 0.7};
 
-/// Waits for what the device was given: reads one element.
+/// Waits for the device: reads one element.
 void finish(const at::Tensor& tensor) { tensor.view(-1)[0].item(); }
 
-/// Least time of several runs of `work`, after one that does not count.
+/// Least time of several runs of `work`, after a warm-up.
 double least_seconds(const std::function<void()>& work) {
   work();
   double least_s = std::numeric_limits<double>::infinity();
@@ -65,7 +65,7 @@ double least_seconds(const std::function<void()>& work) {
   return least_s;
 }
 
-/// Measures one after the other and keeps what comes out. All ranks begin each together.
+/// Makes the measurements one after the other, each started by all ranks together, and keeps the results.
 class Examiner {
  public:
   Examiner(Communicator& world, const Config& config, std::optional<double> slow_below, const SystemView& system)
@@ -96,7 +96,7 @@ class Examiner {
     measures.push_back(std::move(measure));
     mine.values.push_back(value);
   }
-  /// The result of `probe`, which makes no collective call; what it throws is a problem of this rank.
+  /// The result of `probe`, which makes no collective call; an exception in it is a problem of this rank.
   double attempt(const std::string& what, const std::function<double()>& probe) {
     try {
       return probe();
@@ -141,7 +141,7 @@ void Examiner::measure_copy() {
   add({"copy", "GB/s", scale().slow_copy}, rate);
 }
 
-/// A file that is gone when this is.
+/// A file that the destructor removes.
 class ScratchFile {
  public:
   ScratchFile(const fs::path& folder, int rank) : path_(folder / fmt::format(".olmoe-doctor-{}-{}", rank, getpid())) {}
@@ -149,7 +149,7 @@ class ScratchFile {
   ScratchFile(const ScratchFile&) = delete;
   ScratchFile& operator=(const ScratchFile&) = delete;
 
-  /// Seconds until kFileBytes are on the disk.
+  /// Writes kFileBytes and syncs them. Returns seconds.
   double write() const {
     const std::vector<std::byte> block(kMiB, std::byte{0x5a});
     const Stopwatch watch;
@@ -157,7 +157,8 @@ class ScratchFile {
     for (int64_t done = 0; done < kFileBytes; done += kMiB) file.write_all(block);
     file.sync();
     const double written_s = watch.elapsed_s();
-    posix_fadvise(file.fd(), 0, 0, POSIX_FADV_DONTNEED);  // so that reading reaches the disk, where it may
+    posix_fadvise(file.fd(), 0, 0,
+                  POSIX_FADV_DONTNEED);  // so that read() reads from the disk, where the system permits it
     file.close();
     return written_s;
   }
@@ -186,7 +187,7 @@ void Examiner::measure_files(const std::string& run_folder) {
       std::isnan(written) ? kNotMeasured : attempt("run.folder", [&] { return kFileMb / file.read(); }));
 }
 
-/// Rates are bytes that a rank takes in from the others, by time.
+/// Rates are bytes that a rank receives from the others, by time.
 void Examiner::measure_axis(Communicator& axis) {
   const int64_t ranks = axis.size(), part = elements(scale().transfer_bytes) / ranks;
   const auto mine_n = at::ones({part}, options_), whole = at::ones({ranks * part}, options_);
@@ -206,11 +207,11 @@ void Examiner::measure_axis(Communicator& axis) {
   measure("all-to-all", large, [&] { axis.all_to_all(large, whole, rows, rows); });
 }
 
-/// After the other probes: the clock is that of a device that was busy.
+/// Call after the other probes, so that the clock is that of a busy device.
 void Examiner::read_facts(const Config& config, MeshShape mesh) {
   mine.host = host_name();
   attempt("device", [&] {
-    if (!options_.device().is_cpu()) at::accelerator::emptyCache();  // what the probes used is free again
+    if (!options_.device().is_cpu()) at::accelerator::emptyCache();  // frees the probes' memory
     const auto facts = read_device_facts(options_.device(), system_);
     mine.device = describe(facts);
     const auto plan = plan_memory(config, mesh, multiprocessors_of(options_.device()));

@@ -19,15 +19,15 @@
 namespace olmoe {
 namespace {
 
-/// Token files that are not there at all: for what is there as something else, opening it says what is wrong.
+/// Token files that do not exist. Opening one that is not a regular file reports what is wrong.
 std::vector<std::string> absent_files(const std::vector<std::string>& paths) {
   auto absent = missing_files(paths);
-  std::error_code unknown;  // what cannot be looked at cannot be opened either
+  std::error_code unknown;  // what has no status cannot be opened either
   std::erase_if(absent, [&](const std::string& path) { return std::filesystem::exists(path, unknown) || unknown; });
   return absent;
 }
 
-/// `paths` without `absent`, some of them in the same order.
+/// `paths` without `absent`, which are some of them in the same order.
 std::vector<std::string> present_files(const std::vector<std::string>& paths, const std::vector<std::string>& absent) {
   std::vector<std::string> present;
   auto next = absent.begin();
@@ -44,14 +44,14 @@ std::string describe_absent(const std::string& what, const std::vector<std::stri
   auto out = fmt::format("{}: {} of {} files are missing on this machine\n", what, absent.size(), num_files);
   for (size_t i = 0; i < std::min(kShown, absent.size()); ++i) out += fmt::format("  missing {}\n", absent[i]);
   if (absent.size() > kShown) out += fmt::format("  and {} more\n", absent.size() - kShown);
-  return out;
+  return out + fmt::format("  {}\n", kHowTokensAreMade);
 }
 
 std::string describe_tokens(const std::string& what, size_t num_files, int64_t tokens, int64_t sequences) {
   return fmt::format("{}: {} files, {} tokens, {} sequences\n", what, num_files, grouped(tokens), grouped(sequences));
 }
 
-/// Checks what is there as a run would, says what is not.
+/// Checks the files that exist as a run would, and lists those that do not.
 std::string describe_training(const Config& config) {
   const auto& data = config.data;
   if (data.synthetic) return "training tokens: synthetic\n";
@@ -59,9 +59,9 @@ std::string describe_training(const Config& config) {
   if (absent.empty()) {
     const TokenDataset dataset(present, data.dtype, data.sequence_length, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
-    return {};  // what they hold is among the notices
+    return {};  // the notices have their tokens
   }
-  // Sequences of one token: a whole one may lie in a file that is not here.
+  // Sequences of one token: whole ones may be in files that are missing here.
   if (!present.empty()) {
     const TokenDataset dataset(present, data.dtype, /*sequence_length=*/1, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
@@ -74,23 +74,29 @@ std::string describe_evaluation(const Config& config) {
   std::vector<std::string> all_absent;
   size_t num_files = 0;
   int64_t tokens = 0, sequences = 0;
+  std::string problems;
   for (const auto& [name, paths] : evaluation_sets(config.evaluation)) {
     const auto absent = absent_files(paths), present = present_files(paths, absent);
     num_files += paths.size();
     all_absent.insert(all_absent.end(), absent.begin(), absent.end());
     if (present.empty()) continue;
     const int64_t least = absent.empty() ? config.data.sequence_length : 1;
-    const TokenDataset set(present, config.data.dtype, least, config.model.vocab_size);
-    set.read_all();
-    tokens += set.num_tokens();
-    sequences += set.num_sequences();
+    try {
+      const TokenDataset set(present, config.data.dtype, least, config.model.vocab_size);
+      set.read_all();
+      tokens += set.num_tokens();
+      sequences += set.num_sequences();
+    } catch (const DataError& error) {
+      problems += fmt::format("{}evaluation set {}: {}", problems.empty() ? "" : "\n", name, error.what());
+    }
   }
+  if (!problems.empty()) throw DataError(problems);
   if (num_files == 0) return {};
   return all_absent.empty() ? describe_tokens("evaluation tokens", num_files, tokens, sequences)
                             : describe_absent("evaluation tokens", all_absent, num_files);
 }
 
-/// What the words of a dry run are worth.
+/// What a dry run checks, and what it does not.
 std::string describe_checks(const Config& config) {
   std::string checked = "the config, the layout over ranks, memory, disk";
   if (!config.train.init_from.empty()) checked += ", names and shapes of the initial weights";
@@ -104,7 +110,7 @@ std::string describe_checks(const Config& config) {
       checked);
 }
 
-/// The plan beside the memory that there is, and whether it fits.
+/// The plan compared with the memory that there is.
 DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu, int multiprocessors) {
   const int64_t rank_bytes = plan_memory(config, mesh, multiprocessors).total();
   const int ranks = mesh.replicate * mesh.shard, here = std::min(ranks, ranks_on_node());
@@ -117,13 +123,12 @@ DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu
   return out;
 }
 
-/// What a run would say before its first step, and whether a checkpoint fits on the disk at all.
+/// The notices of a run's start, and whether a checkpoint fits on the disk at all.
 DryRun describe_notices(const Config& config, int world_size) {
   const auto state = read_start_state(config, find_saved_run(config.run.folder));
   std::string out;
   if (state.saved.config)
-    out +=
-        fmt::format("run.folder: {} holds step {}, after which a run goes on\n", config.run.folder, state.saved.step);
+    out += fmt::format("run.folder: {} has step {}, from which a run resumes\n", config.run.folder, state.saved.step);
   const auto [always, notices] = start_notices(config, world_size, state);
   for (const auto& fact : always) out += fact + "\n";
   for (const auto& notice : notices) out += fmt::format("notice: {}\n", notice);

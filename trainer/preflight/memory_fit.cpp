@@ -24,7 +24,7 @@ MemoryFit compare(int64_t rank_bytes, int ranks, const MemoryBound& bound) {
   return fit;
 }
 
-/// What a bound leaves after the plan; beyond the total, what it lacks.
+/// Free bytes of a bound after the plan; negative: missing bytes, of the total where the plan exceeds it.
 double left_over(const MemoryFit& fit) {
   const bool never = fit.verdict == MemoryFit::Verdict::beyond_total;
   return static_cast<double>(never ? fit.bound.total_bytes : fit.bound.free_bytes) - fit.planned_bytes();

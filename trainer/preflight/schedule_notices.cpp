@@ -13,7 +13,7 @@ double rate(const Config& config, int64_t step) {
   return learning_rate(config.schedule, config.optimizer.lr, config.train.steps, step);
 }
 
-/// A warm-up of 2,500 steps is meant for long runs, and a short one has it without having asked for it.
+/// Says so where the warm-up is the default of 2,500 steps, which is meant for long runs.
 std::string named_warmup(const ScheduleConfig& schedule) {
   const bool is_default = schedule.warmup_steps == ScheduleConfig{}.warmup_steps;
   return fmt::format("schedule.warmup_steps: {}{}", schedule.warmup_steps, is_default ? " (the default)" : "");
@@ -53,7 +53,7 @@ std::vector<std::string> decay_notices(const Config& config) {
   return {};
 }
 
-/// What the rate depends on and is no longer as it was.
+/// Changed fields on which the rate depends.
 std::vector<std::string> changes(const Config& before, const Config& config) {
   auto changed = differing_fields(before, config);
   std::erase_if(changed, [](const std::string& difference) {
@@ -72,11 +72,11 @@ std::vector<std::string> schedule_notices(const Config& config) {
 }
 
 std::vector<std::string> changed_schedule_notices(const Config& before, const Config& config, int64_t step) {
-  constexpr double kJump = 1.1;  // as a ratio: a run that is made a little longer is told nothing
+  constexpr double kJump = 1.1;  // as a ratio: no notice for a run that was made a little longer
   if (step >= config.train.steps) return {};
   const double was = rate(before, step), expected = rate(before, step + 1), now = rate(config, step + 1);
   const auto jumps = [&](double from) { return std::max(from, now) > kJump * std::min(from, now); };
-  if (!jumps(was) || !jumps(expected)) return {};  // the second: the schedule itself says so
+  if (!jumps(was) || !jumps(expected)) return {};  // the second: the schedule itself has the jump
   return {
       fmt::format("the learning rate jumps from {:.4g} at step {} to {:.4g} at step {}, since the checkpoint is of "
                   "another schedule ({})",

@@ -7,11 +7,11 @@
 
 namespace olmoe {
 
-/// What does not fit in a run's learning rate, one sentence each: a warm-up that takes most of the run or outlasts it,
-/// a decay that ends before the warm-up does or after the run.
+/// Likely mistakes in a run's learning rate, one sentence each: a warm-up that takes most of the run or is longer than
+/// it, a decay that ends before the warm-up or after the run.
 std::vector<std::string> schedule_notices(const Config& config);
 
-/// The rate that jumps where a run goes on after `step` with another schedule than it was saved with: one sentence with
+/// A jump of the rate where a run resumes after `step` with another schedule than it was saved with: one sentence with
 /// both rates and what changed, or none. `before` is the config of the checkpoint.
 std::vector<std::string> changed_schedule_notices(const Config& before, const Config& config, int64_t step);
 

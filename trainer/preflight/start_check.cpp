@@ -19,7 +19,7 @@ MemoryFit fit_here(const ResolvedRun& run) {
   return fit_memory(plan.total(), ranks_on_node(), read_device_facts(run.device).memory);
 }
 
-/// Nothing where a checkpoint cannot be read: the run itself will say so, when it comes to load it.
+/// Empty where a checkpoint cannot be read: the run reports it when it loads it.
 SavedRun saved_run(const Config& config) {
   try {
     return find_saved_run(config.run.folder);

@@ -4,10 +4,9 @@
 
 namespace olmoe {
 
-/// Before anything large is allocated: refuses ranks that lie badly over hosts (check_placement) and a plan of memory
-/// that cannot fit where they compute, and a disk that holds no checkpoint; logs, on rank 0, the plan beside what is
-/// free and start_notices(). On other machines the first rank warns where memory is short. Throws ConfigError on all
-/// ranks. Collective over world.
+/// Call before anything large is allocated. Throws ConfigError on all ranks for badly placed ranks (check_placement), a
+/// memory plan that cannot fit, and a disk smaller than a checkpoint. Rank 0 logs the plan with the free memory and
+/// start_notices(); the first rank of any other machine warns where memory is short. Collective over world.
 void check_start(const ResolvedRun& run, Communicator& world);
 
 }  // namespace olmoe

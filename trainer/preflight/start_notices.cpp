@@ -15,12 +15,12 @@ namespace {
 
 using Lines = std::vector<std::string>;
 
-/// Ranks that have nothing to do, in all passes of a step or in the last.
+/// Ranks without micro-batches in the step, or in its last accumulation step.
 Lines idle_notices(const TrainConfig& train, int ranks) {
   const auto batches = train.batches(ranks);
-  const int64_t passes = batches.accumulation_steps(), idle = passes * ranks - batches.micro_batches();
+  const int64_t steps = batches.accumulation_steps(), idle = steps * ranks - batches.micro_batches();
   if (idle == 0) return {};
-  const auto when = passes == 1 ? "" : fmt::format(" in the last of {} passes of a step", passes);
+  const auto when = steps == 1 ? "" : fmt::format(" in the last of {} accumulation steps", steps);
   return {fmt::format(
       "train.global_batch_size: {} in micro-batches of {} (train.micro_batch_size) are work for {} of "
       "{} ranks{}: {} idle",
@@ -39,7 +39,7 @@ Lines thread_notices(const StartState& state) {
 Lines repeatability_notices(const TrainConfig& train) {
   if (train.deterministic_attention) return {};
   return {
-      "train.deterministic_attention: false, so two runs of one config may differ: attention adds up its gradients "
+      "train.deterministic_attention: false, so two runs of one config may differ: attention sums its gradients "
       "in any order, and their last bits are not the same each time"};
 }
 
@@ -79,7 +79,7 @@ StartNotices start_notices(const Config& config, int ranks, const StartState& st
   StartNotices out;
   if (state.saved.step >= config.train.steps) return out;
   const auto saves = plan_saves(config, state.saved.step, state.saved.checkpoints);
-  if (state.tokens && state.tokens->used_tokens > 0) {  // of less than a sequence the run itself says so
+  if (state.tokens && state.tokens->used_tokens > 0) {  // the run itself refuses less than a sequence
     out.facts.push_back(describe_training_tokens(config, *state.tokens));
     append(out.notices, left_out_notices(config, *state.tokens));
   }

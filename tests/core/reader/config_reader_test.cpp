@@ -52,7 +52,7 @@ TEST_CASE("null unsets an optional and nothing else") {
   CHECK_FALSE(read("steps: 1\nmodel: {clip: 2}", {"model.clip=null"}).model.clip);
   CHECK(problems("steps: null") == "steps: expected an integer, got null (x.yaml:1)");
   CHECK(problems("steps: 1\nname:") == "name: expected text, got null (x.yaml:2), for none write \"\"");
-  CHECK(problems("steps: 1\nmodel:") == "model: expected a section, got null (x.yaml:2)");
+  CHECK(problems("steps: 1\nmodel:") == "model: expected a section, got null (x.yaml:2), indent its keys below it");
 }
 
 TEST_CASE("all problems are reported at once, one per line, with their places") {
@@ -74,10 +74,10 @@ model:
         "lr: expected a number, got 'fast' (x.yaml:1)\n"
         "colour: expected one of red, dark_blue, got 'dark_blu' (x.yaml:2), did you mean "
         "'dark_blue'?\n"
-        "betas: expected a list, got '0.9' (x.yaml:3)\n"
+        "betas: expected a list, got '0.9' (x.yaml:3), write [0.9]\n"
         "sources[0].path: required key is missing (x.yaml:5)\n"
         "sources[1]: expected a section, got '7' (x.yaml:5)\n"
-        "model.topk: unknown key (x.yaml:7), did you mean 'top_k'?\n"
+        "model.topk: unknown key (x.yaml:7), did you mean 'model.top_k'?\n"
         "model.d_model: expected an integer, got a list (x.yaml:9)\n"
         "model.use_bias: expected true or false, got the text 'true' (x.yaml:8)\n"
         "model.clip: expected a number, got 'abc' (command line)");
@@ -122,7 +122,7 @@ TEST_CASE("a problem names the file that it is in") {
   const std::string child = folder.add("child.yaml", "base: parent.yaml\nlr: fast\n");
   CHECK(problems_of_file(child) ==
         fmt::format("steps: required key is missing ({})\nlr: expected a number, got 'fast' ({}:2)\n"
-                    "model.topk: unknown key ({}:3), did you mean 'top_k'?",
+                    "model.topk: unknown key ({}:3), did you mean 'model.top_k'?",
                     child, child, parent));
 }
 

@@ -104,6 +104,30 @@ TEST_CASE("a value of several lines is refused with the line where it begins") {
   CHECK(read("\xef\xbb\xbfsteps: 7\nname: \"a\"\n").name == "a");
 }
 
+TEST_CASE("wrong indentation is reported with line and column") {
+  const auto refused = [](const std::string& text, const std::string& message) {
+    INFO(text);
+    CHECK(problems(text) == "x.yaml:" + message);
+  };
+  const std::string wrong = ": invalid YAML: wrong indentation: ";
+  const std::string tab = wrong + "a tab; indent with spaces";
+  const std::string level = wrong + "this line is at the level of no section above it";
+  refused("steps: 1\nmodel:\n\td_model: 8\n", "3:1" + tab);
+  refused("steps: 1\nmodel:\n  d_model: 8\n \ttop_k: 2\n", "4:2" + tab);
+  refused("steps: 1\nmodel:\n  d_model: 8\n   top_k: 2\n", "4:4" + level);
+  refused("steps: 1\nmodel:\n    d_model: 8\n  top_k: 2\n", "4:3" + level);
+  refused("steps: 1\n  name: a\n", "2:3" + level);
+  refused("steps: 1\nsources:\n  - path: a\n      weight: 2\n", "4:7" + level);
+  CHECK(problems("steps: 1\nmodel:\nlr: 1\n") ==
+        "model: expected a section, got null (x.yaml:2), indent its keys below it");
+  // Other mistakes keep the parser's words: comments, lists and sections above them are indented well.
+  const std::string good =
+      "steps: 1  # of: them\nsources:\n- path: a\n  weight: 2\n# a comment\n\nmodel:  # below\n  d_model: 8\n";
+  CHECK(problems(good + "name: a: b\n") == "x.yaml:9: invalid YAML: illegal map value");
+  CHECK(problems(good + "paths: [a,\n  b\n") == "x.yaml:11: invalid YAML: end of sequence flow not found");
+  CHECK(problems(good + "paths: [a\n") == "x.yaml:10: invalid YAML: end of sequence flow not found");
+}
+
 TEST_CASE("every Unicode character reads back as it was written") {
   RunConfig config;
   const auto add = [&](uint32_t c) {

@@ -37,6 +37,8 @@ struct Outer {
 TEST_CASE("a key of another section is suggested with its path") {
   CHECK(problems("steps: 1", {"d_model=3"}) == "d_model: unknown key (command line), did you mean 'model.d_model'?");
   CHECK(problems("steps: 1\nmodel: {step: 3}") == "model.step: unknown key (x.yaml:2), did you mean 'steps'?");
+  CHECK(problems("steps: 1", {"model.topk=3"}) ==
+        "model.topk: unknown key (command line), did you mean 'model.top_k'?");
   CHECK(problems("steps: 1", {"clipp=1"}) == "clipp: unknown key (command line), did you mean 'model.clip'?");
 }
 
@@ -45,6 +47,9 @@ TEST_CASE("an override without a value is empty text") {
   CHECK(read("steps: 1\nname: a", {"name=  "}).name.empty());
   CHECK(problems("", {"steps="}) == "steps: expected an integer, got the text '' (command line)");
   CHECK(problems("steps: 1", {"paths="}) == "paths: expected a list, got the text '' (command line)");
+  CHECK(problems("steps: 1", {"paths=a.npy"}) ==
+        "paths: expected a list, got 'a.npy' (command line), write paths=[a.npy]");
+  CHECK(read("steps: 1", {"paths=[a.npy]"}).paths == std::vector<std::string>{"a.npy"});
   CHECK(problems("steps: 1", {"name=null"}) == "name: expected text, got null (command line), for none write \"\"");
 }
 

@@ -37,7 +37,7 @@ TEST_CASE("the error for a name that is not a Hugging Face folder says what it i
   for (const auto& path : {folder / "none", std::string("none"), std::string("a/b/c"), std::string("../none")})
     CHECK_THAT(said_of(path), Catch::EndsWith("there is no folder " + path));
   CHECK_THAT(said_of(folder.add("weights/model.safetensors", "")), Catch::Contains("is a file: name the folder"));
-  CHECK_THAT(said_of(folder / "weights"), Catch::Contains("holds no config.json (but model.safetensors)"));
+  CHECK_THAT(said_of(folder / "weights"), Catch::Contains("has no config.json (but model.safetensors)"));
   folder.add("checkpoints/step_000000003/manifest.json", "{}");
   CHECK_THAT(said_of(folder / "checkpoints/step_000000003"),
              Catch::Contains("is a checkpoint of this program") && Catch::Contains("run.folder"));

@@ -39,7 +39,7 @@ Config resumed_run(const std::string& folder) {
 
 }  // namespace
 
-TEST_CASE("a checkpoint of an older program resumes, and its next steps are those of the older program") {
+TEST_CASE("a checkpoint of an older program resumes with the older program's next steps") {
   TempFolder folder;
   const auto config = resumed_run(folder / "run");
   const auto old = metrics_of(kOld), resumed = run_single(config).metrics;
@@ -54,7 +54,7 @@ TEST_CASE("a checkpoint of an older program resumes, and its next steps are thos
   }
 }
 
-TEST_CASE("what an older program wrote is loaded and saved again byte for byte, manifest and shard") {
+TEST_CASE("a checkpoint of an older program is loaded and saved byte for byte") {
   TempFolder folder;
   const auto world = make_single_communicator();
   Trainer trainer(resolve_run(resumed_run(folder / "run"), 1), *world);

@@ -35,7 +35,7 @@ std::string error_of(ExitCode code, const std::function<void()>& work) {
 
 }  // namespace
 
-TEST_CASE("a checkpoint has the values of the begin of its save, and exists after the commit") {
+TEST_CASE("a checkpoint has the values at begin_save, and exists after commit") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   run_ranks(2, [&](Communicator& world) {
@@ -90,7 +90,7 @@ TEST_CASE("a save that is not committed leaves a temporary folder, which the nex
   CHECK(names_in(checkpoints) == std::set<std::string>{kBefore});
 }
 
-TEST_CASE("halves of saves in a wrong order are refused, and the save that was begun can be committed") {
+TEST_CASE("begin, poll and commit in a wrong order are refused, and the save can be committed") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   run_ranks(2, [&](Communicator& world) {
@@ -115,7 +115,7 @@ TEST_CASE("halves of saves in a wrong order are refused, and the save that was b
   CHECK(names_in(checkpoints) == std::set<std::string>{kBefore, kAfter});
 }
 
-TEST_CASE("a shard that could not be written is an error of the commit on every rank, and the next save may begin") {
+TEST_CASE("a shard that cannot be written fails the commit on every rank, and the next save works") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   save_on(2, checkpoints, 7);

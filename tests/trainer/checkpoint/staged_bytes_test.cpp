@@ -1,4 +1,4 @@
-// The bytes of tensors through one bounded piece of host memory.
+// The bytes of tensors, copied through one staging buffer of bounded size.
 #include "trainer/checkpoint/staged_bytes.h"
 
 #include <ATen/ops/arange.h>

@@ -25,7 +25,7 @@ using Paths = std::vector<std::string>;
 
 }  // namespace
 
-TEST_CASE("a list named in a file lies beside that file, also where a base in another folder names it") {
+TEST_CASE("a list starts from the folder of the file that names it, also of a base") {
   const TempFolder folder;
   folder.add("configs/data/files.txt", "a.npy\n/b.npy\n");
   const auto base =
@@ -81,7 +81,7 @@ evaluation: {paths: [~/e.npy], sets: [{name: s, paths: [~/f.npy, g.npy]}]}
   CHECK(config.evaluation.sets.at(0).paths == Paths{home + "f.npy", home + "tokens/g.npy"});
 }
 
-TEST_CASE("every path that cannot be used is told with its key and place") {
+TEST_CASE("every path that cannot be used is reported with its key and place") {
   const TempFolder folder;
   const auto path = folder.add("run.yaml", R"(run: {folder: "${HOME}/x"}
 train:

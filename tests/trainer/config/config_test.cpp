@@ -206,7 +206,7 @@ TEST_CASE("fused experts are refused where they cannot compute a run") {
   CHECK(validate(config).empty());
 }
 
-TEST_CASE("attention that adds up in any order, and cuDNN's, are refused where there are none") {
+TEST_CASE("nondeterministic and cuDNN attention are refused where they do not exist") {
   TempFolder folder;
   auto config = tiny_run(folder / "run");
   CHECK(config.train.attention_kernel == kernels::AttentionKernel::flash);

@@ -1,4 +1,4 @@
-// Which layouts are possible, beside an oracle that tries every grid.
+// Possible layouts, compared with an oracle that tries every grid.
 #include "trainer/config/mesh_shape.h"
 
 #include <algorithm>
@@ -82,7 +82,7 @@ std::vector<Choice> choices_of(int64_t world) {
 
 }  // namespace
 
-TEST_CASE("layouts of 1 to 64 ranks are refused as counting says, and what a refusal proposes is possible") {
+TEST_CASE("layouts of 1 to 64 ranks are refused like by an oracle, and proposals are possible") {
   int64_t accepted = 0, wrong = 0, proposed = 0, impossible = 0, without_proposal = 0;
   for (int world = 1; world <= 64; ++world)
     for (const auto& choice : choices_of(world)) {

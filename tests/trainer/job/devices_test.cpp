@@ -28,7 +28,7 @@ Config graph_config() {
 TEST_CASE("a GPU is named with all that results may depend on") {
   CHECK(describe(gpu("NVIDIA H100 80GB HBM3", 9, 0), "580.65.06") ==
         "NVIDIA H100 80GB HBM3, compute capability 9.0, driver 580.65.06");
-  CHECK(describe(gpu("NVIDIA B200", 10, 0), std::nullopt) == "NVIDIA B200, compute capability 10.0, driver not told");
+  CHECK(describe(gpu("NVIDIA B200", 10, 0), std::nullopt) == "NVIDIA B200, compute capability 10.0, driver unknown");
 }
 
 TEST_CASE("a result on a CPU depends on the CPU, and on no GPU") {
@@ -38,7 +38,7 @@ TEST_CASE("a result on a CPU depends on the CPU, and on no GPU") {
   CHECK_FALSE(environment.contains("gpu"));
 }
 
-TEST_CASE("widths and counts that a GPU's kernels cannot take are refused by key when a config is read") {
+TEST_CASE("widths and counts that a GPU does not support are refused by key") {
   struct Case {
     std::vector<std::string> overrides;
     std::string says;  ///< empty: it can be run
@@ -92,7 +92,7 @@ TEST_CASE("the configs that tests train with on a GPU are such that it can run t
   }
 }
 
-TEST_CASE("a graph is refused where LibTorch's grouped product waits for the host") {
+TEST_CASE("a graph is refused where LibTorch's grouped GEMM needs a host sync") {
   auto config = graph_config();
   CHECK_NOTHROW(check_gpu(config, gpu("NVIDIA H100", 9, 0)));
   CHECK_NOTHROW(check_gpu(config, gpu("NVIDIA B200", 10, 0)));

@@ -76,13 +76,13 @@ const std::byte* map_and_cut(const std::string& path) {
 
 }  // namespace
 
-TEST_CASE("a process that has ended its run notes signals and leaves by itself") {
+TEST_CASE("after its run a process only notes signals, and leaves by itself") {
   CHECK(ending([] {}) == SIGTERM);
   for (const auto moment : {Moment::training, Moment::saving, Moment::evaluating, Moment::ended})
     CHECK(ending([=] { preemption::enter(moment), ::raise(SIGUSR2); }) == SIGUSR2);
 }
 
-TEST_CASE("before the ranks of a run have met a signal ends this process with 75, blocked by its parent or not") {
+TEST_CASE("before the ranks are joined a signal ends the process with 75, also if the parent blocked it") {
   sigset_t blocked, before;
   sigemptyset(&blocked);
   sigaddset(&blocked, SIGTERM);
@@ -107,7 +107,7 @@ TEST_CASE("while a run starts a signal ends it with 75") {
   CHECK(ending(wait) == static_cast<int>(ExitCode::preempted));
 }
 
-TEST_CASE("signals that warn of a failed call end nothing, and the table names each signal once") {
+TEST_CASE("signals of failed calls are ignored, and the table has each signal once") {
   CHECK(ending([] { preemption::enter(Moment::training), ::raise(SIGPIPE), ::raise(SIGXFSZ); }) == SIGTERM);
   for (const auto& rule : preemption::rules()) {
     CHECK(std::ranges::count(preemption::rules(), rule.signal, &preemption::Rule::signal) == 1);
@@ -116,7 +116,7 @@ TEST_CASE("signals that warn of a failed call end nothing, and the table names e
   CHECK(preemption::name_of(SIGQUIT) == "signal 3");
 }
 
-TEST_CASE("signals that were blocked by whoever started the process are heard") {
+TEST_CASE("signals that the parent process blocked are handled") {
   sigset_t blocked, before;
   sigemptyset(&blocked);
   sigaddset(&blocked, SIGUSR1);
@@ -125,7 +125,7 @@ TEST_CASE("signals that were blocked by whoever started the process are heard") 
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-TEST_CASE("signals that come at one time are each answered, also when the run ends just then") {
+TEST_CASE("simultaneous signals are each answered, also at the end of the run") {
   const TempFolder folder;
   constexpr int kRuns = 1000;
   const auto runs = [] {

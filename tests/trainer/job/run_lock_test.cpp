@@ -73,7 +73,7 @@ TEST_CASE("a folder that a living process trains in is refused, with process, ho
   for (const auto& text : {refusal([&] { RunLock(run, 100ms); }), refusal([&] { RunLock::check_free(run, 100ms); })})
     CHECK_THAT(text, Catch::StartsWith("run.folder: " + run + " is in use: process " + std::to_string(holder.pid()) +
                                        " on " + host_name() + ", since 20") &&
-                         Catch::Contains("SIGTERM") && Catch::Contains("name another run.folder"));
+                         Catch::Contains("SIGTERM") && Catch::Contains("use another run.folder"));
   CHECK(test::snapshot(run) == before);
   const auto link = folder / "link";
   std::filesystem::create_directory_symlink(run, link);
@@ -123,9 +123,9 @@ TEST_CASE("a program that the run started and that outlives it does not hold the
       new RunLock(path);
       const pid_t started = ::fork();
       if (started == 0) ::execl("/bin/sleep", "sleep", "60", nullptr);
-      const bool told = ::write(ends[1], &started, sizeof(started)) == sizeof(started);
+      const bool started_well = ::write(ends[1], &started, sizeof(started)) == sizeof(started);
       std::this_thread::sleep_for(300ms);  // until the other one runs its program
-      ::_exit(told ? 0 : 1);
+      ::_exit(started_well ? 0 : 1);
     }
     REQUIRE(::read(ends[0], &sleeper, sizeof(sleeper)) == sizeof(sleeper));
     REQUIRE(::waitpid(run, nullptr, 0) == run);
@@ -135,7 +135,7 @@ TEST_CASE("a program that the run started and that outlives it does not hold the
   CHECK(text == "none");
 }
 
-TEST_CASE("of many that take the lock at once one has it at a time") {
+TEST_CASE("only one of many processes has the lock at a time") {
   const TempFolder folder;
   const auto path = folder / ".";
   std::atomic<int> inside = 0, most = 0, turns = 0;
@@ -155,7 +155,7 @@ TEST_CASE("of many that take the lock at once one has it at a time") {
   CHECK(most == 1);
 }
 
-TEST_CASE("a trainer holds the lock of its folder, takes it before it writes there, and frees it in the end") {
+TEST_CASE("a trainer locks its folder before it writes there, and unlocks it at the end") {
   const TempFolder folder;
   const auto run = folder / "run";
   const auto config = test::tiny_run(run);

@@ -105,7 +105,7 @@ class ReadCounter {
 
 }  // namespace
 
-TEST_CASE("ranks that wait for one which is elsewhere are ended, and it is named") {
+TEST_CASE("ranks that wait for another one are ended, and it is named") {
   StuckRun stuck;
   CHECK(stuck.run() == ExitCode::hang);
   CHECK_THAT(stuck.reported, Catch::StartsWith("the ranks hang: no collective call of rank 0 began or returned for "));
@@ -147,7 +147,7 @@ TEST_CASE("ranks read the traces at their turn, not all at once") {
   CHECK(reads->count() <= 4 * 2 * 16);  // of four ranks, should the first three be late
 }
 
-TEST_CASE("while a run starts, a call that does not return is a hang, and what a rank does in no call is none") {
+TEST_CASE("while a run starts, only a call that does not return is a hang") {
   TempFolder folder;
   Ending ending;
   const auto start = [&](Communicator& world) {
@@ -162,16 +162,16 @@ TEST_CASE("while a run starts, a call that does not return is a hang, and what a
   CHECK_FALSE(fs::exists(folder / "traces"));
 }
 
-TEST_CASE("ranks that a library joins while the run starts are told of as ranks in a call") {
-  std::promise<std::string> told;
+TEST_CASE("a hang while a library joins the ranks is reported as a call") {
+  std::promise<std::string> reported;
   std::string report;
   const auto world = make_single_communicator();
-  const Watchdog watchdog(*world, {"nowhere", 0.2, [&](const std::string& text) { told.set_value(text); }});
-  world->diagnostics().traced(Collective::join, [&] { report = told.get_future().get(); });
+  const Watchdog watchdog(*world, {"nowhere", 0.2, [&](const std::string& text) { reported.set_value(text); }});
+  world->diagnostics().traced(Collective::join, [&] { report = reported.get_future().get(); });
   CHECK_THAT(report, Catch::Contains(") waits in #0 world.join Byte 0 for 0."));
 }
 
-TEST_CASE("ranks that go on are left alone, and leave no traces") {
+TEST_CASE("ranks without a hang run on, and leave no traces") {
   TempFolder folder;
   folder.add("traces/rank_00007.txt", "of an earlier run");
   bool all_there = false;
@@ -202,5 +202,5 @@ TEST_CASE("without a timeout nothing is watched or written") {
 
 TEST_CASE("a folder without traces is said to be one") {
   TempFolder folder;
-  CHECK_THROWS_WITH(compare_trace_folder(folder / "."), Catch::Contains("holds no traces of ranks"));
+  CHECK_THROWS_WITH(compare_trace_folder(folder / "."), Catch::Contains("has no traces of ranks"));
 }

@@ -63,7 +63,7 @@ int64_t kept_of_64_tokens(const ModelConfig& model, SavePolicy save_policy) {
   StageRunner runner(std::move(stages), mesh, options);
   // Any values would do, and random ones of so many weights take seconds.
   fill_weights(runner.units(), [](const std::string&, int64_t, at::Tensor out) { out.fill_(0.01); });
-  runner.train_pass(batch_of(at::randint(model.vocab_size, {2, 32}, at::kLong)), loss_scale(62, 1.0));
+  runner.train_micro_batch(batch_of(at::randint(model.vocab_size, {2, 32}, at::kLong)), loss_scale(62, 1.0));
   return kept_bytes;
 }
 
@@ -77,7 +77,7 @@ ModelConfig one_wide_block(int64_t top_k, int64_t rows_x_width) {
   return model;
 }
 
-/// The whole within 5 %, and what passes come and go with as well, which trained state would hide in the whole.
+/// The total within 5 %, and what a micro-batch allocates as well, which the trained state would hide in the total.
 void check_plan(const Config& config) {
   const auto world = make_single_communicator();
   const auto plan = plan_memory(config, {});
@@ -96,7 +96,7 @@ TEST_CASE("tensors in host memory are counted while they live, whoever frees the
   constexpr int64_t kBytes = 1 << 20, kOfMalloc = 4096;  // large blocks are whole pages
   tensor_memory::count_host();
   const int64_t before = tensor_memory::bytes(kHost).value();
-  tensor_memory::forget_peak(kHost);
+  tensor_memory::reset_peak(kHost);
   auto first = at::empty({kBytes}, at::kByte), view = first.narrow(0, 1, 2);
   const auto taken = [&] { return tensor_memory::bytes(kHost).value() - before; };
   CHECK(taken() >= kBytes);
@@ -111,11 +111,11 @@ TEST_CASE("tensors in host memory are counted while they live, whoever frees the
   CHECK(taken() == 0);
   CHECK(tensor_memory::peak_bytes(kHost).value() - before >= 3 * kBytes);
   CHECK(tensor_memory::peak_bytes(kHost).value() - before <= 3 * kBytes + 2 * kOfMalloc);
-  tensor_memory::forget_peak(kHost);
+  tensor_memory::reset_peak(kHost);
   CHECK(tensor_memory::peak_bytes(kHost).value() == before);
 }
 
-TEST_CASE("a layer of experts keeps its input, the pre-activation, scores and places, whatever the number of choices") {
+TEST_CASE("saved for backward of experts: input, pre-activation, scores and places, for any top_k") {
   constexpr int64_t kTokens = 64, kRowsWidth = 2048;
   constexpr int64_t kBlocks = 16 * 40;  // malloc's part of fewer than 16 tensors, scalars among them
   int64_t least = 0, most = 0;
@@ -159,7 +159,7 @@ TEST_CASE("the plan knows the head's chunk, micro-batches, clipping and what is 
     config.model.loss_chunk = 1000;
     CHECK(plan_memory(config, {}).peak == "loss and its gradients");
   }
-  SECTION("one sequence a pass") { config.train.micro_batch_size = 1; }
+  SECTION("one sequence a micro-batch") { config.train.micro_batch_size = 1; }
   SECTION("a micro-batch larger than the batch") { config.train.micro_batch_size = 64; }
   SECTION("clipping, no QK-norm, balance by sequence") {
     config.model.clip_qkv = 1.0;

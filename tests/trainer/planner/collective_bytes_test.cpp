@@ -1,4 +1,4 @@
-// Closed-form bytes of a step's collectives beside what the communicators of real runs count.
+// Closed-form bytes of a step's collectives, compared with the counts of the communicators of real runs.
 #include "trainer/planner/collective_bytes.h"
 
 #include <fmt/ranges.h>
@@ -75,7 +75,7 @@ TEST_CASE("a run sends the bytes that were predicted, in every layout of up to 8
   CHECK(differences(config, world_size) == "");
 }
 
-TEST_CASE("what a dtype, a recompute, pieces and the dense twin change of the bytes", "[layouts]") {
+TEST_CASE("bytes with another dtype, activation checkpointing, chunks and the dense twin", "[layouts]") {
   const int change = GENERATE(range(0, 5));
   TempFolder folder;
   auto config = ladder_run(folder / "single", 4);

@@ -42,7 +42,7 @@ Work experts_of_a_layer(const ExpertForm& form) {
 
 }  // namespace
 
-TEST_CASE("a product takes the busiest block's tiles: main loop, epilogue and start of each") {
+TEST_CASE("a grouped GEMM takes the time of the busiest block's tiles") {
   const TileKernel kernel{.efficiency = 0.5, .epilogue = 1000};
   const double tile = 32 * kPerTile / 0.5 + 1000 + kStart;
   CHECK(cycles(of_one_expert(kernel, 128, 256, 2048), plain_rates()) == tile);
@@ -65,14 +65,14 @@ TEST_CASE("clusters pad an expert's rows to whole clusters") {
         4. / 3 * cycles(of_one_expert(alone, 384, 256, 64), plain_rates()));
 }
 
-TEST_CASE("tiles in turns hide the epilogue as far as another tile's main loop lasts") {
+TEST_CASE("ping-pong tiles overlap the epilogue with another tile's main loop") {
   TileKernel kernel{.efficiency = 1, .epilogue = 500, .ping_pong = true};
   CHECK(cycles(of_one_expert(kernel, 128, 256, 64), plain_rates()) == kPerTile);
   kernel.epilogue = 3 * kPerTile;
   CHECK(cycles(of_one_expert(kernel, 128, 256, 64), plain_rates()) == 2 * kPerTile);
 }
 
-TEST_CASE("a tile waits for its loading warps, and they for loads that wait for each other") {
+TEST_CASE("a tile waits for its loading warps, and they for dependent loads") {
   TileKernel kernel{.efficiency = 1, .epilogue = 0, .k_tile = {100, 8}, .start = {50, 1}};
   const auto slow = product_time(of_one_expert(kernel, 128, 256, 128), plain_rates());
   CHECK(slow.seconds == 2 * (100 + 8 * 300) + 50 + 300);
@@ -87,7 +87,7 @@ TEST_CASE("a tile waits for its loading warps, and they for loads that wait for 
   CHECK(product_time(moves, plain_rates()).seconds == Approx(1e16 / (0.8 * 3.35e12)));
 }
 
-TEST_CASE("a block that asks for its next tile shortens what experts of other sizes leave uneven") {
+TEST_CASE("a tile counter balances experts of different sizes") {
   const TileKernel kernel{.efficiency = 1, .epilogue = 0};
   GroupedProduct product{{"gradient", 131072, 64, 2048, 1024, 0, 0}, kernel};
   const double even = cycles(product, plain_rates(1)) / 132, fixed = cycles(product, plain_rates(132));
@@ -98,7 +98,7 @@ TEST_CASE("a block that asks for its next tile shortens what experts of other si
   CHECK(counted < 1.03 * even);  // 32 tiles a block
 }
 
-TEST_CASE("products of a layer: FLOPs of the model, and one form of fused kernels is built") {
+TEST_CASE("grouped GEMMs of a layer have the model's FLOPs, and one form of fused kernels is built") {
   const auto check_form = [&](const ExpertForm& form) {
     const auto experts = experts_of_a_layer(form);
     CHECK(experts.forward.flops == 6. * 131072 * 2048 * 1024);

@@ -113,7 +113,7 @@ TEST_CASE("a rank of 256 of OLMoE-1B-7B keeps a 256th of the trained state") {
   CHECK(plan.moments == 2 * plan.weights);
 }
 
-TEST_CASE("attention's backward in bf16 on a GPU: gradients, and sums of dq for each turn of its multiprocessors") {
+TEST_CASE("attention's backward in bf16 on a GPU: gradients, and a sum of dq for each wave of blocks") {
   auto model = gpu_model();  // four heads of 64, two key/value heads
   model.d_model = 256;
   const int64_t rows = 2 * 2048, grads = rows * (4 + 2 * 2) * 64 * 2, by_query_head = 2 * rows * 4 * 64 * 2;
@@ -193,7 +193,7 @@ TEST_CASE("the plan has the buffers of the attention that the config names") {
   CHECK(total(cudnn, false) < total(cudnn, true));
 }
 
-TEST_CASE("where heads are few, attention's backward on a GPU takes most, and the plan says so") {
+TEST_CASE("with few heads, attention's backward on a GPU is the peak") {
   auto config = tiny_run("unused");
   config.model = gpu_model();
   config.model.d_model = config.model.expert_width = 256;
@@ -236,7 +236,7 @@ TEST_CASE("the planner plans memory for the GPU that it is asked about") {
   }
 }
 
-TEST_CASE("fused experts gather no rows of dy or x and make no product of weight gradients") {
+TEST_CASE("fused experts need no gathered rows and no copy of weight gradients") {
   const std::vector<std::string> on_gpu{"train.device=cuda", "train.compute_dtype=bfloat16"};
   const auto planned = [&](const std::string& kernels, const std::string& recompute) {
     auto overrides = on_gpu;

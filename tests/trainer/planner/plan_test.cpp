@@ -103,7 +103,7 @@ TEST_CASE("a dense model has no layouts with experts on several ranks") {
   for (const auto& layout : layouts) CHECK(layout.mesh.expert == 1);
 }
 
-TEST_CASE("the fastest layout that fits comes first, and what does not fit comes last and is not hidden") {
+TEST_CASE("the fastest layout that fits is first; layouts that do not fit are last") {
   for (const int gpus : {1, 8, 64, 256}) {
     const auto config = published();
     const auto& gpu = find_gpu("h100");
@@ -138,7 +138,7 @@ TEST_CASE("a plan is what the parts say of that layout") {
   }
 }
 
-TEST_CASE("a router that was just initialised sends as many copies of tokens as the plan expects, within 5 %") {
+TEST_CASE("an initial router dispatches as many copies of tokens as planned, within 5 %") {
   const int ranks = GENERATE(2, 3, 4);
   const TempFolder folder;
   auto config = test::tiny_run(folder / "run");
@@ -148,7 +148,7 @@ TEST_CASE("a router that was just initialised sends as many copies of tokens as 
   config.train.compute_dtype = ComputeDtype::float32;
   config.train.steps = 1;
   config.train.micro_batch_size = 8;
-  config.train.global_batch_size = 16 * ranks;  // two passes of each
+  config.train.global_batch_size = 16 * ranks;  // two accumulation steps
   config.data.sequence_length = 64;
   config.parallel.expert = ranks;
   std::atomic<int64_t> sent = 0, received = 0;

@@ -70,7 +70,7 @@ TEST_CASE("a GPU that is not known is refused, and those that are known are name
   CHECK_THROWS_WITH(describe_speed(published(), kPublished, "H100"), Contains("a100, b200, h100, h200"));
 }
 
-TEST_CASE("a step's products: three times the forward, and what a backward computes again") {
+TEST_CASE("a step's FLOPs: three times the forward, and recomputation") {
   const auto config = published();
   const auto work = work_of(config);
   CHECK(work.tokens == 1024 * 4096 / 256);
@@ -86,7 +86,7 @@ TEST_CASE("a step's products: three times the forward, and what a backward compu
   CHECK(executed_flops(selective) == Approx(executed_flops(work) + work.tokens * flops.router).epsilon(1e-12));
 }
 
-TEST_CASE("attention of each kernel: the same products, and what a backward keeps of them in memory") {
+TEST_CASE("attention kernels: the same FLOPs, and bytes of their backward") {
   const auto work = [](const std::string& kernel, const std::string& deterministic) {
     return work_of(published("olmoe-1b-7b",
                              {"train.attention_kernel=" + kernel, "train.deterministic_attention=" + deterministic}));
@@ -108,7 +108,7 @@ TEST_CASE("attention of each kernel: the same products, and what a backward keep
   CHECK(part(cudnn, "attention's dq").backward.flops == 0.5 * part(cudnn, "attention core").forward.flops);
 }
 
-TEST_CASE("cuDNN's attention is predicted to be faster than FlashAttention-2, and any order than a fixed one") {
+TEST_CASE("predicted attention: cuDNN before FlashAttention-2, any order before a fixed one") {
   const auto step_s = [](const std::string& kernel, const std::string& deterministic) {
     return predict(published("olmoe-1b-7b",
                              {"train.attention_kernel=" + kernel, "train.deterministic_attention=" + deterministic}),
@@ -135,7 +135,7 @@ TEST_CASE("a step's bytes, by hand") {
   CHECK(part(work, "AdamW and gradient norm").update.bytes == Approx(6919161856. / 256 * 36).epsilon(1e-3));
 }
 
-TEST_CASE("a rank with an eighth of the experts computes as many rows, and moves an eighth of their weights") {
+TEST_CASE("a rank with an eighth of the experts computes as many rows with an eighth of the weights") {
   const auto config = published();
   const auto all = work_of(config), eighth = work_of(config, {1, 256, 8});
   CHECK(executed_flops(eighth) == Approx(executed_flops(all)).epsilon(1e-12));
@@ -149,15 +149,15 @@ TEST_CASE("a rank with an eighth of the experts computes as many rows, and moves
         predict_step(config, kPublished, find_gpu("h100")).exposed_s);
 }
 
-TEST_CASE("pieces of a micro-batch hide its way to the experts, and nothing is hidden without overlap") {
+TEST_CASE("chunks of a micro-batch overlap dispatch and combine; nothing does without overlap") {
   const MeshShape mesh{1, 64, 8};
   const auto exposed = [&](const std::vector<std::string>& overrides) {
     return predict_step(published("olmoe-1b-7b", overrides), mesh, find_gpu("h100"));
   };
-  const auto whole = exposed({}), pieces = exposed({"parallel.expert_chunks=4"}),
+  const auto whole = exposed({}), chunks = exposed({"parallel.expert_chunks=4"}),
              alone = exposed({"parallel.overlap=false"});
-  CHECK(pieces.exposed_s < whole.exposed_s);
-  CHECK(pieces.exposed_s > 0);
+  CHECK(chunks.exposed_s < whole.exposed_s);
+  CHECK(chunks.exposed_s > 0);
   CHECK(alone.exposed_s == alone.transfer_s);
   CHECK(alone.step_s == alone.serial_step_s);
   CHECK_THROWS_WITH(exposed({"parallel.transport=host"}), Contains("parallel.transport"));
@@ -191,7 +191,7 @@ TEST_CASE("a faster GPU takes a shorter step, and nothing beats its peak") {
   }
 }
 
-TEST_CASE("a step is expected between one with every assumption at its slow end and one at its fast end") {
+TEST_CASE("the expected step is between all assumptions at their slow and at their fast end") {
   for (const auto* name : {"olmoe-1b-7b", "olmo-1b-dense"})
     for (const auto& gpu : known_gpus()) {
       const auto config = published(name);
@@ -206,7 +206,7 @@ TEST_CASE("a step is expected between one with every assumption at its slow end 
     }
 }
 
-TEST_CASE("with tiles, an H100's products of experts are no flat share of its peak; without, a B200's are") {
+TEST_CASE("an H100's grouped GEMMs are modelled by tiles, a B200's as a share of its peak") {
   const auto config = published();
   const auto experts_s = [&](const GpuSpecs& gpu) {
     const auto step = predict_step(config, kPublished, gpu);
@@ -241,7 +241,7 @@ TEST_CASE("each figure of a GPU matters where it should") {
   CHECK(alone.exposed_s == 0);
 }
 
-TEST_CASE("gathering all weights of OLMoE-1B-7B once takes 35 to 45 ms on 256 H100, and 17 starts of a ring 20") {
+TEST_CASE("gathering OLMoE-1B-7B takes 35 to 45 ms on 256 H100, of which 17 ring starts take 20") {
   const auto& gpu = find_gpu("h100");
   const RankGroup group{256, 1};
   const double start_s = gather_seconds(0, group, gpu), whole_s = gather_seconds(6919161856. * 2, group, gpu);
@@ -285,7 +285,7 @@ TEST_CASE("what is printed of a prediction") {
   CHECK_THROWS_WITH(describe_speed(config, kPublished, "h100"), Contains("train.compute_dtype"));
 }
 
-TEST_CASE("fused experts move no rows, make SwiGLU in their products and add gradients where they lie") {
+TEST_CASE("fused experts have no permutation, SwiGLU or gradient kernels of their own") {
   const auto work = [](const char* experts, int ranks) {
     return work_of(published("olmoe-1b-7b", {fmt::format("train.expert_kernels={}", experts)}), {1, ranks, 1});
   };
@@ -299,21 +299,21 @@ TEST_CASE("fused experts move no rows, make SwiGLU in their products and add gra
   const double gated = 16384. * 8 * 16 * 1024 * 2, elements = 16. * 64 * 3 * 2048 * 1024;
   const auto &with = part(fused, "experts"), &without = part(unfused, "experts");
   CHECK(with.forward.bytes == without.forward.bytes + gated);
-  // One pass a step stores its fp32 gradients over what was there; bf16 ones are written unfused.
+  // One micro-batch a step stores its fp32 gradients over the old ones; unfused, bf16 ones are written.
   CHECK(with.backward.bytes == without.backward.bytes + 4 * gated + (4 - 2) * elements);
   CHECK(part(unfused, "expert gradient sums").backward.bytes == (2 + 4) * elements);
 }
 
-TEST_CASE("experts' gradients are added where a step has more passes than reductions, and in a group of one") {
+TEST_CASE("experts' gradients are added with more micro-batches than reductions, and in a group of one") {
   const auto grads = [](int ranks,
-                        const std::string& stage) {  // bytes an element, of four passes or as many as 256 ranks have
+                        const std::string& stage) {  // bytes of an element, with the micro-batches of so many ranks
     const auto work = work_of(
         published("olmoe-1b-7b", {"train.global_batch_size=1024", "parallel.zero_stage=" + stage}), {1, ranks, 1});
-    const double passes = 256. / ranks, elements = passes * 16. * 64 * 3 * 2048 * 1024;
+    const double micro_batches = 256. / ranks, elements = micro_batches * 16. * 64 * 3 * 2048 * 1024;
     return part(work, "expert gradient sums").backward.bytes / elements;
   };
   CHECK(grads(256, "2") == 2 + 4);
-  CHECK(grads(64, "2") == 2 + 4);  // reduced after each pass
+  CHECK(grads(64, "2") == 2 + 4);  // reduced after each micro-batch
   CHECK(grads(64, "1") == 2 + 7);  // once a step: the first of four stores
   CHECK(grads(1, "1") == 2 + 8);
   const auto buffers = [](const KernelForms& forms) {
@@ -324,7 +324,7 @@ TEST_CASE("experts' gradients are added where a step has more passes than reduct
   CHECK(buffers({.experts = &adding}) - buffers({}) == Approx(16. * 64 * 3 * 2048 * 1024 * 4).epsilon(1e-4));
 }
 
-TEST_CASE("a step is predicted with fused experts and as a CUDA graph beside the one that the config asks for") {
+TEST_CASE("a step is also predicted with fused experts and as a CUDA graph") {
   const auto config = published();
   const auto& h100 = find_gpu("h100");
   const ModelOnMesh model(config, kPublished);
@@ -336,9 +336,9 @@ TEST_CASE("a step is predicted with fused experts and as a CUDA graph beside the
     CHECK(variants[i].refused.empty());
     CHECK((variants[i].expert_kernels == kernels::ExpertKernels::fused) == fused);
     CHECK(variants[i].cuda_graph == graph);
-    const std::string kernels = fused ? "fused" : "unfused", recorded = graph ? "true" : "false";
+    const std::string kernels = fused ? "fused" : "unfused", captured = graph ? "true" : "false";
     const auto asked =
-        predict(published("olmoe-1b-7b", {"train.expert_kernels=" + kernels, "train.cuda_graph=" + recorded}), "h100");
+        predict(published("olmoe-1b-7b", {"train.expert_kernels=" + kernels, "train.cuda_graph=" + captured}), "h100");
     CHECK(variants[i].step->step_s == asked.step_s);
   }
   // Without gaps between kernels, but for the share of a graph.

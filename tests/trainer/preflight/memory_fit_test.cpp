@@ -1,4 +1,4 @@
-// A plan of memory beside made-up machines, and what a start refuses.
+// A memory plan compared with made-up machines, and what a start refuses.
 #include "trainer/preflight/memory_fit.h"
 
 #include "core/error.h"
@@ -62,7 +62,7 @@ TEST_CASE("a plan is told beside its tightest bound, with both figures") {
              Contains("but only 600.0 MiB of 1.17 GiB free (memory.max of /job_7): a run may be killed"));
 }
 
-TEST_CASE("a dry run plans for the GPU that is named, else for what is here, else for the largest that is known") {
+TEST_CASE("a dry run plans for --gpu, else for this machine, else for the largest known GPU") {
   const MadeUpSystem system;
   auto config = tiny_run("unused");
   CHECK(planned_bounds(config, "", system.view())[0].source == "the machine");

@@ -1,4 +1,4 @@
-// What a person is told before the first step, from a config and made-up facts.
+// What a user reads before the first step, for a config and made-up facts.
 #include "trainer/preflight/start_notices.h"
 
 #include <filesystem>
@@ -50,21 +50,21 @@ TEST_CASE("of a run that fits there is nothing to say") {
   CHECK(start_notices(quiet_run(), 1, quiet_state()).facts.empty());
 }
 
-TEST_CASE("tokens of the files, of the run, and how often it passes over them") {
+TEST_CASE("tokens of the files and of the run, and its epochs") {
   auto config = quiet_run();
   config.data.sequence_length = 4096;
   config.train.global_batch_size = 1024;
   config.train.steps = 1'239'776;
   auto state = quiet_state();
   state.tokens = TokenTotals{3, 1'300'000'000'000, 317'382'812 * int64_t{4096}, 0};
-  const auto told = start_notices(config, 1, state);
-  REQUIRE(told.facts.size() == 1);
-  CHECK(told.facts[0] ==
+  const auto said = start_notices(config, 1, state);
+  REQUIRE(said.facts.size() == 1);
+  CHECK(said.facts[0] ==
         "training tokens: 3 files of 1,300,000,000,000 tokens, of which 1,299,999,997,952 are used, in 317,382,812 "
-        "sequences of 4096; the run takes 5,199,997,435,904: 4.00 passes");
-  CHECK(told.notices.empty());
+        "sequences of 4096; the run takes 5,199,997,435,904: 4.00 epochs");
+  CHECK(said.notices.empty());
   config.train.steps = 1;
-  CHECK_THAT(start_notices(config, 1, state).facts[0], Contains("the run takes 4,194,304: 3.2e-06 passes"));
+  CHECK_THAT(start_notices(config, 1, state).facts[0], Contains("the run takes 4,194,304: 3.2e-06 epochs"));
 }
 
 TEST_CASE("tokens that are left out, of files that are shorter than a sequence or of tails") {
@@ -121,9 +121,16 @@ TEST_CASE("files that are named twice, and held-out files among those that a run
   REQUIRE(notices.size() == 2);
   CHECK(notices[0] ==
         fmt::format("evaluation.paths: the run trains on held-out files, so that their loss is not that of "
-                    "unseen text: {} is {}",
+                    "unseen text: {} is the training file {}",
                     link, a));
-  CHECK(notices[1] == fmt::format("data.paths: the run sees files twice in each pass: {} is listed twice", b));
+  CHECK(notices[1] == fmt::format("data.paths: the run sees files twice in each epoch: {} is listed twice", b));
+  config.data.paths = {a, b};
+  config.evaluation.paths = {b};
+  state.shared = find_shared_files(config);
+  check_only(notices_of(config, state),
+             fmt::format("evaluation.paths: the run trains on held-out files, so that their loss is not that of "
+                         "unseen text: {} is a training file too",
+                         b));
   config.data.paths = {b};
   config.evaluation.paths = {a, link};
   state.shared = find_shared_files(config);
@@ -167,7 +174,7 @@ TEST_CASE("a decay that ends before the warm-up, or after the run") {
   CHECK_THAT(notices_of(config).back(), Contains("the learning rate is at its floor, 0.0001, at step 1"));
 }
 
-TEST_CASE("a rate that jumps where a run goes on, with both values and the reason") {
+TEST_CASE("a rate that jumps at a resume, with both values and the reason") {
   auto before = quiet_run();
   before.train.steps = 20;
   before.schedule.warmup_steps = 2;
@@ -219,15 +226,15 @@ TEST_CASE("what checkpoints take, and where that is more than is free") {
   auto state = quiet_state();
   const int64_t each = plan_saves(config, 0, 0).each_bytes;
   state.disk = {100 * kMib, 2 * each};
-  auto told = start_notices(config, 1, state);
-  REQUIRE(told.facts.size() == 1);
-  CHECK_THAT(told.facts[0], Contains("checkpoints: ") && Contains("each, at most 2 at one time") &&
+  auto said = start_notices(config, 1, state);
+  REQUIRE(said.facts.size() == 1);
+  CHECK_THAT(said.facts[0], Contains("checkpoints: ") && Contains("each, at most 2 at one time") &&
                                 Contains("of 100.0 MiB are free on the disk"));
-  CHECK(told.notices.empty());
+  CHECK(said.notices.empty());
   state.disk.free_bytes = 2 * each - 1;
   CHECK_THAT(notices_of(config, state).at(0),
              Catch::StartsWith("run.folder: ") && Contains("will not fit into the") && Contains("(2 of ") &&
-                 Contains("an old one is removed after the next is whole") && Contains("checkpoint.keep = 1"));
+                 Contains("an old one is removed after the next is complete") && Contains("checkpoint.keep = 1"));
   state.saved.checkpoints = 1;  // of which one takes its place already
   CHECK(notices_of(config, state).empty());
 
@@ -265,7 +272,7 @@ TEST_CASE("how many checkpoints there are at one time") {
 TEST_CASE("a checkpoint takes what is planned for it") {
   const TempFolder folder;
   auto config = tiny_run(folder / "run");
-  config.model.vocab_size = 8000;  // so that headers are little beside it
+  config.model.vocab_size = 8000;  // so that headers are small in comparison
   config.checkpoint.save_last = true;
   run_single(config);
   int64_t bytes = 0;
@@ -276,7 +283,7 @@ TEST_CASE("a checkpoint takes what is planned for it") {
   CHECK(static_cast<double>(bytes) < 1.01 * static_cast<double>(planned));
 }
 
-TEST_CASE("ranks that have nothing to do, and threads that share too few CPUs") {
+TEST_CASE("idle ranks, and threads that share too few CPUs") {
   auto config = quiet_run();
   config.train.micro_batch_size = 1;
   config.train.global_batch_size = 3;
@@ -286,7 +293,7 @@ TEST_CASE("ranks that have nothing to do, and threads that share too few CPUs") 
   config.train.global_batch_size = 9;
   check_only(notices_of(config, quiet_state(), 8),
              "train.global_batch_size: 9 sequences in micro-batches of 1 (train.micro_batch_size) are work for 1 of 8 "
-             "ranks in the last of 2 passes of a step: 7 idle");
+             "ranks in the last of 2 accumulation steps: 7 idle");
   config.train.global_batch_size = 16;
   CHECK(notices_of(config, quiet_state(), 8).empty());
 
@@ -302,7 +309,7 @@ TEST_CASE("ranks that have nothing to do, and threads that share too few CPUs") 
   CHECK(notices_of(config, state, 8).empty());
 }
 
-TEST_CASE("a run whose attention may add up in any order cannot be repeated bit by bit, and is told so") {
+TEST_CASE("a notice for attention that is not deterministic") {
   auto config = quiet_run();
   config.train.deterministic_attention = false;
   check_only(notices_of(config),
@@ -326,20 +333,20 @@ TEST_CASE("where a run goes on is read from its folder") {
   CHECK_THROWS_AS(find_saved_run(config.run.folder), CheckpointError);
 }
 
-TEST_CASE("a start whose memory cannot fit is refused on all ranks, before the run makes anything") {
+TEST_CASE("a start whose memory cannot fit is refused on all ranks, and makes nothing") {
   const TempFolder folder;
   auto config = tiny_run(folder / "run");
   config.model.vocab_size = 1LL << 31;
   config.model.d_model = 4096;
-  std::vector<std::string> told(2);
+  std::vector<std::string> said(2);
   run_ranks(2, [&](Communicator& world) {
     try {
       check_start(resolve_run(config, world.size()), world);
     } catch (const ConfigError& error) {
-      told[static_cast<size_t>(world.rank())] = error.what();
+      said[static_cast<size_t>(world.rank())] = error.what();
     }
   });
-  for (const auto& text : told)
+  for (const auto& text : said)
     CHECK_THAT(text, Contains("memory: the plan of a rank is") && Contains("this cannot fit"));
   CHECK(std::filesystem::is_empty(folder / ""));
   config = tiny_run(folder / "run");
