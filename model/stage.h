@@ -76,12 +76,21 @@ struct StageOut {
   std::optional<StageStats> stats = {};  ///< of a stage with num_experts() > 0
 };
 
+/// State of a stage that no gradient trains, such as a bias of its router: fp32 or float64, contiguous and equal on all
+/// ranks. Saved in checkpoints and loaded from them.
+struct StageBuffer {
+  std::string name;  ///< full name, unique in the model
+  at::Tensor* tensor;
+};
+
 /// A part of the model whose parameters are gathered and released together: embedding, block or head (not a pipeline
 /// stage). It does not depend on how they are sharded.
 class Stage {
  public:
   virtual ~Stage() = default;
   virtual std::vector<Param> params() = 0;
+  /// Its buffers, with their initial values. They keep their memory while the model trains.
+  virtual std::vector<StageBuffer> buffers() { return {}; }
   /// Experts E of its StageStats; 0 for a stage without experts.
   virtual int64_t num_experts() const { return 0; }
   /// x_ND: the output of the stage before, in the compute dtype; undefined for the first stage, which reads the batch.

@@ -72,9 +72,9 @@ void Optimizer::mark_updated() {
 std::vector<StateTensor> Optimizer::state() const {
   std::vector<StateTensor> out;
   for (size_t u = 0; u < units_.size(); ++u) {
-    out.push_back({"weight", units_[u].get(), units_[u]->shard});
-    out.push_back({"exp_avg", units_[u].get(), exp_avg_[u]});
-    out.push_back({"exp_avg_sq", units_[u].get(), exp_avg_sq_[u]});
+    out.push_back({"weight", units_[u]->slices(), units_[u]->shard});
+    out.push_back({"exp_avg", units_[u]->slices(), exp_avg_[u]});
+    out.push_back({"exp_avg_sq", units_[u]->slices(), exp_avg_sq_[u]});
   }
   return out;
 }

@@ -44,6 +44,7 @@ StageRunner::StageRunner(std::vector<std::unique_ptr<Stage>> stages, DeviceMesh&
   number_moe_layers();
   make_units(mesh);
   bind_units();
+  place_buffers();
   reset_totals();
 }
 
@@ -54,6 +55,18 @@ void StageRunner::number_moe_layers() {
     if (experts == 0) continue;
     ENSURE(num_experts_ == 0 || num_experts_ == experts, "layers of {} and of {} experts", num_experts_, experts);
     num_experts_ = experts;
+  }
+}
+
+void StageRunner::place_buffers() {
+  std::vector<StageBuffer> all;
+  for (const auto& stage : stages_)
+    for (auto& buffer : stage->buffers()) all.push_back(std::move(buffer));
+  buffer_slices_.reserve(all.size());  // the state refers to them
+  for (const auto& [name, tensor] : all) {
+    *tensor = tensor->to(options_.device).contiguous();
+    const auto& slice = buffer_slices_.emplace_back(Slice{name, tensor->sizes().vec(), 0, tensor->numel(), 0});
+    buffers_.push_back({"buffer", std::span(&slice, 1), tensor->view({-1}), /*on_all_ranks=*/true});
   }
 }
 

@@ -17,6 +17,7 @@
 #include "parallel/gather_pool.h"
 #include "parallel/sharded_unit.h"
 #include "parallel/side_stream.h"
+#include "trainer/checkpoint/state_tensor.h"
 
 namespace olmoe {
 
@@ -79,6 +80,8 @@ class StageRunner {
   TokenCopies token_copies() const { return copies_; }
   at::Device device() const { return options_.device; }
   std::span<const std::unique_ptr<ShardedUnit>> units() const { return units_; }
+  /// The buffers of all stages; the tensors share memory with them.
+  std::vector<StateTensor> buffers() const { return buffers_; }
   Stage& last_stage() { return *stages_.back(); }
 
  private:
@@ -90,6 +93,7 @@ class StageRunner {
   void number_moe_layers();
   void make_units(DeviceMesh& mesh);
   void bind_units();
+  void place_buffers();
   at::Tensor make_buffer(int64_t numel, at::ScalarType dtype, std::span<Communicator* const> groups) const;
   std::map<const ShardedUnit*, PoolRange> share_buffers(const std::function<bool(const ShardedUnit&)>& shares,
                                                         at::ScalarType dtype) const;
@@ -109,7 +113,9 @@ class StageRunner {
   SideStream gather_stream_, reduce_stream_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;
   std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
-  at::Tensor reduce_buffer_;                         // a unit's gradients in the reduce dtype, where there is one
+  std::vector<Slice> buffer_slices_;                 // one whole buffer each
+  std::vector<StateTensor> buffers_;
+  at::Tensor reduce_buffer_;  // a unit's gradients in the reduce dtype, where there is one
   std::vector<Saved> saved_;
   std::vector<int64_t> moe_layer_of_;  // row of each stage in counts_LE, -1 without experts
   int64_t num_moe_layers_ = 0, num_experts_ = 0;

@@ -181,6 +181,13 @@ void Trainer::lock_folder(std::optional<int64_t> latest_step) {
   });
 }
 
+/// What a checkpoint has: weights, moments and the buffers of stages.
+std::vector<StateTensor> Trainer::state() const {
+  auto out = optimizer_->state();
+  for (auto& buffer : runner_->buffers()) out.push_back(std::move(buffer));
+  return out;
+}
+
 void Trainer::start_or_resume() {
   auto& world = mesh_.world();
   const auto latest = checkpointer_.latest_step();
@@ -192,21 +199,20 @@ void Trainer::start_or_resume() {
     });
   const bool trains = !latest || *latest < config_.train.steps;
   agree(world, [&] {
-    if (trains) check_file_size(optimizer_->state());
+    if (trains) check_file_size(state());
   });
   if (!latest) {
     const auto& folder = config_.train.init_from;
     if (!folder.empty()) agree_on_weights(world, folder);
     agree(world, [&] { fill_weights(runner_->units(), initial_weights(config_)); });
-    ensure_finite(world, optimizer_->state(),
-                  folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
+    ensure_finite(world, state(), folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
                   "Start from weights that are finite");
     lock_folder(latest);
     log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
     return;
   }
   lock_folder(latest);
-  checkpointer_.load(manifest, optimizer_->state());
+  checkpointer_.load(manifest, state());
   for (const auto& unit : runner_->units()) unit->invalidate();
   step_ = saved_step_ = manifest.step;
   log::info("resuming from {}", checkpointer_.step_folder(step_));
@@ -332,7 +338,7 @@ void Trainer::save() {
   manifest.data_fingerprint = source_->fingerprint();
   manifest.made_by = describe_environment(run_.device);
   manifest.made_by["mesh"] = mesh_.describe();
-  checkpointer_.save(std::move(manifest), optimizer_->state());
+  checkpointer_.save(std::move(manifest), state());
   saved_step_ = step_;
   log::info("saved {} in {:.2f} s", checkpointer_.step_folder(step_), watch.elapsed_s());
 }

@@ -47,6 +47,7 @@ class Trainer {
 
  private:
   void lock_folder(std::optional<int64_t> latest_step);
+  std::vector<StateTensor> state() const;
   void start_or_resume();
   void check_same_run(const Manifest& manifest);
   void open_metrics();

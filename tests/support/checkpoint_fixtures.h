@@ -40,7 +40,7 @@ class TrainedState {
   void spoil(const std::string& kind, double value) {
     for (const auto& tensor : optimizer_.state())
       if (tensor.kind == kind) {
-        const auto& slice = tensor.unit->slices().back();
+        const auto& slice = tensor.slices.back();
         return at::Tensor(tensor.flat)[slice.offset].fill_(value), void();
       }
   }
@@ -69,7 +69,7 @@ class TrainedState {
   }
   void each_slice(const std::function<void(at::Tensor, const at::Tensor&)>& visit) {
     for (const auto& tensor : optimizer_.state())
-      for (const auto& slice : tensor.unit->slices()) {
+      for (const auto& slice : tensor.slices) {
         const RandomStream stream(1, tensor.kind + slice.name);
         auto expected = at::empty({slice.end - slice.begin}, at::kFloat);
         for (int64_t i = 0; i < expected.numel(); ++i)

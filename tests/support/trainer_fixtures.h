@@ -69,7 +69,7 @@ inline std::vector<nlohmann::json> metrics_of(const std::string& run_folder) {
 inline std::map<std::string, FlatParams> whole_state(const Trainer& trainer) {
   std::map<std::string, FlatParams> out;
   for (const auto& state : trainer.optimizer().state())
-    for (const auto& slice : state.unit->slices())
+    for (const auto& slice : state.slices)
       out[state.kind][slice.name] = state.flat.narrow(0, slice.offset, slice.end - slice.begin).clone();
   return out;
 }
@@ -94,7 +94,7 @@ inline double slice_error(const Trainer& trainer, const std::string& kind, const
   double worst = 0;
   for (const auto& state : trainer.optimizer().state()) {
     if (state.kind != kind) continue;
-    for (const auto& slice : state.unit->slices()) {
+    for (const auto& slice : state.slices) {
       const auto& whole = reference.state.at(kind).at(slice.name);
       const auto ours = state.flat.narrow(0, slice.offset, slice.end - slice.begin).cpu();
       const auto gap = (ours - whole.narrow(0, slice.begin, slice.end - slice.begin)).abs();

@@ -26,8 +26,9 @@ std::vector<nlohmann::json> run(const Config& config, Units& units) {
     ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
     if (world.rank() != 0) return;
     for (const auto& state : trainer.optimizer().state()) {
-      const bool of_experts = state.unit->params().front().name.find(".experts.") != std::string::npos;
-      if (state.kind == "weight") (of_experts ? units.experts : units.dense).push_back(state.unit->flat_numel());
+      const bool of_experts = state.slices.front().name.find(".experts.") != std::string::npos;
+      if (state.kind == "weight")
+        (of_experts ? units.experts : units.dense).push_back(world.size() * state.flat.numel());
     }
   });
   return lines_of(config.run.folder);

@@ -89,7 +89,7 @@ std::optional<int64_t> Checkpointer::latest_step() const {
 int64_t shard_bytes(std::span<const StateTensor> state) {
   int64_t bytes = 0;
   for (const auto& tensor : state)
-    for (const auto& slice : tensor.unit->slices())
+    for (const auto& slice : tensor.slices)
       bytes += (slice.end - slice.begin) * static_cast<int64_t>(tensor.flat.element_size());
   return bytes;
 }
@@ -108,8 +108,11 @@ void Checkpointer::begin_save(Manifest manifest, std::span<const StateTensor> st
   ENSURE(!pending_, "the save of step {} is not committed: step {} cannot begin", pending_->manifest().step, step);
   auto& world = mesh_.world();
   ensure_finite(world, state, fmt::format("step {}", step), kDiverged);
-  SaveTarget target{
-      folder_, fmt::format("{}/{}", folder_, temporary_name(step)), {}, shard_bytes(state) * mesh_.shard().size()};
+  SaveTarget target{.checkpoints = folder_,
+                    .temporary = fmt::format("{}/{}", folder_, temporary_name(step)),
+                    .shard = {},
+                    .saves_buffers = mesh_.shard().rank() == 0,
+                    .needed_bytes = shard_bytes(state) * mesh_.shard().size()};
   save_together(step, [&] {
     if (world.rank() != 0) return;
     write_to_disk(folder_, target.needed_bytes, [&] {
@@ -214,7 +217,7 @@ void Checkpointer::read_state(const Manifest& manifest, std::span<const StateTen
     }
   }
   for (const auto& tensor : state)
-    for (const auto& slice : tensor.unit->slices()) {
+    for (const auto& slice : tensor.slices) {
       auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
       pieces.read(fmt::format("{}:{}", tensor.kind, slice.name), slice.begin, part);
       at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);

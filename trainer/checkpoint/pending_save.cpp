@@ -33,10 +33,12 @@ Manifest::ShardFile write_shard(const SaveTarget& target, std::span<const StateT
   constexpr int64_t kPieceBytes = 64 << 20;
   StagedBytes staged(kPieceBytes);
   std::vector<safetensors::Item> items;
-  for (const auto& tensor : state)
-    for (const auto& slice : tensor.unit->slices())
+  for (const auto& tensor : state) {
+    if (tensor.on_all_ranks && !target.saves_buffers) continue;
+    for (const auto& slice : tensor.slices)
       items.push_back(file_item(piece_name(tensor.kind, slice),
                                 tensor.flat.narrow(0, slice.offset, slice.end - slice.begin), staged));
+  }
   const auto written =
       safetensors::write(target.temporary + "/" + target.shard, std::move(items), {{"format", "olmoe-shard"}});
   return {target.shard, written.size_bytes, written.xxh3_128};

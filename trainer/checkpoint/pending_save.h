@@ -14,6 +14,7 @@ struct SaveTarget {
   std::string checkpoints;  ///< the folder of all checkpoints of the run
   std::string temporary;    ///< an existing folder in it, renamed by the commit
   std::string shard;        ///< name of this rank's shard file in `temporary`; empty: the rank writes none
+  bool saves_buffers;       ///< whether that file has the state that is equal on all ranks
   int64_t needed_bytes;     ///< by all ranks together; for the error of a full disk
 };
 

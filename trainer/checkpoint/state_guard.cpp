@@ -18,7 +18,7 @@ constexpr double kLargest = 1e150;  // float64 holds the sum of 10^8 such square
 
 /// "weight blocks.0.norm.weight, element 3: -nan".
 std::string first_bad_value(const StateTensor& tensor) {
-  for (const auto& slice : tensor.unit->slices()) {
+  for (const auto& slice : tensor.slices) {
     const auto part = tensor.flat.narrow(0, slice.offset, slice.end - slice.begin).cpu();
     const auto bad = (part.abs() < kLargest).logical_not().nonzero();  // NaN is not below anything
     if (bad.numel() == 0) continue;

@@ -1,18 +1,20 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <span>
 #include <string>
 
 #include "parallel/sharded_unit.h"
 
 namespace olmoe {
 
-/// One kind of trained state of one unit, as a checkpoint saves it: this rank's shard, flat [elements of the shard],
-/// fp32 or float64.
+/// State as a checkpoint saves it: one kind of trained state of one unit, this rank's shard, or a stage's buffer. Flat
+/// [elements], fp32 or float64.
 struct StateTensor {
-  std::string kind;  ///< "weight", "exp_avg" or "exp_avg_sq"
-  const ShardedUnit* unit;
+  std::string kind;               ///< "weight", "exp_avg", "exp_avg_sq" or "buffer"
+  std::span<const Slice> slices;  ///< what `flat` holds; they outlive this
   at::Tensor flat;
+  bool on_all_ranks = false;  ///< a buffer, equal on all ranks: the first rank of `shard` saves it, every rank loads it
 };
 
 }  // namespace olmoe

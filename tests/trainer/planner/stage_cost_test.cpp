@@ -152,13 +152,13 @@ Memory allocated(Stage& stage, const at::Tensor& x_ND, SavePolicy save_policy) {
   Routing routing;
   StageContext context{batch, Phase::train, routing, save_policy, seed};
   const auto taken = [before = tensor_memory::bytes(at::kCPU).value()](int64_t now) { return now - before; };
-  tensor_memory::forget_peak(at::kCPU);
+  tensor_memory::reset_peak(at::kCPU);
   const auto y = stage.forward(x_ND, context);
   Memory out;
   const bool last = y.y.dim() == 0;
   out.output = last ? 0 : static_cast<int64_t>(y.y.nbytes());
   out.saved = taken(tensor_memory::bytes(at::kCPU).value()) - out.output;
-  if (!last) tensor_memory::forget_peak(at::kCPU);  // the gradients of the last stage are made in its forward
+  if (!last) tensor_memory::reset_peak(at::kCPU);  // the gradients of the last stage are made in its forward
   run_backward(y, last ? seed : at::ones_like(y.y));
   out.peak = taken(tensor_memory::peak_bytes(at::kCPU).value()) - out.output;
   return out;

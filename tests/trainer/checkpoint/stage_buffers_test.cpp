@@ -1,0 +1,101 @@
+// Buffers of stages: equal on all ranks, saved once, loaded on every rank.
+#include <atomic>
+
+#include "core/files/safetensors.h"
+#include "support/checkpoint_fixtures.h"
+
+namespace {
+
+using namespace olmoe;
+using namespace olmoe::test;
+
+/// A stage with a buffer, which it does not use.
+class StageWithBuffer : public Stage {
+ public:
+  StageWithBuffer(std::unique_ptr<Stage> stage, std::string name, at::ScalarType dtype)
+      : stage_(std::move(stage)), name_(std::move(name)), bias_(at::zeros({2, 3}, dtype)) {}
+  std::vector<Param> params() override { return stage_->params(); }
+  std::vector<StageBuffer> buffers() override { return {{name_, &bias_}}; }
+  int64_t num_experts() const override { return stage_->num_experts(); }
+  StageCost cost(const CostContext& context) const override { return stage_->cost(context); }
+  StageOut forward(const at::Tensor& x_ND, StageContext& context) override { return stage_->forward(x_ND, context); }
+
+ private:
+  std::unique_ptr<Stage> stage_;
+  std::string name_;
+  at::Tensor bias_;
+};
+
+/// A rank of a model whose blocks have buffers, the second one's in float64.
+class Rank {
+ public:
+  Rank(Communicator& world, MeshShape shape, const std::string& folder)
+      : mesh_(world, shape),
+        runner_(stages(), mesh_, runner_options(at::kFloat)),
+        optimizer_(runner_.units(), optimizer_config_),
+        checkpointer_(folder, mesh_, 0) {}
+  void save(double value) {
+    for (const auto& buffer : runner_.buffers()) at::Tensor(buffer.flat).copy_(at::arange(6) * value);
+    Manifest manifest;
+    manifest.step = 1;
+    checkpointer_.save(manifest, state());
+  }
+  void load() { checkpointer_.load(checkpointer_.read_manifest(1), state()); }
+  /// Whether the buffers, which are the stages' own memory, hold what save() filled them with.
+  bool holds(double value) {
+    bool equal = true;
+    for (const auto& buffer : runner_.buffers())
+      equal &= at::equal(buffer.flat, (at::arange(6) * value).to(buffer.flat.scalar_type()));
+    return equal && runner_.buffers().size() == 2;
+  }
+
+ private:
+  std::vector<std::unique_ptr<Stage>> stages() {
+    auto out = make_stages(model_, mesh_);
+    out[1] = std::make_unique<StageWithBuffer>(std::move(out[1]), "blocks.0.bias", at::kFloat);
+    out[2] = std::make_unique<StageWithBuffer>(std::move(out[2]), "blocks.1.bias", at::kDouble);
+    return out;
+  }
+  std::vector<StateTensor> state() {
+    auto out = optimizer_.state();
+    for (auto& buffer : runner_.buffers()) out.push_back(buffer);
+    return out;
+  }
+
+  const ModelConfig model_ = tiny_model();
+  const OptimizerConfig optimizer_config_;
+  DeviceMesh mesh_;
+  StageRunner runner_;
+  Optimizer optimizer_;
+  Checkpointer checkpointer_;
+};
+
+int64_t buffers_in(const std::string& shard) {
+  const safetensors::File file(shard);
+  int64_t count = 0;
+  for (const auto& [name, entry] : file.entries()) count += name.starts_with("buffer:");
+  return count;
+}
+
+}  // namespace
+
+TEST_CASE("buffers of stages are saved by one rank and loaded on every rank, whatever the mesh") {
+  const auto saved_on = GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 2, 1});
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints";
+  run_ranks(saved_on.replicate * saved_on.shard,
+            [&](Communicator& world) { Rank(world, saved_on, checkpoints).save(0.25); });
+  for (int rank = 0; rank < saved_on.shard; ++rank)
+    CHECK(buffers_in(fmt::format("{}/step_000000001/shard_{:05}.safetensors", checkpoints, rank)) ==
+          (rank == 0 ? 2 : 0));
+  for (const int ranks : {1, 2, 3}) {
+    std::atomic<int> equal = 0;
+    run_ranks(ranks, [&](Communicator& world) {
+      Rank rank(world, {1, ranks, 1}, checkpoints);
+      const bool before = rank.holds(0.25);
+      rank.load();
+      equal += !before && rank.holds(0.25);
+    });
+    CHECK(equal == ranks);
+  }
+}
