@@ -18,7 +18,7 @@
 // An execution plan is an engine for one shape, chosen by cuDNN's heuristics and compiled when the plan is built. The
 // nondeterministic backward accumulates dq in fp32 by atomics. The deterministic one of cuDNN 9.19 stores the gradients
 // of the scores, S x S in bf16 for each head, and multiplies them by the keys afterwards: its workspace grows with the
-// square of S (trainer/planner/activation_plan.cpp).
+// square of S (model/attention_memory.cpp).
 namespace olmoe::kernels::cudnn {
 namespace {
 
