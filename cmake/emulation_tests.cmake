@@ -69,7 +69,7 @@ olmoe_emulation_plant(misaligned_load "runtime error: (load of|reference binding
 olmoe_emulation_plant(past_dynamic_shared "AddressSanitizer: heap-buffer-overflow.*past_dynamic_shared")
 olmoe_emulation_plant(past_static_shared "runtime error: index 64 out of bounds")
 olmoe_emulation_plant(host_reads_gpu "AddressSanitizer: use-after-poison")
-olmoe_emulation_plant(gathered_row_off_by_one "AddressSanitizer: heap-buffer-overflow.*GatheredRows::slot")
+olmoe_emulation_plant(gathered_row_off_by_one "AddressSanitizer: heap-buffer-overflow.*GatheredRows::index")
 olmoe_emulation_plant(gathered_row_of_a_slot "AddressSanitizer: heap-buffer-overflow.*RowsAlongK::copy_next")
 olmoe_emulation_plant(strip_takes_the_row_behind "AddressSanitizer: heap-buffer-overflow.*copy_tiles")
 olmoe_emulation_plant(map_of_one_expert_too_many "AddressSanitizer: heap-buffer-overflow.*TileCursor::seek")

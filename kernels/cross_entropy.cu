@@ -82,23 +82,23 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
 }  // namespace
 
 void row_losses(const at::Tensor& logits_NV, const at::Tensor& targets_N, at::Tensor& losses_N) {
-  const int64_t N = logits_NV.size(0), V = logits_NV.size(1);
-  if (N == 0) return;
+  const int64_t rows = logits_NV.size(0), V = logits_NV.size(1);
+  if (rows == 0) return;
   const Launch launch(logits_NV);
   const int64_t* const targets = targets_N.const_data_ptr<int64_t>();
   double* const losses = losses_N.data_ptr<double>();
   for_dtype(logits_NV.scalar_type(), [&]<typename T>() {
     const T* const logits = logits_NV.const_data_ptr<T>();
     for_width<T>(rows_are_vectors(logits, V, V), [&]<int N>() {
-      row_loss<T, N><<<blocks_for(N, 1), kThreads, 0, launch>>>(logits, targets, V, losses);
+      row_loss<T, N><<<blocks_for(rows, 1), kThreads, 0, launch>>>(logits, targets, V, losses);
     });
   });
 }
 
 void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, const at::Tensor& seed,
                           at::Tensor& losses_N) {
-  const int64_t N = logits_NV.size(0), V = logits_NV.size(1);
-  if (N == 0) return;
+  const int64_t rows = logits_NV.size(0), V = logits_NV.size(1);
+  if (rows == 0) return;
   const Launch launch(logits_NV);
   const int64_t* const targets = targets_N.const_data_ptr<int64_t>();
   const double* const scale = seed.const_data_ptr<double>();
@@ -106,7 +106,7 @@ void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, co
   for_dtype(logits_NV.scalar_type(), [&]<typename T>() {
     T* const logits = logits_NV.data_ptr<T>();
     for_width<T>(rows_are_vectors(logits, V, V), [&]<int N>() {
-      row_loss_and_grads<T, N><<<blocks_for(N, 1), kThreads, 0, launch>>>(logits, targets, V, scale, losses);
+      row_loss_and_grads<T, N><<<blocks_for(rows, 1), kThreads, 0, launch>>>(logits, targets, V, scale, losses);
     });
   });
 }

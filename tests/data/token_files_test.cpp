@@ -181,7 +181,7 @@ TEST_CASE("all problems of all files are reported at once") {
   // A wrong dtype shows in the size of one file and the ids of another: both are named.
   const auto odd = folder.write("odd.npy", counting(7));
   const auto wide = message_of<DataError>([&] { TokenDataset({odd, good}, TokenDtype::uint32, 4, 100); });
-  CHECK(wide.starts_with("2 of 2 token files cannot be used:\n  " + odd + ": 14 bytes are no multiple of 4"));
+  CHECK(wide.starts_with("2 of 2 token files cannot be used:\n  " + odd + ": 14 bytes are not a multiple of 4"));
   CHECK(wide.find("\n  " + good + ": id 65536 ") != std::string::npos);
   CHECK(wide.find("make_text_tokens") == std::string::npos);
 }

@@ -136,7 +136,7 @@ class TokenFiles(BadInputTest):
         for name, tokens in {"even.npy": 480, "odd.npy": 481, "held_even.npy": 480, "held_odd.npy": 481}.items():
             write_tokens(self.folder / name, [(7 * i) % 64 for i in range(tokens)])
         for launch in ((), ("--dry-run",)):
-            self.assert_refused(DATA, ["2 of 2 token files", "even.npy: id ", "odd.npy: 962 bytes are no multiple of 4"],
+            self.assert_refused(DATA, ["2 of 2 token files", "even.npy: id ", "odd.npy: 962 bytes are not a multiple of 4"],
                                 self.config, "data.paths=[even.npy, odd.npy]", "data.dtype=uint32", "run.folder=other",
                                 *launch, launches=(0,))
             self.assert_refused(DATA, ["evaluation set held_even: ", "held_even.npy: id ", "evaluation set held_odd: ",
@@ -217,7 +217,7 @@ class TokenFiles(BadInputTest):
                 file.write(array.array("H", [(11 * i) % 64 for i in range(16 * 30)]).tobytes())
 
         good = self.tokens.read_bytes()
-        for number, (damage, words) in enumerate([(cut, "had 960 bytes"), (change, "were changed")]):
+        for number, (damage, words) in enumerate([(cut, "had 960 bytes"), (change, "its tokens changed since this run began")]):
             self.tokens.write_bytes(good)
             run = self.folder / f"changed{number}"
             job = self.start(self.config, f"run.folder={run}", "train.steps=100000")

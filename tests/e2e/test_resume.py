@@ -72,7 +72,7 @@ class OtherLength(ProgramTest):
         steps, before = step_lines(run), (run / "metrics.jsonl").read_text()
         code, text = self.outcome(self.config, "run.folder=run", "train.steps=3", "checkpoint.save_last=false")
         self.assertEqual(code, 0, text)
-        self.assertIn("it is kept as run/metrics.jsonl.old-1", text)
+        self.assertIn("the file is kept as run/metrics.jsonl.old-1", text)
         self.assertEqual((run / "metrics.jsonl.old-1").read_text(), before)
         self.assertEqual(step_lines(run), steps)
         self.train("run", "train.steps=3", "checkpoint.save_last=false")

@@ -36,7 +36,7 @@ TEST_CASE("the error for a name that is not a Hugging Face folder says what it i
                  Catch::Contains("`hf download allenai/OLMoE-1B-7B-0924 --local-dir DIR`"));
   for (const auto& path : {folder / "none", std::string("none"), std::string("a/b/c"), std::string("../none")})
     CHECK_THAT(said_of(path), Catch::EndsWith("there is no folder " + path));
-  CHECK_THAT(said_of(folder.add("weights/model.safetensors", "")), Catch::Contains("is a file: name the folder"));
+  CHECK_THAT(said_of(folder.add("weights/model.safetensors", "")), Catch::Contains("is a file: name its folder"));
   CHECK_THAT(said_of(folder / "weights"), Catch::Contains("has no config.json (but model.safetensors)"));
   folder.add("checkpoints/step_000000003/manifest.json", "{}");
   CHECK_THAT(said_of(folder / "checkpoints/step_000000003"),
