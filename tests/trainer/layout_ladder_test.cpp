@@ -1,11 +1,26 @@
 // The ladder's rungs of threads: every layout of up to 8 ranks computes what one rank computes.
 #include "support/layout_ladder.h"
+
+#include <array>
+#include <set>
+
 #include "support/catch.h"
+#include "trainer/config/mesh_shape.h"
 
 namespace {
 
 using namespace olmoe;
 using namespace olmoe::test;
+
+/// Whether a run of this config starts on so many ranks.
+bool accepts(const Config& config, int world) {
+  try {
+    mesh_shape(config, world);
+    return true;
+  } catch (const ConfigError&) {
+    return false;
+  }
+}
 
 void check_all(Config config, int world_size, const FinishedRun& reference) {
   for (const auto& layout : layouts_of(world_size)) {
@@ -18,10 +33,25 @@ void check_all(Config config, int world_size, const FinishedRun& reference) {
 
 }  // namespace
 
-TEST_CASE("there are 114 layouts of up to 8 ranks") {
-  size_t layouts = 0;
-  for (int world = 1; world <= 8; ++world) layouts += layouts_of(world).size();
-  CHECK(layouts == 114);
+TEST_CASE("the layouts of up to 8 ranks, 114, are those that a config may have, each once") {
+  std::set<std::array<int64_t, 5>> listed, valid;
+  for (int world = 1; world <= 8; ++world) {
+    const TempFolder folder;
+    const auto run = ladder_run(folder / "run", world);
+    for (const auto& [replicate, shard, expert, zero_stage] : layouts_of(world))
+      CHECK(listed.insert({world, replicate, shard, expert, zero_stage}).second);
+    for (int64_t replicate = 1; replicate <= world; ++replicate)
+      for (int64_t shard = 1; shard <= world; ++shard)
+        for (int64_t expert = 1; expert <= world; ++expert)
+          for (int64_t zero_stage = 1; zero_stage <= 3; ++zero_stage) {
+            auto config = run;
+            apply({replicate, shard, expert, zero_stage}, config);
+            if (validate(config).empty() && accepts(config, world))
+              valid.insert({world, replicate, shard, expert, zero_stage});
+          }
+  }
+  CHECK((listed == valid));
+  CHECK(listed.size() == 114);
 }
 
 TEST_CASE("in float64 every layout of threads gives the losses, gradients and weights of one rank", "[layouts]") {

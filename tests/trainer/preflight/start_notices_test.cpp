@@ -313,7 +313,7 @@ TEST_CASE("a notice for attention that is not deterministic") {
   auto config = quiet_run();
   config.train.deterministic_attention = false;
   check_only(notices_of(config),
-             "train.deterministic_attention: false, so two runs of one config may differ: attention adds up its "
+             "train.deterministic_attention: false, so two runs of one config may differ: attention sums its "
              "gradients in any order, and their last bits are not the same each time");
 }
 
