@@ -154,6 +154,23 @@ def check_leftovers(text):
                 yield number, f"{what}: {line.strip()[:80]}"
 
 
+LINK = re.compile(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)")  # a relative one: of an address the colon is refused
+NAMED_FILE = re.compile(r"`((?:apps|bench|cmake|configs|core|data|kernels|model|parallel|scripts|tests|trainer)/"
+                        r"[\w/.-]+\.(?:h|cuh|cpp|cu|py|sh|yaml|cmake|md))`")
+OLD_NAMES = re.compile(r"docs/(decisions|benchmarks)/.*")  # files as they were called at the time
+
+
+def check_links(root, path, name, text):
+    """Yields (line, problem) for links of a document to files that are not there, and for such files that it names."""
+    for number, line in enumerate(text.splitlines(), 1):
+        for target in LINK.findall(line):
+            if not (path.parent / target).exists():
+                yield number, f"a link to {target}, which is not there"
+        for target in NAMED_FILE.findall(line) if not OLD_NAMES.fullmatch(name) else []:
+            if "/X" not in target and not (root / target).exists():
+                yield number, f"names {target}, which is not there"
+
+
 def check_file(root, path):
     """Yields (line, problem) of one file."""
     if path.suffix in BINARY:
@@ -162,6 +179,8 @@ def check_file(root, path):
     yield from check_leftovers(text)
     yield from check_words(name, text)
     yield from check_length(path, text)
+    if path.suffix == ".md":
+        yield from check_links(root, path, name, text)
     if path.suffix in CPP:
         yield from check_includes(name, text)
         yield from check_columns(text)

@@ -228,6 +228,16 @@ class Leftovers(unittest.TestCase):
         self.assertEqual(len(check(files | {"core/a.h": include("<torch/torch.h>")})), 1)
 
 
+class Links(unittest.TestCase):
+    def test_a_document_links_to_files_and_names_files_that_are_there(self):
+        good = "[a](../core/a.h), [b](b.md#part), [c](https://a.org/b.md), `core/a.h`, `kernels/X.cu`, `core/`\n"
+        files = {"docs/a.md": good, "docs/b.md": "", "core/a.h": ""}
+        self.assertEqual(check(files), [])
+        self.assertEqual(check(files | {"docs/a.md": "x\n[a](c.md)\n"}), ["docs/a.md:2: a link to c.md, which is not there"])
+        self.assertEqual(check(files | {"docs/a.md": "`core/b.h`\n"}), ["docs/a.md:1: names core/b.h, which is not there"])
+        self.assertEqual(check(files | {"docs/decisions/001-a.md": "`core/b.h`\n"}), [])
+
+
 class House(unittest.TestCase):
     def test_ours_is_in_order(self):
         done = subprocess.run([sys.executable, SCRIPTS / "check_house.py", REPOSITORY], capture_output=True, text=True)
