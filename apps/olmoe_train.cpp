@@ -37,6 +37,7 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
   const auto run = resolve_run(config, world.size());
   prepare_process_for(run, kOtherThreads);
   const preemption::Listener signals(world);
+  world.barrier();  // once the first line is printed, every rank answers signals
   log::info("{}", describe_start(run, mpi_version));
   const auto code = [&] {
     check_start(run, world);
@@ -76,11 +77,9 @@ int main(int argc, char* argv[]) {
   app.add_option("--gpu", arguments.gpu, "GPU that --dry-run predicts the speed of: " + gpu_names())->needs(dry);
   app.set_version_flag("--version", fmt::format("olmoe-train {} ({})", kVersion, kGitCommit));
   if (const auto code = parse_command_line(app, argc, argv)) return *code;
-  const bool trains = !arguments.dry_run && !arguments.print_config;
-  if (trains) preemption::install_handlers();
   return run_launched([&](Communicator& world, const std::string& mpi_version) {
     const auto config = load_config(arguments.config, arguments.overrides);
-    if (trains) return train(config, world, mpi_version);
+    if (!arguments.dry_run && !arguments.print_config) return train(config, world, mpi_version);
     agree_on_start(world, "olmoe-train --dry-run or --print-config", mpi_version, config);
     return world.rank() == 0 ? print(arguments, config, world.size()) : ExitCode::ok;
   });

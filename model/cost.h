@@ -17,7 +17,7 @@ namespace olmoe {
 enum class SavePolicy { all, selective };
 
 /// One micro-batch on one rank, and all else that its cost depends on but the model. Routing is taken to be in balance:
-/// every set of K experts is as likely for a token.
+/// every set of K experts is as likely for a token. A capacity factor is not looked at: no assignment is dropped.
 struct CostContext {
   int64_t sequences, positions;  ///< N = sequences x positions
   int64_t value_bytes = 2;       ///< of a value in the compute dtype

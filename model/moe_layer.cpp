@@ -125,7 +125,8 @@ LayerCost MoeLayer::cost(const CostContext& context) const {
   for (const auto& point : experts.peaks)
     out.peaks.push_back({point.name, out.saved, in_flight + score_grads + point.temporaries});
   // When the experts are done, the gradient of their input waits for the router's.
-  for (const auto& point : router.peaks) out.peaks.push_back({point.name, point.saved, rows + point.temporaries});
+  for (const auto& point : router.peaks)
+    out.peaks.push_back({point.name, out.routing - router.routing + point.saved, rows + point.temporaries});
   return out;
 }
 

@@ -136,7 +136,7 @@ at::Tensor Router::balance_counts(const at::Tensor& counts_UE, StageContext& con
 RouterOut Router::forward(const Normed& x, StageContext& context) {
   auto& routing = context.routing;
   const int64_t sequences = context.batch.ids_BS.size(0);
-  const auto layers = static_cast<double>(config_.num_layers);
+  const auto layers = static_cast<double>(config_.num_moe_layers());
   const bool by_sequence = config_.load_balancing_granularity == BalanceGranularity::sequence;
   RouteOptions options{
       .top_k = config_.top_k,

@@ -10,7 +10,7 @@ namespace olmoe {
 
 struct RouterOut {
   at::Tensor scores_NK;  ///< fp32 or float64, differentiable
-  at::Tensor aux;        ///< (alpha * load-balancing loss + beta * z-loss) / num_layers, a differentiable scalar
+  at::Tensor aux;        ///< (alpha * load-balancing loss + beta * z-loss) / blocks with experts, a differentiable scalar
   StageStats stats;      ///< with 0 dropped
 };
 

@@ -78,7 +78,7 @@ class Block : public Stage {
     for (const auto& point : ffn.peaks)
       out.peaks.push_back({point.name, before_ffn + rows + norm + point.saved, rows + point.temporaries});
     for (const auto& point : attention.peaks)
-      out.peaks.push_back({point.name, norm + point.saved, 2 * rows + point.temporaries});
+      out.peaks.push_back({point.name, ffn.routing + norm + point.saved, 2 * rows + point.temporaries});
     return out;
   }
 
@@ -112,8 +112,11 @@ class MoeBlock : public Block {
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) override {
     return moe_.forward(x, residual_ND, context);
   }
-  /// Router and experts; the residual is added where rows are combined.
-  FfnCost ffn_cost(const CostContext& context) const override { return {moe_.cost(context), 2, 2}; }
+  /// The residual is added where rows are combined. Router and experts use the normed rows; experts that tokens are
+  /// dispatched to use received ones, which are saved.
+  FfnCost ffn_cost(const CostContext& context) const override {
+    return {moe_.cost(context), context.expert_ranks == 1 ? 2 : 1, 2};
+  }
 
  private:
   MoeLayer moe_;

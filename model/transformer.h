@@ -18,6 +18,8 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
 class ModelOutline {
  public:
   explicit ModelOutline(const ModelConfig& config);
+  ModelOutline(const ModelOutline&) = delete;
+  ModelOutline& operator=(const ModelOutline&) = delete;
   /// Of each stage, with all experts; slots are null.
   std::vector<std::vector<Param>> params() const;
   /// To be asked for their cost.

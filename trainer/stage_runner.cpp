@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <set>
+#include <string>
 
 #include "core/error.h"
 
@@ -63,7 +65,11 @@ void StageRunner::place_buffers() {
   for (const auto& stage : stages_)
     for (auto& buffer : stage->buffers()) all.push_back(std::move(buffer));
   buffer_slices_.reserve(all.size());  // the state refers to them
+  std::set<std::string> names;
   for (const auto& [name, tensor] : all) {
+    ENSURE(names.insert(name).second, "two buffers of stages are called {}", name);
+    ENSURE(tensor->scalar_type() == at::kFloat || tensor->scalar_type() == at::kDouble,
+           "buffer {} is {}: a checkpoint holds fp32 or float64", name, c10::toString(tensor->scalar_type()));
     *tensor = tensor->to(options_.device).contiguous();
     const auto& slice = buffer_slices_.emplace_back(Slice{name, tensor->sizes().vec(), 0, tensor->numel(), 0});
     buffers_.push_back({"buffer", std::span(&slice, 1), tensor->view({-1}), /*on_all_ranks=*/true});

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <map>
 #include <ranges>
 
 #include "core/error.h"
@@ -206,6 +207,29 @@ void Checkpointer::verify_files(const Manifest& manifest) const {
   }
 }
 
+void Checkpointer::check_buffers(const Manifest& manifest, std::span<const StateTensor> state) const {
+  std::map<std::string, int64_t> saved, present;  // bytes by name
+  for (const auto& file : manifest.files) {
+    const safetensors::File shard(step_folder(manifest.step) + "/" + file.name);
+    for (const auto& [name, entry] : shard.entries())
+      if (name.starts_with("buffer:")) saved[name] = std::ssize(shard.bytes(name));
+  }
+  for (const auto& tensor : state)
+    if (tensor.on_all_ranks)
+      for (const auto& slice : tensor.slices)
+        present[fmt::format("{}:{}:0", tensor.kind, slice.name)] = static_cast<int64_t>(tensor.flat.nbytes());
+  const auto check = [&](const auto& has, const auto& lacks, std::string_view who, std::string_view other) {
+    for (const auto& [name, bytes] : has)
+      if (const auto found = lacks.find(name); found == lacks.end() || found->second != bytes)
+        throw CheckpointError(
+            fmt::format("{}: {} has {} with {} bytes, {} {}: the checkpoint is of another model",
+                        step_folder(manifest.step), who, name, bytes, other,
+                        found == lacks.end() ? std::string("does not") : fmt::format("with {} bytes", found->second)));
+  };
+  check(saved, present, "the checkpoint", "the model");
+  check(present, saved, "the model", "the checkpoint");
+}
+
 void Checkpointer::read_state(const Manifest& manifest, std::span<const StateTensor> state) const {
   std::vector<std::unique_ptr<safetensors::File>> files;
   TensorPieces pieces;
@@ -235,6 +259,7 @@ void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> s
     });
   };
   attempt([&] { verify_files(manifest); });
+  together(mesh_.world(), fmt::format("load step {}", manifest.step), [&] { check_buffers(manifest, state); });
   attempt([&] { read_state(manifest, state); });
   ensure_finite(mesh_.world(), state, step_folder(manifest.step),
                 "It was saved by a run that had diverged: move it away to resume from the checkpoint before it");

@@ -50,13 +50,15 @@ class Checkpointer {
   /// while a save of this object is pending.
   void remove_interrupted() const;
   /// Fills `state` from a checkpoint, after the size and hash of every file were verified. Throws CheckpointError
-  /// naming the file, or an Error with ExitCode::non_finite where a value is not finite. Collective over world.
+  /// naming the file, or a buffer that only one of checkpoint and `state` has, or an Error with ExitCode::non_finite
+  /// where a value is not finite. Collective over world.
   void load(const Manifest& manifest, std::span<const StateTensor> state);
 
  private:
   void save_together(int64_t step, const std::function<void()>& work) const;
   std::string advice_for(int64_t step) const;
   void verify_files(const Manifest& manifest) const;
+  void check_buffers(const Manifest& manifest, std::span<const StateTensor> state) const;
   void read_state(const Manifest& manifest, std::span<const StateTensor> state) const;
   void clean_up() const;
 

@@ -1,7 +1,6 @@
 #include "trainer/job/preemption.h"
 
 #include <semaphore.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -10,8 +9,6 @@
 #include <chrono>
 #include <csignal>
 #include <ctime>
-#include <string_view>
-#include <tuple>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -34,10 +31,11 @@ constexpr auto kPatience = std::chrono::seconds(10);
 std::atomic<int> first_request = 0;
 std::array<std::atomic<int>, kRules.size()> unanswered{};  // for each rule 0, or 1 + the Moment of its signal
 std::atomic<int64_t> interrupted_ns = 0;
-std::atomic<Moment> now_at = Moment::joining;
+std::atomic<Moment> now_at = Moment::starting;
 std::atomic<bool> ended = false;
 sem_t wake;  // for the listener
-static_assert(std::atomic<int64_t>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
+static_assert(std::atomic<int64_t>::is_always_lock_free && std::atomic<int>::is_always_lock_free &&
+              std::atomic<Moment>::is_always_lock_free);
 
 /// True for a second SIGINT from a user, not for the copy that a launcher forwards at once.
 bool is_second_interrupt(int signal) {
@@ -53,17 +51,7 @@ size_t rule_of(int signal) {
   return static_cast<size_t>(std::ranges::find(kRules, signal, &Rule::signal) - kRules.begin());
 }
 
-/// Runs in a signal handler: only async-signal-safe calls.
-[[noreturn]] void leave_before_the_start(int signal) {
-  constexpr std::string_view kSays = ": this run has not started yet; leaving with exit code 75\n";
-  const std::string_view name = kRules[rule_of(signal)].name;
-  std::ignore = ::write(STDERR_FILENO, name.data(), name.size());
-  std::ignore = ::write(STDERR_FILENO, kSays.data(), kSays.size());
-  ::_exit(static_cast<int>(ExitCode::preempted));
-}
-
 extern "C" void on_signal(int signal) {
-  if (now_at == Moment::joining) leave_before_the_start(signal);
   const int error = errno;
   int none = 0;
   first_request.compare_exchange_strong(none, signal);
@@ -79,18 +67,16 @@ extern "C" void on_signal(int signal) {
 void apply(const Rule& rule) {
   struct sigaction action {
   }, before{};
+  sigaction(rule.signal, nullptr, &before);
+  if (rule.signal == SIGHUP && before.sa_handler == SIG_IGN) return;  // as nohup sets it: the run outlives its terminal
   action.sa_handler = rule.answer == Answer::save_and_leave ? on_signal : SIG_IGN;
   action.sa_flags = SA_RESTART;  // system calls in progress continue; the step is finished first
-  sigaction(rule.signal, &action, &before);
-  // As nohup sets it: the run outlives its terminal.
-  if (rule.signal == SIGHUP && before.sa_handler == SIG_IGN) ::signal(SIGHUP, SIG_IGN);
+  sigaction(rule.signal, &action, nullptr);
 }
 
 /// What happens next. Promises no save, which may fail.
 const char* next_of(Moment moment) {
   switch (moment) {
-    case Moment::joining:  // answered in the handler
-      break;
     case Moment::starting:
       return "nothing was trained yet, so there is nothing to save; leaving with exit code 75";
     case Moment::training:
@@ -118,20 +104,16 @@ void enter(Moment moment) { now_at = moment; }
 
 int requested() { return first_request; }
 
-void install_handlers() {
+Listener::Listener(Communicator& world) : world_(world) {
+  ended = false;
+  now_at = Moment::starting;
+  ENSURE(sem_init(&wake, 0, 0) == 0, "no semaphore for signals: {}", errno);
+  thread_ = start_thread<std::thread>("the listener to signals", [this] { listen(); });
   for (const auto& rule : kRules) apply(rule);
   sigset_t all;  // the parent process may have had them blocked
   sigemptyset(&all);
   for (const auto& rule : kRules) sigaddset(&all, rule.signal);
   pthread_sigmask(SIG_UNBLOCK, &all, nullptr);
-}
-
-Listener::Listener(Communicator& world) : world_(world) {
-  ended = false;
-  ENSURE(sem_init(&wake, 0, 0) == 0, "no semaphore for signals: {}", errno);
-  thread_ = start_thread<std::thread>("the listener to signals", [this] { listen(); });
-  now_at = Moment::starting;
-  install_handlers();
 }
 
 Listener::~Listener() {

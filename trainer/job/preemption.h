@@ -23,12 +23,8 @@ std::span<const Rule> rules();
 std::string name_of(int signal);
 
 /// What the run is doing, on which the answer to a signal depends.
-enum class Moment { joining, starting, training, saving, evaluating, ended };
+enum class Moment { starting, training, saving, evaluating, ended };
 void enter(Moment moment);
-
-/// Applies the table. Call before the ranks are joined: until there is a Listener, a signal with save_and_leave ends
-/// this process at once with exit code 75, because it cannot notify other ranks.
-void install_handlers();
 
 /// The first signal that asked this process to save and leave, or 0.
 int requested();

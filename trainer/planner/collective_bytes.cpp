@@ -20,7 +20,7 @@ int64_t exchange_bytes(const Config& config, MeshShape mesh, int64_t passes, Tok
   const int64_t forwards = config.train.recompute == Recompute::full ? 2 : 1;
   const int64_t counts = (mesh.expert - 1) * 2 * static_cast<int64_t>(sizeof(int64_t));  // copies and rows to each rank
   return copies.sent * (forwards * (row + scores) + ids + row) + copies.received * (forwards * row + row + scores) +
-         passes * model.num_layers * config.parallel.expert_chunks * counts;
+         passes * model.num_moe_layers() * config.parallel.expert_chunks * counts;
 }
 
 /// Bytes that a rank sends in an all_reduce of `numel` elements, of which it sums its own part [cut, cut).
@@ -49,7 +49,7 @@ StepCounts count_step(const Config& config, MeshShape mesh) {
 TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens) {
   if (!model.has_experts() || mesh.expert == 1) return {};
   const double of_token = expected_copies(model.num_experts, model.top_k, mesh.expert);
-  const int64_t copies = std::llround(of_token * static_cast<double>(tokens * model.num_layers));
+  const int64_t copies = std::llround(of_token * static_cast<double>(tokens * model.num_moe_layers()));
   return {copies, copies};
 }
 

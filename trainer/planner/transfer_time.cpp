@@ -34,9 +34,9 @@ void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, doub
   if (mesh.expert == 1 || !model.has_experts()) return;
   const RankGroup group{mesh.expert, 1};
   const auto chunks = static_cast<double>(config.parallel.expert_chunks);
-  const auto calls = static_cast<double>(count_step(config, mesh).passes * model.num_layers) * chunks;
+  const auto calls = static_cast<double>(count_step(config, mesh).passes * model.num_moe_layers()) * chunks;
   const double copies = expected_copies(model.num_experts, model.top_k, mesh.expert) * tokens *
-                        static_cast<double>(model.num_layers) / calls;  // of one call
+                        static_cast<double>(model.num_moe_layers()) / calls;  // of one call
   const auto row = static_cast<double>(model.d_model * compute_bytes(config));
   const auto scores = static_cast<double>(model.top_k * master_bytes(config));
   const auto ids = static_cast<double>(model.top_k) * sizeof(int32_t);

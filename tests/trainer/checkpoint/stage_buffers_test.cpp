@@ -12,8 +12,8 @@ using namespace olmoe::test;
 /// A stage with a buffer, which it does not use.
 class StageWithBuffer : public Stage {
  public:
-  StageWithBuffer(std::unique_ptr<Stage> stage, std::string name, at::ScalarType dtype)
-      : stage_(std::move(stage)), name_(std::move(name)), bias_(at::zeros({2, 3}, dtype)) {}
+  StageWithBuffer(std::unique_ptr<Stage> stage, std::string name, at::Tensor bias)
+      : stage_(std::move(stage)), name_(std::move(name)), bias_(std::move(bias)) {}
   std::vector<Param> params() override { return stage_->params(); }
   std::vector<StageBuffer> buffers() override { return {{name_, &bias_}}; }
   int64_t num_experts() const override { return stage_->num_experts(); }
@@ -29,9 +29,10 @@ class StageWithBuffer : public Stage {
 /// A rank of a model whose blocks have buffers, the second one's in float64.
 class Rank {
  public:
-  Rank(Communicator& world, MeshShape shape, const std::string& folder)
+  Rank(Communicator& world, MeshShape shape, const std::string& folder, at::IntArrayRef sizes = {2, 3},
+       const std::string& name = "blocks.0.bias")
       : mesh_(world, shape),
-        runner_(stages(), mesh_, runner_options(at::kFloat)),
+        runner_(stages(sizes, name), mesh_, runner_options(at::kFloat)),
         optimizer_(runner_.units(), optimizer_config_),
         checkpointer_(folder, mesh_, 0) {}
   void save(double value) {
@@ -50,10 +51,10 @@ class Rank {
   }
 
  private:
-  std::vector<std::unique_ptr<Stage>> stages() {
+  std::vector<std::unique_ptr<Stage>> stages(at::IntArrayRef sizes, const std::string& name) {
     auto out = make_stages(model_, mesh_);
-    out[1] = std::make_unique<StageWithBuffer>(std::move(out[1]), "blocks.0.bias", at::kFloat);
-    out[2] = std::make_unique<StageWithBuffer>(std::move(out[2]), "blocks.1.bias", at::kDouble);
+    out[1] = std::make_unique<StageWithBuffer>(std::move(out[1]), name, at::zeros(sizes, at::kFloat));
+    out[2] = std::make_unique<StageWithBuffer>(std::move(out[2]), "blocks.1.bias", at::zeros({2, 3}, at::kDouble));
     return out;
   }
   std::vector<StateTensor> state() {
@@ -62,7 +63,11 @@ class Rank {
     return out;
   }
 
-  const ModelConfig model_ = tiny_model();
+  const ModelConfig model_ = [] {
+    auto model = tiny_model();
+    model.num_experts = 4;
+    return model;
+  }();
   const OptimizerConfig optimizer_config_;
   DeviceMesh mesh_;
   StageRunner runner_;
@@ -80,7 +85,7 @@ int64_t buffers_in(const std::string& shard) {
 }  // namespace
 
 TEST_CASE("buffers of stages are saved by one rank and loaded on every rank, whatever the mesh") {
-  const auto saved_on = GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 2, 1});
+  const auto saved_on = GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{1, 2, 2}, MeshShape{2, 2, 1});
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   run_ranks(saved_on.replicate * saved_on.shard,
@@ -98,4 +103,43 @@ TEST_CASE("buffers of stages are saved by one rank and loaded on every rank, wha
     });
     CHECK(equal == ranks);
   }
+}
+
+TEST_CASE("a checkpoint whose buffers are not those of the model is refused as another model's") {
+  TempFolder folder;
+  const auto world = make_single_communicator();
+  Rank(*world, {}, folder / "checkpoints").save(0.25);
+  const auto refused = [&](at::IntArrayRef sizes, const std::string& name) {
+    Rank rank(*world, {}, folder / "checkpoints", sizes, name);
+    try {
+      rank.load();
+    } catch (const CheckpointError& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(refused({2, 3}, "blocks.0.bias") == "accepted");
+  CHECK_THAT(refused({2, 2}, "blocks.0.bias"),
+             Catch::Contains("the checkpoint has buffer:blocks.0.bias:0 with 24 bytes, the model with 16 bytes"));
+  CHECK_THAT(refused({2, 4}, "blocks.0.bias"), Catch::Contains("the model with 32 bytes"));
+  const auto renamed = refused({2, 3}, "blocks.0.other");
+  CHECK_THAT(renamed, Catch::Contains("the checkpoint has buffer:blocks.0.bias:0") &&
+                          Catch::Contains("the model does not: the checkpoint is of another model") &&
+                          !Catch::Contains("Restore it"));
+}
+
+TEST_CASE("buffers of a dtype that a checkpoint does not hold, or of one name, are refused") {
+  const auto world = make_single_communicator();
+  DeviceMesh mesh(*world, {});
+  const auto model = tiny_model();
+  const auto run = [&](const char* name, at::ScalarType dtype) {
+    auto stages = make_stages(model, mesh);
+    stages[1] = std::make_unique<StageWithBuffer>(std::move(stages[1]), "blocks.0.bias", at::zeros({3}, at::kFloat));
+    stages[2] = std::make_unique<StageWithBuffer>(std::move(stages[2]), name, at::zeros({3}, dtype));
+    StageRunner(std::move(stages), mesh, runner_options(at::kFloat));
+  };
+  CHECK_NOTHROW(run("blocks.1.bias", at::kFloat));
+  CHECK_THROWS_WITH(run("blocks.1.bias", at::kLong), Catch::Contains("buffer blocks.1.bias is Long"));
+  CHECK_THROWS_WITH(run("blocks.0.bias", at::kFloat),
+                    Catch::Contains("two buffers of stages are called blocks.0.bias"));
 }

@@ -82,26 +82,6 @@ TEST_CASE("after its run a process only notes signals, and leaves by itself") {
     CHECK(ending([=] { preemption::enter(moment), ::raise(SIGUSR2); }) == SIGUSR2);
 }
 
-TEST_CASE("before the ranks are joined a signal ends the process with 75, also if the parent blocked it") {
-  sigset_t blocked, before;
-  sigemptyset(&blocked);
-  sigaddset(&blocked, SIGTERM);
-  pthread_sigmask(SIG_BLOCK, &blocked, &before);
-  const TempFolder folder;
-  const auto says = folder / "says";
-  const auto joins = [] {
-    preemption::enter(Moment::joining);  // whatever tests before it have trained
-    preemption::install_handlers();
-    ::raise(SIGPIPE);
-    ::raise(SIGTERM);
-    ::sleep(60);
-    return 0;
-  };
-  CHECK(ending_of(joins, says) == static_cast<int>(ExitCode::preempted));
-  CHECK(read_text(says) == "SIGTERM: this run has not started yet; leaving with exit code 75\n");
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-}
-
 TEST_CASE("while a run starts a signal ends it with 75") {
   const auto wait = [] { ::raise(SIGHUP), ::sleep(60); };
   CHECK(ending(wait) == static_cast<int>(ExitCode::preempted));
