@@ -10,8 +10,8 @@ namespace olmoe {
 
 struct RouterOut {
   at::Tensor scores_NK;  ///< fp32 or float64, differentiable
-  at::Tensor aux;        ///< (alpha * load-balancing loss + beta * z-loss) / blocks with experts, a differentiable scalar
-  StageStats stats;      ///< with 0 dropped
+  at::Tensor aux;    ///< (alpha * load-balancing loss + beta * z-loss) / blocks with experts; a scalar, differentiable
+  StageStats stats;  ///< with 0 dropped
 };
 
 /// Token-choice routing: softmax over all experts, then the K largest, ties to the lower index.
