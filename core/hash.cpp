@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "core/error.h"
 
 namespace olmoe {
@@ -17,8 +20,11 @@ struct Hasher::Impl {
 };
 
 Hasher::Hasher() : impl_(std::make_unique<Impl>()) {
-  ENSURE(impl_->state && XXH3_128bits_reset(impl_->state.get()) == XXH_OK, "no memory for a hash");
+  ENSURE(impl_->state, "no memory for a hash");
+  reset();
 }
+
+void Hasher::reset() { ENSURE(XXH3_128bits_reset(impl_->state.get()) == XXH_OK, "cannot reset a hash"); }
 
 Hasher::~Hasher() = default;
 
@@ -30,6 +36,27 @@ void Hasher::update(std::span<const std::byte> bytes) {
 std::string Hasher::hex() const {
   const XXH128_hash_t hash = XXH3_128bits_digest(impl_->state.get());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+void BlockHasher::update(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const auto part = bytes.first(std::min(bytes.size(), static_cast<size_t>(kBlockBytes - in_block_)));
+    block_.update(part);
+    in_block_ += static_cast<int64_t>(part.size());
+    bytes = bytes.subspan(part.size());
+    if (in_block_ == kBlockBytes) end_block();
+  }
+}
+
+std::vector<std::string> BlockHasher::finish() {
+  if (in_block_ > 0) end_block();
+  return std::exchange(hashes_, {});
+}
+
+void BlockHasher::end_block() {
+  hashes_.push_back(block_.hex());
+  block_.reset();
+  in_block_ = 0;
 }
 
 }  // namespace olmoe

@@ -45,14 +45,17 @@ DeviceStep::DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& me
   graph_.emplace(std::move(graph), [this] { optimizer_.mark_updated(); });
 }
 
-PendingTotals DeviceStep::run(const std::function<Batch()>& next, int64_t step, double lr) {
+PendingTotals DeviceStep::run(const std::function<Batch()>& next, int64_t step, double lr,
+                              const std::function<void()>& before_update) {
   optimizer_.begin_step(step, lr);
-  if (!graph_) return PendingTotals(compute(take_batches(next, plan_.accumulation_steps(), runner_.device())));
+  if (!graph_)
+    return PendingTotals(compute(take_batches(next, plan_.accumulation_steps(), runner_.device()), before_update));
   batches_->load(next);
-  return PendingTotals(graph_->run([this] { return compute(batches_->step()); }));
+  before_update();  // a replay updates the state in the same launch
+  return PendingTotals(graph_->run([this] { return compute(batches_->step(), [] {}); }));
 }
 
-at::Tensor DeviceStep::compute(const StepBatches& step) {
+at::Tensor DeviceStep::compute(const StepBatches& step, const std::function<void()>& before_update) {
   const auto& targets_1 = step.targets_1;
   mesh_.world().all_reduce(targets_1);
   const auto per_target = targets_1.to(at::kDouble).reciprocal().squeeze(0);
@@ -69,6 +72,7 @@ at::Tensor DeviceStep::compute(const StepBatches& step) {
   mesh_.world().all_reduce(totals.losses_3);
   mesh_.world().all_reduce(totals.counts_LE);
   mesh_.world().all_reduce(totals.dropped_1);
+  before_update();
   // A loss that is not finite makes the norm NaN, with which the device updates nothing; the host reads it afterwards.
   optimizer_.update(grad_norm + 0 * totals.losses_3[0]);
   return PendingTotals(totals, grad_norm, targets_1).packed();

@@ -50,12 +50,15 @@ class DeviceStep {
              std::unique_ptr<DeviceGraph> graph);
   /// Optimizer step `step`, counted from 1. `next` gives the micro-batch of each accumulation step; all are taken
   /// before the first is computed, because losses are means over the target tokens of the whole step. Updates nothing
-  /// where the loss or the gradient norm is not finite, which the returned totals show. Collective over world.
-  PendingTotals run(const std::function<Batch()>& next, int64_t step, double lr);
+  /// where the loss or the gradient norm is not finite, which the returned totals show. `before_update` is called once,
+  /// after which the trained state may change; with a graph before the step, else before its update. Collective over
+  /// world.
+  PendingTotals run(
+      const std::function<Batch()>& next, int64_t step, double lr, const std::function<void()>& before_update = [] {});
 
  private:
   /// Host values in here must be the same in every step: a graph captures them.
-  at::Tensor compute(const StepBatches& step);
+  at::Tensor compute(const StepBatches& step, const std::function<void()>& before_update);
 
   StageRunner& runner_;
   Optimizer& optimizer_;

@@ -75,12 +75,21 @@ MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step,
 
 void MetricsLog::append(const JsonLine& line) {
   if (!file_) return;
-  try {
-    file_->write(line);
-  } catch (const Error& error) {
-    problem_ = error.what();
-    file_.reset();
-  }
+  const bool waited = file_->waiting() > 0;
+  file_->write(line);
+  if (!waited && file_->waiting() > 0)
+    log::warn("{}. Training goes on; up to {} lines of metrics wait in memory until they can be written",
+              file_->problem(), kMostWaiting);
+  if (waited && file_->waiting() == 0) log::info("{}/metrics.jsonl is written again: no line is lost", run_folder_);
+}
+
+std::string MetricsLog::problem() const {
+  return file_ && file_->waiting() > kMostWaiting ? file_->problem() : std::string();
+}
+
+std::string MetricsLog::close() {
+  const auto left = file_ ? file_->flush() : 0;
+  return left == 0 ? std::string() : fmt::format("{}: {} lines of metrics are lost", file_->problem(), left);
 }
 
 void MetricsLog::write(const StepMetrics& m) {
@@ -103,6 +112,7 @@ void MetricsLog::write(const StepMetrics& m) {
   if (m.peak_memory_bytes) line.add("peak_memory_bytes", *m.peak_memory_bytes);
   for (const auto& [key, value] : m.traffic) line.add(key, value);
   if (m.host_syncs) line.add("host_syncs", *m.host_syncs);
+  if (m.checkpoint_failures > 0) line.add("checkpoint_failures", m.checkpoint_failures);
   append(line);
   const double step_s =
       m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;

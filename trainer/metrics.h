@@ -25,6 +25,7 @@ struct StepMetrics {
       peak_memory_bytes;     ///< peak of tensor memory on this rank's device since the start, where counted
   MeshTraffic traffic = {};  ///< of this rank, in this step; with expert parallelism also its copies of tokens
   std::optional<int64_t> host_syncs = {};  ///< host syncs within the step, where counted
+  int64_t checkpoint_failures = 0;         ///< saves that failed since the start; written if there are any
 };
 
 /// metrics.jsonl and the console, written on rank 0. On all ranks, write() throws Error with ExitCode::non_finite that
@@ -38,15 +39,19 @@ class MetricsLog {
   void write(int64_t step, const std::vector<EvalResult>& results);
   /// True where the step from which the run resumes is evaluated already; false on ranks that do not write.
   bool has_evaluation() const { return has_evaluation_; }
-  /// Why a line could not be written, after which none is; empty: all were. write() does not throw for it, so that the
-  /// run can save its step before it ends.
-  const std::string& problem() const { return problem_; }
+  /// Lines that may wait in memory because they could not be written; they are written, in order, as soon as they can
+  /// be.
+  static constexpr size_t kMostWaiting = 10'000;
+  /// Why more lines wait than may; empty: they do not. write() does not throw for it, so that the run can save its step
+  /// before it ends.
+  std::string problem() const;
+  /// Tries to write the lines that wait. Returns why some still do; empty: none does. For the end of a run.
+  std::string close();
 
  private:
   void append(const JsonLine& line);
 
   std::unique_ptr<JsonLinesFile> file_;  // null on ranks that do not write
-  std::string problem_;
   bool has_evaluation_ = false;
   std::string run_folder_;
   int64_t train_steps_, console_every_;

@@ -72,9 +72,12 @@ void Optimizer::mark_updated() {
 std::vector<StateTensor> Optimizer::state() const {
   std::vector<StateTensor> out;
   for (size_t u = 0; u < units_.size(); ++u) {
-    out.push_back({"weight", units_[u]->slices(), units_[u]->shard});
-    out.push_back({"exp_avg", units_[u]->slices(), exp_avg_[u]});
-    out.push_back({"exp_avg_sq", units_[u]->slices(), exp_avg_sq_[u]});
+    const auto add = [&](const char* kind, const at::Tensor& flat) {
+      out.push_back({kind, units_[u]->slices(), flat, /*on_all_ranks=*/false, units_[u]->params()});
+    };
+    add("weight", units_[u]->shard);
+    add("exp_avg", exp_avg_[u]);
+    add("exp_avg_sq", exp_avg_sq_[u]);
   }
   return out;
 }

@@ -20,62 +20,17 @@
 #include "trainer/checkpoint/state_guard.h"
 #include "trainer/config/lr_schedule.h"
 #include "trainer/device/cuda_device.h"
-#include "trainer/device/cuda_graph.h"
 #include "trainer/device/tensor_memory.h"
 #include "trainer/job/environment.h"
 #include "trainer/job/preemption.h"
 #include "trainer/job/run_folder.h"
+#include "trainer/run_options.h"
 #include "trainer/start_agreement.h"
 #include "trainer/trial_pass.h"
 #include "trainer/weights.h"
 
 namespace olmoe {
 namespace {
-
-at::ScalarType scalar_type(ComputeDtype dtype) {
-  switch (dtype) {
-    case ComputeDtype::float32:
-      return at::kFloat;
-    case ComputeDtype::bfloat16:
-      return at::kBFloat16;
-    case ComputeDtype::float64:
-      return at::kDouble;
-  }
-  throw Error("unreachable compute dtype");
-}
-
-Overlap overlap_of(const Config& config) { return config.parallel.overlap ? Overlap::yes : Overlap::no; }
-
-MoeOptions moe_options(const ResolvedRun& run) {
-  const auto& config = run.config;
-  return {run.device, overlap_of(config), config.parallel.expert_chunks, config.train.expert_kernels};
-}
-
-std::optional<at::ScalarType> reduce_dtype(ReduceDtype dtype) {
-  return dtype == ReduceDtype::bfloat16 ? std::optional(at::kBFloat16) : std::nullopt;
-}
-
-StageRunner::Options runner_options(const ResolvedRun& run) {
-  const auto& config = run.config;
-  return {.compute_dtype = scalar_type(config.train.compute_dtype),
-          .device = run.device,
-          .residency = config.parallel.zero_stage == 3 ? Residency::pooled : Residency::resident,
-          .recompute = config.train.recompute == Recompute::full,
-          .registered_memory = config.parallel.registered_memory,
-          .overlap = config.parallel.overlap,
-          .grads = config.parallel.zero_stage == 1 ? Residency::resident : Residency::pooled,
-          .reduce_dtype = reduce_dtype(config.parallel.reduce_dtype),
-          .save_policy = config.train.recompute == Recompute::selective ? SavePolicy::selective : SavePolicy::all};
-}
-
-DataLoader::Plan loader_plan(const ResolvedRun& run, const Communicator& world) {
-  // A step takes the batches of all accumulation steps at its start.
-  return {run.batches, world.rank(), std::max(run.config.data.prefetch, run.batches.accumulation_steps())};
-}
-
-std::unique_ptr<DeviceGraph> device_graph(const ResolvedRun& run) {
-  return run.config.train.cuda_graph ? cuda::make_device_graph(run.device) : nullptr;
-}
 
 namespace fs = std::filesystem;
 
@@ -132,7 +87,8 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
       mesh_(world, run_.mesh),
       source_(make_source(config_, world)),
       evaluator_(config_, world),
-      checkpointer_(config_.run.folder + "/checkpoints", mesh_, config_.checkpoint.keep) {
+      checkpointer_(config_.run.folder + "/checkpoints", mesh_,
+                    {.keep = config_.checkpoint.keep, .async = config_.checkpoint.async, .device = run_.device}) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // the backward runs on this rank's thread
   agree_on_data(world, config_, *source_, evaluator_);
   const auto attention =
@@ -142,6 +98,11 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
   device_step_.emplace(*runner_, *optimizer_, mesh_, run_.batches, device_graph(run_));
   start_or_resume();
+  saver_.emplace(checkpointer_, config_.checkpoint.async,
+                 CheckpointSaver::Source{.manifest = [this](int64_t step) { return this->manifest(step); },
+                                         .state = [this] { return state(); },
+                                         .ensure_usable = [this](int64_t step) { ensure_usable(step); }},
+                 step_ == 0 ? -1 : step_);
   checkpointer_.remove_interrupted();
   open_metrics();
   loader_ = std::make_unique<DataLoader>(source_, loader_plan(run_, world), step_);
@@ -166,14 +127,17 @@ void Trainer::open_metrics() {
   evaluation_missing_ = missing.item<int64_t>() != 0 && evaluation_due();
 }
 
-/// Called after all checks that need no lock, and before anything is written to the folder.
+/// Called after all checks that need no lock, and before anything is written to the folder. Does nothing once the
+/// folder is locked.
 void Trainer::lock_folder(std::optional<int64_t> latest_step) {
+  if (locked_) return;
   auto& world = mesh_.world();
   agree(world, [&] {
     if (world.rank() != 0) return;
     make_run_folder(config_.run.folder);
     lock_ = std::make_shared<RunLock>(config_.run.folder);
   });
+  locked_ = true;
   if (checkpointer_.latest_step() == latest_step) return;
   agree(world, [&] {
     throw CheckpointError(fmt::format("{}: another run changed the checkpoints while this one started: start it again",
@@ -189,32 +153,53 @@ std::vector<StateTensor> Trainer::state() const {
 }
 
 void Trainer::start_or_resume() {
-  auto& world = mesh_.world();
-  const auto latest = checkpointer_.latest_step();
-  Manifest manifest;
-  if (latest)
-    agree(world, [&] {
-      manifest = checkpointer_.read_manifest(*latest);
-      check_same_run(manifest);
-    });
-  const bool trains = !latest || *latest < config_.train.steps;
-  agree(world, [&] {
-    if (trains) check_file_size(state());
-  });
-  if (!latest) {
-    const auto& folder = config_.train.init_from;
-    if (!folder.empty()) agree_on_weights(world, folder);
-    agree(world, [&] { fill_weights(runner_->units(), initial_weights(config_)); });
-    ensure_finite(world, state(), folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
-                  "Start from weights that are finite");
-    lock_folder(latest);
-    log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
-    return;
+  const auto newest = checkpointer_.latest_step();
+  if (!newest) return start_new();
+  for (auto step = *newest;; step = checkpointer_.latest_step().value()) {
+    try {
+      return resume(step);
+    } catch (const DamagedCheckpoint& error) {  // thrown on all ranks
+      if (config_.checkpoint.on_damage == OnDamage::stop)
+        throw CheckpointError(fmt::format("{}. {}", error.what(), checkpointer_.advice_for(step)));
+      lock_folder(step);
+      checkpointer_.set_aside(step, error.what());
+    }
   }
-  lock_folder(latest);
-  checkpointer_.load(manifest, state());
+}
+
+void Trainer::start_new() {
+  auto& world = mesh_.world();
+  const auto& folder = config_.train.init_from;
+  agree(world, [&] { check_file_size(state()); });
+  if (!folder.empty()) agree_on_weights(world, folder);
+  agree(world, [&] { fill_weights(runner_->units(), initial_weights(config_)); });
+  ensure_finite(world, state(), folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
+                "Start from weights that are finite");
+  lock_folder({});
+  log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
+}
+
+/// Throws DamagedCheckpoint where the checkpoint of `step` is damaged, also when it is read a second time.
+void Trainer::resume(int64_t step) {
+  auto& world = mesh_.world();
+  const auto attempt = [&] {
+    const auto manifest = checkpointer_.read_manifest(step);
+    agree(world, [&] {
+      check_same_run(manifest);
+      if (step < config_.train.steps) check_file_size(state());
+    });
+    lock_folder(step);
+    checkpointer_.load(manifest, state());
+  };
+  try {
+    attempt();
+  } catch (const DamagedCheckpoint& error) {
+    if (world.rank() == 0) log::warn("{}: reading it again", error.what());
+    checkpointer_.forget_cached(step);
+    attempt();
+  }
   for (const auto& unit : runner_->units()) unit->invalidate();
-  step_ = saved_step_ = manifest.step;
+  step_ = step;
   log::info("resuming from {}", checkpointer_.step_folder(step_));
 }
 
@@ -251,27 +236,52 @@ ExitCode Trainer::run() {
   while (step_ < config_.train.steps) {
     preemption::enter(Moment::training);
     metrics_->write(train_step());
+    saver_->after_step();
     const bool last = step_ == config_.train.steps, asked = leave_now();
     const auto every = config_.checkpoint.every_steps;
-    const bool save_due = (every > 0 && step_ % every == 0) || (last && config_.checkpoint.save_last);
-    if (asked || save_due) save();
+    const bool due = every > 0 && step_ % every == 0;
+    if (asked || (last && (due || config_.checkpoint.save_last)))
+      saver_->save_now(step_);
+    else if (due)
+      saver_->begin(step_);
     // A signal may have come during the save. An evaluation checks for signals itself.
     evaluation_missing_ = evaluation_due();
-    if (asked || (save_due && leave_now())) return leave();
+    if (asked || ((due || last) && leave_now())) return leave();
     if (evaluation_missing_ && !evaluate()) return leave();
   }
-  return leave_now() ? leave() : ExitCode::ok;
+  saver_->finish();
+  return leave_now() ? leave() : end(ExitCode::ok);
 }
 
 /// Saves the step, unless it is saved. The next start resumes from it.
 ExitCode Trainer::leave() {
-  save();
+  saver_->save_now(step_);
+  return end(step_ < config_.train.steps || evaluation_missing_ ? ExitCode::preempted : ExitCode::ok);
+}
+
+/// Throws CheckpointError where the disk is why the run ends, or has no room for the last lines of metrics.
+ExitCode Trainer::end(ExitCode code) {
   agree(mesh_.world(), [&] {
-    if (!metrics_->problem().empty())
-      throw CheckpointError(fmt::format("{}. Step {} is saved, its line of metrics is lost. {}", metrics_->problem(),
-                                        step_, disk_advice(config_.run.folder, 0)));
+    auto problem = metrics_->close();
+    if (problem.empty()) problem = disk_is_low();
+    if (!problem.empty())
+      throw CheckpointError(fmt::format("{}. Step {} is {}. {}", problem, step_,
+                                        saver_->saved_step() == step_ ? "saved" : "not saved",
+                                        disk_advice(config_.run.folder, 0)));
   });
-  return step_ < config_.train.steps || evaluation_missing_ ? ExitCode::preempted : ExitCode::ok;
+  return code;
+}
+
+/// Why the run should end before its disk is full; empty: it need not, or this rank does not write.
+std::string Trainer::disk_is_low() {
+  const double min_free = config_.checkpoint.min_free;
+  if (min_free == 0 || mesh_.world().rank() != 0) return {};
+  std::error_code unknown;  // a disk that cannot be asked says so when it is written to
+  const auto space = fs::space(config_.run.folder, unknown);
+  const double free = static_cast<double>(space.available) / (1 << 30);
+  if (unknown || free >= min_free) return {};
+  return fmt::format("{:.2f} GiB are free below {}, less than checkpoint.min_free: {}", free, config_.run.folder,
+                     min_free);
 }
 
 StepMetrics Trainer::train_step() {
@@ -280,13 +290,17 @@ StepMetrics Trainer::train_step() {
   if (config_.log.host_syncs) host_syncs.emplace();
   const auto traffic_before = traffic_of(mesh_);
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
-  const auto totals = device_step_->run([this] { return loader_->next(); }, step_ + 1, lr).read(mesh_.world());
+  const auto totals =
+      device_step_->run([this] { return loader_->next(); }, step_ + 1, lr, [this] { saver_->before_update(); })
+          .read(mesh_.world());
   if (totals.targets == 0) throw DataError(fmt::format("step {}: its batches have no target tokens", step_ + 1));
-  if (!std::isfinite(totals.loss()) || !std::isfinite(totals.grad_norm))
+  if (!std::isfinite(totals.loss()) || !std::isfinite(totals.grad_norm)) {
+    saver_->settle();
     throw Error(fmt::format("step {}: loss {} and gradient norm {}: not finite, so nothing was updated or saved. Start "
                             "the run again with a lower optimizer.lr: it resumes from its newest checkpoint",
                             step_ + 1, totals.loss(), totals.grad_norm),
                 ExitCode::non_finite);
+  }
 
   ++step_;
   const int64_t step_tokens = run_.batches.global_batch * config_.data.sequence_length;
@@ -307,7 +321,8 @@ StepMetrics Trainer::train_step() {
           .tokens_per_s = static_cast<double>(step_tokens) / watch.elapsed_s(),
           .peak_memory_bytes = tensor_memory::peak_bytes(run_.device),
           .traffic = std::move(traffic),
-          .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt};
+          .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt,
+          .checkpoint_failures = saver_->failures()};
 }
 
 bool Trainer::evaluation_due() const {
@@ -325,27 +340,23 @@ bool Trainer::evaluate() {
   return true;
 }
 
-void Trainer::save() {
-  if (saved_step_ == step_) return;
-  preemption::enter(preemption::Moment::saving);
-  ensure_usable();
-  const Stopwatch watch;
+/// Of a checkpoint of a finished step, without its files.
+Manifest Trainer::manifest(int64_t step) const {
   Manifest manifest;
-  manifest.step = step_;
-  manifest.sequences = step_ * config_.train.global_batch_size;
+  manifest.step = step;
+  manifest.sequences = step * config_.train.global_batch_size;
   manifest.tokens = manifest.sequences * config_.data.sequence_length;
   manifest.config = write_config(config_);
   manifest.data_fingerprint = source_->fingerprint();
   manifest.made_by = describe_environment(run_.device);
   manifest.made_by["mesh"] = mesh_.describe();
-  checkpointer_.save(std::move(manifest), state());
-  saved_step_ = step_;
-  log::info("saved {} in {:.2f} s", checkpointer_.step_folder(step_), watch.elapsed_s());
+  return manifest;
 }
 
 /// Finite weights may still be too large to compute with: what is saved must give a finite loss and gradient norm. They
 /// are computed on the first micro-batch of each rank of the last step, whose tokens are known to be readable.
-void Trainer::ensure_usable() {
+void Trainer::ensure_usable(int64_t step) {
+  ENSURE(step == step_, "the weights are those of step {}, not {}", step_, step);
   const auto [first, count] = run_.batches.sequences_of(mesh_.world().rank(), /*accumulation_step=*/0);
   const auto batch = make_batch(*source_, (step_ - 1) * run_.batches.global_batch + first, count);
   const auto read = fetch(trial_pass(*runner_, *optimizer_, mesh_, batch), mesh_.world());
@@ -358,15 +369,16 @@ void Trainer::ensure_usable() {
                 ExitCode::non_finite);
 }
 
-/// Whether the run must end early, agreed by all ranks: for a signal, or metrics that cannot be written.
+/// Whether the run must end early, agreed by all ranks: for a signal, or a disk that cannot be written to.
 bool Trainer::leave_now() {
-  constexpr int64_t kNoMetrics = 1 << 16;  // above any signal
-  const int64_t mine = metrics_->problem().empty() ? preemption::requested() : kNoMetrics;
+  constexpr int64_t kDisk = 1 << 16;  // above any signal
+  const auto problem = metrics_->problem().empty() ? disk_is_low() : metrics_->problem();
+  const int64_t mine = problem.empty() ? preemption::requested() : kDisk;
   auto asked = at::full({1}, mine, at::TensorOptions().dtype(at::kLong).device(run_.device));
   mesh_.world().all_reduce(asked, Reduce::max);
   const auto reason = fetch(asked, mesh_.world()).item<int64_t>();
-  if (!metrics_->problem().empty()) log::warn("{}: saving step {} and leaving", metrics_->problem(), step_);
-  if (reason != 0 && reason != kNoMetrics)
+  if (!problem.empty()) log::warn("{}: saving step {} and leaving", problem, step_);
+  if (reason != 0 && reason != kDisk)
     log::info("received {}: saving step {} and leaving", preemption::name_of(static_cast<int>(reason)), step_);
   return reason != 0;
 }

@@ -10,6 +10,7 @@
 #include "data/data_loader.h"
 #include "parallel/device_mesh.h"
 #include "trainer/checkpoint/checkpointer.h"
+#include "trainer/checkpoint_saver.h"
 #include "trainer/config/config.h"
 #include "trainer/device_step.h"
 #include "trainer/evaluator.h"
@@ -49,19 +50,24 @@ class Trainer {
   void lock_folder(std::optional<int64_t> latest_step);
   std::vector<StateTensor> state() const;
   void start_or_resume();
+  void start_new();
+  void resume(int64_t step);
   void check_same_run(const Manifest& manifest);
   void open_metrics();
   StepMetrics train_step();
   bool evaluation_due() const;
   bool evaluate();
-  void save();
-  void ensure_usable();
+  Manifest manifest(int64_t step) const;
+  void ensure_usable(int64_t step);
   bool leave_now();
   ExitCode leave();
+  ExitCode end(ExitCode code);
+  std::string disk_is_low();
 
   const ResolvedRun run_;
   const Config& config_ = run_.config;
   std::shared_ptr<const RunLock> lock_;
+  bool locked_ = false;
   DeviceMesh mesh_;
   std::shared_ptr<const SequenceSource> source_;
   Evaluator evaluator_;
@@ -69,8 +75,8 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<DeviceStep> device_step_;
   Checkpointer checkpointer_;
-  int64_t step_ = 0;         // finished steps
-  int64_t saved_step_ = -1;  // of the newest checkpoint
+  std::optional<CheckpointSaver> saver_;
+  int64_t step_ = 0;  // finished steps
   std::unique_ptr<DataLoader> loader_;
   std::unique_ptr<MetricsLog> metrics_;
   bool evaluation_missing_ = false;  // step_ is due for one that was not made, or was interrupted

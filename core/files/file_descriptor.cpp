@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <tuple>
 
 #include "core/error.h"
 #include "core/process/process_limits.h"
@@ -51,6 +52,20 @@ size_t FileDescriptor::read_some(std::span<std::byte> buffer) const {
   }
 }
 
+size_t FileDescriptor::read_at(int64_t begin, std::span<std::byte> buffer) const {
+  size_t done = 0;
+  while (done < buffer.size()) {
+    const ssize_t count = ::pread(fd_, buffer.data() + done, buffer.size() - done, begin + static_cast<off_t>(done));
+    if (count == 0) break;
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail("read");
+    done += static_cast<size_t>(count);
+  }
+  return done;
+}
+
+void FileDescriptor::forget_cached() const { ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
+
 void FileDescriptor::write_all(std::span<const std::byte> bytes) const {
   while (!bytes.empty()) {
     const ssize_t count = ::write(fd_, bytes.data(), bytes.size());
@@ -58,6 +73,10 @@ void FileDescriptor::write_all(std::span<const std::byte> bytes) const {
     if (count < 0) fail("write");
     bytes = bytes.subspan(static_cast<size_t>(count));
   }
+}
+
+void FileDescriptor::truncate(int64_t size_bytes) const {
+  if (is_regular()) std::ignore = ::ftruncate(fd_, size_bytes);
 }
 
 void FileDescriptor::sync() const {

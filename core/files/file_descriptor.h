@@ -28,8 +28,14 @@ class FileDescriptor {
   bool is_regular() const;
   /// Reads up to buffer.size() bytes; 0 at the end of the file.
   size_t read_some(std::span<std::byte> buffer) const;
+  /// Reads buffer.size() bytes from byte `begin`, or up to the end of the file. Returns how many.
+  size_t read_at(int64_t begin, std::span<std::byte> buffer) const;
+  /// Drops clean pages of the file from the page cache, so that the next read asks the disk.
+  void forget_cached() const;
   /// Writes all bytes, in several calls of write(2) if it takes them.
   void write_all(std::span<const std::byte> bytes) const;
+  /// Cuts a regular file to `size_bytes`, if the system permits it.
+  void truncate(int64_t size_bytes) const;
   void sync() const;
   /// Closes and throws if close(2) fails; the destructor ignores that.
   void close();

@@ -62,9 +62,9 @@ std::string existing_folder(const std::string& folder) {
   return there.string();
 }
 
-std::string unused_name(const std::string& path) {
+std::string unused_name(const std::string& path, std::string_view mark) {
   for (int n = 1;; ++n) {
-    auto name = fmt::format("{}.old-{}", path, n);
+    auto name = fmt::format("{}.{}-{}", path, mark, n);
     if (!std::filesystem::exists(std::filesystem::symlink_status(name))) return name;
   }
 }

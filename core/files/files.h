@@ -21,7 +21,8 @@ void write_text_atomic(const std::string& path, std::string_view text);
 /// throw; a folder that cannot be accessed counts as missing.
 std::string existing_folder(const std::string& folder);
 /// `path`.old-1, or the first of .old-2, .old-3, ... that does not exist: a name to move an existing file away to.
-std::string unused_name(const std::string& path);
+/// `mark` takes the place of "old".
+std::string unused_name(const std::string& path, std::string_view mark = "old");
 
 /// Makes created, renamed and removed names of a folder durable.
 void fsync_folder(const std::string& path);

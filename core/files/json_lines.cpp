@@ -112,8 +112,23 @@ JsonLinesFile::JsonLinesFile(const std::string& path, int64_t keep_through_step)
     : file_(open_cut_back(path, keep_through_step, last_kept_)) {}
 
 void JsonLinesFile::write(const JsonLine& line) {
-  const std::string text = line.str() + "\n";
-  file_.write_all(std::as_bytes(std::span(text)));
+  waiting_.push_back(line.str() + "\n");
+  flush();
+}
+
+size_t JsonLinesFile::flush() {
+  for (; !waiting_.empty(); waiting_.pop_front()) {
+    const int64_t size_bytes = file_.size_bytes();
+    try {
+      file_.write_all(std::as_bytes(std::span(waiting_.front())));
+    } catch (const FileError& error) {
+      problem_ = error.what();
+      file_.truncate(size_bytes);  // a part of the line
+      return waiting_.size();
+    }
+  }
+  problem_.clear();
+  return 0;
 }
 
 }  // namespace olmoe

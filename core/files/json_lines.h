@@ -1,6 +1,7 @@
 #pragma once
 #include <concepts>
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,13 +38,21 @@ class JsonLinesFile {
   /// keep_through_step >= 0 lines with a greater "step". Other lines that are not JSON objects are moved to
   /// `path`.damaged, with a warning. Throws Error for files that cannot be read or written.
   JsonLinesFile(const std::string& path, int64_t keep_through_step);
+  /// Appends a line. If that fails, it waits in memory until the next call, which first writes what waits, in order.
   void write(const JsonLine& line);
+  /// Tries again to write the lines that wait. Returns how many wait after that.
+  size_t flush();
+  size_t waiting() const { return waiting_.size(); }
+  /// Why lines wait; empty if none does.
+  const std::string& problem() const { return problem_; }
   /// The last line that was kept when the file was opened; empty if there is none.
   const std::string& last_kept() const { return last_kept_; }
 
  private:
   std::string last_kept_;
   FileDescriptor file_;
+  std::deque<std::string> waiting_;
+  std::string problem_;
 };
 
 }  // namespace olmoe

@@ -240,6 +240,9 @@ std::span<const std::byte> File::bytes(const std::string& tensor) const {
   return impl_->data.subspan(static_cast<size_t>(found.begin), static_cast<size_t>(found.end - found.begin));
 }
 
+std::span<const std::byte> File::all_bytes() const { return impl_->mapping.bytes(); }
+int64_t File::header_bytes() const { return std::ssize(impl_->mapping.bytes()) - std::ssize(impl_->data); }
+
 namespace {
 
 void check_item(const Item& item) {
@@ -288,7 +291,7 @@ void append_item(const Item& item, const Sink& append) {
 
 Written write_file(const std::string& path, const std::string& header, const std::vector<Item>& items) {
   FileDescriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
-  Hasher hasher;
+  BlockHasher hasher;
   int64_t written_bytes = 0;
   const auto append = [&](std::span<const std::byte> bytes) {
     file.write_all(bytes);
@@ -299,7 +302,7 @@ Written write_file(const std::string& path, const std::string& header, const std
   for (const Item& item : items) append_item(item, append);
   file.sync();
   file.close();
-  return {written_bytes, hasher.hex()};
+  return {written_bytes, hasher.finish()};
 }
 
 }  // namespace

@@ -35,6 +35,8 @@ class File {
   const Entry& entry(const std::string& tensor) const;  ///< throws Error with file and tensor if it is missing
   /// The bytes of a tensor in the mapping, valid as long as this object. Throws like entry().
   std::span<const std::byte> bytes(const std::string& tensor) const;
+  std::span<const std::byte> all_bytes() const;  ///< the whole file
+  int64_t header_bytes() const;                  ///< of its length and header, before the data part
 
  private:
   struct Impl;
@@ -55,7 +57,7 @@ struct Item {
 };
 struct Written {
   int64_t size_bytes;
-  std::string xxh3_128;  ///< of the whole file, in hex, taken from memory while writing
+  std::vector<std::string> block_hashes;  ///< BlockHasher's of the whole file, taken from memory while writing
 };
 /// Writes and fsyncs `path` (not atomically). Order of tensors: falling dtype size, then name. Copies no bytes. Throws
 /// Error with the system's reason, or with the tensor whose bytes are too few or too many.

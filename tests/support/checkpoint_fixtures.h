@@ -14,13 +14,13 @@ namespace olmoe::test {
 class TrainedState {
  public:
   TrainedState(Communicator& world, const std::string& folder, int64_t keep = 0)
-      : TrainedState(world, folder, {1, world.size(), 1}, keep) {}
-  TrainedState(Communicator& world, const std::string& folder, MeshShape shape, int64_t keep)
+      : TrainedState(world, folder, {1, world.size(), 1}, {.keep = keep}) {}
+  TrainedState(Communicator& world, const std::string& folder, MeshShape shape, Checkpointer::Options options)
       : model_(four_experts()),
         mesh_(world, shape),
         runner_(make_stages(model_, mesh_), mesh_, runner_options(at::kFloat)),
         optimizer_(runner_.units(), optimizer_config_),
-        checkpointer(folder, mesh_, keep) {}
+        checkpointer(folder, mesh_, std::move(options)) {}
 
   void fill() {
     each_slice([](at::Tensor part, const at::Tensor& expected) { part.copy_(expected); });
@@ -48,7 +48,10 @@ class TrainedState {
     for (const auto& tensor : optimizer_.state()) at::Tensor(tensor.flat).zero_();
   }
   void save(int64_t step) { checkpointer.save(manifest_of(step), optimizer_.state()); }
-  void begin_save(int64_t step) { checkpointer.begin_save(manifest_of(step), optimizer_.state()); }
+  void begin_save(int64_t step) {
+    checkpointer.begin_save(manifest_of(step), optimizer_.state());
+    checkpointer.wait_until_copied();
+  }
   void load() {
     const auto latest = checkpointer.latest_step();
     ENSURE(latest.has_value(), "no checkpoint");

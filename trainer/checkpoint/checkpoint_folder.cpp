@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 constexpr std::string_view kStepPrefix = "step_";
 constexpr std::string_view kTemporaryMark = ".tmp_";  // before a step's name
 constexpr const char* kManifest = "manifest.json";
+constexpr std::string_view kDamaged = "damaged";
 
 std::optional<int64_t> parse_step(const std::string& name) {
   if (!name.starts_with(kStepPrefix) || name.size() != kStepPrefix.size() + 9) return {};
@@ -67,6 +68,22 @@ std::vector<int64_t> complete_steps(const std::string& folder) {
       steps.push_back(*step);
   std::sort(steps.begin(), steps.end());
   return steps;
+}
+
+std::string set_aside(const std::string& step_folder) {
+  const auto name = unused_name(step_folder, kDamaged);
+  fs::rename(step_folder, name);
+  return name;
+}
+
+bool has_set_aside(const std::string& folder) {
+  std::error_code unknown;
+  for (const auto& entry : fs::directory_iterator(folder, unknown)) {
+    const auto name = entry.path().filename().string();
+    const auto dot = name.find(fmt::format(".{}-", kDamaged));
+    if (dot != std::string::npos && parse_step(name.substr(0, dot))) return true;
+  }
+  return false;
 }
 
 void remove_checkpoint(const std::string& step_folder) {

@@ -3,14 +3,16 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/files/file_descriptor.h"
 #include "core/files/files.h"
 #include "core/hash.h"
+#include "core/integers.h"
 
 namespace olmoe {
 namespace {
 
 using nlohmann::json;
-constexpr int kFormatVersion = 1;
+constexpr int kFormatVersion = 2;  // 1 had one hash for each whole file
 
 std::string hash_of(const json& body) {
   const auto text = body.dump();
@@ -30,36 +32,65 @@ void Manifest::write(const std::string& folder) const {
             {"data_fingerprint", data_fingerprint},
             {"made_by", made_by}};
   for (const auto& file : files)
-    body["files"].push_back({{"name", file.name}, {"size_bytes", file.size_bytes}, {"xxh3_128", file.xxh3_128}});
+    body["files"].push_back(
+        {{"name", file.name}, {"size_bytes", file.size_bytes}, {"blocks_xxh3_128", file.block_hashes}});
   body["manifest_xxh3_128"] = hash_of(body);
   write_text_atomic(folder + "/manifest.json", body.dump(2) + "\n");
 }
 
+namespace {
+
+Manifest::ShardFile parse_file(const json& file, int version) {
+  Manifest::ShardFile out{file.at("name"), file.at("size_bytes"), {}, {}};
+  if (version == 1) {
+    out.xxh3_128 = file.at("xxh3_128");
+    return out;
+  }
+  out.block_hashes = file.at("blocks_xxh3_128");
+  const auto blocks = ceil_div(out.size_bytes, BlockHasher::kBlockBytes);
+  if (std::ssize(out.block_hashes) != blocks)
+    throw Error(
+        fmt::format("{} of {} bytes has {} hashes, not {}", out.name, out.size_bytes, out.block_hashes.size(), blocks));
+  return out;
+}
+
+Manifest parse(const std::string& path, json body) {
+  const auto stated = body.at("manifest_xxh3_128").get<std::string>();
+  body.erase("manifest_xxh3_128");
+  if (hash_of(body) != stated) throw Error("corrupt, hash mismatch");
+  const auto version = body.at("format_version").get<int>();
+  if (version < 1 || version > kFormatVersion)
+    throw CheckpointError(
+        fmt::format("{}: format version {}, and this program reads 1 to {}: it was written by a newer "
+                    "version of the program",
+                    path, version, kFormatVersion));
+  Manifest out{body.at("step"),
+               body.at("sequences"),
+               body.at("tokens"),
+               body.at("config"),
+               body.at("data_fingerprint"),
+               body.at("made_by"),
+               {}};
+  for (const auto& file : body.at("files")) out.files.push_back(parse_file(file, version));
+  return out;
+}
+
+}  // namespace
+
 Manifest Manifest::read(const std::string& folder) {
   const auto path = folder + "/manifest.json";
+  std::string text;
   try {
-    auto body = json::parse(read_text(path));
-    const auto stated = body.at("manifest_xxh3_128").get<std::string>();
-    body.erase("manifest_xxh3_128");
-    if (hash_of(body) != stated) throw CheckpointError(path + ": corrupt, hash mismatch");
-    const auto version = body.at("format_version").get<int>();
-    if (version != kFormatVersion)
-      throw CheckpointError(
-          fmt::format("{}: unsupported format version {} (expected {})", path, version, kFormatVersion));
-    Manifest out{body.at("step"),
-                 body.at("sequences"),
-                 body.at("tokens"),
-                 body.at("config"),
-                 body.at("data_fingerprint"),
-                 body.at("made_by"),
-                 {}};
-    for (const auto& file : body.at("files"))
-      out.files.push_back({file.at("name"), file.at("size_bytes"), file.at("xxh3_128")});
-    return out;
+    text = read_text(path);
+  } catch (const FileError& error) {
+    throw CheckpointError(error.what());
+  }
+  try {
+    return parse(path, json::parse(text));
   } catch (const CheckpointError&) {
     throw;
   } catch (const std::exception& problem) {
-    throw CheckpointError(fmt::format("{}: cannot be read, or damaged ({})", path, problem.what()));
+    throw DamagedCheckpoint(fmt::format("{}: damaged: {}", path, problem.what()));
   }
 }
 

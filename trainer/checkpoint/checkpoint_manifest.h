@@ -4,15 +4,25 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
+
 namespace olmoe {
 
-/// The file of a checkpoint that is written last: the run's config and progress, size and hash of every other file, and
-/// a hash of itself. A folder without a valid manifest is not a checkpoint.
+/// A file of a checkpoint that is not what was written: another size or hash, or not readable as its format. Files that
+/// the system refuses to read, and those of a newer format, are not damaged: they are CheckpointError alone.
+class DamagedCheckpoint : public CheckpointError {
+ public:
+  explicit DamagedCheckpoint(const std::string& message) : CheckpointError(message) {}
+};
+
+/// The file of a checkpoint that is written last: the run's config and progress, size and hashes of every other file,
+/// and a hash of itself. A folder without a valid manifest is not a checkpoint.
 struct Manifest {
   struct ShardFile {
     std::string name;
     int64_t size_bytes = 0;
-    std::string xxh3_128;
+    std::vector<std::string> block_hashes;  ///< BlockHasher's; none in format version 1
+    std::string xxh3_128;                   ///< of the whole file, in format version 1 alone
   };
   int64_t step = 0;
   int64_t sequences = 0;  ///< consumed from the shuffled stream; the data loader resumes there
@@ -22,9 +32,11 @@ struct Manifest {
   std::map<std::string, std::string> made_by;  ///< world, mesh, threads, CPU features, versions, git commit
   std::vector<ShardFile> files;
 
-  /// Writes `folder`/manifest.json and fsyncs it. Throws Error with the path and errno text.
+  /// Writes `folder`/manifest.json in the newest format and fsyncs it. Throws FileError with the path and errno's text.
   void write(const std::string& folder) const;
-  /// Reads `folder`/manifest.json and verifies its hash. Throws CheckpointError with the path and the problem.
+  /// Reads `folder`/manifest.json, of this format version or an older one, and verifies its hash. Throws
+  /// DamagedCheckpoint with the path and the problem, or CheckpointError where it is of a newer version or cannot be
+  /// read.
   static Manifest read(const std::string& folder);
 };
 

@@ -2,32 +2,34 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <fcntl.h>
 
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <map>
+#include <functional>
+#include <numeric>
 #include <ranges>
 
 #include "core/error.h"
+#include "core/files/file_descriptor.h"
 #include "core/files/files.h"
-#include "core/files/safetensors.h"
 #include "core/hash.h"
+#include "core/integers.h"
 #include "core/log.h"
+#include "core/process/fault_point.h"
 #include "parallel/agreement.h"
+#include "parallel/collectives/host_tensor.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/checkpoint/disk_errors.h"
 #include "trainer/checkpoint/state_guard.h"
-#include "trainer/checkpoint/tensor_pieces.h"
 
 namespace olmoe {
 namespace {
 
 namespace fs = std::filesystem;
 constexpr size_t kHashDigits = 32;
-constexpr const char* kDiverged =
-    "Nothing was saved, and earlier checkpoints stay. The run diverged: start it again with a lower optimizer.lr, and "
-    "it resumes from the newest of them";
 
 /// Runs `work` on every rank. Where one fails, all throw the CheckpointError "cannot `what`: <its problem>".
 /// Collective over world.
@@ -43,34 +45,59 @@ void together(Communicator& world, const std::string& what, const std::function<
 
 /// The shard files of all ranks of `group`, on every rank, in rank order. Collective over group.
 std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifest::ShardFile& mine) {
-  struct Record {
-    int64_t size_bytes;
-    std::array<char, kHashDigits> xxh3_128;
-  };
-  Record record{mine.size_bytes, {}};
-  std::ranges::copy(mine.xxh3_128 | std::views::take(kHashDigits), record.xxh3_128.begin());
+  const auto sizes = gather_records<int64_t>(group, std::array{mine.size_bytes});
+  const auto most = static_cast<size_t>(ceil_div(std::ranges::max(sizes), BlockHasher::kBlockBytes));
+  using Digits = std::array<char, kHashDigits>;
+  std::vector<Digits> hashes(most);
+  for (size_t i = 0; i < mine.block_hashes.size(); ++i)
+    std::ranges::copy(mine.block_hashes[i] | std::views::take(kHashDigits), hashes[i].begin());
+  const auto all = gather_records<Digits>(group, hashes);
   std::vector<Manifest::ShardFile> files;
-  for (const auto& [size_bytes, hash] : gather_records<Record>(group, {&record, 1}))
-    files.push_back({shard_name(static_cast<int>(files.size())), size_bytes, {hash.begin(), hash.end()}});
+  for (size_t rank = 0; rank < sizes.size(); ++rank) {
+    files.push_back({shard_name(static_cast<int>(rank)), sizes[rank], {}, {}});
+    const auto blocks = static_cast<size_t>(ceil_div(sizes[rank], BlockHasher::kBlockBytes));
+    for (const auto& digits : std::span(all).subspan(rank * most, blocks))
+      files.back().block_hashes.emplace_back(digits.begin(), digits.end());
+  }
   return files;
 }
 
-/// The problem with a file of a checkpoint in `folder`; empty: none.
-std::string problem_of(const Manifest::ShardFile& file, const std::string& folder) {
-  const auto path = folder + "/" + file.name;
-  std::error_code error;
-  const auto size = fs::file_size(path, error);
-  if (error) return fmt::format("{}: {}", path, error.message());
-  if (static_cast<int64_t>(size) != file.size_bytes)
-    return fmt::format("{}: {} bytes, but the manifest says {}", path, size, file.size_bytes);
-  if (hash_file(path) != file.xxh3_128) return fmt::format("{}: damaged, its hash is not that in the manifest", path);
-  return {};
+/// Elements of each "kind:name" of a state, all ranks together.
+std::map<std::string, int64_t> elements_of(std::span<const StateTensor> state) {
+  std::map<std::string, int64_t> out;
+  for (const auto& tensor : state) {
+    const auto put = [&](const std::string& name, const std::vector<int64_t>& shape) {
+      out[tensor.kind + ":" + name] =
+          std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<int64_t>());
+    };
+    if (tensor.on_all_ranks)
+      for (const auto& slice : tensor.slices) put(slice.name, slice.global_shape);
+    for (const auto& param : tensor.params) put(param.name, param.global_shape);
+  }
+  return out;
+}
+
+/// Throws CheckpointError unless a checkpoint has exactly the tensors of a state.
+void check_tensors(const CheckpointReader& checkpoint, const std::map<std::string, int64_t>& expected) {
+  std::map<std::string, int64_t> saved;
+  for (const auto& tensor : checkpoint.tensors()) saved[tensor.kind + ":" + tensor.name] = tensor.numel;
+  const auto check = [&](const auto& has, const auto& lacks, std::string_view who, std::string_view other) {
+    for (const auto& [name, numel] : has)
+      if (const auto found = lacks.find(name); found == lacks.end() || found->second != numel)
+        throw CheckpointError(fmt::format(
+            "{}: {} has {} with {} elements, {} {}: the checkpoint is of another model", checkpoint.folder(), who, name,
+            numel, other, found == lacks.end() ? std::string("does not") : fmt::format("with {}", found->second)));
+  };
+  check(saved, expected, "the checkpoint", "the model");
+  check(expected, saved, "the model", "the checkpoint");
 }
 
 }  // namespace
 
-Checkpointer::Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep)
-    : folder_(std::move(folder)), mesh_(mesh), keep_(keep) {}
+Checkpointer::Checkpointer(std::string folder, DeviceMesh& mesh, Options options)
+    : folder_(std::move(folder)), mesh_(mesh), options_(std::move(options)) {
+  if (options_.async) snapshot_.emplace(options_.device);
+}
 
 std::string Checkpointer::step_folder(int64_t step) const { return fmt::format("{}/{}", folder_, step_name(step)); }
 
@@ -80,7 +107,11 @@ std::optional<int64_t> Checkpointer::latest_step() const {
   auto newest = at::full({1}, kNone, at::kLong);
   together(world, fmt::format("look for checkpoints in {}", folder_), [&] {
     if (world.rank() != 0) return;
-    if (const auto steps = complete_steps(folder_); !steps.empty()) newest.fill_(steps.back());
+    const auto steps = complete_steps(folder_);
+    if (!steps.empty()) newest.fill_(steps.back());
+    if (steps.empty() && has_set_aside(folder_))
+      throw CheckpointError(
+          "all of them were damaged and set aside. Restore one of them, or move the folder away to start a new run");
   });
   world.broadcast(newest, 0);
   const auto step = newest.item<int64_t>();
@@ -95,11 +126,21 @@ int64_t shard_bytes(std::span<const StateTensor> state) {
   return bytes;
 }
 
-void Checkpointer::save_together(int64_t step, const std::function<void()>& work) const {
+/// Runs `work` of the pending save on every rank. Where one fails, the save is over and all throw.
+void Checkpointer::save_together(int64_t step, const std::function<void()>& work) {
   try {
-    together(mesh_.world(), fmt::format("save step {}", step), work);
-  } catch (const CheckpointError&) {  // thrown on all ranks, none of which writes any more
-    if (mesh_.world().rank() == 0) remove_leftovers(folder_);
+    agree(mesh_.world(), [&] {
+      try {
+        work();
+      } catch (const Error& error) {
+        if (error.code() == ExitCode::non_finite) throw;
+        throw CheckpointError(fmt::format("cannot save step {}: {}", step, error.what()));
+      } catch (const std::exception& error) {
+        throw CheckpointError(fmt::format("cannot save step {}: {}", step, error.what()));
+      }
+    });
+  } catch (const Error&) {  // thrown on all ranks
+    abandon();
     throw;
   }
 }
@@ -108,23 +149,22 @@ void Checkpointer::begin_save(Manifest manifest, std::span<const StateTensor> st
   const int64_t step = manifest.step;
   ENSURE(!pending_, "the save of step {} is not committed: step {} cannot begin", pending_->manifest().step, step);
   auto& world = mesh_.world();
-  ensure_finite(world, state, fmt::format("step {}", step), kDiverged);
+  fault_point("save.begin", world.rank());
+  if (!options_.async) ensure_finite(world, state, fmt::format("step {}", step), kDivergedAdvice);
+  expected_ = elements_of(state);
   SaveTarget target{.checkpoints = folder_,
                     .temporary = fmt::format("{}/{}", folder_, temporary_name(step)),
                     .shard = {},
+                    .rank = world.rank(),
                     .saves_buffers = mesh_.shard().rank() == 0,
                     .needed_bytes = shard_bytes(state) * mesh_.shard().size()};
-  save_together(step, [&] {
-    if (world.rank() != 0) return;
-    write_to_disk(folder_, target.needed_bytes, [&] {
-      fs::create_directories(folder_);
-      fsync_folder(fs::path(folder_).parent_path());
-      fs::remove_all(target.temporary);
-      fs::create_directory(target.temporary);
-    });
-  });
   if (mesh_.replicate().rank() == 0) target.shard = shard_name(mesh_.shard().rank());
-  pending_ = std::make_unique<PendingSave>(std::move(manifest), std::move(target), state);
+  pending_ =
+      std::make_unique<PendingSave>(std::move(manifest), std::move(target), state, snapshot_ ? &*snapshot_ : nullptr);
+}
+
+void Checkpointer::wait_until_copied() {
+  if (pending_) pending_->wait_until_copied();
 }
 
 bool Checkpointer::poll() const {
@@ -132,27 +172,74 @@ bool Checkpointer::poll() const {
   return pending_->done();
 }
 
+bool Checkpointer::all_ranks(bool mine) const {
+  auto flag = at::full({1}, mine ? 1 : 0, at::TensorOptions().dtype(at::kLong).device(options_.device));
+  mesh_.world().all_reduce(flag, Reduce::min);
+  return fetch(flag, mesh_.world()).item<int64_t>() == 1;
+}
+
+bool Checkpointer::advance() {
+  ENSURE(pending_, "no save was begun");
+  if (!pending_->commit_begun()) {
+    if (!all_ranks(pending_->done())) return false;
+    fault_point("save.polled", mesh_.world().rank());
+    begin_commit();
+    return false;
+  }
+  if (!all_ranks(pending_->commit_done())) return false;
+  commit();
+  return true;
+}
+
+/// The agreement of all ranks, whose shards are written or not; then the commit begins on rank 0.
+void Checkpointer::begin_commit() {
+  auto& world = mesh_.world();
+  auto manifest = pending_->manifest();
+  Manifest::ShardFile mine;
+  save_together(manifest.step, [&] { mine = pending_->wait(); });
+  fault_point("save.agreed", world.rank());
+  manifest.files = gather_files(mesh_.shard(), mine);
+  fault_point("save.gathered", world.rank());
+  pending_->begin_commit([this, manifest = std::move(manifest), target = pending_->target()] {
+    if (target.rank != 0) return;
+    write_to_disk(folder_, target.needed_bytes, [&] { write_checkpoint(manifest, target); });
+    clean_up();
+  });
+}
+
 void Checkpointer::commit() {
   ENSURE(pending_, "no save was begun");
-  const auto save = std::move(pending_);  // the save ends here, also by an error below
-  auto& world = mesh_.world();
-  auto manifest = save->manifest();
-  Manifest::ShardFile mine;
-  save_together(manifest.step, [&] { mine = save->wait(); });
-  manifest.files = gather_files(mesh_.shard(), mine);
-  save_together(manifest.step, [&] {
-    if (world.rank() != 0) return;
-    write_to_disk(folder_, save->target().needed_bytes, [&] {
-      const auto& temporary = save->target().temporary;
-      const auto final_folder = step_folder(manifest.step);
-      manifest.write(temporary);
-      fsync_folder(temporary);
-      make_way(final_folder);  // of a run that resumed from an older step
-      fs::rename(temporary, final_folder);
-      fsync_folder(folder_);
-    });
-  });
-  if (world.rank() == 0) clean_up();
+  if (!pending_->commit_begun()) begin_commit();
+  save_together(pending_->manifest().step, [&] { pending_->wait_for_commit(); });
+  pending_.reset();
+  fault_point("commit.done", mesh_.world().rank());
+}
+
+void Checkpointer::abandon() {
+  pending_.reset();  // waits for its threads
+  mesh_.world().barrier();
+  if (mesh_.world().rank() == 0) remove_leftovers(folder_);
+}
+
+/// The part of a commit that rank 0 does alone.
+void Checkpointer::write_checkpoint(const Manifest& manifest, const SaveTarget& target) const {
+  const auto at = [&](std::string_view point) { fault_point(point, target.rank); };
+  at("commit.begin");
+  fsync_folder(fs::path(folder_).parent_path());
+  check_tensors(CheckpointReader(target.temporary, manifest), expected_);  // each element is there exactly once
+  at("commit.proven");
+  const auto final_folder = step_folder(manifest.step);
+  manifest.write(target.temporary);
+  at("commit.manifest");
+  fsync_folder(target.temporary);
+  at("commit.synced");
+  options_.ensure_may_commit();
+  make_way(final_folder);  // of a run that resumed from an older step
+  at("commit.way_made");
+  fs::rename(target.temporary, final_folder);
+  at("commit.renamed");
+  fsync_folder(folder_);
+  at("commit.durable");
 }
 
 void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
@@ -161,14 +248,20 @@ void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
 }
 
 void Checkpointer::clean_up() const {
+  const int rank = mesh_.world().rank();
+  fault_point("retention.begin", rank);
   try {
     const auto steps = complete_steps(folder_);
-    const auto kept = keep_ == 0 ? steps.size() : std::min(steps.size(), static_cast<size_t>(keep_));
-    for (auto step : std::span(steps).first(steps.size() - kept)) remove_checkpoint(step_folder(step));
+    const auto kept = options_.keep == 0 ? steps.size() : std::min(steps.size(), static_cast<size_t>(options_.keep));
+    for (auto step : std::span(steps).first(steps.size() - kept)) {
+      remove_checkpoint(step_folder(step));
+      fault_point("retention.between", rank);
+    }
   } catch (const std::exception& error) {
     log::warn("cannot remove old checkpoints in {}: {}", folder_, error.what());
   }
   remove_leftovers(folder_);
+  fault_point("retention.end", rank);
 }
 
 void Checkpointer::remove_interrupted() const {
@@ -185,83 +278,77 @@ std::string Checkpointer::advice_for(int64_t step) const {
   return fmt::format("Restore it, or move {} away to {}", step_folder(step), next);
 }
 
+/// Runs `work`, which reads step `step`, on every rank. Where it finds damage on one of them, all throw
+/// DamagedCheckpoint. Collective over world.
+void Checkpointer::read_together(int64_t step, const std::function<void()>& work) const {
+  std::string damage;
+  agree(mesh_.world(), [&] {
+    try {
+      work();
+    } catch (const DamagedCheckpoint& error) {
+      damage = error.what();
+    } catch (const std::exception& error) {
+      throw CheckpointError(fmt::format("cannot load step {}: {}. {}", step, error.what(), advice_for(step)));
+    }
+  });
+  const auto all = gather_text(mesh_.world(), damage);
+  for (size_t rank = 0; rank < all.size(); ++rank)
+    if (!all[rank].empty())
+      throw DamagedCheckpoint(fmt::format("rank {}: cannot load step {}: {}", rank, step, all[rank]));
+}
+
 Manifest Checkpointer::read_manifest(int64_t step) const {
-  const auto folder = step_folder(step);
-  try {
-    auto manifest = Manifest::read(folder);
+  Manifest manifest;
+  read_together(step, [&] {
+    manifest = Manifest::read(step_folder(step));
     if (manifest.step != step)
-      throw CheckpointError(
-          fmt::format("{}/manifest.json is the manifest of step {}: was the folder renamed?", folder, manifest.step));
-    return manifest;
-  } catch (const CheckpointError& error) {
-    throw CheckpointError(fmt::format("{}. {}", error.what(), advice_for(step)));
-  }
+      throw CheckpointError(fmt::format("{}/manifest.json is the manifest of step {}: was the folder renamed?",
+                                        step_folder(step), manifest.step));
+  });
+  return manifest;
 }
 
-void Checkpointer::verify_files(const Manifest& manifest) const {
-  auto& world = mesh_.world();
-  for (size_t i = 0; i < manifest.files.size(); ++i) {
-    if (static_cast<int>(i % static_cast<size_t>(world.size())) != world.rank()) continue;
-    if (const auto problem = problem_of(manifest.files[i], step_folder(manifest.step)); !problem.empty())
-      throw CheckpointError(problem);
-  }
+void Checkpointer::set_aside(int64_t step, const std::string& problem) const {
+  together(mesh_.world(), fmt::format("set step {} aside", step), [&] {
+    if (mesh_.world().rank() != 0) return;
+    const auto name = olmoe::set_aside(step_folder(step));
+    fsync_folder(folder_);
+    log::warn("{}. It is damaged and kept as {}; the newest checkpoint before it is taken", problem, name);
+  });
 }
 
-void Checkpointer::check_buffers(const Manifest& manifest, std::span<const StateTensor> state) const {
-  std::map<std::string, int64_t> saved, present;  // bytes by name
-  for (const auto& file : manifest.files) {
-    const safetensors::File shard(step_folder(manifest.step) + "/" + file.name);
-    for (const auto& [name, entry] : shard.entries())
-      if (name.starts_with("buffer:")) saved[name] = std::ssize(shard.bytes(name));
-  }
-  for (const auto& tensor : state)
-    if (tensor.on_all_ranks)
-      for (const auto& slice : tensor.slices)
-        present[fmt::format("{}:{}:0", tensor.kind, slice.name)] = static_cast<int64_t>(tensor.flat.nbytes());
-  const auto check = [&](const auto& has, const auto& lacks, std::string_view who, std::string_view other) {
-    for (const auto& [name, bytes] : has)
-      if (const auto found = lacks.find(name); found == lacks.end() || found->second != bytes)
-        throw CheckpointError(
-            fmt::format("{}: {} has {} with {} bytes, {} {}: the checkpoint is of another model",
-                        step_folder(manifest.step), who, name, bytes, other,
-                        found == lacks.end() ? std::string("does not") : fmt::format("with {} bytes", found->second)));
-  };
-  check(saved, present, "the checkpoint", "the model");
-  check(present, saved, "the model", "the checkpoint");
-}
-
-void Checkpointer::read_state(const Manifest& manifest, std::span<const StateTensor> state) const {
-  std::vector<std::unique_ptr<safetensors::File>> files;
-  TensorPieces pieces;
-  for (const auto& file : manifest.files) {
-    files.push_back(std::make_unique<safetensors::File>(step_folder(manifest.step) + "/" + file.name));
-    for (const auto& [name, entry] : files.back()->entries()) {
-      const auto last = name.rfind(':');
-      pieces.add(name.substr(0, last), std::stoll(name.substr(last + 1)), entry.dtype, files.back()->bytes(name));
-    }
-  }
-  for (const auto& tensor : state)
-    for (const auto& slice : tensor.slices) {
-      auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
-      pieces.read(fmt::format("{}:{}", tensor.kind, slice.name), slice.begin, part);
-      at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
-    }
+void Checkpointer::forget_cached(int64_t step) const {
+  std::error_code unknown;  // the next read reports what cannot be read
+  for (const auto& entry : fs::directory_iterator(step_folder(step), unknown))
+    if (entry.is_regular_file(unknown)) FileDescriptor(entry.path(), O_RDONLY).forget_cached();
 }
 
 void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> state) {
-  const auto attempt = [&](const std::function<void()>& work) {
-    together(mesh_.world(), fmt::format("load step {}", manifest.step), [&] {
-      try {
-        work();
-      } catch (const std::exception& error) {
-        throw CheckpointError(fmt::format("{}. {}", error.what(), advice_for(manifest.step)));
-      }
-    });
+  auto& world = mesh_.world();
+  const auto step = manifest.step;
+  std::optional<CheckpointReader> checkpoint;
+  const auto each_slice = [&](const auto& use) {
+    for (const auto& tensor : state)
+      for (const auto& slice : tensor.slices) use(tensor, slice);
   };
-  attempt([&] { verify_files(manifest); });
-  together(mesh_.world(), fmt::format("load step {}", manifest.step), [&] { check_buffers(manifest, state); });
-  attempt([&] { read_state(manifest, state); });
-  ensure_finite(mesh_.world(), state, step_folder(manifest.step),
+  read_together(step, [&] { checkpoint.emplace(step_folder(step), manifest); });
+  fault_point("load.manifest", world.rank());
+  together(world, fmt::format("load step {}", step), [&] { check_tensors(*checkpoint, elements_of(state)); });
+  read_together(step, [&] {
+    each_slice([&](const StateTensor& tensor, const Slice& slice) {
+      checkpoint->verify(tensor.kind, slice.name, slice.begin, slice.end);
+    });
+  });
+  fault_point("load.verified", world.rank());
+  read_together(step, [&] {
+    each_slice([&](const StateTensor& tensor, const Slice& slice) {
+      auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
+      checkpoint->read(tensor.kind, slice.name, slice.begin, part);
+      at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
+    });
+  });
+  fault_point("load.read", world.rank());
+  ensure_finite(world, state, step_folder(step),
                 "It was saved by a run that had diverged: move it away to resume from the checkpoint before it");
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -9,6 +10,7 @@
 #include "parallel/device_mesh.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/checkpoint/pending_save.h"
+#include "trainer/checkpoint/state_snapshot.h"
 #include "trainer/checkpoint/state_tensor.h"
 
 namespace olmoe {
@@ -20,52 +22,82 @@ int64_t shard_bytes(std::span<const StateTensor> state);
 /// manifest, which is written last. A checkpoint is written under a temporary name, fsynced and renamed, so that it
 /// exists only when it is complete. It can be read with any number of ranks and any layout.
 ///
-/// A save has two halves, begin_save() and commit(), with poll() between them; save() is both. A half that fails throws
-/// the same error on every rank and ends the save: earlier checkpoints stay, and its files are removed. `state` has the
-/// same kinds and units on all ranks: flat tensors, fp32 or float64, on a CPU or a GPU.
+/// A save has three parts: begin_save(), the shards of all ranks, the commit. With Options::async the second and the
+/// third run on threads beside the caller's, which moves the save on by calling advance() now and then; else they run
+/// in begin_save() and commit(). The threads make no collective calls. A part that fails throws the same error on every
+/// rank and ends the save: earlier checkpoints stay, and its files are removed. `state` has the same kinds and units on
+/// all ranks: flat tensors, fp32 or float64, on one device.
 class Checkpointer {
  public:
-  /// `keep`: the number of newest checkpoints that stay after a save; 0: all. `mesh` must outlive this object.
-  Checkpointer(std::string folder, DeviceMesh& mesh, int64_t keep);
-  /// Starts a save of step `manifest.step`; commit() fills in its `files`. `state` may change once this returns. Throws
-  /// an Error with ExitCode::non_finite where a value is not finite, before anything is written; CheckpointError where
-  /// the temporary folder cannot be made; Error where the previous save is not committed. Collective over world.
+  struct Options {
+    int64_t keep = 0;    ///< newest checkpoints that stay after a save; 0: all
+    bool async = false;  ///< needs host memory for a copy of this rank's state
+    c10::Device device = c10::kCPU;
+    /// Called on rank 0 right before a checkpoint gets its name; an exception ends the save.
+    std::function<void()> ensure_may_commit = [] {};
+  };
+
+  /// `mesh` must outlive this object.
+  Checkpointer(std::string folder, DeviceMesh& mesh, Options options);
+  /// Starts a save of step `manifest.step`; the commit fills in its `files`. `state` must not change until
+  /// wait_until_copied(). Throws an Error with ExitCode::non_finite where a value is not finite, before anything is
+  /// written (async: by advance() or commit() instead); Error where the previous save is not over. Collective over
+  /// world.
   void begin_save(Manifest manifest, std::span<const StateTensor> state);
+  /// Returns once the state of a begun save may change. Not collective.
+  void wait_until_copied();
+  bool saving() const { return pending_ != nullptr; }
   /// True once this rank has written its shard, or failed to. Does not block, and is not collective. Throws Error where
   /// no save was begun.
   bool poll() const;
+  /// Moves a begun save on as far as all ranks are, without waiting for a disk: true when it was committed. Throws as
+  /// commit(). Collective over world.
+  bool advance();
   /// Waits for the shards of all ranks, writes the manifest and renames the checkpoint to its name. Then removes
   /// checkpoints older than the newest `keep`, and leftovers of interrupted saves. Throws CheckpointError where a rank
   /// could not write, and Error where no save was begun. Collective over world.
   void commit();
+  /// Ends a begun save without a checkpoint, once its threads are done. Collective over world.
+  void abandon();
   /// begin_save() and commit(). Collective over world.
   void save(Manifest manifest, std::span<const StateTensor> state);
-  /// The newest complete step of the folder on rank 0, or none. Throws CheckpointError where the folder exists
-  /// and cannot be read. Collective over world.
+  /// The newest complete step of the folder on rank 0, or none. Throws CheckpointError where the folder exists and
+  /// cannot be read, or has no checkpoints but those that set_aside() left. Collective over world.
   std::optional<int64_t> latest_step() const;
   std::string step_folder(int64_t step) const;
-  /// The manifest of a complete step. Throws CheckpointError, with what to do, where it is damaged or of another step.
+  /// What a user can do about a complete step that cannot be read.
+  std::string advice_for(int64_t step) const;
+  /// The manifest of a complete step. Throws DamagedCheckpoint where it is damaged, and CheckpointError, with what to
+  /// do, where it cannot be read or is of another step. Collective over world.
   Manifest read_manifest(int64_t step) const;
+  /// Renames a damaged checkpoint to step_NNNNNNNNN.damaged-1 (or -2, ...), which no run reads or removes, and logs
+  /// `problem`. Throws CheckpointError. Collective over world.
+  void set_aside(int64_t step, const std::string& problem) const;
+  /// Drops the files of a step from this host's page cache, so that the next read asks the disk.
+  void forget_cached(int64_t step) const;
   /// Removes, on rank 0, what interrupted saves left. No other run may save in this folder meanwhile. Throws Error
   /// while a save of this object is pending.
   void remove_interrupted() const;
-  /// Fills `state` from a checkpoint, after the size and hash of every file were verified. Throws CheckpointError
-  /// naming the file, or a buffer that only one of checkpoint and `state` has, or an Error with ExitCode::non_finite
-  /// where a value is not finite. Collective over world.
+  /// Fills `state` from a checkpoint. Each rank reads and verifies the blocks that it uses, before it uses a value.
+  /// Throws DamagedCheckpoint naming the file; CheckpointError where a file cannot be read, or naming a tensor that
+  /// only one of checkpoint and `state` has; an Error with ExitCode::non_finite where a value is not finite. Collective
+  /// over world.
   void load(const Manifest& manifest, std::span<const StateTensor> state);
 
  private:
-  void save_together(int64_t step, const std::function<void()>& work) const;
-  std::string advice_for(int64_t step) const;
-  void verify_files(const Manifest& manifest) const;
-  void check_buffers(const Manifest& manifest, std::span<const StateTensor> state) const;
-  void read_state(const Manifest& manifest, std::span<const StateTensor> state) const;
+  void save_together(int64_t step, const std::function<void()>& work);
+  bool all_ranks(bool mine) const;
+  void begin_commit();
+  void write_checkpoint(const Manifest& manifest, const SaveTarget& target) const;
+  void read_together(int64_t step, const std::function<void()>& work) const;
   void clean_up() const;
 
   std::string folder_;
   DeviceMesh& mesh_;
-  int64_t keep_;
-  std::unique_ptr<PendingSave> pending_;  // between begin_save() and commit()
+  Options options_;
+  std::map<std::string, int64_t> expected_;  // elements of each "kind:name" of the state that is being saved
+  std::optional<StateSnapshot> snapshot_;
+  std::unique_ptr<PendingSave> pending_;  // between begin_save() and the end of the save
 };
 
 }  // namespace olmoe

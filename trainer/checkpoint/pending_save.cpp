@@ -3,14 +3,19 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <filesystem>
 #include <vector>
 
 #include "core/files/safetensors.h"
+#include "core/process/fault_point.h"
 #include "trainer/checkpoint/disk_errors.h"
 #include "trainer/checkpoint/staged_bytes.h"
+#include "trainer/checkpoint/state_guard.h"
 
 namespace olmoe {
 namespace {
+
+namespace fs = std::filesystem;
 
 /// Tensor names inside a shard file: kind, parameter, first element.
 std::string piece_name(const std::string& kind, const Slice& slice) {
@@ -39,25 +44,53 @@ Manifest::ShardFile write_shard(const SaveTarget& target, std::span<const StateT
       items.push_back(file_item(piece_name(tensor.kind, slice),
                                 tensor.flat.narrow(0, slice.offset, slice.end - slice.begin), staged));
   }
+  fault_point("shard.first_tensor", target.rank);
   const auto written =
       safetensors::write(target.temporary + "/" + target.shard, std::move(items), {{"format", "olmoe-shard"}});
-  return {target.shard, written.size_bytes, written.xxh3_128};
+  fault_point("shard.written", target.rank);
+  return {target.shard, written.size_bytes, written.block_hashes, {}};
+}
+
+/// Runs `work` now, or with `in_background` on a thread of its own. The result's destructor waits for that.
+template <class Work>
+auto start(bool in_background, Work work) {
+  if (in_background) return std::async(std::launch::async, std::move(work));
+  std::packaged_task<decltype(work())()> task(std::move(work));
+  task();
+  return task.get_future();
 }
 
 }  // namespace
 
-PendingSave::PendingSave(Manifest manifest, SaveTarget target, std::span<const StateTensor> state)
-    : manifest_(std::move(manifest)), target_(std::move(target)) {
-  std::packaged_task<Manifest::ShardFile()> write([&] {
-    Manifest::ShardFile file;
-    if (!target_.shard.empty())
-      write_to_disk(target_.checkpoints, target_.needed_bytes, [&] { file = write_shard(target_, state); });
-    return file;
-  });
-  shard_ = write.get_future().share();
-  write();
+PendingSave::PendingSave(Manifest manifest, SaveTarget target, std::span<const StateTensor> state,
+                         StateSnapshot* snapshot)
+    : manifest_(std::move(manifest)), target_(std::move(target)), snapshot_(snapshot) {
+  if (target_.shard.empty()) snapshot_ = nullptr;  // it writes nothing
+  if (snapshot_) snapshot_->begin(state);
+  shard_ = start(snapshot_ != nullptr, [this, state] {
+             if (target_.shard.empty()) return Manifest::ShardFile{};
+             fault_point("save.copying", target_.rank);
+             const auto values = snapshot_ ? snapshot_->complete() : state;
+             fault_point("save.copied", target_.rank);
+             if (snapshot_) ensure_finite_here(values, fmt::format("step {}", manifest_.step), kDivergedAdvice);
+             Manifest::ShardFile file;
+             write_to_disk(target_.checkpoints, target_.needed_bytes, [&] {
+               fs::create_directories(target_.temporary);
+               fault_point("shard.folder", target_.rank);
+               file = write_shard(target_, values);
+             });
+             return file;
+           }).share();
 }
 
 bool PendingSave::done() const { return shard_.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
+
+void PendingSave::wait_until_copied() {
+  if (snapshot_) snapshot_->wait_until_copied();
+}
+
+void PendingSave::begin_commit(std::function<void()> work) { commit_ = start(snapshot_ != nullptr, std::move(work)); }
+
+bool PendingSave::commit_done() const { return commit_.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
 
 }  // namespace olmoe

@@ -15,6 +15,7 @@ struct StateTensor {
   std::span<const Slice> slices;  ///< what `flat` holds; they outlive this
   at::Tensor flat;
   bool on_all_ranks = false;  ///< a buffer, equal on all ranks: the first rank of `shard` saves it, every rank loads it
+  std::span<const UnitParam> params = {};  ///< of the unit, on all ranks together; none of a buffer. They outlive this
 };
 
 }  // namespace olmoe

@@ -2,6 +2,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -16,12 +17,18 @@ namespace olmoe {
 class TensorPieces {
  public:
   /// Elements [first, first + bytes / size(dtype)) of parameter `name`. The bytes must outlive this object.
-  /// Throws CheckpointError for a dtype that is not a floating-point type.
+  /// Throws CheckpointError for a dtype that is not a floating-point type, and where a piece begins there already.
   void add(const std::string& name, int64_t first, safetensors::Dtype dtype, std::span<const std::byte> bytes);
   /// Copies elements [begin, begin + out.numel()) to `out`, converted to its dtype. Throws CheckpointError where some
   /// are missing.
   void read(const std::string& name, int64_t begin, at::Tensor out) const;
+  /// Calls `visit` with the bytes of each piece that hold elements [begin, end), in order. Throws like read().
+  void visit(const std::string& name, int64_t begin, int64_t end,
+             const std::function<void(std::span<const std::byte>)>& visit) const;
   bool contains(const std::string& name) const { return pieces_.count(name) != 0; }
+  /// Elements of each parameter. Throws CheckpointError, naming it, unless its pieces cover elements 0 to the last
+  /// exactly once.
+  std::map<std::string, int64_t> sizes() const;
 
  private:
   struct Piece {
@@ -29,6 +36,9 @@ class TensorPieces {
     at::ScalarType dtype;
     std::span<const std::byte> bytes;
   };
+  template <class Use>
+  void walk(const std::string& name, int64_t begin, int64_t end, const Use& use) const;
+
   std::map<std::string, std::map<int64_t, Piece>> pieces_;  // by parameter, then by first element
 };
 

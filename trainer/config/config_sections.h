@@ -120,12 +120,22 @@ struct CheckpointConfig {
   int64_t every_steps = 1000;
   int64_t keep = 3;
   bool save_last = true;
+  bool async = true;
+  OnDamage on_damage = OnDamage::fall_back;
+  double min_free = 0;
 
   template <class V>
   void fields(V& v) {
     v("every_steps", every_steps, {0}, "steps between checkpoints; 0: none but the last");
     v("keep", keep, {0}, "newest checkpoints to keep; 0: all");
     v("save_last", save_last, "save the last step too; a run that a signal stops is always saved");
+    v("async", async,
+      "write checkpoints beside training, from a copy of the trained state in host memory; false: training waits");
+    v("on_damage", on_damage,
+      "fall_back: a damaged checkpoint of the run is set aside, and the newest one that is not damaged is taken; stop: "
+      "it ends the run");
+    v("min_free", min_free, at_least(0),
+      "GiB free below run.folder; with less, the run saves once more and ends with exit code 4; 0: not looked at");
   }
 };
 

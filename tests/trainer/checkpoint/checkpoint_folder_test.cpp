@@ -54,7 +54,7 @@ TEST_CASE("a checkpoint that holds a value that is not finite is not trained on"
     file.seekp(size - 2);
     file.write("\x80\x7f", 2);  // the last value, little-endian: infinite, or no number
   }
-  manifest.files.at(0).xxh3_128 = hash_file(shard);
+  manifest.files.at(0).block_hashes = {hash_file(shard)};
   manifest.write(step);
   const auto said = refused_by(ExitCode::non_finite, checkpoints);
   CHECK_THAT(said, Catch::StartsWith(step + ": not finite: weight ") && Catch::Contains("move it away"));

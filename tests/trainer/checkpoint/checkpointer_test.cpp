@@ -59,10 +59,10 @@ TEST_CASE("a checkpoint of four ranks loads bit for bit on any other mesh of fou
       TempFolder folder;
       std::atomic<int> equal = 0;
       run_ranks(4, [&](Communicator& world) {
-        TrainedState before(world, folder / "checkpoints", saved, 0);
+        TrainedState before(world, folder / "checkpoints", saved, {});
         before.fill();
         before.save(7);
-        TrainedState after(world, folder / "checkpoints", loaded, 0);
+        TrainedState after(world, folder / "checkpoints", loaded, {});
         ENSURE(after.is_zero() && !after.is_filled(), "there is state before it was loaded");
         after.load();
         equal += after.is_filled();

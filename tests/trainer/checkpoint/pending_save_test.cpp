@@ -57,7 +57,7 @@ TEST_CASE("replicas that write no shard take part in both halves of a save") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints";
   run_ranks(4, [&](Communicator& world) {
-    TrainedState state(world, checkpoints, {.replicate = 2, .shard = 2, .expert = 1}, 0);
+    TrainedState state(world, checkpoints, {.replicate = 2, .shard = 2, .expert = 1}, {});
     state.fill();
     state.begin_save(8);
     wait_for_shard(state.checkpointer);

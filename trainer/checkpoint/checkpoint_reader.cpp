@@ -1,0 +1,95 @@
+#include "trainer/checkpoint/checkpoint_reader.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <optional>
+#include <string_view>
+
+#include "core/error.h"
+
+namespace olmoe {
+namespace {
+
+constexpr std::array<std::string_view, 4> kKinds{"weight", "exp_avg", "exp_avg_sq", "buffer"};
+
+/// "kind:name:first", as shard files name their tensors.
+struct PieceName {
+  std::string tensor;  ///< "kind:name"
+  int64_t first;
+
+  static std::optional<PieceName> parse(const std::string& text) {
+    const auto kind_end = text.find(':'), last = text.rfind(':');
+    if (last == kind_end || std::ranges::find(kKinds, std::string_view(text).substr(0, kind_end)) == kKinds.end())
+      return {};
+    int64_t first = 0;
+    const auto* const end = text.data() + text.size();
+    const auto result = std::from_chars(text.data() + last + 1, end, first);
+    if (result.ec != std::errc() || result.ptr != end || first < 0) return {};
+    return PieceName{text.substr(0, last), first};
+  }
+};
+
+}  // namespace
+
+CheckpointReader::CheckpointReader(const std::string& step_folder)
+    : CheckpointReader(step_folder, Manifest::read(step_folder)) {}
+
+CheckpointReader::CheckpointReader(const std::string& step_folder, Manifest manifest)
+    : folder_(step_folder), manifest_(std::move(manifest)) {
+  files_.reserve(manifest_.files.size());
+  for (const auto& file : manifest_.files) add(files_.emplace_back(folder_, file));
+  pieces_.sizes();
+}
+
+void CheckpointReader::add(const VerifiedFile& file) {
+  for (const auto& [name, entry] : file.tensors().entries()) {
+    const auto piece = PieceName::parse(name);
+    if (!piece || entry.shape.size() != 1)
+      throw CheckpointError(fmt::format("{}: tensor '{}' with {} dimensions is not a flat piece of a state", folder_,
+                                        name, entry.shape.size()));
+    pieces_.add(piece->tensor, piece->first, entry.dtype, file.tensors().bytes(name));
+  }
+}
+
+std::vector<SavedTensor> CheckpointReader::tensors() const {
+  std::vector<SavedTensor> out;
+  for (const auto& [tensor, numel] : pieces_.sizes()) {
+    const auto kind_end = tensor.find(':');
+    out.push_back({tensor.substr(0, kind_end), tensor.substr(kind_end + 1), numel});
+  }
+  return out;
+}
+
+void CheckpointReader::verify(const std::string& kind, const std::string& name, int64_t begin, int64_t end) {
+  pieces_.visit(kind + ":" + name, begin, end, [&](std::span<const std::byte> bytes) {
+    std::ranges::find_if(files_, [&](const auto& file) { return file.holds(bytes); })->verify(bytes);
+  });
+}
+
+void CheckpointReader::read(const std::string& kind, const std::string& name, int64_t begin, at::Tensor out) {
+  verify(kind, name, begin, begin + out.numel());
+  pieces_.read(kind + ":" + name, begin, std::move(out));
+}
+
+void CheckpointReader::verify_all(const std::function<void(int64_t done, int64_t all)>& progress) {
+  constexpr size_t kStep = 64 << 20;
+  int64_t all = 0, done = 0;
+  for (const auto& file : files_) all += std::ssize(file.tensors().all_bytes());
+  for (auto& file : files_)
+    for (auto rest = file.tensors().all_bytes(); !rest.empty();) {
+      const auto part = rest.first(std::min(kStep, rest.size()));
+      file.verify(part);
+      done += std::ssize(part);
+      rest = rest.subspan(part.size());
+      if (progress) progress(done, all);
+    }
+}
+
+int64_t CheckpointReader::verified_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& file : files_) bytes += file.verified_bytes();
+  return bytes;
+}
+
+}  // namespace olmoe

@@ -1,0 +1,52 @@
+#include "trainer/checkpoint/state_snapshot.h"
+
+#include <ATen/ops/empty.h>
+
+#include <cstring>
+
+#include "core/error.h"
+
+namespace olmoe {
+
+StateSnapshot::StateSnapshot(c10::Device device) : device_(device), stream_(device, Overlap::yes) {}
+
+void StateSnapshot::begin(std::span<const StateTensor> state) {
+  copied_ = {};
+  copied_on_cpu_ = copied_.get_future();
+  source_.assign(state.begin(), state.end());
+  copy_.resize(state.size());
+  for (size_t i = 0; i < state.size(); ++i) {
+    const auto& flat = state[i].flat;
+    ENSURE(flat.dim() == 1 && flat.is_contiguous() && flat.device().type() == device_.type(),
+           "{} is not flat, or not on {}", state[i].kind, device_.str());
+    auto memory = copy_[i].flat;
+    if (!memory.defined() || memory.numel() != flat.numel() || memory.scalar_type() != flat.scalar_type())
+      memory = at::empty(flat.sizes(), flat.options().device(at::kCPU).pinned_memory(flat.is_cuda()));
+    copy_[i] = state[i];
+    copy_[i].flat = std::move(memory);
+  }
+  if (device_.is_cpu()) return;
+  stream_.run([&] {
+    for (size_t i = 0; i < state.size(); ++i) copy_[i].flat.copy_(state[i].flat.detach(), /*non_blocking=*/true);
+  });
+  copied_on_gpu_ = stream_.mark();
+}
+
+void StateSnapshot::wait_until_copied() {
+  if (!device_.is_cpu())
+    stream_.wait();
+  else if (copied_on_cpu_.valid())
+    copied_on_cpu_.get();
+}
+
+std::span<const StateTensor> StateSnapshot::complete() {
+  if (copied_on_gpu_) copied_on_gpu_->synchronize();
+  if (device_.is_cpu())
+    for (size_t i = 0; i < copy_.size(); ++i)
+      std::memcpy(copy_[i].flat.mutable_data_ptr(), source_[i].flat.const_data_ptr(), copy_[i].flat.nbytes());
+  source_.clear();
+  copied_.set_value();
+  return copy_;
+}
+
+}  // namespace olmoe
