@@ -1,4 +1,4 @@
-# Sanitizer builds: `sanitizer_tests` is one program of all unit and thread-rank tests, and two planted errors;
+# Sanitizer builds: `sanitizer_tests` is one program of all unit and thread-rank tests, and planted errors;
 # `ctest -L sanitizer` runs them.
 set(sanitizer_options "OMP_NUM_THREADS=1"
   "ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
@@ -39,6 +39,9 @@ endfunction()
 
 if(OLMOE_SANITIZER MATCHES "thread")
   olmoe_plant(planted_race counter "ThreadSanitizer: data race")
+  add_test(NAME planted_race_in_a_save COMMAND sanitizer_tests "[.planted_race]")
+  set_tests_properties(planted_race_in_a_save PROPERTIES LABELS sanitizer TIMEOUT 60 ENVIRONMENT "${sanitizer_options}"
+    PASS_REGULAR_EXPRESSION "ThreadSanitizer: data race")
 else()
   olmoe_plant(planted_overflow heap "AddressSanitizer: heap-buffer-overflow")
   olmoe_plant(planted_overflow signed "runtime error: signed integer overflow")

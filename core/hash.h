@@ -26,6 +26,9 @@ class Hasher {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Hasher::hex() of some bytes.
+std::string hash_of(std::span<const std::byte> bytes);
+
 /// Hasher::hex() of each block of a stream of bytes, so that a part of a file can be verified alone.
 class BlockHasher {
  public:

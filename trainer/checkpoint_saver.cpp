@@ -8,9 +8,9 @@ namespace olmoe {
 CheckpointSaver::CheckpointSaver(Checkpointer& checkpointer, bool async, Source source, int64_t saved_step)
     : checkpointer_(checkpointer), async_(async), source_(std::move(source)), saved_step_(saved_step) {}
 
-void CheckpointSaver::start(int64_t step) {
+void CheckpointSaver::start(int64_t step, Checkpointer::Mode mode) {
   watch_.restart();
-  checkpointer_.begin_save(source_.manifest(step), source_.state());
+  checkpointer_.begin_save(source_.manifest(step), source_.state(), mode);
   step_ = step;
   confirmed_ = false;
   waited_s_ = watch_.elapsed_s();
@@ -28,9 +28,9 @@ void CheckpointSaver::begin(int64_t step) {
     failed(error);
   }
   try {
-    if (!async_) source_.ensure_usable(step);
-    start(step);
-    if (async_) return;
+    if (async_) return start(step, Checkpointer::Mode::async);
+    source_.ensure_usable(step);
+    start(step, Checkpointer::Mode::wait);
     confirmed_ = true;
     commit();
   } catch (const CheckpointError& error) {
@@ -50,7 +50,7 @@ void CheckpointSaver::save_now(int64_t step) {
   }
   if (!checkpointer_.saving()) {
     source_.ensure_usable(step);
-    start(step);
+    start(step, Checkpointer::Mode::wait);
     confirmed_ = true;
   }
   commit();

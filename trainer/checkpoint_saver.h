@@ -47,7 +47,7 @@ class CheckpointSaver {
   int64_t saved_step() const { return saved_step_; }
 
  private:
-  void start(int64_t step);
+  void start(int64_t step, Checkpointer::Mode mode);
   void commit();
   void committed();
   void failed(const Error& error);

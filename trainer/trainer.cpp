@@ -88,7 +88,7 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
       source_(make_source(config_, world)),
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_,
-                    {.keep = config_.checkpoint.keep, .async = config_.checkpoint.async, .device = run_.device}) {
+                    {.keep = config_.checkpoint.keep, .device = run_.device}) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // the backward runs on this rank's thread
   agree_on_data(world, config_, *source_, evaluator_);
   const auto attention =

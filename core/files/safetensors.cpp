@@ -292,17 +292,18 @@ void append_item(const Item& item, const Sink& append) {
 Written write_file(const std::string& path, const std::string& header, const std::vector<Item>& items) {
   FileDescriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
   BlockHasher hasher;
-  int64_t written_bytes = 0;
-  const auto append = [&](std::span<const std::byte> bytes) {
-    file.write_all(bytes);
-    hasher.update(bytes);
-    written_bytes += static_cast<int64_t>(bytes.size());
-  };
-  append(std::as_bytes(std::span(header)));
-  for (const Item& item : items) append_item(item, append);
+  Written written{std::ssize(header), std::ssize(header), hash_of(std::as_bytes(std::span(header))), {}};
+  file.write_all(std::as_bytes(std::span(header)));
+  for (const Item& item : items)
+    append_item(item, [&](std::span<const std::byte> bytes) {
+      file.write_all(bytes);
+      hasher.update(bytes);
+      written.size_bytes += std::ssize(bytes);
+    });
   file.sync();
   file.close();
-  return {written_bytes, hasher.finish()};
+  written.block_hashes = hasher.finish();
+  return written;
 }
 
 }  // namespace

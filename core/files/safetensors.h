@@ -55,9 +55,12 @@ struct Item {
   std::span<const std::byte> bytes = {};
   std::function<void(const Sink&)> produce = {};
 };
+/// A file that was written, with hashes that were taken from memory meanwhile.
 struct Written {
   int64_t size_bytes;
-  std::vector<std::string> block_hashes;  ///< BlockHasher's of the whole file, taken from memory while writing
+  int64_t header_bytes;                   ///< of its length and header
+  std::string header_hash;                ///< Hasher's of these
+  std::vector<std::string> block_hashes;  ///< BlockHasher's of the data part
 };
 /// Writes and fsyncs `path` (not atomically). Order of tensors: falling dtype size, then name. Copies no bytes. Throws
 /// Error with the system's reason, or with the tensor whose bytes are too few or too many.

@@ -47,10 +47,14 @@ class TrainedState {
   void clear() {
     for (const auto& tensor : optimizer_.state()) at::Tensor(tensor.flat).zero_();
   }
+  std::vector<StateTensor> state() const { return optimizer_.state(); }
   void save(int64_t step) { checkpointer.save(manifest_of(step), optimizer_.state()); }
   void begin_save(int64_t step) {
-    checkpointer.begin_save(manifest_of(step), optimizer_.state());
+    begin_save_without_waiting(step);
     checkpointer.wait_until_copied();
+  }
+  void begin_save_without_waiting(int64_t step) {
+    checkpointer.begin_save(manifest_of(step), optimizer_.state(), mode);
   }
   void load() {
     const auto latest = checkpointer.latest_step();
@@ -89,6 +93,7 @@ class TrainedState {
 
  public:
   Checkpointer checkpointer;
+  Checkpointer::Mode mode = Checkpointer::Mode::wait;  // of begin_save()
 };
 
 inline void save_on(int ranks, const std::string& folder, int64_t step, int64_t keep = 0) {

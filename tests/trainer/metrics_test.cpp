@@ -2,6 +2,7 @@
 #include "trainer/metrics.h"
 
 #include "support/catch.h"
+#include "support/file_size_limit.h"
 #include "support/trainer_fixtures.h"
 
 namespace {
@@ -57,17 +58,40 @@ TEST_CASE("a metric that is not finite is refused by name on every rank") {
   CHECK(lines_of(folder / "run").empty());
 }
 
-TEST_CASE("a line that cannot be written is noted, and ends no step") {
+TEST_CASE("lines that cannot be written wait in memory, and the end of the run says how many are lost") {
   const TempFolder folder;
   std::filesystem::create_directory(folder / "run");
   std::filesystem::create_symlink("/dev/full", folder / "run/metrics.jsonl");
   MetricsLog log(folder / "run", /*writes=*/true, 0, 100, 100);
-  CHECK(log.problem().empty());
   StepMetrics metrics{};
-  metrics.step = 1;
-  log.write(metrics);
-  CHECK_THAT(log.problem(), Catch::Contains("metrics.jsonl': No space left on device"));
+  for (metrics.step = 1; metrics.step <= static_cast<int64_t>(MetricsLog::kMostWaiting); ++metrics.step)
+    log.write(metrics);
+  CHECK(log.problem().empty());
   log.write(1, {{"a", "loss", 1.0}});
+  CHECK_THAT(log.problem(), Catch::Contains("metrics.jsonl': No space left on device"));
+  CHECK_THAT(log.close(), Catch::Contains("No space left on device: 10001 lines of metrics are lost"));
+}
+
+TEST_CASE("lines that waited are written in order once they can be, whole, and none is lost") {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder / "run");
+  MetricsLog log(folder / "run", /*writes=*/true, 0, 100, 100);
+  StepMetrics metrics{};
+  const auto write_steps = [&](int64_t last) {
+    while (metrics.step < last) ++metrics.step, log.write(metrics);
+  };
+  write_steps(3);
+  {
+    const auto size = std::filesystem::file_size(folder / "run/metrics.jsonl");
+    const FileSizeLimit disk_is_full(size + 10);  // a part of a line fits
+    write_steps(6);
+    CHECK(std::filesystem::file_size(folder / "run/metrics.jsonl") == size);
+  }
+  write_steps(8);
+  CHECK(log.close().empty());
+  const auto lines = lines_of(folder / "run");
+  REQUIRE(lines.size() == 8);
+  for (size_t i = 0; i < 8; ++i) CHECK(lines[i]["step"] == i + 1);
 }
 
 TEST_CASE("a reopened log knows whether the step from which the run resumes was evaluated") {

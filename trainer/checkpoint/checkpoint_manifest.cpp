@@ -14,14 +14,16 @@ namespace {
 using nlohmann::json;
 constexpr int kFormatVersion = 2;  // 1 had one hash for each whole file
 
-std::string hash_of(const json& body) {
+std::string hash_of_json(const json& body) {
   const auto text = body.dump();
-  Hasher hasher;
-  hasher.update(std::as_bytes(std::span(text)));
-  return hasher.hex();
+  return hash_of(std::as_bytes(std::span(text)));
 }
 
 }  // namespace
+
+size_t Manifest::ShardFile::num_blocks() const {
+  return static_cast<size_t>(ceil_div(size_bytes - header_bytes, BlockHasher::kBlockBytes));
+}
 
 void Manifest::write(const std::string& folder) const {
   json body{{"format_version", kFormatVersion},
@@ -32,32 +34,36 @@ void Manifest::write(const std::string& folder) const {
             {"data_fingerprint", data_fingerprint},
             {"made_by", made_by}};
   for (const auto& file : files)
-    body["files"].push_back(
-        {{"name", file.name}, {"size_bytes", file.size_bytes}, {"blocks_xxh3_128", file.block_hashes}});
-  body["manifest_xxh3_128"] = hash_of(body);
+    body["files"].push_back({{"name", file.name},
+                             {"size_bytes", file.size_bytes},
+                             {"header_bytes", file.header_bytes},
+                             {"header_xxh3_128", file.header_hash},
+                             {"blocks_xxh3_128", file.block_hashes}});
+  body["manifest_xxh3_128"] = hash_of_json(body);
   write_text_atomic(folder + "/manifest.json", body.dump(2) + "\n");
 }
 
 namespace {
 
 Manifest::ShardFile parse_file(const json& file, int version) {
-  Manifest::ShardFile out{file.at("name"), file.at("size_bytes"), {}, {}};
+  Manifest::ShardFile out{file.at("name"), file.at("size_bytes"), 0, {}, {}};
   if (version == 1) {
     out.xxh3_128 = file.at("xxh3_128");
     return out;
   }
+  out.header_bytes = file.at("header_bytes");
+  out.header_hash = file.at("header_xxh3_128");
   out.block_hashes = file.at("blocks_xxh3_128");
-  const auto blocks = ceil_div(out.size_bytes, BlockHasher::kBlockBytes);
-  if (std::ssize(out.block_hashes) != blocks)
-    throw Error(
-        fmt::format("{} of {} bytes has {} hashes, not {}", out.name, out.size_bytes, out.block_hashes.size(), blocks));
+  if (out.block_hashes.size() != out.num_blocks())
+    throw Error(fmt::format("{} of {} bytes has {} hashes, not {}", out.name, out.size_bytes, out.block_hashes.size(),
+                            out.num_blocks()));
   return out;
 }
 
 Manifest parse(const std::string& path, json body) {
   const auto stated = body.at("manifest_xxh3_128").get<std::string>();
   body.erase("manifest_xxh3_128");
-  if (hash_of(body) != stated) throw Error("corrupt, hash mismatch");
+  if (hash_of_json(body) != stated) throw Error("corrupt, hash mismatch");
   const auto version = body.at("format_version").get<int>();
   if (version < 1 || version > kFormatVersion)
     throw CheckpointError(

@@ -21,8 +21,11 @@ struct Manifest {
   struct ShardFile {
     std::string name;
     int64_t size_bytes = 0;
-    std::vector<std::string> block_hashes;  ///< BlockHasher's; none in format version 1
-    std::string xxh3_128;                   ///< of the whole file, in format version 1 alone
+    int64_t header_bytes = 0;  ///< as safetensors::Written; none of these in format version 1
+    std::string header_hash;
+    std::vector<std::string> block_hashes;
+    std::string xxh3_128 = {};  ///< of the whole file, in format version 1 alone
+    size_t num_blocks() const;  ///< of the data part
   };
   int64_t step = 0;
   int64_t sequences = 0;  ///< consumed from the shuffled stream; the data loader resumes there

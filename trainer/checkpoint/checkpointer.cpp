@@ -43,22 +43,32 @@ void together(Communicator& world, const std::string& what, const std::function<
   });
 }
 
+/// A hash in a record of bytes.
+struct Digits {
+  std::array<char, kHashDigits> digits{};
+  Digits() = default;
+  explicit Digits(const std::string& hash) { std::ranges::copy(hash | std::views::take(kHashDigits), digits.begin()); }
+  std::string str() const { return {digits.begin(), digits.end()}; }
+};
+
 /// The shard files of all ranks of `group`, on every rank, in rank order. Collective over group.
 std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifest::ShardFile& mine) {
-  const auto sizes = gather_records<int64_t>(group, std::array{mine.size_bytes});
-  const auto most = static_cast<size_t>(ceil_div(std::ranges::max(sizes), BlockHasher::kBlockBytes));
-  using Digits = std::array<char, kHashDigits>;
-  std::vector<Digits> hashes(most);
-  for (size_t i = 0; i < mine.block_hashes.size(); ++i)
-    std::ranges::copy(mine.block_hashes[i] | std::views::take(kHashDigits), hashes[i].begin());
-  const auto all = gather_records<Digits>(group, hashes);
+  struct Record {
+    int64_t size_bytes, header_bytes;
+    Digits header;
+  };
   std::vector<Manifest::ShardFile> files;
-  for (size_t rank = 0; rank < sizes.size(); ++rank) {
-    files.push_back({shard_name(static_cast<int>(rank)), sizes[rank], {}, {}});
-    const auto blocks = static_cast<size_t>(ceil_div(sizes[rank], BlockHasher::kBlockBytes));
-    for (const auto& digits : std::span(all).subspan(rank * most, blocks))
-      files.back().block_hashes.emplace_back(digits.begin(), digits.end());
-  }
+  const Record record{mine.size_bytes, mine.header_bytes, Digits(mine.header_hash)};
+  for (const auto& [size_bytes, header_bytes, header] : gather_records<Record>(group, {&record, 1}))
+    files.push_back({shard_name(static_cast<int>(files.size())), size_bytes, header_bytes, header.str(), {}});
+  size_t most = 0;
+  for (const auto& file : files) most = std::max(most, file.num_blocks());
+  std::vector<Digits> hashes(mine.block_hashes.begin(), mine.block_hashes.end());
+  hashes.resize(most);
+  const auto all = gather_records<Digits>(group, hashes);
+  for (size_t rank = 0; rank < files.size(); ++rank)
+    for (const auto& hash : std::span(all).subspan(rank * most, files[rank].num_blocks()))
+      files[rank].block_hashes.push_back(hash.str());
   return files;
 }
 
@@ -95,9 +105,7 @@ void check_tensors(const CheckpointReader& checkpoint, const std::map<std::strin
 }  // namespace
 
 Checkpointer::Checkpointer(std::string folder, DeviceMesh& mesh, Options options)
-    : folder_(std::move(folder)), mesh_(mesh), options_(std::move(options)) {
-  if (options_.async) snapshot_.emplace(options_.device);
-}
+    : folder_(std::move(folder)), mesh_(mesh), options_(std::move(options)) {}
 
 std::string Checkpointer::step_folder(int64_t step) const { return fmt::format("{}/{}", folder_, step_name(step)); }
 
@@ -145,12 +153,12 @@ void Checkpointer::save_together(int64_t step, const std::function<void()>& work
   }
 }
 
-void Checkpointer::begin_save(Manifest manifest, std::span<const StateTensor> state) {
+void Checkpointer::begin_save(Manifest manifest, std::span<const StateTensor> state, Mode mode) {
   const int64_t step = manifest.step;
   ENSURE(!pending_, "the save of step {} is not committed: step {} cannot begin", pending_->manifest().step, step);
   auto& world = mesh_.world();
   fault_point("save.begin", world.rank());
-  if (!options_.async) ensure_finite(world, state, fmt::format("step {}", step), kDivergedAdvice);
+  if (mode == Mode::wait) ensure_finite(world, state, fmt::format("step {}", step), kDivergedAdvice);
   expected_ = elements_of(state);
   SaveTarget target{.checkpoints = folder_,
                     .temporary = fmt::format("{}/{}", folder_, temporary_name(step)),
@@ -159,8 +167,9 @@ void Checkpointer::begin_save(Manifest manifest, std::span<const StateTensor> st
                     .saves_buffers = mesh_.shard().rank() == 0,
                     .needed_bytes = shard_bytes(state) * mesh_.shard().size()};
   if (mesh_.replicate().rank() == 0) target.shard = shard_name(mesh_.shard().rank());
-  pending_ =
-      std::make_unique<PendingSave>(std::move(manifest), std::move(target), state, snapshot_ ? &*snapshot_ : nullptr);
+  if (mode == Mode::async && !snapshot_) snapshot_.emplace(options_.device);
+  pending_ = std::make_unique<PendingSave>(std::move(manifest), std::move(target), state,
+                                           mode == Mode::async ? &*snapshot_ : nullptr);
 }
 
 void Checkpointer::wait_until_copied() {

@@ -22,16 +22,15 @@ int64_t shard_bytes(std::span<const StateTensor> state);
 /// manifest, which is written last. A checkpoint is written under a temporary name, fsynced and renamed, so that it
 /// exists only when it is complete. It can be read with any number of ranks and any layout.
 ///
-/// A save has three parts: begin_save(), the shards of all ranks, the commit. With Options::async the second and the
-/// third run on threads beside the caller's, which moves the save on by calling advance() now and then; else they run
-/// in begin_save() and commit(). The threads make no collective calls. A part that fails throws the same error on every
-/// rank and ends the save: earlier checkpoints stay, and its files are removed. `state` has the same kinds and units on
-/// all ranks: flat tensors, fp32 or float64, on one device.
+/// A save has three parts: begin_save(), the shards of all ranks, the commit. In an asynchronous save the second and
+/// the third run on threads beside the caller's, which moves the save on by calling advance() now and then; else they
+/// run in begin_save() and commit(). The threads make no collective calls. A part that fails throws the same error on
+/// every rank and ends the save: earlier checkpoints stay, and its files are removed. `state` has the same kinds and
+/// units on all ranks: flat tensors, fp32 or float64, on one device.
 class Checkpointer {
  public:
   struct Options {
-    int64_t keep = 0;    ///< newest checkpoints that stay after a save; 0: all
-    bool async = false;  ///< needs host memory for a copy of this rank's state
+    int64_t keep = 0;  ///< newest checkpoints that stay after a save; 0: all
     c10::Device device = c10::kCPU;
     /// Called on rank 0 right before a checkpoint gets its name; an exception ends the save.
     std::function<void()> ensure_may_commit = [] {};
@@ -39,11 +38,12 @@ class Checkpointer {
 
   /// `mesh` must outlive this object.
   Checkpointer(std::string folder, DeviceMesh& mesh, Options options);
+  enum class Mode { wait, async };
   /// Starts a save of step `manifest.step`; the commit fills in its `files`. `state` must not change until
-  /// wait_until_copied(). Throws an Error with ExitCode::non_finite where a value is not finite, before anything is
-  /// written (async: by advance() or commit() instead); Error where the previous save is not over. Collective over
-  /// world.
-  void begin_save(Manifest manifest, std::span<const StateTensor> state);
+  /// wait_until_copied(); the first asynchronous save allocates host memory for a copy of it. Throws an Error with
+  /// ExitCode::non_finite where a value is not finite, before anything is written (Mode::async: by advance() or
+  /// commit() instead); Error where the previous save is not over. Collective over world.
+  void begin_save(Manifest manifest, std::span<const StateTensor> state, Mode mode = Mode::wait);
   /// Returns once the state of a begun save may change. Not collective.
   void wait_until_copied();
   bool saving() const { return pending_ != nullptr; }

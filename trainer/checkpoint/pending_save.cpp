@@ -48,7 +48,7 @@ Manifest::ShardFile write_shard(const SaveTarget& target, std::span<const StateT
   const auto written =
       safetensors::write(target.temporary + "/" + target.shard, std::move(items), {{"format", "olmoe-shard"}});
   fault_point("shard.written", target.rank);
-  return {target.shard, written.size_bytes, written.block_hashes, {}};
+  return {target.shard, written.size_bytes, written.header_bytes, written.header_hash, written.block_hashes};
 }
 
 /// Runs `work` now, or with `in_background` on a thread of its own. The result's destructor waits for that.

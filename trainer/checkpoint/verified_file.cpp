@@ -40,8 +40,10 @@ auto reading(const Work& work) {
 VerifiedFile::VerifiedFile(const std::string& folder, const Manifest::ShardFile& stated)
     : path_(folder + "/" + stated.name), stated_(stated), verified_(stated.block_hashes.size()) {
   check_size(path_, stated_.size_bytes);
-  if (!stated_.xxh3_128.empty()) verify_whole();
-  verify_blocks(0, std::min<int64_t>(stated_.size_bytes, 1));
+  if (stated_.xxh3_128.empty())
+    verify_range(0, stated_.header_bytes, stated_.header_hash);
+  else
+    verify_whole();
   try {
     tensors_ = reading([&] { return std::make_unique<safetensors::File>(path_); });
   } catch (const CheckpointError&) {
@@ -49,7 +51,6 @@ VerifiedFile::VerifiedFile(const std::string& folder, const Manifest::ShardFile&
   } catch (const Error& error) {
     throw DamagedCheckpoint(error.what());
   }
-  verify_blocks(0, tensors_->header_bytes());
 }
 
 bool VerifiedFile::holds(std::span<const std::byte> part) const {
@@ -59,30 +60,25 @@ bool VerifiedFile::holds(std::span<const std::byte> part) const {
 
 void VerifiedFile::verify(std::span<const std::byte> part) {
   ENSURE(holds(part), "{} bytes that are not of {}", part.size(), path_);
-  const auto begin = part.data() - tensors_->all_bytes().data();
-  verify_blocks(begin, begin + std::ssize(part));
-}
-
-void VerifiedFile::verify_blocks(int64_t begin, int64_t end) {
-  if (begin == end || verified_.empty()) return;
-  std::vector<std::byte> bytes;
-  std::unique_ptr<FileDescriptor> file;
-  BlockHasher hasher;
-  for (int64_t b = begin / kBlock; b < ceil_div(end, kBlock); ++b) {
+  if (part.empty() || verified_.empty()) return;
+  const auto data = tensors_->all_bytes().subspan(static_cast<size_t>(stated_.header_bytes));
+  const int64_t begin = part.data() - data.data(), end = begin + std::ssize(part);
+  for (int64_t b = std::max<int64_t>(0, begin / kBlock); b < ceil_div(end, kBlock); ++b) {
     const auto block = static_cast<size_t>(b);
     if (verified_[block]) continue;
-    reading([&] {
-      if (!file) file = std::make_unique<FileDescriptor>(path_, O_RDONLY);
-      bytes.resize(static_cast<size_t>(kBlock));
-      bytes.resize(file->read_at(b * kBlock, bytes));
-    });
-    hasher.update(bytes);
-    verified_bytes_ += std::ssize(bytes);
-    if (hasher.finish() != std::vector{stated_.block_hashes[block]})
-      throw DamagedCheckpoint(fmt::format("{}: damaged, the hash of bytes {} to {} is not that in the manifest", path_,
-                                          b * kBlock, std::min((b + 1) * kBlock, stated_.size_bytes)));
+    const int64_t first = stated_.header_bytes + b * kBlock;
+    verify_range(first, std::min(first + kBlock, stated_.size_bytes), stated_.block_hashes[block]);
     verified_[block] = true;
   }
+}
+
+void VerifiedFile::verify_range(int64_t begin, int64_t end, const std::string& hash) {
+  std::vector<std::byte> bytes(static_cast<size_t>(end - begin));
+  bytes.resize(reading([&] { return FileDescriptor(path_, O_RDONLY).read_at(begin, bytes); }));
+  verified_bytes_ += std::ssize(bytes);
+  if (hash_of(bytes) != hash)
+    throw DamagedCheckpoint(
+        fmt::format("{}: damaged, the hash of bytes {} to {} is not that in the manifest", path_, begin, end));
 }
 
 void VerifiedFile::verify_whole() {

@@ -28,7 +28,7 @@ class VerifiedFile {
   int64_t verified_bytes() const { return verified_bytes_; }
 
  private:
-  void verify_blocks(int64_t begin, int64_t end);
+  void verify_range(int64_t begin, int64_t end, const std::string& hash);
   void verify_whole();
 
   std::string path_;

@@ -47,16 +47,18 @@ void add_activations(MemoryPlan& plan, const Config& config, const ModelOnMesh& 
 }  // namespace
 
 std::vector<MemoryPlan::Kind> MemoryPlan::kinds() const {
-  return {{"weights", weights},
-          {"gradients", gradients},
-          {"moments", moments},
-          {"gathered weights", gathered_weights},
-          {"full gradients", full_gradients},
-          {"reduce buffer", reduce_buffer},
-          {"batches", batches},
-          {"tables", tables},
-          {"activations", activations},
-          {"temporaries", temporaries}};
+  std::vector<Kind> out{{"weights", weights},
+                        {"gradients", gradients},
+                        {"moments", moments},
+                        {"gathered weights", gathered_weights},
+                        {"full gradients", full_gradients},
+                        {"reduce buffer", reduce_buffer},
+                        {"batches", batches},
+                        {"tables", tables},
+                        {"activations", activations},
+                        {"temporaries", temporaries}};
+  if (checkpoint_copy > 0 && !on_gpu) out.push_back({"checkpoint copy", checkpoint_copy});
+  return out;
 }
 
 int64_t MemoryPlan::total() const {
@@ -86,6 +88,8 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   MemoryPlan plan{};
   plan.weights = plan.gradients = mine * master;
   plan.moments = 2 * mine * master;
+  plan.on_gpu = config.train.device == DeviceKind::cuda;
+  if (config.checkpoint.async && config.checkpoint.every_steps > 0) plan.checkpoint_copy = 3 * mine * master;
   plan.gathered_weights = (zero_stage == 3 ? weights.pooled() : weights.of_all_stages) * element;
   plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
   if (config.parallel.reduce_dtype == ReduceDtype::bfloat16)
@@ -103,7 +107,11 @@ std::string describe(const MemoryPlan& plan) {
   std::string sum;
   for (const auto& kind : plan.kinds())
     sum += fmt::format("{}{} {}", sum.empty() ? "" : " + ", kind.name, describe_size(kind.size_bytes));
-  return fmt::format("{} = {}; most at the {}", describe_size(plan.total()), sum, plan.peak);
+  return fmt::format(
+      "{} = {}; most at the {}{}", describe_size(plan.total()), sum, plan.peak,
+      plan.on_gpu && plan.checkpoint_copy > 0
+          ? fmt::format("; in host memory {} for the copy of an asynchronous save", describe_size(plan.checkpoint_copy))
+          : std::string());
 }
 
 }  // namespace olmoe

@@ -18,18 +18,20 @@ struct MemoryPlan {
   int64_t moments;           ///< both of AdamW
   int64_t gathered_weights;  ///< buffers that stages compute from
   int64_t full_gradients;    ///< buffers that backward adds into
-  int64_t reduce_buffer;  ///< gradients of a unit while they are reduced, where they are sent in a dtype of their own
-  int64_t batches;        ///< token ids and targets, those prepared ahead too
-  int64_t tables;         ///< rotary angles
-  int64_t activations;    ///< saved from forward to backward
-  int64_t temporaries;    ///< of the stage at work
+  int64_t reduce_buffer;    ///< gradients of a unit while they are reduced, where they are sent in a dtype of their own
+  int64_t batches;          ///< token ids and targets, those prepared ahead too
+  int64_t tables;           ///< rotary angles
+  int64_t activations;      ///< saved from forward to backward
+  int64_t temporaries;      ///< of the stage at work
+  int64_t checkpoint_copy;  ///< what an asynchronous save writes, in host memory: on a GPU not part of the total
+  bool on_gpu;
   std::string_view peak;  ///< the point of a step at which all of it together takes most
 
   struct Kind {
     std::string_view name;
     int64_t size_bytes;
   };
-  /// Every kind, in the order above.
+  /// Every kind that the device holds, in the order above.
   std::vector<Kind> kinds() const;
   int64_t total() const;
 };
