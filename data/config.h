@@ -34,9 +34,17 @@ struct DataConfig {
   DataVerify verify = DataVerify::sample;
   int64_t prefetch = 2;
 
+  /// Every training file, in order: for all who ask which there are.
+  std::vector<std::string> all_paths() const { return paths; }
+  /// Generated tokens in place of files.
+  void make_synthetic() {
+    paths.clear();
+    synthetic = true;
+  }
+
   template <class V>
   void fields(V& v) {
-    v("paths", paths, "header-less token files, in order");
+    v("paths", paths, "header-less token files, in order").data_files();
     v("paths_file", paths_file,
       "text file with one token file per line, appended to paths; relative to the config file that names it");
     v("root", root, "folder that relative token paths in files start from; empty: the working directory");
@@ -50,7 +58,7 @@ struct DataConfig {
     v("verify", verify,
       "what of the training data is compared when a run resumes; sample: names, sizes, all of files up to 64 KiB, 16 "
       "blocks of 4 KiB of larger ones; full: every byte, read at every start");
-    v("prefetch", prefetch, {1, 1024}, "micro-batches that the data loader prepares ahead");
+    v("prefetch", prefetch, {1, 1024}, "micro-batches that the data loader prepares ahead").per_host();
   }
 };
 

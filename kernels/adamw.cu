@@ -64,8 +64,8 @@ void launch_update(const Pointers<P, C>& s, const AdamWConstants<P>* constants, 
                    cudaStream_t stream) {
   const bool vectors = starts_vector(s.param) && starts_vector(s.grad) && starts_vector(s.exp_avg) &&
                        starts_vector(s.exp_avg_sq) && starts_vector(s.copy);
-  for_width<P>(vectors, [&]<int N>() {
-    update<N><<<blocks_for(s.n, kThreads * N), kThreads, 0, stream>>>(s, constants, grad_factor);
+  for_width<P>(vectors, [&]<int kWidth>() {
+    update<kWidth><<<blocks_for(s.n, kThreads * kWidth), kThreads, 0, stream>>>(s, constants, grad_factor);
   });
 }
 
@@ -139,8 +139,8 @@ at::Tensor squared_norm(const at::Tensor& x) {
   if (n > 0) {
     for_dtype(x.scalar_type(), [&]<typename T>() {
       const T* const values = x.const_data_ptr<T>();
-      for_width<T>(starts_vector(values), [&]<int N>() {
-        sum_squares<T, N><<<blocks_for(blocks, 1), kThreads, 0, launch>>>(values, n, partials);
+      for_width<T>(starts_vector(values), [&]<int kWidth>() {
+        sum_squares<T, kWidth><<<blocks_for(blocks, 1), kThreads, 0, launch>>>(values, n, partials);
       });
     });
   }

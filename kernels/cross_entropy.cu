@@ -89,8 +89,8 @@ void row_losses(const at::Tensor& logits_NV, const at::Tensor& targets_N, at::Te
   double* const losses = losses_N.data_ptr<double>();
   for_dtype(logits_NV.scalar_type(), [&]<typename T>() {
     const T* const logits = logits_NV.const_data_ptr<T>();
-    for_width<T>(rows_are_vectors(logits, V, V), [&]<int N>() {
-      row_loss<T, N><<<blocks_for(rows, 1), kThreads, 0, launch>>>(logits, targets, V, losses);
+    for_width<T>(rows_are_vectors(logits, V, V), [&]<int kWidth>() {
+      row_loss<T, kWidth><<<blocks_for(rows, 1), kThreads, 0, launch>>>(logits, targets, V, losses);
     });
   });
 }
@@ -105,8 +105,8 @@ void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, co
   double* const losses = losses_N.data_ptr<double>();
   for_dtype(logits_NV.scalar_type(), [&]<typename T>() {
     T* const logits = logits_NV.data_ptr<T>();
-    for_width<T>(rows_are_vectors(logits, V, V), [&]<int N>() {
-      row_loss_and_grads<T, N><<<blocks_for(rows, 1), kThreads, 0, launch>>>(logits, targets, V, scale, losses);
+    for_width<T>(rows_are_vectors(logits, V, V), [&]<int kWidth>() {
+      row_loss_and_grads<T, kWidth><<<blocks_for(rows, 1), kThreads, 0, launch>>>(logits, targets, V, scale, losses);
     });
   });
 }

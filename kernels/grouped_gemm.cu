@@ -117,9 +117,9 @@ void bf16_weight_grad(const at::Tensor& dy_RO, const at::Tensor& x_RI, const at:
   const auto* const product = product_EOI.const_data_ptr<c10::BFloat16>();
   const int32_t* const offsets = offsets_E.const_data_ptr<int32_t>();
   float* const dw = dw_EOI.data_ptr<float>();
-  for_width<float>(rows_are_vectors(dw, elements_per_expert, elements_per_expert), [&]<int N>() {
-    const dim3 blocks(blocks_for(elements_per_expert, kThreads * N), static_cast<unsigned>(E));
-    put_product<N><<<blocks, kThreads, 0, launch>>>(product, offsets, elements_per_expert, dw, write);
+  for_width<float>(rows_are_vectors(dw, elements_per_expert, elements_per_expert), [&]<int kWidth>() {
+    const dim3 blocks(blocks_for(elements_per_expert, kThreads * kWidth), static_cast<unsigned>(E));
+    put_product<kWidth><<<blocks, kThreads, 0, launch>>>(product, offsets, elements_per_expert, dw, write);
   });
 }
 

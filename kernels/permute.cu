@@ -202,8 +202,8 @@ void gather_rows(const at::Tensor& x_ND, const Permutation& permutation, at::Ten
   for_dtype(x_RD.scalar_type(), [&]<typename T>() {
     const T* const x = x_ND.const_data_ptr<T>();
     T* const out = x_RD.data_ptr<T>();
-    for_width<T>(rows_are_vectors(x, D, stride) && rows_are_vectors(out, D, D), [&]<int N>() {
-      gather<T, N><<<blocks_for(R, kWarps), kThreads, 0, launch>>>(x, stride, assignment_R, R, K, D, out);
+    for_width<T>(rows_are_vectors(x, D, stride) && rows_are_vectors(out, D, D), [&]<int kWidth>() {
+      gather<T, kWidth><<<blocks_for(R, kWarps), kThreads, 0, launch>>>(x, stride, assignment_R, R, K, D, out);
     });
   });
 }
@@ -225,7 +225,8 @@ void combine_rows(const at::Tensor& y_RD, const Permutation& permutation, const 
                                .K = static_cast<int32_t>(permutation.row_NK.size(1))};
     const bool vectors = rows_are_vectors(c.y, D, c.y_stride) && rows_are_vectors(c.out, D, D) &&
                          rows_are_vectors(c.residual, D, c.residual_stride);
-    for_width<T>(vectors, [&]<int N>() { combine<T, N><<<blocks_for(tokens, kWarps), kThreads, 0, launch>>>(c); });
+    for_width<T>(vectors,
+                 [&]<int kWidth>() { combine<T, kWidth><<<blocks_for(tokens, kWarps), kThreads, 0, launch>>>(c); });
   });
 }
 

@@ -205,8 +205,9 @@ void route(const at::Tensor& logits_NE, bool choose, bool renormalize, RouterOut
         .K = static_cast<int32_t>(out.ids_NK.size(1)),
         .choose = choose,
         .renormalize = renormalize};
-    for_values_per_lane(
-        E, [&]<int V>() { route_run<Element, V><<<blocks, kThreads, E * sizeof(int32_t), launch>>>(operands); });
+    for_values_per_lane(E, [&]<int kValues>() {
+      route_run<Element, kValues><<<blocks, kThreads, E * sizeof(int32_t), launch>>>(operands);
+    });
   });
 }
 
@@ -230,8 +231,9 @@ void route_backward(const RouterGrads& grads, const RouterOutput& forward, bool 
           .E = static_cast<int32_t>(E),
           .K = static_cast<int32_t>(forward.ids_NK.size(1)),
           .renormalize = renormalize};
-      for_values_per_lane(
-          E, [&]<int V>() { route_backward_token<P, V><<<blocks_for(N, kWarps), kThreads, 0, launch>>>(operands); });
+      for_values_per_lane(E, [&]<int kValues>() {
+        route_backward_token<P, kValues><<<blocks_for(N, kWarps), kThreads, 0, launch>>>(operands);
+      });
     }
   });
 }

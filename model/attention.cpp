@@ -111,7 +111,7 @@ struct AttentionFunction : Function<AttentionFunction> {
 Attention::Attention(const ModelConfig& config, std::string prefix, kernels::AttentionMethod method)
     : config_(config), prefix_(std::move(prefix)), method_(std::move(method)), tables_(config) {}
 
-std::vector<Param> Attention::params() {
+StageState Attention::state() {
   const int64_t D = config_.d_model;
   std::vector<Param> out{shared_param(prefix_ + ".qkv.weight", {config_.qkv_width(), D}, ParamRole::matrix, qkv_CD_),
                          shared_param(prefix_ + ".output.weight", {D, D}, ParamRole::matrix, output_DD_)};
@@ -119,7 +119,7 @@ std::vector<Param> Attention::params() {
     out.push_back(shared_param(prefix_ + ".q_norm.weight", {D}, ParamRole::norm, q_norm_D_));
     out.push_back(shared_param(prefix_ + ".k_norm.weight", {config_.kv_width()}, ParamRole::norm, k_norm_));
   }
-  return out;
+  return {std::move(out)};
 }
 
 at::Tensor RotaryTables::of(const at::Tensor& like, int64_t sequence_length) {
@@ -175,12 +175,12 @@ std::vector<Work> Attention::core_work(const CostContext& context) const {
   return {core, {"attention's dq", Bound::attention, {}, {0.5 * flops, score_grads + N * (D + kv_width) * value}}};
 }
 
-LayerCost Attention::cost(const CostContext& context) const {
+StageCost Attention::cost(const CostContext& context) const {
   const int64_t tokens = context.tokens(), D = config_.d_model, C = config_.qkv_width();
   const int64_t value = context.value_bytes, kv_width = config_.kv_width();
   const bool recomputes = context.save_policy == SavePolicy::selective;
   const auto N = static_cast<double>(tokens);
-  LayerCost out;
+  StageCost out;
   out.work.push_back(linear_work("projections", 2 * N * static_cast<double>(D * (C + D)),
                                  N * static_cast<double>(3 * D + C), static_cast<double>(D * (C + D)), context));
   add_work(out.work, core_work(context));

@@ -32,10 +32,10 @@ class RotaryTables {
 class Attention {
  public:
   Attention(const ModelConfig& config, std::string prefix, kernels::AttentionMethod method = {});
-  std::vector<Param> params();
+  StageState state();
   /// y_ND, in the dtype of x. The N rows are `sequences` sequences of N / sequences positions each.
   at::Tensor forward(const Normed& x, int64_t sequences, SavePolicy save_policy);
-  LayerCost cost(const CostContext& context) const;
+  StageCost cost(const CostContext& context) const;
 
  private:
   int64_t rotated_bytes(const CostContext& context) const;

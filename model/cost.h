@@ -20,11 +20,11 @@ enum class SavePolicy { all, selective };
 /// every set of K experts is as likely for a token. A capacity factor is not looked at: no assignment is dropped.
 struct CostContext {
   int64_t sequences, positions;  ///< N = sequences x positions
+  int multiprocessors;           ///< of the GPU
   int64_t value_bytes = 2;       ///< of a value in the compute dtype
   int64_t master_bytes = 4;      ///< of a statistic or a gradient of weights: at least fp32
   SavePolicy save_policy = SavePolicy::all;
   bool on_gpu = true;
-  int multiprocessors = 132;  ///< of the GPU
   int expert_ranks = 1;       ///< P
   int64_t expert_chunks = 1;  ///< parts of a micro-batch that are dispatched one by one where P > 1
   kernels::ExpertKernels expert_kernels = kernels::ExpertKernels::unfused;
@@ -94,20 +94,11 @@ struct PeakPoint {
   int64_t temporaries;  ///< what is allocated and freed again, the gradient of the output included
 };
 
-/// A layer within a stage, for a micro-batch. Bytes do not count its input, which whoever made it saves, its output or
-/// the gradient of that.
-struct LayerCost {
-  std::vector<Work> work = {};
-  int64_t saved = 0;    ///< for the backward
-  int64_t routing = 0;  ///< of `saved`, what full activation checkpointing saves too
-  std::vector<PeakPoint> peaks = {};
-};
-
-/// A stage, for a micro-batch.
+/// A stage, or a layer within one, for a micro-batch. Bytes are those of activations.
 struct StageCost {
   std::vector<Work> work = {};
-  int64_t output = 0;   ///< bytes of y, the next stage's input
-  int64_t saved = 0;    ///< bytes for the backward, but for input and output
+  int64_t output = 0;   ///< of y, the next stage's input; a layer leaves it at 0
+  int64_t saved = 0;    ///< for the backward, but for input and output: whoever made them saves them
   int64_t routing = 0;  ///< of `saved`, what full activation checkpointing saves too
   std::vector<PeakPoint> peaks = {};
 };

@@ -149,7 +149,7 @@ Experts::Experts(const ModelConfig& config, std::string prefix, const Communicat
       first_(config.num_experts / group.size() * group.rank()),
       count_(config.num_experts / group.size()) {}
 
-std::vector<Param> Experts::params() {
+StageState Experts::state() {
   const int64_t D = config_.d_model, F = config_.expert_width;
   const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot, bool* to_store) {
     return Param{prefix_ + name,
@@ -160,8 +160,8 @@ std::vector<Param> Experts::params() {
                  slot,
                  to_store};
   };
-  return {param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_),
-          param(".down.weight", D, F, &down_eDF_, &store_down_)};
+  return {{param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_),
+           param(".down.weight", D, F, &down_eDF_, &store_down_)}};
 }
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
@@ -171,7 +171,7 @@ at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const 
   return ExpertsFunction::apply(x.y_ND, x.saved, scores_MK, call, residual_MD);
 }
 
-LayerCost Experts::cost(const CostContext& context) const {
+StageCost Experts::cost(const CostContext& context) const {
   constexpr int64_t kIndex = sizeof(int32_t);
   const int64_t tokens = context.tokens(), K = config_.top_k, F = config_.expert_width;
   const int64_t experts = config_.num_experts / context.expert_ranks;
@@ -180,7 +180,7 @@ LayerCost Experts::cost(const CostContext& context) const {
                           .F = static_cast<double>(F),
                           .elements = static_cast<double>(experts * config_.d_model * F),
                           .experts = experts};
-  LayerCost out{.work = expert_work(sizes, context)};
+  StageCost out{.work = expert_work(sizes, context)};
   out.routing = tokens * K * 2 * kIndex;  // places of assignments among the rows, and of rows among assignments
   out.saved = out.routing + tokens * K * (2 * F * context.value_bytes + context.master_bytes) +  // z and scores
               config_.num_experts * kIndex;                                                      // offsets

@@ -23,11 +23,11 @@ class Experts {
  public:
   /// Ranks of `group` hold equal numbers of experts, in rank order.
   Experts(const ModelConfig& config, std::string prefix, const Communicator& group, kernels::ExpertKernels kernels);
-  std::vector<Param> params();
+  StageState state();
   /// y_MD in the dtype of x. `rows`: the assignments of the M tokens to the experts of this rank.
   at::Tensor forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                      const std::optional<at::Tensor>& residual_MD = {});
-  LayerCost cost(const CostContext& context) const;
+  StageCost cost(const CostContext& context) const;
 
  private:
   const ModelConfig& config_;

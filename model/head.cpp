@@ -9,9 +9,9 @@
 
 namespace olmoe {
 
-std::vector<Param> Head::params() {
-  return {shared_param("final_norm.weight", {config_.d_model}, ParamRole::norm, norm_D_),
-          shared_param("head.weight", {config_.vocab_size, config_.d_model}, ParamRole::matrix, w_VD_)};
+StageState Head::state() {
+  return {{shared_param("final_norm.weight", {config_.d_model}, ParamRole::norm, norm_D_),
+           shared_param("head.weight", {config_.vocab_size, config_.d_model}, ParamRole::matrix, w_VD_)}};
 }
 
 StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {

@@ -15,7 +15,7 @@ namespace olmoe {
 class Head : public Stage {
  public:
   explicit Head(const ModelConfig& config) : config_(config) {}
-  std::vector<Param> params() override;
+  StageState state() override;
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override;
   StageCost cost(const CostContext& context) const override;
   /// All logits [N, V] in the dtype of x, for comparisons; without a graph.

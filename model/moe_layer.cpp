@@ -36,9 +36,9 @@ MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const M
       experts_(config, prefix + ".experts", ranks.experts->group(), options.kernels),
       chunks_(dispatcher_.has_remote_experts() ? options.chunks : 1) {}
 
-std::vector<Param> MoeLayer::params() {
-  auto out = router_.params();
-  for (auto& param : experts_.params()) out.push_back(std::move(param));
+StageState MoeLayer::state() {
+  auto out = router_.state();
+  out.add(experts_.state());
   return out;
 }
 
@@ -95,11 +95,11 @@ at::Tensor MoeLayer::forward_chunks(const at::Tensor& x_ND, const at::Tensor& sc
   return y.size() == 1 ? y.front() : at::cat(y);
 }
 
-LayerCost MoeLayer::cost(const CostContext& context) const {
+StageCost MoeLayer::cost(const CostContext& context) const {
   constexpr int64_t kIndex = sizeof(int32_t);
   const int64_t tokens = context.tokens(), K = config_.top_k, rows = tokens * config_.d_model * context.value_bytes;
   const auto router = router_.cost(context), experts = experts_.cost(context);
-  LayerCost out{
+  StageCost out{
       .work = router.work, .saved = router.saved + experts.saved, .routing = router.routing + experts.routing};
   add_work(out.work, experts.work);
   int64_t in_flight = 0;  // of the dispatch, beside what the experts' backward allocates

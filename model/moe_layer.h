@@ -22,11 +22,11 @@ int64_t expert_capacity(double factor, int64_t assignments, int64_t num_experts)
 class MoeLayer {
  public:
   MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks, const MoeOptions& options);
-  std::vector<Param> params();
+  StageState state();
   /// residual_ND + the weighted sum of the expert outputs for x, [N, D] in the dtype of x, and the auxiliary losses.
   /// Collective over axis expert, and over all ranks in training if load balancing is global.
   StageOut forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context);
-  LayerCost cost(const CostContext& context) const;
+  StageCost cost(const CostContext& context) const;
 
  private:
   void make_plans(Routing& routing) const;

@@ -117,8 +117,8 @@ struct RouteFunction : Function<RouteFunction> {
 Router::Router(const ModelConfig& config, std::string prefix, Communicator& data)
     : config_(config), prefix_(std::move(prefix)), data_(data) {}
 
-std::vector<Param> Router::params() {
-  return {shared_param(prefix_ + ".weight", {config_.num_experts, config_.d_model}, ParamRole::router, w_ED_)};
+StageState Router::state() {
+  return {{shared_param(prefix_ + ".weight", {config_.num_experts, config_.d_model}, ParamRole::router, w_ED_)}};
 }
 
 at::Tensor Router::balance_counts(const at::Tensor& counts_UE, StageContext& context) {
@@ -153,7 +153,7 @@ RouterOut Router::forward(const Normed& x, StageContext& context) {
   return {out[0], out[1], {stats.narrow(0, 0, 2), stats.narrow(0, 2, 1), stats.narrow(0, 3, config_.num_experts)}};
 }
 
-LayerCost Router::cost(const CostContext& context) const {
+StageCost Router::cost(const CostContext& context) const {
   constexpr int64_t kId = sizeof(int32_t), kCount = sizeof(int64_t), kStat = sizeof(double);
   const int64_t tokens = context.tokens(), D = config_.d_model, E = config_.num_experts, K = config_.top_k;
   const int64_t master = context.master_bytes;
@@ -166,7 +166,7 @@ LayerCost Router::cost(const CostContext& context) const {
     for (auto* part : {&gemm, &routing}) part->backward.add(part->forward);
 
   const int64_t groups = config_.load_balancing_granularity == BalanceGranularity::sequence ? context.sequences : 1;
-  LayerCost out{.work = {gemm, routing}};
+  StageCost out{.work = {gemm, routing}};
   const int64_t rows = tokens * D * context.value_bytes, routed = tokens * (E + 1 + K) * master;
   out.routing = tokens * K * kId;
   out.saved = out.routing + E * (groups * master + kStat);  // gradients of the balancing loss; the statistics

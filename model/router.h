@@ -25,11 +25,11 @@ class Router {
  public:
   /// `data`: the ranks whose assignments global load balancing sums; it outlives the router.
   Router(const ModelConfig& config, std::string prefix, Communicator& data);
-  std::vector<Param> params();
+  StageState state();
   /// Chooses experts and writes the choice to the context's routing; if that holds a choice, as in Phase::recompute, it
   /// is used. Collective over `data` in Phase::train if load balancing is global.
   RouterOut forward(const Normed& x, StageContext& context);
-  LayerCost cost(const CostContext& context) const;
+  StageCost cost(const CostContext& context) const;
 
  private:
   at::Tensor balance_counts(const at::Tensor& counts_UE, StageContext& context);

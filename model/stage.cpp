@@ -1,5 +1,7 @@
 #include "model/stage.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace olmoe {
@@ -12,6 +14,11 @@ Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role,
           .axis = Axis::shard,
           .slot = &slot,
           .role = role};
+}
+
+void StageState::add(StageState layer) {
+  std::ranges::move(layer.params, std::back_inserter(params));
+  std::ranges::move(layer.buffers, std::back_inserter(buffers));
 }
 
 }  // namespace olmoe

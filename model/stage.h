@@ -83,14 +83,20 @@ struct StageBuffer {
   at::Tensor* tensor;
 };
 
+/// What a stage, or a layer within one, is trained or saved with.
+struct StageState {
+  std::vector<Param> params;
+  std::vector<StageBuffer> buffers = {};  ///< with their initial values; they keep their memory while the model trains
+  /// Appends what a layer within this stage or layer has.
+  void add(StageState layer);
+};
+
 /// A part of the model whose parameters are gathered and released together: embedding, block or head (not a pipeline
 /// stage). It does not depend on how they are sharded.
 class Stage {
  public:
   virtual ~Stage() = default;
-  virtual std::vector<Param> params() = 0;
-  /// Its buffers, with their initial values. They keep their memory while the model trains.
-  virtual std::vector<StageBuffer> buffers() { return {}; }
+  virtual StageState state() = 0;
   /// Experts E of its StageStats; 0 for a stage without experts.
   virtual int64_t num_experts() const { return 0; }
   /// x_ND: the output of the stage before, in the compute dtype; undefined for the first stage, which reads the batch.

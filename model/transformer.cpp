@@ -8,15 +8,11 @@
 namespace olmoe {
 namespace {
 
-void append(std::vector<Param>& to, std::vector<Param> more) {
-  to.insert(to.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
-}
-
 class EmbeddingStage : public Stage {
  public:
   explicit EmbeddingStage(const ModelConfig& config) : config_(config) {}
-  std::vector<Param> params() override {
-    return {shared_param("embedding.weight", {config_.vocab_size, config_.d_model}, ParamRole::embedding, w_VD_)};
+  StageState state() override {
+    return {{shared_param("embedding.weight", {config_.vocab_size, config_.d_model}, ParamRole::embedding, w_VD_)}};
   }
   StageOut forward(const at::Tensor&, StageContext& context) override {
     return {olmoe::embedding(context.batch.ids_BS.flatten(), w_VD_), {}};
@@ -39,13 +35,13 @@ class Block : public Stage {
   Block(const ModelConfig& config, std::string name, const kernels::AttentionMethod& attention)
       : config_(config), name_(std::move(name)), attention_(config, name_ + ".attention", attention) {}
 
-  std::vector<Param> params() override {
+  StageState state() override {
     const auto norm = [&](const char* name, at::Tensor& slot) {
       return shared_param(name_ + name, {config_.d_model}, ParamRole::norm, slot);
     };
-    std::vector<Param> out{norm(".attention_norm.weight", attention_norm_D_), norm(".ffn_norm.weight", ffn_norm_D_)};
-    append(out, attention_.params());
-    append(out, ffn_params());
+    StageState out{{norm(".attention_norm.weight", attention_norm_D_), norm(".ffn_norm.weight", ffn_norm_D_)}};
+    out.add(attention_.state());
+    out.add(ffn_state());
     return out;
   }
 
@@ -84,12 +80,12 @@ class Block : public Stage {
 
  protected:
   struct FfnCost {
-    LayerCost layer;
+    StageCost layer;
     int normed_uses;         ///< weights that the normed rows are multiplied by
     double residual_passes;  ///< over [N, D] of a forward, to add both residuals
   };
   virtual FfnCost ffn_cost(const CostContext& context) const = 0;
-  virtual std::vector<Param> ffn_params() = 0;
+  virtual StageState ffn_state() = 0;
   virtual StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) = 0;
 
   const ModelConfig& config_;
@@ -108,7 +104,7 @@ class MoeBlock : public Block {
   int64_t num_experts() const override { return config_.num_experts; }
 
  protected:
-  std::vector<Param> ffn_params() override { return moe_.params(); }
+  StageState ffn_state() override { return moe_.state(); }
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) override {
     return moe_.forward(x, residual_ND, context);
   }
@@ -127,10 +123,10 @@ class DenseBlock : public Block {
   using Block::Block;
 
  protected:
-  std::vector<Param> ffn_params() override {
+  StageState ffn_state() override {
     const int64_t width = config_.dense_hidden();
-    return {shared_param(name_ + ".ffn.gate_up.weight", {2 * width, config_.d_model}, ParamRole::matrix, gate_up_),
-            shared_param(name_ + ".ffn.down.weight", {config_.d_model, width}, ParamRole::matrix, down_)};
+    return {{shared_param(name_ + ".ffn.gate_up.weight", {2 * width, config_.d_model}, ParamRole::matrix, gate_up_),
+             shared_param(name_ + ".ffn.down.weight", {config_.d_model, width}, ParamRole::matrix, down_)}};
   }
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext&) override {
     return {swiglu_linear(olmoe::linear(x, gate_up_), down_, residual_ND), {}};
@@ -139,7 +135,7 @@ class DenseBlock : public Block {
     const int64_t tokens = context.tokens(), D = config_.d_model, F = config_.dense_hidden();
     const auto N = static_cast<double>(tokens), elements = static_cast<double>(3 * D * F);
     const double gated = N * static_cast<double>(F * context.value_bytes);
-    LayerCost out{.work = {linear_work("feed-forward", 2 * N * elements, N * static_cast<double>(2 * D + 3 * F),
+    StageCost out{.work = {linear_work("feed-forward", 2 * N * elements, N * static_cast<double>(2 * D + 3 * F),
                                        elements, context),
                            memory_work("SwiGLU", 3 * gated, 6 * gated)}};
     out.saved = tokens * 2 * F * context.value_bytes;
@@ -181,7 +177,7 @@ ModelOutline::ModelOutline(const ModelConfig& config)
 std::vector<std::vector<Param>> ModelOutline::params() const {
   std::vector<std::vector<Param>> out;
   for (const auto& stage : stages_) {
-    out.push_back(stage->params());
+    out.push_back(stage->state().params);
     for (auto& param : out.back()) param.slot = nullptr;
   }
   return out;

@@ -51,6 +51,7 @@ MAX_COLUMNS = 120  # of C++
 MAX_FUNCTION_LINES = 70
 MAX_NESTING = 4
 MAX_PARAMETERS = 6
+MAX_DOC_LINES = 8  # of a /// block: about six are usual
 MAX_UNITS = 18  # of a room: a unit is X.h, X.cpp, X.cu, and X_index.h or X_element.h, which they share
 # Headers that stand for a library's have its functions as they are.
 OTHERS_FUNCTIONS = re.compile(r"tests/emulation/include/.*")
@@ -147,6 +148,27 @@ def check_columns(text):
             yield number, f"{len(line)} columns, more than {MAX_COLUMNS}"
 
 
+def check_doc_blocks(text):
+    """Yields a problem for each block of /// lines that is too long; ///< belongs to the line that it is on."""
+    for block in re.finditer(r"(?:^[ \t]*///(?!<)[^\n]*\n)+", text, re.MULTILINE):
+        lines = block[0].count("\n")
+        if lines > MAX_DOC_LINES:
+            yield text.count("\n", 0, block.start()) + 1, f"a /// block of {lines} lines, more than {MAX_DOC_LINES}"
+
+
+# int N in [&]<int N, bool kB>() would hide a variable N of the function around it, and no compiler warns of that.
+LAMBDA_TEMPLATE = re.compile(r"\][ \t]*<([^<>;(){}]*)>[ \t\n]*[({]")
+LAMBDA_VALUE = re.compile(r"\b(?:int|bool|auto|u?int\d+_t|size_t|unsigned)[ \t]+(?!k[A-Z])(\w+)")
+
+
+def check_lambda_templates(text):
+    text = without_comments(text)
+    for match in LAMBDA_TEMPLATE.finditer(text):
+        for value in LAMBDA_VALUE.finditer(match[1]):
+            yield (text.count("\n", 0, match.start()) + 1,
+                   f"{value[1]}, a template parameter of a lambda, may hide a variable: call it kLikeThis")
+
+
 def check_leftovers(text):
     for number, line in enumerate(text.splitlines(), 1):
         for pattern, what in LEFTOVERS:
@@ -184,6 +206,8 @@ def check_file(root, path):
     if path.suffix in CPP:
         yield from check_includes(name, text)
         yield from check_columns(text)
+        yield from check_doc_blocks(text)
+        yield from check_lambda_templates(text)
     if path.suffix in CPP | {".py"}:
         yield from check_functions(name, text)
 

@@ -1,5 +1,7 @@
 #pragma once
+#include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,6 +17,11 @@ struct EvalResult {
   double value;
 };
 
+/// What a task reads, all of its files.
+struct EvalSize {
+  int64_t tokens = 0, sequences = 0;
+};
+
 /// An evaluation that a run makes of its model.
 class EvalTask {
  public:
@@ -23,10 +30,20 @@ class EvalTask {
   virtual const std::string& name() const = 0;
   /// Identifies the task's data: ranks with different fingerprints are refused at the start.
   virtual std::string fingerprint() const = 0;
+  virtual EvalSize size() const = 0;
   /// The task's metrics, equal on every rank; none where `stop` returned true. All ranks call `stop` together before
   /// each micro-batch. Collective over world.
   virtual std::optional<std::vector<EvalResult>> run(StageRunner& runner, Communicator& world,
                                                      const std::function<bool()>& stop) const = 0;
+};
+
+/// A task that a config names, before its files are opened: a run makes it, and so does a dry run.
+struct PlannedTask {
+  std::string name;  ///< for messages: "evaluation set wiki"
+  std::vector<std::string> files;
+  /// Makes it of `here`: all `files`, or in a dry run those that this machine has; then only what each says by itself
+  /// is checked. With `reads_all` every byte of them is. Throws DataError.
+  std::function<std::unique_ptr<EvalTask>(const std::vector<std::string>& here, bool reads_all)> make;
 };
 
 }  // namespace olmoe

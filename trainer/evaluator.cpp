@@ -1,37 +1,40 @@
 #include "trainer/evaluator.h"
 
-#include <algorithm>
+#include <array>
+#include <utility>
 
 #include "core/error.h"
-#include "data/token_files.h"
 #include "parallel/agreement.h"
 #include "trainer/held_out_loss.h"
 
 namespace olmoe {
 
-Evaluator::Evaluator(const Config& config, Communicator& world) {
-  const auto& data = config.data;
-  const auto sets = evaluation_sets(config.evaluation);
-  const auto rank = static_cast<size_t>(world.rank()), ranks = static_cast<size_t>(world.size());
-  agree(world, [&] {
-    const auto add = [&](const EvaluationSet& set, bool reads_all) {
-      auto dataset =
-          std::make_shared<TokenDataset>(set.paths, data.dtype, data.sequence_length, config.model.vocab_size);
-      if (reads_all) dataset->read_all();
-      const int64_t all = dataset->num_sequences(), most = config.evaluation.max_sequences;
-      tasks_.push_back(
-          std::make_unique<HeldOutLoss>(set.name, make_file_source(std::move(dataset), 0, /*shuffle=*/false),
-                                        most > 0 ? std::min(most, all) : all, config.train.micro_batch_size));
-    };
-    std::string problems;  // of all sets: a wrong data.dtype is a problem of each
-    for (size_t i = 0; i < sets.size(); ++i) {
-      try {
-        add(sets[i], i % ranks == rank);
-      } catch (const DataError& error) {
-        problems += fmt::format("{}evaluation set {}: {}", problems.empty() ? "" : "\n", sets[i].name, error.what());
-      }
+std::vector<PlannedTask> planned_tasks(const Config& config) {
+  constexpr std::array kKinds{&held_out_losses};
+  std::vector<PlannedTask> all;
+  for (const auto& tasks_of : kKinds)
+    for (auto& task : tasks_of(config)) all.push_back(std::move(task));
+  return all;
+}
+
+void for_each_task(const Config& config, const std::function<void(const PlannedTask& task)>& work) {
+  std::string problems;
+  for (const auto& task : planned_tasks(config)) {
+    try {
+      work(task);
+    } catch (const DataError& error) {
+      problems += fmt::format("{}{}: {}", problems.empty() ? "" : "\n", task.name, error.what());
     }
-    if (!problems.empty()) throw DataError(problems);
+  }
+  if (!problems.empty()) throw DataError(problems);
+}
+
+Evaluator::Evaluator(const Config& config, Communicator& world) {
+  agree(world, [&] {
+    int task_number = 0;
+    for_each_task(config, [&](const PlannedTask& task) {
+      tasks_.push_back(task.make(task.files, /*reads_all=*/task_number++ % world.size() == world.rank()));
+    });
   });
 }
 

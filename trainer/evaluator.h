@@ -11,10 +11,15 @@
 
 namespace olmoe {
 
+/// The tasks that a valid config names, in order. They refer to `config`.
+std::vector<PlannedTask> planned_tasks(const Config& config);
+/// Calls `work` with each of them. Throws one DataError with the problems of all: a wrong data.dtype is one of each.
+void for_each_task(const Config& config, const std::function<void(const PlannedTask& task)>& work);
+
 /// The evaluation tasks of a run.
 class Evaluator {
  public:
-  /// The held-out sets of a valid config. Each rank reads the ids of its share of the sets. Throws one DataError on all
+  /// Those of a valid config. Each rank reads the ids of its share of the sets. Throws one DataError on all
   /// ranks for files that are missing, damaged, of another dtype or shorter than a sequence, of all sets. Collective
   /// over world.
   Evaluator(const Config& config, Communicator& world);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "data/token_files.h"
 
 namespace olmoe {
 
@@ -15,6 +16,11 @@ HeldOutLoss::HeldOutLoss(std::string name, std::shared_ptr<const SequenceSource>
 
 std::string HeldOutLoss::fingerprint() const {
   return fmt::format("{} for {} sequences", source_->fingerprint(), sequences_);
+}
+
+EvalSize HeldOutLoss::size() const {
+  const int64_t sequences = source_->num_sequences();
+  return {sequences * source_->sequence_length(), sequences};
 }
 
 std::optional<std::vector<EvalResult>> HeldOutLoss::run(StageRunner& runner, Communicator& world,
@@ -30,6 +36,23 @@ std::optional<std::vector<EvalResult>> HeldOutLoss::run(StageRunner& runner, Com
   }
   world.all_reduce(totals_2);
   return {{{name_, "loss", (totals_2[0] / totals_2[1]).item<double>()}}};
+}
+
+std::vector<PlannedTask> held_out_losses(const Config& config) {
+  std::vector<PlannedTask> tasks;
+  for (const auto& [name, paths] : evaluation_sets(config.evaluation)) {
+    const auto make = [&config, name, num_files = paths.size()](const std::vector<std::string>& here, bool reads_all) {
+      // A whole sequence may be in a file that is missing here.
+      const int64_t length = here.size() == num_files ? config.data.sequence_length : 1;
+      auto dataset = std::make_shared<TokenDataset>(here, config.data.dtype, length, config.model.vocab_size);
+      if (reads_all) dataset->read_all();
+      const int64_t all = dataset->num_sequences(), most = config.evaluation.max_sequences;
+      return std::make_unique<HeldOutLoss>(name, make_file_source(std::move(dataset), 0, /*shuffle=*/false),
+                                           most > 0 ? std::min(most, all) : all, config.train.micro_batch_size);
+    };
+    tasks.push_back({"evaluation set " + name, paths, make});
+  }
+  return tasks;
 }
 
 }  // namespace olmoe

@@ -1,8 +1,10 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "data/data_loader.h"
+#include "trainer/config/config.h"
 #include "trainer/eval_task.h"
 
 namespace olmoe {
@@ -14,6 +16,7 @@ class HeldOutLoss final : public EvalTask {
   HeldOutLoss(std::string name, std::shared_ptr<const SequenceSource> source, int64_t sequences, int64_t micro_batch);
   const std::string& name() const override { return name_; }
   std::string fingerprint() const override;
+  EvalSize size() const override;
   std::optional<std::vector<EvalResult>> run(StageRunner& runner, Communicator& world,
                                              const std::function<bool()>& stop) const override;
 
@@ -22,5 +25,8 @@ class HeldOutLoss final : public EvalTask {
   std::shared_ptr<const SequenceSource> source_;
   int64_t sequences_, micro_batch_;
 };
+
+/// The losses of evaluation_sets(). They refer to `config`.
+std::vector<PlannedTask> held_out_losses(const Config& config);
 
 }  // namespace olmoe

@@ -63,7 +63,7 @@ void StageRunner::number_moe_layers() {
 void StageRunner::place_buffers() {
   std::vector<StageBuffer> all;
   for (const auto& stage : stages_)
-    for (auto& buffer : stage->buffers()) all.push_back(std::move(buffer));
+    for (auto& buffer : stage->state().buffers) all.push_back(std::move(buffer));
   buffer_slices_.reserve(all.size());  // the state refers to them
   std::set<std::string> names;
   for (const auto& [name, tensor] : all) {
@@ -79,7 +79,8 @@ void StageRunner::place_buffers() {
 void StageRunner::make_units(DeviceMesh& mesh) {
   for (auto& stage : stages_) {
     std::vector<UnitParam> dense, experts;
-    for (auto& param : stage->params()) (param.axis == Axis::shard ? dense : experts).push_back(unit_param(param));
+    for (auto& param : stage->state().params)
+      (param.axis == Axis::shard ? dense : experts).push_back(unit_param(param));
     auto& of_stage = units_of_.emplace_back();
     auto add = [&](std::vector<UnitParam> params, Communicator& group) {
       if (params.empty()) return;

@@ -5,7 +5,6 @@
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -20,26 +19,8 @@
 namespace olmoe {
 namespace {
 
-// run.threads, data.prefetch: hosts may have different numbers of cores and amounts of memory; batches are the same.
-// Paths of token files: hosts may keep copies in different folders; agree_on_data compares the contents.
-constexpr std::array kMayDiffer{"run.threads", "data.prefetch", "data.paths", "evaluation.paths", "evaluation.sets"};
 constexpr char kBetween = '\x1f', kAfter = '\x1e';  // ASCII's unit and record separators, which no config contains
 constexpr size_t kHashDigits = 32;
-
-void add_facts(const std::string& path, const ConfigNode& node, std::vector<StartFact>& facts) {
-  if (std::ranges::find(kMayDiffer, path) != kMayDiffer.end()) return;
-  switch (node.kind) {
-    case ConfigNode::Kind::section:
-      for (size_t i = 0; i < node.items.size(); ++i) add_facts(path + "." + node.keys[i], node.items[i], facts);
-      return;
-    case ConfigNode::Kind::list:
-      facts.push_back({path, fmt::format("{} items", node.items.size())});
-      for (size_t i = 0; i < node.items.size(); ++i) add_facts(fmt::format("{}[{}]", path, i), node.items[i], facts);
-      return;
-    default:
-      facts.push_back({path, node.inline_text()});
-  }
-}
 
 std::string text_of(const std::vector<StartFact>& facts) {
   std::string text;
@@ -124,7 +105,7 @@ std::string sample_file(const std::filesystem::path& path) {
 StartFact training_tokens_fact(const Config& config, const SequenceSource& source) {
   const std::string name = "training tokens (data.paths)";
   if (config.data.synthetic) return {name, fmt::format("synthetic, hash {}", source.fingerprint())};
-  const auto& paths = config.data.paths;
+  const auto paths = config.data.all_paths();
   return {name, fmt::format("{} files from {}, {} sequences, hash {}", paths.size(),
                             std::filesystem::path(paths.front()).filename().string(), source.num_sequences(),
                             source.fingerprint())};
@@ -134,10 +115,18 @@ StartFact training_tokens_fact(const Config& config, const SequenceSource& sourc
 
 std::vector<StartFact> config_facts(const Config& config) {
   Config copy = config;  // `fields` hands out references
-  ConfigFields fields;
-  copy.fields(fields);
   std::vector<StartFact> facts;
-  for (const auto& field : fields.list()) add_facts(field.key, field.write(), facts);
+  visit_fields(copy, [&](const std::string& path, const ConfigField& field) {
+    if (field.is_per_host) return false;
+    const auto value = field.write();
+    const bool is_list = value.kind == ConfigNode::Kind::list, has_parts = !field.parts().empty();
+    if (is_list) facts.push_back({path, fmt::format("{} items", value.items.size())});
+    if (has_parts) return true;
+    if (!is_list) facts.push_back({path, value.inline_text()});
+    for (size_t i = 0; i < value.items.size(); ++i)
+      facts.push_back({fmt::format("{}[{}]", path, i), value.items[i].inline_text()});
+    return false;
+  });
   return facts;
 }
 

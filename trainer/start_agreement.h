@@ -16,8 +16,8 @@ struct StartFact {
   bool operator==(const StartFact&) const = default;
 };
 
-/// Every field of a config by its path, lists item by item, except those that may differ between ranks: settings of a
-/// host (run.threads, data.prefetch), and paths of token files, whose contents are compared instead.
+/// Every field of a config by its path, lists item by item, except those that are marked as per_host(): numbers of
+/// cores and amounts of memory may differ, and paths of data files, whose contents agree_on_data compares.
 std::vector<StartFact> config_facts(const Config& config);
 
 /// Throws one ConfigError on all ranks where their facts differ: the first that differs, each value with its ranks, and

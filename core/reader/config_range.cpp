@@ -27,31 +27,35 @@ void check_number(const std::string& path, double value, NumberRange range, std:
 
 }  // namespace
 
-void ConfigFields::operator()(std::string_view key, double& value, NumberRange range, std::string_view meaning) {
-  add(key, value, meaning, false);
-  list_.back().type += ", " + range_words(range);
-  list_.back().check = [&value, range](const std::string& path, std::vector<std::string>& problems) {
+ConfigField& ConfigFields::operator()(std::string_view key, double& value, NumberRange range,
+                                      std::string_view meaning) {
+  auto& field = add(key, value, meaning, false);
+  field.type += ", " + range_words(range);
+  field.check = [&value, range](const std::string& path, std::vector<std::string>& problems) {
     check_number(path, value, range, problems);
   };
+  return field;
 }
 
-void ConfigFields::operator()(std::string_view key, std::optional<double>& value, NumberRange range,
-                              std::string_view meaning) {
-  add(key, value, meaning, false);
-  list_.back().type += ", " + range_words(range);
-  list_.back().check = [&value, range](const std::string& path, std::vector<std::string>& problems) {
+ConfigField& ConfigFields::operator()(std::string_view key, std::optional<double>& value, NumberRange range,
+                                      std::string_view meaning) {
+  auto& field = add(key, value, meaning, false);
+  field.type += ", " + range_words(range);
+  field.check = [&value, range](const std::string& path, std::vector<std::string>& problems) {
     if (value) check_number(path, *value, range, problems);
   };
+  return field;
 }
 
-void ConfigFields::add(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning,
-                       bool required) {
-  add(key, value, meaning, required);
-  list_.back().type += ", " + range_words(range);
-  list_.back().check = [&value, range](const std::string& path, std::vector<std::string>& problems) {
+ConfigField& ConfigFields::add(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning,
+                               bool required) {
+  auto& field = add(key, value, meaning, required);
+  field.type += ", " + range_words(range);
+  field.check = [&value, range](const std::string& path, std::vector<std::string>& problems) {
     if (value < range.least || value > range.most)
       problems.push_back(fmt::format("{}: {} must be between {} and {}", path, value, range.least, range.most));
   };
+  return field;
 }
 
 namespace config_detail {

@@ -55,6 +55,8 @@ struct ConfigPlace {
   void expected(std::string_view what, std::string_view hint = {}) const;
 };
 
+struct ConfigPart;
+
 /// A field of a config struct, type-erased and bound to that struct.
 struct ConfigField {
   std::string key;
@@ -66,31 +68,41 @@ struct ConfigField {
   std::function<std::string(const std::string& path)> nested_rows;  ///< documentation of the fields inside
   std::function<void(const std::string& path, std::vector<std::string>& problems)>
       check;  ///< adds a problem for each number out of range, nested fields included
+  std::function<std::vector<ConfigPart>()> parts;  ///< of a struct, or of a list of structs; otherwise none
+  std::vector<std::string>* texts = nullptr;       ///< of a list of text
+  bool is_per_host = false;
+  bool is_data_files = false;
+
+  /// Marks a field that the ranks of a run may have different values of, for it suits their hosts.
+  ConfigField& per_host();
+  /// Marks a list of text as paths of data files. Per host too, for hosts may keep copies in different folders.
+  ConfigField& data_files();
 };
 
-/// The visitor for a struct's `fields`, which collects them.
+/// The visitor for a struct's `fields`, which collects them. A field is returned for its marks.
 class ConfigFields {
  public:
   /// An optional field: without it in the file the value stays as it is.
   template <class T>
-  void operator()(std::string_view key, T& value, std::string_view meaning) {
-    add(key, value, meaning, false);
+  ConfigField& operator()(std::string_view key, T& value, std::string_view meaning) {
+    return add(key, value, meaning, false);
   }
   /// A field that the file must have.
   template <class T>
-  void required(std::string_view key, T& value, std::string_view meaning) {
-    add(key, value, meaning, true);
+  ConfigField& required(std::string_view key, T& value, std::string_view meaning) {
+    return add(key, value, meaning, true);
   }
   /// The same for an integer with a range, which values_out_of_range() checks.
-  void operator()(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
-    add(key, value, range, meaning, false);
+  ConfigField& operator()(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
+    return add(key, value, range, meaning, false);
   }
-  void required(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
-    add(key, value, range, meaning, true);
+  ConfigField& required(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning) {
+    return add(key, value, range, meaning, true);
   }
   /// The same for a number, or one that may be null.
-  void operator()(std::string_view key, double& value, NumberRange range, std::string_view meaning);
-  void operator()(std::string_view key, std::optional<double>& value, NumberRange range, std::string_view meaning);
+  ConfigField& operator()(std::string_view key, double& value, NumberRange range, std::string_view meaning);
+  ConfigField& operator()(std::string_view key, std::optional<double>& value, NumberRange range,
+                          std::string_view meaning);
   /// The field `now` of this struct was called `before` in earlier versions.
   void renamed(std::string_view before, std::string_view now) { renamed_.push_back({before, now}); }
   const std::vector<ConfigField>& list() const { return list_; }
@@ -98,11 +110,17 @@ class ConfigFields {
 
  private:
   template <class T>
-  void add(std::string_view key, T& value, std::string_view meaning, bool required);
-  void add(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning, bool required);
+  ConfigField& add(std::string_view key, T& value, std::string_view meaning, bool required);
+  ConfigField& add(std::string_view key, int64_t& value, IntegerRange range, std::string_view meaning, bool required);
 
   std::vector<ConfigField> list_;
   std::vector<RenamedKey> renamed_;
+};
+
+/// A struct within a field.
+struct ConfigPart {
+  std::string place;  ///< within the field: empty, or "[2]" of a list
+  ConfigFields fields;
 };
 
 // clang-format off
@@ -142,6 +160,12 @@ std::vector<std::string> values_out_of_range(const T& config, const std::string&
 /// A Markdown table of all fields: path, type, default or "required", meaning.
 template <ConfigStruct T>
 std::string document_config();
+
+/// Is given a field with its path, "evaluation.sets[0].paths", and returns whether to visit the fields inside it too.
+using ConfigVisit = std::function<bool(const std::string& path, const ConfigField& field)>;
+/// Visits every field, in order.
+template <ConfigStruct T>
+void visit_fields(T& config, const ConfigVisit& visit);
 
 /// The fields in which two configs differ, each "model.d_model: 256 -> 512".
 template <ConfigStruct T>

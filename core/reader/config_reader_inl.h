@@ -4,7 +4,7 @@
 namespace olmoe {
 
 template <class T>
-void ConfigFields::add(std::string_view key, T& value, std::string_view meaning, bool required) {
+ConfigField& ConfigFields::add(std::string_view key, T& value, std::string_view meaning, bool required) {
   list_.push_back(
       {.key = std::string(key),
        .meaning = std::string(meaning),
@@ -14,7 +14,10 @@ void ConfigFields::add(std::string_view key, T& value, std::string_view meaning,
        .write = [&value] { return config_detail::write_value(value); },
        .nested_rows = [&value](const std::string& path) { return config_detail::nested_rows(path, value); },
        .check = [&value](const std::string& path,
-                         std::vector<std::string>& problems) { config_detail::check_nested(path, value, problems); }});
+                         std::vector<std::string>& problems) { config_detail::check_nested(path, value, problems); },
+       .parts = [&value] { return config_detail::parts_of(value); }});
+  if constexpr (std::is_same_v<T, std::vector<std::string>>) list_.back().texts = &value;
+  return list_.back();
 }
 
 template <ConfigStruct T>
@@ -56,6 +59,11 @@ template <ConfigStruct T>
 std::string document_config() {
   T defaults{};
   return config_detail::document_table(config_detail::fields_of(defaults));
+}
+
+template <ConfigStruct T>
+void visit_fields(T& config, const ConfigVisit& visit) {
+  config_detail::visit_fields("", config_detail::fields_of(config), visit);
 }
 
 template <ConfigStruct T>

@@ -219,6 +219,17 @@ void ConfigPlace::expected(std::string_view what, std::string_view hint) const {
                                          described(node), node.where, hint));
 }
 
+ConfigField& ConfigField::per_host() {
+  is_per_host = true;
+  return *this;
+}
+
+ConfigField& ConfigField::data_files() {
+  ENSURE(texts != nullptr, "{} is no list of text", key);
+  is_data_files = true;
+  return per_host();
+}
+
 namespace config_detail {
 
 std::string type_words(bool) { return "true or false"; }
@@ -314,6 +325,14 @@ ConfigNode write_fields(const ConfigFields& fields) {
   ConfigNode section = ConfigNode::section();
   for (const ConfigField& field : fields.list()) section.add(field.key, field.write());
   return section;
+}
+
+void visit_fields(const std::string& prefix, const ConfigFields& fields, const ConfigVisit& visit) {
+  for (const ConfigField& field : fields.list()) {
+    const std::string path = prefix + field.key;
+    if (!visit(path, field)) continue;
+    for (const auto& [place, inner] : field.parts()) visit_fields(path + place + ".", inner, visit);
+  }
 }
 
 std::string document_fields(const std::string& prefix, const ConfigFields& fields) {

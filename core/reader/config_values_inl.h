@@ -31,6 +31,7 @@ void read_file_into(const ConfigFields& fields, const std::string& path, const s
                     ConfigNode* tree);
 std::vector<std::string> leaf_paths(const ConfigFields& fields);
 void check_fields(const std::string& prefix, const ConfigFields& fields, std::vector<std::string>& problems);
+void visit_fields(const std::string& prefix, const ConfigFields& fields, const ConfigVisit& visit);
 std::string document_table(const ConfigFields& fields);
 std::vector<std::string> differences(const ConfigNode& a, const ConfigNode& b);
 
@@ -119,6 +120,18 @@ void check_nested(const std::string& path, T& value, std::vector<std::string>& p
   } else if constexpr (kIsVector<T>) {
     for (size_t i = 0; i < value.size(); ++i) check_nested(path + "[" + std::to_string(i) + "]", value[i], problems);
   }
+}
+
+template <class T>
+std::vector<ConfigPart> parts_of(T& value) {
+  std::vector<ConfigPart> parts;
+  if constexpr (ConfigStruct<T>) {
+    parts.push_back({"", fields_of(value)});
+  } else if constexpr (kIsVector<T>) {
+    if constexpr (ConfigStruct<typename T::value_type>)
+      for (size_t i = 0; i < value.size(); ++i) parts.push_back({"[" + std::to_string(i) + "]", fields_of(value[i])});
+  }
+  return parts;
 }
 
 }  // namespace olmoe::config_detail

@@ -52,6 +52,17 @@ TEST_CASE("an invalid path in a list is a ConfigError with its line") {
   }
 }
 
+TEST_CASE("synthetic tokens take the place of files, and of nothing else") {
+  DataConfig data;
+  data.paths = {"a.npy", "b.npy"};
+  data.sequence_length = 64;
+  CHECK(data.all_paths() == std::vector<std::string>{"a.npy", "b.npy"});
+  data.make_synthetic();
+  CHECK(data.all_paths().empty());
+  CHECK(data.synthetic);
+  CHECK(data.sequence_length == 64);
+}
+
 TEST_CASE("missing files are listed without an exception") {
   TokenFolder folder;
   const auto present = folder.write("a.npy", counting(4));

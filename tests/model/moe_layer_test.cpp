@@ -33,7 +33,7 @@ struct TestLayer {
   TestLayer(const ModelConfig& model, Communicator& experts, int64_t chunks)
       : layer(model, "moe", {std::make_shared<RowExchange>(experts, at::kCPU, Overlap::yes), experts},
               {.chunks = chunks}) {
-    for (auto& param : layer.params()) {
+    for (auto& param : layer.state().params) {
       *param.slot = values_of(param).requires_grad_();
       param.slot->mutable_grad() = at::zeros(param.shape, at::kDouble);
       params.push_back(param);

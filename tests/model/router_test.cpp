@@ -13,7 +13,7 @@ struct TestRouter {
   explicit TestRouter(const ModelConfig& model, at::ScalarType dtype)
       : world(make_single_communicator()), router(model, "router", *world) {
     at::manual_seed(5);
-    auto param = router.params().at(0);
+    auto param = router.state().params.at(0);
     *param.slot = at::randn(param.shape, at::kDouble).to(dtype);
     weight = *param.slot;
   }

@@ -132,6 +132,13 @@ class Lengths(unittest.TestCase):
         self.assertEqual(check({"core/a.cpp": "// " + "a" * 117 + "\n"}), [])
         self.assertEqual(check({"core/a.cpp": "\n// " + "a" * 118 + "\n"}), ["core/a.cpp:2: 121 columns, more than 120"])
 
+    def test_doc_blocks(self):
+        block = "int i;  ///< of i\n" + "  /// A line.\n" * 8 + "void f();\n"
+        self.assertEqual(check({"core/a.h": block}), [])
+        self.assertEqual(check({"core/a.h": block.replace("void", "  ///\nvoid")}),
+                         ["core/a.h:2: a /// block of 9 lines, more than 8"])
+        self.assertEqual(check({"core/a.h": "int i;  ///< of i\n" * 9 + "// A line.\n" * 9}), [])
+
     def test_nesting(self):
         def nested(depth):
             return "void f() {\n" + "if (a) {\n" * depth + "}\n" * (depth + 1)
@@ -147,6 +154,16 @@ class Lengths(unittest.TestCase):
         self.assertEqual(check({"core/a.cpp": taking(6)}), [])
         self.assertEqual(check({"core/a.cpp": taking(7)}), ["core/a.cpp:2: f has 7 parameters, more than 6"])
         self.assertEqual(check({"tests/emulation/include/cub/a.cuh": taking(7)}), [])
+
+    def test_template_parameters_of_lambdas(self):
+        good = ["[&]<int kWidth, bool kHeld>(int threads) {", "[&]<typename N>() {", "template <int N>", "row[i] < (int N)",
+                "a[i] < int64_t(n) && b > (c)", "// [&]<int N>() {"]
+        for line in good:
+            self.assertEqual(check({"kernels/a.cu": f"{line}\n"}), [], line)
+        for line, name in (("f([&]<int N>() {", "N"), ("f([&]<int kWidth, bool held>(int a) {", "held"),
+                           ("f([=, &x] <int64_t N>\n() {", "N"), ("f([]<auto kinds> {", "kinds")):
+            self.assertEqual(check({"kernels/a.cu": f"\n{line}\n"}),
+                             [f"kernels/a.cu:2: {name}, a template parameter of a lambda, may hide a variable: call it kLikeThis"])
 
 
 class Format(unittest.TestCase):

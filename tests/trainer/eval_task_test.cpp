@@ -44,6 +44,7 @@ class MeanLogProbability final : public EvalTask {
   MeanLogProbability(std::string name, Batch batch) : name_(std::move(name)), batch_(std::move(batch)) {}
   const std::string& name() const override { return name_; }
   std::string fingerprint() const override { return "a batch"; }
+  EvalSize size() const override { return {batch_.ids_BS.numel(), batch_.ids_BS.size(0)}; }
   std::optional<std::vector<EvalResult>> run(StageRunner& runner, Communicator&,
                                              const std::function<bool()>& stop) const override {
     if (stop()) return {};

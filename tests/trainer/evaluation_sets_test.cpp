@@ -1,6 +1,7 @@
 // Held-out sets: their names, and the loss of one made of several files.
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
+#include "trainer/evaluator.h"
 
 namespace {
 
@@ -23,6 +24,34 @@ TEST_CASE("a set takes its name from its file, or from the config, and may have 
   const double first = line.at("eval/held_out/loss"), second = line.at("eval/" + odd + "/loss");
   CHECK(first != Approx(second).epsilon(1e-6));
   CHECK(line.at("eval/both/loss").get<double>() == Approx((7 * first + 3 * second) / 10).epsilon(1e-12));
+}
+
+TEST_CASE("a set is made of the files that are here, in a dry run of some of them") {
+  TempFolder folder;
+  auto config = tiny_run(folder / "run");
+  const auto a = folder.add("a.npy", token_bytes(90, 7)), b = folder.add("b.npy", token_bytes(40, 11));
+  config.evaluation.sets = {{"both", {a, b}}, {"odd", {folder.add("odd.npy", "odd")}}};
+  const auto tasks = planned_tasks(config);
+  REQUIRE(tasks.size() == 2);
+  CHECK(tasks[0].name == "evaluation set both");
+  CHECK(tasks[0].files == std::vector<std::string>{a, b});
+  const auto whole = tasks[0].make(tasks[0].files, /*reads_all=*/true);
+  CHECK(whole->name() == "both");
+  CHECK(whole->size().sequences == 7 + 3);
+  CHECK(whole->size().tokens == 10 * config.data.sequence_length);
+  CHECK(tasks[0].make({b}, true)->size().tokens == 40);  // whatever its length: the file that is missing may be longer
+  std::vector<std::string> seen;
+  const auto make_all = [&] {
+    for_each_task(config, [&](const PlannedTask& task) {
+      seen.push_back(task.name);
+      task.make(task.files, false);
+    });
+  };
+  CHECK_THROWS_WITH(make_all(), Catch::StartsWith("evaluation set odd: ") && Catch::Contains("3 bytes"));
+  config.evaluation.sets[0].paths.push_back(folder / "gone.npy");
+  CHECK_THROWS_WITH(make_all(), Catch::StartsWith("evaluation set both: ") && Catch::Contains("gone.npy") &&
+                                    Catch::Contains("\nevaluation set odd: "));
+  CHECK(seen.size() == 4);
 }
 
 TEST_CASE("two sets of one name are refused with how to name them") {

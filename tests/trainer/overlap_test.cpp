@@ -21,7 +21,7 @@ class GatherCounter : public Stage {
  public:
   GatherCounter(std::unique_ptr<Stage> stage, const Communicator& group, std::vector<int64_t>& counts)
       : stage_(std::move(stage)), group_(group), counts_(counts) {}
-  std::vector<Param> params() override { return stage_->params(); }
+  StageState state() override { return stage_->state(); }
   int64_t num_experts() const override { return stage_->num_experts(); }
   StageCost cost(const CostContext& context) const override { return stage_->cost(context); }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {

@@ -127,7 +127,7 @@ class Recorder : public Stage {
   };
   Recorder(std::unique_ptr<Stage> stage, size_t index, std::vector<Call>& calls)
       : stage_(std::move(stage)), index_(index), calls_(calls) {}
-  std::vector<Param> params() override { return stage_->params(); }
+  StageState state() override { return stage_->state(); }
   int64_t num_experts() const override { return stage_->num_experts(); }
   StageCost cost(const CostContext& context) const override { return stage_->cost(context); }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {

@@ -30,7 +30,7 @@ struct ScaleFunction : torch::autograd::Function<ScaleFunction> {
 class Scaling final : public Stage {
  public:
   Scaling(size_t index, bool last) : name_(fmt::format("stage_{}", index)), last_(last) {}
-  std::vector<Param> params() override { return {{name_ + ".weight", {kWidth}, {kWidth}, 0, Axis::shard, &weight_}}; }
+  StageState state() override { return {{{name_ + ".weight", {kWidth}, {kWidth}, 0, Axis::shard, &weight_}}}; }
   StageCost cost(const CostContext&) const override { return {}; }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const auto rows = [&] { return at::ones({context.batch.ids_BS.numel(), kWidth}).requires_grad_(true); };

@@ -103,7 +103,7 @@ std::vector<std::string> validate(const Config& config) {
   if (problems.empty())
     for (auto& problem : refuse_sizes(config)) require(false, std::move(problem));
   require(!config.run.folder.empty(), "run.folder: must not be empty");
-  const bool has_files = !config.data.paths.empty();
+  const bool has_files = !config.data.all_paths().empty();
   require(has_files != config.data.synthetic,
           "data.paths: name token files, or set data.synthetic: true, not both and not neither");
   for (auto& problem : validate(config.optimizer, config.train.compute_dtype)) problems.push_back(std::move(problem));

@@ -31,8 +31,8 @@ class PathResolver {
     const auto* node = find_node(tree_, key);
     return node == nullptr ? "" : std::filesystem::path(node->file).parent_path().string();
   }
-  /// Where relative token paths of that key start. A root in a file does not apply to overrides.
-  std::string start_of_tokens(const std::string& key, const std::string& root) const {
+  /// Where relative paths of data files of that key start. A root in a file does not apply to overrides.
+  std::string start_of_data(const std::string& key, const std::string& root) const {
     return is_typed(key) && !is_typed("data.root") ? "" : root;
   }
   /// Runs `work` and keeps the text of its ConfigError, with the key's name and place.
@@ -69,13 +69,11 @@ std::vector<std::string> resolve_paths(Config& config, const ConfigNode& tree) {
   resolver.resolve("train.init_from", config.train.init_from, "");
   auto& data = config.data;
   resolver.resolve("data.root", data.root, "");
-  resolver.resolve("data.paths", "data.paths", data.paths, resolver.start_of_tokens("data.paths", data.root));
-  auto& evaluation = config.evaluation;
-  resolver.resolve("evaluation.paths", "evaluation.paths", evaluation.paths,
-                   resolver.start_of_tokens("evaluation.paths", data.root));
-  for (size_t i = 0; i < evaluation.sets.size(); ++i)
-    resolver.resolve("evaluation.sets", fmt::format("evaluation.sets[{}].paths", i), evaluation.sets[i].paths,
-                     resolver.start_of_tokens("evaluation.sets", data.root));
+  visit_fields(config, [&](const std::string& path, const ConfigField& field) {
+    const auto key = path.substr(0, path.find('['));  // a list comes from one place, whole
+    if (field.is_data_files) resolver.resolve(key, path, *field.texts, resolver.start_of_data(key, data.root));
+    return true;
+  });
   if (!data.paths_file.empty())
     resolver.noting("data.paths_file", "data.paths_file", [&] {
       const auto list = user_path(data.paths_file, resolver.folder_of("data.paths_file"));

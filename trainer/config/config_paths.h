@@ -7,9 +7,9 @@
 namespace olmoe {
 
 /// Resolves every path of `config`; `tree` says where each came from. Relative paths start from the working directory,
-/// except in a config file: data.paths_file starts from the folder of that file, token files from data.root. Token
-/// files of the list are appended to data.paths, and data.paths_file and data.root are cleared. Returns the problems,
-/// each with its key and place.
+/// except in a config file: data.paths_file starts from the folder of that file, fields that are marked as data_files()
+/// from data.root. Token files of the list are appended to data.paths, and data.paths_file and data.root are cleared.
+/// Returns the problems, each with its key and place.
 std::vector<std::string> resolve_paths(Config& config, const ConfigNode& tree);
 
 }  // namespace olmoe

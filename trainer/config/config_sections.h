@@ -24,7 +24,8 @@ struct RunConfig {
   void fields(V& v) {
     v.required("folder", folder, "run folder: resolved config, metrics and checkpoints; a run found there is resumed");
     v("seed", seed, {0, kAnyInteger}, "seed of the initial weights and the data order");
-    v("threads", threads, {0, 1024}, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node");
+    v("threads", threads, {0, 1024}, "CPU threads of a rank; 0: OMP_NUM_THREADS, else cores / ranks of the node")
+        .per_host();
     v("hang_timeout_s", hang_timeout_s, {0},
       "end a hung run with exit code 71: no collective call began or returned for this long; must be longer than a "
       "save; 0: never");

@@ -15,7 +15,7 @@ struct EvaluationSet {
   template <class V>
   void fields(V& v) {
     v.required("name", name, "name of the set, in metrics.jsonl eval/NAME/loss");
-    v.required("paths", paths, "its token files, in order");
+    v.required("paths", paths, "its token files, in order").data_files();
   }
 };
 
@@ -28,8 +28,8 @@ struct EvaluationConfig {
   template <class V>
   void fields(V& v) {
     v("every_steps", every_steps, {0}, "steps between evaluations; the last step is always evaluated; 0: only that");
-    v("paths", paths, "held-out token files, one evaluation set each, named by the file");
-    v("sets", sets, "more evaluation sets, each with a name and one file or several");
+    v("paths", paths, "held-out token files, one evaluation set each, named by the file").data_files();
+    v("sets", sets, "more evaluation sets, each with a name and one file or several").per_host();
     v("max_sequences", max_sequences, {0}, "sequences of a set that are used; 0: all");
   }
 };

@@ -11,11 +11,11 @@ CostContext cost_context(const Config& config, MeshShape mesh, int64_t sequences
   const auto& train = config.train;
   return {.sequences = sequences,
           .positions = config.data.sequence_length,
+          .multiprocessors = multiprocessors,
           .value_bytes = compute_bytes(config),
           .master_bytes = master_bytes(config),
           .save_policy = train.recompute == Recompute::selective ? SavePolicy::selective : SavePolicy::all,
           .on_gpu = train.device == DeviceKind::cuda,
-          .multiprocessors = multiprocessors,
           .expert_ranks = mesh.expert,
           .expert_chunks = config.parallel.expert_chunks,
           .expert_kernels = train.expert_kernels,

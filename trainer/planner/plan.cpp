@@ -13,10 +13,8 @@ namespace {
 
 /// Without token files: the list may be long, and a plan does not need it.
 Config without_tokens(Config config) {
-  config.data.paths.clear();
-  config.evaluation.paths.clear();
-  config.evaluation.sets.clear();
-  config.data.synthetic = true;
+  config.data.make_synthetic();
+  config.evaluation = {};
   return config;
 }
 

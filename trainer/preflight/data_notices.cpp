@@ -38,8 +38,9 @@ std::string trained_on_in_words(const SameFile& pair) {
 std::optional<TokenTotals> token_totals(const DataConfig& data) {
   if (data.synthetic) return {};
   const int64_t id_bytes = data.dtype == TokenDtype::uint16 ? 2 : 4;
-  TokenTotals totals{.files = std::ssize(data.paths)};
-  for (const auto& path : data.paths) {
+  const auto paths = data.all_paths();
+  TokenTotals totals{.files = std::ssize(paths)};
+  for (const auto& path : paths) {
     std::error_code unknown;
     const auto size = std::filesystem::file_size(path, unknown);
     if (unknown) return {};
@@ -81,7 +82,7 @@ SharedFiles find_shared_files(const Config& config) {
   std::vector<std::string> held_out_paths;
   for (const auto& set : evaluation_sets(config.evaluation))
     held_out_paths.insert(held_out_paths.end(), set.paths.begin(), set.paths.end());
-  const auto training = identify_files(config.data.paths), held_out = identify_files(held_out_paths);
+  const auto training = identify_files(config.data.all_paths()), held_out = identify_files(held_out_paths);
   return {shared_files(training, held_out), repeated_files(training), repeated_files(held_out)};
 }
 

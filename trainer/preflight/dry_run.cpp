@@ -8,6 +8,7 @@
 #include "model/flops.h"
 #include "trainer/config/mesh_shape.h"
 #include "trainer/device/device_facts.h"
+#include "trainer/evaluator.h"
 #include "trainer/job/devices.h"
 #include "trainer/job/environment.h"
 #include "trainer/planner/memory_plan.h"
@@ -55,7 +56,7 @@ std::string describe_tokens(const std::string& what, size_t num_files, int64_t t
 std::string describe_training(const Config& config) {
   const auto& data = config.data;
   if (data.synthetic) return "training tokens: synthetic\n";
-  const auto absent = absent_files(data.paths), present = present_files(data.paths, absent);
+  const auto paths = data.all_paths(), absent = absent_files(paths), present = present_files(paths, absent);
   if (absent.empty()) {
     const TokenDataset dataset(present, data.dtype, data.sequence_length, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
@@ -66,33 +67,25 @@ std::string describe_training(const Config& config) {
     const TokenDataset dataset(present, data.dtype, /*sequence_length=*/1, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
   }
-  return describe_absent("training tokens", absent, data.paths.size());
+  return describe_absent("training tokens", absent, paths.size());
 }
 
-/// As describe_training, of all evaluation sets.
+/// As describe_training, of all evaluation tasks.
 std::string describe_evaluation(const Config& config) {
   std::vector<std::string> all_absent;
   size_t num_files = 0;
-  int64_t tokens = 0, sequences = 0;
-  std::string problems;
-  for (const auto& [name, paths] : evaluation_sets(config.evaluation)) {
-    const auto absent = absent_files(paths), present = present_files(paths, absent);
-    num_files += paths.size();
+  EvalSize total;
+  for_each_task(config, [&](const PlannedTask& task) {
+    const auto absent = absent_files(task.files), present = present_files(task.files, absent);
+    num_files += task.files.size();
     all_absent.insert(all_absent.end(), absent.begin(), absent.end());
-    if (present.empty()) continue;
-    const int64_t least = absent.empty() ? config.data.sequence_length : 1;
-    try {
-      const TokenDataset set(present, config.data.dtype, least, config.model.vocab_size);
-      set.read_all();
-      tokens += set.num_tokens();
-      sequences += set.num_sequences();
-    } catch (const DataError& error) {
-      problems += fmt::format("{}evaluation set {}: {}", problems.empty() ? "" : "\n", name, error.what());
-    }
-  }
-  if (!problems.empty()) throw DataError(problems);
+    if (present.empty()) return;
+    const auto size = task.make(present, /*reads_all=*/true)->size();
+    total.tokens += size.tokens;
+    total.sequences += size.sequences;
+  });
   if (num_files == 0) return {};
-  return all_absent.empty() ? describe_tokens("evaluation tokens", num_files, tokens, sequences)
+  return all_absent.empty() ? describe_tokens("evaluation tokens", num_files, total.tokens, total.sequences)
                             : describe_absent("evaluation tokens", all_absent, num_files);
 }
 
@@ -100,10 +93,10 @@ std::string describe_evaluation(const Config& config) {
 std::string describe_checks(const Config& config) {
   std::string checked = "the config, the layout over ranks, memory, disk";
   if (!config.train.init_from.empty()) checked += ", names and shapes of the initial weights";
-  if (!config.data.paths.empty())
+  if (!config.data.all_paths().empty())
     checked += config.data.check_ids ? ", sizes and ids of the training files that are here"
                                      : ", sizes of the training files that are here (data.check_ids is off)";
-  if (!evaluation_sets(config.evaluation).empty()) checked += ", sizes and ids of the evaluation files that are here";
+  if (!planned_tasks(config).empty()) checked += ", sizes and ids of the evaluation files that are here";
   return fmt::format(
       "checked: {}\nnot checked: run.folder and the files of its checkpoints, this machine's CPU and GPUs, how ranks "
       "start and meet\n",

@@ -110,6 +110,50 @@ TEST_CASE("the path of a base is resolved like other paths of users") {
                                                      Catch::EndsWith("(" + bad + ":1)"));
 }
 
+struct Files {
+  std::vector<std::string> paths;
+  std::string name;
+  template <class V>
+  void fields(V& v) {
+    v.required("paths", paths, "of the set").data_files();
+    v("name", name, "of the set");
+  }
+};
+
+struct FileSets {
+  int64_t threads = 1;
+  Files first;
+  std::vector<Files> sets, others;
+  template <class V>
+  void fields(V& v) {
+    v("threads", threads, {1, 8}, "of a host").per_host();
+    v("first", first, "a section");
+    v("sets", sets, "a list of sections");
+    v("others", others, "more of them").per_host();
+  }
+};
+
+TEST_CASE("fields are visited by their paths, with their marks, into sections where the visitor says so") {
+  FileSets config{1, {{"a"}, "one"}, {{{"b", "c"}, "two"}, {{"d"}, "three"}}, {{{"e"}, "four"}}};
+  std::vector<std::string> seen, per_host;
+  visit_fields(config, [&](const std::string& path, const ConfigField& field) {
+    seen.push_back(path);
+    if (field.is_per_host) per_host.push_back(path);
+    if (field.is_data_files)
+      for (auto& file : *field.texts) file = "/tokens/" + file;
+    return path != "others";
+  });
+  CHECK(seen == std::vector<std::string>{"threads", "first", "first.paths", "first.name", "sets", "sets[0].paths",
+                                         "sets[0].name", "sets[1].paths", "sets[1].name", "others"});
+  CHECK(per_host == std::vector<std::string>{"threads", "first.paths", "sets[0].paths", "sets[1].paths", "others"});
+  CHECK(config.first.paths == std::vector<std::string>{"/tokens/a"});
+  CHECK(config.sets[0].paths == std::vector<std::string>{"/tokens/b", "/tokens/c"});
+  CHECK(config.others[0].paths == std::vector<std::string>{"e"});
+  ConfigFields fields;
+  CHECK_THROWS_WITH(fields("threads", config.threads, "one number").data_files(),
+                    Catch::Contains("threads is no list of text"));
+}
+
 TEST_CASE("integers out of range are reported with their paths") {
   const Outer bad{int64_t{1} << 31, -1, {0}, {{1}, {9}}};
   CHECK(values_out_of_range(bad, "top") ==

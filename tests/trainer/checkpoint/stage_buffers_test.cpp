@@ -14,8 +14,11 @@ class StageWithBuffer : public Stage {
  public:
   StageWithBuffer(std::unique_ptr<Stage> stage, std::string name, at::Tensor bias)
       : stage_(std::move(stage)), name_(std::move(name)), bias_(std::move(bias)) {}
-  std::vector<Param> params() override { return stage_->params(); }
-  std::vector<StageBuffer> buffers() override { return {{name_, &bias_}}; }
+  StageState state() override {
+    auto out = stage_->state();
+    out.buffers.push_back({name_, &bias_});
+    return out;
+  }
   int64_t num_experts() const override { return stage_->num_experts(); }
   StageCost cost(const CostContext& context) const override { return stage_->cost(context); }
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override { return stage_->forward(x_ND, context); }

@@ -25,9 +25,9 @@ class MoeHalf : public Stage {
       : config_(config),
         moe_(config, "moe", {std::make_shared<RowExchange>(mesh.expert(), kHost, Overlap::no), mesh.world()}, {}),
         kept_bytes_(kept_bytes) {}
-  std::vector<Param> params() override {
-    std::vector<Param> out{{"norm.weight", {config_.d_model}, {config_.d_model}, 0, Axis::shard, &norm_D_}};
-    for (auto& param : moe_.params()) out.push_back(param);
+  StageState state() override {
+    StageState out{{{"norm.weight", {config_.d_model}, {config_.d_model}, 0, Axis::shard, &norm_D_}}};
+    out.add(moe_.state());
     return out;
   }
   int64_t num_experts() const override { return config_.num_experts; }

@@ -63,7 +63,7 @@ class Stages {
       : config_(config), mesh_(*world_, {}), stages_(make_stages(config_, mesh_)) {
     const auto master = dtype == at::kDouble ? at::kDouble : at::kFloat;
     for (const auto& stage : stages_)
-      for (const auto& param : stage->params()) {
+      for (const auto& param : stage->state().params) {
         *param.slot = at::randn(param.shape).mul_(0.1).to(dtype).requires_grad_(true);
         param.slot->mutable_grad() = at::zeros(param.shape, master);
       }
@@ -98,6 +98,7 @@ void run_backward(const StageOut& out, const at::Tensor& dy) {
 CostContext context_of(at::ScalarType dtype, SavePolicy save_policy) {
   return {.sequences = kSequences,
           .positions = kPositions,
+          .multiprocessors = 1,
           .value_bytes = static_cast<int64_t>(c10::elementSize(dtype)),
           .save_policy = save_policy,
           .on_gpu = false};
