@@ -83,7 +83,7 @@ struct StageBuffer {
   at::Tensor* tensor;
 };
 
-/// What a stage, or a layer within one, is trained or saved with.
+/// The parameters and buffers of a stage, or of a layer within one.
 struct StageState {
   std::vector<Param> params;
   std::vector<StageBuffer> buffers = {};  ///< with their initial values; they keep their memory while the model trains

@@ -149,9 +149,9 @@ def check_columns(text):
 
 
 def check_doc_blocks(text):
-    """Yields a problem for each block of /// lines that is too long; ///< belongs to the line that it is on."""
+    """Yields a problem for each block of too many /// lines with text; ///< belongs to the line that it is on."""
     for block in re.finditer(r"(?:^[ \t]*///(?!<)[^\n]*\n)+", text, re.MULTILINE):
-        lines = block[0].count("\n")
+        lines = len(re.findall(r"///[ \t]*\S", block[0]))
         if lines > MAX_DOC_LINES:
             yield text.count("\n", 0, block.start()) + 1, f"a /// block of {lines} lines, more than {MAX_DOC_LINES}"
 

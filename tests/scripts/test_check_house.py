@@ -133,9 +133,9 @@ class Lengths(unittest.TestCase):
         self.assertEqual(check({"core/a.cpp": "\n// " + "a" * 118 + "\n"}), ["core/a.cpp:2: 121 columns, more than 120"])
 
     def test_doc_blocks(self):
-        block = "int i;  ///< of i\n" + "  /// A line.\n" * 8 + "void f();\n"
+        block = "int i;  ///< of i\n" + "  /// A line.\n" * 4 + "  ///\n" + "  /// A line.\n" * 4 + "void f();\n"
         self.assertEqual(check({"core/a.h": block}), [])
-        self.assertEqual(check({"core/a.h": block.replace("void", "  ///\nvoid")}),
+        self.assertEqual(check({"core/a.h": block.replace("void", "  /// One more.\nvoid")}),
                          ["core/a.h:2: a /// block of 9 lines, more than 8"])
         self.assertEqual(check({"core/a.h": "int i;  ///< of i\n" * 9 + "// A line.\n" * 9}), [])
 
