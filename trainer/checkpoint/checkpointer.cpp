@@ -48,7 +48,7 @@ struct Digits {
   std::array<char, kHashDigits> digits{};
   Digits() = default;
   explicit Digits(const std::string& hash) { std::ranges::copy(hash | std::views::take(kHashDigits), digits.begin()); }
-  std::string str() const { return {digits.begin(), digits.end()}; }
+  std::string str() const { return std::string(digits.data(), kHashDigits); }
 };
 
 /// The shard files of all ranks of `group`, on every rank, in rank order. Collective over group.
@@ -68,7 +68,7 @@ std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifes
   const auto all = gather_records<Digits>(group, hashes);
   for (size_t rank = 0; rank < files.size(); ++rank)
     for (const auto& hash : std::span(all).subspan(rank * most, files[rank].num_blocks()))
-      files[rank].block_hashes.push_back(hash.str());
+      files[rank].block_hashes.emplace_back(hash.digits.data(), kHashDigits);
   return files;
 }
 
