@@ -79,15 +79,16 @@ std::unique_ptr<DeviceGraph> device_graph(const ResolvedRun& run) {
 
 namespace fs = std::filesystem;
 
-/// Returns `run` once run.folder is known to be writable and not in use. Checked first, because reading the token files
-/// may take long. Makes nothing: a run that is refused leaves no folder.
-const ResolvedRun& check_run_folder(const ResolvedRun& run, Communicator& world) {
+/// Returns once run.folder is known to be writable and not in use. Checked first, because reading the token files may
+/// take long. Makes nothing: a run that is refused leaves no folder.
+LeaseWatch check_run_folder(const std::string& folder, Communicator& world) {
+  LeaseWatch watch(lease_path(folder));
   agree(world, [&] {
     if (world.rank() != 0) return;
-    check_folder_can_be_made(run.config.run.folder);
-    RunLock::check_free(run.config.run.folder);
+    check_folder_can_be_made(folder);
+    watch.check_free();
   });
-  return run;
+  return watch;
 }
 
 void make_run_folder(const std::string& folder) {
@@ -128,7 +129,8 @@ std::shared_ptr<const SequenceSource> make_source(const Config& config, Communic
 }
 
 Trainer::Trainer(const ResolvedRun& run, Communicator& world)
-    : run_(check_run_folder(run, world)),
+    : watch_(check_run_folder(run.config.run.folder, world)),
+      run_(run),
       mesh_(world, run_.mesh),
       source_(make_source(config_, world)),
       evaluator_(config_, world),
@@ -166,13 +168,13 @@ void Trainer::open_metrics() {
   evaluation_missing_ = missing.item<int64_t>() != 0 && evaluation_due();
 }
 
-/// Called after all checks that need no lock, and before anything is written to the folder.
-void Trainer::lock_folder(std::optional<int64_t> latest_step) {
+/// Called after all checks that need no lease, and before anything is written to the folder.
+void Trainer::lease_folder(std::optional<int64_t> latest_step) {
   auto& world = mesh_.world();
   agree(world, [&] {
     if (world.rank() != 0) return;
     make_run_folder(config_.run.folder);
-    lock_ = std::make_shared<RunLock>(config_.run.folder);
+    lease_ = std::make_shared<RunLease>(watch_);
   });
   if (checkpointer_.latest_step() == latest_step) return;
   agree(world, [&] {
@@ -207,11 +209,11 @@ void Trainer::start_or_resume() {
     agree(world, [&] { fill_weights(runner_->units(), initial_weights(config_)); });
     ensure_finite(world, state(), folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
                   "Start from weights that are finite");
-    lock_folder(latest);
+    lease_folder(latest);
     log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
     return;
   }
-  lock_folder(latest);
+  lease_folder(latest);
   checkpointer_.load(manifest, state());
   for (const auto& unit : runner_->units()) unit->invalidate();
   step_ = saved_step_ = manifest.step;
@@ -338,9 +340,17 @@ void Trainer::save() {
   manifest.data_fingerprint = source_->fingerprint();
   manifest.made_by = describe_environment(run_.device);
   manifest.made_by["mesh"] = mesh_.describe();
+  ensure_leased();
   checkpointer_.save(std::move(manifest), state());
   saved_step_ = step_;
   log::info("saved {} in {:.2f} s", checkpointer_.step_folder(step_), watch.elapsed_s());
+}
+
+/// Throws CheckpointError on all ranks where run.folder may be another run's by now.
+void Trainer::ensure_leased() {
+  agree(mesh_.world(), [&] {
+    if (lease_) lease_->ensure_held();
+  });
 }
 
 /// Finite weights may still be too large to compute with: what is saved must give a finite loss and gradient norm. They
@@ -358,13 +368,16 @@ void Trainer::ensure_usable() {
                 ExitCode::non_finite);
 }
 
-/// Whether the run must end early, agreed by all ranks: for a signal, or metrics that cannot be written.
+/// Whether the run must end early, agreed by all ranks: for a signal, or metrics that cannot be written. Throws
+/// CheckpointError where the lease is lost.
 bool Trainer::leave_now() {
-  constexpr int64_t kNoMetrics = 1 << 16;  // above any signal
-  const int64_t mine = metrics_->problem().empty() ? preemption::requested() : kNoMetrics;
+  constexpr int64_t kNoMetrics = 1 << 16, kNoLease = 1 << 17;  // above any signal
+  int64_t mine = metrics_->problem().empty() ? preemption::requested() : kNoMetrics;
+  if (lease_ && lease_->is_lost()) mine = kNoLease;
   auto asked = at::full({1}, mine, at::TensorOptions().dtype(at::kLong).device(run_.device));
   mesh_.world().all_reduce(asked, Reduce::max);
   const auto reason = fetch(asked, mesh_.world()).item<int64_t>();
+  if (reason == kNoLease) ensure_leased();
   if (!metrics_->problem().empty()) log::warn("{}: saving step {} and leaving", metrics_->problem(), step_);
   if (reason != 0 && reason != kNoMetrics)
     log::info("received {}: saving step {} and leaving", preemption::name_of(static_cast<int>(reason)), step_);
