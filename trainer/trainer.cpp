@@ -19,6 +19,7 @@
 #include "trainer/checkpoint/disk_errors.h"
 #include "trainer/checkpoint/state_guard.h"
 #include "trainer/config/lr_schedule.h"
+#include "trainer/config/save_cadence.h"
 #include "trainer/device/cuda_device.h"
 #include "trainer/device/cuda_graph.h"
 #include "trainer/device/tensor_memory.h"
@@ -254,12 +255,11 @@ ExitCode Trainer::run() {
     preemption::enter(Moment::training);
     metrics_->write(train_step());
     const bool last = step_ == config_.train.steps, asked = leave_now();
-    const auto every = config_.checkpoint.every_steps;
-    const bool save_due = (every > 0 && step_ % every == 0) || (last && config_.checkpoint.save_last);
-    if (asked || save_due) save();
+    const bool saves = save_due(config_.checkpoint, step_) || (last && config_.checkpoint.save_last);
+    if (asked || saves) save();
     // A signal may have come during the save. An evaluation checks for signals itself.
     evaluation_missing_ = evaluation_due();
-    if (asked || (save_due && leave_now())) return leave();
+    if (asked || (saves && leave_now())) return leave();
     if (evaluation_missing_ && !evaluate()) return leave();
   }
   return leave_now() ? leave() : ExitCode::ok;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/batch_plan.h"
+#include "trainer/config/checkpoint_config.h"
 #include "trainer/config/config_choices.h"
 #include "trainer/config/evaluation_config.h"
 
@@ -12,7 +13,6 @@
 namespace olmoe {
 
 inline constexpr int64_t kAnyInteger = std::numeric_limits<int64_t>::max();
-inline constexpr int64_t kMostSteps = 999'999'999;  // names of checkpoints have nine digits
 
 struct RunConfig {
   std::string folder;
@@ -113,19 +113,6 @@ struct ScheduleConfig {
     v("decay_steps", decay_steps, {0}, "step at which the floor is reached; 0: train.steps");
     v("warmup_start", warmup_start, in(0, 1), "warm-up starts at this share of the peak");
     v("final_fraction", final_fraction, in(0, 1), "floor as a share of the peak");
-  }
-};
-
-struct CheckpointConfig {
-  int64_t every_steps = 1000;
-  int64_t keep = 3;
-  bool save_last = true;
-
-  template <class V>
-  void fields(V& v) {
-    v("every_steps", every_steps, {0}, "steps between checkpoints; 0: none but the last");
-    v("keep", keep, {0}, "newest checkpoints to keep; 0: all");
-    v("save_last", save_last, "save the last step too; a run that a signal stops is always saved");
   }
 };
 

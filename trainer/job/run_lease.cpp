@@ -74,6 +74,7 @@ bool RunLease::create() {
   auto file = FileDescriptor::create_new(path_);
   if (!file) return false;
   file_ = std::move(file);
+  renewed_at_ = Clock::time_point();  // a takeover that failed may have written its claim
   const int error = write(file_->fd());
   if (error == 0) return true;
   if (!is_no_room(error)) {
@@ -99,13 +100,14 @@ bool RunLease::take_over(const LeaseWatch& dead) {
     withdraw();
     throw_cannot_write(claim_.path(), error);
   }
-  if (read_lease(path_) != dead.text()) {
+  // Where two find a dead one's claim at the same time, one may remove or rename the other's: the file decides.
+  const auto there = read_lease(path_);
+  if (there != dead.text() && !is_mine(there)) {
     withdraw();
     return false;
   }
   log::warn("run.folder: taking over {} from {}, which {}", path_, dead.holder(), dead.reason());
-  // Where two found a dead one's claim at the same time, one may have removed or renamed the other's: the file decides.
-  if (std::rename(claim_.path().c_str(), path_.c_str()) != 0 && errno != ENOENT) {
+  if (there == dead.text() && std::rename(claim_.path().c_str(), path_.c_str()) != 0 && errno != ENOENT) {
     const int error = errno;
     withdraw();
     throw_cannot_write(path_, error);
