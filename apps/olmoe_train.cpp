@@ -21,7 +21,7 @@ namespace {
 
 using namespace olmoe;
 
-constexpr int kOtherThreads = 1;  // the data loader's; the watchdog's runs already
+constexpr int kOtherThreads = 2;  // of the data loader and the lease; the watchdog's runs already
 
 struct Arguments {
   std::string config, gpu;
@@ -31,7 +31,7 @@ struct Arguments {
 };
 
 ExitCode train(const Config& config, Communicator& world, const std::string& mpi_version) {
-  std::shared_ptr<const RunLock> lock;  // released last: the watchdog still writes to the folder
+  std::shared_ptr<const RunLease> lease;  // released last: the watchdog still writes to the folder
   const auto watchdog = watch_run(config.run, world);
   agree_on_start(world, "olmoe-train", mpi_version, config);
   const auto run = resolve_run(config, world.size());
@@ -43,7 +43,7 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
     check_start(run, world);
     const auto ranks = connect_devices(run, world);
     Trainer trainer(run, *ranks);
-    lock = trainer.lock();
+    lease = trainer.lease();
     watchdog->record(*ranks);
     return trainer.run();
   }();

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 
@@ -62,6 +63,20 @@ std::string after_evaluation(const std::string& run_folder, int64_t step) {
 }
 
 }  // namespace
+
+std::string metric_key(const EvalResult& result) { return fmt::format("eval/{}/{}", result.task, result.metric); }
+
+std::map<int64_t, double> metric_by_step(const std::string& path, const std::string& key) {
+  std::map<int64_t, double> out;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.find(key) == std::string::npos) continue;
+    const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.contains("step") && json.contains(key) && json[key].is_number())
+      out[json["step"].get<int64_t>()] = json[key].get<double>();
+  }
+  return out;
+}
 
 MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps,
                        int64_t console_every)
@@ -126,15 +141,14 @@ void MetricsLog::write(const StepMetrics& m) {
 }
 
 void MetricsLog::write(int64_t step, const std::vector<EvalResult>& results) {
-  const auto key = [](const EvalResult& result) { return fmt::format("eval/{}/{}", result.task, result.metric); };
   for (const auto& result : results)
-    ensure_finite(step, key(result), result.value, after_evaluation(run_folder_, step));
+    ensure_finite(step, metric_key(result), result.value, after_evaluation(run_folder_, step));
   if (!file_ || results.empty()) return;
   JsonLine line;
   line.add("step", step);
   std::string text;
   for (const auto& result : results) {
-    line.add(key(result), result.value);
+    line.add(metric_key(result), result.value);
     text += fmt::format("  {}{} {:.4f}", result.task, result.metric == "loss" ? "" : "/" + result.metric, result.value);
   }
   append(line);

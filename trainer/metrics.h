@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,6 +28,11 @@ struct StepMetrics {
   std::optional<int64_t> host_syncs = {};  ///< host syncs within the step, where counted
   int64_t checkpoint_failures = 0;         ///< saves that failed since the start; written if there are any
 };
+
+/// "eval/TASK/METRIC", the key of an evaluation's result in metrics.jsonl.
+std::string metric_key(const EvalResult& result);
+/// Values of a key in a metrics.jsonl, by step; none where there is no such file. Lines that are not JSON are skipped.
+std::map<int64_t, double> metric_by_step(const std::string& path, const std::string& key);
 
 /// metrics.jsonl and the console, written on rank 0. On all ranks, write() throws Error with ExitCode::non_finite that
 /// names a metric of the run that is not finite.

@@ -19,6 +19,7 @@
 #include "trainer/checkpoint/disk_errors.h"
 #include "trainer/checkpoint/state_guard.h"
 #include "trainer/config/lr_schedule.h"
+#include "trainer/config/save_cadence.h"
 #include "trainer/device/cuda_device.h"
 #include "trainer/device/tensor_memory.h"
 #include "trainer/job/environment.h"
@@ -34,15 +35,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Returns `run` once run.folder is known to be writable and not in use. Checked first, because reading the token files
-/// may take long. Makes nothing: a run that is refused leaves no folder.
-const ResolvedRun& check_run_folder(const ResolvedRun& run, Communicator& world) {
+/// Returns once run.folder is known to be writable and not in use. Checked first, because reading the token files may
+/// take long. Makes nothing: a run that is refused leaves no folder.
+LeaseWatch check_run_folder(const std::string& folder, Communicator& world) {
+  LeaseWatch watch(lease_path(folder));
   agree(world, [&] {
     if (world.rank() != 0) return;
-    check_folder_can_be_made(run.config.run.folder);
-    RunLock::check_free(run.config.run.folder);
+    check_folder_can_be_made(folder);
+    watch.check_free();
   });
-  return run;
+  return watch;
 }
 
 void make_run_folder(const std::string& folder) {
@@ -71,7 +73,7 @@ std::shared_ptr<const SequenceSource> make_source(const Config& config, Communic
   std::shared_ptr<TokenDataset> dataset;
   std::vector<std::string> hashes;
   agree(world, [&] {
-    dataset = std::make_shared<TokenDataset>(data.paths, data.dtype, data.sequence_length, config.model.vocab_size,
+    dataset = std::make_shared<TokenDataset>(data.all_paths(), data.dtype, data.sequence_length, config.model.vocab_size,
                                              OpenFiles::kept);
     if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
   });
@@ -83,12 +85,15 @@ std::shared_ptr<const SequenceSource> make_source(const Config& config, Communic
 }
 
 Trainer::Trainer(const ResolvedRun& run, Communicator& world)
-    : run_(check_run_folder(run, world)),
+    : watch_(check_run_folder(run.config.run.folder, world)),
+      run_(run),
       mesh_(world, run_.mesh),
       source_(make_source(config_, world)),
       evaluator_(config_, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_,
-                    {.keep = config_.checkpoint.keep, .device = run_.device}) {
+                    {.retention = config_.checkpoint, .device = run_.device, .ensure_may_commit = [this] {
+                       if (lease_) lease_->ensure_held();
+                     }}) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // the backward runs on this rank's thread
   agree_on_data(world, config_, *source_, evaluator_);
   const auto attention =
@@ -105,6 +110,9 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
                  step_ == 0 ? -1 : step_);
   checkpointer_.remove_interrupted();
   open_metrics();
+  if (const auto& key = config_.checkpoint.keep_best_metric; !key.empty())
+    for (const auto& [step, value] : metric_by_step(config_.run.folder + "/metrics.jsonl", key))
+      checkpointer_.note_metric(step, value);
   loader_ = std::make_unique<DataLoader>(source_, loader_plan(run_, world), step_);
 }
 
@@ -127,17 +135,17 @@ void Trainer::open_metrics() {
   evaluation_missing_ = missing.item<int64_t>() != 0 && evaluation_due();
 }
 
-/// Called after all checks that need no lock, and before anything is written to the folder. Does nothing once the
-/// folder is locked.
-void Trainer::lock_folder(std::optional<int64_t> latest_step) {
-  if (locked_) return;
+/// Called after all checks that need no lease, and before anything is written to the folder. Does nothing once the
+/// folder is leased.
+void Trainer::lease_folder(std::optional<int64_t> latest_step) {
+  if (leased_) return;
   auto& world = mesh_.world();
   agree(world, [&] {
     if (world.rank() != 0) return;
     make_run_folder(config_.run.folder);
-    lock_ = std::make_shared<RunLock>(config_.run.folder);
+    lease_ = std::make_shared<RunLease>(watch_);
   });
-  locked_ = true;
+  leased_ = true;
   if (checkpointer_.latest_step() == latest_step) return;
   agree(world, [&] {
     throw CheckpointError(fmt::format("{}: another run changed the checkpoints while this one started: start it again",
@@ -161,7 +169,7 @@ void Trainer::start_or_resume() {
     } catch (const DamagedCheckpoint& error) {  // thrown on all ranks
       if (config_.checkpoint.on_damage == OnDamage::stop)
         throw CheckpointError(fmt::format("{}. {}", error.what(), checkpointer_.advice_for(step)));
-      lock_folder(step);
+      lease_folder(step);
       checkpointer_.set_aside(step, error.what());
     }
   }
@@ -175,7 +183,7 @@ void Trainer::start_new() {
   agree(world, [&] { fill_weights(runner_->units(), initial_weights(config_)); });
   ensure_finite(world, state(), folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
                 "Start from weights that are finite");
-  lock_folder({});
+  lease_folder({});
   log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
 }
 
@@ -188,7 +196,7 @@ void Trainer::resume(int64_t step) {
       check_same_run(manifest);
       if (step < config_.train.steps) check_file_size(state());
     });
-    lock_folder(step);
+    lease_folder(step);
     checkpointer_.load(manifest, state());
   };
   try {
@@ -238,8 +246,7 @@ ExitCode Trainer::run() {
     metrics_->write(train_step());
     saver_->after_step();
     const bool last = step_ == config_.train.steps, asked = leave_now();
-    const auto every = config_.checkpoint.every_steps;
-    const bool due = every > 0 && step_ % every == 0;
+    const bool due = save_due(config_.checkpoint, step_);
     if (asked || (last && (due || config_.checkpoint.save_last)))
       saver_->save_now(step_);
     else if (due)
@@ -337,6 +344,8 @@ bool Trainer::evaluate() {
   if (!results) return false;
   evaluation_missing_ = false;
   metrics_->write(step_, *results);
+  for (const auto& result : *results)
+    if (metric_key(result) == config_.checkpoint.keep_best_metric) checkpointer_.note_metric(step_, result.value);
   return true;
 }
 
@@ -351,6 +360,13 @@ Manifest Trainer::manifest(int64_t step) const {
   manifest.made_by = describe_environment(run_.device);
   manifest.made_by["mesh"] = mesh_.describe();
   return manifest;
+}
+
+/// Throws CheckpointError on all ranks where run.folder may be another run's by now.
+void Trainer::ensure_leased() {
+  agree(mesh_.world(), [&] {
+    if (lease_) lease_->ensure_held();
+  });
 }
 
 /// Finite weights may still be too large to compute with: what is saved must give a finite loss and gradient norm. They
@@ -369,14 +385,17 @@ void Trainer::ensure_usable(int64_t step) {
                 ExitCode::non_finite);
 }
 
-/// Whether the run must end early, agreed by all ranks: for a signal, or a disk that cannot be written to.
+/// Whether the run must end early, agreed by all ranks: for a signal, or a disk that cannot be written to. Throws
+/// CheckpointError where the lease is lost.
 bool Trainer::leave_now() {
-  constexpr int64_t kDisk = 1 << 16;  // above any signal
+  constexpr int64_t kDisk = 1 << 16, kNoLease = 1 << 17;  // above any signal
   const auto problem = metrics_->problem().empty() ? disk_is_low() : metrics_->problem();
-  const int64_t mine = problem.empty() ? preemption::requested() : kDisk;
+  int64_t mine = problem.empty() ? preemption::requested() : kDisk;
+  if (lease_ && lease_->is_lost()) mine = kNoLease;
   auto asked = at::full({1}, mine, at::TensorOptions().dtype(at::kLong).device(run_.device));
   mesh_.world().all_reduce(asked, Reduce::max);
   const auto reason = fetch(asked, mesh_.world()).item<int64_t>();
+  if (reason == kNoLease) ensure_leased();
   if (!problem.empty()) log::warn("{}: saving step {} and leaving", problem, step_);
   if (reason != 0 && reason != kDisk)
     log::info("received {}: saving step {} and leaving", preemption::name_of(static_cast<int>(reason)), step_);

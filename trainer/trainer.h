@@ -14,8 +14,9 @@
 #include "trainer/config/config.h"
 #include "trainer/device_step.h"
 #include "trainer/evaluator.h"
+#include "trainer/job/lease_watch.h"
 #include "trainer/job/resolved_run.h"
-#include "trainer/job/run_lock.h"
+#include "trainer/job/run_lease.h"
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
 #include "trainer/stage_runner.h"
@@ -39,15 +40,15 @@ class Trainer {
 
   const Optimizer& optimizer() const { return *optimizer_; }
   int64_t step() const { return step_; }
-  /// The lock on run.folder, on rank 0; null on the others.
-  std::shared_ptr<const RunLock> lock() const { return lock_; }
+  /// The lease on run.folder, on rank 0; null on the others.
+  std::shared_ptr<const RunLease> lease() const { return lease_; }
   /// The groups of ranks, which count the traffic since the start.
   DeviceMesh& mesh() { return mesh_; }
   /// Copies of tokens that this rank dispatched and received in the last step.
   TokenCopies token_copies() const { return runner_->token_copies(); }
 
  private:
-  void lock_folder(std::optional<int64_t> latest_step);
+  void lease_folder(std::optional<int64_t> latest_step);
   std::vector<StateTensor> state() const;
   void start_or_resume();
   void start_new();
@@ -59,15 +60,17 @@ class Trainer {
   bool evaluate();
   Manifest manifest(int64_t step) const;
   void ensure_usable(int64_t step);
+  void ensure_leased();
   bool leave_now();
   ExitCode leave();
   ExitCode end(ExitCode code);
   std::string disk_is_low();
 
+  LeaseWatch watch_;  // on rank 0, until the lease is taken
   const ResolvedRun run_;
   const Config& config_ = run_.config;
-  std::shared_ptr<const RunLock> lock_;
-  bool locked_ = false;
+  std::shared_ptr<const RunLease> lease_;
+  bool leased_ = false;
   DeviceMesh mesh_;
   std::shared_ptr<const SequenceSource> source_;
   Evaluator evaluator_;

@@ -27,6 +27,15 @@ FileDescriptor::FileDescriptor(const std::string& path, int flags)
   if (fd_ < 0) fail("open");
 }
 
+std::optional<FileDescriptor> FileDescriptor::create_new(const std::string& path) {
+  FileDescriptor file;
+  file.path_ = path;
+  file.fd_ = ::open(path.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0644);
+  if (file.fd_ < 0 && errno == EEXIST) return {};
+  if (file.fd_ < 0) file.fail("create");
+  return file;
+}
+
 FileDescriptor::~FileDescriptor() {
   if (fd_ >= 0) ::close(fd_);
 }

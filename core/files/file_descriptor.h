@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -20,6 +21,8 @@ class FileDescriptor {
  public:
   /// Opens with open(2)'s flags, close-on-exec added; new files get mode 0644.
   FileDescriptor(const std::string& path, int flags);
+  /// A new file to read and write; none where `path` exists. Of several processes that call it one gets the file.
+  static std::optional<FileDescriptor> create_new(const std::string& path);
   ~FileDescriptor();
   FileDescriptor(FileDescriptor&& other) noexcept;
   FileDescriptor& operator=(FileDescriptor&& other) noexcept;
@@ -42,6 +45,7 @@ class FileDescriptor {
   int fd() const { return fd_; }
 
  private:
+  FileDescriptor() = default;
   [[noreturn]] void fail(const char* action) const;
 
   std::string path_;

@@ -1,5 +1,6 @@
 """How ranks start: what they must have alike, one run in a folder, launchers and limits of the shell."""
 import os
+import shutil
 import signal
 import socket
 import time
@@ -8,6 +9,7 @@ import unittest
 from support import BARE_MPIRUN, PROGRAM, ProgramTest, checkpoints, last_step, step_lines
 
 CONFIG = 2
+CHECKPOINT = 4
 
 
 def free_port():
@@ -86,13 +88,63 @@ class OneRunInAFolder(ProgramTest):
         self.assertLess(time.monotonic() - begin, 60)
         self.assertEqual(len(step_lines(self.folder / "run")), 2)
 
-    def test_what_only_looks_takes_no_lock(self):
+    def test_a_run_of_another_host_is_taken_over_once_it_renews_no_more(self):
+        self.train("run", "train.steps=2", "checkpoint.every_steps=2")
+        (self.folder / "run" / "run.lock").write_text("process 17 on node17, since 2026-01-01 00:00:00\n")
+        begin = time.monotonic()
+        job = self.start(self.config, "run.folder=run", "train.steps=3")
+        job.wait_until(lambda: "waiting for 60 s: this run takes over unless the other renews its lease" in job.text())
+        self.assertEqual(job.wait(), 0, job.text())
+        self.assertGreater(time.monotonic() - begin, 60)
+        self.assertIn("which did not renew it for 60 s", job.text())
+        self.assertEqual(last_step(self.folder / "run"), 3)
+
+    def test_a_run_that_lost_its_lease_saves_nothing_and_ends(self):
+        for ranks in (0, 2):
+            with self.subTest(ranks=ranks):
+                job = self.at_work(ranks)
+                lock = self.folder / "run" / "run.lock"
+                self.assertEqual(len(lock.read_bytes()), 512)
+                lock.with_name("other").write_text("process 17 on node17, since 2026-01-01 00:00:00\n")
+                lock.with_name("other").replace(lock)
+                self.assertEqual(job.wait(), CHECKPOINT, job.text())  # at the next renewal, within 10 s
+                self.assertIn("run.lock, is lost: another process wrote it. This run saves nothing any more", job.text())
+                self.assertEqual(checkpoints(self.folder / "run"), [])
+                self.assertTrue(lock.exists())
+                shutil.rmtree(self.folder / "run")
+
+    def test_what_only_looks_takes_no_lease(self):
         self.at_work()
         for option in ("--dry-run", "--print-config"):
             code, text = self.outcome(self.config, "run.folder=run", option)
             self.assertEqual(code, 0, text)
         code, text = self.outcome(self.config, "run.folder=run", program=(PROGRAM.parent / "olmoe-doctor",))
         self.assertIn("\ngo\n", text.replace("no go", "go"), "the doctor comes to its verdict")
+
+
+class LaunchersThatDie(ProgramTest):
+    def assert_ranks_end_with(self, job, ranks):
+        job.wait_until(lambda: last_step(self.folder / "run") >= 3)
+        self.assertEqual(len(job.ranks()), ranks)
+        os.kill(job.process.pid, signal.SIGKILL)
+        begin = time.monotonic()
+        while job.ranks() and time.monotonic() < begin + 30:
+            time.sleep(0.02)
+        self.assertLess(time.monotonic() - begin, 5, job.text())
+
+    def test_ranks_end_when_mpirun_is_killed_and_the_next_start_is_not_kept_out(self):
+        self.assert_ranks_end_with(self.start(self.config, "train.steps=100000", ranks=3), 3)
+        begin = time.monotonic()
+        self.train("run", "train.steps=2", ranks=3)
+        self.assertLess(time.monotonic() - begin, 50)  # a lease of another host would expire after 60
+
+    def test_ranks_end_when_another_launcher_is_killed(self):
+        # A shell that starts ranks as torchrun does: nothing else tells them that it is gone.
+        launcher = ("bash", "-c", 'RANK=0 "$0" "$@" & RANK=1 "$0" "$@" & RANK=2 "$0" "$@" & wait', PROGRAM)
+        environment = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+        job = self.start(self.config, "train.steps=100000", program=launcher, environment=environment)
+        self.assert_ranks_end_with(job, 3)
+        self.assertIn(f"the launcher of this rank, process {job.process.pid}, has ended: so does the rank", job.text())
 
 
 class Launchers(ProgramTest):
@@ -139,7 +191,7 @@ class Limits(ProgramTest):
         # Stacks of 8 GiB in an address space of 6: no thread can be started, by us or by OpenMP.
         limits = "ulimit -s 8388608; ulimit -v 6000000"
         for overrides, what in ((("run.threads=2",), "the thread of the watchdog"),
-                                (("run.threads=2", "run.hang_timeout_s=0"), "thread 1 of the 3 that a rank needs")):
+                                (("run.threads=2", "run.hang_timeout_s=0"), "thread 1 of the 4 that a rank needs")):
             code, text = self.limited(limits, *overrides)
             self.assertEqual(code, CONFIG, text)
             self.assertIn(f"cannot start {what}: Resource temporarily unavailable. Limits: ulimit -u ", text)

@@ -14,7 +14,7 @@ namespace olmoe::test {
 class TrainedState {
  public:
   TrainedState(Communicator& world, const std::string& folder, int64_t keep = 0)
-      : TrainedState(world, folder, {1, world.size(), 1}, {.keep = keep}) {}
+      : TrainedState(world, folder, {1, world.size(), 1}, {.retention = Checkpointer::keeping(keep)}) {}
   TrainedState(Communicator& world, const std::string& folder, MeshShape shape, Checkpointer::Options options)
       : model_(four_experts()),
         mesh_(world, shape),

@@ -23,6 +23,7 @@
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/checkpoint/disk_errors.h"
+#include "trainer/checkpoint/retention.h"
 #include "trainer/checkpoint/state_guard.h"
 
 namespace olmoe {
@@ -70,6 +71,16 @@ std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifes
     for (const auto& hash : std::span(all).subspan(rank * most, files[rank].num_blocks()))
       files[rank].block_hashes.emplace_back(hash.digits.data(), kHashDigits);
   return files;
+}
+
+/// Whether a step's folder has a manifest that can be read.
+bool is_valid(const std::string& step_folder) {
+  try {
+    Manifest::read(step_folder);
+    return true;
+  } catch (const CheckpointError&) {
+    return false;
+  }
 }
 
 /// Elements of each "kind:name" of a state, all ranks together.
@@ -209,10 +220,10 @@ void Checkpointer::begin_commit() {
   fault_point("save.agreed", world.rank());
   manifest.files = gather_files(mesh_.shard(), mine);
   fault_point("save.gathered", world.rank());
-  pending_->begin_commit([this, manifest = std::move(manifest), target = pending_->target()] {
+  pending_->begin_commit([this, manifest = std::move(manifest), target = pending_->target(), metrics = metrics_] {
     if (target.rank != 0) return;
     write_to_disk(folder_, target.needed_bytes, [&] { write_checkpoint(manifest, target); });
-    clean_up();
+    clean_up(metrics);
   });
 }
 
@@ -256,13 +267,17 @@ void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
   commit();
 }
 
-void Checkpointer::clean_up() const {
+void Checkpointer::clean_up(const std::map<int64_t, double>& metrics) const {
   const int rank = mesh_.world().rank();
   fault_point("retention.begin", rank);
   try {
-    const auto steps = complete_steps(folder_);
-    const auto kept = options_.keep == 0 ? steps.size() : std::min(steps.size(), static_cast<size_t>(options_.keep));
-    for (auto step : std::span(steps).first(steps.size() - kept)) {
+    std::vector<SavedStep> saved;
+    for (const auto step : complete_steps(folder_)) {
+      if (!is_valid(step_folder(step))) continue;  // neither counted nor removed
+      const auto metric = metrics.find(step);
+      saved.push_back({.step = step, .metric = metric == metrics.end() ? std::nullopt : std::optional(metric->second)});
+    }
+    for (const auto step : steps_to_remove(saved, options_.retention)) {
       remove_checkpoint(step_folder(step));
       fault_point("retention.between", rank);
     }

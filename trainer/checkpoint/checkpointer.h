@@ -12,6 +12,7 @@
 #include "trainer/checkpoint/pending_save.h"
 #include "trainer/checkpoint/state_snapshot.h"
 #include "trainer/checkpoint/state_tensor.h"
+#include "trainer/config/checkpoint_config.h"
 
 namespace olmoe {
 
@@ -29,8 +30,14 @@ int64_t shard_bytes(std::span<const StateTensor> state);
 /// units on all ranks: flat tensors, fp32 or float64, on one device.
 class Checkpointer {
  public:
+  /// Retention of the newest `keep` checkpoints; 0: all.
+  static CheckpointConfig keeping(int64_t keep) {
+    CheckpointConfig config;
+    config.keep = keep;
+    return config;
+  }
   struct Options {
-    int64_t keep = 0;  ///< newest checkpoints that stay after a save; 0: all
+    CheckpointConfig retention = keeping(0);  ///< which checkpoints stay after a save
     c10::Device device = c10::kCPU;
     /// Called on rank 0 right before a checkpoint gets its name; an exception ends the save.
     std::function<void()> ensure_may_commit = [] {};
@@ -44,6 +51,8 @@ class Checkpointer {
   /// ExitCode::non_finite where a value is not finite, before anything is written (Mode::async: by advance() or
   /// commit() instead); Error where the previous save is not over. Collective over world.
   void begin_save(Manifest manifest, std::span<const StateTensor> state, Mode mode = Mode::wait);
+  /// The checkpoint.keep_best_metric of an evaluated step, for the retention of saves that begin after that.
+  void note_metric(int64_t step, double value) { metrics_[step] = value; }
   /// Returns once the state of a begun save may change. Not collective.
   void wait_until_copied();
   bool saving() const { return pending_ != nullptr; }
@@ -54,8 +63,8 @@ class Checkpointer {
   /// commit(). Collective over world.
   bool advance();
   /// Waits for the shards of all ranks, writes the manifest and renames the checkpoint to its name. Then removes
-  /// checkpoints older than the newest `keep`, and leftovers of interrupted saves. Throws CheckpointError where a rank
-  /// could not write, and Error where no save was begun. Collective over world.
+  /// checkpoints that Options::retention does not keep, and leftovers of interrupted saves. Throws CheckpointError
+  /// where a rank could not write, and Error where no save was begun. Collective over world.
   void commit();
   /// Ends a begun save without a checkpoint, once its threads are done. Collective over world.
   void abandon();
@@ -90,12 +99,13 @@ class Checkpointer {
   void begin_commit();
   void write_checkpoint(const Manifest& manifest, const SaveTarget& target) const;
   void read_together(int64_t step, const std::function<void()>& work) const;
-  void clean_up() const;
+  void clean_up(const std::map<int64_t, double>& metrics) const;
 
   std::string folder_;
   DeviceMesh& mesh_;
   Options options_;
   std::map<std::string, int64_t> expected_;  // elements of each "kind:name" of the state that is being saved
+  std::map<int64_t, double> metrics_;        // by step
   std::optional<StateSnapshot> snapshot_;
   std::unique_ptr<PendingSave> pending_;  // between begin_save() and the end of the save
 };

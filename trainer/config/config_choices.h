@@ -15,7 +15,6 @@ enum class Transport { nccl, host };
 enum class ReduceDtype { master, bfloat16 };
 enum class Recompute { none, selective, full };
 enum class ScheduleKind { cosine, linear, constant };
-enum class OnDamage { fall_back, stop };
 
 template <>
 struct EnumNames<ComputeDtype> {
@@ -45,10 +44,6 @@ struct EnumNames<kernels::AttentionKernel> {
 template <>
 struct EnumNames<kernels::ExpertKernels> {
   static constexpr std::array names{"unfused", "fused"};
-};
-template <>
-struct EnumNames<OnDamage> {
-  static constexpr std::array names{"fall_back", "stop"};
 };
 template <>
 struct EnumNames<ScheduleKind> {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/batch_plan.h"
+#include "trainer/config/checkpoint_config.h"
 #include "trainer/config/config_choices.h"
 #include "trainer/config/evaluation_config.h"
 
@@ -12,7 +13,6 @@
 namespace olmoe {
 
 inline constexpr int64_t kAnyInteger = std::numeric_limits<int64_t>::max();
-inline constexpr int64_t kMostSteps = 999'999'999;  // names of checkpoints have nine digits
 
 struct RunConfig {
   std::string folder;
@@ -114,29 +114,6 @@ struct ScheduleConfig {
     v("decay_steps", decay_steps, {0}, "step at which the floor is reached; 0: train.steps");
     v("warmup_start", warmup_start, in(0, 1), "warm-up starts at this share of the peak");
     v("final_fraction", final_fraction, in(0, 1), "floor as a share of the peak");
-  }
-};
-
-struct CheckpointConfig {
-  int64_t every_steps = 1000;
-  int64_t keep = 3;
-  bool save_last = true;
-  bool async = true;
-  OnDamage on_damage = OnDamage::fall_back;
-  double min_free = 0;
-
-  template <class V>
-  void fields(V& v) {
-    v("every_steps", every_steps, {0}, "steps between checkpoints; 0: none but the last");
-    v("keep", keep, {0}, "newest checkpoints to keep; 0: all");
-    v("save_last", save_last, "save the last step too; a run that a signal stops is always saved");
-    v("async", async,
-      "write checkpoints beside training, from a copy of the trained state in host memory; false: training waits");
-    v("on_damage", on_damage,
-      "fall_back: a damaged checkpoint of the run is set aside, and the newest one that is not damaged is taken; stop: "
-      "it ends the run");
-    v("min_free", min_free, at_least(0),
-      "GiB free below run.folder; with less, the run saves once more and ends with exit code 4; 0: not looked at");
   }
 };
 

@@ -4,10 +4,8 @@
 #include <ATen/Version.h>
 #include <malloc.h>
 #include <torch/headeronly/version.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <fstream>
 #include <system_error>
@@ -75,11 +73,6 @@ int ranks_on_node() {
        {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"})
     if (const char* text = std::getenv(name); text != nullptr && std::atoi(text) > 0) return std::atoi(text);
   return 1;
-}
-
-std::string host_name() {
-  std::array<char, 256> host{};
-  return gethostname(host.data(), host.size() - 1) == 0 && host[0] != 0 ? host.data() : "unknown-host";
 }
 
 int choose_threads(int64_t configured, int ranks_on_node, const SystemView& system) {

@@ -20,8 +20,6 @@ void end_within(std::chrono::seconds patience, ExitCode code);
 /// Ranks that the launcher started on this machine, from its environment variables; 1 without a launcher. Slurm's
 /// variables of an allocation do not count: a program may run alone inside one.
 int ranks_on_node();
-/// This machine's name, or "unknown-host".
-std::string host_name();
 /// Threads of this rank: run.threads, else OMP_NUM_THREADS, else threads_of_rank() of the cores that this process may
 /// run on, within the limits of control groups and Slurm.
 int choose_threads(int64_t configured, int ranks_on_node, const SystemView& system = {});

@@ -1,6 +1,7 @@
 #include "trainer/job/launch.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "parallel/collectives/store_communicator.h"
 #include "parallel/error_text.h"
 #include "trainer/job/environment.h"
+#include "trainer/job/launcher_watch.h"
 
 namespace olmoe {
 namespace {
@@ -68,6 +70,12 @@ struct Job {
   std::string library = "none, one rank";
 };
 
+/// Ends this process at once: no other rank can be counted on any more.
+void end_without(int launcher) {
+  log::error("the launcher of this rank, process {}, has ended: so does the rank, without a save", launcher);
+  std::_Exit(static_cast<int>(ExitCode::internal));
+}
+
 int run_joined(Job& job, const Environment& started_in,
                const std::function<ExitCode(Communicator&, const std::string&)>& body) {
   Communicator& world = *job.world;
@@ -92,6 +100,8 @@ int run_launched(const std::function<ExitCode(Communicator&, const std::string&)
   try {
     const auto started_in = copy_environment();
     refuse_mixed_launchers(started_in);
+    std::optional<LauncherWatch> watch;
+    if (has_launcher(started_in)) watch.emplace(end_without);
     Job job;
     return run_joined(job, started_in, body);
   } catch (const std::exception& error) {  // the ranks were not joined

@@ -4,9 +4,9 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/process/process_identity.h"
 #include "parallel/agreement.h"
 #include "parallel/topology.h"
-#include "trainer/job/environment.h"
 
 namespace olmoe {
 

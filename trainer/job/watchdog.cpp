@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/process/process_identity.h"
 #include "core/process/threads.h"
 #include "parallel/agreement.h"
 #include "trainer/job/environment.h"

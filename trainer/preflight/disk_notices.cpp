@@ -6,15 +6,23 @@
 #include "core/files/files.h"
 #include "core/text.h"
 #include "model/flops.h"
+#include "trainer/config/save_cadence.h"
 
 namespace olmoe {
 namespace {
 
-int64_t count_saves(const Config& config, int64_t step) {
-  const int64_t every = config.checkpoint.every_steps, steps = config.train.steps;
+int64_t count_all_saves(const Config& config, int64_t step) {
+  const auto& checkpoint = config.checkpoint;
+  const int64_t steps = config.train.steps;
   if (step >= steps) return 0;
-  const int64_t regular = every > 0 ? steps / every - step / every : 0;
-  return regular + (config.checkpoint.save_last && (every == 0 || steps % every != 0) ? 1 : 0);
+  return count_saves(checkpoint, step, steps) + (checkpoint.save_last && !save_due(checkpoint, steps) ? 1 : 0);
+}
+
+/// Checkpoints that stay although newer ones are there, at most.
+int64_t count_kept_longer(const Config& config, int64_t step) {
+  const auto& checkpoint = config.checkpoint;
+  const int64_t every = checkpoint.keep_every_steps;
+  return checkpoint.keep_best + (every > 0 ? count_saves(checkpoint, step, config.train.steps, every) : 0);
 }
 
 }  // namespace
@@ -35,9 +43,9 @@ int64_t PlannedSaves::needed_bytes() const {
 
 PlannedSaves plan_saves(const Config& config, int64_t step, int64_t present) {
   const int64_t element = std::max<int64_t>(4, element_bytes(config.train.compute_dtype));
-  const int64_t saves = count_saves(config, step), keep = config.checkpoint.keep;
+  const int64_t saves = count_all_saves(config, step), keep = config.checkpoint.keep;
   int64_t most = present + saves;
-  if (saves > 0 && keep > 0) most = std::min(most, std::max(keep, present) + 1);
+  if (saves > 0 && keep > 0) most = std::min(most, std::max(keep, present) + count_kept_longer(config, step) + 1);
   return {3 * element * count_parameters(config.model).total, saves, present, most};
 }
 

@@ -20,6 +20,7 @@
 #include "core/error.h"
 #include "core/files/file_descriptor.h"
 #include "core/files/files.h"
+#include "core/process/process_identity.h"
 #include "core/stopwatch.h"
 #include "parallel/agreement.h"
 #include "parallel/device_mesh.h"

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/process/process_identity.h"
 #include "parallel/agreement.h"
 #include "parallel/collectives/rendezvous.h"
 #include "trainer/device/device_facts.h"

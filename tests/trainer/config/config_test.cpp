@@ -50,6 +50,25 @@ const std::vector<BadConfig>& bad_configs() {
       {"schedule.decay_steps", [](auto& c) { c.schedule.decay_steps = -1; }},
       {"schedule.warmup_start", [](auto& c) { c.schedule.warmup_start = 1.1; }},
       {"schedule.final_fraction", [](auto& c) { c.schedule.final_fraction = -0.1; }},
+      {"checkpoint.keep_every_steps", [](auto& c) { c.checkpoint.keep_every_steps = -1; }},
+      {"checkpoint.keep_best_metric",
+       [](auto& c) {
+         c.evaluation.paths = {"a.npy"};
+         c.checkpoint.keep_best = 1;
+         c.checkpoint.keep_best_metric = "eval/b/loss";
+       }},
+      {"checkpoint.cadence[0].until_step",
+       [](auto& c) {
+         c.checkpoint.cadence = {{0, 1}};
+       }},
+      {"checkpoint.cadence[1].until_step",
+       [](auto& c) {
+         c.checkpoint.cadence = {{5, 1}, {5, 2}};
+       }},
+      {"checkpoint.cadence[0].every_steps",
+       [](auto& c) {
+         c.checkpoint.cadence = {{5, -1}};
+       }},
       {"parallel.replicate", [](auto& c) { c.parallel.replicate = 0; }},
       {"parallel.shard", [](auto& c) { c.parallel.shard = -1; }},
       {"parallel.expert", [](auto& c) { c.parallel.expert = 0; }},

@@ -267,6 +267,11 @@ TEST_CASE("how many checkpoints there are at one time") {
   CHECK(most({300, 5, true}, 0, 0) == 4);
   CHECK(most({300, 1, true}, 900, 5) == 6);  // kept 5 before: they go after the first save
   CHECK(most({300, 1, true}, 1000, 5) == 5);
+  CHECK(most({300, 0, true, {{100, 20}, {200, 50}}}, 0, 0) == 5 + 2 + 4);
+  CHECK(most({10, 1, true}, 0, 0) == 2);
+  CHECK(most({.every_steps = 10, .keep = 1, .keep_every_steps = 200}, 0, 0) == 2 + 5);
+  CHECK(most({.every_steps = 10, .keep = 1, .keep_every_steps = 25}, 500, 0) == 2 + 10);  // saved multiples: of 50
+  CHECK(most({.every_steps = 10, .keep = 1, .keep_best = 3}, 0, 0) == 2 + 3);
 }
 
 TEST_CASE("a checkpoint takes what is planned for it") {

@@ -1,0 +1,83 @@
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/reader/config_reader.h"
+#include "trainer/config/evaluation_config.h"
+
+namespace olmoe {
+
+inline constexpr int64_t kMostSteps = 999'999'999;  // names of checkpoints have nine digits
+
+/// Which values of checkpoint.keep_best_metric are the best.
+enum class BestMode { min, max };
+
+template <>
+struct EnumNames<BestMode> {
+  static constexpr std::array names{"min", "max"};
+};
+
+/// What a run does about a damaged checkpoint of its own.
+enum class OnDamage { fall_back, stop };
+
+template <>
+struct EnumNames<OnDamage> {
+  static constexpr std::array names{"fall_back", "stop"};
+};
+
+/// Another interval between checkpoints, for the steps up to one.
+struct SaveInterval {
+  int64_t until_step = 0;
+  int64_t every_steps = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v.required("until_step", until_step, {1, kMostSteps},
+               "last step of the interval, which begins after the one before");
+    v.required("every_steps", every_steps, {0}, "steps between checkpoints in it; 0: none");
+  }
+};
+
+/// When checkpoints are written (save_due() in save_cadence.h) and which stay (steps_to_remove() in retention.h).
+struct CheckpointConfig {
+  int64_t every_steps = 1000;
+  int64_t keep = 3;
+  bool save_last = true;
+  std::vector<SaveInterval> cadence = {};
+  int64_t keep_every_steps = 0;
+  int64_t keep_best = 0;
+  std::string keep_best_metric = {};
+  BestMode keep_best_mode = BestMode::min;
+  bool async = true;
+  OnDamage on_damage = OnDamage::fall_back;
+  double min_free = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v("every_steps", every_steps, {0}, "steps between checkpoints; 0: none but the last");
+    v("cadence", cadence,
+      "other intervals for the first steps: [{until_step: 5000, every_steps: 250}]; every_steps after the last of "
+      "them");
+    v("save_last", save_last, "save the last step too; a run that a signal stops is always saved");
+    v("keep", keep, {0}, "newest checkpoints to keep; 0: all");
+    v("keep_every_steps", keep_every_steps, {0}, "checkpoints of multiples of it stay too; 0: none");
+    v("keep_best", keep_best, {0}, "checkpoints with the best keep_best_metric stay too, the older of equal ones");
+    v("keep_best_metric", keep_best_metric,
+      "metric of an evaluation, eval/NAME/loss; checkpoints of steps that were not evaluated are not among the best");
+    v("keep_best_mode", keep_best_mode, "which of its values are the best");
+    v("async", async,
+      "write checkpoints beside training, from a copy of the trained state in host memory; false: training waits");
+    v("on_damage", on_damage,
+      "fall_back: a damaged checkpoint of the run is set aside, and the newest one that is not damaged is taken; stop: "
+      "it ends the run");
+    v("min_free", min_free, at_least(0),
+      "GiB free below run.folder; with less, the run saves once more and ends with exit code 4; 0: not looked at");
+  }
+};
+
+/// Problems of the section, one sentence each: intervals out of order, a metric that no evaluation has.
+std::vector<std::string> validate(const CheckpointConfig& config, const EvaluationConfig& evaluation);
+
+}  // namespace olmoe
