@@ -1,6 +1,6 @@
 #include "trainer/weights.h"
 
-#include "trainer/checkpoint/hf_checkpoint.h"
+#include "trainer/conversion/hf_checkpoint.h"
 
 namespace olmoe {
 
