@@ -47,12 +47,6 @@ LeaseWatch check_run_folder(const std::string& folder, Communicator& world) {
   return watch;
 }
 
-void make_run_folder(const std::string& folder) {
-  std::error_code error;
-  if (fs::create_directories(folder, error)) fsync_folder(fs::absolute(folder).parent_path());
-  if (error) throw ConfigError(fmt::format("run.folder: {} cannot be made: {}", folder, error.message()));
-}
-
 /// Refuses, before training, a checkpoint that is larger than a file of this process may be.
 void check_file_size(std::span<const StateTensor> state) {
   const int64_t bytes = shard_bytes(state);
@@ -73,8 +67,8 @@ std::shared_ptr<const SequenceSource> make_source(const Config& config, Communic
   std::shared_ptr<TokenDataset> dataset;
   std::vector<std::string> hashes;
   agree(world, [&] {
-    dataset = std::make_shared<TokenDataset>(data.all_paths(), data.dtype, data.sequence_length, config.model.vocab_size,
-                                             OpenFiles::kept);
+    dataset = std::make_shared<TokenDataset>(data.all_paths(), data.dtype, data.sequence_length,
+                                             config.model.vocab_size, OpenFiles::kept);
     if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
   });
   if (full)
@@ -279,16 +273,9 @@ ExitCode Trainer::end(ExitCode code) {
   return code;
 }
 
-/// Why the run should end before its disk is full; empty: it need not, or this rank does not write.
 std::string Trainer::disk_is_low() {
   const double min_free = config_.checkpoint.min_free;
-  if (min_free == 0 || mesh_.world().rank() != 0) return {};
-  std::error_code unknown;  // a disk that cannot be asked says so when it is written to
-  const auto space = fs::space(config_.run.folder, unknown);
-  const double free = static_cast<double>(space.available) / (1 << 30);
-  if (unknown || free >= min_free) return {};
-  return fmt::format("{:.2f} GiB are free below {}, less than checkpoint.min_free: {}", free, config_.run.folder,
-                     min_free);
+  return min_free == 0 || mesh_.world().rank() != 0 ? std::string() : low_disk(config_.run.folder, min_free);
 }
 
 StepMetrics Trainer::train_step() {

@@ -1,6 +1,9 @@
 #include "trainer/weights.h"
 
-#include "trainer/checkpoint/hf_checkpoint.h"
+#include <filesystem>
+
+#include "trainer/conversion/hf_checkpoint.h"
+#include "trainer/conversion/saved_model.h"
 
 namespace olmoe {
 
@@ -19,6 +22,7 @@ ParamSource initial_weights(const Config& config) {
   const auto& folder = config.train.init_from;
   if (folder.empty()) return random_init(config.model, static_cast<uint64_t>(config.run.seed));
   try {
+    if (std::filesystem::exists(folder + "/manifest.json")) return checkpoint_source(folder, config.model);
     return HfWeights::source(folder, config.model);
   } catch (const CheckpointError& error) {
     throw CheckpointError(fmt::format("train.init_from: {}", error.what()));

@@ -11,8 +11,8 @@ namespace olmoe {
 /// Fills this rank's slices of every unit from `source`, and marks gathered copies as outdated.
 void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const ParamSource& source);
 
-/// The initial weights of a config: those of train.init_from, else random ones. Throws CheckpointError or ConfigError,
-/// naming the key, for a folder that cannot be used.
+/// The initial weights of a config: those of train.init_from (a Hugging Face folder, or a step folder), else random
+/// ones. Throws CheckpointError or ConfigError, naming the key, for a folder that cannot be used.
 ParamSource initial_weights(const Config& config);
 
 }  // namespace olmoe

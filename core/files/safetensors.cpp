@@ -138,13 +138,13 @@ void check_layout(const std::map<std::string, Entry>& entries, int64_t data_byte
                             data_bytes < end ? ": it was cut short, or not downloaded to its end" : ""));
 }
 
-/// Runs `step`; an error of it gets the name of the item that it worked on.
+/// Runs `step`; an error of it gets the name of the item that it worked on, and keeps its exit code.
 template <class Step>
 void naming(std::string_view kind, const std::string& name, const Step& step) {
   try {
     step();
   } catch (const Error& error) {
-    throw Error(fmt::format("{} '{}': {}", kind, name, error.what()));
+    throw Error(fmt::format("{} '{}': {}", kind, name, error.what()), error.code());
   }
 }
 
@@ -164,6 +164,9 @@ class Mapping {
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(start_), size_}; }
+  void release() const {
+    if (size_ > 0) ::madvise(start_, size_, MADV_DONTNEED);  // nothing is lost: the mapping is never written to
+  }
 
  private:
   void* start_ = nullptr;
@@ -242,6 +245,7 @@ std::span<const std::byte> File::bytes(const std::string& tensor) const {
 
 std::span<const std::byte> File::all_bytes() const { return impl_->mapping.bytes(); }
 int64_t File::header_bytes() const { return std::ssize(impl_->mapping.bytes()) - std::ssize(impl_->data); }
+void File::release() const { impl_->mapping.release(); }
 
 namespace {
 

@@ -37,6 +37,8 @@ class File {
   std::span<const std::byte> bytes(const std::string& tensor) const;
   std::span<const std::byte> all_bytes() const;  ///< the whole file
   int64_t header_bytes() const;                  ///< of its length and header, before the data part
+  /// Takes pages that were read out of this process's memory; those that are read again come back from the file.
+  void release() const;
 
  private:
   struct Impl;

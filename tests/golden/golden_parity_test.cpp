@@ -9,7 +9,7 @@
 #include "model/head.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
-#include "trainer/checkpoint/hf_checkpoint.h"
+#include "trainer/conversion/hf_checkpoint.h"
 #include "trainer/optimizer.h"
 #include "trainer/weights.h"
 

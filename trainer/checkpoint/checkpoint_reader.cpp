@@ -49,6 +49,7 @@ void CheckpointReader::add(const VerifiedFile& file) {
       throw CheckpointError(fmt::format("{}: tensor '{}' with {} dimensions is not a flat piece of a state", folder_,
                                         name, entry.shape.size()));
     pieces_.add(piece->tensor, piece->first, entry.dtype, file.tensors().bytes(name));
+    dtypes_.emplace(piece->tensor, entry.dtype);
   }
 }
 
@@ -56,7 +57,7 @@ std::vector<SavedTensor> CheckpointReader::tensors() const {
   std::vector<SavedTensor> out;
   for (const auto& [tensor, numel] : pieces_.sizes()) {
     const auto kind_end = tensor.find(':');
-    out.push_back({tensor.substr(0, kind_end), tensor.substr(kind_end + 1), numel});
+    out.push_back({tensor.substr(0, kind_end), tensor.substr(kind_end + 1), numel, dtypes_.at(tensor)});
   }
   return out;
 }
@@ -70,6 +71,7 @@ void CheckpointReader::verify(const std::string& kind, const std::string& name, 
 void CheckpointReader::read(const std::string& kind, const std::string& name, int64_t begin, at::Tensor out) {
   verify(kind, name, begin, begin + out.numel());
   pieces_.read(kind + ":" + name, begin, std::move(out));
+  for (const auto& file : files_) file.tensors().release();
 }
 
 void CheckpointReader::verify_all(const std::function<void(int64_t done, int64_t all)>& progress) {

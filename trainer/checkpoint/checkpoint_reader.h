@@ -19,6 +19,7 @@ struct SavedTensor {
   std::string kind;  ///< "weight", "exp_avg", "exp_avg_sq" or "buffer"
   std::string name;  ///< of the parameter or buffer
   int64_t numel = 0;
+  safetensors::Dtype dtype = safetensors::Dtype::f32;  ///< in the files
 };
 
 /// Reads any range of a checkpoint's tensors, written by any number of ranks, and verifies the blocks that it reads
@@ -37,7 +38,8 @@ class CheckpointReader {
   std::vector<SavedTensor> tensors() const;
   /// Verifies the blocks of elements [begin, end) and uses none. Throws CheckpointError where some are missing.
   void verify(const std::string& kind, const std::string& name, int64_t begin, int64_t end);
-  /// Copies elements [begin, begin + out.numel()) to `out`, converted to its dtype, after they were verified.
+  /// Copies elements [begin, begin + out.numel()) to `out`, converted to its dtype, after they were verified. Files
+  /// stay mapped, but in memory only while they are read.
   void read(const std::string& kind, const std::string& name, int64_t begin, at::Tensor out);
   /// Verifies every byte. Calls `progress`, if there is one, with the bytes that are done and those of all files.
   void verify_all(const std::function<void(int64_t done, int64_t all)>& progress = {});
@@ -50,7 +52,8 @@ class CheckpointReader {
   std::string folder_;
   Manifest manifest_;
   std::vector<VerifiedFile> files_;
-  TensorPieces pieces_;  // named "kind:name"
+  TensorPieces pieces_;                               // named "kind:name"
+  std::map<std::string, safetensors::Dtype> dtypes_;  // by the same names
 };
 
 }  // namespace olmoe

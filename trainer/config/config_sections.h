@@ -73,7 +73,8 @@ struct TrainConfig {
     v("deterministic_attention", deterministic_attention,
       "the same bits in every run; false lets the backward in bfloat16 on GPUs sum in any order, in less time and "
       "memory");
-    v("init_from", init_from, "Hugging Face folder of the initial weights; empty: random");
+    v("init_from", init_from,
+      "initial weights: a Hugging Face folder, or a step's folder of another run; empty: random");
   }
 };
 

@@ -12,6 +12,21 @@
 
 namespace olmoe {
 
+void make_run_folder(const std::string& folder) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::create_directories(folder, error)) fsync_folder(fs::absolute(folder).parent_path());
+  if (error) throw ConfigError(fmt::format("run.folder: {} cannot be made: {}", folder, error.message()));
+}
+
+std::string low_disk(const std::string& folder, double min_free) {
+  std::error_code unknown;
+  const auto space = std::filesystem::space(folder, unknown);
+  const double free = static_cast<double>(space.available) / (1 << 30);
+  if (unknown || free >= min_free) return {};
+  return fmt::format("{:.2f} GiB are free below {}, less than checkpoint.min_free: {}", free, folder, min_free);
+}
+
 void check_folder_can_be_made(const std::string& folder) {
   namespace fs = std::filesystem;
   // Leaves room for the files in it: checkpoints/.tmp_step_000000001/shard_00001.safetensors.

@@ -1,6 +1,6 @@
 // Hugging Face folders: the map of names, and what is refused. That values agree is tests/golden's
 // matter.
-#include "trainer/checkpoint/hf_checkpoint.h"
+#include "trainer/conversion/hf_checkpoint.h"
 
 #include <nlohmann/json.hpp>
 #include <set>

@@ -1,11 +1,11 @@
 // Folders that are given as Hugging Face folders and are not, and the errors that say so.
-#include "trainer/checkpoint/hf_folder.h"
+#include "trainer/conversion/hf_folder.h"
 
 #include <nlohmann/json.hpp>
 
 #include "support/catch.h"
 #include "support/temp_folder.h"
-#include "trainer/checkpoint/hf_checkpoint.h"
+#include "trainer/conversion/hf_checkpoint.h"
 
 namespace {
 

@@ -1,10 +1,10 @@
-#include "trainer/checkpoint/hf_checkpoint.h"
+#include "trainer/conversion/hf_checkpoint.h"
 
 #include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
-#include "trainer/checkpoint/hf_folder.h"
+#include "trainer/conversion/hf_folder.h"
 
 namespace olmoe {
 namespace {
@@ -136,6 +136,7 @@ HfWeights::HfWeights(const std::string& folder, const ModelConfig& config) {
                                      fmt::join(tensor.shape, ", ")));
     else
       pieces_.add(tensor.name, tensor.first, entry.dtype, at->second->bytes(tensor.hf_name));
+    dtypes_.emplace(tensor.name, entry.dtype);
     found.erase(at);
   }
   for (const auto& [name, file] : found) problems.push_back(name + " is not part of this model");
@@ -145,6 +146,11 @@ HfWeights::HfWeights(const std::string& folder, const ModelConfig& config) {
   if (total > kShown) problems.resize(kShown);
   throw CheckpointError(
       fmt::format("{}: {} tensors do not fit the model: {}", folder, total, fmt::join(problems, "; ")));
+}
+
+void HfWeights::read(const std::string& name, int64_t begin, at::Tensor out) const {
+  pieces_.read(name, begin, std::move(out));
+  for (const auto& file : files_) file->release();
 }
 
 ParamSource HfWeights::source(const std::string& folder, const ModelConfig& config) {

@@ -1,4 +1,4 @@
-#include "trainer/checkpoint/hf_folder.h"
+#include "trainer/conversion/hf_folder.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -57,12 +57,14 @@ std::string describe_other(const std::string& folder) {
         missing, folder);
   }
   if (!fs::is_directory(folder)) return fmt::format("{} is a file: name its folder", folder);
-  constexpr const char* kOurs =
-      "weights to start from are read from Hugging Face folders; a run resumes from its own checkpoints when it is "
-      "started with the same run.folder";
-  if (is_there(folder + "/manifest.json")) return fmt::format("{} is a checkpoint of this program: {}", folder, kOurs);
+  constexpr const char* kResume = "a run resumes from its own checkpoints when it is started with the same run.folder";
+  if (is_there(folder + "/manifest.json"))
+    return fmt::format("{} is a checkpoint of this program, not a Hugging Face folder: {}", folder, kResume);
   if (is_there(folder + "/checkpoints") || is_there(folder + "/metrics.jsonl"))
-    return fmt::format("{} is the folder of a run of this program: {}", folder, kOurs);
+    return fmt::format(
+        "{} is the folder of a run of this program: to start from its weights name a step's folder in its "
+        "checkpoints/; {}",
+        folder, kResume);
   if (is_there(folder + "/snapshots"))
     return fmt::format("{} is a folder of the Hugging Face cache: name the folder below its snapshots/", folder);
   return fmt::format("{} has no config.json (but {}): it is not a Hugging Face folder of a model", folder,

@@ -1,4 +1,4 @@
-#include "trainer/checkpoint/hf_names.h"
+#include "trainer/conversion/hf_names.h"
 
 namespace olmoe {
 namespace {

@@ -1,0 +1,197 @@
+// Hugging Face folders that are written: what tests/golden holds comes back as it is, in any dtype and division.
+#include "trainer/conversion/hf_export.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/files/files.h"
+#include "support/catch.h"
+#include "support/model_fixtures.h"
+#include "support/temp_folder.h"
+#include "trainer/conversion/hf_checkpoint.h"
+#include "trainer/conversion/param_stream.h"
+
+namespace {
+
+using namespace olmoe;
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+const std::string kGolden = OLMOE_SOURCE_DIR "/tests/golden/";
+
+std::vector<std::string> golden_folders() {
+  std::vector<std::string> out;
+  for (const auto& entry : fs::directory_iterator(kGolden))
+    if (entry.is_directory()) out.push_back(entry.path());
+  REQUIRE(out.size() >= 7);
+  return out;
+}
+
+json read_json(const std::string& path) { return json::parse(read_text(path)); }
+
+/// A folder's tensors by name, each as dtype, shape and bytes.
+using Tensor = std::tuple<safetensors::Dtype, std::vector<int64_t>, std::string>;
+std::map<std::string, Tensor> tensors_of(const std::string& folder) {
+  std::map<std::string, Tensor> out;
+  for (const auto& file : fs::directory_iterator(folder)) {
+    const auto name = file.path().filename().string();
+    if (!name.starts_with("model") || !name.ends_with(".safetensors")) continue;
+    const safetensors::File opened(file.path());
+    CHECK(opened.metadata() == std::map<std::string, std::string>{{"format", "pt"}});
+    for (const auto& [tensor, entry] : opened.entries()) {
+      const auto bytes = opened.bytes(tensor);
+      CHECK(out.emplace(tensor,
+                        Tensor{entry.dtype, entry.shape, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}})
+                .second);
+    }
+  }
+  return out;
+}
+
+/// Reads a Hugging Face folder and writes it again.
+void write_again(const std::string& from, const std::string& to, const HfExport& options) {
+  fs::create_directories(to);
+  const auto config = read_hf_config(from);
+  write_hf_model(to, hf_form(config, HfWeights::source(from, config)), options, {});
+}
+
+std::string refusal(const ModelConfig& config) {
+  try {
+    hf_form(config, random_init(config, 1));
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+}  // namespace
+
+TEST_CASE("a golden folder that is read and written again is the same, tensor by tensor and in its config") {
+  const TempFolder folder;
+  for (const auto& golden : golden_folders()) {
+    INFO(golden);
+    const auto again = folder / fs::path(golden).filename();
+    write_again(golden, again, {.max_positions = 64});
+    CHECK((tensors_of(again) == tensors_of(golden)));
+    const auto theirs = read_json(golden + "/config.json"), ours = read_json(again + "/config.json");
+    for (const auto& [key, value] : theirs.items()) {
+      INFO(key);
+      if (key != "use_cache") CHECK(ours.value(key, json("missing")) == value);
+    }
+    CHECK(differing_fields(read_hf_config(golden), read_hf_config(again)).empty());
+  }
+}
+
+TEST_CASE("a folder of several files has an index, and every dtype reads back as it was rounded") {
+  const TempFolder folder;
+  const auto golden = kGolden + "top2_of_8";
+  for (const auto dtype : {safetensors::Dtype::f32, safetensors::Dtype::bf16, safetensors::Dtype::f16}) {
+    INFO(safetensors::name(dtype));
+    const auto once = folder / fmt::format("once_{}", safetensors::name(dtype)), twice = once + "_twice";
+    write_again(golden, once, {.dtype = dtype, .max_shard_bytes = 5000});
+    write_again(once, twice, {.dtype = dtype});
+    CHECK((tensors_of(once) == tensors_of(twice)));
+    CHECK(fs::exists(twice + "/model.safetensors"));
+
+    const auto index = read_json(once + "/model.safetensors.index.json");
+    std::set<std::string> files;
+    int64_t bytes = 0;
+    for (const auto& [name, tensor] : tensors_of(once)) {
+      files.insert(index.at("weight_map").at(name).get<std::string>());
+      CHECK(std::get<0>(tensor) == dtype);
+      bytes += static_cast<int64_t>(std::get<2>(tensor).size());
+    }
+    CHECK(files.size() > 3);
+    CHECK(files.count(fmt::format("model-00001-of-{:05}.safetensors", files.size())) == 1);
+    CHECK(index.at("weight_map").size() == tensors_of(golden).size());
+    CHECK(index.at("metadata").at("total_size") == bytes);
+    for (const auto& file : files) CHECK(fs::file_size(once + "/" + file) < 5000 + 4000);  // with its header
+  }
+}
+
+TEST_CASE("OLMoE-1B-7B is 3,219 tensors of 6,919,161,856 elements, in three files as bfloat16") {
+  const ModelConfig config;
+  const auto form = hf_form(config, random_init(config, 1));
+  CHECK(hf_tensors(form.config).size() == 3219);
+  CHECK(hf_weight_bytes(form, safetensors::Dtype::bf16) == 2 * 6'919'161'856);
+}
+
+TEST_CASE("the dense twin is an OlmoeForCausalLM of one expert, or without QK-norm a LlamaForCausalLM") {
+  auto dense = test::tiny_model();
+  dense.ffn = Ffn::dense;
+  dense.dense_width = 20;
+  const auto weights = random_init(dense, 3);
+  const auto one = hf_form(dense, weights);
+  CHECK(one.architecture == "OlmoeForCausalLM");
+  CHECK((one.config.num_experts == 1 && one.config.top_k == 1 && one.config.expert_width == 20));
+  auto gate_up = at::empty({2 * 20 * dense.d_model}), same = at::empty_like(gate_up),
+       router = at::ones({dense.d_model});
+  one.weights("blocks.1.moe.experts.gate_up.weight", 0, gate_up);
+  weights("blocks.1.ffn.gate_up.weight", 0, same);
+  one.weights("blocks.1.moe.router.weight", 0, router);
+  CHECK(at::equal(gate_up, same));
+  CHECK(router.count_nonzero().item<int64_t>() == 0);
+
+  dense.qk_norm = QkNorm::none;
+  CHECK(hf_form(dense, weights).architecture == "LlamaForCausalLM");
+}
+
+TEST_CASE("what no class computes is refused by its key") {
+  const auto changed = [](auto change) {
+    auto model = test::tiny_model();
+    change(model);
+    return refusal(model);
+  };
+  CHECK(changed([](auto&) {}) == "accepted");
+  CHECK_THAT(changed([](auto& model) { model.qk_norm = QkNorm::none; }), Catch::Contains("model.qk_norm: none"));
+  CHECK_THAT(changed([](auto& model) { model.capacity_factor = 1.5; }), Catch::Contains("model.capacity_factor: 1.5"));
+  CHECK_THAT(changed([](auto& model) {
+               model.ffn = Ffn::dense;
+               model.qk_norm = QkNorm::none;
+               model.clip_qkv = 8.0;
+             }),
+             Catch::Contains("model.clip_qkv: 8"));
+}
+
+TEST_CASE("weights that the file's dtype cannot hold, or that are not finite, are refused by name") {
+  const auto said = [](double value) {
+    const TempFolder folder;
+    const auto model = test::tiny_model();
+    const auto source = [value](const std::string& name, int64_t begin, at::Tensor out) {
+      out.zero_();
+      if (name == "head.weight" && begin == 0) out[7] = value;
+    };
+    try {
+      write_hf_model(folder / ".", hf_form(model, source), {.dtype = safetensors::Dtype::f16}, {});
+    } catch (const Error& error) {
+      return fmt::format("{} {}", static_cast<int>(error.code()), error.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(said(65504.0) == "accepted");
+  CHECK_THAT(said(70000.0), Catch::StartsWith("2 ") && Catch::Contains("head.weight: element 7 is 70000"));
+  CHECK_THAT(said(NAN), Catch::StartsWith("72 ") && Catch::Contains("head.weight: element 7 is nan"));
+}
+
+TEST_CASE("a tensor is converted piece by piece, and progress is told in bytes") {
+  ModelConfig model = test::tiny_model();
+  model.vocab_size = 100'000;
+  model.d_model = 64;  // the embedding is more than a piece
+  const TempFolder folder;
+  int64_t largest = 0, last = 0, all = 0;
+  const auto source = [&](const std::string& name, int64_t begin, at::Tensor out) {
+    largest = std::max(largest, out.numel());
+    out.fill_(name == "embedding.weight" && begin > 0 ? 2.0 : 1.0);
+  };
+  write_hf_model(folder / ".", hf_form(model, source), {}, [&](int64_t done_bytes, int64_t all_bytes) {
+    CHECK(done_bytes > last);
+    last = done_bytes, all = all_bytes;
+  });
+  CHECK(largest == kPieceElements);
+  CHECK(last == all);
+  const safetensors::File file(folder / "model.safetensors");
+  const auto bytes = file.bytes("model.embed_tokens.weight");
+  const auto* values = reinterpret_cast<const float*>(bytes.data());
+  CHECK((values[kPieceElements - 1] == 1.0F && values[kPieceElements] == 2.0F));
+}

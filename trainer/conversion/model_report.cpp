@@ -1,0 +1,55 @@
+#include "trainer/conversion/model_report.h"
+
+#include <fmt/format.h>
+
+#include <map>
+
+#include "core/text.h"
+
+namespace olmoe {
+namespace {
+
+std::string describe_model(const ModelConfig& model) {
+  const auto feed_forward = model.has_experts() ? fmt::format("top {} of {} experts of width {}", model.top_k,
+                                                              model.num_experts, model.expert_width)
+                                                : fmt::format("dense feed-forward of width {}", model.dense_hidden());
+  return fmt::format("{} blocks, width {}, {} heads ({} of keys and values), vocabulary {}, {}", model.num_layers,
+                     model.d_model, model.num_heads, model.num_kv_heads, model.vocab_size, feed_forward);
+}
+
+/// Number, elements and bytes of the tensors of a kind.
+struct Total {
+  int64_t tensors = 0, elements = 0, bytes = 0;
+  safetensors::Dtype dtype = safetensors::Dtype::f32;
+};
+
+}  // namespace
+
+std::string describe(const SavedModel& model, bool list_tensors) {
+  std::map<std::string, Total> kinds;
+  for (const auto& tensor : model.tensors) {
+    auto& total = kinds[fmt::format("{} ({})", tensor.kind, safetensors::name(tensor.dtype))];
+    ++total.tensors, total.elements += tensor.numel;
+    total.bytes += tensor.numel * safetensors::size_bytes(tensor.dtype);
+  }
+  auto out = fmt::format("{}\n  {}\n  model: {}\n", model.folder,
+                         model.manifest ? "checkpoint of this program" : "Hugging Face folder",
+                         describe_model(model.config.model));
+  if (const auto& manifest = model.manifest) {
+    out += fmt::format("  step {}, {} tokens\n", grouped(manifest->step), grouped(manifest->tokens));
+    for (const auto& [key, value] : manifest->made_by) out += fmt::format("  made by: {}: {}\n", key, value);
+    for (const auto& file : manifest->files)
+      out += fmt::format(
+          "  file {}: {}, {}\n", file.name, describe_size(file.size_bytes),
+          file.block_hashes.empty() ? "one hash" : counted(std::ssize(file.block_hashes), "hash of a block"));
+  }
+  for (const auto& [kind, total] : kinds)
+    out += fmt::format("  {}: {}, {} elements, {}\n", kind, counted(total.tensors, "tensor"), grouped(total.elements),
+                       describe_size(total.bytes));
+  if (list_tensors)
+    for (const auto& tensor : model.tensors)
+      out += fmt::format("    {} {} {} {}\n", tensor.kind, tensor.name, safetensors::name(tensor.dtype), tensor.numel);
+  return out;
+}
+
+}  // namespace olmoe

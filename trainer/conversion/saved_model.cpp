@@ -1,0 +1,125 @@
+#include "trainer/conversion/saved_model.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "trainer/checkpoint/checkpoint_folder.h"
+#include "trainer/conversion/hf_checkpoint.h"
+#include "trainer/conversion/hf_folder.h"
+#include "trainer/conversion/param_stream.h"
+
+namespace olmoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_there(const fs::path& path) {
+  std::error_code unknown;
+  return fs::exists(path, unknown);
+}
+
+/// The step folder that a path means, or the path itself.
+std::string step_folder_of(const std::string& path) {
+  if (is_there(fs::path(path) / "manifest.json")) return path;
+  for (const auto& folder : {fs::path(path) / "checkpoints", fs::path(path)}) {
+    std::error_code unknown;
+    if (!fs::is_directory(folder, unknown)) continue;
+    if (const auto steps = complete_steps(folder); !steps.empty()) return folder / step_name(steps.back());
+  }
+  return path;
+}
+
+SavedModel open_checkpoint(const std::string& folder) {
+  auto reader = std::make_shared<CheckpointReader>(folder);
+  SavedModel out;
+  out.folder = folder;
+  out.manifest = reader->manifest();
+  out.config = read_saved_config<Config>(out.manifest->config, folder + "/manifest.json");
+  out.tensors = reader->tensors();
+  out.read = [reader](const auto& kind, const auto& name, int64_t begin, at::Tensor to) {
+    reader->read(kind, name, begin, to);
+  };
+  out.verify = [reader](const Progress& progress) { reader->verify_all(progress); };
+  return out;
+}
+
+/// The sections that a Hugging Face folder says nothing of have their defaults.
+Config hf_config(const std::string& folder) {
+  constexpr int64_t kPositions = 4096;
+  Config config;
+  config.run.folder = folder;
+  config.train.steps = 1;
+  config.model = read_hf_config(folder);
+  const auto json = read_hf_json(folder + "/config.json");
+  const auto positions = json.find("max_position_embeddings");
+  const bool known = positions != json.end() && positions->is_number_integer() && positions->get<int64_t>() > 1;
+  config.data.sequence_length = known ? positions->get<int64_t>() : kPositions;
+  return config;
+}
+
+SavedModel open_hf(const std::string& folder) {
+  SavedModel out;
+  out.folder = folder;
+  out.config = hf_config(folder);
+  auto weights = std::make_shared<HfWeights>(folder, out.config.model);
+  for (const auto& param : whole_params(out.config.model))
+    out.tensors.push_back({"weight", param.name, param.numel, weights->dtype(param.name)});
+  out.read = [weights](const auto&, const auto& name, int64_t begin, at::Tensor to) { weights->read(name, begin, to); };
+  return out;
+}
+
+/// `theirs` with the keys of `ours` that no weight depends on.
+ModelConfig same_training(ModelConfig theirs, const ModelConfig& ours) {
+  theirs.router_dtype = ours.router_dtype;
+  theirs.load_balancing_weight = ours.load_balancing_weight;
+  theirs.load_balancing_granularity = ours.load_balancing_granularity;
+  theirs.router_z_weight = ours.router_z_weight;
+  theirs.capacity_factor = ours.capacity_factor;
+  theirs.init_std = ours.init_std;
+  theirs.init_cutoff = ours.init_cutoff;
+  theirs.loss_chunk = ours.loss_chunk;
+  return theirs;
+}
+
+}  // namespace
+
+ParamSource SavedModel::weights() const {
+  return [from = read](const std::string& name, int64_t begin, at::Tensor out) { from("weight", name, begin, out); };
+}
+
+safetensors::Dtype SavedModel::master_dtype() const {
+  const bool doubles = std::ranges::any_of(tensors, [](const SavedTensor& tensor) {
+    return tensor.kind == "weight" && tensor.dtype == safetensors::Dtype::f64;
+  });
+  return doubles ? safetensors::Dtype::f64 : safetensors::Dtype::f32;
+}
+
+SavedModel open_model(const std::string& path) {
+  if (is_there(fs::path(path) / "config.json")) return open_hf(path);
+  const auto folder = step_folder_of(path);
+  if (is_there(fs::path(folder) / "manifest.json")) return open_checkpoint(folder);
+  ensure_hf_folder(path);  // says what it is instead
+  throw CheckpointError(path + ": neither a checkpoint nor a Hugging Face folder");
+}
+
+std::vector<std::string> model_differences(const ModelConfig& a, const ModelConfig& b) {
+  auto left = same_training(a, b), right = b;
+  left.dense_width = left.dense_hidden(), right.dense_width = right.dense_hidden();
+  auto out = differing_fields(left, right);
+  for (auto& line : out) line = "model." + line;
+  return out;
+}
+
+ParamSource checkpoint_source(const std::string& step_folder, const ModelConfig& wanted) {
+  const auto saved = open_checkpoint(step_folder);
+  if (const auto differences = model_differences(saved.config.model, wanted); !differences.empty())
+    throw ConfigError(fmt::format("{} has the weights of another model than this config:\n  {}", step_folder,
+                                  fmt::join(differences, "\n  ")));
+  return saved.weights();
+}
+
+}  // namespace olmoe

@@ -1,0 +1,44 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/files/safetensors.h"
+#include "model/init.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
+#include "trainer/config/config.h"
+#include "trainer/conversion/progress.h"
+
+namespace olmoe {
+
+/// A model on disk: a checkpoint of ours, or a Hugging Face folder. Read by one thread at a time.
+struct SavedModel {
+  using Read = std::function<void(const std::string& kind, const std::string& name, int64_t begin, at::Tensor out)>;
+
+  std::string folder;                           ///< the step folder, or the Hugging Face folder
+  std::optional<Manifest> manifest;             ///< of a checkpoint of ours
+  Config config;                                ///< of a Hugging Face folder: model and sequence length, else defaults
+  std::vector<SavedTensor> tensors;             ///< whole parameters and buffers, of every kind
+  Read read;                                    ///< elements [begin, begin + out.numel()) of one of `tensors`
+  std::function<void(const Progress&)> verify;  ///< every byte; empty: a Hugging Face folder, which has no hashes
+
+  ParamSource weights() const;
+  /// Of the weights in a checkpoint: f64 where they are saved as such, else f32.
+  safetensors::Dtype master_dtype() const;
+};
+
+/// Opens a Hugging Face folder, a step folder, or the newest checkpoint of a run's folder or of its checkpoints/.
+/// Throws CheckpointError, which says what the path is instead, where it is none of these, or damaged.
+SavedModel open_model(const std::string& path);
+
+/// The fields in which two models differ, without those that only matter in training: "model.top_k: 8 -> 4".
+std::vector<std::string> model_differences(const ModelConfig& a, const ModelConfig& b);
+
+/// The weights of a step folder as initial values of the model `wanted`. Throws ConfigError, naming keys, where they
+/// are those of another model; keys that only matter in training may differ.
+ParamSource checkpoint_source(const std::string& step_folder, const ModelConfig& wanted);
+
+}  // namespace olmoe
