@@ -80,13 +80,8 @@ TEST_CASE("the first field of the config that differs is named with all values a
 }
 
 TEST_CASE("every field of a config is compared, but for those that suit a host") {
-  const std::set<std::string> may_differ{"run.threads",
-                                         "data.prefetch",
-                                         "data.paths",
-                                         "evaluation.paths",
-                                         "evaluation.sets",
-                                         "evaluation.sets[].name",
-                                         "evaluation.sets[].paths"};
+  const std::set<std::string> may_differ{"run.threads", "data.prefetch", "data.paths", "evaluation.paths",
+                                         "evaluation.sets"};
   auto documented = document_config<Config>();
   std::set<std::string> compared;
   for (const auto& fact : config_facts(tiny_run("run"))) compared.insert(fact.name);
@@ -95,6 +90,7 @@ TEST_CASE("every field of a config is compared, but for those that suit a host")
   for (std::string row; std::getline(rows, row);) {
     if (!row.starts_with("| `")) continue;
     const auto path = row.substr(3, row.find('`', 3) - 3);
+    if (path.find("[].") != std::string::npos) continue;  // of a list, which is compared whole
     CAPTURE(path);
     CHECK(compared.contains(path) == !may_differ.contains(path));
     ++fields;

@@ -198,7 +198,10 @@ void RunLease::ensure_held() const {
   } catch (const FileError& problem) {
     throw CheckpointError(fmt::format("{}: it may be another run's by now, so nothing is saved", problem.what()));
   }
-  if (!is_mine(text)) throw CheckpointError(why_lost(text));
+  if (!is_mine(text)) {
+    lost_ = true;
+    throw CheckpointError(why_lost(text));
+  }
   const auto age = Clock::now() - renewed_at_.load();
   if (age > times_.trust())
     throw CheckpointError(

@@ -35,7 +35,7 @@ class RunLease {
   /// To be called right before a checkpoint gets its name. Reads the file, and throws CheckpointError where it is
   /// another run's or gone, or was not renewed for LeaseTimes::trust(). Any thread.
   void ensure_held() const;
-  /// Whether a renewal found that the lease is another's: ensure_held() throws from then on. Any thread.
+  /// Whether a renewal or ensure_held() found that the lease is another's: it stays so. Any thread.
   bool is_lost() const { return lost_; }
 
  private:
@@ -55,7 +55,7 @@ class RunLease {
   LeaseRecord record_ = LeaseRecord::of_this_process();
   std::optional<FileDescriptor> file_;
   LeaseWatch claim_;  // of another one that takes over at the same time
-  std::atomic<bool> lost_ = false;
+  mutable std::atomic<bool> lost_ = false;
   std::atomic<int> write_error_ = 0;                                 // of the last renewal: errno
   std::atomic<std::chrono::steady_clock::time_point> renewed_at_{};  // the begin of time: never
   std::mutex mutex_;
