@@ -41,7 +41,7 @@ std::string describe(const SavedModel& model, bool list_tensors) {
     for (const auto& file : manifest->files)
       out += fmt::format(
           "  file {}: {}, {}\n", file.name, describe_size(file.size_bytes),
-          file.block_hashes.empty() ? "one hash" : counted(std::ssize(file.block_hashes), "hash of a block"));
+          file.block_hashes.empty() ? "hashed whole" : counted(std::ssize(file.block_hashes), "hashed block"));
   }
   for (const auto& [kind, total] : kinds)
     out += fmt::format("  {}: {}, {} elements, {}\n", kind, counted(total.tensors, "tensor"), grouped(total.elements),

@@ -50,7 +50,8 @@ void write_weights_checkpoint(const std::string& folder, const WeightsCheckpoint
       items.push_back(stream.item({"weight:" + param.name + ":0", {param.numel}, param.name, 0}));
     const auto name = shard_name(static_cast<int>(i));
     const auto written = safetensors::write(folder + "/" + name, std::move(items), {{"format", "olmoe-shard"}});
-    manifest.files.push_back({name, written.size_bytes, written.block_hashes, {}});
+    manifest.files.push_back(
+        {name, written.size_bytes, written.header_bytes, written.header_hash, written.block_hashes});
   }
   manifest.write(folder);
 }
