@@ -114,6 +114,14 @@ void remove_leftovers(const std::string& folder) {
   }
 }
 
+void remove_leftover(const std::string& temporary_folder) {
+  try {
+    if (fs::is_directory(fs::symlink_status(temporary_folder))) remove_checkpoint(temporary_folder);
+  } catch (const std::exception& error) {
+    log::warn("cannot remove what a failed save left in {}: {}", temporary_folder, error.what());
+  }
+}
+
 void make_way(const std::string& step_folder) {
   if (fs::is_directory(fs::symlink_status(step_folder))) remove_checkpoint(step_folder);
   if (fs::symlink_status(step_folder).type() == fs::file_type::not_found) return;

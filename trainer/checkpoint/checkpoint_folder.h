@@ -31,6 +31,8 @@ bool has_set_aside(const std::string& folder);
 void remove_checkpoint(const std::string& step_folder);
 /// Removes what interrupted saves and removals left in a folder. Never throws: failures are logged as warnings.
 void remove_leftovers(const std::string& folder);
+/// The same of one temporary folder, if it is there.
+void remove_leftover(const std::string& temporary_folder);
 /// Frees a step's name for a new checkpoint: removes a checkpoint of that name, and renames anything else with a
 /// warning. Throws std::filesystem::filesystem_error.
 void make_way(const std::string& step_folder);

@@ -236,9 +236,10 @@ void Checkpointer::commit() {
 }
 
 void Checkpointer::abandon() {
+  const auto temporary = pending_->target().temporary;
   pending_.reset();  // waits for its threads
   mesh_.world().barrier();
-  if (mesh_.world().rank() == 0) remove_leftovers(folder_);
+  if (mesh_.world().rank() == 0) remove_leftover(temporary);  // others may be another run's, which took the folder over
 }
 
 /// The part of a commit that rank 0 does alone.
