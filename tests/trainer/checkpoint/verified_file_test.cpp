@@ -2,7 +2,9 @@
 #include "trainer/checkpoint/verified_file.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
+#include "core/files/file_descriptor.h"
 #include "core/files/files.h"
 #include "core/hash.h"
 #include "support/catch.h"
@@ -12,7 +14,6 @@
 namespace {
 
 using namespace olmoe;
-using namespace olmoe::test;
 namespace fs = std::filesystem;
 
 constexpr int64_t kBlock = BlockHasher::kBlockBytes;

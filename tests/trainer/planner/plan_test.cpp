@@ -228,7 +228,10 @@ TEST_CASE("config, mesh, plan and checkpoint metadata of 4096 ranks take less th
   for (int rank = 0; rank < kRanks; ++rank) {
     int64_t values = 0;
     for (const auto& [dense, experts] : model.stages) values += dense.slice() + experts.slice();
-    manifest.files.push_back({fmt::format("shard_{:05}.safetensors", rank), 3 * 4 * values, std::string(32, '0')});
+    const std::string hash(32, '0');
+    Manifest::ShardFile file{fmt::format("shard_{:05}.safetensors", rank), 3 * 4 * values, 8, hash, {}};
+    file.block_hashes.resize(file.num_blocks(), hash);
+    manifest.files.push_back(std::move(file));
   }
   manifest.write(folder);
   const auto read = Manifest::read(folder);
