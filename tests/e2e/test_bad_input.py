@@ -7,7 +7,7 @@ import shutil
 import sys
 import unittest
 
-from support import BARE_MPIRUN, TINY, ProgramTest, checkpoints, last_step, tree_hash
+from support import BARE_MPIRUN, TINY, ProgramTest, checkpoints, last_step, step_lines, tree_hash
 
 CONFIG, DATA, CHECKPOINT = 2, 3, 4
 SCREEN_LINES = 24
@@ -292,6 +292,9 @@ class DryRun(BadInputTest):
         self.assert_plan_refused(CHECKPOINT, ["no_weights/config.json"], "train.init_from=no_weights")
 
 
+STOP = "checkpoint.on_damage=stop"
+
+
 class Checkpoint(BadInputTest):
     def setUp(self):
         super().setUp()
@@ -308,18 +311,34 @@ class Checkpoint(BadInputTest):
         shard = self.step / "shard_00001.safetensors"
         good = shard.read_bytes()
         self.flip_bit(shard, len(good) - 1)
-        self.assert_refused(CHECKPOINT, [shard.name, "hash"], self.config, launches=(0, 2))
+        self.assert_refused(CHECKPOINT, [shard.name, "hash"], self.config, STOP, launches=(0, 2))
         shard.write_bytes(good[:-8])
-        self.assert_refused(CHECKPOINT, [shard.name, "bytes"], self.config, launches=(0,))
+        self.assert_refused(CHECKPOINT, [shard.name, "bytes"], self.config, STOP, launches=(0,))
         shard.unlink()
-        self.assert_refused(CHECKPOINT, [shard.name], self.config, launches=(2,))
+        self.assert_refused(CHECKPOINT, [shard.name, "start a new run"], self.config, STOP, launches=(2,))
+
+    def test_the_newest_that_is_not_damaged_is_resumed(self):
+        run = self.train("run", "train.steps=6", "checkpoint.every_steps=2", ranks=2)
+        whole = {step: tree_hash(run / "checkpoints" / f"step_{step:09}") for step in (4, 6)}
+        lines = step_lines(run)
+        self.flip_bit(run / "checkpoints" / "step_000000006" / "shard_00001.safetensors", -1)
+        self.flip_bit(run / "checkpoints" / "step_000000004" / "manifest.json", 100)
+        code, text = self.outcome(self.config, "train.steps=6", "checkpoint.every_steps=2", ranks=2)
+        self.assertEqual(code, 0, text)
+        self.assertIn("resuming from run/checkpoints/step_000000002", text)
+        for step in (4, 6):
+            self.assertIn(f"It is damaged and kept as run/checkpoints/step_{step:09}.damaged-1", text)
+            self.assertTrue((run / "checkpoints" / f"step_{step:09}.damaged-1").is_dir())
+            self.assertEqual(tree_hash(run / "checkpoints" / f"step_{step:09}"), whole[step], "trained again")
+        self.assertEqual(step_lines(run), lines)
 
     def test_what_one_rank_finds_is_reported_once(self):
         shard = self.step / "shard_00001.safetensors"
         self.flip_bit(shard, -1)
-        code, text = self.outcome(self.config, ranks=2, mpirun=BARE_MPIRUN)  # which kills rank 1 once rank 0 ends the job
+        # This mpirun kills rank 1 once rank 0 ends the job. The file is named when it is read again, and at the end.
+        code, text = self.outcome(self.config, STOP, ranks=2, mpirun=BARE_MPIRUN)
         self.assertEqual(code, CHECKPOINT, text)
-        self.assertEqual(text.count(shard.name), 1, text)
+        self.assertEqual(text.count(shard.name), 2, text)
         self.assertIn("rank 1: cannot load step 2: ", text)
 
     def test_a_folder_that_cannot_be_read_is_not_an_empty_one(self):
@@ -332,9 +351,9 @@ class Checkpoint(BadInputTest):
         manifest = self.step / "manifest.json"
         good = manifest.read_text()
         manifest.write_text(good.replace('"step": 2', '"step": 3'))
-        self.assert_refused(CHECKPOINT, ["manifest.json", "hash"], self.config)
+        self.assert_refused(CHECKPOINT, ["manifest.json", "hash"], self.config, STOP)
         manifest.write_text(good[: len(good) // 2])
-        self.assert_refused(CHECKPOINT, ["manifest.json", "damaged"], self.config, launches=(0,))
+        self.assert_refused(CHECKPOINT, ["manifest.json", "damaged"], self.config, STOP, launches=(0,))
 
     def test_initial_weights_that_are_not_there(self):
         self.assert_refused(CHECKPOINT, ["no_weights/config.json"], self.config, "train.init_from=no_weights",

@@ -29,6 +29,16 @@ class FullDisk(ProgramTest):
         self.train("run", "train.steps=4")
         self.assertEqual(checkpoints(run), [2, 4])
 
+    def test_a_run_goes_on_without_the_saves_that_fail_and_ends_at_the_third(self):
+        run = self.train("run", "train.steps=2")
+        shard = next((run / "checkpoints").glob("*/shard_*")).read_bytes()
+        values = len(shard) - 8 - int.from_bytes(shard[:8], "little")
+        code, text = self.limited(-(-values // 1024), "train.steps=9", "checkpoint.every_steps=1")
+        self.assertEqual(code, CHECKPOINT, text)
+        self.assert_said(text, "cannot save step 3", "Training goes on", "failure 2 of 3 in a row", "cannot save step 5",
+                         "failure 3 in a row, so the run ends")
+        self.assertEqual([path.name for path in (run / "checkpoints").iterdir()], ["step_000000002"])
+
     def test_a_config_that_cannot_be_written(self):
         (self.folder / "run").mkdir()
         (self.folder / "run" / "config.yaml.tmp").symlink_to("/dev/full")
@@ -44,7 +54,7 @@ class FullDisk(ProgramTest):
         self.assertEqual(code, 0, text)
         self.assertEqual(checkpoints(run), [2])
 
-    def test_a_metrics_line_that_cannot_be_written_saves_first(self):
+    def test_metrics_lines_that_cannot_be_written_wait_to_the_end(self):
         for ranks in (0, 2):
             with self.subTest(ranks=ranks):
                 run = self.folder / f"run{ranks}"
@@ -52,11 +62,12 @@ class FullDisk(ProgramTest):
                 (run / "metrics.jsonl").symlink_to("/dev/full")
                 code, text = self.outcome(self.config, f"run.folder={run}", "train.steps=9", ranks=ranks)
                 self.assertEqual(code, CHECKPOINT, text)
-                self.assert_said(text, "metrics.jsonl': No space left on device", "Step 1 is saved", "are free in")
-                self.assertEqual(checkpoints(run), [1])
+                self.assert_said(text, "metrics.jsonl': No space left on device", "9 lines of metrics are lost", "Step 9 is saved",
+                                 "are free in")
+                self.assertEqual(checkpoints(run), [9])
                 (run / "metrics.jsonl").unlink()
-                self.train(run.name, "train.steps=3", ranks=ranks)
-                self.assertEqual(last_step(run), 3)
+                self.train(run.name, "train.steps=11", ranks=ranks)
+                self.assertEqual(last_step(run), 11)
 
     def test_leftovers_of_a_killed_save_do_not_stay(self):
         run = self.train("run", "train.steps=2")

@@ -202,7 +202,6 @@ bool Checkpointer::advance() {
   ENSURE(pending_, "no save was begun");
   if (!pending_->commit_begun()) {
     if (!all_ranks(pending_->done())) return false;
-    fault_point("save.polled", mesh_.world().rank());
     begin_commit();
     return false;
   }

@@ -34,6 +34,15 @@ safetensors::Item file_item(std::string name, const at::Tensor& flat, StagedByte
   return item;
 }
 
+/// Makes an item pass the point "shard.half" before it is written.
+void pass_fault_point(safetensors::Item& item, int rank) {
+  item.produce = [bytes = item.bytes, produce = item.produce, rank](const safetensors::Sink& sink) {
+    fault_point("shard.half", rank);
+    produce ? produce(sink) : sink(bytes);
+  };
+  item.bytes = {};
+}
+
 Manifest::ShardFile write_shard(const SaveTarget& target, std::span<const StateTensor> state) {
   constexpr int64_t kPieceBytes = 64 << 20;
   StagedBytes staged(kPieceBytes);
@@ -44,6 +53,7 @@ Manifest::ShardFile write_shard(const SaveTarget& target, std::span<const StateT
       items.push_back(file_item(piece_name(tensor.kind, slice),
                                 tensor.flat.narrow(0, slice.offset, slice.end - slice.begin), staged));
   }
+  if (!items.empty()) pass_fault_point(items[items.size() / 2], target.rank);
   fault_point("shard.first_tensor", target.rank);
   const auto written =
       safetensors::write(target.temporary + "/" + target.shard, std::move(items), {{"format", "olmoe-shard"}});

@@ -92,7 +92,7 @@ TEST_CASE("damaged shards are refused by name, and nothing is written or loaded"
   CHECK_THAT(refusal(checkpoints), Catch::Contains("shard_00001.safetensors"));
   // The rank that checks the file names it; the others stop with it instead of loading their part.
   const auto said = refusals(3, checkpoints);
-  CHECK_THAT(said[0], Catch::StartsWith("rank 1: cannot load step 7: ") && Catch::Contains("shard_00001.safetensors"));
+  CHECK_THAT(said[0], Catch::StartsWith("rank 0: cannot load step 7: ") && Catch::Contains("shard_00001.safetensors"));
   CHECK(said == std::vector<std::string>(3, said[0]));
 }
 

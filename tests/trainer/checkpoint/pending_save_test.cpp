@@ -142,15 +142,15 @@ TEST_CASE("a shard that cannot be written fails the commit on every rank, and th
   CHECK(names_in(checkpoints) == std::set<std::string>{kAfter});
 }
 
-TEST_CASE("a save that cannot begin is over on every rank") {
+TEST_CASE("a save whose folder cannot be made is over on every rank") {
   TempFolder folder;
   const auto file = folder.add("file", "no folder");
   std::vector<std::string> errors(2);
   run_ranks(2, [&](Communicator& world) {
     TrainedState state(world, file + "/checkpoints");
     auto& error = errors[static_cast<size_t>(world.rank())];
-    error = error_of(ExitCode::checkpoint, [&] { state.begin_save(8); });
-    ENSURE(error_of(ExitCode::checkpoint, [&] { state.begin_save(8); }) == error, "the next begin fails otherwise");
+    error = error_of(ExitCode::checkpoint, [&] { state.save(8); });
+    ENSURE(error_of(ExitCode::checkpoint, [&] { state.save(8); }) == error, "the next save fails otherwise");
     ENSURE(error_of(ExitCode::internal, [&] { state.checkpointer.commit(); }) != "no error", "there is a save");
     state.spoil("weight", NAN);
     ENSURE(error_of(ExitCode::non_finite, [&] { state.begin_save(8); }) != "no error", "it begins with NaN");
