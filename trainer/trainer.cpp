@@ -11,11 +11,9 @@
 #include "core/process/process_limits.h"
 #include "core/stopwatch.h"
 #include "data/fingerprint.h"
-#include "data/token_files.h"
 #include "model/transformer.h"
 #include "parallel/agreement.h"
 #include "parallel/collectives/host_tensor.h"
-#include "parallel/joined_hashes.h"
 #include "trainer/checkpoint/disk_errors.h"
 #include "trainer/checkpoint/state_guard.h"
 #include "trainer/config/lr_schedule.h"
@@ -59,25 +57,6 @@ void check_file_size(std::span<const StateTensor> state) {
 
 }  // namespace
 
-std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
-  const auto& data = config.data;
-  const auto seed = static_cast<uint64_t>(config.run.seed);
-  if (data.synthetic) return make_synthetic_source(data.sequence_length, config.model.vocab_size, seed);
-  const bool full = data.verify == DataVerify::full;
-  std::shared_ptr<TokenDataset> dataset;
-  std::vector<std::string> hashes;
-  agree(world, [&] {
-    dataset = std::make_shared<TokenDataset>(data.all_paths(), data.dtype, data.sequence_length,
-                                             config.model.vocab_size, OpenFiles::kept);
-    if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
-  });
-  if (full)
-    require_alike(world, {{"token files (data.paths)", std::to_string(hashes.size())}},
-                  "Every rank must read the same token files");
-  const auto all_bytes = full ? join_hashes(world, hashes) : std::string();
-  return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes);
-}
-
 Trainer::Trainer(const ResolvedRun& run, Communicator& world)
     : watch_(check_run_folder(run.config.run.folder, world)),
       run_(run),
@@ -101,7 +80,7 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
                  CheckpointSaver::Source{.manifest = [this](int64_t step) { return this->manifest(step); },
                                          .state = [this] { return state(); },
                                          .ensure_usable = [this](int64_t step) { ensure_usable(step); }},
-                 step_ == 0 ? -1 : step_);
+                 resumed_ ? step_ : -1);
   checkpointer_.remove_interrupted();
   open_metrics();
   if (const auto& key = config_.checkpoint.keep_best_metric; !key.empty())
@@ -174,11 +153,30 @@ void Trainer::start_new() {
   const auto& folder = config_.train.init_from;
   agree(world, [&] { check_file_size(state()); });
   if (!folder.empty()) agree_on_weights(world, folder);
-  agree(world, [&] { fill_weights(runner_->units(), initial_weights(config_)); });
+  agree(world, [&] {
+    fill_weights(runner_->units(), initial_weights(config_));
+    if (config_.train.init_optimizer == InitOptimizer::keep) fill_moments(state(), folder);
+  });
+  take_over_progress();
   ensure_finite(world, state(), folder.empty() ? "initial weights (model.init_std)" : "train.init_from: " + folder,
                 "Start from weights that are finite");
   lease_folder({});
   log::info("new run in {}, weights {}", config_.run.folder, folder.empty() ? "random" : "from " + folder);
+}
+
+/// What a new run goes on with, of the run whose checkpoint it starts from (train.init_optimizer, train.init_progress).
+void Trainer::take_over_progress() {
+  const auto& train = config_.train;
+  const bool keeps = train.init_optimizer == InitOptimizer::keep;
+  const bool continues = train.init_progress == InitProgress::continued;
+  if (!keeps && !continues) return;
+  Manifest source;
+  agree(mesh_.world(), [&] {
+    source = Manifest::read(train.init_from);
+    if (continues) check_same_run(source, train.init_from);
+  });
+  if (continues) step_ = source.step;
+  if (keeps) earlier_optimizer_steps_ = source.optimizer_steps - step_;
 }
 
 /// Throws DamagedCheckpoint where the checkpoint of `step` is damaged, also when it is read a second time.
@@ -187,7 +185,8 @@ void Trainer::resume(int64_t step) {
   const auto attempt = [&] {
     const auto manifest = checkpointer_.read_manifest(step);
     agree(world, [&] {
-      check_same_run(manifest);
+      check_same_run(manifest, checkpointer_.step_folder(step));
+      earlier_optimizer_steps_ = manifest.optimizer_steps - manifest.step;
       if (step < config_.train.steps) check_file_size(state());
     });
     lease_folder(step);
@@ -202,11 +201,11 @@ void Trainer::resume(int64_t step) {
   }
   for (const auto& unit : runner_->units()) unit->invalidate();
   step_ = step;
+  resumed_ = true;
   log::info("resuming from {}", checkpointer_.step_folder(step_));
 }
 
-void Trainer::check_same_run(const Manifest& manifest) {
-  const auto where = checkpointer_.step_folder(manifest.step);
+void Trainer::check_same_run(const Manifest& manifest, const std::string& where) {
   const auto before = read_saved_config<Config>(manifest.config, where + "/manifest.json");
   std::vector<std::string> refused;
   for (const auto& difference : differing_fields(before, config_)) {
@@ -284,9 +283,10 @@ StepMetrics Trainer::train_step() {
   if (config_.log.host_syncs) host_syncs.emplace();
   const auto traffic_before = traffic_of(mesh_);
   const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
-  const auto totals =
-      device_step_->run([this] { return loader_->next(); }, step_ + 1, lr, [this] { saver_->before_update(); })
-          .read(mesh_.world());
+  const auto totals = device_step_
+                          ->run([this] { return loader_->next(); }, earlier_optimizer_steps_ + step_ + 1, lr,
+                                [this] { saver_->before_update(); })
+                          .read(mesh_.world());
   if (totals.targets == 0) throw DataError(fmt::format("step {}: its batches have no target tokens", step_ + 1));
   if (!std::isfinite(totals.loss()) || !std::isfinite(totals.grad_norm)) {
     saver_->settle();
@@ -342,6 +342,7 @@ Manifest Trainer::manifest(int64_t step) const {
   manifest.step = step;
   manifest.sequences = step * config_.train.global_batch_size;
   manifest.tokens = manifest.sequences * config_.data.sequence_length;
+  manifest.optimizer_steps = earlier_optimizer_steps_ + step;
   manifest.config = write_config(config_);
   manifest.data_fingerprint = source_->fingerprint();
   manifest.made_by = describe_environment(run_.device);

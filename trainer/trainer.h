@@ -20,12 +20,9 @@
 #include "trainer/metrics.h"
 #include "trainer/optimizer.h"
 #include "trainer/stage_runner.h"
+#include "trainer/training_source.h"
 
 namespace olmoe {
-
-/// The training tokens of a config. Every rank opens all files and reads the ids of its share of them. Throws DataError
-/// on all ranks for files that are missing or damaged. Collective over world.
-std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world);
 
 /// The training loop: optimizer steps with metrics, checkpoints and evaluations. A run found in run.folder resumes from
 /// its newest checkpoint.
@@ -53,7 +50,8 @@ class Trainer {
   void start_or_resume();
   void start_new();
   void resume(int64_t step);
-  void check_same_run(const Manifest& manifest);
+  void take_over_progress();
+  void check_same_run(const Manifest& manifest, const std::string& where);
   void open_metrics();
   StepMetrics train_step();
   bool evaluation_due() const;
@@ -79,7 +77,9 @@ class Trainer {
   std::optional<DeviceStep> device_step_;
   Checkpointer checkpointer_;
   std::optional<CheckpointSaver> saver_;
-  int64_t step_ = 0;  // finished steps
+  int64_t step_ = 0;                     // finished steps
+  int64_t earlier_optimizer_steps_ = 0;  // that the moments have seen in another run
+  bool resumed_ = false;                 // from a checkpoint of this run
   std::unique_ptr<DataLoader> loader_;
   std::unique_ptr<MetricsLog> metrics_;
   bool evaluation_missing_ = false;  // step_ is due for one that was not made, or was interrupted

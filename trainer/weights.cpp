@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/conversion/hf_checkpoint.h"
 #include "trainer/conversion/saved_model.h"
 
@@ -15,6 +16,23 @@ void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const Par
       unit->shard.narrow(0, slice.offset, part.numel()).copy_(part);
     }
     unit->invalidate();
+  }
+}
+
+void fill_moments(std::span<const StateTensor> state, const std::string& step_folder) {
+  try {
+    CheckpointReader reader(step_folder);
+    for (const auto& tensor : state) {
+      if (tensor.kind == "weight") continue;
+      for (const auto& slice : tensor.slices) {
+        auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
+        reader.read(tensor.kind, slice.name, slice.begin, part);
+        at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
+      }
+    }
+  } catch (const CheckpointError& error) {
+    throw CheckpointError(
+        fmt::format("train.init_optimizer: keep: {} has no moments that can be used: {}", step_folder, error.what()));
   }
 }
 

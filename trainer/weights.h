@@ -4,12 +4,17 @@
 
 #include "model/init.h"
 #include "parallel/sharded_unit.h"
+#include "trainer/checkpoint/state_tensor.h"
 #include "trainer/config/config.h"
 
 namespace olmoe {
 
 /// Fills this rank's slices of every unit from `source`, and marks gathered copies as outdated.
 void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const ParamSource& source);
+
+/// Fills all of `state` but the weights, which are moments and buffers, from the step folder train.init_from. Throws
+/// CheckpointError, naming train.init_optimizer, where it has none.
+void fill_moments(std::span<const StateTensor> state, const std::string& step_folder);
 
 /// The initial weights of a config: those of train.init_from (a Hugging Face folder, or a step folder), else random
 /// ones. Throws CheckpointError or ConfigError, naming the key, for a folder that cannot be used.

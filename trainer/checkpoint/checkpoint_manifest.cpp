@@ -30,6 +30,7 @@ void Manifest::write(const std::string& folder) const {
             {"step", step},
             {"sequences", sequences},
             {"tokens", tokens},
+            {"optimizer_steps", optimizer_steps},
             {"config", config},
             {"data_fingerprint", data_fingerprint},
             {"made_by", made_by}};
@@ -70,13 +71,10 @@ Manifest parse(const std::string& path, json body) {
         fmt::format("{}: format version {}, and this program reads 1 to {}: it was written by a newer "
                     "version of the program",
                     path, version, kFormatVersion));
-  Manifest out{body.at("step"),
-               body.at("sequences"),
-               body.at("tokens"),
-               body.at("config"),
-               body.at("data_fingerprint"),
-               body.at("made_by"),
-               {}};
+  Manifest out{body.at("step"),    body.at("sequences"),
+               body.at("tokens"),  body.value("optimizer_steps", body.at("step").get<int64_t>()),
+               body.at("config"),  body.at("data_fingerprint"),
+               body.at("made_by"), {}};
   for (const auto& file : body.at("files")) out.files.push_back(parse_file(file, version));
   return out;
 }

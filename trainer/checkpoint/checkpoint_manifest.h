@@ -30,6 +30,8 @@ struct Manifest {
   int64_t step = 0;
   int64_t sequences = 0;  ///< consumed from the shuffled stream; the data loader resumes there
   int64_t tokens = 0;
+  int64_t optimizer_steps =
+      0;               ///< that AdamW's moments have seen: `step`, and more where they were kept from another run
   std::string config;  ///< resolved, YAML
   std::string data_fingerprint;
   std::map<std::string, std::string> made_by;  ///< world, mesh, threads, CPU features, versions, git commit

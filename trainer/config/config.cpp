@@ -107,6 +107,11 @@ std::vector<std::string> validate(const Config& config) {
   const bool has_files = !config.data.all_paths().empty();
   require(has_files != config.data.synthetic,
           "data.paths: name token files, or set data.synthetic: true, not both and not neither");
+  const auto& train = config.train;
+  require(!train.init_from.empty() || train.init_optimizer == InitOptimizer::reset,
+          "train.init_optimizer: keep needs a step's folder in train.init_from");
+  require(!train.init_from.empty() || train.init_progress == InitProgress::restart,
+          "train.init_progress: continue needs a step's folder in train.init_from");
   for (auto& problem : validate(config.optimizer, config.train.compute_dtype)) problems.push_back(std::move(problem));
   const auto& parallel = config.parallel;
   const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;

@@ -15,6 +15,8 @@ enum class Transport { nccl, host };
 enum class ReduceDtype { master, bfloat16 };
 enum class Recompute { none, selective, full };
 enum class ScheduleKind { cosine, linear, constant };
+enum class InitOptimizer { reset, keep };
+enum class InitProgress { restart, continued };
 
 template <>
 struct EnumNames<ComputeDtype> {
@@ -44,6 +46,14 @@ struct EnumNames<kernels::AttentionKernel> {
 template <>
 struct EnumNames<kernels::ExpertKernels> {
   static constexpr std::array names{"unfused", "fused"};
+};
+template <>
+struct EnumNames<InitOptimizer> {
+  static constexpr std::array names{"reset", "keep"};
+};
+template <>
+struct EnumNames<InitProgress> {
+  static constexpr std::array names{"restart", "continue"};
 };
 template <>
 struct EnumNames<ScheduleKind> {

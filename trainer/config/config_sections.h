@@ -44,6 +44,8 @@ struct TrainConfig {
   kernels::AttentionKernel attention_kernel = kernels::AttentionKernel::flash;
   bool deterministic_attention = true;
   std::string init_from;
+  InitOptimizer init_optimizer = InitOptimizer::reset;
+  InitProgress init_progress = InitProgress::restart;
 
   /// The micro-batches of a step on `ranks` ranks.
   BatchPlan batches(int64_t ranks) const { return {global_batch_size, micro_batch_size, ranks}; }
@@ -75,6 +77,11 @@ struct TrainConfig {
       "memory");
     v("init_from", init_from,
       "initial weights: a Hugging Face folder, or a step's folder of another run; empty: random");
+    v("init_optimizer", init_optimizer,
+      "keep: AdamW's moments, and their step for its bias correction, are those of the step's folder in init_from");
+    v("init_progress", init_progress,
+      "continue: step, tokens and position in the data go on from the step's folder in init_from, whose model, seed, "
+      "batch and data must be the same; restart: they begin at 0");
   }
 };
 

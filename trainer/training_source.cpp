@@ -1,0 +1,29 @@
+#include "trainer/training_source.h"
+
+#include "data/token_files.h"
+#include "parallel/agreement.h"
+#include "parallel/joined_hashes.h"
+#include "trainer/start_agreement.h"
+
+namespace olmoe {
+
+std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
+  const auto& data = config.data;
+  const auto seed = static_cast<uint64_t>(config.run.seed);
+  if (data.synthetic) return make_synthetic_source(data.sequence_length, config.model.vocab_size, seed);
+  const bool full = data.verify == DataVerify::full;
+  std::shared_ptr<TokenDataset> dataset;
+  std::vector<std::string> hashes;
+  agree(world, [&] {
+    dataset = std::make_shared<TokenDataset>(data.all_paths(), data.dtype, data.sequence_length,
+                                             config.model.vocab_size, OpenFiles::kept);
+    if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
+  });
+  if (full)
+    require_alike(world, {{"token files (data.paths)", std::to_string(hashes.size())}},
+                  "Every rank must read the same token files");
+  const auto all_bytes = full ? join_hashes(world, hashes) : std::string();
+  return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes);
+}
+
+}  // namespace olmoe
