@@ -10,7 +10,7 @@
 /// Whole models are read, converted and written in pieces: the memory is that of some pieces, whatever the model.
 namespace olmoe {
 
-inline constexpr int64_t kPieceElements = 4 << 20;
+inline constexpr int64_t kPieceElements = 1 << 20;
 
 /// A parameter of a model with all experts.
 struct WholeParam {
