@@ -156,6 +156,6 @@ TEST_CASE("a save whose folder cannot be made is over on every rank") {
     ENSURE(error_of(ExitCode::non_finite, [&] { state.begin_save(8); }) != "no error", "it begins with NaN");
     ENSURE(error_of(ExitCode::internal, [&] { state.checkpointer.poll(); }) != "no error", "there is a save of NaN");
   });
-  CHECK_THAT(errors[0], Catch::StartsWith("rank 0: cannot save step 8: "));
+  CHECK_THAT(errors[0], Catch::Contains("cannot save step 8: "));
   CHECK(errors[1] == errors[0]);
 }
