@@ -206,7 +206,8 @@ class TokenFiles(BadInputTest):
             self.assertNotIn("last collectives", text)
             run = self.folder / f"late{ranks}"
             self.assertGreater(last_step(run), 0)
-            self.assertEqual(checkpoints(run), [last_step(run)])  # a save reads no token of a step to come
+            # A save reads no token of a step to come. Ranks that end without agreement cannot commit one in flight.
+            self.assertIn(checkpoints(run), ([last_step(run)], [last_step(run) - 1]))
 
     def test_files_that_are_cut_or_changed_while_a_run_reads_them(self):
         def cut():

@@ -167,12 +167,23 @@ class Moments(SignalTest):
 
     def test_during_a_save(self):
         run = self.folder / "run"
-        job = self.start(self.config, "run.folder=run", "train.steps=9", "checkpoint.every_steps=2", *self.LARGE)
+        job = self.start(self.config, "run.folder=run", "train.steps=9", "checkpoint.every_steps=2", *self.LARGE,
+                         "checkpoint.async=false")
         job.wait_until(lambda: list(run.glob("checkpoints/.tmp_step_*")))
         os.kill(job.process.pid, signal.SIGTERM)
         self.assertEqual(job.wait(), PREEMPTED, job.text())
         self.assertIn("SIGTERM: the checkpoint that is being written is finished", job.text())
         self.assertEqual((checkpoints(run), last_step(run)), ([2], 2))
+
+    def test_while_a_save_is_written_beside_training(self):
+        run = self.folder / "run"
+        job = self.start(self.config, "run.folder=run", "train.steps=99", "checkpoint.every_steps=2", "checkpoint.keep=0",
+                         *self.LARGE)
+        job.wait_until(lambda: list(run.glob("checkpoints/.tmp_step_*")))
+        os.kill(job.process.pid, signal.SIGTERM)
+        self.assertEqual(job.wait(), PREEMPTED, job.text())
+        self.assertEqual(checkpoints(run)[0], 2, "the save in flight is finished")
+        self.assertEqual(checkpoints(run)[-1], last_step(run), "and so is the step")
 
     def test_a_finished_run_that_is_asked_to_stop_is_finished(self):
         run = self.folder / "run"

@@ -80,8 +80,8 @@ struct TrainConfig {
     v("init_optimizer", init_optimizer,
       "keep: AdamW's moments, and their step for its bias correction, are those of the step's folder in init_from");
     v("init_progress", init_progress,
-      "continue: step, tokens and position in the data go on from the step's folder in init_from, whose model, seed, "
-      "batch and data must be the same; restart: they begin at 0");
+      "continue: step, tokens and position in the data begin where the step's folder in init_from ends, whose model, "
+      "seed, batch and data must be the same; restart: they begin at 0");
   }
 };
 
