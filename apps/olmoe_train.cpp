@@ -1,10 +1,13 @@
 // mpirun olmoe-train CONFIG.yaml [path.to.key=value ...]
+#include <chrono>
 #include <cstdio>
 
 #include "apps/command_line.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/version.h"
+#include "parallel/agreement.h"
+#include "parallel/error_text.h"
 #include "trainer/config/mesh_shape.h"
 #include "trainer/device/gpu_specs.h"
 #include "trainer/job/devices.h"
@@ -21,7 +24,7 @@ namespace {
 
 using namespace olmoe;
 
-constexpr int kOtherThreads = 2;  // of the data loader and the lease; the watchdog's runs already
+constexpr int kOtherThreads = 3;  // of the data loader, the lease and a save; the watchdog's runs already
 
 struct Arguments {
   std::string config, gpu;
@@ -29,6 +32,20 @@ struct Arguments {
   bool dry_run = false, print_config = false;
   int ranks = 0;
 };
+
+/// The trainer's end waits for a save in flight, however long its disk takes. Where this rank alone has an error, the
+/// others wait meanwhile: it says so at once, and ends itself if that takes long.
+ExitCode run_to_the_end(Trainer& trainer) {
+  try {
+    return trainer.run();
+  } catch (const std::exception& error) {
+    if (trainer.saving() && !is_agreed(error)) {
+      log::error("{}; the checkpoint that is being written is not finished", error_text(error));
+      end_within(std::chrono::seconds(30), exit_code_of(error));
+    }
+    throw;
+  }
+}
 
 ExitCode train(const Config& config, Communicator& world, const std::string& mpi_version) {
   std::shared_ptr<const RunLease> lease;  // released last: the watchdog still writes to the folder
@@ -45,7 +62,7 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
     Trainer trainer(run, *ranks);
     lease = trainer.lease();
     watchdog->record(*ranks);
-    return trainer.run();
+    return run_to_the_end(trainer);
   }();
   world.barrier();  // all ranks have ended the run; the watchdog does not cover what follows
   return code;

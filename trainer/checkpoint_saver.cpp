@@ -1,6 +1,7 @@
 #include "trainer/checkpoint_saver.h"
 
 #include "core/log.h"
+#include "parallel/agreement.h"
 #include "trainer/job/preemption.h"
 
 namespace olmoe {
@@ -86,6 +87,7 @@ void CheckpointSaver::settle() {
   try {
     finish();
   } catch (const Error& error) {
+    if (!is_agreed(error) && error.code() != ExitCode::non_finite) throw;  // the ranks are no longer together
     log::warn("step {} is not saved: {}", step_, error.what());
     if (checkpointer_.saving()) checkpointer_.abandon();
   }

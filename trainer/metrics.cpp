@@ -72,18 +72,19 @@ std::map<int64_t, double> metric_by_step(const std::string& path, const std::str
   for (std::string line; std::getline(file, line);) {
     if (line.find(key) == std::string::npos) continue;
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (json.is_object() && json.contains("step") && json.contains(key) && json[key].is_number())
+    if (json.is_object() && json.contains("step") && json["step"].is_number_integer() && json.contains(key) &&
+        json[key].is_number())
       out[json["step"].get<int64_t>()] = json[key].get<double>();
   }
   return out;
 }
 
 MetricsLog::MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps,
-                       int64_t console_every)
+                       int64_t console_every, bool new_run)
     : run_folder_(run_folder), train_steps_(train_steps), console_every_(console_every) {
   if (!writes) return;
   const auto path = run_folder + "/metrics.jsonl";
-  if (step == 0) set_aside(path);
+  if (step == 0 || new_run) set_aside(path);
   file_ = std::make_unique<JsonLinesFile>(path, step);
   has_evaluation_ = is_evaluation(file_->last_kept(), step);
 }

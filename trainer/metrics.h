@@ -38,9 +38,10 @@ std::map<int64_t, double> metric_by_step(const std::string& path, const std::str
 /// names a metric of the run that is not finite.
 class MetricsLog {
  public:
-  /// Cuts metrics.jsonl back to `step`, from which the run resumes. A new run, at step 0, first renames an existing
-  /// file to metrics.jsonl.old-1 (or -2, ...). Throws Error where it cannot be written.
-  MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps, int64_t console_every);
+  /// Cuts metrics.jsonl back to `step`, from which the run resumes. A new run, or one at step 0, first renames an
+  /// existing file to metrics.jsonl.old-1 (or -2, ...). Throws Error where it cannot be written.
+  MetricsLog(const std::string& run_folder, bool writes, int64_t step, int64_t train_steps, int64_t console_every,
+             bool new_run = false);
   void write(const StepMetrics& metrics);
   void write(int64_t step, const std::vector<EvalResult>& results);
   /// True where the step from which the run resumes is evaluated already; false on ranks that do not write.

@@ -100,7 +100,8 @@ void Trainer::open_metrics() {
       std::error_code unknown;  // writing reports what is wrong with it
       const bool there = writes && fs::is_regular_file(path, unknown) && read_text(path) == text;
       if (writes && !there) write_text_atomic(path, text);
-      metrics_ = std::make_unique<MetricsLog>(folder, writes, step_, config_.train.steps, config_.log.every_steps);
+      metrics_ = std::make_unique<MetricsLog>(folder, writes, step_, config_.train.steps, config_.log.every_steps,
+                                              /*new_run=*/!resumed_);
     });
   });
   auto missing = at::full({1}, writes && step_ > 0 && !metrics_->has_evaluation() ? 1 : 0, at::kLong);
@@ -361,8 +362,11 @@ void Trainer::ensure_leased() {
 /// are computed on the first micro-batch of each rank of the last step, whose tokens are known to be readable.
 void Trainer::ensure_usable(int64_t step) {
   ENSURE(step == step_, "the weights are those of step {}, not {}", step_, step);
-  const auto [first, count] = run_.batches.sequences_of(mesh_.world().rank(), /*accumulation_step=*/0);
-  const auto batch = make_batch(*source_, (step_ - 1) * run_.batches.global_batch + first, count);
+  const auto sequences = run_.batches.sequences_of(mesh_.world().rank(), /*accumulation_step=*/0);
+  Batch batch;
+  agree(mesh_.world(), [&] {
+    batch = make_batch(*source_, (step_ - 1) * run_.batches.global_batch + sequences.first, sequences.count);
+  });
   const auto read = fetch(trial_pass(*runner_, *optimizer_, mesh_, batch), mesh_.world());
   const auto* const numbers = read.const_data_ptr<double>();
   if (!std::isfinite(numbers[0]) || !std::isfinite(numbers[1]))

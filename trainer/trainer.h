@@ -37,6 +37,8 @@ class Trainer {
 
   const Optimizer& optimizer() const { return *optimizer_; }
   int64_t step() const { return step_; }
+  /// Whether a checkpoint is being written beside training.
+  bool saving() const { return checkpointer_.saving(); }
   /// The lease on run.folder, on rank 0; null on the others.
   std::shared_ptr<const RunLease> lease() const { return lease_; }
   /// The groups of ranks, which count the traffic since the start.

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/error.h"
 #include "core/files/files.h"
@@ -118,12 +119,13 @@ void JsonLinesFile::write(const JsonLine& line) {
 
 size_t JsonLinesFile::flush() {
   for (; !waiting_.empty(); waiting_.pop_front()) {
-    const int64_t size_bytes = file_.size_bytes();
+    std::optional<int64_t> size_bytes;
     try {
+      size_bytes = file_.size_bytes();
       file_.write_all(std::as_bytes(std::span(waiting_.front())));
-    } catch (const FileError& error) {
+    } catch (const Error& error) {
       problem_ = error.what();
-      file_.truncate(size_bytes);  // a part of the line
+      if (size_bytes) file_.truncate(*size_bytes);  // a part of the line
       return waiting_.size();
     }
   }

@@ -138,11 +138,14 @@ void check_layout(const std::map<std::string, Entry>& entries, int64_t data_byte
                             data_bytes < end ? ": it was cut short, or not downloaded to its end" : ""));
 }
 
-/// Runs `step`; an error of it gets the name of the item that it worked on, and keeps its exit code.
+/// Runs `step`; an error of it gets the name of the item that it worked on, and keeps its exit code. What the system
+/// refused stays a FileError: it says nothing about the file's content.
 template <class Step>
 void naming(std::string_view kind, const std::string& name, const Step& step) {
   try {
     step();
+  } catch (const FileError& error) {
+    throw FileError(fmt::format("{} '{}': {}", kind, name, error.what()));
   } catch (const Error& error) {
     throw Error(fmt::format("{} '{}': {}", kind, name, error.what()), error.code());
   }
@@ -156,7 +159,7 @@ class Mapping {
     size_ = static_cast<size_t>(file.size_bytes());
     if (size_ == 0) return;  // mmap refuses it
     start_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd(), 0);
-    if (start_ == MAP_FAILED) throw Error(fmt::format("cannot map: {}", std::strerror(errno)));
+    if (start_ == MAP_FAILED) throw FileError(fmt::format("cannot map: {}", std::strerror(errno)));
   }
   ~Mapping() {
     if (size_ > 0) ::munmap(start_, size_);

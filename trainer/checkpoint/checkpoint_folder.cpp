@@ -37,10 +37,12 @@ bool is_of_save(const std::string& name) {
          (name.starts_with("shard_") && name.ends_with(".safetensors"));
 }
 
-void remove_or_warn(const fs::path& path) {
+/// False where it is still there.
+bool remove_or_warn(const fs::path& path) {
   std::error_code error;  // a leftover file only costs space
   fs::remove(path, error);
   if (error) log::warn("cannot remove {}: {}", path.string(), error.message());
+  return !error;
 }
 
 bool is_leftover(const fs::directory_entry& entry) {
@@ -98,7 +100,7 @@ void remove_checkpoint(const std::string& step_folder) {
       others = true;
   if (others && !ours.empty())
     log::warn("{} has files that no save wrote: they stay, the checkpoint is removed", step_folder);
-  remove_or_warn(folder / kManifest);
+  if (!remove_or_warn(folder / kManifest)) return;  // without its files it would be a damaged checkpoint
   for (const auto& path : ours) remove_or_warn(path);
   if (!others) remove_or_warn(folder);
 }

@@ -1,5 +1,6 @@
 #include "trainer/checkpoint/checkpoint_manifest.h"
 
+#include <new>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -92,6 +93,8 @@ Manifest Manifest::read(const std::string& folder) {
   try {
     return parse(path, json::parse(text));
   } catch (const CheckpointError&) {
+    throw;
+  } catch (const std::bad_alloc&) {  // says nothing about the file
     throw;
   } catch (const std::exception& problem) {
     throw DamagedCheckpoint(fmt::format("{}: damaged: {}", path, problem.what()));

@@ -73,11 +73,10 @@ std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifes
   return files;
 }
 
-/// Whether a step's folder has a manifest that can be read.
-bool is_valid(const std::string& step_folder) {
+/// Whether the folder of a step has its manifest, and that can be read.
+bool is_valid(const std::string& step_folder, int64_t step) {
   try {
-    Manifest::read(step_folder);
-    return true;
+    return Manifest::read(step_folder).step == step;
   } catch (const CheckpointError&) {
     return false;
   }
@@ -158,8 +157,8 @@ void Checkpointer::save_together(int64_t step, const std::function<void()>& work
         throw CheckpointError(fmt::format("cannot save step {}: {}", step, error.what()));
       }
     });
-  } catch (const Error&) {  // thrown on all ranks
-    abandon();
+  } catch (const Error& error) {
+    if (is_agreed(error)) abandon();  // else the ranks are no longer together
     throw;
   }
 }
@@ -221,8 +220,8 @@ void Checkpointer::begin_commit() {
   fault_point("save.gathered", world.rank());
   pending_->begin_commit([this, manifest = std::move(manifest), target = pending_->target(), metrics = metrics_] {
     if (target.rank != 0) return;
-    write_to_disk(folder_, target.needed_bytes, [&] { write_checkpoint(manifest, target); });
-    clean_up(metrics);
+    write_checkpoint(manifest, target);
+    clean_up(manifest.step, metrics);
   });
 }
 
@@ -244,21 +243,26 @@ void Checkpointer::abandon() {
 /// The part of a commit that rank 0 does alone.
 void Checkpointer::write_checkpoint(const Manifest& manifest, const SaveTarget& target) const {
   const auto at = [&](std::string_view point) { fault_point(point, target.rank); };
+  const auto writing = [&](const std::function<void()>& work) { write_to_disk(folder_, target.needed_bytes, work); };
   at("commit.begin");
-  fsync_folder(fs::path(folder_).parent_path());
   check_tensors(CheckpointReader(target.temporary, manifest), expected_);  // each element is there exactly once
   at("commit.proven");
-  const auto final_folder = step_folder(manifest.step);
-  manifest.write(target.temporary);
-  at("commit.manifest");
-  fsync_folder(target.temporary);
+  writing([&] {
+    fsync_folder(fs::path(folder_).parent_path());
+    manifest.write(target.temporary);
+    at("commit.manifest");
+    fsync_folder(target.temporary);
+  });
   at("commit.synced");
   options_.ensure_may_commit();
-  make_way(final_folder);  // of a run that resumed from an older step
-  at("commit.way_made");
-  fs::rename(target.temporary, final_folder);
-  at("commit.renamed");
-  fsync_folder(folder_);
+  writing([&] {
+    const auto final_folder = step_folder(manifest.step);
+    make_way(final_folder);  // of a run that resumed from an older step
+    at("commit.way_made");
+    fs::rename(target.temporary, final_folder);
+    at("commit.renamed");
+    fsync_folder(folder_);
+  });
   at("commit.durable");
 }
 
@@ -267,13 +271,14 @@ void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
   commit();
 }
 
-void Checkpointer::clean_up(const std::map<int64_t, double>& metrics) const {
+/// Of the checkpoints up to `committed`, the one that was just written: later ones are not of this run's past.
+void Checkpointer::clean_up(int64_t committed, const std::map<int64_t, double>& metrics) const {
   const int rank = mesh_.world().rank();
   fault_point("retention.begin", rank);
   try {
     std::vector<SavedStep> saved;
     for (const auto step : complete_steps(folder_)) {
-      if (!is_valid(step_folder(step))) continue;  // neither counted nor removed
+      if (step > committed || !is_valid(step_folder(step), step)) continue;  // neither counted nor removed
       const auto metric = metrics.find(step);
       saved.push_back({.step = step, .metric = metric == metrics.end() ? std::nullopt : std::optional(metric->second)});
     }
@@ -342,9 +347,12 @@ void Checkpointer::set_aside(int64_t step, const std::string& problem) const {
 }
 
 void Checkpointer::forget_cached(int64_t step) const {
-  std::error_code unknown;  // the next read reports what cannot be read
-  for (const auto& entry : fs::directory_iterator(step_folder(step), unknown))
-    if (entry.is_regular_file(unknown)) FileDescriptor(entry.path(), O_RDONLY).forget_cached();
+  try {
+    for (const auto& entry : fs::directory_iterator(step_folder(step)))
+      if (entry.is_regular_file()) FileDescriptor(entry.path(), O_RDONLY).forget_cached();
+  } catch (const std::exception&) {
+    return;  // the next read reports what cannot be read
+  }
 }
 
 void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> state) {

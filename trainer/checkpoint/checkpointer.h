@@ -82,7 +82,7 @@ class Checkpointer {
   /// Renames a damaged checkpoint to step_NNNNNNNNN.damaged-1 (or -2, ...), which no run reads or removes, and logs
   /// `problem`. Throws CheckpointError. Collective over world.
   void set_aside(int64_t step, const std::string& problem) const;
-  /// Drops the files of a step from this host's page cache, so that the next read asks the disk.
+  /// Drops the files of a step from this host's page cache, so that the next read asks the disk. Does not throw.
   void forget_cached(int64_t step) const;
   /// Removes, on rank 0, what interrupted saves left. No other run may save in this folder meanwhile. Throws Error
   /// while a save of this object is pending.
@@ -99,7 +99,7 @@ class Checkpointer {
   void begin_commit();
   void write_checkpoint(const Manifest& manifest, const SaveTarget& target) const;
   void read_together(int64_t step, const std::function<void()>& work) const;
-  void clean_up(const std::map<int64_t, double>& metrics) const;
+  void clean_up(int64_t committed, const std::map<int64_t, double>& metrics) const;
 
   std::string folder_;
   DeviceMesh& mesh_;

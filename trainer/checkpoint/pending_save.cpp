@@ -4,9 +4,11 @@
 
 #include <chrono>
 #include <filesystem>
+#include <system_error>
 #include <vector>
 
 #include "core/files/safetensors.h"
+#include "core/log.h"
 #include "core/process/fault_point.h"
 #include "trainer/checkpoint/disk_errors.h"
 #include "trainer/checkpoint/staged_bytes.h"
@@ -61,10 +63,15 @@ Manifest::ShardFile write_shard(const SaveTarget& target, std::span<const StateT
   return {target.shard, written.size_bytes, written.header_bytes, written.header_hash, written.block_hashes};
 }
 
-/// Runs `work` now, or with `in_background` on a thread of its own. The result's destructor waits for that.
+/// Runs `work` now, or with `in_background` on a thread of its own, if the system gives one. The result's destructor
+/// waits for that.
 template <class Work>
 auto start(bool in_background, Work work) {
-  if (in_background) return std::async(std::launch::async, std::move(work));
+  try {
+    if (in_background) return std::async(std::launch::async, work);
+  } catch (const std::system_error& error) {
+    log::warn("no thread to save beside training ({}): training waits", error.what());
+  }
   std::packaged_task<decltype(work())()> task(std::move(work));
   task();
   return task.get_future();

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include <cstring>
+#include <exception>
 
 #include "core/error.h"
 
@@ -40,10 +41,15 @@ void StateSnapshot::wait_until_copied() {
 }
 
 std::span<const StateTensor> StateSnapshot::complete() {
-  if (copied_on_gpu_) copied_on_gpu_->synchronize();
-  if (device_.is_cpu())
-    for (size_t i = 0; i < copy_.size(); ++i)
-      std::memcpy(copy_[i].flat.mutable_data_ptr(), source_[i].flat.const_data_ptr(), copy_[i].flat.nbytes());
+  try {
+    if (copied_on_gpu_) copied_on_gpu_->synchronize();
+    if (device_.is_cpu())
+      for (size_t i = 0; i < copy_.size(); ++i)
+        std::memcpy(copy_[i].flat.mutable_data_ptr(), source_[i].flat.const_data_ptr(), copy_[i].flat.nbytes());
+  } catch (...) {
+    copied_.set_exception(std::current_exception());
+    throw;
+  }
   source_.clear();
   copied_.set_value();
   return copy_;

@@ -4,6 +4,7 @@
 
 #include "support/checkpoint_fixtures.h"
 #include "support/file_size_limit.h"
+#include "trainer/checkpoint/checkpoint_folder.h"
 
 namespace {
 
@@ -145,6 +146,26 @@ TEST_CASE("a checkpoint that this run may not commit any more is not committed")
   may = false;
   CHECK_THROWS_WITH(state.save(8), Catch::Contains("another run has the folder"));
   CHECK(names_in(checkpoints) == std::set<std::string>{kStep7});
+}
+
+TEST_CASE("a save keeps its own checkpoint, whatever steps above it are in the folder") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints";
+  save_on(1, checkpoints, 7);
+  save_on(1, checkpoints, 9);
+  std::filesystem::copy(checkpoints + "/" + kStep7, checkpoints + "/step_000000003");  // a manifest of another step
+  save_on(1, checkpoints, 8, /*keep=*/1);                                              // a run that resumed from step 7
+  CHECK(names_in(checkpoints) == std::set<std::string>{"step_000000003", kStep8, "step_000000009"});
+}
+
+TEST_CASE("a checkpoint whose manifest cannot be removed keeps its files") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints", manifest = checkpoints + "/" + kStep7 + "/manifest.json";
+  save_on(1, checkpoints, 7);
+  std::filesystem::remove(manifest);
+  folder.add("checkpoints/" + kStep7 + "/manifest.json/in_the_way", "");  // a folder that is not empty
+  remove_checkpoint(checkpoints + "/" + kStep7);
+  CHECK(names_in(checkpoints + "/" + kStep7).contains("shard_00000.safetensors"));
 }
 
 // Run under ThreadSanitizer alone, which must find it: what wait_until_copied() prevents.

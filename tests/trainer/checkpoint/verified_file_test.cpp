@@ -8,6 +8,7 @@
 #include "core/files/files.h"
 #include "core/hash.h"
 #include "support/catch.h"
+#include "support/lowered_limit.h"
 #include "support/temp_folder.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 
@@ -132,6 +133,20 @@ TEST_CASE("headers, sizes and files that are gone are damage; what the system re
     } catch (const CheckpointError&) {
       SUCCEED();
     }
+  }
+  SECTION("no room in the address space to map the file") {
+    const test::LoweredLimit limit(RLIMIT_AS, 0);
+    std::string said = "accepted";
+    bool damage = false;
+    try {
+      CheckpointReader reader(step);
+    } catch (const DamagedCheckpoint&) {
+      damage = true;
+    } catch (const CheckpointError& error) {
+      said = error.what();
+    }
+    CHECK_FALSE(damage);
+    CHECK_THAT(said, Catch::Contains("cannot map: Cannot allocate memory"));
   }
   SECTION("a manifest of a newer format, as one bit of this one makes it, is damaged; a whole one is not") {
     auto text = read_text(step + "/manifest.json");
