@@ -144,9 +144,13 @@ TEST_CASE("unused_name is the first free name") {
   CHECK(unused_name(folder / "a") == folder / "a.old-3");
 }
 
-TEST_CASE("a full disk is an error") {
+TEST_CASE("lines wait while a disk is full, and the file says why") {
   JsonLinesFile file("/dev/full", -1);
-  CHECK_THROWS_WITH(file.write(JsonLine().add("step", 1)), "cannot write '/dev/full': No space left on device");
+  file.write(JsonLine().add("step", 1));
+  file.write(JsonLine().add("step", 2));
+  CHECK(file.waiting() == 2);
+  CHECK(file.flush() == 2);
+  CHECK(file.problem() == "cannot write '/dev/full': No space left on device");
 }
 
 TEST_CASE("a log line has time, level and text, and the rank if there are several") {
