@@ -20,6 +20,7 @@
 #include "core/process/fault_point.h"
 #include "parallel/agreement.h"
 #include "parallel/collectives/host_tensor.h"
+#include "parallel/error_text.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/checkpoint/disk_errors.h"
@@ -32,13 +33,14 @@ namespace {
 namespace fs = std::filesystem;
 constexpr size_t kHashDigits = 32;
 
-/// Runs `work` on every rank. Where one fails, all throw the CheckpointError "cannot `what`: <its problem>".
-/// Collective over world.
+/// Runs `work` on every rank. Where one fails, all throw the CheckpointError "cannot `what`: <its problem>", or its
+/// error if that is of values that are not finite. Collective over world.
 void together(Communicator& world, const std::string& what, const std::function<void()>& work) {
   agree(world, [&] {
     try {
       work();
     } catch (const std::exception& error) {
+      if (exit_code_of(error) == ExitCode::non_finite) throw;
       throw CheckpointError(fmt::format("cannot {}: {}", what, error.what()));
     }
   });
@@ -147,16 +149,7 @@ int64_t shard_bytes(std::span<const StateTensor> state) {
 /// Runs `work` of the pending save on every rank. Where one fails, the save is over and all throw.
 void Checkpointer::save_together(int64_t step, const std::function<void()>& work) {
   try {
-    agree(mesh_.world(), [&] {
-      try {
-        work();
-      } catch (const Error& error) {
-        if (error.code() == ExitCode::non_finite) throw;
-        throw CheckpointError(fmt::format("cannot save step {}: {}", step, error.what()));
-      } catch (const std::exception& error) {
-        throw CheckpointError(fmt::format("cannot save step {}: {}", step, error.what()));
-      }
-    });
+    together(mesh_.world(), fmt::format("save step {}", step), work);
   } catch (const Error& error) {
     if (is_agreed(error)) abandon();  // else the ranks are no longer together
     throw;

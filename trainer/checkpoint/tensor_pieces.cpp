@@ -5,9 +5,8 @@
 #include "core/error.h"
 
 namespace olmoe {
-namespace {
 
-at::ScalarType scalar_type(safetensors::Dtype dtype, const std::string& name) {
+std::optional<at::ScalarType> weight_dtype(safetensors::Dtype dtype) {
   switch (dtype) {
     case safetensors::Dtype::f64:
       return at::kDouble;
@@ -18,16 +17,17 @@ at::ScalarType scalar_type(safetensors::Dtype dtype, const std::string& name) {
     case safetensors::Dtype::f16:
       return at::kHalf;
     default:
-      throw CheckpointError(fmt::format("{}: weights of dtype {} cannot be read", name, safetensors::name(dtype)));
+      return {};
   }
 }
 
-}  // namespace
-
 void TensorPieces::add(const std::string& name, int64_t first, safetensors::Dtype dtype,
                        std::span<const std::byte> bytes) {
+  const auto type = weight_dtype(dtype);
+  if (!type)
+    throw CheckpointError(fmt::format("{}: weights of dtype {} cannot be read", name, safetensors::name(dtype)));
   const auto numel = static_cast<int64_t>(bytes.size()) / safetensors::size_bytes(dtype);
-  if (!pieces_[name].emplace(first, Piece{first, numel, scalar_type(dtype, name), bytes}).second)
+  if (!pieces_[name].emplace(first, Piece{first, numel, *type, bytes}).second)
     throw CheckpointError(fmt::format("{}: two pieces begin at element {}", name, first));
 }
 

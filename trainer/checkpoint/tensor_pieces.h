@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,6 +12,9 @@
 #include "core/files/safetensors.h"
 
 namespace olmoe {
+
+/// The dtype of tensors for one in which a file may hold weights: f64, f32, bf16, f16. None for others.
+std::optional<at::ScalarType> weight_dtype(safetensors::Dtype dtype);
 
 /// Pieces of flattened parameters, in memory or mapped files, from which any range can be read: so a layout can read
 /// the checkpoint of another, and Hugging Face's per-expert tensors fill our stacked ones.

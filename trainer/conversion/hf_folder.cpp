@@ -15,14 +15,14 @@
 #include "core/files/files.h"
 
 namespace olmoe {
-namespace {
-
 namespace fs = std::filesystem;
 
 bool is_there(const fs::path& path) {
   std::error_code unknown;
   return fs::exists(path, unknown);
 }
+
+namespace {
 
 /// True for "owner/name", the form of a model's name on the hub.
 bool is_hub_name(const std::string& name) {

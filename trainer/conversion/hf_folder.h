@@ -1,9 +1,13 @@
 #pragma once
+#include <filesystem>
 #include <nlohmann/json_fwd.hpp>
 #include <set>
 #include <string>
 
 namespace olmoe {
+
+/// Whether a path exists. One that the system does not let us look at does not.
+bool is_there(const std::filesystem::path& path);
 
 /// Throws CheckpointError unless `folder` has a config.json. The message says what it is instead (a name on the Hugging
 /// Face hub, a file, a checkpoint or run of this program, an empty folder) and what to do.

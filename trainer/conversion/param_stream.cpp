@@ -8,23 +8,15 @@
 
 #include "core/error.h"
 #include "model/transformer.h"
+#include "trainer/checkpoint/tensor_pieces.h"
 
 namespace olmoe {
 namespace {
 
 at::ScalarType scalar_type(safetensors::Dtype dtype) {
-  switch (dtype) {
-    case safetensors::Dtype::f64:
-      return at::kDouble;
-    case safetensors::Dtype::f32:
-      return at::kFloat;
-    case safetensors::Dtype::bf16:
-      return at::kBFloat16;
-    case safetensors::Dtype::f16:
-      return at::kHalf;
-    default:
-      throw Error(fmt::format("weights are not written as {}", safetensors::name(dtype)));
-  }
+  const auto type = weight_dtype(dtype);
+  if (!type) throw Error(fmt::format("weights are not written as {}", safetensors::name(dtype)));
+  return *type;
 }
 
 /// The first element that is not finite, or -1.

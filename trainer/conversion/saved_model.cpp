@@ -17,11 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_there(const fs::path& path) {
-  std::error_code unknown;
-  return fs::exists(path, unknown);
-}
-
 /// The step folder that a path means, or the path itself.
 std::string step_folder_of(const std::string& path) {
   if (is_there(fs::path(path) / "manifest.json")) return path;
