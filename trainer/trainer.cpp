@@ -1,7 +1,5 @@
 #include "trainer/trainer.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -10,7 +8,6 @@
 #include "core/log.h"
 #include "core/process/process_limits.h"
 #include "core/stopwatch.h"
-#include "data/fingerprint.h"
 #include "model/transformer.h"
 #include "parallel/agreement.h"
 #include "parallel/collectives/host_tensor.h"
@@ -24,6 +21,7 @@
 #include "trainer/job/preemption.h"
 #include "trainer/job/run_folder.h"
 #include "trainer/run_options.h"
+#include "trainer/same_run.h"
 #include "trainer/start_agreement.h"
 #include "trainer/trial_pass.h"
 #include "trainer/weights.h"
@@ -174,7 +172,7 @@ void Trainer::take_over_progress() {
   Manifest source;
   agree(mesh_.world(), [&] {
     source = Manifest::read(train.init_from);
-    if (continues) check_same_run(source, train.init_from);
+    if (continues) check_same_run(source, train.init_from, config_, *source_, mesh_.world());
   });
   if (continues) step_ = source.step;
   if (keeps) earlier_optimizer_steps_ = source.optimizer_steps - step_;
@@ -186,7 +184,7 @@ void Trainer::resume(int64_t step) {
   const auto attempt = [&] {
     const auto manifest = checkpointer_.read_manifest(step);
     agree(world, [&] {
-      check_same_run(manifest, checkpointer_.step_folder(step));
+      check_same_run(manifest, checkpointer_.step_folder(step), config_, *source_, mesh_.world());
       earlier_optimizer_steps_ = manifest.optimizer_steps - manifest.step;
       if (step < config_.train.steps) check_file_size(state());
     });
@@ -204,28 +202,6 @@ void Trainer::resume(int64_t step) {
   step_ = step;
   resumed_ = true;
   log::info("resuming from {}", checkpointer_.step_folder(step_));
-}
-
-void Trainer::check_same_run(const Manifest& manifest, const std::string& where) {
-  const auto before = read_saved_config<Config>(manifest.config, where + "/manifest.json");
-  std::vector<std::string> refused;
-  for (const auto& difference : differing_fields(before, config_)) {
-    const auto is = [&](std::string_view prefix) { return difference.starts_with(prefix); };
-    if (is("model.") || is("run.seed") || is("train.global_batch_size") || is("data.sequence_length"))
-      refused.push_back(difference);
-    else
-      log::info("changed since {}: {}", where, difference);
-  }
-  const auto tokens = compare_fingerprints(manifest.data_fingerprint, source_->fingerprint());
-  // A different seed or length changes the order of the same files, and is refused already.
-  const bool same_order =
-      before.run.seed == config_.run.seed && before.data.sequence_length == config_.data.sequence_length;
-  if (!tokens.same && same_order) refused.push_back("the training tokens changed (files, order, sizes or contents)");
-  if (!tokens.note.empty() && mesh_.world().rank() == 0) log::warn("{}", tokens.note);
-  if (!refused.empty())
-    throw CheckpointError(
-        fmt::format("{} was written with a different config:\n  {}\nRestore these values, or use another run.folder",
-                    where, fmt::join(refused, "\n  ")));
 }
 
 ExitCode Trainer::run() {

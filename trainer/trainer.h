@@ -53,7 +53,6 @@ class Trainer {
   void start_new();
   void resume(int64_t step);
   void take_over_progress();
-  void check_same_run(const Manifest& manifest, const std::string& where);
   void open_metrics();
   StepMetrics train_step();
   bool evaluation_due() const;

@@ -1,0 +1,16 @@
+#pragma once
+#include <string>
+
+#include "data/data_loader.h"
+#include "parallel/collectives/communicator.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/config/config.h"
+
+namespace olmoe {
+
+/// Throws CheckpointError unless a run of `config` and `source` goes on with the model and the data of the checkpoint
+/// in `folder`. Keys that its state does not depend on may differ: they are logged.
+void check_same_run(const Manifest& manifest, const std::string& folder, const Config& config,
+                    const SequenceSource& source, const Communicator& world);
+
+}  // namespace olmoe
