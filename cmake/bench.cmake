@@ -21,3 +21,6 @@ target_link_libraries(step_overhead PRIVATE olmoe_trainer CLI11::CLI11)
 
 add_executable(profile_steps bench/profile_steps.cpp)
 target_link_libraries(profile_steps PRIVATE olmoe_trainer CLI11::CLI11)
+
+add_executable(checkpoint_speed bench/checkpoint_speed.cpp)
+target_link_libraries(checkpoint_speed PRIVATE olmoe_trainer_conversion CLI11::CLI11)

@@ -21,6 +21,9 @@ endif()
 # One fixture path each: no test may depend on the folder it is started from.
 target_compile_definitions(test_main PUBLIC OLMOE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
 
+# stage_cost_test.cpp counts the FLOPs of blas::multiply of fp32 matrices: for the programs that have it.
+set(counted_multiply -Wl,--wrap=_ZN5olmoe7kernels4blas8multiplyENS1_4SizeEfNS1_6MatrixIKfEES5_fNS3_IfEE)
+
 set(MPIRUN mpirun --allow-run-as-root --oversubscribe --bind-to none)
 
 # The precompiled header was made with -fPIC, and GCC wants the same of its users.
@@ -65,9 +68,7 @@ olmoe_tests(data LINK olmoe_data ZLIB::ZLIB)
 olmoe_tests(model PCH LINK olmoe_model)
 # Every layout of up to 8 thread ranks takes longer than all else of the room.
 olmoe_tests(trainer PCH LINK olmoe_trainer_preflight nlohmann_json::nlohmann_json ARGUMENTS "~[layouts]")
-# stage_cost_test.cpp counts the FLOPs of blas::multiply of fp32 matrices.
-set(multiply _ZN5olmoe7kernels4blas8multiplyENS1_4SizeEfNS1_6MatrixIKfEES5_fNS3_IfEE)
-target_link_options(trainer_tests PRIVATE -Wl,--wrap=${multiply})
+target_link_options(trainer_tests PRIVATE ${counted_multiply})
 add_test(NAME trainer_layouts COMMAND trainer_tests "[layouts]")
 set_tests_properties(trainer_layouts PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
 

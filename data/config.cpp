@@ -21,6 +21,17 @@ std::string trimmed(const std::string& text) {
 
 }  // namespace
 
+std::vector<std::string> validate(std::span<const SkipRange> ranges) {
+  std::vector<std::string> problems;
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    const auto& [unit, first, last] = ranges[i];
+    if (last < first) problems.push_back(fmt::format("data.skip[{}].last: {} is below first: {}", i, last, first));
+    if (unit == SkipUnit::steps && first < 1)
+      problems.push_back(fmt::format("data.skip[{}].first: steps are counted from 1", i));
+  }
+  return problems;
+}
+
 std::vector<std::string> read_path_list(const std::string& list, const std::string& root) {
   constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
   std::string text;

@@ -1,5 +1,7 @@
 #pragma once
+#include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,6 +24,31 @@ struct EnumNames<DataVerify> {
   static constexpr std::array names{"sample", "full"};
 };
 
+inline constexpr int64_t kMostSkipped = 1'000'000'000'000'000;  // the last position that a range may name
+
+/// What a SkipRange counts: positions of the shuffled stream from 0, or optimizer steps from 1.
+enum class SkipUnit { sequences, steps };
+
+template <>
+struct EnumNames<SkipUnit> {
+  static constexpr std::array names{"sequences", "steps"};
+};
+
+/// A range of data that training leaves out (data.skip), both ends included.
+struct SkipRange {
+  SkipUnit unit = SkipUnit::steps;
+  int64_t first = 0, last = 0;
+
+  template <class V>
+  void fields(V& v) {
+    v.required("unit", unit,
+               "sequences: positions in the whole shuffled stream, from 0; steps: the sequences that these optimizer "
+               "steps take with the ranges before this one");
+    v.required("first", first, {0, kMostSkipped}, "first step or sequence of the range");
+    v.required("last", last, {0, kMostSkipped}, "last one, which is left out too");
+  }
+};
+
 /// Where training tokens come from.
 struct DataConfig {
   std::vector<std::string> paths;
@@ -30,6 +57,7 @@ struct DataConfig {
   TokenDtype dtype = TokenDtype::uint16;
   int64_t sequence_length = 4096;
   bool synthetic = false;
+  std::vector<SkipRange> skip = {};
   bool check_ids = true;
   DataVerify verify = DataVerify::sample;
   int64_t prefetch = 2;
@@ -51,6 +79,9 @@ struct DataConfig {
     v("dtype", dtype, "type of a stored token id");
     v("sequence_length", sequence_length, {2, 1 << 24}, "tokens of a sequence, S");
     v("synthetic", synthetic, "train on generated tokens, without any file");
+    v("skip", skip,
+      "data that training leaves out, to lead a run round a bad batch: [{unit: steps, first: 1200, last: 1219}]; see "
+      "checkpoint.resume");
     v("check_ids", check_ids,
       "read every token and every document table (NAME.csv.gz beside NAME.npy) at start, and refuse ids outside the "
       "vocabulary and files whose table has another number of tokens; false: check samples at start, and each id when "
@@ -61,6 +92,9 @@ struct DataConfig {
     v("prefetch", prefetch, {1, 1024}, "micro-batches that the data loader prepares ahead").per_host();
   }
 };
+
+/// Problems of data.skip, one sentence each.
+std::vector<std::string> validate(std::span<const SkipRange> ranges);
 
 /// The token files of a list: one per line, without blank lines and # comments; relative ones are below `root`. They
 /// need not exist. Throws ConfigError with the list, and with the line of an invalid path.

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "data/fingerprint.h"
+#include "data/sequence_skip.h"
 
 namespace olmoe {
 namespace {
@@ -32,6 +33,18 @@ bool may_change(std::string_view difference) {
 
 }  // namespace
 
+std::string skip_problem(const Config& before, const Config& now, int64_t consumed) {
+  const SequenceSkip theirs(before.data.skip, before.train.global_batch_size),
+      ours(now.data.skip, now.train.global_batch_size);
+  const auto first = theirs.first_difference(ours);
+  if (!first || *first >= consumed) return {};
+  const int64_t step = *first / now.train.global_batch_size + 1;
+  return fmt::format(
+      "data.skip: step {} took sequence {} of the stream, and would take {} now. What is trained on cannot be taken "
+      "back: resume from step {} or an earlier one (checkpoint.resume)",
+      step, theirs.position(*first), ours.position(*first), step - 1);
+}
+
 void check_same_run(const Manifest& manifest, const std::string& folder, const Config& config,
                     const SequenceSource& source, const Communicator& world) {
   const auto before = read_saved_config<Config>(manifest.config, folder + "/manifest.json");
@@ -47,6 +60,8 @@ void check_same_run(const Manifest& manifest, const std::string& folder, const C
   const bool same_order =
       before.run.seed == config.run.seed && before.data.sequence_length == config.data.sequence_length;
   if (!tokens.same && same_order) refused.push_back("the training tokens changed (files, order, sizes or contents)");
+  auto skipped = skip_problem(before, config, manifest.sequences);
+  if (same_order && !skipped.empty()) refused.push_back(std::move(skipped));
   if (!tokens.note.empty() && world.rank() == 0) log::warn("{}", tokens.note);
   if (!refused.empty())
     throw CheckpointError(

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <string>
 
 #include "data/data_loader.h"
@@ -12,5 +13,9 @@ namespace olmoe {
 /// in `folder`. Keys that its state does not depend on may differ: they are logged.
 void check_same_run(const Manifest& manifest, const std::string& folder, const Config& config,
                     const SequenceSource& source, const Communicator& world);
+
+/// Why a run with data.skip of `now` cannot have trained on the `consumed` sequences that one of `before` trained on;
+/// empty if it can. Of runs that are alike but for that.
+std::string skip_problem(const Config& before, const Config& now, int64_t consumed);
 
 }  // namespace olmoe

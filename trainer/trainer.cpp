@@ -20,6 +20,7 @@
 #include "trainer/job/environment.h"
 #include "trainer/job/preemption.h"
 #include "trainer/job/run_folder.h"
+#include "trainer/rewind.h"
 #include "trainer/run_options.h"
 #include "trainer/same_run.h"
 #include "trainer/start_agreement.h"
@@ -133,7 +134,9 @@ std::vector<StateTensor> Trainer::state() const {
 }
 
 void Trainer::start_or_resume() {
-  const auto newest = checkpointer_.latest_step();
+  auto newest = checkpointer_.latest_step();
+  if (const auto step = resume_step(config_.checkpoint))
+    newest = rewind(checkpointer_, *step, config_, *source_, mesh_.world(), [&] { lease_folder(newest); });
   if (!newest) return start_new();
   for (auto step = *newest;; step = checkpointer_.latest_step().value()) {
     try {
@@ -142,7 +145,7 @@ void Trainer::start_or_resume() {
       if (config_.checkpoint.on_damage == OnDamage::stop)
         throw CheckpointError(fmt::format("{}. {}", error.what(), checkpointer_.advice_for(step)));
       lease_folder(step);
-      checkpointer_.set_aside(step, error.what());
+      checkpointer_.set_aside(step, SetAside::damaged, error.what());
     }
   }
 }

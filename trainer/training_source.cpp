@@ -1,5 +1,7 @@
 #include "trainer/training_source.h"
 
+#include "core/log.h"
+#include "data/sequence_skip.h"
 #include "data/token_files.h"
 #include "parallel/agreement.h"
 #include "parallel/joined_hashes.h"
@@ -7,7 +9,9 @@
 
 namespace olmoe {
 
-std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
+namespace {
+
+std::shared_ptr<const SequenceSource> make_whole_source(const Config& config, Communicator& world) {
   const auto& data = config.data;
   const auto seed = static_cast<uint64_t>(config.run.seed);
   if (data.synthetic) return make_synthetic_source(data.sequence_length, config.model.vocab_size, seed);
@@ -24,6 +28,17 @@ std::shared_ptr<const SequenceSource> make_source(const Config& config, Communic
                   "Every rank must read the same token files");
   const auto all_bytes = full ? join_hashes(world, hashes) : std::string();
   return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes);
+}
+
+}  // namespace
+
+std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
+  auto source = make_whole_source(config, world);
+  if (config.data.skip.empty()) return source;
+  SequenceSkip skip(config.data.skip, config.train.global_batch_size);
+  for (const auto& [begin, end] : skip.positions())
+    log::info("data.skip: sequences {} to {} of the shuffled stream are left out", begin, end - 1);
+  return make_skipping_source(std::move(source), std::move(skip));
 }
 
 }  // namespace olmoe

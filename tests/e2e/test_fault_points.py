@@ -7,7 +7,8 @@ from pathlib import Path
 from support import REPOSITORY, TINY, Job, ProgramTest, checkpoints, step_lines, trained_state
 
 STEPS, EVERY = 8, 2
-OVERRIDES = (f"train.steps={STEPS}", f"checkpoint.every_steps={EVERY}", "checkpoint.keep=1", "train.compute_dtype=float64")
+OVERRIDES = (f"train.steps={STEPS}", f"checkpoint.every_steps={EVERY}", "checkpoint.keep=1",
+             f"checkpoint.keep_weights_every_steps={EVERY}", "train.compute_dtype=float64")
 POINTS = re.findall(r'"([a-z]+\.[a-z_]+)"', (REPOSITORY / "core" / "process" / "fault_point.h").read_text())
 ON_RANK_0_ALONE = [point for point in POINTS if point.startswith(("retention", "commit")) and point != "commit.done"]
 
@@ -44,6 +45,8 @@ class FaultPointTest(ProgramTest):
         self.assertIn(f"resuming from run/checkpoints/step_{saved[-1]:09}", text)
         self.assertEqual((step_lines(run), trained_state(run)), self.straight)
         self.assertEqual([path.name for path in (run / "checkpoints").iterdir()], [f"step_{STEPS:09}"])
+        self.assertEqual(sorted(path.name for path in (run / "weights").iterdir()),
+                         [f"step_{step:09}" for step in range(EVERY, STEPS, EVERY)])
 
 
 def add_trial(case, point, rank):

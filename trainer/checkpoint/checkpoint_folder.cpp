@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 constexpr std::string_view kStepPrefix = "step_";
 constexpr std::string_view kTemporaryMark = ".tmp_";  // before a step's name
 constexpr const char* kManifest = "manifest.json";
-constexpr std::string_view kDamaged = "damaged";
+constexpr std::string_view kDamaged = "damaged", kAbandoned = "abandoned";
 
 std::optional<int64_t> parse_step(const std::string& name) {
   if (!name.starts_with(kStepPrefix) || name.size() != kStepPrefix.size() + 9) return {};
@@ -72,13 +72,13 @@ std::vector<int64_t> complete_steps(const std::string& folder) {
   return steps;
 }
 
-std::string set_aside(const std::string& step_folder) {
-  const auto name = unused_name(step_folder, kDamaged);
+std::string set_aside(const std::string& step_folder, SetAside why) {
+  const auto name = unused_name(step_folder, why == SetAside::damaged ? kDamaged : kAbandoned);
   fs::rename(step_folder, name);
   return name;
 }
 
-bool has_set_aside(const std::string& folder) {
+bool has_damaged(const std::string& folder) {
   std::error_code unknown;
   for (const auto& entry : fs::directory_iterator(folder, unknown)) {
     const auto name = entry.path().filename().string();

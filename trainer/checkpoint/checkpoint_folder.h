@@ -19,11 +19,13 @@ std::string shard_name(int rank);
 /// std::filesystem::filesystem_error where it cannot be read: as if it were empty, a new run would start.
 std::vector<int64_t> complete_steps(const std::string& folder);
 
-/// Renames a damaged checkpoint to `step_folder`.damaged-1 (or -2, ...), which nothing here reads or removes. Returns
-/// the name. Throws std::filesystem::filesystem_error.
-std::string set_aside(const std::string& step_folder);
-/// Whether set_aside() left checkpoints in a folder. Does not throw.
-bool has_set_aside(const std::string& folder);
+/// Why a checkpoint was renamed: it is damaged, or the run went back to one before it.
+enum class SetAside { damaged, abandoned };
+/// Renames a checkpoint to `step_folder`.damaged-1 (or .abandoned-1, or -2, ...), which nothing here reads or removes.
+/// Returns the name. Throws std::filesystem::filesystem_error.
+std::string set_aside(const std::string& step_folder, SetAside why);
+/// Whether set_aside() left damaged checkpoints in a folder. Does not throw.
+bool has_damaged(const std::string& folder);
 
 /// Removes a checkpoint, its manifest first, so that a partly removed one is incomplete. Files that no save wrote stay,
 /// and so does a link. Files that cannot be removed are logged as warnings. Throws std::filesystem::filesystem_error

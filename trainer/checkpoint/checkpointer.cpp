@@ -1,15 +1,14 @@
 #include "trainer/checkpoint/checkpointer.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <fcntl.h>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <functional>
 #include <numeric>
-#include <ranges>
 
 #include "core/error.h"
 #include "core/files/file_descriptor.h"
@@ -21,9 +20,10 @@
 #include "parallel/agreement.h"
 #include "parallel/collectives/host_tensor.h"
 #include "parallel/error_text.h"
-#include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/checkpoint/disk_errors.h"
+#include "trainer/checkpoint/gathered_files.h"
+#include "trainer/checkpoint/kept_weights.h"
 #include "trainer/checkpoint/retention.h"
 #include "trainer/checkpoint/state_guard.h"
 
@@ -31,7 +31,6 @@ namespace olmoe {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr size_t kHashDigits = 32;
 
 /// Runs `work` on every rank. Where one fails, all throw the CheckpointError "cannot `what`: <its problem>", or its
 /// error if that is of values that are not finite. Collective over world.
@@ -44,35 +43,6 @@ void together(Communicator& world, const std::string& what, const std::function<
       throw CheckpointError(fmt::format("cannot {}: {}", what, error.what()));
     }
   });
-}
-
-/// A hash in a record of bytes.
-struct Digits {
-  std::array<char, kHashDigits> digits{};
-  Digits() = default;
-  explicit Digits(const std::string& hash) { std::ranges::copy(hash | std::views::take(kHashDigits), digits.begin()); }
-  std::string str() const { return std::string(digits.data(), kHashDigits); }
-};
-
-/// The shard files of all ranks of `group`, on every rank, in rank order. Collective over group.
-std::vector<Manifest::ShardFile> gather_files(Communicator& group, const Manifest::ShardFile& mine) {
-  struct Record {
-    int64_t size_bytes, header_bytes;
-    Digits header;
-  };
-  std::vector<Manifest::ShardFile> files;
-  const Record record{mine.size_bytes, mine.header_bytes, Digits(mine.header_hash)};
-  for (const auto& [size_bytes, header_bytes, header] : gather_records<Record>(group, {&record, 1}))
-    files.push_back({shard_name(static_cast<int>(files.size())), size_bytes, header_bytes, header.str(), {}});
-  size_t most = 0;
-  for (const auto& file : files) most = std::max(most, file.num_blocks());
-  std::vector<Digits> hashes(mine.block_hashes.begin(), mine.block_hashes.end());
-  hashes.resize(most);
-  const auto all = gather_records<Digits>(group, hashes);
-  for (size_t rank = 0; rank < files.size(); ++rank)
-    for (const auto& hash : std::span(all).subspan(rank * most, files[rank].num_blocks()))
-      files[rank].block_hashes.emplace_back(hash.digits.data(), kHashDigits);
-  return files;
 }
 
 /// Whether the folder of a step has its manifest, and that can be read.
@@ -121,21 +91,27 @@ Checkpointer::Checkpointer(std::string folder, DeviceMesh& mesh, Options options
 
 std::string Checkpointer::step_folder(int64_t step) const { return fmt::format("{}/{}", folder_, step_name(step)); }
 
-std::optional<int64_t> Checkpointer::latest_step() const {
-  constexpr int64_t kNone = -1;
+std::vector<int64_t> Checkpointer::steps() const {
   auto& world = mesh_.world();
-  auto newest = at::full({1}, kNone, at::kLong);
+  std::vector<int64_t> found;
   together(world, fmt::format("look for checkpoints in {}", folder_), [&] {
     if (world.rank() != 0) return;
-    const auto steps = complete_steps(folder_);
-    if (!steps.empty()) newest.fill_(steps.back());
-    if (steps.empty() && has_set_aside(folder_))
+    found = complete_steps(folder_);
+    if (found.empty() && has_damaged(folder_))
       throw CheckpointError(
           "all of them were damaged and set aside. Restore one of them, or move the folder away to start a new run");
   });
-  world.broadcast(newest, 0);
-  const auto step = newest.item<int64_t>();
-  return step == kNone ? std::nullopt : std::optional(step);
+  auto count = at::full({1}, std::ssize(found), at::kLong);
+  world.broadcast(count, 0);
+  found.resize(static_cast<size_t>(count.item<int64_t>()));
+  auto all = at::from_blob(found.data(), {std::ssize(found)}, at::kLong);
+  if (!found.empty()) world.broadcast(all, 0);
+  return found;
+}
+
+std::optional<int64_t> Checkpointer::latest_step() const {
+  const auto all = steps();
+  return all.empty() ? std::nullopt : std::optional(all.back());
 }
 
 int64_t shard_bytes(std::span<const StateTensor> state) {
@@ -264,6 +240,23 @@ void Checkpointer::save(Manifest manifest, std::span<const StateTensor> state) {
   commit();
 }
 
+std::string Checkpointer::weights_folder() const { return fs::path(folder_).parent_path() / "weights"; }
+
+/// False, with a warning, where the weights of a checkpoint are to be kept and cannot be: then it stays whole.
+bool Checkpointer::make_removable(int64_t step) const {
+  const auto every = options_.retention.keep_weights_every_steps;
+  if (every == 0 || step % every != 0) return true;
+  try {
+    keep_weights(step_folder(step), weights_folder());
+    fault_point("retention.weights_kept", mesh_.world().rank());
+    return true;
+  } catch (const std::exception& error) {
+    log::warn("cannot keep the weights of step {} in {}: {}. The checkpoint stays whole", step, weights_folder(),
+              error.what());
+    return false;
+  }
+}
+
 /// Of the checkpoints up to `committed`, the one that was just written: later ones are not of this run's past.
 void Checkpointer::clean_up(int64_t committed, const std::map<int64_t, double>& metrics) const {
   const int rank = mesh_.world().rank();
@@ -276,7 +269,7 @@ void Checkpointer::clean_up(int64_t committed, const std::map<int64_t, double>& 
       saved.push_back({.step = step, .metric = metric == metrics.end() ? std::nullopt : std::optional(metric->second)});
     }
     for (const auto step : steps_to_remove(saved, options_.retention)) {
-      remove_checkpoint(step_folder(step));
+      if (make_removable(step)) remove_checkpoint(step_folder(step));
       fault_point("retention.between", rank);
     }
   } catch (const std::exception& error) {
@@ -289,7 +282,8 @@ void Checkpointer::clean_up(int64_t committed, const std::map<int64_t, double>& 
 void Checkpointer::remove_interrupted() const {
   ENSURE(!pending_, "the save of step {} is not committed", pending_->manifest().step);
   std::error_code unknown;  // remove_leftovers() reports it
-  if (mesh_.world().rank() == 0 && fs::exists(folder_, unknown)) remove_leftovers(folder_);
+  for (const auto& folder : {folder_, weights_folder()})
+    if (mesh_.world().rank() == 0 && fs::exists(folder, unknown)) remove_leftovers(folder);
 }
 
 std::string Checkpointer::advice_for(int64_t step) const {
@@ -330,12 +324,12 @@ Manifest Checkpointer::read_manifest(int64_t step) const {
   return manifest;
 }
 
-void Checkpointer::set_aside(int64_t step, const std::string& problem) const {
+void Checkpointer::set_aside(int64_t step, SetAside why, const std::string& reason) const {
   together(mesh_.world(), fmt::format("set step {} aside", step), [&] {
     if (mesh_.world().rank() != 0) return;
-    const auto name = olmoe::set_aside(step_folder(step));
+    const auto name = olmoe::set_aside(step_folder(step), why);
     fsync_folder(folder_);
-    log::warn("{}. It is damaged and kept as {}; the newest checkpoint before it is taken", problem, name);
+    log::warn("{}. It is {} and kept as {}", reason, why == SetAside::damaged ? "damaged" : "abandoned", name);
   });
 }
 

@@ -6,8 +6,10 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "parallel/device_mesh.h"
+#include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/checkpoint/pending_save.h"
 #include "trainer/checkpoint/state_snapshot.h"
@@ -70,18 +72,22 @@ class Checkpointer {
   void abandon();
   /// begin_save() and commit(). Collective over world.
   void save(Manifest manifest, std::span<const StateTensor> state);
-  /// The newest complete step of the folder on rank 0, or none. Throws CheckpointError where the folder exists and
-  /// cannot be read, or has no checkpoints but those that set_aside() left. Collective over world.
+  /// The complete steps of the folder on rank 0, oldest first. Throws CheckpointError where the folder exists and
+  /// cannot be read, or has no checkpoints but damaged ones that set_aside() renamed. Collective over world.
+  std::vector<int64_t> steps() const;
+  /// The last of them, or none.
   std::optional<int64_t> latest_step() const;
   std::string step_folder(int64_t step) const;
+  /// Beside `folder`: checkpoints of weights alone (checkpoint.keep_weights_every_steps).
+  std::string weights_folder() const;
   /// What a user can do about a complete step that cannot be read.
   std::string advice_for(int64_t step) const;
   /// The manifest of a complete step. Throws DamagedCheckpoint where it is damaged, and CheckpointError, with what to
   /// do, where it cannot be read or is of another step. Collective over world.
   Manifest read_manifest(int64_t step) const;
-  /// Renames a damaged checkpoint to step_NNNNNNNNN.damaged-1 (or -2, ...), which no run reads or removes, and logs
-  /// `problem`. Throws CheckpointError. Collective over world.
-  void set_aside(int64_t step, const std::string& problem) const;
+  /// Renames a checkpoint that is damaged or abandoned, as set_aside() in checkpoint_folder.h, and logs `reason` with
+  /// the new name. Throws CheckpointError. Collective over world.
+  void set_aside(int64_t step, SetAside why, const std::string& reason) const;
   /// Drops the files of a step from this host's page cache, so that the next read asks the disk. Does not throw.
   void forget_cached(int64_t step) const;
   /// Removes, on rank 0, what interrupted saves left. No other run may save in this folder meanwhile. Throws Error
@@ -99,6 +105,7 @@ class Checkpointer {
   void begin_commit();
   void write_checkpoint(const Manifest& manifest, const SaveTarget& target) const;
   void read_together(int64_t step, const std::function<void()>& work) const;
+  bool make_removable(int64_t step) const;
   void clean_up(int64_t committed, const std::map<int64_t, double>& metrics) const;
 
   std::string folder_;

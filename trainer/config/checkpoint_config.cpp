@@ -3,7 +3,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 
+#include "core/error.h"
 #include "core/utf8.h"
 
 namespace olmoe {
@@ -20,7 +22,22 @@ std::string problem_of_metric(const CheckpointConfig& config, const EvaluationCo
       known.empty() ? "an evaluation: evaluation.paths" : "one of " + fmt::format("{}", fmt::join(known, ", ")));
 }
 
+/// The step in "120"; none for "newest", -1 for anything else.
+std::optional<int64_t> parse_resume(const std::string& text) {
+  if (text == "newest") return {};
+  int64_t step = -1;
+  const auto* const end = text.data() + text.size();
+  const auto read = std::from_chars(text.data(), end, step);
+  return read.ec == std::errc() && read.ptr == end && step >= 1 && step <= kMostSteps ? step : -1;
+}
+
 }  // namespace
+
+std::optional<int64_t> resume_step(const CheckpointConfig& config) {
+  const auto step = parse_resume(config.resume);
+  ENSURE(step != -1, "checkpoint.resume: {}", config.resume);
+  return step;
+}
 
 std::vector<std::string> validate(const CheckpointConfig& config, const EvaluationConfig& evaluation) {
   std::vector<std::string> problems;
@@ -30,6 +47,9 @@ std::vector<std::string> validate(const CheckpointConfig& config, const Evaluati
           fmt::format("checkpoint.cadence[{}].until_step: {} must be above {}, that of the interval "
                       "before",
                       i, config.cadence[i].until_step, before));
+  if (parse_resume(config.resume) == -1)
+    problems.push_back(fmt::format("checkpoint.resume: {} is neither 'newest' nor a step from 1 to {}",
+                                   printable(config.resume), kMostSteps));
   if (auto problem = problem_of_metric(config, evaluation); !problem.empty()) problems.push_back(std::move(problem));
   return problems;
 }

@@ -1,6 +1,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,11 +48,13 @@ struct CheckpointConfig {
   bool save_last = true;
   std::vector<SaveInterval> cadence = {};
   int64_t keep_every_steps = 0;
+  int64_t keep_weights_every_steps = 0;
   int64_t keep_best = 0;
   std::string keep_best_metric = {};
   BestMode keep_best_mode = BestMode::min;
   bool async = true;
   OnDamage on_damage = OnDamage::fall_back;
+  std::string resume = "newest";
   double min_free = 0;
 
   template <class V>
@@ -63,6 +66,8 @@ struct CheckpointConfig {
     v("save_last", save_last, "save the last step too; a run that a signal stops is always saved");
     v("keep", keep, {0}, "newest checkpoints to keep; 0: all");
     v("keep_every_steps", keep_every_steps, {0}, "checkpoints of multiples of it stay too; 0: none");
+    v("keep_weights_every_steps", keep_weights_every_steps, {0},
+      "of checkpoints of multiples of it that do not stay, the weights are copied to run.folder/weights; 0: none");
     v("keep_best", keep_best, {0}, "checkpoints with the best keep_best_metric stay too, the older of equal ones");
     v("keep_best_metric", keep_best_metric,
       "metric of an evaluation, eval/NAME/loss; checkpoints of steps that were not evaluated are not among the best");
@@ -72,10 +77,16 @@ struct CheckpointConfig {
     v("on_damage", on_damage,
       "fall_back: a damaged checkpoint of the run is set aside, and the newest one that is not damaged is taken; stop: "
       "it ends the run");
+    v("resume", resume,
+      "checkpoint that a run resumes from: newest, or a STEP, to go back to: later checkpoints are renamed to "
+      "NAME.abandoned-1; a run that has gone back to STEP then resumes from its newest");
     v("min_free", min_free, at_least(0),
       "GiB free below run.folder; with less, the run saves once more and ends with exit code 4; 0: not looked at");
   }
 };
+
+/// The step that CheckpointConfig::resume names; none for the newest one. Throws Error for another word.
+std::optional<int64_t> resume_step(const CheckpointConfig& config);
 
 /// Problems of the section, one sentence each: intervals out of order, a metric that no evaluation has.
 std::vector<std::string> validate(const CheckpointConfig& config, const EvaluationConfig& evaluation);

@@ -101,6 +101,7 @@ std::vector<std::string> validate(const Config& config) {
   for (auto& problem : validate(config.model, "model")) require(false, std::move(problem));
   for (auto& problem : validate(config.evaluation)) require(false, std::move(problem));
   for (auto& problem : validate(config.checkpoint, config.evaluation)) require(false, std::move(problem));
+  for (auto& problem : validate(config.data.skip)) require(false, std::move(problem));
   if (problems.empty())
     for (auto& problem : refuse_sizes(config)) require(false, std::move(problem));
   require(!config.run.folder.empty(), "run.folder: must not be empty");

@@ -1,0 +1,121 @@
+// checkpoint.keep_weights_every_steps: what stays of checkpoints that retention removes.
+#include "trainer/checkpoint/kept_weights.h"
+
+#include "support/catch.h"
+#include "support/trainer_fixtures.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
+
+namespace {
+
+using namespace olmoe;
+using namespace olmoe::test;
+namespace fs = std::filesystem;
+
+Config saving_run(const std::string& folder) {
+  auto config = tiny_run(folder);
+  config.train.steps = 6;
+  config.checkpoint.every_steps = 1;
+  config.checkpoint.keep = 1;
+  config.checkpoint.keep_weights_every_steps = 2;
+  return config;
+}
+
+void train(const Config& config, int ranks) {
+  run_ranks(ranks, [&](Communicator& world) {
+    Trainer trainer(resolve_run(config, world.size()), world);
+    ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
+  });
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  if (fs::exists(folder))
+    for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
+
+std::map<std::string, at::Tensor> tensors_of(const std::string& step_folder) {
+  CheckpointReader checkpoint(step_folder);
+  checkpoint.verify_all();
+  std::map<std::string, at::Tensor> out;
+  for (const auto& tensor : checkpoint.tensors()) {
+    auto& values = out[tensor.kind + ":" + tensor.name] = at::empty({tensor.numel}, at::kDouble);
+    checkpoint.read(tensor.kind, tensor.name, 0, values);
+  }
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("the weights of checkpoints that are removed stay, bit for bit, and nothing else of them") {
+  const int ranks = GENERATE(1, 2);
+  const bool async = GENERATE(true, false);
+  TempFolder folder;
+  auto all = saving_run(folder / "all");
+  all.checkpoint.keep = 0;
+  train(all, ranks);
+  CHECK(names_in(folder / "all/weights").empty());
+  auto config = saving_run(folder / "run");
+  config.checkpoint.async = async;
+  train(config, ranks);
+  CHECK(names_in(folder / "run/checkpoints") == std::vector<std::string>{"step_000000006"});
+  CHECK(names_in(folder / "run/weights") == std::vector<std::string>{"step_000000002", "step_000000004"});
+  for (const char* step : {"/step_000000002", "/step_000000004"}) {
+    const auto whole = tensors_of(folder / "all/checkpoints" + step), kept = tensors_of(folder / "run/weights" + step);
+    CHECK(whole.size() == 3 * kept.size());
+    for (const auto& [name, values] : kept) {
+      CHECK(name.starts_with("weight:"));
+      CHECK(at::equal(values, whole.at(name)));
+    }
+    const auto before = Manifest::read(folder / "all/checkpoints" + step),
+               after = Manifest::read(folder / "run/weights" + step);
+    CHECK(after.step == before.step);
+    CHECK(after.tokens == before.tokens);
+    CHECK(after.files.size() == before.files.size());
+  }
+}
+
+TEST_CASE("a run starts from kept weights, and its moments are new") {
+  TempFolder folder;
+  const auto config = saving_run(folder / "run");
+  train(config, 2);
+  auto second = saving_run(folder / "second");
+  second.train.init_from = folder / "run/weights/step_000000004";
+  const auto expected = tensors_of(second.train.init_from);
+  const auto world = make_single_communicator();
+  const auto state = whole_state(Trainer(resolve_run(second, 1), *world));
+  for (const auto& [name, values] : state.at("weight")) CHECK(at::equal(values, expected.at("weight:" + name)));
+  for (const auto& [name, values] : state.at("exp_avg")) CHECK(values.count_nonzero().item<int64_t>() == 0);
+}
+
+TEST_CASE("a checkpoint whose weights cannot be kept stays whole, until they can be") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  fs::create_directories(config.run.folder);
+  folder.add("run/weights", "a file in the way");
+  train(config, 1);
+  CHECK(names_in(folder / "run/checkpoints") ==
+        std::vector<std::string>{"step_000000002", "step_000000004", "step_000000006"});
+  fs::remove(folder / "run/weights");
+  fs::create_directories(folder / "run/weights/.tmp_step_000000004");  // as a run that was killed leaves it
+  folder.add("run/weights/.tmp_step_000000004/shard_00000.safetensors", "half");
+  config.train.steps = 7;
+  train(config, 1);
+  CHECK(names_in(folder / "run/checkpoints") == std::vector<std::string>{"step_000000007"});
+  CHECK(names_in(folder / "run/weights") ==
+        std::vector<std::string>{"step_000000002", "step_000000004", "step_000000006"});
+}
+
+TEST_CASE("weights are not kept of a damaged checkpoint") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  config.checkpoint.keep = 0;
+  train(config, 1);
+  const auto step = folder / "run/checkpoints/step_000000004";
+  auto bytes = read_text(step + "/shard_00000.safetensors");
+  bytes[bytes.size() - 9] = static_cast<char>(bytes[bytes.size() - 9] ^ 4);
+  write_text_atomic(step + "/shard_00000.safetensors", bytes);
+  CHECK_THROWS_WITH(keep_weights(step, folder / "weights"), Catch::Contains("shard_00000.safetensors: damaged"));
+  CHECK_FALSE(fs::exists(folder / "weights/step_000000004"));
+}

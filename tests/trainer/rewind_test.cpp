@@ -1,0 +1,154 @@
+// A run that is led round a bad batch: checkpoint.resume goes back to an earlier step, data.skip leaves data out.
+#include "support/catch.h"
+#include "support/trainer_fixtures.h"
+
+namespace {
+
+using namespace olmoe;
+using namespace olmoe::test;
+namespace fs = std::filesystem;
+
+constexpr int64_t kBatch = 5;
+
+std::string step_folder(const Config& config, int64_t step) {
+  return fmt::format("{}/checkpoints/step_{:09}", config.run.folder, step);
+}
+
+Config saving_run(const std::string& folder) {
+  auto config = tiny_run(folder);
+  config.train.steps = 6;
+  config.checkpoint.every_steps = 1;
+  config.checkpoint.keep = 0;
+  config.schedule.decay_steps = 20;
+  return config;
+}
+
+/// Trains to `steps` on `ranks` ranks.
+void train(Config config, int64_t steps, int ranks = 1) {
+  config.train.steps = steps;
+  run_ranks(ranks, [&](Communicator& world) {
+    Trainer trainer(resolve_run(config, world.size()), world);
+    ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
+  });
+}
+
+/// What a run says that must not start; it must leave every file as it was.
+std::string refusal(const Config& config) {
+  const auto before = snapshot(config.run.folder);
+  try {
+    train(config, 12);
+  } catch (const CheckpointError& error) {
+    CHECK(snapshot(config.run.folder) == before);
+    return error.what();
+  }
+  return "accepted";
+}
+
+}  // namespace
+
+TEST_CASE("a run that goes back and skips steps is the run that never saw their data, bit for bit") {
+  const int ranks = GENERATE(1, 2, 3);
+  const bool async = GENERATE(true, false);
+  TempFolder folder;
+  auto clean = saving_run(folder / "clean");
+  clean.checkpoint.async = async;
+  clean.data.skip = {{SkipUnit::sequences, 2 * kBatch, 4 * kBatch - 1}};
+  train(clean, 8, ranks);
+
+  auto config = saving_run(folder / "run");
+  config.checkpoint.async = async;
+  train(config, 6, ranks);
+  config.checkpoint.resume = "2";
+  config.data.skip = {{SkipUnit::steps, 3, 4}};
+  train(config, 5, ranks);
+  CHECK(fs::exists(step_folder(config, 6) + ".abandoned-1/manifest.json"));
+  train(config, 8, ranks);  // resumes from step 5, and does not go back again
+  CHECK_FALSE(fs::exists(step_folder(config, 3) + ".abandoned-2"));
+
+  CHECK(lines_of(config.run.folder) == lines_of(clean.run.folder));
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto shard = fmt::format("/shard_{:05}.safetensors", rank);
+    CHECK(read_text(step_folder(config, 8) + shard) == read_text(step_folder(clean, 8) + shard));
+  }
+  std::istringstream abandoned(read_text(config.run.folder + "/metrics.jsonl.abandoned-1"));
+  int64_t lines = 0;
+  for (std::string line; std::getline(abandoned, line);) ++lines;
+  CHECK(lines == 6);
+}
+
+TEST_CASE("steps to skip are those of the run as it was: ranges before them hold already") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  train(config, 6);
+  config.checkpoint.resume = "2";
+  config.data.skip = {{SkipUnit::steps, 3, 4}};
+  train(config, 6);
+  config.data.skip.push_back(
+      {SkipUnit::steps, 4, 4});  // the fourth step of this second try, which took the sixth batch
+  train(config, 6);
+  CHECK(fs::exists(step_folder(config, 6) + ".abandoned-2"));
+  auto clean = saving_run(folder / "clean");
+  clean.data.skip = {{SkipUnit::sequences, 2 * kBatch, 4 * kBatch - 1},
+                     {SkipUnit::sequences, 5 * kBatch, 6 * kBatch - 1}};
+  train(clean, 6);
+  CHECK(lines_of(config.run.folder) == lines_of(clean.run.folder));
+  CHECK_THAT(Manifest::read(step_folder(config, 6)).config, Catch::Contains("skip:"));
+}
+
+TEST_CASE("data that was trained on cannot be skipped, and skipped data cannot come back; the refusal writes nothing") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  config.data.skip = {{SkipUnit::steps, 2, 2}};
+  train(config, 6);
+  auto changed = config;
+  changed.data.skip.push_back({SkipUnit::steps, 6, 7});
+  CHECK_THAT(refusal(changed),
+             Catch::Contains("data.skip: step 6 took sequence 30 of the stream, and would take 40 now") &&
+                 Catch::Contains("resume from step 5 or an earlier one (checkpoint.resume)"));
+  changed.checkpoint.resume = "6";
+  CHECK_THAT(refusal(changed), Catch::Contains("data.skip: step 6 took"));
+  changed.data.skip.clear();
+  changed.checkpoint.resume = "3";
+  CHECK_THAT(refusal(changed), Catch::Contains("data.skip: step 2 took sequence 10"));
+  changed = config;
+  changed.data.skip.push_back({SkipUnit::steps, 7, 7});
+  train(changed, 8);
+}
+
+TEST_CASE("a run goes back only to a checkpoint that it has, of the same model") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  config.checkpoint.resume = "2";
+  CHECK_THAT(([&] {
+               try {
+                 train(config, 6);
+               } catch (const CheckpointError& error) {
+                 return std::string(error.what());
+               }
+               return std::string("accepted");
+             })(),
+             Catch::Contains("has no checkpoint of that step; it has none"));
+  CHECK_FALSE(fs::exists(config.run.folder));
+  config.checkpoint.resume = "newest";
+  config.checkpoint.keep = 2;
+  train(config, 6);
+  config.checkpoint.resume = "2";
+  CHECK_THAT(refusal(config), Catch::Contains("checkpoint.resume=2") && Catch::Contains("it has 5, 6"));
+  config.checkpoint.resume = "5";
+  config.model.rope_theta = 77;
+  CHECK_THAT(refusal(config), Catch::Contains("model.rope_theta"));
+}
+
+TEST_CASE("abandoned checkpoints are neither counted nor removed by retention, nor resumed") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  config.checkpoint.keep = 3;
+  train(config, 6);
+  config.checkpoint.resume = "4";
+  train(config, 9);
+  for (const int64_t step : {5, 6}) CHECK(fs::exists(step_folder(config, step) + ".abandoned-1/manifest.json"));
+  for (const int64_t step : {7, 8, 9}) CHECK(fs::exists(step_folder(config, step)));
+  for (const int64_t step : {4, 5, 6}) CHECK_FALSE(fs::exists(step_folder(config, step)));
+  train(config, 10);  // step 4 is gone, and the run has gone back to it already
+  CHECK(fs::exists(step_folder(config, 10)));
+}

@@ -1,0 +1,61 @@
+#include "trainer/checkpoint/kept_weights.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <vector>
+
+#include "core/files/files.h"
+#include "core/files/safetensors.h"
+#include "trainer/checkpoint/checkpoint_folder.h"
+#include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/checkpoint/verified_file.h"
+
+namespace olmoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Passes on the bytes of a mapped tensor, which are in memory only while they are written.
+void stream(VerifiedFile& file, std::span<const std::byte> bytes, const safetensors::Sink& sink) {
+  constexpr size_t kPiece = 16 << 20;
+  for (; !bytes.empty(); bytes = bytes.subspan(std::min(kPiece, bytes.size()))) {
+    const auto piece = bytes.first(std::min(kPiece, bytes.size()));
+    file.verify(piece);
+    sink(piece);
+    file.tensors().release();
+  }
+}
+
+Manifest::ShardFile copy_weights(const std::string& from, const std::string& to, const Manifest::ShardFile& stated) {
+  VerifiedFile file(from, stated);
+  std::vector<safetensors::Item> items;
+  for (const auto& [name, entry] : file.tensors().entries())
+    if (name.starts_with("weight:") || name.starts_with("buffer:"))
+      items.push_back({.name = name,
+                       .dtype = entry.dtype,
+                       .shape = entry.shape,
+                       .produce = [&file, bytes = file.tensors().bytes(name)](const safetensors::Sink& sink) {
+                         stream(file, bytes, sink);
+                       }});
+  const auto written = safetensors::write(to + "/" + stated.name, std::move(items), file.tensors().metadata());
+  return {stated.name, written.size_bytes, written.header_bytes, written.header_hash, written.block_hashes};
+}
+
+}  // namespace
+
+void keep_weights(const std::string& step_folder, const std::string& weights_folder) {
+  auto manifest = Manifest::read(step_folder);
+  const auto kept = fmt::format("{}/{}", weights_folder, step_name(manifest.step));
+  const auto temporary = fmt::format("{}/{}", weights_folder, temporary_name(manifest.step));
+  if (fs::exists(kept)) return;
+  remove_leftover(temporary);
+  fs::create_directories(temporary);
+  for (auto& file : manifest.files) file = copy_weights(step_folder, temporary, file);
+  manifest.write(temporary);
+  fsync_folder(temporary);
+  fs::rename(temporary, kept);
+  fsync_folder(weights_folder);
+  fsync_folder(fs::path(weights_folder).parent_path());
+}
+
+}  // namespace olmoe
