@@ -13,10 +13,15 @@ namespace olmoe {
 /// A file that cannot be opened, read or written.
 class FileError : public Error {
  public:
-  explicit FileError(const std::string& message) : Error(message) {}
+  explicit FileError(const std::string& message, int reason = 0) : Error(message), reason_(reason) {}
+  int reason() const { return reason_; }  ///< errno of the call; 0: not known
+
+ private:
+  int reason_;
 };
 
-/// An open file that closes itself. Errors are FileError with the path and errno's text.
+/// An open file that closes itself. Errors are FileError with the path, errno and its text. A call that a signal
+/// interrupts (EINTR) is made again.
 class FileDescriptor {
  public:
   /// Opens with open(2)'s flags, close-on-exec added; new files get mode 0644.
@@ -37,7 +42,9 @@ class FileDescriptor {
   void forget_cached() const;
   /// Writes all bytes, in several calls of write(2) if it takes them.
   void write_all(std::span<const std::byte> bytes) const;
-  /// Cuts a regular file to `size_bytes`, if the system permits it.
+  /// The same from byte `begin` of the file on.
+  void write_at(int64_t begin, std::span<const std::byte> bytes) const;
+  /// Cuts a file to `size_bytes`; does nothing to one that is not regular.
   void truncate(int64_t size_bytes) const;
   void sync() const;
   /// Closes and throws if close(2) fails; the destructor ignores that.

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "core/error.h"
 #include "core/files/files.h"
@@ -119,18 +118,28 @@ void JsonLinesFile::write(const JsonLine& line) {
 
 size_t JsonLinesFile::flush() {
   for (; !waiting_.empty(); waiting_.pop_front()) {
-    std::optional<int64_t> size_bytes;
     try {
-      size_bytes = file_.size_bytes();
+      cut_back();
+      cut_to_ = file_.size_bytes();
       file_.write_all(std::as_bytes(std::span(waiting_.front())));
+      cut_to_.reset();
     } catch (const Error& error) {
       problem_ = error.what();
-      if (size_bytes) file_.truncate(*size_bytes);  // a part of the line
+      try {
+        cut_back();
+      } catch (const FileError&) {
+        return waiting_.size();  // nothing is written behind it before it is cut
+      }
       return waiting_.size();
     }
   }
   problem_.clear();
   return 0;
+}
+
+void JsonLinesFile::cut_back() {
+  if (cut_to_) file_.truncate(*cut_to_);
+  cut_to_.reset();
 }
 
 }  // namespace olmoe

@@ -2,6 +2,7 @@
 #include <concepts>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,7 +39,8 @@ class JsonLinesFile {
   /// keep_through_step >= 0 lines with a greater "step". Other lines that are not JSON objects are moved to
   /// `path`.damaged, with a warning. Throws Error for files that cannot be read or written.
   JsonLinesFile(const std::string& path, int64_t keep_through_step);
-  /// Appends a line. If that fails, it waits in memory until the next call, which first writes what waits, in order.
+  /// Appends a line. If that fails, it waits in memory until the next call, which first writes what waits, in order. A
+  /// part of it that was written is cut off before anything else is written.
   void write(const JsonLine& line);
   /// Tries again to write the lines that wait. Returns how many wait after that.
   size_t flush();
@@ -49,8 +51,11 @@ class JsonLinesFile {
   const std::string& last_kept() const { return last_kept_; }
 
  private:
+  void cut_back();
+
   std::string last_kept_;
   FileDescriptor file_;
+  std::optional<int64_t> cut_to_;  // size of the file without the part of a line that is written
   std::deque<std::string> waiting_;
   std::string problem_;
 };

@@ -2,12 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <ctime>
 #include <random>
 #include <sstream>
@@ -44,16 +41,11 @@ std::string read_time(std::istream& in) {
   return day + " " + time;
 }
 
-/// Reads at most one byte more than a record has: a longer text is none. Returns 0 or errno.
-int read_file(const std::string& path, std::string& text) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return errno;
-  text.assign(LeaseRecord::kBytes + 1, '\0');
-  const ssize_t bytes = ::pread(fd, text.data(), text.size(), 0);
-  const int error = bytes < 0 ? errno : 0;
-  ::close(fd);
-  text.resize(static_cast<size_t>(std::max<ssize_t>(0, bytes)));
-  return error;
+/// Reads at most one byte more than a record has: a longer text is none.
+std::string read_file(const std::string& path) {
+  std::string text(LeaseRecord::kBytes + 1, '\0');
+  text.resize(FileDescriptor(path, O_RDONLY).read_at(0, std::as_writable_bytes(std::span(text))));
+  return text;
 }
 
 }  // namespace
@@ -106,12 +98,14 @@ void LeaseRecord::renew() {
 
 std::optional<std::string> read_lease(const std::string& path) {
   constexpr int kAttempts = 3;  // over NFS a file that was replaced a moment ago is stale once
-  std::string text;
-  int error = read_file(path, text);
-  for (int attempt = 1; error == ESTALE && attempt < kAttempts; ++attempt) error = read_file(path, text);
-  if (error == ENOENT || error == ENOTDIR) return {};
-  if (error != 0) throw FileError(fmt::format("cannot read '{}': {}", path, std::strerror(error)));
-  return text;
+  for (int attempt = 1;; ++attempt) {
+    try {
+      return read_file(path);
+    } catch (const FileError& error) {
+      if (error.reason() == ENOENT || error.reason() == ENOTDIR) return {};
+      if (error.reason() != ESTALE || attempt == kAttempts) throw;
+    }
+  }
 }
 
 }  // namespace olmoe

@@ -75,7 +75,7 @@ bool RunLease::create() {
   if (!file) return false;
   file_ = std::move(file);
   renewed_at_ = Clock::time_point();  // a takeover that failed may have written its claim
-  const int error = write(file_->fd());
+  const int error = write(*file_);
   if (error == 0) return true;
   if (!is_no_room(error)) {
     release();
@@ -96,7 +96,7 @@ bool RunLease::take_over(const LeaseWatch& dead) {
     return false;
   }
   const auto withdraw = [&] { ::unlink(claim_.path().c_str()); };
-  if (const int error = write(claim->fd()); error != 0) {
+  if (const int error = write(*claim); error != 0) {
     withdraw();
     throw_cannot_write(claim_.path(), error);
   }
@@ -119,15 +119,18 @@ bool RunLease::take_over(const LeaseWatch& dead) {
 }
 
 /// Returns 0 or errno.
-int RunLease::write(int fd) {
+int RunLease::write(const FileDescriptor& file) {
   const auto begin = Clock::now();
   const auto text = record_.text();
-  const ssize_t bytes = ::pwrite(fd, text.data(), text.size(), 0);
-  int error = bytes < 0 ? errno : bytes == std::ssize(text) ? 0 : ENOSPC;
-  if (error == 0 && ::fsync(fd) != 0) error = errno;
-  if (error == 0) renewed_at_ = begin;
-  write_error_ = error;
-  return error;
+  try {
+    file.write_at(0, std::as_bytes(std::span(text)));
+    file.sync();
+    renewed_at_ = begin;
+    write_error_ = 0;
+  } catch (const FileError& error) {
+    write_error_ = error.reason();
+  }
+  return write_error_;
 }
 
 bool RunLease::is_written() const { return renewed_at_.load() != Clock::time_point(); }
@@ -167,7 +170,7 @@ void RunLease::renew() {
     log::warn("{}", error.what());
   }
   record_.renew();
-  const int error = write(file_->fd());
+  const int error = write(*file_);
   if (error != before && error != 0) log::warn("cannot renew '{}': {}", path_, std::strerror(error));
   if (error != before && error == 0) log::info("renewed '{}' again", path_);
 }

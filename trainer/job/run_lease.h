@@ -42,7 +42,7 @@ class RunLease {
   void acquire(LeaseWatch& watch);
   bool create();
   bool take_over(const LeaseWatch& dead);
-  int write(int fd);
+  int write(const FileDescriptor& file);
   bool is_written() const;
   bool is_mine(const std::optional<std::string>& text) const;
   std::string why_lost(const std::optional<std::string>& text) const;

@@ -1,9 +1,11 @@
 #include "core/files/files.h"
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/error.h"
+#include "core/files/file_descriptor.h"
 #include "core/files/json_lines.h"
 #include "core/hash.h"
 #include "core/log.h"
@@ -134,6 +136,30 @@ TEST_CASE("a file that cannot be replaced stays, without leftovers") {
   std::filesystem::create_directory(folder / "b");
   CHECK_THROWS_WITH(write_text_atomic(folder / "b", "x"), Catch::Contains("cannot rename"));
   CHECK_FALSE(std::filesystem::exists(folder / "b.tmp"));
+}
+
+TEST_CASE("bytes are written at a place, a file is cut, and errors keep errno") {
+  const TempFolder folder;
+  const auto path = folder.add("a.txt", "0123456789");
+  const FileDescriptor file(path, O_RDWR);
+  file.write_at(3, std::as_bytes(std::span(std::string_view("abc"))));
+  CHECK(read_text(path) == "012abc6789");
+  file.truncate(5);
+  CHECK(read_text(path) == "012ab");
+  const auto reason_of = [](const auto& work) {
+    try {
+      work();
+    } catch (const FileError& error) {
+      return error.reason();
+    }
+    return -1;
+  };
+  CHECK(reason_of([&] { FileDescriptor(folder / "none", O_RDONLY); }) == ENOENT);
+  const FileDescriptor read_only(path, O_RDONLY);
+  CHECK(reason_of([&] { read_only.truncate(1); }) == EINVAL);
+  CHECK(reason_of([&] { read_only.write_at(0, std::as_bytes(std::span(std::string_view("x")))); }) == EBADF);
+  CHECK(read_text(path) == "012ab");
+  CHECK_NOTHROW(FileDescriptor("/dev/full", O_WRONLY).truncate(0));  // not a regular file
 }
 
 TEST_CASE("unused_name is the first free name") {
