@@ -2,9 +2,9 @@
 
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/files/files.h"
@@ -68,7 +68,8 @@ std::string metric_key(const EvalResult& result) { return fmt::format("eval/{}/{
 
 std::map<int64_t, double> metric_by_step(const std::string& path, const std::string& key) {
   std::map<int64_t, double> out;
-  std::ifstream file(path);
+  if (!std::filesystem::is_regular_file(path)) return out;
+  std::istringstream file(read_text(path));
   for (std::string line; std::getline(file, line);) {
     if (line.find(key) == std::string::npos) continue;
     const auto json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);

@@ -32,6 +32,7 @@ struct StepMetrics {
 /// "eval/TASK/METRIC", the key of an evaluation's result in metrics.jsonl.
 std::string metric_key(const EvalResult& result);
 /// Values of a key in a metrics.jsonl, by step; none where there is no such file. Lines that are not JSON are skipped.
+/// Throws FileError where it cannot be read.
 std::map<int64_t, double> metric_by_step(const std::string& path, const std::string& key);
 
 /// metrics.jsonl and the console, written on rank 0. On all ranks, write() throws Error with ExitCode::non_finite that

@@ -2,15 +2,16 @@
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
+#include <fcntl.h>
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <map>
 
 #include "core/error.h"
+#include "core/files/file_descriptor.h"
 #include "core/hash.h"
 #include "core/version.h"
 #include "parallel/agreement.h"
@@ -82,24 +83,24 @@ std::string describe_difference(Communicator& world, const std::vector<StartFact
 }
 
 /// Size and a hash of samples of a file: its first 64 KiB, where a safetensors header is, and 16 blocks over its
-/// length.
+/// length; or why it cannot be read.
 std::string sample_file(const std::filesystem::path& path) {
   constexpr int64_t kHead = 64 << 10, kBlock = 4096, kBlocks = 16;
-  std::error_code error;
-  const auto size = static_cast<int64_t>(std::filesystem::file_size(path, error));
-  std::ifstream file(path, std::ios::binary);
-  if (error || !file) return "not there";
-  Hasher hasher;
-  std::vector<char> buffer(kHead);
-  const auto add = [&](int64_t begin, int64_t bytes) {
-    file.clear();
-    file.seekg(begin);
-    file.read(buffer.data(), bytes);
-    hasher.update(std::as_bytes(std::span(buffer.data(), static_cast<size_t>(file.gcount()))));
-  };
-  add(0, kHead);
-  for (int64_t block = 1; block <= kBlocks; ++block) add(std::max<int64_t>(0, size * block / kBlocks - kBlock), kBlock);
-  return fmt::format("{} bytes, hash {}", size, hasher.hex());
+  try {
+    const FileDescriptor file(path, O_RDONLY);
+    const int64_t size = file.size_bytes();
+    Hasher hasher;
+    std::vector<std::byte> buffer(kHead);
+    const auto add = [&](int64_t begin, size_t bytes) {
+      hasher.update({buffer.data(), file.read_at(begin, std::span(buffer).first(bytes))});
+    };
+    add(0, kHead);
+    for (int64_t block = 1; block <= kBlocks; ++block)
+      add(std::max<int64_t>(0, size * block / kBlocks - kBlock), kBlock);
+    return fmt::format("{} bytes, hash {}", size, hasher.hex());
+  } catch (const FileError& error) {
+    return error.what();
+  }
 }
 
 StartFact training_tokens_fact(const Config& config, const SequenceSource& source) {

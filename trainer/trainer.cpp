@@ -82,13 +82,10 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
                  resumed_ ? step_ : -1);
   checkpointer_.remove_interrupted();
   open_metrics();
-  if (const auto& key = config_.checkpoint.keep_best_metric; !key.empty())
-    for (const auto& [step, value] : metric_by_step(config_.run.folder + "/metrics.jsonl", key))
-      checkpointer_.note_metric(step, value);
   loader_ = std::make_unique<DataLoader>(source_, loader_plan(run_, world), step_);
 }
 
-/// Writes the resolved config, unless it is there, and opens metrics.jsonl.
+/// Writes the resolved config, unless it is there, opens metrics.jsonl and tells retention what it holds.
 void Trainer::open_metrics() {
   auto& world = mesh_.world();
   const bool writes = world.rank() == 0;
@@ -101,6 +98,9 @@ void Trainer::open_metrics() {
       if (writes && !there) write_text_atomic(path, text);
       metrics_ = std::make_unique<MetricsLog>(folder, writes, step_, config_.train.steps, config_.log.every_steps,
                                               /*new_run=*/!resumed_);
+      if (const auto& key = config_.checkpoint.keep_best_metric; writes && !key.empty())
+        for (const auto& [step_before, value] : metric_by_step(folder + "/metrics.jsonl", key))
+          checkpointer_.note_metric(step_before, value);
     });
   });
   auto missing = at::full({1}, writes && step_ > 0 && !metrics_->has_evaluation() ? 1 : 0, at::kLong);
