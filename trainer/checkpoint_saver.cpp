@@ -22,7 +22,7 @@ void CheckpointSaver::begin(int64_t step) {
   preemption::enter(preemption::Moment::saving);
   try {
     if (checkpointer_.saving()) {
-      log::warn("step {} is due to be saved, and step {} is not saved yet: waiting for it", step, step_);
+      warn(fmt::format("step {} is due to be saved, and step {} is not saved yet: waiting for it", step, step_));
       commit();
     }
   } catch (const CheckpointError& error) {
@@ -46,7 +46,7 @@ void CheckpointSaver::save_now(int64_t step) {
     try {
       commit();
     } catch (const CheckpointError& error) {
-      log::warn("{}", error.what());
+      warn(error.what());
     }
   }
   if (!checkpointer_.saving()) {
@@ -88,7 +88,7 @@ void CheckpointSaver::settle() {
     finish();
   } catch (const Error& error) {
     if (!is_agreed(error) && error.code() != ExitCode::non_finite) throw;  // the ranks are no longer together
-    log::warn("step {} is not saved: {}", step_, error.what());
+    warn(fmt::format("step {} is not saved: {}", step_, error.what()));
     if (checkpointer_.saving()) checkpointer_.abandon();
   }
 }
@@ -113,8 +113,13 @@ void CheckpointSaver::failed(const Error& error) {
   ++failures_;
   if (++failures_in_a_row_ == kMostFailures)
     throw CheckpointError(fmt::format("{}. It is failure {} in a row, so the run ends", error.what(), kMostFailures));
-  log::warn("{}. Training goes on, and saves again when the next checkpoint is due (failure {} of {} in a row)",
-            error.what(), failures_in_a_row_, kMostFailures);
+  warn(fmt::format("{}. Training goes on, and saves again when the next checkpoint is due (failure {} of {} in a row)",
+                   error.what(), failures_in_a_row_, kMostFailures));
+}
+
+/// Info lines are those of rank 0 already.
+void CheckpointSaver::warn(const std::string& text) const {
+  if (checkpointer_.speaks()) log::warn("{}", text);
 }
 
 }  // namespace olmoe

@@ -51,6 +51,7 @@ class CheckpointSaver {
   void commit();
   void committed();
   void failed(const Error& error);
+  void warn(const std::string& text) const;
 
   Checkpointer& checkpointer_;
   bool async_;

@@ -80,6 +80,8 @@ class Checkpointer {
   std::string step_folder(int64_t step) const;
   /// Beside `folder`: checkpoints of weights alone (checkpoint.keep_weights_every_steps).
   std::string weights_folder() const;
+  /// Whether this rank logs what all ranks know.
+  bool speaks() const { return mesh_.world().rank() == 0; }
   /// What a user can do about a complete step that cannot be read.
   std::string advice_for(int64_t step) const;
   /// The manifest of a complete step. Throws DamagedCheckpoint where it is damaged, and CheckpointError, with what to

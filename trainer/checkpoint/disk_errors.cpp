@@ -17,7 +17,10 @@ std::string disk_advice(const std::string& folder, int64_t needed_bytes) {
     out += fmt::format("{}{} are free in {}", out.empty() ? "" : ", ",
                        describe_size(static_cast<int64_t>(space.available)), folder);
   if (!out.empty()) out += ". ";
-  return out + "Make room (df, quota, ulimit -f), or permit writing there, and start the same command again";
+  return out +
+         "Make room (df, quota, ulimit -f), permit writing there, or look for errors of the disk (dmesg), and start "
+         "the "
+         "same command again";
 }
 
 void write_to_disk(const std::string& folder, int64_t needed_bytes, const std::function<void()>& work) {
