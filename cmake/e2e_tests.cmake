@@ -21,3 +21,8 @@ foreach(file IN LISTS files)
     endif()
   endforeach()
 endforeach()
+
+# What test_io_faults.py preloads: file calls that fail, are short or slow.
+add_library(io_faults MODULE tests/e2e/io_faults.c)
+set_target_properties(io_faults PROPERTIES PREFIX "")
+target_compile_options(io_faults PRIVATE -Wall -Wextra $<$<BOOL:${OLMOE_WARNINGS_AS_ERRORS}>:-Werror>)
