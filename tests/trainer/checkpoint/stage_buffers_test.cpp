@@ -3,31 +3,12 @@
 
 #include "core/files/safetensors.h"
 #include "support/checkpoint_fixtures.h"
+#include "support/stage_with_buffer.h"
 
 namespace {
 
 using namespace olmoe;
 using namespace olmoe::test;
-
-/// A stage with a buffer, which it does not use.
-class StageWithBuffer : public Stage {
- public:
-  StageWithBuffer(std::unique_ptr<Stage> stage, std::string name, at::Tensor bias)
-      : stage_(std::move(stage)), name_(std::move(name)), bias_(std::move(bias)) {}
-  StageState state() override {
-    auto out = stage_->state();
-    out.buffers.push_back({name_, &bias_});
-    return out;
-  }
-  int64_t num_experts() const override { return stage_->num_experts(); }
-  StageCost cost(const CostContext& context) const override { return stage_->cost(context); }
-  StageOut forward(const at::Tensor& x_ND, StageContext& context) override { return stage_->forward(x_ND, context); }
-
- private:
-  std::unique_ptr<Stage> stage_;
-  std::string name_;
-  at::Tensor bias_;
-};
 
 /// A rank of a model whose blocks have buffers, the second one's in float64.
 class Rank {
