@@ -9,7 +9,7 @@
 namespace olmoe {
 namespace {
 
-constexpr int64_t kMaxListBytes = 32 << 20;
+constexpr int64_t kMaxListBytes = 256 << 20;
 
 /// `text` without white space at both ends. Lists may have lines that end in \r\n.
 std::string trimmed(const std::string& text) {

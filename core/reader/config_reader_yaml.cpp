@@ -28,10 +28,11 @@ std::string_view rest_of_line(std::string_view text, size_t begin) {
   return text.substr(begin, std::min(text.find('\n', begin), text.size()) - begin);
 }
 
-/// Length of the quoted scalar that `line` begins with; 0 if its quote does not close.
+/// Length of the quoted scalar that `line` begins with; 0 if its quote does not close on that line.
 size_t quoted_length(std::string_view line) {
   const char quote = line[0];
-  for (size_t at = 1; at < line.size(); ++at) {
+  for (size_t at = 1; at < line.size() && line[at] != '\n'; ++at) {
+    if (quote == '"' && line[at] == '\\' && line.substr(at + 1).starts_with('\n')) return 0;
     if (quote == '"' && line[at] == '\\') {
       ++at;
     } else if (line[at] == quote) {
@@ -162,12 +163,13 @@ class TreeBuilder : public YAML::EventHandler {
   /// Refuses a scalar that continues in the next line: most often its quote was forgotten, or the
   /// line below is indented too far, and it would swallow the keys below.
   void check_line(const YAML::Mark& mark, const std::string& value) const {
-    const std::string_view line = rest_of_line(text_, static_cast<size_t>(mark.pos));
+    // Not cut at its end, which is far away in a long list on one line.
+    const std::string_view line = text_.substr(std::min(text_.size(), static_cast<size_t>(mark.pos)));
     const char first = line.empty() ? ' ' : line[0];
     if (first == '!') refuse(mark, "a tag");
     if (first == '"' || first == '\'') {
       if (quoted_length(line) == 0) throw ConfigError(fmt::format("{}: invalid YAML: {}", where(mark), kOpenQuote));
-    } else if (first == '|' || first == '>' || !line.starts_with(value)) {
+    } else if (first == '|' || first == '>' || !line.starts_with(value) || value.find('\n') != std::string::npos) {
       const auto bad = is_key_below(text_, mark.line) ? find_bad_indentation(text_, mark.line + 1) : std::nullopt;
       if (bad && !source_.command_line) throw ConfigError(describe(*bad, source_));
       refuse(mark, "a value of several lines; for a line break in a text write \\n in double quotes");
@@ -238,8 +240,6 @@ class TreeBuilder : public YAML::EventHandler {
 
 /// Throws ConfigError for text that yaml-cpp would silently convert or truncate.
 void check_characters(const std::string& text, const YamlSource& source) {
-  if (static_cast<int64_t>(text.size()) > kMaxConfigBytes)
-    throw ConfigError(fmt::format("{}: a config may not be over {} bytes", source.name, kMaxConfigBytes));
   for (size_t at = 0, length = 0, line = 1; at < text.size(); at += length) {
     const char c = text[at];
     length = utf8_character_bytes(text, at);

@@ -14,8 +14,8 @@ struct YamlSource {
   bool command_line = false;  ///< the value of an override, which has no file and no lines
 };
 
-/// Limits of a config's text; a longer or deeper one is refused.
-inline constexpr int64_t kMaxConfigBytes = 32 << 20;
+/// Limits of a file that users name as a config, and of the levels in any config.
+inline constexpr int64_t kMaxConfigBytes = 256 << 20;
 inline constexpr size_t kMaxConfigDepth = 32;
 
 /// What a line of YAML, taken alone, ends in: a comment, or a quote that is still open.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/reader/config_reader_yaml.h"
 #include "trainer/config/config_paths.h"
 #include "trainer/config/gpu_limits.h"
 #include "trainer/config/optimizer_limits.h"
@@ -151,7 +152,11 @@ std::string placed(const ConfigNode& tree, const std::string& problem) {
 /// Checks that a later start can read the resolved config from the run folder and from checkpoints.
 void check_reads_back(const Config& config, const std::string& path) {
   try {
-    const auto again = read_config_text<Config>(write_config(config), "the resolved config");
+    const auto text = write_config(config);
+    if (std::ssize(text) > kMaxConfigBytes)
+      throw ConfigError(
+          fmt::format("{} bytes, more than {}: name fewer files (data.paths)", text.size(), kMaxConfigBytes));
+    const auto again = read_config_text<Config>(text, "the resolved config");
     const auto lost = differing_fields(config, again);
     ENSURE(lost.empty(), "the resolved config reads back differently: {}", fmt::join(lost, "; "));
   } catch (const ConfigError& error) {
