@@ -8,6 +8,7 @@
 #include "trainer/job/environment.h"
 #include "trainer/job/launch.h"
 #include "trainer/job/watchdog.h"
+#include "trainer/preflight/disk_notices.h"
 #include "trainer/preflight/doctor_probes.h"
 #include "trainer/start_agreement.h"
 
@@ -32,7 +33,7 @@ ExitCode examine_ranks(const Arguments& arguments, Communicator& world, const st
   const auto connected = connect_devices(run, world);
   const auto [measures, ranks] = examine(run, *connected, arguments.slow_below);
   const auto verdict = judge(measures, ranks);
-  if (world.rank() == 0) std::fputs(describe(measures, ranks, verdict).c_str(), stdout);
+  if (world.rank() == 0) std::fputs((describe_disk(config).text + describe(measures, ranks, verdict)).c_str(), stdout);
   return verdict.go() ? kGo : kNoGo;
 }
 

@@ -10,6 +10,7 @@
 #include "trainer/job/launch.h"
 #include "trainer/planner/kernel_report.h"
 #include "trainer/planner/plan_report.h"
+#include "trainer/preflight/disk_notices.h"
 
 namespace {
 
@@ -48,7 +49,7 @@ ExitCode print(const Arguments& arguments) {
     out += arguments.json ? plan_json(config, gpus, gpu, layouts)
                           : describe_plan(config, gpus, gpu, layouts, arguments.all ? layouts.size() : arguments.top);
   }
-  std::fputs((arguments.json ? "[" + out + "]\n" : out).c_str(), stdout);
+  std::fputs((arguments.json ? "[" + out + "]\n" : out + "\n" + describe_disk(config).text).c_str(), stdout);
   return ExitCode::ok;
 }
 

@@ -21,6 +21,7 @@ class Doctor(ProgramTest):
             self.assertIn(column, text)
         self.assertRegex(text, r"(?m)^     0 .* cores, .* GB free")
         self.assertRegex(text, r"(?m)^     1 ")
+        self.assertRegex(text, r"(?m)^checkpoints: .* each, at most 1 at one time, .* are free on the disk$")
         self.assertRegex(text, r"(?m)^go$")
         self.assertEqual(tree_hash(self.folder), before, "files are left behind")
 

@@ -52,6 +52,7 @@ class Plan(ProgramTest):
         self.assertEqual(code, 0, text)
         self.assertIn("6.919 G, 1.282 G active", text)
         self.assertIn("3 shown", text)
+        self.assertRegex(text, r"(?m)^checkpoints: 77\.33 GiB each, at most \d+ at one time, .* are free on the disk$")
         self.assertRegex(text, r"step ms +fused +graph +both +exposed")
         self.assertRegex(text, r"(?m)^best: parallel\.replicate=\d+ parallel\.shard=\d+ ")
         self.assertEqual(tree_hash(self.folder), before)

@@ -28,6 +28,7 @@
 #include "trainer/device/device_facts.h"
 #include "trainer/job/environment.h"
 #include "trainer/planner/memory_plan.h"
+#include "trainer/preflight/disk_notices.h"
 #include "trainer/preflight/memory_fit.h"
 
 namespace olmoe {
@@ -81,6 +82,7 @@ class Examiner {
   void measure_copy();
   void measure_files(const std::string& run_folder);
   void measure_axis(Communicator& axis);
+  void check_room(const Config& config);
   void read_facts(const Config& config, MeshShape mesh);
 
   std::vector<Measure> measures;
@@ -208,6 +210,11 @@ void Examiner::measure_axis(Communicator& axis) {
   measure("all-to-all", large, [&] { axis.all_to_all(large, whole, rows, rows); });
 }
 
+void Examiner::check_room(const Config& config) {
+  if (world_.rank() != 0) return;
+  if (auto refused = describe_disk(config).refused; !refused.empty()) mine.problems.push_back(std::move(refused));
+}
+
 /// Call after the other probes, so that the clock is that of a busy device.
 void Examiner::read_facts(const Config& config, MeshShape mesh) {
   mine.host = host_name();
@@ -253,6 +260,7 @@ Examination examine(const ResolvedRun& run, Communicator& world, std::optional<d
     const bool same_as_shard = axis == &mesh.expert_shard() && shape.expert == 1;
     if (axis->size() > 1 && !same_as_shard) examiner.measure_axis(*axis);
   }
+  examiner.check_room(config);
   examiner.read_facts(config, shape);
   return {examiner.measures, gather_reports(world, examiner.mine)};
 }

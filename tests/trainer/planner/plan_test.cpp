@@ -183,6 +183,8 @@ TEST_CASE("the plan as text and as JSON") {
   CHECK_THAT(describe_plan(config, 1024, gpu, planned, 1), Contains("only 256 of 1024 GPUs have tokens"));
 
   const auto json = nlohmann::json::parse(plan_json(config, 64, gpu, planned));
+  CHECK(json["checkpoints"]["each_bytes"] == 83'029'942'272);
+  CHECK(json["checkpoints"]["bytes"].get<int64_t>() == json["checkpoints"]["most"].get<int64_t>() * 83'029'942'272);
   CHECK(json.at("parameters").at("total") == 6919161856);
   CHECK(json.at("layouts").size() == planned.size());
   const auto& best = json.at("layouts").at(0);

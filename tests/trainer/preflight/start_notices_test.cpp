@@ -3,6 +3,7 @@
 
 #include <filesystem>
 
+#include "core/text.h"
 #include "data/token_files.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
@@ -228,13 +229,16 @@ TEST_CASE("what checkpoints take, and where that is more than is free") {
   state.disk = {100 * kMib, 2 * each};
   auto said = start_notices(config, 1, state);
   REQUIRE(said.facts.size() == 1);
-  CHECK_THAT(said.facts[0], Contains("checkpoints: ") && Contains("each, at most 2 at one time") &&
-                                Contains("of 100.0 MiB are free on the disk"));
+  CHECK_THAT(said.facts[0], Contains("checkpoints: ") && Contains("each, at most 2 at one time, ") &&
+                                Contains(" in all, ") && Contains("of 100.0 MiB are free on the disk"));
   CHECK(said.notices.empty());
   state.disk.free_bytes = 2 * each - 1;
   CHECK_THAT(notices_of(config, state).at(0),
              Catch::StartsWith("run.folder: ") && Contains("will not fit into the") && Contains("(2 of ") &&
                  Contains("an old one is removed after the next is complete") && Contains("checkpoint.keep = 1"));
+  config.checkpoint.keep_every_steps = 600;
+  CHECK_THAT(notices_of(config, state).at(0), Contains("checkpoint.keep = 1 or keep_every_steps = 600"));
+  config.checkpoint.keep_every_steps = 0;
   state.saved.checkpoints = 1;  // of which one takes its place already
   CHECK(notices_of(config, state).empty());
 
@@ -249,6 +253,28 @@ TEST_CASE("what checkpoints take, and where that is more than is free") {
     CHECK_NOTHROW(refuse());
     CHECK(notices_of(config, state).empty());
   }
+}
+
+TEST_CASE("what a run's checkpoints take is said with those that are in its folder, and what will not fit") {
+  const TempFolder folder;
+  auto config = tiny_run(folder / "run");
+  CHECK(describe_disk(config).text.empty());  // saves nothing
+  config.checkpoint = {.every_steps = 300, .keep = 1};
+  config.train.steps = 1000;
+  const auto each = describe_size(plan_saves(config, 0, 0).each_bytes);
+  CHECK_THAT(describe_disk(config).text,
+             Catch::StartsWith(fmt::format("checkpoints: {} each, at most 2 at one", each)) &&
+                 Catch::EndsWith(" are free on the disk\n"));
+  folder.add("run/checkpoints/step_000000300/manifest.json", "not read");
+  folder.add("run/checkpoints/step_000000600/manifest.json", "");
+  CHECK_THAT(describe_disk(config).text, Contains(" at most 3 at one time, ") && Contains(each + " more than now"));
+  config.model.vocab_size = 1 << 24;  // 39 TB
+  config.model.d_model = 1 << 16;
+  const auto too_large = describe_disk(config);
+  CHECK_THAT(too_large.text, Contains("notice: run.folder: ") &&
+                                 Contains(" more of checkpoints will not fit into the ") &&
+                                 Contains("notice: run.folder: a checkpoint takes "));
+  CHECK_THAT(too_large.refused, Catch::StartsWith("run.folder: a checkpoint takes "));
 }
 
 TEST_CASE("how many checkpoints there are at one time") {
