@@ -1,4 +1,5 @@
 """A disk that is full, or a file that cannot be written: what is said, what is left, and how the run resumes."""
+import subprocess
 import unittest
 
 from support import PROGRAM, ProgramTest, checkpoints, last_step
@@ -68,6 +69,48 @@ class FullDisk(ProgramTest):
                 (run / "metrics.jsonl").unlink()
                 self.train(run.name, "train.steps=11", ranks=ranks)
                 self.assertEqual(last_step(run), 11)
+
+    def small_disk(self, mib):
+        """A folder that is a file system of its own."""
+        disk = self.folder / "disk"
+        disk.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", disk], capture_output=True).returncode:
+            self.skipTest("this user may mount no file system")
+        self.addCleanup(subprocess.run, ["umount", disk], check=True)
+        return disk
+
+    def test_what_a_killed_save_left_on_a_full_disk_makes_room_for_the_next_start(self):
+        large = ("model.vocab_size=16000", "model.d_model=32", "checkpoint.keep=1", "checkpoint.save_last=true")  # 12 MiB
+        run = self.small_disk(24) / "run"
+        code, text = self.outcome(self.config, f"run.folder={run}", "train.steps=2", *large)
+        self.assertEqual(code, 0, text)
+        job = self.start(self.config, f"run.folder={run}", "train.steps=100000", *large)
+        job.wait_until(lambda: last_step(run) >= 4)
+        job.kill()  # its lease stays
+        left = run / "checkpoints" / ".tmp_step_000000009"
+        left.mkdir()
+        with self.assertRaises(OSError), open(left / "shard_00000.safetensors", "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        code, text = self.outcome(self.config, f"run.folder={run}", "train.steps=2", *large)
+        self.assertEqual(code, 0, text)
+        self.assertIn("taking over", text)
+        self.assertIn("nothing to do: step 2 of 2 is done", text)
+        self.assertEqual([path.name for path in (run / "checkpoints").iterdir()], ["step_000000002"])
+
+    def test_a_save_that_fails_on_a_full_disk_is_made_up_for_once_there_is_room(self):
+        large = ("model.vocab_size=20000", "model.d_model=32", "checkpoint.keep=1", "checkpoint.save_last=true")  # 15 MiB
+        disk = self.small_disk(24)
+        run = disk / "run"
+        for steps, expected in ((2, 0), (4, CHECKPOINT), (4, CHECKPOINT)):  # two do not fit, however often it starts
+            code, text = self.outcome(self.config, f"run.folder={run}", f"train.steps={steps}", *large)
+            self.assertEqual(code, expected, text)
+            self.assertEqual([path.name for path in (run / "checkpoints").iterdir()], ["step_000000002"])
+        self.assert_said(text, "will not fit into the", "cannot save step 4", "No space left on device")
+        subprocess.run(["mount", "-o", "remount,size=48m", disk], check=True)
+        code, text = self.outcome(self.config, f"run.folder={run}", "train.steps=4", *large)
+        self.assertEqual(code, 0, text)
+        self.assertEqual(checkpoints(run), [4])
 
     def test_leftovers_of_a_killed_save_do_not_stay(self):
         run = self.train("run", "train.steps=2")

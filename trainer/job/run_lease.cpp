@@ -31,9 +31,10 @@ double seconds(std::chrono::steady_clock::duration time) { return std::chrono::d
 
 RunLease::RunLease(const std::string& folder, LeaseTimes times) : RunLease(LeaseWatch(lease_path(folder), times)) {}
 
-RunLease::RunLease(LeaseWatch watch) : path_(watch.path()), times_(watch.times()), claim_(path_ + ".next", times_) {
+RunLease::RunLease(LeaseWatch watch, const std::function<void()>& make_room)
+    : path_(watch.path()), times_(watch.times()), claim_(path_ + ".next", times_) {
   try {
-    acquire(watch);
+    acquire(watch, make_room);
   } catch (const FileError& error) {
     throw ConfigError(fmt::format("run.folder: {}", error.what()));
   }
@@ -61,11 +62,11 @@ LeaseWatch RunLease::check_free(const std::string& folder, LeaseTimes times) {
   return watch;
 }
 
-void RunLease::acquire(LeaseWatch& watch) {
+void RunLease::acquire(LeaseWatch& watch, const std::function<void()>& make_room) {
   for (;;) {
     const auto verdict = watch.wait();
     if (verdict == LeaseWatch::Verdict::living) watch.refuse();
-    const bool taken = verdict == LeaseWatch::Verdict::dead ? take_over(watch) : create();
+    const bool taken = verdict == LeaseWatch::Verdict::dead ? take_over(watch, make_room) : create();
     if (taken) return;
   }
 }
@@ -88,7 +89,7 @@ bool RunLease::create() {
 
 /// The new record is made beside the dead one, under a name that one process at a time can have, and then renamed over
 /// it: of several that take over at the same time one wins.
-bool RunLease::take_over(const LeaseWatch& dead) {
+bool RunLease::take_over(const LeaseWatch& dead, const std::function<void()>& make_room) {
   auto claim = FileDescriptor::create_new(claim_.path());
   if (!claim) {  // of another process, which renames it in a moment, or died before that
     if (claim_.look() == LeaseWatch::Verdict::dead) ::unlink(claim_.path().c_str());
@@ -96,7 +97,12 @@ bool RunLease::take_over(const LeaseWatch& dead) {
     return false;
   }
   const auto withdraw = [&] { ::unlink(claim_.path().c_str()); };
-  if (const int error = write(*claim); error != 0) {
+  int error = write(*claim);
+  if (is_no_room(error) && make_room && read_lease(path_) == dead.text()) {  // the claim keeps others out
+    make_room();
+    error = write(*claim);
+  }
+  if (error != 0) {
     withdraw();
     throw_cannot_write(claim_.path(), error);
   }
@@ -108,7 +114,7 @@ bool RunLease::take_over(const LeaseWatch& dead) {
   }
   log::warn("run.folder: taking over {} from {}, which {}", path_, dead.holder(), dead.reason());
   if (there == dead.text() && std::rename(claim_.path().c_str(), path_.c_str()) != 0 && errno != ENOENT) {
-    const int error = errno;
+    error = errno;
     withdraw();
     throw_cannot_write(path_, error);
   }

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -22,8 +23,9 @@ class RunLease {
   /// for up to `expiry`. CheckpointError where a dead one is to be taken over and the disk is full. A new file that
   /// cannot be filled for that is a warning: then ensure_held() throws until a renewal finds room.
   explicit RunLease(const std::string& folder, LeaseTimes times = {});
-  /// The same from a watch of that file, which need not start again.
-  explicit RunLease(LeaseWatch watch);
+  /// The same from a watch of that file, which need not start again. `make_room`, if given, removes what the dead run
+  /// left half-made; called where the disk is full, once it is known that nobody else uses the folder.
+  explicit RunLease(LeaseWatch watch, const std::function<void()>& make_room = {});
   /// Ends the lease, and removes the file unless it is another run's.
   ~RunLease();
   RunLease(const RunLease&) = delete;
@@ -39,9 +41,9 @@ class RunLease {
   bool is_lost() const { return lost_; }
 
  private:
-  void acquire(LeaseWatch& watch);
+  void acquire(LeaseWatch& watch, const std::function<void()>& make_room);
   bool create();
-  bool take_over(const LeaseWatch& dead);
+  bool take_over(const LeaseWatch& dead, const std::function<void()>& make_room);
   int write(const FileDescriptor& file);
   bool is_written() const;
   bool is_mine(const std::optional<std::string>& text) const;

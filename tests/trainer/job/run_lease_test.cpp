@@ -70,6 +70,18 @@ std::vector<std::string> names_in(const std::string& folder) {
   return names;
 }
 
+bool mount_small_disk(const std::string& folder) {
+  std::filesystem::create_directory(folder);
+  const bool mounted = ::mount("none", folder.c_str(), "tmpfs", 0, "size=64k") == 0;
+  if (!mounted) WARN("not tested: this user may mount no file system");
+  return mounted;
+}
+
+void fill_disk(const std::string& path) {
+  std::ofstream file(path, std::ios::binary);
+  while (file.write("0123456789abcdef", 16)) continue;
+}
+
 }  // namespace
 
 TEST_CASE("the record of a lease reads back, and nothing else does") {
@@ -308,34 +320,42 @@ TEST_CASE("a lease is renewed on a full disk, and one that found no room is no l
   log::set_level(log::Level::error);
   const TempFolder folder;
   const auto disk = folder / "disk";
-  std::filesystem::create_directory(disk);
-  if (::mount("none", disk.c_str(), "tmpfs", 0, "size=64k") != 0) {
-    WARN("not tested: this user may mount no file system");
-    return;
-  }
-  const auto fill = [&] {
-    std::ofstream file(disk + "/rest", std::ios::binary);
-    while (file.write("0123456789abcdef", 16)) continue;
-  };
+  if (!mount_small_disk(disk)) return;
   {
     const RunLease lease(disk, kFast);
-    fill();
+    fill_disk(disk + "/rest");
     CHECK(std::filesystem::space(disk).available == 0);
     const auto before = LeaseRecord::parse(read_lock(disk))->renewals;
     while (LeaseRecord::parse(read_lock(disk))->renewals < before + 3) std::this_thread::sleep_for(1ms);
     lease.ensure_held();
   }
   CHECK_FALSE(std::filesystem::exists(lease_path(disk)));
-  fill();
+  fill_disk(disk + "/rest");
   {
     const RunLease lease(disk, kFast);
     CHECK_THAT(loss(lease), Catch::Contains("could not be written yet (No space left on device): nothing is saved"));
     std::filesystem::remove(disk + "/rest");
     while (loss(lease) != "none") std::this_thread::sleep_for(1ms);
     lease.ensure_held();
-    fill();
+    fill_disk(disk + "/rest");
   }
   CHECK(names_in(disk) == std::vector<std::string>{"rest"});
+  ::umount(disk.c_str());
+}
+
+TEST_CASE("a dead lease is taken over on a full disk once what its run left half-made is removed") {
+  log::set_level(log::Level::error);
+  const TempFolder folder;
+  const auto disk = folder / "disk";
+  if (!mount_small_disk(disk)) return;
+  const auto dead = of_dead_process().text();
+  std::ofstream(lease_path(disk), std::ios::binary) << dead;
+  fill_disk(disk + "/half");
+  REQUIRE(std::filesystem::space(disk).available == 0);
+  CHECK_THROWS_AS(RunLease(LeaseWatch(lease_path(disk), kFast)), CheckpointError);
+  CHECK(read_lock(disk) == dead);
+  RunLease(LeaseWatch(lease_path(disk), kFast), [&] { std::filesystem::remove(disk + "/half"); }).ensure_held();
+  CHECK(names_in(disk).empty());
   ::umount(disk.c_str());
 }
 
