@@ -12,6 +12,10 @@
 
 namespace olmoe {
 
+/// Of --ignore-unknown, for the programs that read checkpoints.
+inline constexpr const char* kIgnoreUnknownHelp =
+    "leave out what another version wrote into a checkpoint's config and this one does not know; it is listed";
+
 /// What to write instead of `argument`, where it is an override with dashes, as in --train.steps=5; empty: it is not.
 inline std::string describe_dashed_override(std::string_view argument) {
   if (!argument.starts_with("--")) return {};

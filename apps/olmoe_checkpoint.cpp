@@ -28,6 +28,7 @@ class CommandLine {
     app.require_subcommand(1);
     app.set_version_flag("--version", fmt::format("olmoe-checkpoint {} ({})", kVersion, kGitCommit));
     app.add_flag("--progress", progress_, "show progress even where stderr is no terminal");
+    app.add_flag("--ignore-unknown", ignore_unknown_, kIgnoreUnknownHelp);
     app.fallthrough();
     add_export();
     add_import();
@@ -53,8 +54,9 @@ class CommandLine {
   }
 
   void add_export() {
-    auto* command = add("export", "Writes a Hugging Face folder.",
-                        [this](const Progress& progress) { export_model(source_, target_, export_, progress); });
+    auto* command = add("export", "Writes a Hugging Face folder.", [this](const Progress& progress) {
+      export_model(source_, target_, export_, progress, unknown());
+    });
     command->add_option("checkpoint", source_, "what to export")->required();
     command->add_option("folder", target_, "folder to write")->required();
     command->add_option("--dtype", dtype_, "of the weights: float32, bfloat16 or float16")
@@ -76,7 +78,7 @@ class CommandLine {
 
   void add_inspect() {
     auto* command = add("inspect", "Prints what is in a checkpoint or Hugging Face folder.", [this](const Progress&) {
-      std::fputs(describe(open_model(source_), list_tensors_).c_str(), stdout);
+      std::fputs(describe(open_model(source_, unknown()), list_tensors_).c_str(), stdout);
     });
     command->add_option("checkpoint", source_, "what to look at")->required();
     command->add_flag("--tensors", list_tensors_, "list every tensor");
@@ -90,7 +92,7 @@ class CommandLine {
 
   void add_diff() {
     auto* command = add("diff", "Compares configs and values of two models.", [this](const Progress& progress) {
-      const auto a = open_model(sources_.at(0)), b = open_model(sources_.at(1));
+      const auto a = open_model(sources_.at(0), unknown()), b = open_model(sources_.at(1), unknown());
       std::fputs(describe(compare_models(a, b, progress), top_).c_str(), stdout);
     });
     command->add_option("models", sources_, "checkpoints or Hugging Face folders")->required()->expected(2);
@@ -99,14 +101,15 @@ class CommandLine {
 
   void add_average() {
     auto* command = add("average", "Writes a checkpoint of the mean of several models' weights.",
-                        [this](const Progress& progress) { average_models(target_, sources_, progress); });
+                        [this](const Progress& progress) { average_models(target_, sources_, progress, unknown()); });
     command->add_option("out", target_, "step folder to write")->required();
     command->add_option("checkpoints", sources_, "what to average")->required()->expected(1, 1 << 20);
   }
 
   void add_upcycle() {
-    auto* command = add("upcycle", "Writes a checkpoint of a model with experts, made from a dense model.",
-                        [this](const Progress& progress) { upcycle_model(source_, target_, upcycling_, progress); });
+    auto* command =
+        add("upcycle", "Writes a checkpoint of a model with experts, made from a dense model.",
+            [this](const Progress& progress) { upcycle_model(source_, target_, upcycling_, progress, unknown()); });
     command->add_option("source", source_, "dense checkpoint or Hugging Face folder")->required();
     command->add_option("out", target_, "step folder to write")->required();
     command->add_option("--experts", upcycling_.experts, "experts of a block")->required();
@@ -119,8 +122,10 @@ class CommandLine {
         ->capture_default_str();
   }
 
+  UnknownKeys unknown() const { return ignore_unknown_ ? UnknownKeys::ignored : UnknownKeys::refused; }
+
   void verify(const Progress& progress) const {
-    const auto model = open_model(source_);
+    const auto model = open_model(source_, unknown());
     if (!model.verify)
       throw ConfigError(fmt::format("{}: a Hugging Face folder has no hashes to compare with", source_));
     model.verify(progress);
@@ -128,7 +133,7 @@ class CommandLine {
   }
 
   Command chosen_;
-  bool progress_ = false, list_tensors_ = false;
+  bool progress_ = false, list_tensors_ = false, ignore_unknown_ = false;
   size_t top_ = 10;
   std::string source_, target_, dtype_ = "float32";
   std::vector<std::string> sources_;

@@ -29,8 +29,15 @@ constexpr int kOtherThreads = 3;  // of the data loader, the lease and a save; t
 struct Arguments {
   std::string config, gpu;
   std::vector<std::string> overrides;
-  bool dry_run = false, print_config = false;
+  bool dry_run = false, print_config = false, ignore_unknown = false;
   int ranks = 0;
+
+  UnknownKeys unknown_keys() const { return ignore_unknown ? UnknownKeys::ignored : UnknownKeys::refused; }
+  /// The program and the options that must be the same on all ranks.
+  std::string program() const {
+    return fmt::format("olmoe-train{}{}", dry_run || print_config ? " --dry-run or --print-config" : "",
+                       ignore_unknown ? " --ignore-unknown" : "");
+  }
 };
 
 /// The trainer's end waits for a save in flight, however long its disk takes. Where this rank alone has an error, the
@@ -47,11 +54,12 @@ ExitCode run_to_the_end(Trainer& trainer) {
   }
 }
 
-ExitCode train(const Config& config, Communicator& world, const std::string& mpi_version) {
+ExitCode train(const Arguments& arguments, const Config& config, Communicator& world, const std::string& mpi_version) {
   std::shared_ptr<const RunLease> lease;  // released last: the watchdog still writes to the folder
   const auto watchdog = watch_run(config.run, world);
-  agree_on_start(world, "olmoe-train", mpi_version, config);
-  const auto run = resolve_run(config, world.size());
+  agree_on_start(world, arguments.program(), mpi_version, config);
+  auto run = resolve_run(config, world.size());
+  run.unknown_keys = arguments.unknown_keys();
   prepare_process_for(run, kOtherThreads);
   const preemption::Listener signals(world);
   world.barrier();  // once the first line is printed, every rank answers signals
@@ -71,8 +79,8 @@ ExitCode train(const Config& config, Communicator& world, const std::string& mpi
 /// Prints the config or a dry run. A dry run plans for --ranks, else the running ranks, else those of the config.
 ExitCode print(const Arguments& arguments, const Config& config, int running) {
   const int ranks = arguments.ranks > 0 ? arguments.ranks : running > 1 ? running : configured_ranks(config);
-  const auto [text, fits] =
-      arguments.print_config ? DryRun{write_config(config), true} : dry_run(config, ranks, arguments.gpu);
+  const auto [text, fits] = arguments.print_config ? DryRun{write_config(config), true}
+                                                   : dry_run(config, ranks, arguments.gpu, arguments.unknown_keys());
   std::fputs(text.c_str(), stdout);
   return fits ? ExitCode::ok : ExitCode::config;
 }
@@ -88,6 +96,7 @@ int main(int argc, char* argv[]) {
   auto* dry = app.add_flag("--dry-run", arguments.dry_run,
                            "check config, layout, initial weights and token files, and print the plan; run nothing");
   app.add_flag("--print-config", arguments.print_config, "print the resolved config; run nothing");
+  app.add_flag("--ignore-unknown", arguments.ignore_unknown, kIgnoreUnknownHelp);
   app.add_option("--ranks", arguments.ranks, "ranks to plan for with --dry-run")
       ->check(CLI::Range(1, kMostRanks))
       ->needs(dry);
@@ -96,8 +105,8 @@ int main(int argc, char* argv[]) {
   if (const auto code = parse_command_line(app, argc, argv)) return *code;
   return run_launched([&](Communicator& world, const std::string& mpi_version) {
     const auto config = load_config(arguments.config, arguments.overrides);
-    if (!arguments.dry_run && !arguments.print_config) return train(config, world, mpi_version);
-    agree_on_start(world, "olmoe-train --dry-run or --print-config", mpi_version, config);
+    if (!arguments.dry_run && !arguments.print_config) return train(arguments, config, world, mpi_version);
+    agree_on_start(world, arguments.program(), mpi_version, config);
     return world.rank() == 0 ? print(arguments, config, world.size()) : ExitCode::ok;
   });
 }

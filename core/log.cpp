@@ -45,6 +45,11 @@ class Logger {
     apply();
   }
 
+  bool is_rank_0() {
+    const std::lock_guard lock(mutex_);
+    return rank_ == 0;
+  }
+
   void write(Level level, std::string_view line) {
     spdlog_.log(spdlog_level(level), spdlog::string_view_t(line.data(), line.size()));
   }
@@ -73,5 +78,8 @@ Logger& logger() {
 void set_rank(int rank, int world_size) { logger().set_rank(rank, world_size); }
 void set_level(Level level) { logger().set_level(level); }
 void write(Level level, std::string_view line) { logger().write(level, line); }
+void write_once(Level level, std::string_view line) {
+  if (logger().is_rank_0()) write(level, line);
+}
 
 }  // namespace olmoe::log

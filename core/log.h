@@ -15,6 +15,8 @@ void set_rank(int rank, int world_size);
 void set_level(Level level);
 /// Writes one line and flushes it. Thread-safe.
 void write(Level level, std::string_view line);
+/// The same on rank 0 alone: for what every rank finds.
+void write_once(Level level, std::string_view line);
 
 template <class... Args>
 void debug(fmt::format_string<Args...> format, Args&&... args) {

@@ -5,7 +5,7 @@
 #include "data/data_loader.h"
 #include "parallel/collectives/communicator.h"
 #include "trainer/checkpoint/checkpointer.h"
-#include "trainer/config/config.h"
+#include "trainer/job/resolved_run.h"
 
 namespace olmoe {
 
@@ -13,7 +13,7 @@ namespace olmoe {
 /// the metrics so far are copied to metrics.jsonl.abandoned-1, once `ensure_leased` has returned. Returns the step to
 /// resume from: `step`, or the newest one where a run has gone back to `step` already, with the same data.skip so far.
 /// Throws CheckpointError, without any change, where there is no such checkpoint or it is of another run. Collective.
-int64_t rewind(const Checkpointer& checkpointer, int64_t step, const Config& config, const SequenceSource& source,
+int64_t rewind(const Checkpointer& checkpointer, int64_t step, const ResolvedRun& run, const SequenceSource& source,
                Communicator& world, const std::function<void()>& ensure_leased);
 
 }  // namespace olmoe

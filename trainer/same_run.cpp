@@ -2,36 +2,14 @@
 
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <array>
-#include <string_view>
-
 #include "core/error.h"
 #include "core/log.h"
 #include "data/fingerprint.h"
 #include "data/sequence_skip.h"
+#include "trainer/checkpoint/manifest_config.h"
+#include "trainer/config/fixed_keys.h"
 
 namespace olmoe {
-namespace {
-
-/// Keys that make the trained function or the order of the data another one.
-constexpr std::array<std::string_view, 4> kFixed{"model.",
-                                                 "run.seed:", "train.global_batch_size:", "data.sequence_length:"};
-/// Of the model, keys of the loss, its memory and the start.
-constexpr std::array<std::string_view, 6> kFree{"model.load_balancing_weight:",
-                                                "model.load_balancing_granularity:",
-                                                "model.router_z_weight:",
-                                                "model.loss_chunk:",
-                                                "model.init_std:",
-                                                "model.init_cutoff:"};
-
-/// Whether a run may resume with this difference, "key: before -> now".
-bool may_change(std::string_view difference) {
-  const auto is = [&](std::string_view key) { return difference.starts_with(key); };
-  return std::ranges::none_of(kFixed, is) || std::ranges::any_of(kFree, is);
-}
-
-}  // namespace
 
 std::string skip_problem(const Config& before, const Config& now, int64_t consumed) {
   const SequenceSkip theirs(before.data.skip, before.train.global_batch_size),
@@ -46,14 +24,15 @@ std::string skip_problem(const Config& before, const Config& now, int64_t consum
 }
 
 void check_same_run(const Manifest& manifest, const std::string& folder, const Config& config,
-                    const SequenceSource& source, const Communicator& world) {
-  const auto before = read_saved_config<Config>(manifest.config, folder + "/manifest.json");
+                    const SequenceSource& source, const Communicator& world, UnknownKeys unknown) {
+  const auto [before, left_out] = read_manifest_config(manifest, folder, unknown);
+  if (!left_out.empty() && world.rank() == 0) log::warn("{}", left_out);
   std::vector<std::string> refused;
   for (const auto& difference : differing_fields(before, config)) {
-    if (may_change(difference))
-      log::info("changed since {}: {}", folder, difference);
-    else
+    if (is_fixed_key(difference.substr(0, difference.find(": "))))
       refused.push_back(difference);
+    else
+      log::info("changed since {}: {}", folder, difference);
   }
   const auto tokens = compare_fingerprints(manifest.data_fingerprint, source.fingerprint());
   // A different seed or length changes the order of the same files, and is refused already.

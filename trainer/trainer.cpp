@@ -116,7 +116,7 @@ void Trainer::lease_folder(std::optional<int64_t> latest_step) {
   agree(world, [&] {
     if (world.rank() != 0) return;
     make_run_folder(config_.run.folder);
-    lease_ = std::make_shared<RunLease>(watch_);
+    lease_ = std::make_shared<RunLease>(watch_, [this] { checkpointer_.remove_interrupted(); });
   });
   leased_ = true;
   if (checkpointer_.latest_step() == latest_step) return;
@@ -136,7 +136,7 @@ std::vector<StateTensor> Trainer::state() const {
 void Trainer::start_or_resume() {
   auto newest = checkpointer_.latest_step();
   if (const auto step = resume_step(config_.checkpoint))
-    newest = rewind(checkpointer_, *step, config_, *source_, mesh_.world(), [&] { lease_folder(newest); });
+    newest = rewind(checkpointer_, *step, run_, *source_, mesh_.world(), [&] { lease_folder(newest); });
   if (!newest) return start_new();
   for (auto step = *newest;; step = checkpointer_.latest_step().value()) {
     try {
@@ -156,7 +156,7 @@ void Trainer::start_new() {
   agree(world, [&] { check_file_size(state()); });
   if (!folder.empty()) agree_on_weights(world, folder);
   agree(world, [&] {
-    fill_weights(runner_->units(), initial_weights(config_));
+    fill_weights(runner_->units(), initial_weights(config_, run_.unknown_keys));
     if (config_.train.init_optimizer == InitOptimizer::keep) fill_moments(state(), folder);
   });
   take_over_progress();
@@ -175,7 +175,7 @@ void Trainer::take_over_progress() {
   Manifest source;
   agree(mesh_.world(), [&] {
     source = Manifest::read(train.init_from);
-    if (continues) check_same_run(source, train.init_from, config_, *source_, mesh_.world());
+    if (continues) check_same_run(source, train.init_from, config_, *source_, mesh_.world(), run_.unknown_keys);
   });
   if (continues) step_ = source.step;
   if (keeps) earlier_optimizer_steps_ = source.optimizer_steps - step_;
@@ -187,7 +187,7 @@ void Trainer::resume(int64_t step) {
   const auto attempt = [&] {
     const auto manifest = checkpointer_.read_manifest(step);
     agree(world, [&] {
-      check_same_run(manifest, checkpointer_.step_folder(step), config_, *source_, mesh_.world());
+      check_same_run(manifest, checkpointer_.step_folder(step), config_, *source_, world, run_.unknown_keys);
       earlier_optimizer_steps_ = manifest.optimizer_steps - manifest.step;
       if (step < config_.train.steps) check_file_size(state());
     });

@@ -36,11 +36,11 @@ void fill_moments(std::span<const StateTensor> state, const std::string& step_fo
   }
 }
 
-ParamSource initial_weights(const Config& config) {
+ParamSource initial_weights(const Config& config, UnknownKeys unknown) {
   const auto& folder = config.train.init_from;
   if (folder.empty()) return random_init(config.model, static_cast<uint64_t>(config.run.seed));
   try {
-    if (std::filesystem::exists(folder + "/manifest.json")) return checkpoint_source(folder, config.model);
+    if (std::filesystem::exists(folder + "/manifest.json")) return checkpoint_source(folder, config.model, unknown);
     return HfWeights::source(folder, config.model);
   } catch (const CheckpointError& error) {
     throw CheckpointError(fmt::format("train.init_from: {}", error.what()));

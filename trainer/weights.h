@@ -17,7 +17,8 @@ void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const Par
 void fill_moments(std::span<const StateTensor> state, const std::string& step_folder);
 
 /// The initial weights of a config: those of train.init_from (a Hugging Face folder, or a step folder), else random
-/// ones. Throws CheckpointError or ConfigError, naming the key, for a folder that cannot be used.
-ParamSource initial_weights(const Config& config);
+/// ones. Throws CheckpointError or ConfigError, naming the key, for a folder that cannot be used. `unknown`: of a step
+/// folder's config.
+ParamSource initial_weights(const Config& config, UnknownKeys unknown);
 
 }  // namespace olmoe

@@ -154,31 +154,42 @@ std::optional<ConfigNode> read_into(const ConfigFields& fields, const std::strin
   return tree;
 }
 
+/// As many as a message may have, and the number of the others.
+Problems first_of(Problems problems) {
+  const size_t more = problems.size() - std::min(problems.size(), kMaxProblems);
+  problems.resize(problems.size() - more);
+  if (more > 0) problems.push_back(fmt::format("... and {} more problems", more));
+  return problems;
+}
+
 }  // namespace
 
 namespace config_detail {
 
 /// Throws one ConfigError with all problems.
 ConfigNode read_or_throw(const ConfigFields& fields, const std::string& text, const std::string& source_name,
-                         const std::vector<std::string>& overrides, OldNames old_names) {
-  ConfigReading reading{{}, leaf_paths(fields), old_names};
-  Problems& problems = reading.problems;
+                         const std::vector<std::string>& overrides) {
+  ConfigReading reading{.known_paths = leaf_paths(fields)};
   auto read = read_into(fields, text, source_name, overrides, reading);
-  if (problems.empty()) return std::move(*read);
-  const size_t more = problems.size() - std::min(problems.size(), kMaxProblems);
-  problems.resize(problems.size() - more);
-  if (more > 0) problems.push_back(fmt::format("... and {} more problems", more));
-  throw ConfigError(fmt::format("{}", fmt::join(problems, "\n")));
+  if (reading.problems.empty()) return std::move(*read);
+  throw ConfigError(fmt::format("{}", fmt::join(first_of(std::move(reading.problems)), "\n")));
 }
 
 void read_text_into(const ConfigFields& fields, const std::string& text, const std::string& source_name,
-                    const std::vector<std::string>& overrides, OldNames old_names) {
-  read_or_throw(fields, text, source_name, overrides, old_names);
+                    const std::vector<std::string>& overrides) {
+  read_or_throw(fields, text, source_name, overrides);
+}
+
+std::vector<std::string> read_saved_into(const ConfigFields& fields, const std::string& text,
+                                         std::vector<UnknownSetting>& unknown) {
+  ConfigReading reading{.known_paths = leaf_paths(fields), .old_names = OldNames::accepted, .unknown = &unknown};
+  read_into(fields, text, "saved config", {}, reading);
+  return first_of(std::move(reading.problems));
 }
 
 void read_file_into(const ConfigFields& fields, const std::string& path, const std::vector<std::string>& overrides,
                     ConfigNode* tree) {
-  auto read = read_or_throw(fields, read_file(path), path, overrides, OldNames::refused);
+  auto read = read_or_throw(fields, read_file(path), path, overrides);
   if (tree != nullptr) *tree = std::move(read);
 }
 

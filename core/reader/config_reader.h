@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/reader/config_node.h"
 #include "core/reader/config_range.h"
+#include "core/reader/saved_config.h"
 
 /// Reads YAML into typed structs. A struct lists its fields once,
 ///   template <class V> void fields(V& v) { v("lr", lr, "peak learning rate"); v.required("steps", steps, "..."); }
@@ -40,9 +41,10 @@ enum class OldNames { refused, accepted };
 
 /// The state of reading one config: problems found, and all its paths, for hints.
 struct ConfigReading {
-  std::vector<std::string> problems;
-  std::vector<std::string> known_paths;
+  std::vector<std::string> problems = {};
+  std::vector<std::string> known_paths = {};
   OldNames old_names = OldNames::refused;
+  std::vector<UnknownSetting>* unknown = nullptr;  ///< takes unknown keys and words; null: they are problems
 };
 
 /// A node of the tree that is being read, with its path for messages.
@@ -144,9 +146,9 @@ template <ConfigStruct T>
 T read_config_text(const std::string& text, const std::string& source_name,
                    const std::vector<std::string>& overrides = {});
 
-/// The same for a config that this or an earlier version of the program wrote: old names are accepted.
+/// Reads the text of a config that this or another version wrote: old names are accepted. Throws nothing.
 template <ConfigStruct T>
-T read_saved_config(const std::string& text, const std::string& source_name);
+SavedConfig<T> read_saved_config(const std::string& text);
 
 /// YAML that reads back equal to `config`. Throws Error for a number that is not finite.
 template <ConfigStruct T>

@@ -30,15 +30,16 @@ T read_config(const std::string& path, const std::vector<std::string>& overrides
 template <ConfigStruct T>
 T read_config_text(const std::string& text, const std::string& source_name, const std::vector<std::string>& overrides) {
   T config{};
-  config_detail::read_text_into(config_detail::fields_of(config), text, source_name, overrides, OldNames::refused);
+  config_detail::read_text_into(config_detail::fields_of(config), text, source_name, overrides);
   return config;
 }
 
 template <ConfigStruct T>
-T read_saved_config(const std::string& text, const std::string& source_name) {
-  T config{};
-  config_detail::read_text_into(config_detail::fields_of(config), text, source_name, {}, OldNames::accepted);
-  return config;
+SavedConfig<T> read_saved_config(const std::string& text) {
+  SavedConfig<T> saved;
+  saved.problems = config_detail::read_saved_into(config_detail::fields_of(saved.config), text, saved.unknown);
+  if (saved.problems.empty()) saved.problems = values_out_of_range(saved.config);
+  return saved;
 }
 
 template <ConfigStruct T>

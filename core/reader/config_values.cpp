@@ -173,6 +173,13 @@ const ConfigNode* find_field(const ConfigPlace& at, const ConfigFields& fields, 
   return found == fields.renamed_keys().end() ? nullptr : at.node.find(found->before);
 }
 
+/// An unknown key; of a section, those in it.
+void add_unknown(const ConfigNode& node, const std::string& path, std::vector<UnknownSetting>& unknown) {
+  if (node.kind != Kind::section || node.items.empty())
+    return unknown.push_back({path, printable(node.kind == Kind::scalar ? node.text : node.inline_text()), {}});
+  for (size_t i = 0; i < node.items.size(); ++i) add_unknown(node.items[i], joined_path(path, node.keys[i]), unknown);
+}
+
 void note_unknown_keys(const ConfigPlace& at, const ConfigFields& fields) {
   std::vector<std::string_view> known;
   for (const ConfigField& field : fields.list()) known.push_back(field.key);
@@ -183,6 +190,10 @@ void note_unknown_keys(const ConfigPlace& at, const ConfigFields& fields) {
       if (at.reading.old_names == OldNames::refused)
         at.reading.problems.push_back(fmt::format("{}: is called {} now ({})", joined_path(at.path, key),
                                                   joined_path(at.path, renamed->now), at.node.items[i].where));
+      continue;
+    }
+    if (at.reading.unknown != nullptr) {
+      add_unknown(at.node.items[i], joined_path(at.path, key), *at.reading.unknown);
       continue;
     }
     at.reading.problems.push_back(fmt::format("{}: unknown key ({}){}", joined_path(at.path, key),
@@ -202,6 +213,13 @@ std::string table_text(std::string_view text) {
   return out;
 }
 
+/// The text of a value for a line of a message: of a long list its begin and its size.
+std::string shortened(const ConfigNode& node, const std::string& text) {
+  constexpr size_t kLong = 2000;
+  return text.size() <= kLong ? text
+                              : fmt::format("{} ({} bytes, {} items)", printable(text), text.size(), node.items.size());
+}
+
 void compare(const ConfigNode& a, const ConfigNode& b, const std::string& path, std::vector<std::string>& differing) {
   if (a.kind == Kind::section && b.kind == Kind::section) {
     for (size_t i = 0; i < a.items.size(); ++i)
@@ -209,7 +227,8 @@ void compare(const ConfigNode& a, const ConfigNode& b, const std::string& path, 
     return;
   }
   const std::string text_a = a.inline_text(), text_b = b.inline_text();
-  if (text_a != text_b) differing.push_back(fmt::format("{}: {} -> {}", path, text_a, text_b));
+  if (text_a != text_b)
+    differing.push_back(fmt::format("{}: {} -> {}", path, shortened(a, text_a), shortened(b, text_b)));
 }
 
 }  // namespace
@@ -274,6 +293,10 @@ std::optional<size_t> read_word(const ConfigPlace& at, std::span<const char* con
     const std::string_view word = old ? old->now : std::string_view(at.node.text);
     for (size_t i = 0; i < words.size(); ++i)
       if (word == words[i]) return i;
+    if (at.reading.unknown != nullptr) {
+      at.reading.unknown->push_back({at.path, printable(at.node.text), one_of(words)});
+      return std::nullopt;
+    }
   }
   at.expected(one_of(words), did_you_mean(at.node.text, {words.begin(), words.end()}));
   return std::nullopt;

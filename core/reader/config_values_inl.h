@@ -26,7 +26,10 @@ ConfigNode write_fields(const ConfigFields& fields);
 std::string document_fields(const std::string& prefix, const ConfigFields& fields);
 
 void read_text_into(const ConfigFields& fields, const std::string& text, const std::string& source_name,
-                    const std::vector<std::string>& overrides, OldNames old_names);
+                    const std::vector<std::string>& overrides);
+/// Returns the problems.
+std::vector<std::string> read_saved_into(const ConfigFields& fields, const std::string& text,
+                                         std::vector<UnknownSetting>& unknown);
 void read_file_into(const ConfigFields& fields, const std::string& path, const std::vector<std::string>& overrides,
                     ConfigNode* tree);
 std::vector<std::string> leaf_paths(const ConfigFields& fields);

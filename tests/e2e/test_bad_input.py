@@ -294,6 +294,7 @@ class DryRun(BadInputTest):
 
 
 STOP = "checkpoint.on_damage=stop"
+ADVICE = "Restore it, or move run/checkpoints/step_000000002 away to start a new run"
 
 
 class Checkpoint(BadInputTest):
@@ -312,7 +313,7 @@ class Checkpoint(BadInputTest):
         shard = self.step / "shard_00001.safetensors"
         good = shard.read_bytes()
         self.flip_bit(shard, len(good) - 1)
-        self.assert_refused(CHECKPOINT, [shard.name, "hash"], self.config, STOP, launches=(0, 2))
+        self.assert_refused(CHECKPOINT, [shard.name, "hash", ADVICE], self.config, STOP, launches=(0, 2))
         shard.write_bytes(good[:-8])
         self.assert_refused(CHECKPOINT, [shard.name, "bytes"], self.config, STOP, launches=(0,))
         shard.unlink()
@@ -352,9 +353,9 @@ class Checkpoint(BadInputTest):
         manifest = self.step / "manifest.json"
         good = manifest.read_text()
         manifest.write_text(good.replace('"step": 2', '"step": 3'))
-        self.assert_refused(CHECKPOINT, ["manifest.json", "hash"], self.config, STOP)
+        self.assert_refused(CHECKPOINT, ["manifest.json", "hash", ADVICE], self.config, STOP)
         manifest.write_text(good[: len(good) // 2])
-        self.assert_refused(CHECKPOINT, ["manifest.json", "damaged"], self.config, STOP, launches=(0,))
+        self.assert_refused(CHECKPOINT, ["manifest.json", "damaged", ADVICE], self.config, STOP, launches=(0,))
 
     def test_initial_weights_that_are_not_there(self):
         self.assert_refused(CHECKPOINT, ["no_weights/config.json"], self.config, "train.init_from=no_weights",

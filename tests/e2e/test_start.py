@@ -29,7 +29,9 @@ class Alike(ProgramTest):
                                 "train.steps=7": "train.steps: 5 on rank 0, 7 on rank 1.",
                                 "evaluation.every_steps=2": "evaluation.every_steps: 0 on rank 0, 2 on rank 1.",
                                 "parallel.replicate=2": "parallel.replicate: 1 on rank 0, 2 on rank 1.",
-                                "--dry-run": "program: olmoe-train on rank 0, olmoe-train --dry-run"}.items():
+                                "--dry-run": "program: olmoe-train on rank 0, olmoe-train --dry-run",
+                                "--ignore-unknown": "program: olmoe-train on rank 0, olmoe-train --ignore-unknown"
+                                }.items():
             with self.subTest(override=override):
                 code, text = self.outcome_of_two(override)
                 self.assertEqual(code, CONFIG, text)

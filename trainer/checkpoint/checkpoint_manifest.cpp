@@ -70,8 +70,8 @@ Manifest parse(const std::string& path, json body) {
   if (version < 1 || version > kFormatVersion)
     throw CheckpointError(
         fmt::format("{}: format version {}, and this program reads 1 to {}: it was written by a newer "
-                    "version of the program",
-                    path, version, kFormatVersion));
+                    "version of the program, {}",
+                    path, version, kFormatVersion, body.value(json::json_pointer("/made_by/version"), "unknown")));
   Manifest out{body.at("step"),    body.at("sequences"),
                body.at("tokens"),  body.value("optimizer_steps", body.at("step").get<int64_t>()),
                body.at("config"),  body.at("data_fingerprint"),

@@ -47,9 +47,9 @@ SpecialIds special_ids(const std::optional<HfTokenizer>& tokenizer, const Export
 }  // namespace
 
 void export_model(const std::string& source, const std::string& folder, const ExportOptions& options,
-                  const Progress& progress) {
+                  const Progress& progress, UnknownKeys unknown) {
   NewFolder target(folder);
-  const auto model = open_model(source);
+  const auto model = open_model(source, unknown);
   refuse_buffers(model);
   const auto form = hf_form(model.config.model, model.weights());
   std::optional<HfTokenizer> tokenizer;
@@ -74,12 +74,13 @@ void import_model(const std::string& hf_folder, const std::string& checkpoint, c
   target.commit();
 }
 
-void average_models(const std::string& checkpoint, const std::vector<std::string>& sources, const Progress& progress) {
+void average_models(const std::string& checkpoint, const std::vector<std::string>& sources, const Progress& progress,
+                    UnknownKeys unknown) {
   NewFolder target(checkpoint);
   std::vector<SavedModel> models;
   std::vector<ParamSource> weights;
   for (const auto& source : sources) {
-    models.push_back(open_model(source));
+    models.push_back(open_model(source, unknown));
     weights.push_back(models.back().weights());
     const auto differences = model_differences(models.front().config.model, models.back().config.model);
     if (!differences.empty())
@@ -93,9 +94,9 @@ void average_models(const std::string& checkpoint, const std::vector<std::string
 }
 
 void upcycle_model(const std::string& source, const std::string& checkpoint, const Upcycling& options,
-                   const Progress& progress) {
+                   const Progress& progress, UnknownKeys unknown) {
   NewFolder target(checkpoint);
-  const auto model = open_model(source);
+  const auto model = open_model(source, unknown);
   auto config = model.config;
   config.model = upcycled_config(model.config.model, options);
   const auto weights = upcycled(model.config.model, model.weights(), options);

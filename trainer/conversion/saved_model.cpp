@@ -7,7 +7,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/log.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
+#include "trainer/checkpoint/manifest_config.h"
 #include "trainer/conversion/hf_checkpoint.h"
 #include "trainer/conversion/hf_folder.h"
 #include "trainer/conversion/param_stream.h"
@@ -28,12 +30,14 @@ std::string step_folder_of(const std::string& path) {
   return path;
 }
 
-SavedModel open_checkpoint(const std::string& folder) {
+SavedModel open_checkpoint(const std::string& folder, UnknownKeys unknown) {
   auto reader = std::make_shared<CheckpointReader>(folder);
   SavedModel out;
   out.folder = folder;
   out.manifest = reader->manifest();
-  out.config = read_saved_config<Config>(out.manifest->config, folder + "/manifest.json");
+  auto [config, left_out] = read_manifest_config(*out.manifest, folder, unknown);
+  if (!left_out.empty()) log::write_once(log::Level::warn, left_out);
+  out.config = std::move(config);
   out.tensors = reader->tensors();
   out.read = [reader](const auto& kind, const auto& name, int64_t begin, at::Tensor to) {
     reader->read(kind, name, begin, to);
@@ -93,10 +97,10 @@ safetensors::Dtype SavedModel::master_dtype() const {
   return doubles ? safetensors::Dtype::f64 : safetensors::Dtype::f32;
 }
 
-SavedModel open_model(const std::string& path) {
+SavedModel open_model(const std::string& path, UnknownKeys unknown) {
   if (is_there(fs::path(path) / "config.json")) return open_hf(path);
   const auto folder = step_folder_of(path);
-  if (is_there(fs::path(folder) / "manifest.json")) return open_checkpoint(folder);
+  if (is_there(fs::path(folder) / "manifest.json")) return open_checkpoint(folder, unknown);
   ensure_hf_folder(path);  // says what it is instead
   throw CheckpointError(path + ": neither a checkpoint nor a Hugging Face folder");
 }
@@ -109,8 +113,8 @@ std::vector<std::string> model_differences(const ModelConfig& a, const ModelConf
   return out;
 }
 
-ParamSource checkpoint_source(const std::string& step_folder, const ModelConfig& wanted) {
-  const auto saved = open_checkpoint(step_folder);
+ParamSource checkpoint_source(const std::string& step_folder, const ModelConfig& wanted, UnknownKeys unknown) {
+  const auto saved = open_checkpoint(step_folder, unknown);
   if (const auto differences = model_differences(saved.config.model, wanted); !differences.empty())
     throw ConfigError(fmt::format("{} has the weights of another model than this config:\n  {}", step_folder,
                                   fmt::join(differences, "\n  ")));

@@ -31,14 +31,15 @@ struct SavedModel {
 };
 
 /// Opens a Hugging Face folder, a step folder, or the newest checkpoint of a run's folder or of its checkpoints/.
-/// Throws CheckpointError, which says what the path is instead, where it is none of these, or damaged.
-SavedModel open_model(const std::string& path);
+/// Throws CheckpointError, which says what the path is instead, where it is none of these, or damaged, and as
+/// read_manifest_config() does. What that leaves out is logged as a warning.
+SavedModel open_model(const std::string& path, UnknownKeys unknown = UnknownKeys::refused);
 
 /// The fields in which two models differ, without those that only matter in training: "model.top_k: 8 -> 4".
 std::vector<std::string> model_differences(const ModelConfig& a, const ModelConfig& b);
 
 /// The weights of a step folder as initial values of the model `wanted`. Throws ConfigError, naming keys, where they
-/// are those of another model; keys that only matter in training may differ.
-ParamSource checkpoint_source(const std::string& step_folder, const ModelConfig& wanted);
+/// are those of another model; keys that only matter in training may differ. Otherwise as open_model().
+ParamSource checkpoint_source(const std::string& step_folder, const ModelConfig& wanted, UnknownKeys unknown);
 
 }  // namespace olmoe

@@ -14,6 +14,7 @@ struct ResolvedRun {
   c10::Device device;  ///< of this rank
   int threads;         ///< of this rank, for tensor operations
   BatchPlan batches;
+  UnknownKeys unknown_keys = UnknownKeys::refused;  ///< in the configs of checkpoints
 };
 
 /// Touches no device. Throws ConfigError where the layout does not fit `world_size` ranks or there is no GPU.

@@ -117,11 +117,12 @@ DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu
 }
 
 /// The notices of a run's start, and whether a checkpoint fits on the disk at all.
-DryRun describe_notices(const Config& config, int world_size) {
-  const auto state = read_start_state(config, find_saved_run(config.run.folder));
+DryRun describe_notices(const Config& config, int world_size, UnknownKeys unknown) {
+  const auto state = read_start_state(config, find_saved_run(config.run.folder, unknown));
   std::string out;
   if (state.saved.config)
     out += fmt::format("run.folder: {} has step {}, from which a run resumes\n", config.run.folder, state.saved.step);
+  if (!state.saved.left_out.empty()) out += fmt::format("notice: {}\n", state.saved.left_out);
   const auto [always, notices] = start_notices(config, world_size, state);
   for (const auto& fact : always) out += fact + "\n";
   for (const auto& notice : notices) out += fmt::format("notice: {}\n", notice);
@@ -161,17 +162,17 @@ std::string describe_start(const ResolvedRun& run, const std::string& mpi_versio
                      env["threads"], env["libtorch"], mpi_version);
 }
 
-DryRun dry_run(const Config& config, int world_size, const std::string& gpu) {
+DryRun dry_run(const Config& config, int world_size, const std::string& gpu, UnknownKeys unknown) {
   const auto mesh = mesh_shape(config, world_size);
   const int multiprocessors = gpu.empty() ? kUsualMultiprocessors : find_gpu(gpu).multiprocessors;
   auto out = describe_run(config, mesh, multiprocessors) + describe_speed(config, mesh, gpu);
   if (const auto& folder = config.train.init_from; !folder.empty()) {
-    initial_weights(config);
+    initial_weights(config, unknown);
     out += fmt::format("initial weights: {}\n", folder);
   }
   out += describe_training(config) + describe_evaluation(config);
   const auto memory = describe_fit(config, mesh, gpu, multiprocessors);
-  const auto notices = describe_notices(config, world_size);
+  const auto notices = describe_notices(config, world_size, unknown);
   return {out + memory.text + notices.text + describe_checks(config), memory.fits && notices.fits};
 }
 

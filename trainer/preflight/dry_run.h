@@ -20,7 +20,8 @@ struct DryRun {
 /// Checks a run of `world_size` ranks without allocating or writing anything: layout, initial weights, token files,
 /// counts, memory of a rank, predicted speed on `gpu` (a name of trainer/device/gpu_specs.h, or empty),
 /// start_notices(), and a list of what was checked. Token files that this machine lacks are listed; the others are read
-/// as at the start of a run. Throws as the run would, except for memory and disk, which may be another machine's.
-DryRun dry_run(const Config& config, int world_size, const std::string& gpu);
+/// as at the start of a run. `unknown`: of checkpoints. Throws as the run would, except for memory and disk, which may
+/// be another machine's.
+DryRun dry_run(const Config& config, int world_size, const std::string& gpu, UnknownKeys unknown);
 
 }  // namespace olmoe

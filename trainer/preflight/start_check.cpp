@@ -21,9 +21,9 @@ MemoryFit fit_here(const ResolvedRun& run) {
 }
 
 /// Empty where a checkpoint cannot be read: the run reports it when it loads it.
-SavedRun saved_run(const Config& config) {
+SavedRun saved_run(const ResolvedRun& run) {
   try {
-    return find_saved_run(config.run.folder);
+    return find_saved_run(run.config.run.folder, run.unknown_keys);
   } catch (const Error&) {
     return {};
   }
@@ -46,7 +46,7 @@ void check_start(const ResolvedRun& run, Communicator& world) {
     log::warn("memory of {}: {}", host_name(), describe(*fit));
   agree(world, [&] {
     if (world.rank() != 0) return;
-    const auto start = read_start_state(config, saved_run(config));
+    const auto start = read_start_state(config, saved_run(run));
     check_disk(config, plan_saves(config, start.saved.step, start.saved.checkpoints), start.disk);
     const auto [facts, notices] = start_notices(config, world.size(), start);
     for (const auto& fact : facts) log::info("{}", fact);

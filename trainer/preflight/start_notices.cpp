@@ -7,6 +7,7 @@
 #include "core/text.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
+#include "trainer/checkpoint/manifest_config.h"
 #include "trainer/job/environment.h"
 #include "trainer/preflight/schedule_notices.h"
 
@@ -49,7 +50,7 @@ void append(Lines& lines, Lines more) {
 
 }  // namespace
 
-SavedRun find_saved_run(const std::string& run_folder) {
+SavedRun find_saved_run(const std::string& run_folder, UnknownKeys unknown) {
   const auto folder = run_folder + "/checkpoints";
   SavedRun saved;
   std::vector<int64_t> steps;
@@ -61,7 +62,8 @@ SavedRun find_saved_run(const std::string& run_folder) {
   if (steps.empty()) return saved;
   const auto newest = folder + "/" + step_name(steps.back());
   const auto manifest = Manifest::read(newest);
-  return {manifest.step, std::ssize(steps), read_saved_config<Config>(manifest.config, newest + "/manifest.json")};
+  auto [config, left_out] = read_manifest_config(manifest, newest, unknown);
+  return {manifest.step, std::ssize(steps), std::move(config), std::move(left_out)};
 }
 
 StartState read_start_state(const Config& config, SavedRun saved) {

@@ -14,9 +14,10 @@ namespace olmoe {
 struct SavedRun {
   int64_t step = 0, checkpoints = 0;
   std::optional<Config> config;  ///< of the checkpoint; none: a new run
+  std::string left_out = {};     ///< as ManifestConfig
 };
-/// Throws CheckpointError or ConfigError where the newest checkpoint of the folder cannot be read.
-SavedRun find_saved_run(const std::string& run_folder);
+/// Throws CheckpointError where the newest checkpoint of the folder cannot be read.
+SavedRun find_saved_run(const std::string& run_folder, UnknownKeys unknown = UnknownKeys::refused);
 
 /// What a run's start notices depend on, besides its config.
 struct StartState {

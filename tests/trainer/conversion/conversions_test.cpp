@@ -139,7 +139,7 @@ TEST_CASE("a run starts from a checkpoint of weights alone, and refuses that of 
 
   config.model.top_k = 3;
   config.train.init_from = folder / "step";
-  CHECK_THAT(refusal(folder / ".", [&] { initial_weights(config); }),
+  CHECK_THAT(refusal(folder / ".", [&] { initial_weights(config, UnknownKeys::refused); }),
              Catch::StartsWith("2 train.init_from: ") && Catch::Contains("model.top_k: 2 -> 3"));
 }
 

@@ -1,0 +1,25 @@
+#include "trainer/config/fixed_keys.h"
+
+#include <algorithm>
+#include <array>
+
+namespace olmoe {
+namespace {
+
+constexpr std::array<std::string_view, 3> kFixed{"run.seed", "train.global_batch_size", "data.sequence_length"};
+/// Of the model.
+constexpr std::array<std::string_view, 6> kFree{"model.load_balancing_weight",
+                                                "model.load_balancing_granularity",
+                                                "model.router_z_weight",
+                                                "model.loss_chunk",
+                                                "model.init_std",
+                                                "model.init_cutoff"};
+
+}  // namespace
+
+bool is_fixed_key(std::string_view key) {
+  return key.starts_with("model.") ? std::ranges::find(kFree, key) == kFree.end()
+                                   : std::ranges::find(kFixed, key) != kFixed.end();
+}
+
+}  // namespace olmoe
