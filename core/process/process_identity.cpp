@@ -69,10 +69,12 @@ std::string host_name() {
   return gethostname(host.data(), host.size() - 1) == 0 && host[0] != 0 ? host.data() : "unknown-host";
 }
 
-ProcessIdentity this_process() {
-  const auto stat = read_stat(::getpid());
-  return {host_name(), boot_id(), pid_namespace(), ::getpid(), stat ? stat->start_ticks : 0};
+ProcessIdentity identity_of(int64_t pid) {
+  const auto stat = read_stat(pid);
+  return {host_name(), boot_id(), pid_namespace(), pid, stat ? stat->start_ticks : 0};
 }
+
+ProcessIdentity this_process() { return identity_of(::getpid()); }
 
 ProcessState state_of(const ProcessIdentity& process) {
   const auto self = this_process();

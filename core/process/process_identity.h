@@ -20,6 +20,8 @@ struct ProcessIdentity {
 };
 
 ProcessIdentity this_process();
+/// A process of this host, by its number; `start_ticks` is 0 where there is none.
+ProcessIdentity identity_of(int64_t pid);
 
 /// What this process can tell of another one.
 enum class ProcessState {
