@@ -31,6 +31,15 @@ std::optional<int64_t> parse_resume(const std::string& text) {
   return read.ec == std::errc() && read.ptr == end && step >= 1 && step <= kMostSteps ? step : -1;
 }
 
+/// Of the commands that send checkpoints: each needs the one before it.
+std::string problem_of_sending(const CheckpointConfig& config) {
+  if (!config.verify_copy.empty() && config.after_save.empty())
+    return "checkpoint.verify_copy: needs checkpoint.after_save, whose copies it looks at";
+  if (config.delete_local == DeleteLocal::after_verified && config.verify_copy.empty())
+    return "checkpoint.delete_local: after_verified needs checkpoint.after_save and checkpoint.verify_copy";
+  return {};
+}
+
 }  // namespace
 
 std::optional<int64_t> resume_step(const CheckpointConfig& config) {
@@ -51,6 +60,7 @@ std::vector<std::string> validate(const CheckpointConfig& config, const Evaluati
     problems.push_back(fmt::format("checkpoint.resume: {} is neither 'newest' nor a step from 1 to {}",
                                    printable(config.resume), kMostSteps));
   if (auto problem = problem_of_metric(config, evaluation); !problem.empty()) problems.push_back(std::move(problem));
+  if (auto problem = problem_of_sending(config); !problem.empty()) problems.push_back(std::move(problem));
   return problems;
 }
 

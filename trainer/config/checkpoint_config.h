@@ -28,6 +28,14 @@ struct EnumNames<OnDamage> {
   static constexpr std::array names{"fall_back", "stop"};
 };
 
+/// When a checkpoint that no rule keeps is removed.
+enum class DeleteLocal { at_once, after_verified };
+
+template <>
+struct EnumNames<DeleteLocal> {
+  static constexpr std::array names{"at_once", "after_verified"};
+};
+
 /// Another interval between checkpoints, for the steps up to one.
 struct SaveInterval {
   int64_t until_step = 0;
@@ -41,7 +49,8 @@ struct SaveInterval {
   }
 };
 
-/// When checkpoints are written (save_due() in save_cadence.h) and which stay (steps_to_remove() in retention.h).
+/// When checkpoints are written (save_due() in save_cadence.h), which stay (steps_to_remove() in retention.h), and how
+/// they are sent elsewhere (checkpoint_sender.h).
 struct CheckpointConfig {
   int64_t every_steps = 1000;
   int64_t keep = 3;
@@ -56,6 +65,12 @@ struct CheckpointConfig {
   OnDamage on_damage = OnDamage::fall_back;
   std::string resume = "newest";
   double min_free = 0;
+  std::string after_save = {};
+  std::string verify_copy = {};
+  DeleteLocal delete_local = DeleteLocal::at_once;
+  int64_t after_save_tries = 20;
+  int64_t after_save_limit_s = 3600;
+  int64_t after_save_wait_s = 600;
 
   template <class V>
   void fields(V& v) {
@@ -82,6 +97,20 @@ struct CheckpointConfig {
       "NAME.abandoned-1; a run that has gone back to STEP then resumes from its newest");
     v("min_free", min_free, at_least(0),
       "GiB free below run.folder; with less, the run saves once more and ends with exit code 4; 0: not looked at");
+    v("after_save", after_save,
+      "shell command that sends a checkpoint elsewhere, run beside training on the host of rank 0 after each save, "
+      "with "
+      "OLMOE_CHECKPOINT (the step's folder), OLMOE_STEP and OLMOE_RUN_FOLDER in its environment; empty: none");
+    v("verify_copy", verify_copy,
+      "shell command that looks at what after_save sent, run after it in the same way; exit code 0: the copy is good");
+    v("delete_local", delete_local,
+      "when a checkpoint that is not kept is removed. at_once: after the next save, unless it waits to be sent or is "
+      "being sent; after_verified: not before verify_copy ended with 0 for it");
+    v("after_save_tries", after_save_tries, {1},
+      "tries of after_save and verify_copy for each step, with pauses of 1 s, 2 s, 4 s, ... 5 min between them");
+    v("after_save_limit_s", after_save_limit_s, {1}, "seconds after which one such command is ended");
+    v("after_save_wait_s", after_save_wait_s, {0},
+      "seconds that a run waits at its end for checkpoints that are not sent yet; the next start sends what is left");
   }
 };
 

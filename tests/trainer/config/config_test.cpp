@@ -102,6 +102,21 @@ const std::vector<BadConfig>& bad_configs() {
   return table;
 }
 
+/// Commands that send checkpoints, without what they need.
+const std::vector<BadConfig>& bad_commands() {
+  static const std::vector<BadConfig> table{
+      {"checkpoint.after_save_tries", [](auto& c) { c.checkpoint.after_save_tries = 0; }},
+      {"checkpoint.verify_copy", [](auto& c) { c.checkpoint.verify_copy = "true"; }},
+      {"checkpoint.delete_local", [](auto& c) { c.checkpoint.delete_local = DeleteLocal::after_verified; }},
+      {"checkpoint.delete_local",
+       [](auto& c) {
+         c.checkpoint.delete_local = DeleteLocal::after_verified;
+         c.checkpoint.after_save = "true";
+       }},
+  };
+  return table;
+}
+
 /// Numbers that are valid and absurd, and sets without a good name.
 const std::vector<BadConfig>& bad_sizes_and_names() {
   static const std::vector<BadConfig> table{
@@ -188,6 +203,7 @@ TEST_CASE("each bad value is one problem that starts with its key") {
   TempFolder folder;
   REQUIRE(validate(tiny_run(folder / "run")).empty());
   auto table = bad_configs();
+  table.insert(table.end(), bad_commands().begin(), bad_commands().end());
   table.insert(table.end(), bad_sizes_and_names().begin(), bad_sizes_and_names().end());
   for (const auto& [key, spoil] : table) {
     auto config = tiny_run(folder / "run");
