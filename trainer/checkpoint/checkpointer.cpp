@@ -190,6 +190,7 @@ void Checkpointer::begin_commit() {
   pending_->begin_commit([this, manifest = std::move(manifest), target = pending_->target(), metrics = metrics_] {
     if (target.rank != 0) return;
     write_checkpoint(manifest, target);
+    options_.committed(manifest.step);
     clean_up(manifest.step, metrics);
   });
 }
@@ -266,7 +267,9 @@ void Checkpointer::clean_up(int64_t committed, const std::map<int64_t, double>& 
     for (const auto step : complete_steps(folder_)) {
       if (step > committed || !is_valid(step_folder(step), step)) continue;  // neither counted nor removed
       const auto metric = metrics.find(step);
-      saved.push_back({.step = step, .metric = metric == metrics.end() ? std::nullopt : std::optional(metric->second)});
+      saved.push_back({.step = step,
+                       .metric = metric == metrics.end() ? std::nullopt : std::optional(metric->second),
+                       .in_use = options_.is_in_use(step)});
     }
     for (const auto step : steps_to_remove(saved, options_.retention)) {
       if (make_removable(step)) remove_checkpoint(step_folder(step));

@@ -43,6 +43,10 @@ class Checkpointer {
     c10::Device device = c10::kCPU;
     /// Called on rank 0 right before a checkpoint gets its name; an exception ends the save.
     std::function<void()> ensure_may_commit = [] {};
+    /// Called on rank 0 right after a checkpoint got its name; must not throw.
+    std::function<void(int64_t step)> committed = [](int64_t) {};
+    /// Asked on rank 0: whether a step must stay, whatever `retention` says.
+    std::function<bool(int64_t step)> is_in_use = [](int64_t) { return false; };
   };
 
   /// `mesh` must outlive this object.
@@ -70,6 +74,10 @@ class Checkpointer {
   void commit();
   /// Ends a begun save without a checkpoint, once its threads are done. Collective over world.
   void abandon();
+  /// Removes, on rank 0, what a commit of step `newest` would: steps may have stayed because they were in use.
+  void remove_old(int64_t newest) const {
+    if (mesh_.world().rank() == 0) clean_up(newest, metrics_);
+  }
   /// begin_save() and commit(). Collective over world.
   void save(Manifest manifest, std::span<const StateTensor> state);
   /// The complete steps of the folder on rank 0, oldest first. Throws CheckpointError where the folder exists and

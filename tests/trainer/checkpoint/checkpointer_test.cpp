@@ -190,3 +190,29 @@ TEST_CASE("a save that fails throws on every rank and leaves the checkpoint befo
   save_on(2, checkpoints, 8, 1);
   CHECK(names_in(checkpoints) == std::set<std::string>{"step_000000008"});
 }
+
+TEST_CASE("a step that is in use stays until it is not, and each commit is told of before old steps are removed") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints";
+  const auto is_there = [&](int64_t step) {
+    return std::filesystem::exists(fmt::format("{}/step_{:09}/manifest.json", checkpoints, step));
+  };
+  run_ranks(2, [&](Communicator& world) {
+    std::set<int64_t> in_use{1};
+    std::vector<int64_t> committed;
+    Checkpointer::Options options{.retention = Checkpointer::keeping(1)};
+    options.committed = [&](int64_t step) {
+      ENSURE(committed.empty() || is_there(committed.back()), "step {} was removed too early", committed.back());
+      committed.push_back(step);
+    };
+    options.is_in_use = [&](int64_t step) { return in_use.contains(step); };
+    TrainedState state(world, checkpoints, {1, world.size(), 1}, options);
+    state.fill();
+    for (const int64_t step : {1, 2, 3}) state.save(step);
+    ENSURE(committed == (world.rank() == 0 ? std::vector<int64_t>{1, 2, 3} : std::vector<int64_t>{}), "not told once");
+    if (world.rank() == 0) ENSURE(is_there(1) && !is_there(2) && is_there(3), "step 1 alone is in use");
+    in_use.clear();
+    state.checkpointer.remove_old(3);
+    if (world.rank() == 0) ENSURE(!is_there(1) && is_there(3), "nothing is in use");
+  });
+}
