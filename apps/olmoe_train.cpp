@@ -24,7 +24,8 @@ namespace {
 
 using namespace olmoe;
 
-constexpr int kOtherThreads = 3;  // of the data loader, the lease and a save; the watchdog's runs already
+constexpr int kOtherThreads =
+    4;  // of the data loader, the lease, a save and what sends it; the watchdog's runs already
 
 struct Arguments {
   std::string config, gpu;

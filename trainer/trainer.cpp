@@ -62,10 +62,16 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
       mesh_(world, run_.mesh),
       source_(make_source(config_, world)),
       evaluator_(config_, world),
+      sender_(config_.run.folder, config_.checkpoint, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_,
-                    {.retention = config_.checkpoint, .device = run_.device, .ensure_may_commit = [this] {
-                       if (lease_) lease_->ensure_held();
-                     }}) {
+                    {.retention = config_.checkpoint,
+                     .device = run_.device,
+                     .ensure_may_commit =
+                         [this] {
+                           if (lease_) lease_->ensure_held();
+                         },
+                     .committed = [this](int64_t step) { sender_.add(step); },
+                     .is_in_use = [this](int64_t step) { return sender_.in_use(step); }}) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // the backward runs on this rank's thread
   agree_on_data(world, config_, *source_, evaluator_);
   const auto attention =
@@ -81,6 +87,7 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
                                          .ensure_usable = [this](int64_t step) { ensure_usable(step); }},
                  resumed_ ? step_ : -1);
   checkpointer_.remove_interrupted();
+  sender_.start();
   open_metrics();
   loader_ = std::make_unique<DataLoader>(source_, loader_plan(run_, world), step_);
 }
@@ -211,7 +218,7 @@ ExitCode Trainer::run() {
   using preemption::Moment;
   if (step_ >= config_.train.steps && !evaluation_missing_) {
     log::info("nothing to do: step {} of {} is done", step_, config_.train.steps);
-    return ExitCode::ok;
+    return finish_sending();
   }
   if (evaluation_missing_ && !evaluate()) return leave();
   while (step_ < config_.train.steps) {
@@ -249,7 +256,16 @@ ExitCode Trainer::end(ExitCode code) {
                                         saver_->saved_step() == step_ ? "saved" : "not saved",
                                         disk_advice(config_.run.folder, 0)));
   });
-  return code;
+  return code == ExitCode::ok ? finish_sending() : code;
+}
+
+/// Of a run that is done: what is left to send is waited for, unless a signal comes.
+ExitCode Trainer::finish_sending() {
+  if (!sender_.sends()) return ExitCode::ok;
+  preemption::enter(preemption::Moment::sending);
+  const bool waited = sender_.finish([] { return preemption::requested() != 0; });
+  if (lease_ && !lease_->is_lost()) checkpointer_.remove_old(step_);
+  return waited ? ExitCode::ok : ExitCode::preempted;
 }
 
 std::string Trainer::disk_is_low() {

@@ -9,6 +9,7 @@
 #include "core/files/json_lines.h"
 #include "data/data_loader.h"
 #include "parallel/device_mesh.h"
+#include "trainer/checkpoint/checkpoint_sender.h"
 #include "trainer/checkpoint/checkpointer.h"
 #include "trainer/checkpoint_saver.h"
 #include "trainer/config/config.h"
@@ -63,6 +64,7 @@ class Trainer {
   bool leave_now();
   ExitCode leave();
   ExitCode end(ExitCode code);
+  ExitCode finish_sending();
   std::string disk_is_low();
 
   LeaseWatch watch_;  // on rank 0, until the lease is taken
@@ -76,6 +78,7 @@ class Trainer {
   std::unique_ptr<StageRunner> runner_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<DeviceStep> device_step_;
+  CheckpointSender sender_;
   Checkpointer checkpointer_;
   std::optional<CheckpointSaver> saver_;
   int64_t step_ = 0;                     // finished steps

@@ -85,6 +85,8 @@ const char* next_of(Moment moment) {
       return "the checkpoint that is being written is finished, then the run leaves";
     case Moment::evaluating:
       return "the evaluation stops after this batch, then the run saves and leaves";
+    case Moment::sending:
+      return "the run does not wait for checkpoints that are not sent yet; the next start sends them";
     case Moment::ended:
       return "the run has ended and leaves by itself";
   }

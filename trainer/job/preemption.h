@@ -23,7 +23,7 @@ std::span<const Rule> rules();
 std::string name_of(int signal);
 
 /// What the run is doing, on which the answer to a signal depends.
-enum class Moment { starting, training, saving, evaluating, ended };
+enum class Moment { starting, training, saving, evaluating, sending, ended };
 void enter(Moment moment);
 
 /// The first signal that asked this process to save and leave, or 0.
