@@ -22,6 +22,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kTick = std::chrono::milliseconds(20);
+constexpr auto kMostAfterKill = std::chrono::seconds(1);
 constexpr int kNicer = 10, kNicest = 19;
 
 void check(int error) {
@@ -156,7 +157,9 @@ ProcessEnd ChildProcess::wait(Seconds limit, Seconds grace, const std::function<
     const bool late = Clock::now() >= deadline;
     if (!late && !stop()) continue;
     end_group(pid_, grace, [this] { poll(); });
-    while (!poll()) std::this_thread::sleep_for(kTick);
+    // One that waits for a file system that does not answer cannot be killed: it must not hold this process.
+    for (const auto killed = Clock::now(); !poll() && Clock::now() < killed + kMostAfterKill;)
+      std::this_thread::sleep_for(kTick);
     return *(end_ = ProcessEnd{late ? ProcessEnd::How::timed_out : ProcessEnd::How::stopped});
   }
 }

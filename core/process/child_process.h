@@ -54,7 +54,7 @@ class ChildProcess {
   /// How it ended; none while it runs. What it left in the background is not waited for.
   std::optional<ProcessEnd> poll();
   /// Waits for its end. After `limit`, or once `stop` returns true (asked every 20 ms), ends the whole group: SIGTERM,
-  /// and SIGKILL for those that still live after `grace`.
+  /// and SIGKILL for those that still live after `grace`. One that the kernel cannot kill is given up a second later.
   ProcessEnd wait(Seconds limit, Seconds grace, const std::function<bool()>& stop);
   const ProcessIdentity& identity() const { return identity_; }
 

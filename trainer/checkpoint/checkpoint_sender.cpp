@@ -35,6 +35,12 @@ void write_heading(const std::string& path, const std::string& heading) {
   }
 }
 
+/// False where the file system does not say: then the command does.
+bool is_gone(const std::string& step_folder) {
+  std::error_code unknown;
+  return fs::status(step_folder + "/manifest.json", unknown).type() == fs::file_type::not_found;
+}
+
 /// Empty where it cannot be read: then the next start sends that step again.
 std::string hash_manifest(const std::string& step_folder) {
   try {
@@ -90,7 +96,8 @@ void CheckpointSender::open() {
     return record.state == SendState::verified || (record.state == SendState::sent && config_.verify_copy.empty());
   };
   for (const auto step : complete_steps(run_folder_ + "/checkpoints")) {
-    if (fs::is_symlink(step_folder(step))) continue;  // a checkpoint that is elsewhere already
+    std::error_code unknown;
+    if (fs::is_symlink(step_folder(step), unknown)) continue;  // a checkpoint that is elsewhere already
     const auto found = records_.steps.find(step);
     const auto hash = hash_manifest(step_folder(step));
     if (found != records_.steps.end() && !hash.empty() && found->second.manifest_hash == hash && is_done(found->second))
@@ -169,7 +176,7 @@ void CheckpointSender::send(int64_t step) {
   const auto hash = manifest_hash(step);
   auto pause = times_.first_pause;
   for (int64_t tries = 1;; ++tries) {
-    if (!fs::exists(step_folder(step) + "/manifest.json")) {
+    if (is_gone(step_folder(step))) {
       log::warn("step {} is not sent: {} is gone", step, step_folder(step));
       return leave_queue(step, hash, SendState::failed);
     }
@@ -269,7 +276,7 @@ void CheckpointSender::write() {
   try {
     records_.write(run_folder_ + "/after_save.json");
     writes_fail_ = false;
-  } catch (const FileError& error) {
+  } catch (const std::exception& error) {
     if (!writes_fail_) log::warn("{}. A later start may send checkpoints again that were sent", error.what());
     writes_fail_ = true;
   }

@@ -159,7 +159,7 @@ TEST_CASE("a command that is stopped may tidy up first") {
                         kMinute, kMinute, [&] { return ::access(ready.c_str(), F_OK) == 0; });
   CHECK(outcome.end.how == How::stopped);
   CHECK_FALSE(outcome.end.succeeded());
-  CHECK(outcome.output == "tidied\n");
+  CHECK_THAT(outcome.output, Catch::EndsWith("tidied\n"));  // a shell may first say that its sleep was terminated
 }
 
 TEST_CASE("a command does not outlive its object") {
