@@ -24,8 +24,7 @@ namespace {
 
 using namespace olmoe;
 
-constexpr int kOtherThreads =
-    4;  // of the data loader, the lease, a save and what sends it; the watchdog's runs already
+constexpr int kOtherThreads = 3;  // of the data loader, the lease and a save; the watchdog's runs already
 
 struct Arguments {
   std::string config, gpu;
@@ -61,7 +60,8 @@ ExitCode train(const Arguments& arguments, const Config& config, Communicator& w
   agree_on_start(world, arguments.program(), mpi_version, config);
   auto run = resolve_run(config, world.size());
   run.unknown_keys = arguments.unknown_keys();
-  prepare_process_for(run, kOtherThreads);
+  const int sending = config.checkpoint.after_save.empty() ? 0 : 1;
+  prepare_process_for(run, kOtherThreads + sending);
   const preemption::Listener signals(world);
   world.barrier();  // once the first line is printed, every rank answers signals
   log::info("{}", describe_start(run, mpi_version));

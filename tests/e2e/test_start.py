@@ -193,7 +193,9 @@ class Limits(ProgramTest):
         # Stacks of 8 GiB in an address space of 6: no thread can be started, by us or by OpenMP.
         limits = "ulimit -s 8388608; ulimit -v 6000000"
         for overrides, what in ((("run.threads=2",), "the thread of the watchdog"),
-                                (("run.threads=2", "run.hang_timeout_s=0"), "thread 1 of the 5 that a rank needs")):
+                                (("run.threads=2", "run.hang_timeout_s=0"), "thread 1 of the 5 that a rank needs"),
+                                (("run.threads=2", "run.hang_timeout_s=0", "checkpoint.after_save=true"),
+                                 "thread 1 of the 6 that a rank needs")):
             code, text = self.limited(limits, *overrides)
             self.assertEqual(code, CONFIG, text)
             self.assertIn(f"cannot start {what}: Resource temporarily unavailable. Limits: ulimit -u ", text)
