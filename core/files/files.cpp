@@ -20,12 +20,15 @@ std::string read_text(const std::string& path, int64_t limit_bytes) {
   const FileDescriptor file(path,
                             O_RDONLY | O_NONBLOCK);  // do not block on a pipe without a writer
   if (!file.is_regular()) throw FileError(fmt::format("cannot read '{}': not a regular file", path));
+  const auto check = [&](int64_t bytes) {
+    if (bytes > limit_bytes) throw FileError(fmt::format("cannot read '{}': over {} bytes", path, limit_bytes));
+  };
+  check(file.size_bytes());
   std::string text;
   std::array<std::byte, 1 << 16> buffer;
   while (const size_t count = file.read_some(buffer)) {
     text.append(reinterpret_cast<const char*>(buffer.data()), count);
-    if (static_cast<int64_t>(text.size()) > limit_bytes)
-      throw FileError(fmt::format("cannot read '{}': over {} bytes", path, limit_bytes));
+    check(std::ssize(text));  // files that grow, or that the system makes up, have more than their size
   }
   return text;
 }

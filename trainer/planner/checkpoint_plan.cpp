@@ -22,23 +22,31 @@ int64_t count_kept_longer(const Config& config, int64_t step) {
   return checkpoint.keep_best + (every > 0 ? count_saves(checkpoint, step, config.train.steps, every) : 0);
 }
 
-int64_t bytes_of(int64_t checkpoints, int64_t each_bytes) {
+int64_t count_kept_weights(const Config& config, int64_t step) {
+  const auto& checkpoint = config.checkpoint;
+  const int64_t every = checkpoint.keep_weights_every_steps;
+  return checkpoint.keep > 0 && every > 0 ? count_saves(checkpoint, step, config.train.steps, every) : 0;
+}
+
+int64_t bytes_of(int64_t checkpoints, int64_t weights, int64_t each_bytes) {
   constexpr double kMost = 9e18;  // that an int64_t counts
-  return static_cast<int64_t>(std::min(kMost, static_cast<double>(each_bytes) * static_cast<double>(checkpoints)));
+  const double each = static_cast<double>(each_bytes);
+  return static_cast<int64_t>(
+      std::min(kMost, each * static_cast<double>(checkpoints) + each / 3 * static_cast<double>(weights)));
 }
 
 }  // namespace
 
-int64_t PlannedSaves::all_bytes() const { return bytes_of(most, each_bytes); }
+int64_t PlannedSaves::all_bytes() const { return bytes_of(most, weights, each_bytes); }
 
-int64_t PlannedSaves::needed_bytes() const { return bytes_of(most - present, each_bytes); }
+int64_t PlannedSaves::needed_bytes() const { return bytes_of(most - present, weights, each_bytes); }
 
 PlannedSaves plan_saves(const Config& config, int64_t step, int64_t present) {
   const int64_t element = std::max<int64_t>(4, element_bytes(config.train.compute_dtype));
   const int64_t saves = count_all_saves(config, step), keep = config.checkpoint.keep;
   int64_t most = present + saves;
   if (saves > 0 && keep > 0) most = std::min(most, std::max(keep, present) + count_kept_longer(config, step) + 1);
-  return {3 * element * count_parameters(config.model).total, saves, present, most};
+  return {3 * element * count_parameters(config.model).total, saves, present, most, count_kept_weights(config, step)};
 }
 
 }  // namespace olmoe

@@ -11,10 +11,11 @@ struct PlannedSaves {
   int64_t saves;       ///< planned ones, without that of a signal
   int64_t present;     ///< complete checkpoints in the folder
   int64_t most;        ///< at one time: those that stay, and the one being written
+  int64_t weights;     ///< of weights alone (keep_weights_every_steps) from now on, at most; a third of the bytes each
 
-  /// Bytes of `most`.
+  /// Bytes of `most` and `weights`.
   int64_t all_bytes() const;
-  /// Bytes of `most` beyond the present ones.
+  /// The same without the present checkpoints.
   int64_t needed_bytes() const;
 };
 /// For a run that resumes after `step` with `present` checkpoints in its folder.

@@ -19,9 +19,11 @@ DiskRoom read_disk_room(const std::string& run_folder) {
 
 std::string describe_saves(const PlannedSaves& plan, const DiskRoom& room) {
   return fmt::format(
-      "checkpoints: {} each, at most {} at one time, {} in all, {} more than now; {} of {} are free on the disk",
-      describe_size(plan.each_bytes), plan.most, describe_size(plan.all_bytes()), describe_size(plan.needed_bytes()),
-      describe_size(room.free_bytes), describe_size(room.total_bytes));
+      "checkpoints: {} each, at most {} at one time,{} {} in all, {} more than now; {} of {} are free on the disk",
+      describe_size(plan.each_bytes), plan.most,
+      plan.weights > 0 ? fmt::format(" weights alone of at most {} more,", plan.weights) : "",
+      describe_size(plan.all_bytes()), describe_size(plan.needed_bytes()), describe_size(room.free_bytes),
+      describe_size(room.total_bytes));
 }
 
 std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& plan, const DiskRoom& room) {

@@ -1,6 +1,7 @@
 // A config that was accepted at the start of a run is read back, however long its list of files is.
+#include <ctime>
+
 #include "core/reader/config_reader_yaml.h"
-#include "core/stopwatch.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
 #include "trainer/checkpoint/manifest_config.h"
@@ -30,28 +31,28 @@ TEST_CASE("a run of 300,000 files, 40 MB of resolved config, is read back from c
   folder.add("files.txt", list);
   const auto written = folder.add(
       "run.yaml", "train: {steps: 3}\nrun: {folder: run}\ndata: {paths_file: files.txt, root: " + root + "}\n");
-  Stopwatch watch;
+  auto begin = std::clock();
   const auto config = load(written, folder);
   REQUIRE(config.data.paths.size() == kFiles);
   CHECK(config.data.paths.back() == root + "/" + name_of(kFiles - 1));
   const auto text = write_config(config);
   REQUIRE(text.size() > 40'000'000);
-  CHECK(watch.elapsed_s() < kPatience_s);
+  CHECK(seconds_since(begin) < kPatience_s);
 
   SECTION("config.yaml is a config as any other") {
-    watch.restart();
+    begin = std::clock();
     const auto again = load(folder.add("run/config.yaml", text), folder);
     CHECK(write_config(again) == text);
-    CHECK(watch.elapsed_s() < kPatience_s);
+    CHECK(seconds_since(begin) < kPatience_s);
   }
   SECTION("the manifest of a checkpoint") {
-    watch.restart();
+    begin = std::clock();
     Manifest manifest;
     manifest.config = text;
     manifest.write(folder / ".");
     const auto saved = read_manifest_config(Manifest::read(folder / "."), folder / ".", UnknownKeys::refused);
     CHECK(differing_fields(saved.config, config).empty());
-    CHECK(watch.elapsed_s() < kPatience_s);
+    CHECK(seconds_since(begin) < kPatience_s);
     auto other = config;
     other.data.paths.pop_back();
     const auto differing = differing_fields(saved.config, other);

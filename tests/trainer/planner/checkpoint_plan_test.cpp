@@ -49,3 +49,13 @@ TEST_CASE("with checkpoint.keep=0 all stay, those of a cadence too") {
   CHECK(plan.most == 7);
   CHECK(plan.all_bytes() == 581'209'595'904);
 }
+
+TEST_CASE("weights that stay of checkpoints that go are a third of one each") {
+  // keep = 1: the newest and one being written; weights of 2,000, 4,000 and 6,000: 2 x 83,029,942,272 + 3 x
+  // 27,676,647,424.
+  const auto plan = planned({"train.steps=6000", "checkpoint.every_steps=1000", "checkpoint.cadence=[]",
+                             "checkpoint.keep=1", "checkpoint.keep_weights_every_steps=2000"});
+  CHECK(plan.most == 2);
+  CHECK(plan.weights == 3);
+  CHECK(plan.all_bytes() == 249'089'826'816);
+}
