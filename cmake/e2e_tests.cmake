@@ -16,7 +16,7 @@ foreach(file IN LISTS files)
     set_tests_properties(${name} PROPERTIES LABELS e2e TIMEOUT 300
       ENVIRONMENT "OLMOE_TRAIN=$<TARGET_FILE:olmoe-train>")
     # Most wait more than they compute, and can do so two at a time. A rank that gets no core is silent, as one that hangs.
-    if(module STREQUAL "test_hang")
+    if(module STREQUAL "test_hang" OR name STREQUAL "e2e_io_faults_SlowDisk")
       set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
     endif()
   endforeach()

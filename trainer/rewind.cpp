@@ -19,15 +19,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Whether a run that has gone back as `run` asks for wrote the newest readable one of `later`, oldest first: it has
-/// the same checkpoint.resume, and took the sequences that `run` takes.
-bool has_gone_back(const Checkpointer& checkpointer, std::span<const int64_t> later, const ResolvedRun& run) {
+std::span<const int64_t> later_than(int64_t step, const std::vector<int64_t>& steps) {
+  return std::span(steps).subspan(static_cast<size_t>(std::ranges::upper_bound(steps, step) - steps.begin()));
+}
+
+/// has_gone_back() of the newest readable one of `later`, oldest first.
+bool newest_has_gone_back(const Checkpointer& checkpointer, std::span<const int64_t> later, const ResolvedRun& run) {
   for (const auto step : later | std::views::reverse) {
     try {
       const auto manifest = checkpointer.read_manifest(step);
-      const auto before = read_manifest_config(manifest, checkpointer.step_folder(step), run.unknown_keys).config;
-      return before.checkpoint.resume == run.config.checkpoint.resume &&
-             skip_problem(before, run.config, manifest.sequences).empty();
+      return has_gone_back(manifest, checkpointer.step_folder(step), run.config, run.unknown_keys);
     } catch (const DamagedCheckpoint&) {
       continue;  // thrown on all ranks; says nothing about who wrote it
     }
@@ -45,37 +46,46 @@ void keep_metrics(const std::string& run_folder) {
 
 }  // namespace
 
-int64_t rewind(const Checkpointer& checkpointer, int64_t step, const ResolvedRun& run, const SequenceSource& source,
-               Communicator& world, const std::function<void()>& ensure_leased) {
+bool has_gone_back(const Manifest& manifest, const std::string& folder, const Config& config, UnknownKeys unknown) {
+  try {
+    const auto before = read_manifest_config(manifest, folder, unknown).config;
+    return before.checkpoint.resume == config.checkpoint.resume &&
+           skip_problem(before, config, manifest.sequences).empty();
+  } catch (const CheckpointError&) {
+    return false;
+  }
+}
+
+bool goes_back(const Checkpointer& checkpointer, int64_t step, const ResolvedRun& run, Communicator& world) {
   const auto steps = checkpointer.steps();
-  const auto later =
-      std::span(steps).subspan(static_cast<size_t>(std::ranges::upper_bound(steps, step) - steps.begin()));
-  const bool there = std::ranges::binary_search(steps, step);
-  if (later.empty() && there) return step;
-  if (has_gone_back(checkpointer, later, run)) {
+  const auto later = later_than(step, steps);
+  const bool is_there = std::ranges::binary_search(steps, step);
+  if (later.empty() && is_there) return false;
+  if (newest_has_gone_back(checkpointer, later, run)) {
     log::info(
-        "checkpoint.resume={}: this run has gone back to it already, so it resumes from its newest checkpoint. To "
-        "go back to it again, move later ones away",
+        "checkpoint.resume={}: this run has gone back to it already, so it resumes from its newest checkpoint. To go "
+        "back to it again, move later ones away",
         step);
-    return later.back();
+    return false;
   }
   agree(world, [&] {
-    if (!there)
+    if (!is_there)
       throw CheckpointError(fmt::format("checkpoint.resume={}: {} has no checkpoint of that step; it has {}", step,
                                         run.config.run.folder,
                                         steps.empty() ? "none" : fmt::format("{}", fmt::join(steps, ", "))));
   });
-  const auto manifest = checkpointer.read_manifest(step);
-  agree(world,
-        [&] { check_same_run(manifest, checkpointer.step_folder(step), run.config, source, world, run.unknown_keys); });
-  ensure_leased();
+  return true;
+}
+
+void abandon_later(const Checkpointer& checkpointer, int64_t step, const std::string& run_folder, Communicator& world) {
   agree(world, [&] {
-    if (world.rank() == 0) keep_metrics(run.config.run.folder);
+    if (world.rank() == 0) keep_metrics(run_folder);
   });
-  for (const auto one : later | std::views::reverse)
+  const auto steps = checkpointer.steps();
+  for (const auto one : later_than(step, steps) | std::views::reverse)
     checkpointer.set_aside(one, SetAside::abandoned,
                            fmt::format("checkpoint.resume={} goes back before step {}", step, one));
-  return step;
+  checkpointer.set_weights_aside(step);
 }
 
 }  // namespace olmoe

@@ -1,19 +1,25 @@
 #pragma once
 #include <cstdint>
-#include <functional>
+#include <string>
 
-#include "data/data_loader.h"
 #include "parallel/collectives/communicator.h"
 #include "trainer/checkpoint/checkpointer.h"
 #include "trainer/job/resolved_run.h"
 
 namespace olmoe {
 
-/// checkpoint.resume=STEP: goes back to the checkpoint of `step`. Later checkpoints are renamed to NAME.abandoned-1 and
-/// the metrics so far are copied to metrics.jsonl.abandoned-1, once `ensure_leased` has returned. Returns the step to
-/// resume from: `step`, or the newest one where a run has gone back to `step` already, with the same data.skip so far.
-/// Throws CheckpointError, without any change, where there is no such checkpoint or it is of another run. Collective.
-int64_t rewind(const Checkpointer& checkpointer, int64_t step, const ResolvedRun& run, const SequenceSource& source,
-               Communicator& world, const std::function<void()>& ensure_leased);
+/// Whether a run that has gone back as `config` asks for wrote the checkpoint in `folder`: it has the same
+/// checkpoint.resume, and took the sequences that `config` gives (data.skip). False for one whose config this version
+/// cannot read.
+bool has_gone_back(const Manifest& manifest, const std::string& folder, const Config& config, UnknownKeys unknown);
+
+/// checkpoint.resume=STEP. Whether the run must go back to the checkpoint of `step`: there are later ones, and the
+/// newest that can be read is not of a run that has gone back. Throws CheckpointError where
+/// there is no such checkpoint. Writes nothing. Collective over world.
+bool goes_back(const Checkpointer& checkpointer, int64_t step, const ResolvedRun& run, Communicator& world);
+
+/// Once the checkpoint of `step` is loaded: renames later ones, and weights that stayed of them, to NAME.abandoned-1,
+/// and copies the metrics so far to metrics.jsonl.abandoned-1. Throws CheckpointError. Collective over world.
+void abandon_later(const Checkpointer& checkpointer, int64_t step, const std::string& run_folder, Communicator& world);
 
 }  // namespace olmoe

@@ -19,8 +19,10 @@ std::string skip_problem(const Config& before, const Config& now, int64_t consum
   const int64_t step = *first / now.train.global_batch_size + 1;
   return fmt::format(
       "data.skip: step {} took sequence {} of the stream, and would take {} now. What is trained on cannot be taken "
-      "back: resume from step {} or an earlier one (checkpoint.resume)",
-      step, theirs.position(*first), ours.position(*first), step - 1);
+      "back: {}",
+      step, theirs.position(*first), ours.position(*first),
+      step == 1 ? "start a new run"
+                : fmt::format("resume from step {} or an earlier one (checkpoint.resume)", step - 1));
 }
 
 void check_same_run(const Manifest& manifest, const std::string& folder, const Config& config,

@@ -6,7 +6,6 @@
 
 #include "core/files/files.h"
 #include "core/log.h"
-#include "core/process/process_limits.h"
 #include "core/stopwatch.h"
 #include "model/transformer.h"
 #include "parallel/agreement.h"
@@ -44,16 +43,6 @@ LeaseWatch check_run_folder(const std::string& folder, Communicator& world) {
   return watch;
 }
 
-/// Refuses, before training, a checkpoint that is larger than a file of this process may be.
-void check_file_size(std::span<const StateTensor> state) {
-  const int64_t bytes = shard_bytes(state);
-  if (bytes > file_size_limit())
-    throw ConfigError(
-        fmt::format("a checkpoint file of this rank takes {} bytes, but this process may write {} a "
-                    "file: raise the limit (ulimit -f unlimited), or shard over more ranks",
-                    bytes, file_size_limit()));
-}
-
 }  // namespace
 
 Trainer::Trainer(const ResolvedRun& run, Communicator& world)
@@ -71,7 +60,8 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
                            if (lease_) lease_->ensure_held();
                          },
                      .committed = [this](int64_t step) { sender_.add(step); },
-                     .is_in_use = [this](int64_t step) { return sender_.in_use(step); }}) {
+                     .is_in_use = [this](int64_t step) { return sender_.in_use(step); },
+                     .is_leaving = [] { return preemption::requested() != 0; }}) {
   at::AutogradState::get_tls_state().set_multithreading_enabled(false);  // the backward runs on this rank's thread
   agree_on_data(world, config_, *source_, evaluator_);
   const auto attention =
@@ -87,7 +77,7 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
                                          .ensure_usable = [this](int64_t step) { ensure_usable(step); }},
                  resumed_ ? step_ : -1);
   checkpointer_.remove_interrupted();
-  sender_.start();
+  sender_.start(step_);
   open_metrics();
   loader_ = std::make_unique<DataLoader>(source_, loader_plan(run_, world), step_);
 }
@@ -141,13 +131,13 @@ std::vector<StateTensor> Trainer::state() const {
 }
 
 void Trainer::start_or_resume() {
-  auto newest = checkpointer_.latest_step();
-  if (const auto step = resume_step(config_.checkpoint))
-    newest = rewind(checkpointer_, *step, run_, *source_, mesh_.world(), [&] { lease_folder(newest); });
+  const auto newest = checkpointer_.latest_step();
+  if (const auto step = resume_step(config_.checkpoint); step && goes_back(checkpointer_, *step, run_, mesh_.world()))
+    return go_back(*step, newest.value());
   if (!newest) return start_new();
   for (auto step = *newest;; step = checkpointer_.latest_step().value()) {
     try {
-      return resume(step);
+      return resume(step, step);
     } catch (const DamagedCheckpoint& error) {  // thrown on all ranks
       if (config_.checkpoint.on_damage == OnDamage::stop)
         throw CheckpointError(fmt::format("{}. {}", error.what(), checkpointer_.advice_for(step)));
@@ -155,6 +145,19 @@ void Trainer::start_or_resume() {
       checkpointer_.set_aside(step, SetAside::damaged, error.what());
     }
   }
+}
+
+/// checkpoint.resume: later checkpoints are set aside only once this one is loaded.
+void Trainer::go_back(int64_t step, int64_t newest) {
+  try {
+    resume(step, newest);
+  } catch (const DamagedCheckpoint& error) {  // thrown on all ranks
+    throw CheckpointError(
+        fmt::format("{}. Restore it, or name another step than checkpoint.resume={}: nothing was "
+                    "changed",
+                    error.what(), step));
+  }
+  abandon_later(checkpointer_, step, config_.run.folder, mesh_.world());
 }
 
 void Trainer::start_new() {
@@ -189,7 +192,7 @@ void Trainer::take_over_progress() {
 }
 
 /// Throws DamagedCheckpoint where the checkpoint of `step` is damaged, also when it is read a second time.
-void Trainer::resume(int64_t step) {
+void Trainer::resume(int64_t step, int64_t newest) {
   auto& world = mesh_.world();
   const auto attempt = [&] {
     const auto manifest = checkpointer_.read_manifest(step);
@@ -198,7 +201,7 @@ void Trainer::resume(int64_t step) {
       earlier_optimizer_steps_ = manifest.optimizer_steps - manifest.step;
       if (step < config_.train.steps) check_file_size(state());
     });
-    lease_folder(step);
+    lease_folder(newest);
     checkpointer_.load(manifest, state());
   };
   try {
@@ -248,6 +251,7 @@ ExitCode Trainer::leave() {
 
 /// Throws CheckpointError where the disk is why the run ends, or has no room for the last lines of metrics.
 ExitCode Trainer::end(ExitCode code) {
+  const auto sent = finish_sending();  // it may make room
   agree(mesh_.world(), [&] {
     auto problem = metrics_->close();
     if (problem.empty()) problem = disk_is_low();
@@ -256,15 +260,16 @@ ExitCode Trainer::end(ExitCode code) {
                                         saver_->saved_step() == step_ ? "saved" : "not saved",
                                         disk_advice(config_.run.folder, 0)));
   });
-  return code == ExitCode::ok ? finish_sending() : code;
+  return code == ExitCode::ok ? sent : code;
 }
 
-/// Of a run that is done: what is left to send is waited for, unless a signal comes.
+/// What is left to send is waited for, unless a signal has come or comes.
 ExitCode Trainer::finish_sending() {
   if (!sender_.sends()) return ExitCode::ok;
   preemption::enter(preemption::Moment::sending);
-  const bool waited = sender_.finish([] { return preemption::requested() != 0; });
-  if (lease_ && !lease_->is_lost()) checkpointer_.remove_old(step_);
+  const bool waited = sender_.finish([this] { return preemption::requested() != 0 || (lease_ && lease_->is_lost()); });
+  ensure_leased();
+  if (lease_) checkpointer_.remove_old(step_);
   return waited ? ExitCode::ok : ExitCode::preempted;
 }
 

@@ -52,7 +52,8 @@ class Trainer {
   std::vector<StateTensor> state() const;
   void start_or_resume();
   void start_new();
-  void resume(int64_t step);
+  void go_back(int64_t step, int64_t newest);
+  void resume(int64_t step, int64_t newest);
   void take_over_progress();
   void open_metrics();
   StepMetrics train_step();

@@ -111,7 +111,7 @@ std::string ProcessEnd::describe() const {
     case How::stopped:
       return "the end of the run";
     case How::unknown:
-      return "an exit code that the system does not tell, for SIGCHLD is ignored";
+      return "an exit code that the system does not tell (SIGCHLD is ignored, or another thread took it)";
   }
   return "";
 }

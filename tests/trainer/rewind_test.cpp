@@ -92,7 +92,7 @@ TEST_CASE("steps to skip are those of the run as it was: ranges before them hold
                      {SkipUnit::sequences, 5 * kBatch, 6 * kBatch - 1}};
   train(clean, 6);
   CHECK(lines_of(config.run.folder) == lines_of(clean.run.folder));
-  CHECK_THAT(Manifest::read(step_folder(config, 6)).config, Catch::Contains("skip:"));
+  CHECK_THAT(Manifest::read(step_folder(config, 6)).config, Catch::Contains("unit: steps"));
 }
 
 TEST_CASE("data that was trained on cannot be skipped, and skipped data cannot come back; the refusal writes nothing") {
@@ -151,4 +151,56 @@ TEST_CASE("abandoned checkpoints are neither counted nor removed by retention, n
   for (const int64_t step : {4, 5, 6}) CHECK_FALSE(fs::exists(step_folder(config, step)));
   train(config, 10);  // step 4 is gone, and the run has gone back to it already
   CHECK(fs::exists(step_folder(config, 10)));
+}
+
+TEST_CASE("weights that stayed of the history that is left are set aside, and those of the new one stay") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  config.checkpoint.keep = 2;
+  config.checkpoint.keep_every_steps = 2;
+  config.checkpoint.keep_weights_every_steps = 3;
+  train(config, 6);
+  const auto kept = folder / "run/weights/step_000000003";
+  REQUIRE(fs::exists(kept));
+  config.checkpoint.resume = "2";
+  config.data.skip = {{SkipUnit::steps, 3, 3}};
+  train(config, 6);
+  CHECK(fs::exists(kept + ".abandoned-1/manifest.json"));
+  const auto shard = [](const std::string& at) { return read_text(at + "/shard_00000.safetensors"); };
+  CHECK(shard(kept) != shard(kept + ".abandoned-1"));
+  CHECK_THAT(Manifest::read(kept).config, Catch::Contains("unit: steps"));
+}
+
+TEST_CASE("a damaged checkpoint is not gone back to: nothing is renamed, and later ones stay") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  train(config, 6);
+  const auto path = step_folder(config, 3) + "/shard_00000.safetensors";
+  auto bytes = read_text(path);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  write_text_atomic(path, bytes);
+  config.checkpoint.resume = "3";
+  const auto names = [&] {
+    std::vector<std::string> all;
+    for (const auto& entry : fs::directory_iterator(folder / "run/checkpoints")) all.push_back(entry.path().string());
+    std::ranges::sort(all);
+    return all;
+  };
+  const auto before = names();
+  CHECK_THROWS_WITH(train(config, 8), Catch::Contains("shard_00000.safetensors: damaged") &&
+                                          Catch::Contains("name another step than checkpoint.resume=3"));
+  CHECK(names() == before);
+  CHECK_FALSE(fs::exists(folder / "run/metrics.jsonl.abandoned-1"));
+}
+
+TEST_CASE("a later checkpoint of another version need not be readable to go back before it") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  train(config, 6);
+  auto newest = Manifest::read(step_folder(config, 6));
+  newest.config += "of_a_newer_version: {a: 1}\n";
+  newest.write(step_folder(config, 6));
+  config.checkpoint.resume = "4";
+  train(config, 6);
+  CHECK(fs::exists(step_folder(config, 6) + ".abandoned-1"));
 }

@@ -23,7 +23,9 @@ namespace fs = std::filesystem;
 constexpr auto kLook = std::chrono::milliseconds(200);  // between two looks at the queue at the end of a run
 constexpr size_t kManyWaiting = 3;
 // Of MPI and its launchers: a program that a command starts must not take itself for a rank of this run.
-const std::vector<std::string> kOfRanks{"OMPI_", "PMIX_", "PMI_"};
+const std::vector<std::string> kOfRanks{"OMPI_",       "PMIX_",       "PMI_",         "MV2_",       "RANK",
+                                        "LOCAL_RANK",  "GROUP_RANK",  "ROLE_",        "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+                                        "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_"};
 
 /// Marks the begin of a command's output.
 void write_heading(const std::string& path, const std::string& heading) {
@@ -33,6 +35,15 @@ void write_heading(const std::string& path, const std::string& heading) {
   } catch (const FileError&) {
     return;  // a full disk is no reason not to send
   }
+}
+
+/// "step 10, 20 and 3 more"
+std::string steps_text(const std::set<int64_t>& steps) {
+  constexpr size_t kMost = 10;
+  const bool all = steps.size() <= kMost;
+  const auto end = all ? steps.end() : std::next(steps.begin(), kMost);
+  return fmt::format("step {}{}", fmt::join(steps.begin(), end, ", "),
+                     all ? "" : fmt::format(" and {} more", steps.size() - kMost));
 }
 
 /// False where the file system does not say: then the command does.
@@ -70,19 +81,35 @@ CheckpointSender::~CheckpointSender() {
   thread_.join();
   if (!waiting_.empty())
     log::warn("not sent by checkpoint.after_save: {}. The next start of this run sends it", waiting_steps());
+  if (const auto steps = given_up(); !steps.empty())
+    log::warn("not sent by checkpoint.after_save after {} tries: {}. The next start of this run tries again",
+              config_.after_save_tries, steps_text(steps));
 }
 
-void CheckpointSender::start() {
+void CheckpointSender::start(int64_t step) {
   if (!sends()) return;
   agree(world_, [&] {
     if (world_.rank() != 0) return;
-    open();
+    open(step);
     thread_ = start_thread<std::thread>("the thread that sends checkpoints", [this] { work(); });
   });
 }
 
+/// Of steps that this run no longer has, copies may be elsewhere.
+void CheckpointSender::forget_later_than(int64_t step) {
+  std::set<int64_t> sent;
+  for (auto later = records_.steps.upper_bound(step); later != records_.steps.end();) {
+    const auto state = later->second.state;
+    if (state == SendState::sent || state == SendState::verified) sent.insert(later->first);
+    later = records_.steps.erase(later);
+  }
+  if (!sent.empty())
+    log::warn("{} were sent, and this run resumes from step {}: remove these copies, or do not restore them",
+              steps_text(sent), step);
+}
+
 /// Reads what earlier starts noted, and queues what they did not send.
-void CheckpointSender::open() {
+void CheckpointSender::open(int64_t step) {
   try {
     records_ = SendRecords::read(run_folder_ + "/after_save.json");
   } catch (const FileError& error) {
@@ -92,24 +119,26 @@ void CheckpointSender::open() {
     log::warn("ended process {}, a command of checkpoint.after_save that an earlier start of this run had left",
               records_.running->pid);
   records_.running.reset();
+  forget_later_than(step);
   const auto is_done = [&](const SendRecord& record) {
     return record.state == SendState::verified || (record.state == SendState::sent && config_.verify_copy.empty());
   };
-  for (const auto step : complete_steps(run_folder_ + "/checkpoints")) {
+  for (const auto saved : complete_steps(run_folder_ + "/checkpoints")) {
     std::error_code unknown;
-    if (fs::is_symlink(step_folder(step), unknown)) continue;  // a checkpoint that is elsewhere already
-    const auto found = records_.steps.find(step);
-    const auto hash = hash_manifest(step_folder(step));
+    if (fs::is_symlink(step_folder(saved), unknown)) continue;  // a checkpoint that is elsewhere already
+    const auto found = records_.steps.find(saved);
+    const auto hash = hash_manifest(step_folder(saved));
     if (found != records_.steps.end() && !hash.empty() && found->second.manifest_hash == hash && is_done(found->second))
       continue;
-    records_.steps[step] = {.manifest_hash = hash, .changed = utc_now()};
-    waiting_.insert(step);
+    records_.steps[saved] = {.manifest_hash = hash, .changed = utc_now()};
+    waiting_.insert(saved);
   }
   if (!waiting_.empty()) log::info("to be sent by checkpoint.after_save: {}", waiting_steps());
   write();
 }
 
 void CheckpointSender::add(int64_t step) {
+  if (!sends()) return;
   const auto hash = hash_manifest(step_folder(step));
   size_t waiting = 0;
   change([&] {
@@ -286,12 +315,14 @@ std::string CheckpointSender::step_folder(int64_t step) const {
   return fmt::format("{}/checkpoints/{}", run_folder_, step_name(step));
 }
 
-std::string CheckpointSender::waiting_steps() const {
-  constexpr size_t kMost = 10;
-  const bool all = waiting_.size() <= kMost;
-  const auto end = all ? waiting_.end() : std::next(waiting_.begin(), kMost);
-  return fmt::format("step {}{}", fmt::join(waiting_.begin(), end, ", "),
-                     all ? "" : fmt::format(" and {} more", waiting_.size() - kMost));
+std::string CheckpointSender::waiting_steps() const { return steps_text(waiting_); }
+
+/// Steps of the folder that were tried as often as they may be.
+std::set<int64_t> CheckpointSender::given_up() const {
+  std::set<int64_t> steps;
+  for (const auto& [step, record] : records_.steps)
+    if (record.state == SendState::failed && !is_gone(step_folder(step))) steps.insert(step);
+  return steps;
 }
 
 }  // namespace olmoe

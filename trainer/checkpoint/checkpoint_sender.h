@@ -37,10 +37,10 @@ class CheckpointSender {
   ~CheckpointSender();
 
   bool sends() const { return !config_.after_save.empty(); }
-  /// To be called once no other run can be in the folder. Ends a command that a killed run left on this host, and sends
-  /// all complete checkpoints of the folder that were not sent. Throws ConfigError where no thread can be started.
-  /// Collective over world.
-  void start();
+  /// To be called once no other run can be in the folder, which resumes after `step`. Ends a command that a killed run
+  /// left on this host, and sends all complete checkpoints of the folder that were not sent. Throws ConfigError where
+  /// no thread can be started. Collective over world.
+  void start(int64_t step);
   /// Queues a step that was just committed. On rank 0, any thread; does not throw.
   void add(int64_t step);
   /// Whether a step must stay on the local disk: it waits to be sent, is being sent, or checkpoint.delete_local wants
@@ -51,7 +51,8 @@ class CheckpointSender {
   bool finish(const std::function<bool()>& leave);
 
  private:
-  void open();
+  void open(int64_t step);
+  void forget_later_than(int64_t step);
   void work();
   void send(int64_t step);
   std::string attempt(int64_t step, int64_t tries);
@@ -62,6 +63,7 @@ class CheckpointSender {
   void write();
   std::string step_folder(int64_t step) const;
   std::string waiting_steps() const;
+  std::set<int64_t> given_up() const;
 
   const std::string run_folder_;  // from the root on: a command may change its folder
   const CheckpointConfig config_;

@@ -17,6 +17,7 @@
 #include "core/integers.h"
 #include "core/log.h"
 #include "core/process/fault_point.h"
+#include "core/process/process_limits.h"
 #include "parallel/agreement.h"
 #include "parallel/collectives/host_tensor.h"
 #include "parallel/error_text.h"
@@ -120,6 +121,15 @@ int64_t shard_bytes(std::span<const StateTensor> state) {
     for (const auto& slice : tensor.slices)
       bytes += (slice.end - slice.begin) * static_cast<int64_t>(tensor.flat.element_size());
   return bytes;
+}
+
+void check_file_size(std::span<const StateTensor> state) {
+  const int64_t bytes = shard_bytes(state);
+  if (bytes > file_size_limit())
+    throw ConfigError(
+        fmt::format("a checkpoint file of this rank takes {} bytes, but this process may write {} a "
+                    "file: raise the limit (ulimit -f unlimited), or shard over more ranks",
+                    bytes, file_size_limit()));
 }
 
 /// Runs `work` of the pending save on every rank. Where one fails, the save is over and all throw.
@@ -248,7 +258,7 @@ bool Checkpointer::make_removable(int64_t step) const {
   const auto every = options_.retention.keep_weights_every_steps;
   if (every == 0 || step % every != 0) return true;
   try {
-    keep_weights(step_folder(step), weights_folder());
+    keep_weights(step_folder(step), weights_folder(), options_.is_leaving);
     fault_point("retention.weights_kept", mesh_.world().rank());
     return true;
   } catch (const std::exception& error) {
@@ -336,6 +346,14 @@ void Checkpointer::set_aside(int64_t step, SetAside why, const std::string& reas
   });
 }
 
+void Checkpointer::set_weights_aside(int64_t step) const {
+  together(mesh_.world(), fmt::format("set weights after step {} aside", step), [&] {
+    if (mesh_.world().rank() != 0) return;
+    for (const auto kept : complete_steps(weights_folder()))
+      if (kept > step) olmoe::set_aside(fmt::format("{}/{}", weights_folder(), step_name(kept)), SetAside::abandoned);
+  });
+}
+
 void Checkpointer::forget_cached(int64_t step) const {
   try {
     for (const auto& entry : fs::directory_iterator(step_folder(step)))
@@ -364,9 +382,12 @@ void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> s
   fault_point("load.verified", world.rank());
   read_together(step, [&] {
     each_slice([&](const StateTensor& tensor, const Slice& slice) {
-      auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
-      checkpoint->read(tensor.kind, slice.name, slice.begin, part);
-      at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
+      constexpr int64_t kPiece = 4 << 20;  // elements
+      for (int64_t first = slice.begin; first < slice.end; first += kPiece) {
+        auto part = at::empty({std::min(kPiece, slice.end - first)}, tensor.flat.options().device(at::kCPU));
+        checkpoint->read(tensor.kind, slice.name, first, part);
+        at::Tensor(tensor.flat).narrow(0, slice.offset + first - slice.begin, part.numel()).copy_(part);
+      }
     });
   });
   fault_point("load.read", world.rank());

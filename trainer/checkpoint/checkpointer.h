@@ -20,6 +20,8 @@ namespace olmoe {
 
 /// Bytes of this rank's slices of `state` in its shard file, without the file's header.
 int64_t shard_bytes(std::span<const StateTensor> state);
+/// Throws ConfigError where that is more than a file of this process may have.
+void check_file_size(std::span<const StateTensor> state);
 
 /// Writes and reads `folder`/step_NNNNNNNNN/: one safetensors file of flat slices for each rank of `shard`, and the
 /// manifest, which is written last. A checkpoint is written under a temporary name, fsynced and renamed, so that it
@@ -47,6 +49,8 @@ class Checkpointer {
     std::function<void(int64_t step)> committed = [](int64_t) {};
     /// Asked on rank 0: whether a step must stay, whatever `retention` says.
     std::function<bool(int64_t step)> is_in_use = [](int64_t) { return false; };
+    /// Asked on rank 0: whether the run was asked to leave. Then weights that are being copied are given up.
+    std::function<bool()> is_leaving = [] { return false; };
   };
 
   /// `mesh` must outlive this object.
@@ -98,6 +102,8 @@ class Checkpointer {
   /// Renames a checkpoint that is damaged or abandoned, as set_aside() in checkpoint_folder.h, and logs `reason` with
   /// the new name. Throws CheckpointError. Collective over world.
   void set_aside(int64_t step, SetAside why, const std::string& reason) const;
+  /// The same, on rank 0, of weights that stayed of steps after `step`. Collective over world.
+  void set_weights_aside(int64_t step) const;
   /// Drops the files of a step from this host's page cache, so that the next read asks the disk. Does not throw.
   void forget_cached(int64_t step) const;
   /// Removes, on rank 0, what interrupted saves left. No other run may save in this folder meanwhile. Throws Error

@@ -46,7 +46,8 @@ ManifestConfig read_manifest_config(const Manifest& manifest, const std::string&
   std::vector<std::string> refused, left_out;
   bool can_be_ignored = saved.problems.empty();
   for (const auto& setting : saved.unknown) {
-    const bool is_fixed = !setting.words.empty() && is_fixed_key(setting.key);
+    const bool is_order = setting.key.starts_with("data.skip");  // of what was trained on
+    const bool is_fixed = is_order || (!setting.words.empty() && is_fixed_key(setting.key));
     can_be_ignored &= !is_fixed;
     if (is_fixed)
       refused.push_back(describe(setting) + "; it decides what is trained, and is never left out");

@@ -6,6 +6,7 @@
 #include <torch/headeronly/version.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <system_error>
@@ -36,6 +37,7 @@ std::string cpu_features() {
 }  // namespace
 
 void prepare_process() {
+  ::signal(SIGCHLD, SIG_DFL);  // ignored, as some launchers leave it, no exit code of a command could be read
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);  // never; any number would be a threshold
   mallopt(M_TOP_PAD, 64 << 20);

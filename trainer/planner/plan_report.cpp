@@ -166,17 +166,20 @@ std::string plan_json(const Config& config, int gpus, const GpuSpecs& gpu, std::
   const auto counts = count_parameters(config.model);
   const auto flops = count_flops(config.model, config.data.sequence_length);
   const auto saves = plan_saves(config, /*step=*/0, /*present=*/0);
-  nlohmann::ordered_json out{
-      {"gpu", gpu.name},
-      {"gpus", gpus},
-      {"gpus_with_tokens", busy_ranks(config, gpus)},
-      {"memory_limit_bytes", kUsableMemory * gpu.memory_bytes},
-      {"parameters", {{"total", counts.total}, {"active", counts.active}}},
-      {"flops_per_token", {{"causal", flops.causal}, {"full_attention", flops.full_attention}}},
-      {"steps", config.train.steps},
-      {"checkpoints", {{"each_bytes", saves.each_bytes}, {"most", saves.most}, {"bytes", saves.all_bytes()}}},
-      {"step_tokens", config.train.global_batch_size * config.data.sequence_length},
-      {"layouts", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json out{{"gpu", gpu.name},
+                             {"gpus", gpus},
+                             {"gpus_with_tokens", busy_ranks(config, gpus)},
+                             {"memory_limit_bytes", kUsableMemory * gpu.memory_bytes},
+                             {"parameters", {{"total", counts.total}, {"active", counts.active}}},
+                             {"flops_per_token", {{"causal", flops.causal}, {"full_attention", flops.full_attention}}},
+                             {"steps", config.train.steps},
+                             {"checkpoints",
+                              {{"each_bytes", saves.each_bytes},
+                               {"most", saves.most},
+                               {"weights", saves.weights},
+                               {"bytes", saves.all_bytes()}}},
+                             {"step_tokens", config.train.global_batch_size * config.data.sequence_length},
+                             {"layouts", nlohmann::ordered_json::array()}};
   for (const auto& planned : layouts) out["layouts"].push_back(json_of(planned, gpus));
   return out.dump(1) + "\n";
 }

@@ -28,13 +28,17 @@ std::string describe_saves(const PlannedSaves& plan, const DiskRoom& room) {
 
 std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& plan, const DiskRoom& room) {
   if (plan.saves == 0 || plan.needed_bytes() <= room.free_bytes) return {};
+  const auto weights = plan.weights > 0
+                           ? fmt::format(", or keep_weights_every_steps = {}, whose {} copies take a third each",
+                                         config.checkpoint.keep_weights_every_steps, plan.weights)
+                           : std::string();
   const int64_t keep = config.checkpoint.keep, every = config.checkpoint.keep_every_steps;
   return {
       fmt::format("run.folder: {} more of checkpoints will not fit into the {} that are free ({} of {} each: an "
                   "old one is removed after the next is complete); make room, or change checkpoint.keep = {}{}{}",
                   describe_size(plan.needed_bytes()), describe_size(room.free_bytes), plan.most - plan.present,
                   describe_size(plan.each_bytes), keep, keep == 0 ? ", which keeps all" : "",
-                  keep > 0 && every > 0 ? fmt::format(" or keep_every_steps = {}", every) : "")};
+                  (keep > 0 && every > 0 ? fmt::format(" or keep_every_steps = {}", every) : "") + weights)};
 }
 
 DiskUse describe_disk(const Config& config) {

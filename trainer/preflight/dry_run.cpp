@@ -118,7 +118,7 @@ DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu
 
 /// The notices of a run's start, and whether a checkpoint fits on the disk at all.
 DryRun describe_notices(const Config& config, int world_size, UnknownKeys unknown) {
-  const auto state = read_start_state(config, find_saved_run(config.run.folder, unknown));
+  const auto state = read_start_state(config, find_saved_run(config, unknown));
   std::string out;
   if (state.saved.config)
     out += fmt::format("run.folder: {} has step {}, from which a run resumes\n", config.run.folder, state.saved.step);

@@ -23,7 +23,7 @@ MemoryFit fit_here(const ResolvedRun& run) {
 /// Empty where a checkpoint cannot be read: the run reports it when it loads it.
 SavedRun saved_run(const ResolvedRun& run) {
   try {
-    return find_saved_run(run.config.run.folder, run.unknown_keys);
+    return find_saved_run(run.config, run.unknown_keys);
   } catch (const Error&) {
     return {};
   }

@@ -10,6 +10,7 @@
 #include "trainer/checkpoint/manifest_config.h"
 #include "trainer/job/environment.h"
 #include "trainer/preflight/schedule_notices.h"
+#include "trainer/rewind.h"
 
 namespace olmoe {
 namespace {
@@ -50,8 +51,8 @@ void append(Lines& lines, Lines more) {
 
 }  // namespace
 
-SavedRun find_saved_run(const std::string& run_folder, UnknownKeys unknown) {
-  const auto folder = run_folder + "/checkpoints";
+SavedRun find_saved_run(const Config& config, UnknownKeys unknown) {
+  const auto folder = config.run.folder + "/checkpoints";
   SavedRun saved;
   std::vector<int64_t> steps;
   try {
@@ -60,10 +61,16 @@ SavedRun find_saved_run(const std::string& run_folder, UnknownKeys unknown) {
     throw CheckpointError(fmt::format("cannot look for checkpoints in {}: {}", folder, error.code().message()));
   }
   if (steps.empty()) return saved;
-  const auto newest = folder + "/" + step_name(steps.back());
-  const auto manifest = Manifest::read(newest);
-  auto [config, left_out] = read_manifest_config(manifest, newest, unknown);
-  return {manifest.step, std::ssize(steps), std::move(config), std::move(left_out)};
+  const auto path_of = [&](int64_t step) { return folder + "/" + step_name(step); };
+  auto manifest = Manifest::read(path_of(steps.back()));
+  const auto asked = resume_step(config.checkpoint);
+  if (asked && std::ranges::binary_search(steps, *asked) &&
+      !has_gone_back(manifest, path_of(steps.back()), config, unknown)) {
+    steps.erase(std::ranges::upper_bound(steps, *asked), steps.end());
+    manifest = Manifest::read(path_of(*asked));
+  }
+  auto [saved_config, left_out] = read_manifest_config(manifest, path_of(manifest.step), unknown);
+  return {manifest.step, std::ssize(steps), std::move(saved_config), std::move(left_out)};
 }
 
 StartState read_start_state(const Config& config, SavedRun saved) {

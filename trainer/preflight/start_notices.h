@@ -16,8 +16,9 @@ struct SavedRun {
   std::optional<Config> config;  ///< of the checkpoint; none: a new run
   std::string left_out = {};     ///< as ManifestConfig
 };
-/// Throws CheckpointError where the newest checkpoint of the folder cannot be read.
-SavedRun find_saved_run(const std::string& run_folder, UnknownKeys unknown = UnknownKeys::refused);
+/// The newest of run.folder, or the one that checkpoint.resume goes back to; the number of those up to it. Throws
+/// CheckpointError where it cannot be read.
+SavedRun find_saved_run(const Config& config, UnknownKeys unknown = UnknownKeys::refused);
 
 /// What a run's start notices depend on, besides its config.
 struct StartState {

@@ -43,9 +43,9 @@ struct Run {
   void save(int64_t step, const std::string& content = "a manifest") const {
     folder.add("run/checkpoints/" + step_name(step) + "/manifest.json", fmt::format("{} of {}", content, step));
   }
-  std::unique_ptr<CheckpointSender> start(const CheckpointSender::Times& times = kShort) {
+  std::unique_ptr<CheckpointSender> start(const CheckpointSender::Times& times = kShort, int64_t last = kMostSteps) {
     auto sender = std::make_unique<CheckpointSender>(folder / "run", config, *world, times);
-    sender->start();
+    sender->start(last);
     return sender;
   }
   /// Sends all that is left.
@@ -90,6 +90,20 @@ TEST_CASE("checkpoints are sent once, the oldest first, and a later start sends 
   CHECK_FALSE(run.records().running);
 }
 
+TEST_CASE("a run that has gone back forgets the later steps that it sent, and sends what it saves in their place") {
+  Run run(kCopy);
+  for (const int64_t step : {10, 20, 30}) run.save(step);
+  run.send_all();
+  for (const int64_t step : {20, 30}) fs::rename(run.step_folder(step), run.step_folder(step) + ".abandoned-1");
+  const auto sender = run.start(kShort, /*last=*/10);
+  CHECK(run.records().steps.size() == 1);
+  CHECK(run.record(10).state == SendState::sent);
+  run.save(20, "another");
+  sender->add(20);
+  CHECK(sender->finish(kStay));
+  CHECK(run.remote("order") == "10\n20\n30\n20\n");
+}
+
 TEST_CASE("a link to a checkpoint elsewhere is not sent, and without a command nothing is") {
   Run run(kCopy);
   run.save(1);
@@ -100,6 +114,10 @@ TEST_CASE("a link to a checkpoint elsewhere is not sent, and without a command n
   run.config.after_save.clear();
   fs::remove(run.folder / "run/after_save.json");
   run.send_all();
+  const auto sender = run.start();
+  sender->add(1);
+  CHECK_FALSE(sender->in_use(1));
+  CHECK(sender->finish(kStay));
   CHECK_FALSE(fs::exists(run.folder / "run/after_save.json"));
 }
 

@@ -116,6 +116,31 @@ TEST_CASE("weights are not kept of a damaged checkpoint") {
   auto bytes = read_text(step + "/shard_00000.safetensors");
   bytes[bytes.size() - 9] = static_cast<char>(bytes[bytes.size() - 9] ^ 4);
   write_text_atomic(step + "/shard_00000.safetensors", bytes);
-  CHECK_THROWS_WITH(keep_weights(step, folder / "weights"), Catch::Contains("shard_00000.safetensors: damaged"));
-  CHECK_FALSE(fs::exists(folder / "weights/step_000000004"));
+  CHECK_THROWS_WITH(keep_weights(step, folder / "weights", [] { return false; }),
+                    Catch::Contains("shard_00000.safetensors: damaged"));
+  CHECK(names_in(folder / "weights").empty());  // what was copied so far is removed: it may be what fills the disk
+}
+
+TEST_CASE("weights are given up where the run was asked to leave, and of another history do not count as kept") {
+  TempFolder folder;
+  auto config = saving_run(folder / "run");
+  config.checkpoint.keep = 0;
+  train(config, 1);
+  const auto step = folder / "run/checkpoints/step_000000004", kept = folder / "weights/step_000000004";
+  CHECK_THROWS_WITH(keep_weights(step, folder / "weights", [] { return true; }), Catch::Contains("asked to leave"));
+  CHECK(names_in(folder / "weights").empty());
+  const auto keep = [&](const std::string& from) { keep_weights(from, folder / "weights", [] { return false; }); };
+  keep(step);
+  const auto first = snapshot(folder / "weights");
+  keep(step);
+  CHECK(snapshot(folder / "weights") == first);
+
+  auto other = saving_run(folder / "other");
+  other.checkpoint.keep = 0;
+  other.optimizer.lr = 2e-3;
+  train(other, 1);
+  keep(folder / "other/checkpoints/step_000000004");
+  CHECK(names_in(folder / "weights") == std::vector<std::string>{"step_000000004", "step_000000004.old-1"});
+  const auto expected = tensors_of(folder / "other/checkpoints/step_000000004");
+  for (const auto& [name, values] : tensors_of(kept)) CHECK(at::equal(values, expected.at(name)));
 }

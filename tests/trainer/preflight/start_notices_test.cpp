@@ -351,17 +351,17 @@ TEST_CASE("a notice for attention that is not deterministic") {
 TEST_CASE("where a run goes on is read from its folder") {
   const TempFolder folder;
   auto config = tiny_run(folder / "run");
-  CHECK_FALSE(find_saved_run(config.run.folder).config);
+  CHECK_FALSE(find_saved_run(config).config);
   config.checkpoint.every_steps = 2;
   config.checkpoint.save_last = true;
   run_single(config);
-  const auto saved = find_saved_run(config.run.folder);
+  const auto saved = find_saved_run(config);
   CHECK(saved.step == 3);
   CHECK(saved.checkpoints == 2);
   REQUIRE(saved.config);
   CHECK(saved.config->train.steps == 3);
   folder.add("run/checkpoints/step_000000009/manifest.json", "{");
-  CHECK_THROWS_AS(find_saved_run(config.run.folder), CheckpointError);
+  CHECK_THROWS_AS(find_saved_run(config), CheckpointError);
 }
 
 TEST_CASE("a start whose memory cannot fit is refused on all ranks, and makes nothing") {
