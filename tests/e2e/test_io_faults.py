@@ -231,7 +231,8 @@ class SlowDisk(IoFaultTest):
         self.assertEqual(complaints(text), [])
 
     def test_the_next_save_waits_and_says_so(self):
-        overrides = ("train.steps=40", "checkpoint.every_steps=10")
+        # No third save is due, which might wait for the second one where ten steps take less time than a save.
+        overrides = ("train.steps=40", "checkpoint.every_steps=0", "checkpoint.cadence=[{until_step: 20, every_steps: 10}]")
         straight = self.train("straight", *overrides, ranks=2)
         code, text = self.outcome(self.config, "run.folder=run", *overrides, ranks=2, environment=self.slow(10, 0))
         self.assertEqual(code, 0, text)
@@ -241,7 +242,7 @@ class SlowDisk(IoFaultTest):
         said = [text.index(words) for words in ("step 20/40 ", waits, "saved run/checkpoints/step_000000010", "step 21/40 ")]
         self.assertEqual(said, sorted(said), text)
         self.assertGreater(self.assert_saved(text, 10), 0.5)
-        self.assertEqual(checkpoints(run), [10, 20, 30, 40])
+        self.assertEqual(checkpoints(run), [10, 20, 40])
         self.assertEqual(step_lines(run), step_lines(straight))
         self.assertEqual(shards(run, 40), shards(straight, 40))
 
