@@ -175,8 +175,12 @@ TEST_CASE("planted: a state that changes while it is copied", "[.planted_race]")
   TrainedState state(*world, folder / "checkpoints");
   state.mode = kAsync;
   state.fill();
+  // Written in code that is instrumented, which LibTorch is not, and through plain pointers: the reference counts of
+  // tensors would order the two accesses.
+  std::vector<std::span<float>> values;
+  for (const auto& tensor : state.state())
+    values.emplace_back(at::Tensor(tensor.flat).mutable_data_ptr<float>(), tensor.flat.numel());
   state.begin_save_without_waiting(7);
-  for (const auto& tensor : state.state())  // in code that is instrumented: LibTorch is not
-    std::fill_n(at::Tensor(tensor.flat).mutable_data_ptr<float>(), tensor.flat.numel(), 0.0F);
+  for (const auto& part : values) std::ranges::fill(part, 0.0F);
   state.checkpointer.commit();
 }
