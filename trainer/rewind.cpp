@@ -81,11 +81,11 @@ void abandon_later(const Checkpointer& checkpointer, int64_t step, const std::st
   agree(world, [&] {
     if (world.rank() == 0) keep_metrics(run_folder);
   });
+  checkpointer.set_weights_aside(step);  // first: later checkpoints are what makes a start after a kill do this again
   const auto steps = checkpointer.steps();
   for (const auto one : later_than(step, steps) | std::views::reverse)
     checkpointer.set_aside(one, SetAside::abandoned,
                            fmt::format("checkpoint.resume={} goes back before step {}", step, one));
-  checkpointer.set_weights_aside(step);
 }
 
 }  // namespace olmoe

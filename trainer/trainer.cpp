@@ -123,12 +123,7 @@ void Trainer::lease_folder(std::optional<int64_t> latest_step) {
   });
 }
 
-/// What a checkpoint has: weights, moments and the buffers of stages.
-std::vector<StateTensor> Trainer::state() const {
-  auto out = optimizer_->state();
-  for (auto& buffer : runner_->buffers()) out.push_back(std::move(buffer));
-  return out;
-}
+std::vector<StateTensor> Trainer::state() const { return saved_state(*optimizer_, *runner_); }
 
 void Trainer::start_or_resume() {
   const auto newest = checkpointer_.latest_step();

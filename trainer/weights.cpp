@@ -19,6 +19,12 @@ void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const Par
   }
 }
 
+std::vector<StateTensor> saved_state(const Optimizer& optimizer, const StageRunner& runner) {
+  auto out = optimizer.state();
+  for (auto& buffer : runner.buffers()) out.push_back(std::move(buffer));
+  return out;
+}
+
 void fill_moments(std::span<const StateTensor> state, const std::string& step_folder) {
   try {
     CheckpointReader reader(step_folder);

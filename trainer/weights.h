@@ -1,16 +1,23 @@
 #pragma once
 #include <memory>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "model/init.h"
 #include "parallel/sharded_unit.h"
 #include "trainer/checkpoint/state_tensor.h"
 #include "trainer/config/config.h"
+#include "trainer/optimizer.h"
+#include "trainer/stage_runner.h"
 
 namespace olmoe {
 
 /// Fills this rank's slices of every unit from `source`, and marks gathered copies as outdated.
 void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const ParamSource& source);
+
+/// What a checkpoint has: weights and moments of `optimizer`, and the buffers of the stages of `runner`.
+std::vector<StateTensor> saved_state(const Optimizer& optimizer, const StageRunner& runner);
 
 /// Fills all of `state` but the weights, which are moments and buffers, from the step folder train.init_from. Throws
 /// CheckpointError, naming train.init_optimizer, where it has none.

@@ -7,17 +7,14 @@ Checked after each start: an exit code of 0 or 4, and 4 only where the log says 
 damaged; metrics count the saves that the log calls failed; checkpoints that were there stay, and what is there is whole.
 """
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 from io_faults import ALL_FILES, environment, failed_saves, shards, without_failures
-from support import PROGRAM, TINY, Job, checkpoints, step_lines
+from support import TINY, Job, checkpoints, step_lines
+from torture import run_trials
 
 STEPS = 24
 PERIODS = (1, 2, 3, 5)
@@ -106,19 +103,10 @@ class Torture:
         return not wrong
 
 
-def main():
-    trials, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    version = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    print(f"{version}, {os.cpu_count()} cores, seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="olmoe-torture-") as folder:
-        torture = Torture(Path(folder), seed)
-        good = sum(torture.trial(number) for number in range(1, trials + 1))
-    print(f"{good} of {trials} runs became the run that nobody disturbed; starts by exit code: "
-          f"{dict(sorted(torture.codes.items()))}; {torture.failures} saves failed; hits:")
-    for call, count in sorted(torture.hits.items()):
-        print(f"  {call:18} {count}")
-    return 0 if good == trials else 1
+def summary(torture):
+    lines = [f"starts by exit code: {dict(sorted(torture.codes.items()))}; {torture.failures} saves failed; hits:"]
+    return "\n".join(lines + [f"  {call:18} {count}" for call, count in sorted(torture.hits.items())])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_trials(Torture, summary))

@@ -8,15 +8,13 @@ Each trial kills (SIGKILL) one random rank, or mpirun, up to three times.
 import os
 import random
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 from signal import SIGKILL
 
-from support import PROGRAM, TINY, Job, checkpoints, last_step, step_lines
+from support import TINY, Job, checkpoints, last_step, step_lines
+from torture import run_trials
 
 STEPS = 24
 PERIODS = (1, 2, 3, 5)
@@ -102,17 +100,10 @@ class Torture:
         return ["it began anew"] if before and "new run in" in text else []
 
 
-def main():
-    trials, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    version = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    print(f"{version}, {os.cpu_count()} cores, seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="olmoe-torture-") as folder:
-        torture = Torture(Path(folder), seed)
-        good = sum(torture.trial(number) for number in range(1, trials + 1))
-    print(f"{good} of {trials} runs became the run that nobody touched; {torture.kills['rank']} kills of a rank, "
-          f"{torture.kills['mpirun']} of mpirun; at most {torture.most_lost} steps were trained again")
-    return 0 if good == trials else 1
+def summary(torture):
+    return (f"{torture.kills['rank']} kills of a rank, {torture.kills['mpirun']} of mpirun; at most {torture.most_lost} steps "
+            "were trained again")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_trials(Torture, summary))

@@ -87,6 +87,28 @@ inline FinishedRun run_single(const Config& config) {
   return {metrics_of(config.run.folder), whole_state(trainer)};
 }
 
+/// Trains on thread ranks to the end, or throws what the run throws.
+inline void run_to_the_end(int ranks, const Config& config) {
+  run_ranks(ranks, [&](Communicator& world) {
+    Trainer trainer(resolve_run(config, world.size()), world);
+    ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
+  });
+}
+
+/// Six steps, with every checkpoint kept.
+inline Config saving_run(const std::string& folder) {
+  auto config = tiny_run(folder);
+  config.train.steps = 6;
+  config.checkpoint.every_steps = 1;
+  config.checkpoint.keep = 0;
+  config.schedule.decay_steps = 20;
+  return config;
+}
+
+inline std::string step_folder(const Config& config, int64_t step) {
+  return fmt::format("{}/checkpoints/step_{:09}", config.run.folder, step);
+}
+
 /// Largest error of this rank's slices of one kind of state against whole parameters, relative to
 /// the largest element of each; infinite where a number is missing. Throws where the reference of a
 /// parameter is zero, which would hold for anything.

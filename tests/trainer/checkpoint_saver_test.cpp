@@ -3,25 +3,14 @@
 
 #include <fcntl.h>
 
-#include "support/catch.h"
+#include "support/checkpoint_fixtures.h"
 #include "support/file_size_limit.h"
-#include "support/trainer_fixtures.h"
 
 namespace {
 
 using namespace olmoe;
 using namespace olmoe::test;
 namespace fs = std::filesystem;
-
-std::set<std::string> names_in(const std::string& folder) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename());
-  return names;
-}
-
-std::string step_folder(const Config& config, int64_t step) {
-  return fmt::format("{}/checkpoints/step_{:09}", config.run.folder, step);
-}
 
 Config saving_run(const std::string& folder, bool async) {
   auto config = tiny_run(folder);
@@ -30,14 +19,6 @@ Config saving_run(const std::string& folder, bool async) {
   config.checkpoint.keep = 0;
   config.checkpoint.async = async;
   return config;
-}
-
-/// Runs on thread ranks to the end, or throws what the run throws.
-void run_to_the_end(int ranks, const Config& config) {
-  run_ranks(ranks, [&](Communicator& world) {
-    Trainer trainer(resolve_run(config, world.size()), world);
-    ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
-  });
 }
 
 std::string error_of(ExitCode code, int ranks, const Config& config) {

@@ -8,19 +8,6 @@ namespace {
 using namespace olmoe;
 using namespace olmoe::test;
 
-std::string step_folder(const Config& config, int64_t step) {
-  return fmt::format("{}/checkpoints/step_{:09}", config.run.folder, step);
-}
-
-Config saving_run(const std::string& folder) {
-  auto config = tiny_run(folder);
-  config.train.steps = 6;
-  config.checkpoint.every_steps = 1;
-  config.checkpoint.keep = 0;
-  config.schedule.decay_steps = 20;
-  return config;
-}
-
 /// What one rank holds before the first step of a run.
 std::map<std::string, FlatParams> state_at_start(const Config& config) {
   const auto world = make_single_communicator();
@@ -82,18 +69,12 @@ TEST_CASE("a run that continues another run is that run: metrics and trained sta
   const int ranks = GENERATE(1, 2);
   TempFolder folder;
   const auto first = saving_run(folder / "first");
-  const auto train_on = [&](const Config& config) {
-    run_ranks(ranks, [&](Communicator& world) {
-      Trainer trainer(resolve_run(config, world.size()), world);
-      ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
-    });
-  };
-  train_on(first);
+  run_to_the_end(ranks, first);
   auto second = saving_run(folder / "second");
   second.train.init_from = step_folder(first, 3);
   second.train.init_optimizer = InitOptimizer::keep;
   second.train.init_progress = InitProgress::continued;
-  train_on(second);
+  run_to_the_end(ranks, second);
   const auto all = metrics_of(folder / "first"), rest = metrics_of(folder / "second");
   REQUIRE(rest.size() == 3);
   for (size_t i = 0; i < 3; ++i) CHECK(rest[i] == all[i + 3]);

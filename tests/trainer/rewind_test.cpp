@@ -10,26 +10,10 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kBatch = 5;
 
-std::string step_folder(const Config& config, int64_t step) {
-  return fmt::format("{}/checkpoints/step_{:09}", config.run.folder, step);
-}
-
-Config saving_run(const std::string& folder) {
-  auto config = tiny_run(folder);
-  config.train.steps = 6;
-  config.checkpoint.every_steps = 1;
-  config.checkpoint.keep = 0;
-  config.schedule.decay_steps = 20;
-  return config;
-}
-
 /// Trains to `steps` on `ranks` ranks.
 void train(Config config, int64_t steps, int ranks = 1) {
   config.train.steps = steps;
-  run_ranks(ranks, [&](Communicator& world) {
-    Trainer trainer(resolve_run(config, world.size()), world);
-    ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
-  });
+  run_to_the_end(ranks, config);
 }
 
 /// What a run says that must not start; it must leave every file as it was.

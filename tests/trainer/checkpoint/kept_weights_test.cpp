@@ -2,7 +2,7 @@
 #include "trainer/checkpoint/kept_weights.h"
 
 #include "support/catch.h"
-#include "support/trainer_fixtures.h"
+#include "support/checkpoint_fixtures.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 
 namespace {
@@ -11,28 +11,15 @@ using namespace olmoe;
 using namespace olmoe::test;
 namespace fs = std::filesystem;
 
-Config saving_run(const std::string& folder) {
-  auto config = tiny_run(folder);
-  config.train.steps = 6;
-  config.checkpoint.every_steps = 1;
+Config weights_run(const std::string& folder) {
+  auto config = saving_run(folder);
   config.checkpoint.keep = 1;
   config.checkpoint.keep_weights_every_steps = 2;
   return config;
 }
 
-void train(const Config& config, int ranks) {
-  run_ranks(ranks, [&](Communicator& world) {
-    Trainer trainer(resolve_run(config, world.size()), world);
-    ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
-  });
-}
-
-std::vector<std::string> names_in(const std::string& folder) {
-  std::vector<std::string> names;
-  if (fs::exists(folder))
-    for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
-  std::ranges::sort(names);
-  return names;
+std::set<std::string> names_below(const std::string& folder) {
+  return fs::exists(folder) ? names_in(folder) : std::set<std::string>();
 }
 
 std::map<std::string, at::Tensor> tensors_of(const std::string& step_folder) {
@@ -52,15 +39,15 @@ TEST_CASE("the weights of checkpoints that are removed stay, bit for bit, and no
   const int ranks = GENERATE(1, 2);
   const bool async = GENERATE(true, false);
   TempFolder folder;
-  auto all = saving_run(folder / "all");
+  auto all = weights_run(folder / "all");
   all.checkpoint.keep = 0;
-  train(all, ranks);
-  CHECK(names_in(folder / "all/weights").empty());
-  auto config = saving_run(folder / "run");
+  run_to_the_end(ranks, all);
+  CHECK(names_below(folder / "all/weights").empty());
+  auto config = weights_run(folder / "run");
   config.checkpoint.async = async;
-  train(config, ranks);
-  CHECK(names_in(folder / "run/checkpoints") == std::vector<std::string>{"step_000000006"});
-  CHECK(names_in(folder / "run/weights") == std::vector<std::string>{"step_000000002", "step_000000004"});
+  run_to_the_end(ranks, config);
+  CHECK(names_in(folder / "run/checkpoints") == std::set<std::string>{"step_000000006"});
+  CHECK(names_in(folder / "run/weights") == std::set<std::string>{"step_000000002", "step_000000004"});
   for (const char* step : {"/step_000000002", "/step_000000004"}) {
     const auto whole = tensors_of(folder / "all/checkpoints" + step), kept = tensors_of(folder / "run/weights" + step);
     CHECK(whole.size() == 3 * kept.size());
@@ -78,9 +65,9 @@ TEST_CASE("the weights of checkpoints that are removed stay, bit for bit, and no
 
 TEST_CASE("a run starts from kept weights, and its moments are new") {
   TempFolder folder;
-  const auto config = saving_run(folder / "run");
-  train(config, 2);
-  auto second = saving_run(folder / "second");
+  const auto config = weights_run(folder / "run");
+  run_to_the_end(2, config);
+  auto second = weights_run(folder / "second");
   second.train.init_from = folder / "run/weights/step_000000004";
   const auto expected = tensors_of(second.train.init_from);
   const auto world = make_single_communicator();
@@ -91,56 +78,56 @@ TEST_CASE("a run starts from kept weights, and its moments are new") {
 
 TEST_CASE("a checkpoint whose weights cannot be kept stays whole, until they can be") {
   TempFolder folder;
-  auto config = saving_run(folder / "run");
+  auto config = weights_run(folder / "run");
   fs::create_directories(config.run.folder);
   folder.add("run/weights", "a file in the way");
-  train(config, 1);
+  run_to_the_end(1, config);
   CHECK(names_in(folder / "run/checkpoints") ==
-        std::vector<std::string>{"step_000000002", "step_000000004", "step_000000006"});
+        std::set<std::string>{"step_000000002", "step_000000004", "step_000000006"});
   fs::remove(folder / "run/weights");
   fs::create_directories(folder / "run/weights/.tmp_step_000000004");  // as a run that was killed leaves it
   folder.add("run/weights/.tmp_step_000000004/shard_00000.safetensors", "half");
   config.train.steps = 7;
-  train(config, 1);
-  CHECK(names_in(folder / "run/checkpoints") == std::vector<std::string>{"step_000000007"});
+  run_to_the_end(1, config);
+  CHECK(names_in(folder / "run/checkpoints") == std::set<std::string>{"step_000000007"});
   CHECK(names_in(folder / "run/weights") ==
-        std::vector<std::string>{"step_000000002", "step_000000004", "step_000000006"});
+        std::set<std::string>{"step_000000002", "step_000000004", "step_000000006"});
 }
 
 TEST_CASE("weights are not kept of a damaged checkpoint") {
   TempFolder folder;
-  auto config = saving_run(folder / "run");
+  auto config = weights_run(folder / "run");
   config.checkpoint.keep = 0;
-  train(config, 1);
+  run_to_the_end(1, config);
   const auto step = folder / "run/checkpoints/step_000000004";
   auto bytes = read_text(step + "/shard_00000.safetensors");
   bytes[bytes.size() - 9] = static_cast<char>(bytes[bytes.size() - 9] ^ 4);
   write_text_atomic(step + "/shard_00000.safetensors", bytes);
   CHECK_THROWS_WITH(keep_weights(step, folder / "weights", [] { return false; }),
                     Catch::Contains("shard_00000.safetensors: damaged"));
-  CHECK(names_in(folder / "weights").empty());  // what was copied so far is removed: it may be what fills the disk
+  CHECK(names_below(folder / "weights").empty());  // what was copied so far is removed: it may be what fills the disk
 }
 
 TEST_CASE("weights are given up where the run was asked to leave, and of another history do not count as kept") {
   TempFolder folder;
-  auto config = saving_run(folder / "run");
+  auto config = weights_run(folder / "run");
   config.checkpoint.keep = 0;
-  train(config, 1);
+  run_to_the_end(1, config);
   const auto step = folder / "run/checkpoints/step_000000004", kept = folder / "weights/step_000000004";
   CHECK_THROWS_WITH(keep_weights(step, folder / "weights", [] { return true; }), Catch::Contains("asked to leave"));
-  CHECK(names_in(folder / "weights").empty());
+  CHECK(names_below(folder / "weights").empty());
   const auto keep = [&](const std::string& from) { keep_weights(from, folder / "weights", [] { return false; }); };
   keep(step);
   const auto first = snapshot(folder / "weights");
   keep(step);
   CHECK(snapshot(folder / "weights") == first);
 
-  auto other = saving_run(folder / "other");
+  auto other = weights_run(folder / "other");
   other.checkpoint.keep = 0;
   other.optimizer.lr = 2e-3;
-  train(other, 1);
+  run_to_the_end(1, other);
   keep(folder / "other/checkpoints/step_000000004");
-  CHECK(names_in(folder / "weights") == std::vector<std::string>{"step_000000004", "step_000000004.old-1"});
+  CHECK(names_in(folder / "weights") == std::set<std::string>{"step_000000004", "step_000000004.old-1"});
   const auto expected = tensors_of(folder / "other/checkpoints/step_000000004");
   for (const auto& [name, values] : tensors_of(kept)) CHECK(at::equal(values, expected.at(name)));
 }

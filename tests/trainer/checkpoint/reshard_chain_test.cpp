@@ -9,6 +9,7 @@
 #include "support/layout_ladder.h"
 #include "support/stage_with_buffer.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
+#include "trainer/weights.h"
 
 namespace {
 
@@ -99,11 +100,7 @@ class HopRank {
     out[2] = std::make_unique<StageWithBuffer>(std::move(out[2]), "blocks.1.bias", at::zeros({2, 3}, at::kDouble));
     return out;
   }
-  std::vector<StateTensor> state() {
-    auto out = optimizer_.state();
-    for (auto& buffer : runner_.buffers()) out.push_back(buffer);
-    return out;
-  }
+  std::vector<StateTensor> state() const { return saved_state(optimizer_, runner_); }
   void each_slice(const std::function<void(at::Tensor, const std::string&, const Slice&)>& visit) {
     for (const auto& tensor : state())
       for (const auto& slice : tensor.slices)

@@ -4,6 +4,7 @@
 #include "core/files/safetensors.h"
 #include "support/checkpoint_fixtures.h"
 #include "support/stage_with_buffer.h"
+#include "trainer/weights.h"
 
 namespace {
 
@@ -41,11 +42,7 @@ class Rank {
     out[2] = std::make_unique<StageWithBuffer>(std::move(out[2]), "blocks.1.bias", at::zeros({2, 3}, at::kDouble));
     return out;
   }
-  std::vector<StateTensor> state() {
-    auto out = optimizer_.state();
-    for (auto& buffer : runner_.buffers()) out.push_back(buffer);
-    return out;
-  }
+  std::vector<StateTensor> state() const { return saved_state(optimizer_, runner_); }
 
   const ModelConfig model_ = [] {
     auto model = tiny_model();
