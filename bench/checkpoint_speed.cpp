@@ -129,6 +129,7 @@ void measure(const std::string& folder, int64_t layers, int rounds) {
   const auto world = make_single_communicator();
   DeviceMesh mesh(*world, {1, 1, 1});
   Checkpointer checkpointer(folder + "/checkpoints", mesh, {});
+  fs::create_directories(folder);
   const auto plain = folder + "/plain";
   for (int round = 0; round < rounds; ++round) {
     const double disk_write = timed("plain write and fsync", bytes, [&] { plain_write(plain, memory, bytes); });

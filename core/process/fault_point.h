@@ -14,7 +14,7 @@ inline constexpr std::array<std::string_view, 24> kFaultPoints{
     "commit.synced",     "commit.way_made",    "commit.renamed",
     "commit.durable",    "retention.begin",    "retention.weights_kept",
     "retention.between", "retention.end",      "commit.done",
-    "load.manifest",     "load.verified",      "load.read"};
+    "load.manifest",     "load.between",       "load.read"};
 
 /// Does nothing, unless the environment variable OLMOE_FAULT names `point` and `rank`:
 /// "POINT RANK NTH kill" ends the process by SIGKILL when the point is passed for the NTH time (1: the first), and

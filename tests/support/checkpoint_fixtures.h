@@ -115,13 +115,13 @@ inline std::string refused_by(ExitCode code, const std::string& folder) {
   } catch (const Error& error) {
     CHECK(error.code() == code);
     message = error.what();
-    if (code == ExitCode::checkpoint) CHECK(state.is_zero());
+    if (code == ExitCode::checkpoint) CHECK_FALSE(state.is_filled());
   }
   CHECK(snapshot(folder) == before);
   return message;
 }
 
-/// The same for a checkpoint that cannot be read: then the state must be untouched too.
+/// The same for a checkpoint that cannot be read: then the state must not be whole either.
 inline std::string refusal(const std::string& folder) { return refused_by(ExitCode::checkpoint, folder); }
 
 inline std::set<std::string> names_in(const std::string& folder) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "core/error.h"
 #include "core/files/files.h"
 #include "core/log.h"
 
@@ -103,6 +104,31 @@ void remove_checkpoint(const std::string& step_folder) {
   if (!remove_or_warn(folder / kManifest)) return;  // without its files it would be a damaged checkpoint
   for (const auto& path : ours) remove_or_warn(path);
   if (!others) remove_or_warn(folder);
+}
+
+std::optional<FileLock> lock_against_removal(const std::string& step_folder) {
+  const auto manifest = fmt::format("{}/{}", step_folder, kManifest);
+  try {
+    auto lock = FileLock::try_lock(manifest, FileLock::Kind::shared);
+    if (!lock || !fs::exists(manifest))
+      throw CheckpointError(fmt::format("{} is being removed by the run that saved it", step_folder));
+    return lock;
+  } catch (const FileError& error) {
+    log::warn("{}. The run that saved it may remove it while it is read", error.what());
+    return {};
+  }
+}
+
+bool remove_unread(const std::string& step_folder) {
+  std::optional<FileLock> lock;
+  try {
+    lock = FileLock::try_lock(fmt::format("{}/{}", step_folder, kManifest), FileLock::Kind::exclusive);
+    if (!lock) return false;
+  } catch (const FileError&) {
+    lock.reset();  // a file system without locks, or a file that may not be written: nothing can protect it
+  }
+  remove_checkpoint(step_folder);
+  return true;
 }
 
 void remove_leftovers(const std::string& folder) {

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "core/files/file_lock.h"
+
 /// The folder of a run's checkpoints. Users may keep other files in it: links, renamed steps, notes, results. Only
 /// files that a save wrote are ever removed, and nothing is removed through a link.
 namespace olmoe {
@@ -31,6 +33,12 @@ bool has_damaged(const std::string& folder);
 /// and so does a link. Files that cannot be removed are logged as warnings. Throws std::filesystem::filesystem_error
 /// where the folder cannot be read.
 void remove_checkpoint(const std::string& step_folder);
+/// Keeps remove_unread() of any process and host from removing a checkpoint, while the result lives. The lock is a
+/// shared flock(2) of manifest.json, which other programs can take, too. None, with a warning, where the file system
+/// has no locks. Throws CheckpointError where the checkpoint is being removed or is gone.
+std::optional<FileLock> lock_against_removal(const std::string& step_folder);
+/// remove_checkpoint(), unless another program has locked the checkpoint against it. Returns whether it was tried.
+bool remove_unread(const std::string& step_folder);
 /// Removes what interrupted saves and removals left in a folder. Never throws: failures are logged as warnings.
 void remove_leftovers(const std::string& folder);
 /// The same of one temporary folder, if it is there.

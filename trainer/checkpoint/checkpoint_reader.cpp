@@ -7,6 +7,8 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/hash.h"
+#include "trainer/checkpoint/checkpoint_folder.h"
 
 namespace olmoe {
 namespace {
@@ -33,7 +35,9 @@ struct PieceName {
 }  // namespace
 
 CheckpointReader::CheckpointReader(const std::string& step_folder)
-    : CheckpointReader(step_folder, Manifest::read(step_folder)) {}
+    : CheckpointReader(step_folder, Manifest::read(step_folder)) {
+  lock_ = lock_against_removal(step_folder);
+}
 
 CheckpointReader::CheckpointReader(const std::string& step_folder, Manifest manifest)
     : folder_(step_folder), manifest_(std::move(manifest)) {
@@ -62,35 +66,37 @@ std::vector<SavedTensor> CheckpointReader::tensors() const {
   return out;
 }
 
-void CheckpointReader::verify(const std::string& kind, const std::string& name, int64_t begin, int64_t end) {
-  pieces_.visit(kind + ":" + name, begin, end, [&](std::span<const std::byte> bytes) {
-    std::ranges::find_if(files_, [&](const auto& file) { return file.holds(bytes); })->verify(bytes);
-  });
+void CheckpointReader::read(const std::string& kind, const std::string& name, int64_t begin, const at::Tensor& out) {
+  pieces_.read(kind + ":" + name, begin, out, [this](auto bytes, auto to) { fetch(bytes, to); });
 }
 
-void CheckpointReader::read(const std::string& kind, const std::string& name, int64_t begin, at::Tensor out) {
-  verify(kind, name, begin, begin + out.numel());
-  pieces_.read(kind + ":" + name, begin, std::move(out));
-  for (const auto& file : files_) file.tensors().release();
+void CheckpointReader::fetch(std::span<const std::byte> bytes, std::span<std::byte> out) {
+  auto& file = *std::ranges::find_if(files_, [&](const auto& f) { return f.holds(bytes); });
+  if (last_ && last_ != &file) last_->drop_kept();  // of hundreds of files one block is kept
+  last_ = &file;
+  file.read(bytes, out);
 }
 
 void CheckpointReader::verify_all(const std::function<void(int64_t done, int64_t all)>& progress) {
-  constexpr size_t kStep = 64 << 20;
+  std::vector<std::byte> block(BlockHasher::kBlockBytes);
   int64_t all = 0, done = 0;
   for (const auto& file : files_) all += std::ssize(file.tensors().all_bytes());
-  for (auto& file : files_)
-    for (auto rest = file.tensors().all_bytes(); !rest.empty();) {
-      const auto part = rest.first(std::min(kStep, rest.size()));
-      file.verify(part);
+  for (auto& file : files_) {
+    const auto header = file.tensors().header_bytes();  // the constructor verified it
+    done += header;
+    for (auto rest = file.tensors().all_bytes().subspan(static_cast<size_t>(header)); !rest.empty();) {
+      const auto part = rest.first(std::min(block.size(), rest.size()));
+      file.read(part, std::span(block).first(part.size()));
       done += std::ssize(part);
       rest = rest.subspan(part.size());
       if (progress) progress(done, all);
     }
+  }
 }
 
-int64_t CheckpointReader::verified_bytes() const {
+int64_t CheckpointReader::read_bytes() const {
   int64_t bytes = 0;
-  for (const auto& file : files_) bytes += file.verified_bytes();
+  for (const auto& file : files_) bytes += file.read_bytes();
   return bytes;
 }
 

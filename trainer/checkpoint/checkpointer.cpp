@@ -282,7 +282,8 @@ void Checkpointer::clean_up(int64_t committed, const std::map<int64_t, double>& 
                        .in_use = options_.is_in_use(step)});
     }
     for (const auto step : steps_to_remove(saved, options_.retention)) {
-      if (make_removable(step)) remove_checkpoint(step_folder(step));
+      if (make_removable(step) && !remove_unread(step_folder(step)))
+        log::info("{} is being read by another program: it stays until the next save", step_folder(step));
       fault_point("retention.between", rank);
     }
   } catch (const std::exception& error) {
@@ -367,28 +368,23 @@ void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> s
   auto& world = mesh_.world();
   const auto step = manifest.step;
   std::optional<CheckpointReader> checkpoint;
-  const auto each_slice = [&](const auto& use) {
-    for (const auto& tensor : state)
-      for (const auto& slice : tensor.slices) use(tensor, slice);
-  };
   read_together(step, [&] { checkpoint.emplace(step_folder(step), manifest); });
   fault_point("load.manifest", world.rank());
   together(world, fmt::format("load step {}", step), [&] { check_tensors(*checkpoint, elements_of(state)); });
   read_together(step, [&] {
-    each_slice([&](const StateTensor& tensor, const Slice& slice) {
-      checkpoint->verify(tensor.kind, slice.name, slice.begin, slice.end);
-    });
-  });
-  fault_point("load.verified", world.rank());
-  read_together(step, [&] {
-    each_slice([&](const StateTensor& tensor, const Slice& slice) {
-      constexpr int64_t kPiece = 4 << 20;  // elements
-      for (int64_t first = slice.begin; first < slice.end; first += kPiece) {
-        auto part = at::empty({std::min(kPiece, slice.end - first)}, tensor.flat.options().device(at::kCPU));
-        checkpoint->read(tensor.kind, slice.name, first, part);
-        at::Tensor(tensor.flat).narrow(0, slice.offset + first - slice.begin, part.numel()).copy_(part);
+    for (const auto& tensor : state) {
+      for (const auto& slice : tensor.slices) {
+        constexpr int64_t kPiece = 4 << 20;  // elements
+        for (int64_t first = slice.begin; first < slice.end; first += kPiece) {
+          const auto size = std::min(kPiece, slice.end - first);
+          const auto target = tensor.flat.detach().narrow(0, slice.offset + first - slice.begin, size);
+          const auto part = target.is_cpu() ? target : at::empty({size}, target.options().device(at::kCPU));
+          checkpoint->read(tensor.kind, slice.name, first, part);
+          target.copy_(part);
+        }
       }
-    });
+      fault_point("load.between", world.rank());
+    }
   });
   fault_point("load.read", world.rank());
   ensure_finite(world, state, step_folder(step),

@@ -109,10 +109,11 @@ class Checkpointer {
   /// Removes, on rank 0, what interrupted saves left. No other run may save in this folder meanwhile. Throws Error
   /// while a save of this object is pending.
   void remove_interrupted() const;
-  /// Fills `state` from a checkpoint. Each rank reads and verifies the blocks that it uses, before it uses a value.
-  /// Throws DamagedCheckpoint naming the file; CheckpointError where a file cannot be read, or naming a tensor that
-  /// only one of checkpoint and `state` has; an Error with ExitCode::non_finite where a value is not finite. Collective
-  /// over world.
+  /// Fills `state` from a checkpoint. Each rank reads each block that it uses once, and compares the hash of the bytes
+  /// that it read. Throws DamagedCheckpoint naming the file; CheckpointError where a file cannot be read, or naming a
+  /// tensor that only one of checkpoint and `state` has; an Error with ExitCode::non_finite where a value is not
+  /// finite. Where any rank finds one of these all ranks throw, and `state` is to be loaded again or thrown away.
+  /// Collective over world.
   void load(const Manifest& manifest, std::span<const StateTensor> state);
 
  private:

@@ -18,16 +18,15 @@ namespace fs = std::filesystem;
 
 using GiveUp = std::function<bool()>;
 
-/// Passes on the bytes of a mapped tensor, which are in memory only while they are written.
+/// Passes on the bytes of a tensor, verified.
 void stream(VerifiedFile& file, std::span<const std::byte> bytes, const safetensors::Sink& sink,
             const GiveUp& give_up) {
-  constexpr size_t kPiece = 16 << 20;
-  for (; !bytes.empty(); bytes = bytes.subspan(std::min(kPiece, bytes.size()))) {
+  std::vector<std::byte> piece(std::min<size_t>(16 << 20, bytes.size()));
+  for (; !bytes.empty(); bytes = bytes.subspan(piece.size())) {
     if (give_up()) throw Error("the run was asked to leave");
-    const auto piece = bytes.first(std::min(kPiece, bytes.size()));
-    file.verify(piece);
+    piece.resize(std::min(piece.size(), bytes.size()));
+    file.read(bytes.first(piece.size()), piece);
     sink(piece);
-    file.tensors().release();
   }
 }
 

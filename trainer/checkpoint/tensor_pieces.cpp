@@ -1,6 +1,8 @@
 #include "trainer/checkpoint/tensor_pieces.h"
 
-#include <ATen/ops/from_blob.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
 
 #include "core/error.h"
 
@@ -31,37 +33,30 @@ void TensorPieces::add(const std::string& name, int64_t first, safetensors::Dtyp
     throw CheckpointError(fmt::format("{}: two pieces begin at element {}", name, first));
 }
 
-/// Calls `use` with each piece that holds elements of [begin, end), and the range of them. Throws CheckpointError where
-/// some are missing.
-template <class Use>
-void TensorPieces::walk(const std::string& name, int64_t begin, int64_t end, const Use& use) const {
+void TensorPieces::copy(std::span<const std::byte> bytes, std::span<std::byte> out) {
+  std::ranges::copy(bytes, out.begin());
+}
+
+void TensorPieces::read(const std::string& name, int64_t begin, const at::Tensor& out, const Fetch& fetch) const {
+  ENSURE(out.is_cpu() && out.is_contiguous(), "{} is to be read to a tensor that is not contiguous on a CPU", name);
+  const auto flat = out.view(-1);
   int64_t done = begin;
+  const int64_t end = begin + out.numel();
   if (const auto found = pieces_.find(name); found != pieces_.end()) {
     for (const auto& [first, piece] : found->second) {
-      const int64_t from = std::max(done, first), to = std::min(end, first + piece.numel);
-      if (from > done || from >= to) continue;
-      use(piece, from, to);
+      const int64_t to = std::min(end, first + piece.numel);
+      if (first > done || done >= to) continue;
+      const auto part = flat.narrow(0, done - begin, to - done);
+      const auto same =
+          part.scalar_type() == piece.dtype ? part : at::empty(part.sizes(), part.options().dtype(piece.dtype));
+      const size_t size = piece.bytes.size() / static_cast<size_t>(piece.numel);
+      fetch(piece.bytes.subspan(static_cast<size_t>(done - first) * size, same.nbytes()),
+            {static_cast<std::byte*>(same.mutable_data_ptr()), same.nbytes()});
+      part.copy_(same);
       done = to;
     }
   }
   if (done != end) throw CheckpointError(fmt::format("{}: elements {} to {} are missing", name, done, end));
-}
-
-void TensorPieces::read(const std::string& name, int64_t begin, at::Tensor out) const {
-  auto flat = out.view(-1);
-  walk(name, begin, begin + out.numel(), [&](const Piece& piece, int64_t from, int64_t to) {
-    auto* bytes = const_cast<std::byte*>(piece.bytes.data());  // from_blob has no const form; only read
-    auto all = at::from_blob(bytes, {piece.numel}, at::TensorOptions().dtype(piece.dtype));
-    flat.narrow(0, from - begin, to - from).copy_(all.narrow(0, from - piece.first, to - from));
-  });
-}
-
-void TensorPieces::visit(const std::string& name, int64_t begin, int64_t end,
-                         const std::function<void(std::span<const std::byte>)>& visit) const {
-  walk(name, begin, end, [&](const Piece& piece, int64_t from, int64_t to) {
-    const auto size = piece.bytes.size() / static_cast<size_t>(piece.numel);
-    visit(piece.bytes.subspan(static_cast<size_t>(from - piece.first) * size, static_cast<size_t>(to - from) * size));
-  });
 }
 
 std::map<std::string, int64_t> TensorPieces::sizes() const {

@@ -5,10 +5,8 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "core/files/file_descriptor.h"
 #include "core/files/files.h"
 #include "core/hash.h"
-#include "core/integers.h"
 
 namespace olmoe {
 namespace {
@@ -38,12 +36,16 @@ auto reading(const Work& work) {
 }  // namespace
 
 VerifiedFile::VerifiedFile(const std::string& folder, const Manifest::ShardFile& stated)
-    : path_(folder + "/" + stated.name), stated_(stated), verified_(stated.block_hashes.size()) {
+    : path_(folder + "/" + stated.name), stated_(stated) {
   check_size(path_, stated_.size_bytes);
-  if (stated_.xxh3_128.empty())
-    verify_range(0, stated_.header_bytes, stated_.header_hash);
-  else
-    verify_whole();
+  file_ = reading([&] { return std::make_unique<FileDescriptor>(path_, O_RDONLY); });
+  if (stated_.xxh3_128.empty()) {
+    std::vector<std::byte> header(static_cast<size_t>(stated_.header_bytes));
+    read_range(0, header);
+    check_hash(0, header, stated_.header_hash);
+  } else if (read_bytes_ += stated_.size_bytes; reading([&] { return hash_file(path_); }) != stated_.xxh3_128) {
+    throw DamagedCheckpoint(path_ + ": damaged, its hash is not that in the manifest");
+  }
   try {
     tensors_ = reading([&] { return std::make_unique<safetensors::File>(path_); });
   } catch (const CheckpointError&) {
@@ -58,33 +60,55 @@ bool VerifiedFile::holds(std::span<const std::byte> part) const {
   return part.data() >= all.data() && part.data() + part.size() <= all.data() + all.size();
 }
 
-void VerifiedFile::verify(std::span<const std::byte> part) {
-  ENSURE(holds(part), "{} bytes that are not of {}", part.size(), path_);
-  if (part.empty() || verified_.empty()) return;
-  const auto data = tensors_->all_bytes().subspan(static_cast<size_t>(stated_.header_bytes));
-  const int64_t begin = part.data() - data.data(), end = begin + std::ssize(part);
-  for (int64_t b = std::max<int64_t>(0, begin / kBlock); b < ceil_div(end, kBlock); ++b) {
-    const auto block = static_cast<size_t>(b);
-    if (verified_[block]) continue;
-    const int64_t first = stated_.header_bytes + b * kBlock;
-    verify_range(first, std::min(first + kBlock, stated_.size_bytes), stated_.block_hashes[block]);
-    verified_[block] = true;
+void VerifiedFile::read(std::span<const std::byte> part, std::span<std::byte> out) {
+  ENSURE(holds(part) && out.size() == part.size(), "{} bytes of {} into {}", part.size(), path_, out.size());
+  const int64_t begin = part.data() - tensors_->all_bytes().data(), end = begin + std::ssize(part);
+  if (stated_.block_hashes.empty()) return read_range(begin, out);
+  for (int64_t at = begin; at < end;) {
+    const int64_t block = (at - stated_.header_bytes) / kBlock;
+    const int64_t first = stated_.header_bytes + block * kBlock, last = std::min(first + kBlock, stated_.size_bytes);
+    const int64_t to = std::min(last, end);
+    const auto target = out.subspan(static_cast<size_t>(at - begin), static_cast<size_t>(to - at));
+    if (at == first && to == last)
+      read_block(static_cast<size_t>(block), target);
+    else
+      std::ranges::copy(
+          kept(static_cast<size_t>(block), last - first).subspan(static_cast<size_t>(at - first), target.size()),
+          target.begin());
+    at = to;
   }
 }
 
-void VerifiedFile::verify_range(int64_t begin, int64_t end, const std::string& hash) {
-  std::vector<std::byte> bytes(static_cast<size_t>(end - begin));
-  bytes.resize(reading([&] { return FileDescriptor(path_, O_RDONLY).read_at(begin, bytes); }));
-  verified_bytes_ += std::ssize(bytes);
-  if (hash_of(bytes) != hash)
-    throw DamagedCheckpoint(
-        fmt::format("{}: damaged, the hash of bytes {} to {} is not that in the manifest", path_, begin, end));
+void VerifiedFile::drop_kept() { kept_ = {}; }
+
+/// The whole of a block, read and verified unless it was the last one that this function read.
+std::span<const std::byte> VerifiedFile::kept(size_t block, int64_t size) {
+  if (kept_.empty() || kept_block_ != block) {
+    std::vector<std::byte> bytes(static_cast<size_t>(size));
+    read_block(block, bytes);
+    kept_ = std::move(bytes);
+    kept_block_ = block;
+  }
+  return kept_;
 }
 
-void VerifiedFile::verify_whole() {
-  verified_bytes_ += stated_.size_bytes;
-  if (reading([&] { return hash_file(path_); }) != stated_.xxh3_128)
-    throw DamagedCheckpoint(path_ + ": damaged, its hash is not that in the manifest");
+void VerifiedFile::read_block(size_t block, std::span<std::byte> out) {
+  const int64_t begin = stated_.header_bytes + static_cast<int64_t>(block) * kBlock;
+  read_range(begin, out);
+  check_hash(begin, out, stated_.block_hashes[block]);
+}
+
+void VerifiedFile::read_range(int64_t begin, std::span<std::byte> out) {
+  const size_t size = reading([&] { return file_->read_at(begin, out); });
+  read_bytes_ += static_cast<int64_t>(size);
+  if (size != out.size())
+    throw DamagedCheckpoint(fmt::format("{}: it ends at byte {}", path_, begin + static_cast<int64_t>(size)));
+}
+
+void VerifiedFile::check_hash(int64_t begin, std::span<const std::byte> bytes, const std::string& hash) const {
+  if (hash_of(bytes) != hash)
+    throw DamagedCheckpoint(fmt::format("{}: damaged, the hash of bytes {} to {} is not that in the manifest", path_,
+                                        begin, begin + std::ssize(bytes)));
 }
 
 }  // namespace olmoe

@@ -148,8 +148,8 @@ HfWeights::HfWeights(const std::string& folder, const ModelConfig& config) {
       fmt::format("{}: {} tensors do not fit the model: {}", folder, total, fmt::join(problems, "; ")));
 }
 
-void HfWeights::read(const std::string& name, int64_t begin, at::Tensor out) const {
-  pieces_.read(name, begin, std::move(out));
+void HfWeights::read(const std::string& name, int64_t begin, const at::Tensor& out) const {
+  pieces_.read(name, begin, out);
   for (const auto& file : files_) file->release();
 }
 

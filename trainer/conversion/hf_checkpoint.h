@@ -24,7 +24,7 @@ class HfWeights {
   HfWeights(const std::string& folder, const ModelConfig& config);
   /// Reads [begin, begin + out.numel()) of our parameter, from F32, BF16, F16 or F64 tensors.
   /// Files stay mapped, but in memory only while they are read.
-  void read(const std::string& name, int64_t begin, at::Tensor out) const;
+  void read(const std::string& name, int64_t begin, const at::Tensor& out) const;
   /// Of our parameter in the file; that of its first tensor, where they differ.
   safetensors::Dtype dtype(const std::string& name) const { return dtypes_.at(name); }
   /// The weights as a source of initial values. Throws ConfigError, naming keys, where config.json describes another

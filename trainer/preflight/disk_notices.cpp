@@ -5,6 +5,7 @@
 #include "core/files/files.h"
 #include "core/text.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
+#include "trainer/preflight/start_notices.h"
 
 namespace olmoe {
 
@@ -41,11 +42,25 @@ std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& 
                   (keep > 0 && every > 0 ? fmt::format(" or keep_every_steps = {}", every) : "") + weights)};
 }
 
+namespace {
+
+/// Of the run as it would start now.
+PlannedSaves plan_rest(const Config& config) {
+  try {
+    const auto saved = find_saved_run(config, UnknownKeys::ignored);
+    return plan_saves(config, saved.step, saved.checkpoints);
+  } catch (const CheckpointError&) {  // one that cannot be read takes its room all the same
+    const auto steps = complete_steps(config.run.folder + "/checkpoints");
+    return plan_saves(config, steps.empty() ? 0 : steps.back(), std::ssize(steps));
+  }
+}
+
+}  // namespace
+
 DiskUse describe_disk(const Config& config) {
   DiskUse out;
   try {
-    const auto steps = complete_steps(config.run.folder + "/checkpoints");
-    const auto plan = plan_saves(config, steps.empty() ? 0 : steps.back(), std::ssize(steps));
+    const auto plan = plan_rest(config);
     if (plan.saves == 0) return out;
     const auto room = read_disk_room(config.run.folder);
     out.text = describe_saves(plan, room) + "\n";

@@ -5,6 +5,7 @@
 
 #include "support/checkpoint_fixtures.h"
 #include "support/file_size_limit.h"
+#include "trainer/checkpoint/checkpoint_reader.h"
 
 namespace {
 
@@ -72,7 +73,7 @@ TEST_CASE("a checkpoint of four ranks loads bit for bit on any other mesh of fou
     }
 }
 
-TEST_CASE("damaged shards are refused by name, and nothing is written or loaded") {
+TEST_CASE("damaged shards are refused by name, and nothing is written") {
   TempFolder folder;
   const auto checkpoints = folder / "checkpoints", shard = checkpoints + "/step_000000007/shard_00001.safetensors";
   save_on(2, checkpoints, 7);
@@ -215,4 +216,17 @@ TEST_CASE("a step that is in use stays until it is not, and each commit is told 
     state.checkpointer.remove_old(3);
     if (world.rank() == 0) ENSURE(!is_there(1) && is_there(3), "nothing is in use");
   });
+}
+
+TEST_CASE("a step that another program reads stays until it was read, and goes at the save after that") {
+  TempFolder folder;
+  const auto checkpoints = folder / "checkpoints";
+  save_on(2, checkpoints, 1);
+  {
+    const CheckpointReader another_program(checkpoints + "/step_000000001");
+    save_on(2, checkpoints, 2, 1);
+    CHECK(names_in(checkpoints) == std::set<std::string>{"step_000000001", "step_000000002"});
+  }
+  save_on(2, checkpoints, 3, 1);
+  CHECK(names_in(checkpoints) == std::set<std::string>{"step_000000003"});
 }

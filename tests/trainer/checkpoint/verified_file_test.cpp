@@ -7,9 +7,12 @@
 #include "core/files/file_descriptor.h"
 #include "core/files/files.h"
 #include "core/hash.h"
+#include "core/process/child_process.h"
+#include "core/stopwatch.h"
 #include "support/catch.h"
 #include "support/lowered_limit.h"
 #include "support/temp_folder.h"
+#include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 
 namespace {
@@ -50,15 +53,15 @@ Manifest write_step(const std::string& folder, int files) {
   return manifest;
 }
 
-/// Reads elements [begin, end) of "w" and returns the bytes that were read to be verified, without headers.
+/// Reads elements [begin, end) of "w" and returns the bytes of the files that were read, without headers.
 int64_t bytes_to_read(const std::string& folder, int64_t begin, int64_t end) {
   CheckpointReader reader(folder);
-  const auto headers = reader.verified_bytes();
+  const auto headers = reader.read_bytes();
   auto out = at::empty({end - begin}, at::kFloat);
   reader.read("weight", "w", begin, out);
   for (const int64_t i : {int64_t{0}, (end - begin) / 2, end - begin - 1})
     ENSURE(out.const_data_ptr<float>()[i] == value_at(begin + i), "element {} is wrong", begin + i);
-  return reader.verified_bytes() - headers;
+  return reader.read_bytes() - headers;
 }
 
 }  // namespace
@@ -69,7 +72,7 @@ TEST_CASE("a rank reads the blocks of its own elements, and at most one more at 
   const auto manifest = write_step(step, 8);
   int64_t headers = 0;
   for (const auto& file : manifest.files) headers += file.header_bytes;
-  CHECK(CheckpointReader(step).verified_bytes() == headers);
+  CHECK(CheckpointReader(step).read_bytes() == headers);
   CHECK(headers < 8 * 256);
   for (const int ranks : {8, 1, 2, 3, 5, 64}) {
     const int64_t share = 8 * kNumel / ranks;
@@ -81,6 +84,67 @@ TEST_CASE("a rank reads the blocks of its own elements, and at most one more at 
       if (ranks == 8) CHECK(read == 4 * share);  // the layout that saved it: its own file
     }
   }
+}
+
+TEST_CASE("ranges read one after the other read each block once, in the order of the files; a conversion adds none") {
+  TempFolder folder;
+  const auto step = folder / "step";
+  write_step(step, 3);
+  for (const auto dtype : {at::kFloat, at::kDouble}) {
+    CheckpointReader reader(step);
+    const auto headers = reader.read_bytes();
+    const int64_t all = 3 * kNumel, piece = GENERATE(999'983, 262'144, 7'864'320);
+    for (int64_t begin = 0; begin < all; begin += piece) {
+      const auto out = at::empty({std::min(piece, all - begin)}, dtype);
+      reader.read("weight", "w", begin, out);
+      REQUIRE(out[0].item<double>() == value_at(begin));
+      REQUIRE(out[out.numel() - 1].item<double>() == value_at(begin + out.numel() - 1));
+    }
+    CHECK(reader.read_bytes() - headers == 4 * all);
+  }
+}
+
+TEST_CASE("what is read is the memory that was hashed: a file that changes after it was opened is damaged, not used") {
+  TempFolder folder;
+  const auto step = folder / "step", shard = step + "/shard_00000.safetensors";
+  const auto manifest = write_step(step, 1);
+  CheckpointReader reader(step);
+  const auto out = at::empty({kNumel}, at::kFloat);
+  CHECK_NOTHROW(reader.read("weight", "w", 0, out));
+  flip_bit_at(shard, manifest.files[0].header_bytes + 5);
+  CHECK_THROWS_AS(reader.read("weight", "w", 0, out), DamagedCheckpoint);
+  fs::resize_file(shard, manifest.files[0].header_bytes + kBlock + 1);
+  CHECK_NOTHROW(reader.read("weight", "w", kBlock / 2, at::empty({0}, at::kFloat)));
+  CHECK_THROWS_MATCHES(reader.read("weight", "w", kBlock / 4, at::empty({kBlock / 4}, at::kFloat)), DamagedCheckpoint,
+                       Catch::Message(fmt::format("{}: it ends at byte {}", shard, fs::file_size(shard))));
+}
+
+TEST_CASE("a reader keeps the run that saved a checkpoint from removing it, and any program can") {
+  TempFolder folder;
+  const auto step = folder / "step_000000001";
+  const auto manifest = write_step(step, 1);
+  {
+    const CheckpointReader one(step), two(step);
+    CHECK_FALSE(remove_unread(step));
+    CHECK(fs::exists(step + "/manifest.json"));
+  }
+  {
+    const CheckpointReader of_the_run_itself(step, manifest);
+    CHECK(remove_unread(step));
+  }
+  CHECK_FALSE(fs::exists(step));
+  write_step(step, 1);
+  const auto lock_alone = [&] { return FileLock::try_lock(step + "/manifest.json", FileLock::Kind::exclusive); };
+  {
+    const ChildProcess other(
+        {.text = fmt::format("exec flock --shared {}/manifest.json sleep 60", step), .output = folder / "out"});
+    for (const Stopwatch waited; lock_alone() && waited.elapsed_s() < 10;) continue;
+    CHECK_FALSE(remove_unread(step));
+  }
+  auto removing = lock_alone();
+  for (const Stopwatch waited; !removing && waited.elapsed_s() < 10;) removing = lock_alone();
+  REQUIRE(removing);
+  CHECK_THROWS_WITH(CheckpointReader(step), Catch::Contains("is being removed by the run that saved it"));
 }
 
 TEST_CASE("damage is found in the blocks that are used, and is named by its bytes") {
@@ -134,20 +198,6 @@ TEST_CASE("headers, sizes and files that are gone are damage; what the system re
       SUCCEED();
     }
   }
-  SECTION("no room in the address space to map the file") {
-    const test::LoweredLimit limit(RLIMIT_AS, 0);
-    std::string said = "accepted";
-    bool damage = false;
-    try {
-      CheckpointReader reader(step);
-    } catch (const DamagedCheckpoint&) {
-      damage = true;
-    } catch (const CheckpointError& error) {
-      said = error.what();
-    }
-    CHECK_FALSE(damage);
-    CHECK_THAT(said, Catch::Contains("cannot map: Cannot allocate memory"));
-  }
   SECTION("a manifest of a newer format, as one bit of this one makes it, is damaged; a whole one is not") {
     auto text = read_text(step + "/manifest.json");
     const auto at = text.find("\"format_version\": 2");
@@ -156,6 +206,27 @@ TEST_CASE("headers, sizes and files that are gone are damage; what the system re
     write_text_atomic(step + "/manifest.json", text);
     CHECK_THROWS_AS(CheckpointReader(step), DamagedCheckpoint);
   }
+}
+
+// Thread Sanitizer allocates whenever it runs, and ends where it cannot.
+TEST_CASE("no room in the address space to map a file is not damage", "[address_limit]") {
+  TempFolder folder;
+  const auto step = folder / "step";
+  write_step(step, 1);
+  std::string said = "accepted";
+  bool damage = false;
+  {
+    const test::LoweredLimit limit(RLIMIT_AS, 0);
+    try {
+      CheckpointReader reader(step);
+    } catch (const DamagedCheckpoint&) {
+      damage = true;
+    } catch (const CheckpointError& error) {
+      said = error.what();
+    }
+  }
+  CHECK_FALSE(damage);
+  CHECK_THAT(said, Catch::Contains("cannot map: Cannot allocate memory"));
 }
 
 TEST_CASE("pieces that overlap, leave a hole, or are not of a state are refused by name") {

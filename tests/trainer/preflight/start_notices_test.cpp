@@ -255,28 +255,6 @@ TEST_CASE("what checkpoints take, and where that is more than is free") {
   }
 }
 
-TEST_CASE("what a run's checkpoints take is said with those that are in its folder, and what will not fit") {
-  const TempFolder folder;
-  auto config = tiny_run(folder / "run");
-  CHECK(describe_disk(config).text.empty());  // saves nothing
-  config.checkpoint = {.every_steps = 300, .keep = 1};
-  config.train.steps = 1000;
-  const auto each = describe_size(plan_saves(config, 0, 0).each_bytes);
-  CHECK_THAT(describe_disk(config).text,
-             Catch::StartsWith(fmt::format("checkpoints: {} each, at most 2 at one", each)) &&
-                 Catch::EndsWith(" are free on the disk\n"));
-  folder.add("run/checkpoints/step_000000300/manifest.json", "not read");
-  folder.add("run/checkpoints/step_000000600/manifest.json", "");
-  CHECK_THAT(describe_disk(config).text, Contains(" at most 3 at one time, ") && Contains(each + " more than now"));
-  config.model.vocab_size = 1 << 24;  // 39 TB
-  config.model.d_model = 1 << 16;
-  const auto too_large = describe_disk(config);
-  CHECK_THAT(too_large.text, Contains("notice: run.folder: ") &&
-                                 Contains(" more of checkpoints will not fit into the ") &&
-                                 Contains("notice: run.folder: a checkpoint takes "));
-  CHECK_THAT(too_large.refused, Catch::StartsWith("run.folder: a checkpoint takes "));
-}
-
 TEST_CASE("how many checkpoints there are at one time") {
   auto config = quiet_run();
   const auto most = [&](CheckpointConfig checkpoint, int64_t step, int64_t present) {
