@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 MODES = {"none": ("checkpoint.every_steps=0",), "sync": ("checkpoint.async=false",), "async": ("checkpoint.async=true",)}
 LAYER = (
     "model.num_layers=1", "train.device=cpu", "train.micro_batch_size=1", "train.global_batch_size=1", "parallel.shard=1",
-    "parallel.zero_stage=0", "data.paths_file=", "data.root=", "data.synthetic=true", "data.sequence_length=1024",
+    "parallel.zero_stage=1", "data.paths_file=", "data.root=", "data.synthetic=true", "data.sequence_length=1024",
     "evaluation.every_steps=0", "checkpoint.save_last=false", "checkpoint.keep=1", "log.every_steps=1", "run.threads=1",
     "schedule.warmup_steps=1")
 
@@ -71,7 +71,7 @@ def main():
     parser.add_argument("--every", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.every < 4:
         parser.error("--every must be at least 4: the usual step time is that of the steps before the first save")
     arguments.folder.mkdir(parents=True)

@@ -82,6 +82,10 @@ size_t FileDescriptor::read_at(int64_t begin, std::span<std::byte> buffer) const
   return done;
 }
 
+void FileDescriptor::read_ahead(int64_t begin, int64_t size) const {
+  ::posix_fadvise(fd_, begin, size, POSIX_FADV_WILLNEED);  // advice: what fails here fails or waits in the read
+}
+
 void FileDescriptor::forget_cached() const { ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
 
 void FileDescriptor::write_all(std::span<const std::byte> bytes) const {

@@ -38,6 +38,8 @@ class FileDescriptor {
   size_t read_some(std::span<std::byte> buffer) const;
   /// Reads buffer.size() bytes from byte `begin`, or up to the end of the file. Returns how many.
   size_t read_at(int64_t begin, std::span<std::byte> buffer) const;
+  /// Begins to read bytes [begin, begin + size) into the page cache, and does not wait for them.
+  void read_ahead(int64_t begin, int64_t size) const;
   /// Drops clean pages of the file from the page cache, so that the next read asks the disk.
   void forget_cached() const;
   /// Writes all bytes, in several calls of write(2) if it takes them.

@@ -374,7 +374,7 @@ void Checkpointer::load(const Manifest& manifest, std::span<const StateTensor> s
   read_together(step, [&] {
     for (const auto& tensor : state) {
       for (const auto& slice : tensor.slices) {
-        constexpr int64_t kPiece = 4 << 20;  // elements
+        constexpr int64_t kPiece = 16 << 20;  // elements
         for (int64_t first = slice.begin; first < slice.end; first += kPiece) {
           const auto size = std::min(kPiece, slice.end - first);
           const auto target = tensor.flat.detach().narrow(0, slice.offset + first - slice.begin, size);

@@ -64,10 +64,13 @@ void VerifiedFile::read(std::span<const std::byte> part, std::span<std::byte> ou
   ENSURE(holds(part) && out.size() == part.size(), "{} bytes of {} into {}", part.size(), path_, out.size());
   const int64_t begin = part.data() - tensors_->all_bytes().data(), end = begin + std::ssize(part);
   if (stated_.block_hashes.empty()) return read_range(begin, out);
+  constexpr int64_t kAhead = 4 * kBlock;  // the disk reads while blocks before are hashed
+  file_->read_ahead(begin, std::min(kAhead, end - begin));
   for (int64_t at = begin; at < end;) {
     const int64_t block = (at - stated_.header_bytes) / kBlock;
     const int64_t first = stated_.header_bytes + block * kBlock, last = std::min(first + kBlock, stated_.size_bytes);
-    const int64_t to = std::min(last, end);
+    const int64_t to = std::min(last, end), ahead = at + kAhead;
+    if (ahead < end) file_->read_ahead(ahead, std::min(to - at, end - ahead));
     const auto target = out.subspan(static_cast<size_t>(at - begin), static_cast<size_t>(to - at));
     if (at == first && to == last)
       read_block(static_cast<size_t>(block), target);
