@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long a save keeps training waiting: runs that save asynchronously, synchronously and not at all take turns.
+"""How long a save keeps training waiting: runs that save synchronously and asynchronously take turns.
 
     bench/checkpoint_stall.py FOLDER [--every 6] [--rounds 1] [KEY=VALUE ...]
 
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-MODES = {"none": ("checkpoint.every_steps=0",), "sync": ("checkpoint.async=false",), "async": ("checkpoint.async=true",)}
+MODES = {"sync": ("checkpoint.async=false",), "async": ("checkpoint.async=true",)}
 LAYER = (
     "model.num_layers=1", "train.device=cpu", "train.micro_batch_size=1", "train.global_batch_size=1", "parallel.shard=1",
     "parallel.zero_stage=1", "data.paths_file=", "data.root=", "data.synthetic=true", "data.sequence_length=1024",
@@ -34,7 +34,7 @@ def train(folder, every, settings):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         for line in run.stdout:
             lines.append(line)
-            if re.search(r"\bstep +\d+ ", line) and "loss" in line:
+            if re.search(r" info step \d+/", line):
                 times.append(time.monotonic())
             if found := re.search(r"saved \S+ in ([\d.]+) s", line):
                 saves.append(float(found[1]))
@@ -59,9 +59,8 @@ def report(mode, steps, saves, every, copy):
     text = f"{mode:6} step {1e3 * usual:7.0f} ms"
     for number, begin in enumerate((every - 1, 2 * every - 1)):
         stall = sum(steps[begin:begin + every]) - every * usual
-        text += f"   stall {1e3 * stall:7.0f} ms = {stall / usual:6.2f} steps"
-        if mode != "none":
-            text += f" = {stall / copy:5.2f} copies, written in {saves[number]:5.1f} s"
+        text += (f"   stall {1e3 * stall:7.0f} ms = {stall / usual:6.2f} steps = {stall / copy:5.2f} copies, written in "
+                 f"{saves[number]:5.1f} s")
     print(text, flush=True)
 
 
