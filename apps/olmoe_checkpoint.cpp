@@ -55,6 +55,7 @@ class CommandLine {
 
   void add_export() {
     auto* command = add("export", "Writes a Hugging Face folder.", [this](const Progress& progress) {
+      export_.dtype = export_dtype();
       export_model(source_, target_, export_, progress, unknown());
     });
     command->add_option("checkpoint", source_, "what to export")->required();
@@ -123,6 +124,11 @@ class CommandLine {
   }
 
   UnknownKeys unknown() const { return ignore_unknown_ ? UnknownKeys::ignored : UnknownKeys::refused; }
+
+  safetensors::Dtype export_dtype() const {
+    if (dtype_ == "bfloat16") return safetensors::Dtype::bf16;
+    return dtype_ == "float16" ? safetensors::Dtype::f16 : safetensors::Dtype::f32;
+  }
 
   void verify(const Progress& progress) const {
     const auto model = open_model(source_, unknown());

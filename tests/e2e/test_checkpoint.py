@@ -74,6 +74,27 @@ class Convert(ProgramTest):
         self.assertEqual(code, 0, text)
         self.assertIn("weights from ", text)
 
+    def test_an_export_has_the_dtype_shards_and_ids_that_are_asked_for(self):
+        self.assertEqual(self.outcome(self.config, "train.steps=1")[0], 0)
+        self.convert("export", "run", "default")
+        whole = os.path.getsize(self.folder / "default" / "model.safetensors")
+        for dtype, code, size in (("float32", "F32", 4), ("bfloat16", "BF16", 2), ("float16", "F16", 2)):
+            self.convert("export", "run", dtype, "--dtype", dtype)
+            weights = (self.folder / dtype / "model.safetensors").read_bytes()
+            header = json.loads(weights[8:8 + struct.unpack("<Q", weights[:8])[0]])
+            self.assertEqual({tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"}, {code})
+            self.assertEqual(json.loads((self.folder / dtype / "config.json").read_text())["dtype"], dtype)
+            self.assertLess(len(weights), size / 4 * whole + 8192)  # a header beside the values
+        self.assertEqual((self.folder / "float32" / "model.safetensors").read_bytes(),
+                         (self.folder / "default" / "model.safetensors").read_bytes())
+        self.assertNotIn("all values are equal", self.convert("diff", "run", "bfloat16"))
+        self.convert("export", "run", "small", "--max-shard-size", str(whole // 3), "--eos-id", "7")
+        index = json.loads((self.folder / "small" / "model.safetensors.index.json").read_text())
+        self.assertGreaterEqual(len(set(index["weight_map"].values())), 3)
+        self.assertEqual(json.loads((self.folder / "small" / "config.json").read_text())["eos_token_id"], 7)
+        self.assertIn(": all values are equal\n", self.convert("diff", "run", "small"))
+        self.assertIn("--dtype", self.convert("export", "run", "other", "--dtype", "float8", code=CONFIG))
+
     def test_what_is_refused(self):
         zeros_of_a_model(self.folder / "hf", blocks=1, width=64, experts=2, vocabulary=100)
         self.convert("import", "hf", "step", code=CONFIG)  # top 4 of 2 experts
