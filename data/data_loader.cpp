@@ -12,17 +12,10 @@
 #include "core/process/threads.h"
 
 namespace olmoe {
-namespace {
-
-Batch micro_batch(const SequenceSource& source, const DataLoader::Plan& plan, int64_t step, int64_t accumulation_step) {
-  const auto [first, count] = plan.batches.sequences_of(plan.rank, accumulation_step);
-  return make_batch(source, step * plan.batches.global_batch + first, count);
-}
-
-}  // namespace
 
 struct DataLoader::State {
-  State(std::shared_ptr<const SequenceSource> from, Plan how, int64_t first_step) : source(std::move(from)), plan(how) {
+  State(std::shared_ptr<const SequenceSource> from, Plan how, int64_t first_step)
+      : source(std::move(from)), plan(std::move(how)) {
     thread = start_thread<std::jthread>("the thread of the data loader",
                                         [this, first_step](std::stop_token stop) { produce(stop, first_step); });
   }
@@ -30,13 +23,23 @@ struct DataLoader::State {
   void produce(std::stop_token stop, int64_t first_step) {
     try {
       for (int64_t step = first_step;; ++step)
-        for (int64_t i = 0; i < plan.batches.accumulation_steps(); ++i)
-          if (!push(micro_batch(*source, plan, step, i), stop)) return;
+        if (!produce_step(stop, step)) return;
     } catch (...) {
       const std::lock_guard lock(mutex);
       error = std::current_exception();
       changed.notify_all();
     }
+  }
+
+  /// The step after `done` others. False if the loader is being destroyed.
+  bool produce_step(const std::stop_token& stop, int64_t done) {
+    auto batches = plan.batches;
+    batches.global_batch = sizes.of_step(done + 1);
+    for (int64_t i = 0; i < batches.accumulation_steps(); ++i) {
+      const auto [first, count] = batches.sequences_of(plan.rank, i);
+      if (!push(make_batch(*source, sizes.until(done) + first, count), stop)) return false;
+    }
+    return true;
   }
 
   /// Waits for space in the queue. False if the loader is being destroyed.
@@ -62,6 +65,7 @@ struct DataLoader::State {
 
   const std::shared_ptr<const SequenceSource> source;
   const Plan plan;
+  const BatchSizes sizes{plan.batches.global_batch, plan.warmup};
   std::mutex mutex;
   std::condition_variable_any changed;
   std::deque<Batch> ready;
@@ -76,7 +80,7 @@ DataLoader::DataLoader(std::shared_ptr<const SequenceSource> source, Plan plan, 
   ENSURE(plan.rank >= 0 && plan.rank < batches.ranks, "rank {} of {}", plan.rank, batches.ranks);
   ENSURE(plan.prefetch >= 1, "the loader must prepare at least one micro-batch ahead, not {}", plan.prefetch);
   ENSURE(first_step >= 0, "first step {}", first_step);
-  state_ = std::make_unique<State>(std::move(source), plan, first_step);
+  state_ = std::make_unique<State>(std::move(source), std::move(plan), first_step);
 }
 
 DataLoader::~DataLoader() = default;

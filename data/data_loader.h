@@ -3,6 +3,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "data/batch.h"
 #include "data/batch_plan.h"
@@ -35,17 +36,18 @@ std::unique_ptr<SequenceSource> make_synthetic_source(int64_t sequence_length, i
 /// tensors.
 Batch make_batch(const SequenceSource& source, int64_t position, int64_t count);
 
-/// Prepares the micro-batches of this rank ahead of time, on its own thread. Optimizer step s, counted from 0, takes
-/// positions [s * global_batch, (s + 1) * global_batch) of the stream.
+/// Prepares the micro-batches of this rank ahead of time, on its own thread. The optimizer step after `s` others takes
+/// positions [BatchSizes::until(s), until(s + 1)) of the stream: without a warm-up [s, s + 1) * global_batch.
 class DataLoader {
  public:
   struct Plan {
     BatchPlan batches;
     int rank;
-    int64_t prefetch;  ///< micro-batches kept ready
+    int64_t prefetch;                     ///< micro-batches kept ready
+    std::vector<BatchPhase> warmup = {};  ///< before steps of `batches`
   };
-  /// Starts at step `first_step`: a run resumes with no other state. Throws Error for a plan out of range, ConfigError
-  /// if the thread cannot be started.
+  /// Starts after `first_step` steps: a run resumes with no other state. Throws Error for a plan out of range,
+  /// ConfigError if the thread cannot be started.
   DataLoader(std::shared_ptr<const SequenceSource> source, Plan plan, int64_t first_step);
   ~DataLoader();
   /// The next micro-batch of this rank, in order of (step, accumulation step); B = 0 if the rank has none. Rethrows

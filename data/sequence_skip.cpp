@@ -25,12 +25,12 @@ class SkippingSource final : public SequenceSource {
 
 }  // namespace
 
-SequenceSkip::SequenceSkip(std::span<const SkipRange> ranges, int64_t global_batch) {
+SequenceSkip::SequenceSkip(std::span<const SkipRange> ranges, const BatchSizes& sizes) {
   for (const auto& [unit, first, last] : ranges)
     if (unit == SkipUnit::sequences)
       add({first, last + 1});
     else
-      add({position((first - 1) * global_batch), position(last * global_batch - 1) + 1});
+      add({position(sizes.until(first - 1)), position(sizes.until(last) - 1) + 1});
 }
 
 void SequenceSkip::add(Positions added) {

@@ -19,8 +19,8 @@ class SequenceSkip {
     bool operator==(const Positions&) const = default;
   };
 
-  /// `ranges` in the order of the config, without problems; `global_batch` sequences are a step.
-  SequenceSkip(std::span<const SkipRange> ranges, int64_t global_batch);
+  /// `ranges` in the order of the config, without problems; `sizes`: the sequences of each step.
+  SequenceSkip(std::span<const SkipRange> ranges, const BatchSizes& sizes);
   /// The position, in the whole stream, of sequence `n` >= 0 of those that stay.
   int64_t position(int64_t n) const;
   /// The first sequence of those that stay whose position is another one in `other`; none where all are equal.

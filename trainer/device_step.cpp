@@ -45,6 +45,12 @@ DeviceStep::DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& me
   graph_.emplace(std::move(graph), [this] { optimizer_.mark_updated(); });
 }
 
+void DeviceStep::set_batches(BatchPlan batches) {
+  ENSURE(!graph_ || batches.global_batch == plan_.global_batch, "a graph of steps of {} sequences, not {}",
+         plan_.global_batch, batches.global_batch);
+  plan_ = batches;
+}
+
 PendingTotals DeviceStep::run(const std::function<Batch()>& next, int64_t step, double lr,
                               const std::function<void()>& before_update) {
   optimizer_.begin_step(step, lr);

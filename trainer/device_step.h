@@ -48,6 +48,9 @@ class DeviceStep {
   /// `runner`, `optimizer` and `mesh` must outlive this object. `graph` is null for eager steps.
   DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, BatchPlan batches,
              std::unique_ptr<DeviceGraph> graph);
+  /// The micro-batches of the steps from now on. Throws Error with a graph, whose steps are all of one size, for
+  /// others.
+  void set_batches(BatchPlan batches);
   /// Optimizer step `step`, counted from 1. `next` gives the micro-batch of each accumulation step; all are taken
   /// before the first is computed, because losses are means over the target tokens of the whole step. Updates nothing
   /// where the loss or the gradient norm is not finite, which the returned totals show. `before_update` is called once,
@@ -63,7 +66,7 @@ class DeviceStep {
   StageRunner& runner_;
   Optimizer& optimizer_;
   DeviceMesh& mesh_;
-  const BatchPlan plan_;
+  BatchPlan plan_;
   std::optional<StaticBatches> batches_;  // these two with a graph
   std::optional<StepGraph> graph_;
 };

@@ -47,7 +47,8 @@ MoeOptions moe_options(const ResolvedRun& run) {
 
 DataLoader::Plan loader_plan(const ResolvedRun& run, const Communicator& world) {
   // A step takes the batches of all accumulation steps at its start.
-  return {run.batches, world.rank(), std::max(run.config.data.prefetch, run.batches.accumulation_steps())};
+  return {run.batches, world.rank(), std::max(run.config.data.prefetch, run.batches.accumulation_steps()),
+          run.config.train.batch_size_warmup};
 }
 
 std::unique_ptr<DeviceGraph> device_graph(const ResolvedRun& run) {

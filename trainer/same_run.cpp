@@ -8,15 +8,15 @@
 #include "data/sequence_skip.h"
 #include "trainer/checkpoint/manifest_config.h"
 #include "trainer/config/fixed_keys.h"
+#include "trainer/config/parameter_groups.h"
 
 namespace olmoe {
 
 std::string skip_problem(const Config& before, const Config& now, int64_t consumed) {
-  const SequenceSkip theirs(before.data.skip, before.train.global_batch_size),
-      ours(now.data.skip, now.train.global_batch_size);
+  const SequenceSkip theirs(before.data.skip, before.train.batch_sizes()), ours(now.data.skip, now.train.batch_sizes());
   const auto first = theirs.first_difference(ours);
   if (!first || *first >= consumed) return {};
-  const int64_t step = *first / now.train.global_batch_size + 1;
+  const int64_t step = now.train.batch_sizes().step_of(*first);
   return fmt::format(
       "data.skip: step {} took sequence {} of the stream, and would take {} now. What is trained on cannot be taken "
       "back: {}",
@@ -43,6 +43,8 @@ void check_same_run(const Manifest& manifest, const std::string& folder, const C
   if (!tokens.same && same_order) refused.push_back("the training tokens changed (files, order, sizes or contents)");
   auto skipped = skip_problem(before, config, manifest.sequences);
   if (same_order && !skipped.empty()) refused.push_back(std::move(skipped));
+  auto frozen = frozen_problem(before.optimizer, config.optimizer, config.model);
+  if (!frozen.empty()) refused.push_back(std::move(frozen));
   if (!tokens.note.empty() && world.rank() == 0) log::warn("{}", tokens.note);
   if (!refused.empty())
     throw CheckpointError(

@@ -278,7 +278,8 @@ StepMetrics Trainer::train_step() {
   std::optional<cuda::HostSyncCounter> host_syncs;
   if (config_.log.host_syncs) host_syncs.emplace();
   const auto traffic_before = traffic_of(mesh_);
-  const double lr = learning_rate(config_.schedule, config_.optimizer.lr, config_.train.steps, step_ + 1);
+  const double lr = learning_rate(config_, step_ + 1);
+  device_step_->set_batches(config_.train.batches(mesh_.world().size(), step_ + 1));
   const auto totals = device_step_
                           ->run([this] { return loader_->next(); }, earlier_optimizer_steps_ + step_ + 1, lr,
                                 [this] { saver_->before_update(); })
@@ -293,14 +294,15 @@ StepMetrics Trainer::train_step() {
   }
 
   ++step_;
-  const int64_t step_tokens = run_.batches.global_batch * config_.data.sequence_length;
+  const auto sizes = config_.train.batch_sizes();
+  const int64_t step_tokens = sizes.of_step(step_) * config_.data.sequence_length;
   auto traffic = traffic_between(traffic_before, traffic_of(mesh_));  // a replayed graph makes no calls
   if (mesh_.expert().size() > 1) {
     traffic["copies_sent"] = runner_->token_copies().sent;
     traffic["copies_received"] = runner_->token_copies().received;
   }
   return {.step = step_,
-          .tokens = step_ * step_tokens,
+          .tokens = sizes.until(step_) * config_.data.sequence_length,
           .loss = totals.loss(),
           .load_balancing_loss = totals.load_balancing_loss,
           .router_z_loss = totals.router_z_loss,
@@ -336,7 +338,7 @@ bool Trainer::evaluate() {
 Manifest Trainer::manifest(int64_t step) const {
   Manifest manifest;
   manifest.step = step;
-  manifest.sequences = step * config_.train.global_batch_size;
+  manifest.sequences = config_.train.batch_sizes().until(step);
   manifest.tokens = manifest.sequences * config_.data.sequence_length;
   manifest.optimizer_steps = earlier_optimizer_steps_ + step;
   manifest.config = write_config(config_);
@@ -357,10 +359,11 @@ void Trainer::ensure_leased() {
 /// are computed on the first micro-batch of each rank of the last step, whose tokens are known to be readable.
 void Trainer::ensure_usable(int64_t step) {
   ENSURE(step == step_, "the weights are those of step {}, not {}", step_, step);
-  const auto sequences = run_.batches.sequences_of(mesh_.world().rank(), /*accumulation_step=*/0);
+  const auto sequences =
+      config_.train.batches(mesh_.world().size(), step_).sequences_of(mesh_.world().rank(), /*accumulation_step=*/0);
   Batch batch;
   agree(mesh_.world(), [&] {
-    batch = make_batch(*source_, (step_ - 1) * run_.batches.global_batch + sequences.first, sequences.count);
+    batch = make_batch(*source_, config_.train.batch_sizes().until(step_ - 1) + sequences.first, sequences.count);
   });
   const auto read = fetch(trial_pass(*runner_, *optimizer_, mesh_, batch), mesh_.world());
   const auto* const numbers = read.const_data_ptr<double>();

@@ -35,7 +35,7 @@ std::shared_ptr<const SequenceSource> make_whole_source(const Config& config, Co
 std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
   auto source = make_whole_source(config, world);
   if (config.data.skip.empty()) return source;
-  SequenceSkip skip(config.data.skip, config.train.global_batch_size);
+  SequenceSkip skip(config.data.skip, config.train.batch_sizes());
   for (const auto& [begin, end] : skip.positions())
     log::info("data.skip: sequences {} to {} of the shuffled stream are left out", begin, end - 1);
   return make_skipping_source(std::move(source), std::move(skip));

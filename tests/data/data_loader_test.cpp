@@ -198,3 +198,45 @@ TEST_CASE("plans out of range are refused") {
   CHECK_THROWS_AS(DataLoader(source, {1, 1, 0, 1, 0}, 0), Error);
   CHECK_THROWS_AS(DataLoader(source, {1, 1, 0, 1, 1}, -1), Error);
 }
+
+TEST_CASE("smaller batches of the first steps: sizes, positions and steps, counted by hand") {
+  const BatchSizes sizes(5, {{2, 1}, {4, 3}});
+  const std::vector<int64_t> expected{1, 1, 3, 3, 5, 5, 5};
+  int64_t position = 0;
+  for (int64_t step = 1; step <= 7; ++step) {
+    const int64_t size = expected[static_cast<size_t>(step - 1)];
+    CHECK(sizes.of_step(step) == size);
+    CHECK(sizes.until(step - 1) == position);
+    for (int64_t i = 0; i < size; ++i) CHECK(sizes.step_of(position++) == step);
+  }
+  CHECK(sizes.until(7) == 23);
+  const BatchSizes constant = 5;
+  CHECK(constant.of_step(1) == 5);
+  CHECK(constant.until(3) == 15);
+  CHECK(constant.step_of(15) == 4);
+}
+
+TEST_CASE("the loader takes each position once through a batch-size warm-up, on any ranks and from any step") {
+  const std::vector<BatchPhase> warmup{{2, 1}, {4, 3}};
+  const BatchSizes sizes(5, warmup);
+  const int ranks = GENERATE(1, 2, 4);
+  const int64_t first_step = GENERATE(0, 1, 2, 3, 4, 5);
+  std::vector<int64_t> positions;
+  for (int rank = 0; rank < ranks; ++rank) {
+    DataLoader loader(std::make_shared<CountingSource>(), {{5, 2, ranks}, rank, 2, warmup}, first_step);
+    for (int64_t step = first_step + 1; step <= 6; ++step) {
+      const BatchPlan plan{sizes.of_step(step), 2, ranks};
+      for (int64_t i = 0; i < plan.accumulation_steps(); ++i) {
+        const auto ids = values(loader.next().ids_BS);
+        for (size_t k = 0; k < ids.size(); k += 3) {
+          positions.push_back(ids[k]);
+          CHECK(sizes.step_of(ids[k]) == step);
+        }
+      }
+    }
+  }
+  std::ranges::sort(positions);
+  REQUIRE(std::ssize(positions) == sizes.until(6) - sizes.until(first_step));
+  for (size_t i = 0; i < positions.size(); ++i)
+    CHECK(positions[i] == sizes.until(first_step) + static_cast<int64_t>(i));
+}

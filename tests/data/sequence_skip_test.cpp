@@ -102,3 +102,11 @@ TEST_CASE("ranges that end before they begin, and step 0, are refused by key") {
   CHECK(validate(ranges) == std::vector<std::string>{"data.skip[0].first: steps are counted from 1",
                                                      "data.skip[1].last: 4 is below first: 5"});
 }
+
+TEST_CASE("skipped steps are those of a batch-size warm-up") {
+  const BatchSizes sizes(5, {{2, 1}, {4, 3}});  // positions 0, 1, 2 to 4, 5 to 7, 8 to 12, ...
+  using Positions = SequenceSkip::Positions;
+  const std::vector<SkipRange> one{{SkipUnit::steps, 2, 3}}, two{{SkipUnit::steps, 4, 5}};
+  CHECK(SequenceSkip(one, sizes).positions() == std::vector<Positions>{{1, 5}});
+  CHECK(SequenceSkip(two, sizes).positions() == std::vector<Positions>{{5, 13}});
+}

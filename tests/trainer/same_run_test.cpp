@@ -64,6 +64,8 @@ TEST_CASE("keys of the loss, its memory and the start may change on resume, and 
       {"model.init_std: 0.3 -> 0.02", [](auto& c) { c.model.init_std = 0.02; }},
       {"model.init_cutoff: 3 -> 2", [](auto& c) { c.model.init_cutoff = 2; }},
       {"optimizer.lr: 0.001 -> 0.01", [](auto& c) { c.optimizer.lr = 0.01; }},
+      {"optimizer.groups: [] -> [{match: head.weight, lr_scale: 2, weight_decay: null, frozen: false}]",
+       [](auto& c) { c.optimizer.groups = {{.match = "head.weight", .lr_scale = 2}}; }},
       {"train.steps: 3 -> 9", [](auto& c) { c.train.steps = 9; }}};
   for (const auto& [difference, make] : changes) {
     const auto text = resume(make);

@@ -7,7 +7,9 @@
 #include "core/reader/config_reader_yaml.h"
 #include "trainer/config/config_paths.h"
 #include "trainer/config/gpu_limits.h"
+#include "trainer/config/lr_schedule.h"
 #include "trainer/config/optimizer_limits.h"
+#include "trainer/config/parameter_groups.h"
 
 namespace olmoe {
 namespace {
@@ -59,6 +61,25 @@ std::vector<std::string> refuse_attention(const Config& config) {
   return problems;
 }
 
+/// Phases of train.batch_size_warmup that are not in order, and what they cannot be used with.
+std::vector<std::string> refuse_batches(const TrainConfig& train) {
+  std::vector<std::string> problems;
+  const auto& warmup = train.batch_size_warmup;
+  for (size_t i = 0; i < warmup.size(); ++i) {
+    const auto key = fmt::format("train.batch_size_warmup[{}]", i);
+    if (i > 0 && warmup[i].until_step <= warmup[i - 1].until_step)
+      problems.push_back(fmt::format("{}.until_step: {} must be above {}, that of the phase before", key,
+                                     warmup[i].until_step, warmup[i - 1].until_step));
+    const int64_t next = i + 1 < warmup.size() ? warmup[i + 1].global_batch_size : train.global_batch_size;
+    if (warmup[i].global_batch_size > next)
+      problems.push_back(fmt::format("{}.global_batch_size: {} is above {}, that of the steps after it", key,
+                                     warmup[i].global_batch_size, next));
+  }
+  if (train.cuda_graph && !warmup.empty())
+    problems.push_back("train.cuda_graph: not with train.batch_size_warmup: the steps of a graph have one size");
+  return problems;
+}
+
 /// Sizes that are in range each, but not together: what is planned from them is counted in 63 bits. Computed in double,
 /// which cannot overflow here.
 std::vector<std::string> refuse_sizes(const Config& config) {
@@ -104,6 +125,8 @@ std::vector<std::string> validate(const Config& config) {
   for (auto& problem : validate(config.checkpoint, config.evaluation)) require(false, std::move(problem));
   for (auto& problem : validate(config.data.skip)) require(false, std::move(problem));
   if (problems.empty())
+    for (auto& problem : refuse_batches(config.train)) require(false, std::move(problem));
+  if (problems.empty())
     for (auto& problem : refuse_sizes(config)) require(false, std::move(problem));
   require(!config.run.folder.empty(), "run.folder: must not be empty");
   const bool has_files = !config.data.all_paths().empty();
@@ -115,6 +138,8 @@ std::vector<std::string> validate(const Config& config) {
   require(!train.init_from.empty() || train.init_progress == InitProgress::restart,
           "train.init_progress: continue needs a step's folder in train.init_from");
   for (auto& problem : validate(config.optimizer, config.train.compute_dtype)) problems.push_back(std::move(problem));
+  if (values_out_of_range(config.schedule).empty())
+    for (auto& problem : validate(config.schedule, config.train.steps)) problems.push_back(std::move(problem));
   const auto& parallel = config.parallel;
   const bool gpus = config.train.device == DeviceKind::cuda, over_nccl = gpus && parallel.transport == Transport::nccl;
   require(!config.train.cuda_graph || over_nccl,
@@ -130,6 +155,7 @@ std::vector<std::string> validate(const Config& config) {
   require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: on a CPU there are none");
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.has_experts())
     for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));
+  if (problems.empty()) problems = validate_groups(config.optimizer, config.model);
   if (problems.empty()) problems = refuse_attention(config);
   if (problems.empty()) problems = gpu_limits(config);
   return problems;

@@ -14,7 +14,8 @@ enum class DeviceKind { cpu, cuda };
 enum class Transport { nccl, host };
 enum class ReduceDtype { master, bfloat16 };
 enum class Recompute { none, selective, full };
-enum class ScheduleKind { cosine, linear, constant };
+enum class ScheduleKind { cosine, linear, constant, wsd, inverse_sqrt };
+enum class CooldownShape { linear, one_minus_sqrt };
 enum class InitOptimizer { reset, keep };
 enum class InitProgress { restart, continued };
 
@@ -57,7 +58,11 @@ struct EnumNames<InitProgress> {
 };
 template <>
 struct EnumNames<ScheduleKind> {
-  static constexpr std::array names{"cosine", "linear", "constant"};
+  static constexpr std::array names{"cosine", "linear", "constant", "wsd", "inverse_sqrt"};
+};
+template <>
+struct EnumNames<CooldownShape> {
+  static constexpr std::array names{"linear", "1-sqrt"};
 };
 
 /// Bytes of one value.

@@ -8,6 +8,7 @@
 #include "trainer/config/checkpoint_config.h"
 #include "trainer/config/config_choices.h"
 #include "trainer/config/evaluation_config.h"
+#include "trainer/config/optimizer_config.h"
 
 /// The trainer's sections of a run's config; those of the model and the data are in their rooms.
 namespace olmoe {
@@ -38,6 +39,7 @@ struct TrainConfig {
   DeviceKind device = DeviceKind::cpu;
   int64_t micro_batch_size = 4;
   int64_t global_batch_size = 1024;
+  std::vector<BatchPhase> batch_size_warmup;
   Recompute recompute = Recompute::none;
   bool cuda_graph = false;
   kernels::ExpertKernels expert_kernels = kernels::ExpertKernels::unfused;
@@ -47,8 +49,12 @@ struct TrainConfig {
   InitOptimizer init_optimizer = InitOptimizer::reset;
   InitProgress init_progress = InitProgress::restart;
 
-  /// The micro-batches of a step on `ranks` ranks.
+  BatchSizes batch_sizes() const { return {global_batch_size, batch_size_warmup}; }
+  /// The micro-batches of a step after train.batch_size_warmup, or of step `step`, on `ranks` ranks.
   BatchPlan batches(int64_t ranks) const { return {global_batch_size, micro_batch_size, ranks}; }
+  BatchPlan batches(int64_t ranks, int64_t step) const {
+    return {batch_sizes().of_step(step), micro_batch_size, ranks};
+  }
 
   template <class V>
   void fields(V& v) {
@@ -59,6 +65,9 @@ struct TrainConfig {
     v("micro_batch_size", micro_batch_size, {1},
       "sequences of a micro-batch: one forward and backward of one rank; more per step are gradient accumulation");
     v("global_batch_size", global_batch_size, {1}, "sequences of one optimizer step, all ranks together");
+    v("batch_size_warmup", batch_size_warmup,
+      "smaller batches of the first steps: phases in order, each up to a step, before train.global_batch_size; a run "
+      "that resumes must have those that it began with");
     v("recompute", recompute,
       "activation checkpointing; selective: recompute norms, rotary embedding and router probabilities in the "
       "backward; "
@@ -82,46 +91,6 @@ struct TrainConfig {
     v("init_progress", init_progress,
       "continue: step, tokens and position in the data begin where the step's folder in init_from ends, whose model, "
       "seed, batch and data must be the same; restart: they begin at 0");
-  }
-};
-
-struct OptimizerConfig {
-  double lr = 4e-4;
-  double beta1 = 0.9;
-  double beta2 = 0.95;
-  double eps = 1e-8;
-  double weight_decay = 0.1;
-  bool decay_norms = true;
-  bool decay_embeddings = true;
-  double clip_norm = 1.0;
-
-  template <class V>
-  void fields(V& v) {
-    v("lr", lr, above(0), "peak learning rate of AdamW");
-    v("beta1", beta1, in_below(0, 1), "decay of the first moment");
-    v("beta2", beta2, in_below(0, 1), "decay of the second moment");
-    v("eps", eps, above(0), "added to the root of the second moment");
-    v("weight_decay", weight_decay, at_least(0), "decoupled weight decay");
-    v("decay_norms", decay_norms, "weight decay on norm weights too");
-    v("decay_embeddings", decay_embeddings, "weight decay on the input embedding too");
-    v("clip_norm", clip_norm, at_least(0), "largest global L2 norm of the gradients; 0: no clipping");
-  }
-};
-
-struct ScheduleConfig {
-  ScheduleKind kind = ScheduleKind::cosine;
-  int64_t warmup_steps = 2500;
-  int64_t decay_steps = 0;
-  double warmup_start = 0.1;
-  double final_fraction = 0.1;
-
-  template <class V>
-  void fields(V& v) {
-    v("kind", kind, "shape after the warm-up");
-    v("warmup_steps", warmup_steps, {0}, "steps of linear warm-up");
-    v("decay_steps", decay_steps, {0}, "step at which the floor is reached; 0: train.steps");
-    v("warmup_start", warmup_start, in(0, 1), "warm-up starts at this share of the peak");
-    v("final_fraction", final_fraction, in(0, 1), "floor as a share of the peak");
   }
 };
 

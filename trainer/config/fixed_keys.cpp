@@ -6,7 +6,8 @@
 namespace olmoe {
 namespace {
 
-constexpr std::array<std::string_view, 3> kFixed{"run.seed", "train.global_batch_size", "data.sequence_length"};
+constexpr std::array<std::string_view, 4> kFixed{"run.seed", "train.global_batch_size", "train.batch_size_warmup",
+                                                 "data.sequence_length"};
 /// Of the model.
 constexpr std::array<std::string_view, 6> kFree{"model.load_balancing_weight",
                                                 "model.load_balancing_granularity",

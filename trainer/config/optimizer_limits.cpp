@@ -18,7 +18,7 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
   };
   const auto vanishes = [](double x) { return x > 0 && static_cast<P>(x) < std::numeric_limits<P>::min(); };
   const auto overflows = [](double x) { return !std::isfinite(static_cast<P>(x)); };
-  const auto in_range = [&](const char* key, double value) {
+  const auto in_range = [&](const std::string& key, double value) {
     refuse(vanishes(value), fmt::format("optimizer.{}: {} vanishes in {}, whose smallest number is {:.2g}", key, value,
                                         dtype, std::numeric_limits<P>::min()));
     refuse(overflows(value), fmt::format("optimizer.{}: {} is infinite in {}, whose largest number is {:.2g}", key,
@@ -35,16 +35,29 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
   }
   if (!problems.empty()) return problems;
   // The step size of the first step, and the share that decays at the peak rate.
-  refuse(overflows(config.lr / (1 - config.beta1)),
-         fmt::format("optimizer.lr: {} / (1 - beta1 {}) is infinite in {}", config.lr, config.beta1, dtype));
-  const double decay = config.lr * config.weight_decay;
-  refuse(
-      decay > 0 && static_cast<P>(1 - decay) == 1,
-      fmt::format("optimizer.weight_decay: {} at lr {} vanishes next to 1 in {}, so that nothing decays; use 0, or a "
-                  "larger value",
-                  config.weight_decay, config.lr, dtype));
-  refuse(overflows(1 - decay),
-         fmt::format("optimizer.weight_decay: {} at lr {} is infinite in {}", config.weight_decay, config.lr, dtype));
+  const auto check_step = [&](const std::string& key, double lr) {
+    refuse(vanishes(lr), fmt::format("optimizer.{}: a learning rate of {:.6g} vanishes in {}", key, lr, dtype));
+    refuse(overflows(lr / (1 - config.beta1)),
+           fmt::format("optimizer.{}: {} / (1 - beta1 {}) is infinite in {}", key, lr, config.beta1, dtype));
+  };
+  const auto check_decay = [&](const std::string& key, double weight_decay, double lr) {
+    const double decay = lr * weight_decay;
+    refuse(decay > 0 && static_cast<P>(1 - decay) == 1,
+           fmt::format("optimizer.{}: {} at lr {:.6g} vanishes next to 1 in {}, so that nothing decays; use 0, or a "
+                       "larger value",
+                       key, weight_decay, lr, dtype));
+    refuse(overflows(1 - decay),
+           fmt::format("optimizer.{}: {} at lr {:.6g} is infinite in {}", key, weight_decay, lr, dtype));
+  };
+  check_step("lr", config.lr);
+  check_decay("weight_decay", config.weight_decay, config.lr);
+  for (size_t i = 0; i < config.groups.size(); ++i) {
+    const auto& group = config.groups[i];
+    const double lr = config.lr * group.lr_scale;
+    check_step(fmt::format("groups[{}].lr_scale", i), lr);
+    if (problems.empty())
+      check_decay(fmt::format("groups[{}].weight_decay", i), group.weight_decay.value_or(config.weight_decay), lr);
+  }
   return problems;
 }
 

@@ -11,9 +11,9 @@ namespace olmoe {
 struct ResolvedRun {
   Config config;
   MeshShape mesh;
-  c10::Device device;  ///< of this rank
-  int threads;         ///< of this rank, for tensor operations
-  BatchPlan batches;
+  c10::Device device;                               ///< of this rank
+  int threads;                                      ///< of this rank, for tensor operations
+  BatchPlan batches;                                ///< of a step after train.batch_size_warmup
   UnknownKeys unknown_keys = UnknownKeys::refused;  ///< in the configs of checkpoints
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/flops.h"
+#include "trainer/config/parameter_groups.h"
 #include "trainer/config/save_cadence.h"
 
 namespace olmoe {
@@ -28,25 +29,28 @@ int64_t count_kept_weights(const Config& config, int64_t step) {
   return checkpoint.keep > 0 && every > 0 ? count_saves(checkpoint, step, config.train.steps, every) : 0;
 }
 
-int64_t bytes_of(int64_t checkpoints, int64_t weights, int64_t each_bytes) {
+/// Bytes of so many checkpoints, and of all weights that stay alone.
+int64_t bytes_of(int64_t checkpoints, const PlannedSaves& saves) {
   constexpr double kMost = 9e18;  // that an int64_t counts
-  const double each = static_cast<double>(each_bytes);
+  const auto times = [](int64_t a, int64_t b) { return static_cast<double>(a) * static_cast<double>(b); };
   return static_cast<int64_t>(
-      std::min(kMost, each * static_cast<double>(checkpoints) + each / 3 * static_cast<double>(weights)));
+      std::min(kMost, times(saves.each_bytes, checkpoints) + times(saves.weights_bytes, saves.weights)));
 }
 
 }  // namespace
 
-int64_t PlannedSaves::all_bytes() const { return bytes_of(most, weights, each_bytes); }
+int64_t PlannedSaves::all_bytes() const { return bytes_of(most, *this); }
 
-int64_t PlannedSaves::needed_bytes() const { return bytes_of(most - present, weights, each_bytes); }
+int64_t PlannedSaves::needed_bytes() const { return bytes_of(most - present, *this); }
 
 PlannedSaves plan_saves(const Config& config, int64_t step, int64_t present) {
   const int64_t element = std::max<int64_t>(4, element_bytes(config.train.compute_dtype));
   const int64_t saves = count_all_saves(config, step), keep = config.checkpoint.keep;
   int64_t most = present + saves;
   if (saves > 0 && keep > 0) most = std::min(most, std::max(keep, present) + count_kept_longer(config, step) + 1);
-  return {3 * element * count_parameters(config.model).total, saves, present, most, count_kept_weights(config, step)};
+  const int64_t all = count_parameters(config.model).total,
+                trained = all - count_frozen(config.optimizer, config.model);
+  return {element * (all + 2 * trained), element * all, saves, present, most, count_kept_weights(config, step)};
 }
 
 }  // namespace olmoe

@@ -7,11 +7,13 @@ namespace olmoe {
 
 /// Checkpoints that a run will save, and what they take on disk at most.
 struct PlannedSaves {
-  int64_t each_bytes;  ///< of a checkpoint: weights and both moments, without headers of some hundred bytes a tensor
-  int64_t saves;       ///< planned ones, without that of a signal
-  int64_t present;     ///< complete checkpoints in the folder
-  int64_t most;        ///< at one time: those that stay, and the one being written
-  int64_t weights;     ///< of weights alone (keep_weights_every_steps) from now on, at most; a third of the bytes each
+  int64_t each_bytes;     ///< of a checkpoint: weights, and both moments of what is trained, without headers of some
+                          ///< hundred bytes a tensor
+  int64_t weights_bytes;  ///< of the weights alone
+  int64_t saves;          ///< planned ones, without that of a signal
+  int64_t present;        ///< complete checkpoints in the folder
+  int64_t most;           ///< at one time: those that stay, and the one being written
+  int64_t weights;        ///< of weights alone (keep_weights_every_steps) from now on, at most
 
   /// Bytes of `most` and `weights`.
   int64_t all_bytes() const;

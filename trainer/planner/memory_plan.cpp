@@ -87,10 +87,10 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   }
   MemoryPlan plan{};
   plan.weights = plan.gradients = mine * master;
-  plan.moments = 2 * mine * master;
+  plan.moments = 2 * model.moments * master;
   plan.on_gpu = config.train.device == DeviceKind::cuda;
   if (config.checkpoint.async && (config.checkpoint.every_steps > 0 || !config.checkpoint.cadence.empty()))
-    plan.checkpoint_copy = 3 * mine * master;
+    plan.checkpoint_copy = plan.weights + plan.moments;
   plan.gathered_weights = (zero_stage == 3 ? weights.pooled() : weights.of_all_stages) * element;
   plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
   if (config.parallel.reduce_dtype == ReduceDtype::bfloat16)

@@ -25,11 +25,12 @@ struct StageUnits {
 /// What all plans of a model on a mesh are made from. To list the parameters of a model takes longer than any plan:
 /// made once, it serves every ZeRO stage and mode of recompute.
 struct ModelOnMesh {
-  /// Of `config` the model and the sequence length alone.
+  /// Of `config` the model, the sequence length and what optimizer.groups freeze alone.
   ModelOnMesh(const Config& config, MeshShape on);
   MeshShape mesh;
   std::shared_ptr<const ModelOutline> outline;
   std::vector<StageUnits> stages;  ///< first stage first
+  int64_t moments;                 ///< elements of each moment, on the rank that trains most
   FlopsPerToken flops;
 };
 

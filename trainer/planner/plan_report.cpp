@@ -23,9 +23,11 @@ struct RunPrediction {
 };
 
 RunPrediction predict_run(const Config& config, int gpus, const StepPrediction& step) {
-  const double steps = static_cast<double>(config.train.steps), hours = steps * step.step_s / 3600;
-  const double tokens = static_cast<double>(config.train.global_batch_size * config.data.sequence_length);
-  return {steps * tokens, hours / 24, hours * gpus};
+  const auto sequences = static_cast<double>(config.train.batch_sizes().until(config.train.steps));
+  // The steps of a batch-size warm-up take their share of the time of a whole one.
+  const double steps = sequences / static_cast<double>(config.train.global_batch_size);
+  const double hours = steps * step.step_s / 3600;
+  return {sequences * static_cast<double>(config.data.sequence_length), hours / 24, hours * gpus};
 }
 
 std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) {

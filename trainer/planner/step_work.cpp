@@ -65,12 +65,15 @@ void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh
     add_unit(stage.experts, !stores_experts);
   }
   const auto counts = count_step(config, model.mesh);
-  // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm.
-  parts.push_back({"AdamW and gradient norm", Bound::memory, {}, {}, {0, mine * (3 * 2 + 2 + 1) * kGrad}});
+  // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm. Of what
+  // is frozen the gradient is cleared alone.
+  const auto trained = static_cast<double>(model.moments);
+  const double updated = trained * (3 * 2 + 2 + 1) + (mine - trained);
+  parts.push_back({"AdamW and gradient norm", Bound::memory, {}, {}, {0, updated * kGrad}});
   const bool in_adamw = config.parallel.zero_stage != 3;  // which writes bf16 weights in the same pass
   const auto passes = static_cast<double>(counts.passes);
   const double cast = in_adamw ? 0 : mine * (kGrad + kValue) * passes;
-  parts.push_back({"casts to bf16", Bound::memory, {0, cast}, {0, cast}, {0, in_adamw ? mine * kValue : 0}});
+  parts.push_back({"casts to bf16", Bound::memory, {0, cast}, {0, cast}, {0, in_adamw ? trained * kValue : 0}});
   if (shared == 0) return;
   // Full gradients are cleared before a pass, and take the dtype that they travel in; a rank's sum is added to its
   // gradient after it.

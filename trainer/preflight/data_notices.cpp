@@ -54,7 +54,7 @@ std::optional<TokenTotals> token_totals(const DataConfig& data) {
 
 std::string describe_training_tokens(const Config& config, const TokenTotals& totals) {
   const int64_t length = config.data.sequence_length;
-  const int64_t taken = config.train.steps * config.train.global_batch_size * length;
+  const int64_t taken = config.train.batch_sizes().until(config.train.steps) * length;
   const double epochs = static_cast<double>(taken) / static_cast<double>(totals.used_tokens);
   return fmt::format("training tokens: {} of {} tokens, of which {} are used, in {} of {}; the run takes {}: {} epochs",
                      counted(totals.files, "file"), grouped(totals.tokens), grouped(totals.used_tokens),

@@ -29,10 +29,11 @@ std::string describe_saves(const PlannedSaves& plan, const DiskRoom& room) {
 
 std::vector<std::string> disk_notices(const Config& config, const PlannedSaves& plan, const DiskRoom& room) {
   if (plan.saves == 0 || plan.needed_bytes() <= room.free_bytes) return {};
-  const auto weights = plan.weights > 0
-                           ? fmt::format(", or keep_weights_every_steps = {}, whose {} copies take a third each",
-                                         config.checkpoint.keep_weights_every_steps, plan.weights)
-                           : std::string();
+  const auto weights =
+      plan.weights > 0
+          ? fmt::format(", or keep_weights_every_steps = {}, whose {} copies take {} each",
+                        config.checkpoint.keep_weights_every_steps, plan.weights, describe_size(plan.weights_bytes))
+          : std::string();
   const int64_t keep = config.checkpoint.keep, every = config.checkpoint.keep_every_steps;
   return {
       fmt::format("run.folder: {} more of checkpoints will not fit into the {} that are free ({} of {} each: an "

@@ -150,7 +150,9 @@ std::string describe_run(const Config& config, MeshShape mesh, int multiprocesso
   out += fmt::format("memory of a rank: {}\n", describe(plan_memory(config, mesh, multiprocessors)));
   out += fmt::format("steps: {} of {} sequences x {} tokens = {} tokens a step, {} in all\n", config.train.steps,
                      config.train.global_batch_size, config.data.sequence_length, grouped(step_tokens),
-                     grouped(step_tokens * config.train.steps));
+                     grouped(config.train.batch_sizes().until(config.train.steps) * config.data.sequence_length));
+  for (const auto& phase : config.train.batch_size_warmup)
+    out += fmt::format("batch-size warm-up: {} sequences up to step {}\n", phase.global_batch_size, phase.until_step);
   return out;
 }
 

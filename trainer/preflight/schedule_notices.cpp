@@ -9,10 +9,6 @@
 namespace olmoe {
 namespace {
 
-double rate(const Config& config, int64_t step) {
-  return learning_rate(config.schedule, config.optimizer.lr, config.train.steps, step);
-}
-
 /// Says so where the warm-up is the default of 2,500 steps, which is meant for long runs.
 std::string named_warmup(const ScheduleConfig& schedule) {
   const bool is_default = schedule.warmup_steps == ScheduleConfig{}.warmup_steps;
@@ -26,7 +22,7 @@ std::vector<std::string> warmup_notices(const Config& config) {
     return {
         fmt::format("{} is longer than the run of train.steps = {}: the learning rate ends at {:.4g} and never "
                     "reaches its peak, optimizer.lr = {:.4g}",
-                    named_warmup(config.schedule), steps, rate(config, steps), peak)};
+                    named_warmup(config.schedule), steps, learning_rate(config, steps), peak)};
   if (2 * warmup > steps)
     return {fmt::format("{} is more than half of the run of train.steps = {}", named_warmup(config.schedule), steps)};
   return {};
@@ -35,22 +31,33 @@ std::vector<std::string> warmup_notices(const Config& config) {
 std::vector<std::string> decay_notices(const Config& config) {
   const auto& schedule = config.schedule;
   const int64_t warmup = schedule.warmup_steps, steps = config.train.steps;
-  if (schedule.kind == ScheduleKind::constant || warmup > steps) return {};
-  const auto decay = schedule.decay_steps > 0 ? schedule.decay_steps : steps;
+  const auto end = decay_end(schedule, steps);
+  if (!end || warmup > steps) return {};
+  const auto decay = *end;
   const auto key = schedule.decay_steps > 0 ? "schedule.decay_steps" : "train.steps, where the decay ends";
   const double floor = schedule.final_fraction * config.optimizer.lr;
   if (decay <= warmup)
     return {fmt::format(
         "{}: {} is not after the warm-up, schedule.warmup_steps = {}: the learning rate {} its floor, "
         "{:.4g}, at step {}",
-        key, decay, warmup, warmup > 1 ? fmt::format("falls from {:.4g} to", rate(config, warmup - 1)) : "is at", floor,
-        warmup)};
+        key, decay, warmup,
+        warmup > 1 ? fmt::format("falls from {:.4g} to", learning_rate(config, warmup - 1)) : "is at", floor, warmup)};
   if (decay > steps)
     return {
         fmt::format("{}: {} is after the last step, train.steps = {}: the learning rate ends at {:.4g}, not at its "
                     "floor, {:.4g}",
-                    key, decay, steps, rate(config, steps), floor)};
+                    key, decay, steps, learning_rate(config, steps), floor)};
   return {};
+}
+
+/// Of a run that ends before its batch-size warm-up does.
+std::vector<std::string> batch_notices(const Config& config) {
+  const auto& train = config.train;
+  if (train.batch_size_warmup.empty() || train.batch_size_warmup.back().until_step < train.steps) return {};
+  return {
+      fmt::format("train.batch_size_warmup: its last phase ends at step {}, the run at train.steps = {}: no step has "
+                  "train.global_batch_size = {} sequences",
+                  train.batch_size_warmup.back().until_step, train.steps, train.global_batch_size)};
 }
 
 /// Changed fields on which the rate depends.
@@ -68,13 +75,15 @@ std::vector<std::string> changes(const Config& before, const Config& config) {
 std::vector<std::string> schedule_notices(const Config& config) {
   auto notices = warmup_notices(config);
   for (auto& notice : decay_notices(config)) notices.push_back(std::move(notice));
+  for (auto& notice : batch_notices(config)) notices.push_back(std::move(notice));
   return notices;
 }
 
 std::vector<std::string> changed_schedule_notices(const Config& before, const Config& config, int64_t step) {
   constexpr double kJump = 1.1;  // as a ratio: no notice for a run that was made a little longer
   if (step >= config.train.steps) return {};
-  const double was = rate(before, step), expected = rate(before, step + 1), now = rate(config, step + 1);
+  const double was = learning_rate(before, step), expected = learning_rate(before, step + 1),
+               now = learning_rate(config, step + 1);
   const auto jumps = [&](double from) { return std::max(from, now) > kJump * std::min(from, now); };
   if (!jumps(was) || !jumps(expected)) return {};  // the second: the schedule itself has the jump
   return {

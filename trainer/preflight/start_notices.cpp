@@ -8,6 +8,7 @@
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/checkpoint/manifest_config.h"
+#include "trainer/config/parameter_groups.h"
 #include "trainer/job/environment.h"
 #include "trainer/preflight/schedule_notices.h"
 #include "trainer/rewind.h"
@@ -17,16 +18,29 @@ namespace {
 
 using Lines = std::vector<std::string>;
 
-/// Ranks without micro-batches in the step, or in its last accumulation step.
-Lines idle_notices(const TrainConfig& train, int ranks) {
-  const auto batches = train.batches(ranks);
+/// Ranks without micro-batches in a step of so many sequences, or in its last accumulation step.
+Lines idle_notices(const TrainConfig& train, int ranks, const std::string& key, int64_t sequences) {
+  const BatchPlan batches{sequences, train.micro_batch_size, ranks};
   const int64_t steps = batches.accumulation_steps(), idle = steps * ranks - batches.micro_batches();
   if (idle == 0) return {};
   const auto when = steps == 1 ? "" : fmt::format(" in the last of {} accumulation steps", steps);
-  return {fmt::format(
-      "train.global_batch_size: {} in micro-batches of {} (train.micro_batch_size) are work for {} of "
-      "{} ranks{}: {} idle",
-      counted(train.global_batch_size, "sequence"), train.micro_batch_size, ranks - idle, ranks, when, idle)};
+  return {
+      fmt::format("{}: {} in micro-batches of {} (train.micro_batch_size) are work for {} of "
+                  "{} ranks{}: {} idle",
+                  key, counted(sequences, "sequence"), train.micro_batch_size, ranks - idle, ranks, when, idle)};
+}
+
+/// The same for the steps of a run, those of its warm-up first.
+Lines idle_notices(const TrainConfig& train, int ranks) {
+  Lines out;
+  const auto append = [&](const std::string& key, int64_t sequences) {
+    for (auto& line : idle_notices(train, ranks, key, sequences)) out.push_back(std::move(line));
+  };
+  for (size_t i = 0; i < train.batch_size_warmup.size(); ++i)
+    append(fmt::format("train.batch_size_warmup[{}].global_batch_size", i),
+           train.batch_size_warmup[i].global_batch_size);
+  append("train.global_batch_size", train.global_batch_size);
+  return out;
 }
 
 Lines thread_notices(const StartState& state) {
@@ -93,6 +107,7 @@ StartNotices start_notices(const Config& config, int ranks, const StartState& st
     append(out.notices, left_out_notices(config, *state.tokens));
   }
   if (saves.saves > 0) out.facts.push_back(describe_saves(saves, state.disk));
+  append(out.facts, describe_groups(config.optimizer, config.model));
   append(out.notices, shared_file_notices(state.shared));
   append(out.notices, schedule_notices(config));
   if (state.saved.config) append(out.notices, changed_schedule_notices(*state.saved.config, config, state.saved.step));

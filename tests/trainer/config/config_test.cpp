@@ -102,6 +102,44 @@ const std::vector<BadConfig>& bad_configs() {
   return table;
 }
 
+/// Schedules, batches of the first steps and groups of parameters.
+const std::vector<BadConfig>& bad_schedules_and_groups() {
+  static const std::vector<BadConfig> table{
+      {"schedule.cooldown_steps", [](auto& c) { c.schedule.kind = ScheduleKind::wsd; }},
+      {"schedule.cooldown_steps", [](auto& c) { c.schedule.cooldown_steps = -1; }},
+      {"optimizer.groups[0].match", [](auto& c) { c.optimizer.groups = {{.match = "*.gate.weight", .lr_scale = 2}}; }},
+      {"optimizer.groups[1].match",
+       [](auto& c) {
+         c.optimizer.groups = {{.match = "head.weight"}, {.match = "head.*", .frozen = true}};
+       }},
+      {"optimizer.groups[0].lr_scale", [](auto& c) { c.optimizer.groups = {{.match = "head.weight", .lr_scale = 0}}; }},
+      {"schedule.batch_lr_power", [](auto& c) { c.schedule.batch_lr_power = 1.5; }},
+      {"train.batch_size_warmup[1].until_step",
+       [](auto& c) {
+         c.train.batch_size_warmup = {{2, 1}, {2, 3}};
+       }},
+      {"train.batch_size_warmup[0].until_step",
+       [](auto& c) {
+         c.train.batch_size_warmup = {{0, 1}};
+       }},
+      {"train.batch_size_warmup[0].global_batch_size",
+       [](auto& c) {
+         c.train.batch_size_warmup = {{2, 4}, {3, 3}};
+       }},
+      {"train.batch_size_warmup[0].global_batch_size",
+       [](auto& c) {
+         c.train.batch_size_warmup = {{2, 6}};  // of 5 after it
+       }},
+      {"train.cuda_graph",
+       [](auto& c) {
+         c.train.batch_size_warmup = {{2, 1}};
+         c.train.cuda_graph = true;
+         c.train.device = DeviceKind::cuda;
+       }},
+  };
+  return table;
+}
+
 /// Commands that send checkpoints, without what they need.
 const std::vector<BadConfig>& bad_commands() {
   static const std::vector<BadConfig> table{
@@ -204,6 +242,7 @@ TEST_CASE("each bad value is one problem that starts with its key") {
   REQUIRE(validate(tiny_run(folder / "run")).empty());
   auto table = bad_configs();
   table.insert(table.end(), bad_commands().begin(), bad_commands().end());
+  table.insert(table.end(), bad_schedules_and_groups().begin(), bad_schedules_and_groups().end());
   table.insert(table.end(), bad_sizes_and_names().begin(), bad_sizes_and_names().end());
   for (const auto& [key, spoil] : table) {
     auto config = tiny_run(folder / "run");

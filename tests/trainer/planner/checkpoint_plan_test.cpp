@@ -59,3 +59,13 @@ TEST_CASE("weights that stay of checkpoints that go are a third of one each") {
   CHECK(plan.weights == 3);
   CHECK(plan.all_bytes() == 249'089'826'816);
 }
+
+TEST_CASE("a checkpoint has no moments of what is frozen, and weights that stay have all of them") {
+  // 16 layers of 64 experts with 2,048 x 1,024 times three: 6,442,450,944 of 6,919,161,856 parameters.
+  const auto plan =
+      planned({"train.steps=6000", "checkpoint.every_steps=1000", "checkpoint.cadence=[]", "checkpoint.keep=1",
+               "checkpoint.keep_weights_every_steps=2000", "optimizer.groups=[{match: '*.experts.*', frozen: true}]"});
+  CHECK(plan.each_bytes == 4 * (6'919'161'856 + 2 * 476'710'912));
+  CHECK(plan.weights_bytes == 4 * 6'919'161'856);
+  CHECK(plan.all_bytes() == 2 * plan.each_bytes + 3 * plan.weights_bytes);
+}

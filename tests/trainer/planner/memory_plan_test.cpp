@@ -76,6 +76,28 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
   }
 }
 
+TEST_CASE("the plan of moments is what the rank that trains most allocates, without what is frozen") {
+  const MeshShape shape = GENERATE(MeshShape{1, 1, 1}, MeshShape{1, 2, 1}, MeshShape{2, 2, 2}, MeshShape{1, 4, 2},
+                                   MeshShape{1, 6, 1}, MeshShape{1, 6, 3});
+  auto config = tiny_run("unused");
+  config.model.num_experts = 6;
+  config.optimizer.groups = {{.match = "embedding.weight", .frozen = true},
+                             {.match = "blocks.1.moe.experts.*", .frozen = true},
+                             {.match = "blocks.0.moe.experts.gate_up.weight", .frozen = true},
+                             {.match = "blocks.*.attention.output.weight", .frozen = true}};
+  std::vector<int64_t> moments(static_cast<size_t>(shape.replicate * shape.shard));
+  run_ranks(shape.replicate * shape.shard, [&](Communicator& world) {
+    DeviceMesh mesh(world, shape);
+    moments[static_cast<size_t>(world.rank())] = allocated(config, mesh, at::kDouble).moments;
+  });
+  const auto planned = plan_memory(config, shape);
+  INFO(fmt::format("replicate {} x shard {} (expert {})", shape.replicate, shape.shard, shape.expert));
+  CHECK(std::ranges::max(moments) == planned.moments);
+  CHECK(planned.moments < 2 * planned.weights);
+  config.optimizer.groups.clear();
+  CHECK(plan_memory(config, shape).moments == 2 * planned.weights);
+}
+
 TEST_CASE("the plan cuts experts over expert x expert_shard, and with ZeRO-1 keeps every full gradient") {
   auto config = tiny_run("unused");
   auto& model = config.model;
