@@ -1,12 +1,11 @@
 #include "parallel/sharded_unit.h"
 
 #include <ATen/ops/zeros.h>
+#include <c10/util/accumulate.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <functional>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 #include "core/error.h"
@@ -14,10 +13,6 @@
 
 namespace olmoe {
 namespace {
-
-int64_t numel_of(const std::vector<int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-}
 
 bool same_memory(const at::Tensor& a, const at::Tensor& b) {
   return a.data_ptr() == b.data_ptr() && a.dtype() == b.dtype() && a.numel() == b.numel();
@@ -39,9 +34,9 @@ ShardedUnit::ShardedUnit(std::vector<UnitParam> params, Communicator& group, at:
 void ShardedUnit::lay_out() {
   std::vector<int64_t> numels;
   for (const UnitParam& param : params_) {
-    const int64_t numel = numel_of(param.shape);
+    const int64_t numel = c10::multiply_integers(param.shape);
     ENSURE(param.slot != nullptr, "parameter {} has no slot", param.name);
-    ENSURE(param.first >= 0 && param.first + numel <= numel_of(param.global_shape),
+    ENSURE(param.first >= 0 && param.first + numel <= c10::multiply_integers(param.global_shape),
            "parameter {}: elements [{}, {}) of a global shape {}", param.name, param.first, param.first + numel,
            fmt::join(param.global_shape, "x"));
     numels.push_back(numel);
@@ -53,7 +48,7 @@ void ShardedUnit::lay_out() {
   for (size_t i = 0; i < params_.size(); ++i) {
     const UnitParam& param = params_[i];
     const int64_t begin = std::max(begins_[i], shard_begin);
-    const int64_t stop = std::min(begins_[i] + numel_of(param.shape), shard_begin + shard_numel);
+    const int64_t stop = std::min(begins_[i] + c10::multiply_integers(param.shape), shard_begin + shard_numel);
     const int64_t to_global = param.first - begins_[i];
     if (begin < stop) {
       slices_.push_back(
@@ -80,7 +75,7 @@ void ShardedUnit::bind(PoolRange weights, PoolRange grads) {
 
 void ShardedUnit::bind_param(const UnitParam& param, int64_t begin) const {
   auto view = [&](const at::Tensor& flat) {
-    return flat.narrow(0, begin, numel_of(param.shape)).view(param.shape).detach();
+    return flat.narrow(0, begin, c10::multiply_integers(param.shape)).view(param.shape).detach();
   };
   *param.slot = view(weights_->flat()).set_requires_grad(true);
   // Without this, autograd rounds an fp32 gradient of a bf16 parameter to bf16.
@@ -144,7 +139,7 @@ void ShardedUnit::zero_added_grads() const {
   for (size_t i = 0; i < params_.size(); ++i) {
     if (params_[i].to_store == nullptr) continue;
     zero_until(begins_[i]);
-    begin = begins_[i] + numel_of(params_[i].shape);
+    begin = begins_[i] + c10::multiply_integers(params_[i].shape);
   }
   zero_until(flat_numel_);
 }

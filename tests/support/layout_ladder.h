@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/ops/full.h>
 
+#include "support/catch.h"
 #include "support/trainer_fixtures.h"
 
 namespace olmoe::test {
@@ -95,6 +96,16 @@ inline double error_on_threads(const Config& config, const Layout& layout, const
     if (world.rank() == 0) error = of_all;
   });
   return error;
+}
+
+/// Checks that the run in every layout of `world_size` threads is that of one rank.
+inline void check_layouts(Config config, int world_size, const FinishedRun& reference) {
+  for (const auto& layout : layouts_of(world_size)) {
+    TempFolder folder;
+    config.run.folder = folder / "run";
+    INFO(describe(layout));
+    CHECK(error_on_threads(config, layout, reference) <= 1e-12);
+  }
 }
 
 }  // namespace olmoe::test

@@ -5,6 +5,7 @@
 #include "core/files/files.h"
 #include "core/log.h"
 #include "parallel/collectives/thread_communicator.h"
+#include "support/catch.h"
 #include "support/model_fixtures.h"
 #include "support/temp_folder.h"
 #include "trainer/trainer.h"
@@ -107,6 +108,14 @@ inline Config saving_run(const std::string& folder) {
 
 inline std::string step_folder(const Config& config, int64_t step) {
   return fmt::format("{}/checkpoints/step_{:09}", config.run.folder, step);
+}
+
+/// Checks that two runs saved the same bytes of trained state at a step.
+inline void check_same_shards(const Config& ours, const Config& expected, int64_t step, int ranks) {
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto shard = fmt::format("/shard_{:05}.safetensors", rank);
+    CHECK(read_text(step_folder(ours, step) + shard) == read_text(step_folder(expected, step) + shard));
+  }
 }
 
 /// Largest error of this rank's slices of one kind of state against whole parameters, relative to

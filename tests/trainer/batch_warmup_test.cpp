@@ -54,13 +54,7 @@ TEST_CASE("a batch-size warm-up is the same on 4 ranks in every layout as on one
   TempFolder single;
   const auto config = warmup_run(ladder_run(single / "run", 4));
   const auto reference = run_single(config);
-  for (const auto& layout : layouts_of(4)) {
-    INFO(describe(layout));
-    TempFolder folder;
-    auto ours = config;
-    ours.run.folder = folder / "run";
-    CHECK(error_on_threads(ours, layout, reference) <= 1e-12);
-  }
+  check_layouts(config, 4, reference);
 }
 
 TEST_CASE("a run resumes in and after its batch-size warm-up bit for bit, and only with the same one") {
@@ -77,8 +71,7 @@ TEST_CASE("a run resumes in and after its batch-size warm-up bit for bit, and on
   CHECK_THROWS_WITH(run_to_the_end(2, changed), Catch::Contains("train.batch_size_warmup: [{until_step: 2"));
   run_to_the_end(2, cut);
   CHECK(lines_of(cut.run.folder) == lines_of(whole.run.folder));
-  for (const char* shard : {"/shard_00000.safetensors", "/shard_00001.safetensors"})
-    CHECK(read_text(step_folder(cut, 6) + shard) == read_text(step_folder(whole, 6) + shard));
+  check_same_shards(cut, whole, 6, 2);
 }
 
 TEST_CASE("idle ranks of a phase and a warm-up that outlasts the run are said before the first step") {

@@ -78,10 +78,7 @@ TEST_CASE("a run that continues another run is that run: metrics and trained sta
   const auto all = metrics_of(folder / "first"), rest = metrics_of(folder / "second");
   REQUIRE(rest.size() == 3);
   for (size_t i = 0; i < 3; ++i) CHECK(rest[i] == all[i + 3]);
-  for (int rank = 0; rank < ranks; ++rank) {
-    const auto shard = fmt::format("/shard_{:05}.safetensors", rank);
-    CHECK(read_text(step_folder(second, 6) + shard) == read_text(step_folder(first, 6) + shard));
-  }
+  check_same_shards(second, first, 6, ranks);
 }
 
 TEST_CASE("what cannot be kept or continued is refused by key") {

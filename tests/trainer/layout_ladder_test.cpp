@@ -22,15 +22,6 @@ bool accepts(const Config& config, int world) {
   }
 }
 
-void check_all(Config config, int world_size, const FinishedRun& reference) {
-  for (const auto& layout : layouts_of(world_size)) {
-    TempFolder folder;
-    config.run.folder = folder / "run";
-    INFO(describe(layout));
-    CHECK(error_on_threads(config, layout, reference) <= 1e-12);
-  }
-}
-
 }  // namespace
 
 TEST_CASE("the layouts of up to 8 ranks, 114, are those that a config may have, each once") {
@@ -60,7 +51,7 @@ TEST_CASE("in float64 every layout of threads gives the losses, gradients and we
   const auto config = ladder_run(folder / "single", world_size);
   const auto reference = run_single(config);
   REQUIRE(reference.metrics.size() == 5);
-  check_all(config, world_size, reference);
+  check_layouts(config, world_size, reference);
 }
 
 TEST_CASE("with balance over the global batch every layout gives what one rank does with all of it", "[layouts]") {
@@ -77,7 +68,7 @@ TEST_CASE("with balance over the global batch every layout gives what one rank d
     return other;
   }());
   CHECK(metrics_error(sequences.metrics, reference.metrics) <= 1e-12);  // of one rank and micro-batch they are the same
-  check_all(global_balance(config, world_size), world_size, reference);
+  check_layouts(global_balance(config, world_size), world_size, reference);
 }
 
 TEST_CASE("with balance within each sequence every layout gives what one rank does") {
@@ -87,5 +78,5 @@ TEST_CASE("with balance within each sequence every layout gives what one rank do
   config.train.steps = 2;
   config.model.load_balancing_granularity = BalanceGranularity::sequence;
   config.model.load_balancing_weight = 0.5;
-  check_all(config, world_size, run_single(config));
+  check_layouts(config, world_size, run_single(config));
 }

@@ -1,8 +1,8 @@
 // AdamW with parameter groups: against formulas on one rank, every layout against one rank, and what resumes.
 #include "support/catch.h"
 #include "support/layout_ladder.h"
+#include "support/optimizer_fixture.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
-#include "trainer/weights.h"
 
 namespace {
 
@@ -40,36 +40,15 @@ Config grouped_run(Config config) {
   return config;
 }
 
-/// One rank's weights in float64, whose gradients the test sets.
-struct GroupedOptimizer {
-  explicit GroupedOptimizer(std::vector<ParamGroup> groups)
-      : config{.lr = 0.01,
-               .beta1 = 0.8,
-               .beta2 = 0.9,
-               .eps = 1e-6,
-               .weight_decay = 0.3,
-               .clip_norm = 1,
-               .groups = std::move(groups)},
-        world(make_single_communicator()),
-        mesh(*world, {}),
-        runner(make_stages(model, mesh), mesh, runner_options(at::kDouble)),
-        optimizer(runner.units(), config) {
-    fill_weights(runner.units(), random_init(model, 1));
-  }
-  FlatParams weights() const { return whole_params(runner, &ShardedUnit::shard); }
-  void set_grads(const FlatParams& grads) {
-    for (const auto& unit : runner.units())
-      for (const auto& slice : unit->slices())
-        unit->grad.narrow(0, slice.offset, slice.end - slice.begin).copy_(grads.at(slice.name));
-  }
-
-  const ModelConfig model = tiny_model();
-  const OptimizerConfig config;
-  std::unique_ptr<Communicator> world;
-  DeviceMesh mesh;
-  StageRunner runner;
-  Optimizer optimizer;
-};
+OptimizerConfig grouped_config(std::vector<ParamGroup> groups) {
+  return {.lr = 0.01,
+          .beta1 = 0.8,
+          .beta2 = 0.9,
+          .eps = 1e-6,
+          .weight_decay = 0.3,
+          .clip_norm = 1,
+          .groups = std::move(groups)};
+}
 
 struct Moments {
   at::Tensor m, v;
@@ -96,7 +75,7 @@ std::string error_of(const Config& config) {
 }  // namespace
 
 TEST_CASE("AdamW with groups equals its formula in float64: rates, decays, and a norm without what is frozen") {
-  GroupedOptimizer ours(mixed_groups());
+  TestOptimizer ours(grouped_config(mixed_groups()));
   const auto first = ours.weights();
   auto expected = first;
   std::map<std::string, Moments> moments;
@@ -142,7 +121,7 @@ TEST_CASE("AdamW with groups equals its formula in float64: rates, decays, and a
 }
 
 TEST_CASE("moments are those of what is trained alone, and take no memory for the rest") {
-  GroupedOptimizer all({}), ours(mixed_groups());
+  TestOptimizer all(grouped_config({})), ours(grouped_config(mixed_groups()));
   const auto numel_of = [](const Optimizer& optimizer, const std::string& kind) {
     int64_t numel = 0;
     for (const auto& tensor : optimizer.state())
@@ -187,13 +166,7 @@ TEST_CASE("a run with groups is the same on 4 ranks in every layout as on one, a
     CHECK(at::equal(values, first.at("weight").at(name)) == is_frozen(name));
     CHECK(reference.state.at("exp_avg").contains(name) == !is_frozen(name));
   }
-  for (const auto& layout : layouts_of(4)) {
-    INFO(describe(layout));
-    TempFolder folder;
-    auto ours = config;
-    ours.run.folder = folder / "run";
-    CHECK(error_on_threads(ours, layout, reference) <= 1e-12);
-  }
+  check_layouts(config, 4, reference);
 }
 
 TEST_CASE("what is frozen stays bit-equal in bf16 in each ZeRO stage, while the rest is trained") {
@@ -238,8 +211,7 @@ TEST_CASE("a run with groups resumes bit for bit, on the same ranks and in anoth
   cut.train.steps = 6;
   run_to_the_end(2, cut);
   CHECK(lines_of(cut.run.folder) == lines_of(whole.run.folder));
-  for (const char* shard : {"/shard_00000.safetensors", "/shard_00001.safetensors"})
-    CHECK(read_text(step_folder(cut, 6) + shard) == read_text(step_folder(whole, 6) + shard));
+  check_same_shards(cut, whole, 6, 2);
 
   auto moved = saved("moved");
   moved.train.steps = 3;

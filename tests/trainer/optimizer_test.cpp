@@ -1,39 +1,12 @@
 #include "trainer/optimizer.h"
 
-#include "model/init.h"
 #include "support/catch.h"
-#include "support/model_fixtures.h"
-#include "trainer/weights.h"
+#include "support/optimizer_fixture.h"
 
 namespace {
 
 using namespace olmoe;
 using namespace olmoe::test;
-
-/// One rank's weights in float64, whose gradients the test sets.
-struct TestOptimizer {
-  explicit TestOptimizer(const OptimizerConfig& config_)
-      : config(config_),
-        world(make_single_communicator()),
-        mesh(*world, {}),
-        runner(make_stages(model, mesh), mesh, runner_options(at::kDouble)),
-        optimizer(runner.units(), config) {
-    fill_weights(runner.units(), random_init(model, 1));
-  }
-  FlatParams weights() const { return whole_params(runner, &ShardedUnit::shard); }
-  void set_grads(const FlatParams& grads) {
-    for (const auto& unit : runner.units())
-      for (const auto& slice : unit->slices())
-        unit->grad.narrow(0, slice.offset, slice.end - slice.begin).copy_(grads.at(slice.name));
-  }
-
-  const ModelConfig model = tiny_model();
-  const OptimizerConfig config;
-  std::unique_ptr<Communicator> world;
-  DeviceMesh mesh;
-  StageRunner runner;
-  Optimizer optimizer;
-};
 
 /// AdamW of one parameter, as its paper writes it. Source: Loshchilov and Hutter, arXiv 1711.05101.
 struct ReferenceAdamW {

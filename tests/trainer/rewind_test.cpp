@@ -50,10 +50,7 @@ TEST_CASE("a run that goes back and skips steps is the run that never saw their 
   CHECK_FALSE(fs::exists(step_folder(config, 3) + ".abandoned-2"));
 
   CHECK(lines_of(config.run.folder) == lines_of(clean.run.folder));
-  for (int rank = 0; rank < ranks; ++rank) {
-    const auto shard = fmt::format("/shard_{:05}.safetensors", rank);
-    CHECK(read_text(step_folder(config, 8) + shard) == read_text(step_folder(clean, 8) + shard));
-  }
+  check_same_shards(config, clean, 8, ranks);
   std::istringstream abandoned(read_text(config.run.folder + "/metrics.jsonl.abandoned-1"));
   int64_t lines = 0;
   for (std::string line; std::getline(abandoned, line);) ++lines;

@@ -1,11 +1,10 @@
 #include "trainer/config/parameter_groups.h"
 
+#include <c10/util/accumulate.h>
 #include <fmt/format.h>
 #include <fnmatch.h>
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
 
 #include "core/text.h"
 #include "model/transformer.h"
@@ -21,9 +20,7 @@ struct NamedParam {
 std::vector<NamedParam> params_of(const ModelConfig& model) {
   std::vector<NamedParam> out;
   for (const auto& stage : list_params(model))
-    for (const auto& param : stage)
-      out.push_back({param.name, std::accumulate(param.global_shape.begin(), param.global_shape.end(), int64_t{1},
-                                                 std::multiplies<>())});
+    for (const auto& param : stage) out.push_back({param.name, c10::multiply_integers(param.global_shape)});
   return out;
 }
 

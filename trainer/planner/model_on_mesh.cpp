@@ -1,7 +1,8 @@
 #include "trainer/planner/model_on_mesh.h"
 
+#include <c10/util/accumulate.h>
+
 #include <algorithm>
-#include <functional>
 #include <numeric>
 
 #include "parallel/flat_layout.h"
@@ -9,10 +10,6 @@
 
 namespace olmoe {
 namespace {
-
-int64_t numel_of(const std::vector<int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-}
 
 UnitSize unit_of(const std::vector<int64_t>& numels, int ranks) {
   if (numels.empty()) return {.ranks = ranks};
@@ -25,7 +22,8 @@ std::vector<StageUnits> stage_units(const ModelOutline& model, MeshShape mesh) {
     std::vector<int64_t> dense, experts;
     for (const auto& param : params) {
       const bool of_expert = param.axis == Axis::expert_shard;
-      (of_expert ? experts : dense).push_back(numel_of(param.global_shape) / (of_expert ? mesh.expert : 1));
+      (of_expert ? experts : dense)
+          .push_back(c10::multiply_integers(param.global_shape) / (of_expert ? mesh.expert : 1));
     }
     out.push_back({unit_of(dense, mesh.shard), unit_of(experts, mesh.expert_shard())});
   }
@@ -64,7 +62,7 @@ int64_t most_moments(const OptimizerConfig& config, const ModelOutline& model, M
       std::vector<bool> frozen;
       for (const auto& param : params) {
         if (param.axis != axis) continue;
-        numels.push_back(numel_of(param.global_shape) / parts);
+        numels.push_back(c10::multiply_integers(param.global_shape) / parts);
         frozen.push_back(rule_of(config, param.name, param.role).frozen);
       }
       if (numels.empty()) continue;
