@@ -65,14 +65,15 @@ class Job:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
         allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1",
                    "OLMOE_TRAIN": str(PROGRAM)}
-        self.output = tempfile.TemporaryFile("w+")
+        self.output = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [*launcher, *program, *map(str, arguments)], cwd=folder, env=inherited | allowed | (environment or {}),
             stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True)
 
     def text(self):
-        self.output.seek(0)
-        return self.output.read()
+        """What it said so far. Read by position: a seek would move the job's own place to write, which is the same."""
+        file = self.output.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
 
     def wait(self):
         """Returns the exit code."""

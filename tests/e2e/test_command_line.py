@@ -33,6 +33,15 @@ class CommandLine(ProgramTest):
         self.assertEqual(code, 2, text)
         self.assertIn("parallel.shard", text)
 
+    def test_a_plan_counts_a_batch_size_warmup_and_names_what_groups_match(self):
+        code, text = self.outcome(self.config, "--dry-run", "train.batch_size_warmup=[{until_step: 2, global_batch_size: 1}]",
+                                  "optimizer.groups=[{match: '*.router.weight', lr_scale: 0.5}, {match: head.weight, frozen: true}]")
+        self.assertEqual(code, 0, text)
+        self.assertIn("steps: 5 of 6 sequences x 16 tokens = 96 tokens a step, 320 in all\n", text)
+        self.assertIn("batch-size warm-up: 1 sequence up to step 2\n", text)
+        self.assertIn("optimizer.groups[0]: *.router.weight is 2 parameters of 256 values: learning rate x 0.5\n", text)
+        self.assertIn("optimizer.groups[1]: head.weight is 1 parameter of 2,048 values: frozen\n", text)
+
     def test_a_plan_predicts_the_speed_of_the_gpu_that_is_named(self):
         config = REPOSITORY / "configs" / "olmoe-1b-7b.yaml"
         code, text = self.outcome(config, "--dry-run", "--gpu", "h200")

@@ -152,7 +152,8 @@ std::string describe_run(const Config& config, MeshShape mesh, int multiprocesso
                      config.train.global_batch_size, config.data.sequence_length, grouped(step_tokens),
                      grouped(config.train.batch_sizes().until(config.train.steps) * config.data.sequence_length));
   for (const auto& phase : config.train.batch_size_warmup)
-    out += fmt::format("batch-size warm-up: {} sequences up to step {}\n", phase.global_batch_size, phase.until_step);
+    out += fmt::format("batch-size warm-up: {} up to step {}\n", counted(phase.global_batch_size, "sequence"),
+                       phase.until_step);
   return out;
 }
 
