@@ -11,7 +11,10 @@ namespace olmoe {
 
 enum class Ffn { moe, dense };
 enum class QkNorm { none, full };
-enum class BalanceGranularity { micro_batch, sequence, global };
+enum class BalanceGranularity { micro_batch, sequence, global, step, previous_step };
+enum class RouterScore { softmax, sigmoid };
+enum class Gate { score, constant };
+enum class ExpertBias { none, loss_free, quantile };
 enum class RouterDtype { float32, compute };
 
 template <>
@@ -25,7 +28,19 @@ struct EnumNames<QkNorm> {
 };
 template <>
 struct EnumNames<BalanceGranularity> {
-  static constexpr std::array names{"micro_batch", "sequence", "global"};
+  static constexpr std::array names{"micro_batch", "sequence", "global", "step", "previous_step"};
+};
+template <>
+struct EnumNames<RouterScore> {
+  static constexpr std::array names{"softmax", "sigmoid"};
+};
+template <>
+struct EnumNames<Gate> {
+  static constexpr std::array names{"score", "constant"};
+};
+template <>
+struct EnumNames<ExpertBias> {
+  static constexpr std::array names{"none", "loss_free", "quantile"};
 };
 template <>
 struct EnumNames<RouterDtype> {
@@ -37,6 +52,7 @@ struct FeedForwardSpec {
   int64_t num_experts;  ///< 0: dense
   int64_t top_k;        ///< experts that a token chooses; 1 if dense
   int64_t hidden;       ///< hidden width of an expert, or of the dense feed-forward
+  int64_t shared = 0;   ///< hidden width of all shared experts together; 0: there is none
   bool has_experts() const { return num_experts > 0; }
 };
 struct AttentionSpec {
@@ -60,13 +76,23 @@ struct ModelConfig {
   int64_t expert_width = 1024;
   int64_t dense_width = 0;
   QkNorm qk_norm = QkNorm::full;
+  int64_t dense_layers = 0;
+  int64_t moe_every = 1;
+  int64_t num_shared_experts = 0;
+  int64_t shared_expert_width = 0;
+  bool shared_expert_gate = false;
+  RouterScore router_score = RouterScore::softmax;
   bool renormalize_scores = false;
+  double score_scale = 1.0;
+  Gate gate = Gate::score;
   std::optional<double> clip_qkv;
   double rope_theta = 10000.0;
   double norm_eps = 1e-5;
   RouterDtype router_dtype = RouterDtype::float32;
   double load_balancing_weight = 0.01;
   BalanceGranularity load_balancing_granularity = BalanceGranularity::micro_batch;
+  ExpertBias balancing_bias = ExpertBias::none;
+  std::optional<double> balancing_bias_rate;
   double router_z_weight = 0.001;
   std::optional<double> capacity_factor;
   double init_std = 0.02;
@@ -84,16 +110,36 @@ struct ModelConfig {
     v("num_experts", num_experts, {1, 1 << 14}, "experts of a block, E");
     v("top_k", top_k, {1, 1 << 14}, "experts that each token chooses, K");
     v("expert_width", expert_width, {1, 1 << 17}, "hidden width of one expert, F");
-    v("dense_width", dense_width, {0, 1 << 24}, "hidden width of the dense twin; 0: top_k x expert_width");
+    v("dense_width", dense_width, {0, 1 << 24},
+      "hidden width of a dense feed-forward, in the dense twin and in dense_layers; 0: what a token uses of experts, "
+      "top_k x expert_width and the shared ones");
+    v("dense_layers", dense_layers, {0, 1 << 10}, "first blocks whose feed-forward is dense although ffn is moe");
+    v("moe_every", moe_every, {1, 1 << 10},
+      "after dense_layers every n-th block has experts, the last of each n; the others are dense");
+    v("num_shared_experts", num_shared_experts, {0, 1 << 10}, "experts of a block that every token uses, beside the K");
+    v("shared_expert_width", shared_expert_width, {0, 1 << 20}, "hidden width of a shared expert; 0: expert_width");
+    v("shared_expert_gate", shared_expert_gate,
+      "multiply the shared experts' output by the sigmoid of one more linear product of the token");
     v("qk_norm", qk_norm, "RMSNorm of queries and keys; full: of the whole vectors before the head split");
+    v("router_score", router_score, "scores of the experts from the router's logits; sigmoid: each by itself");
     v("renormalize_scores", renormalize_scores, "divide the chosen scores by their sum");
+    v("score_scale", score_scale, above(0, 1e6), "factor of the chosen scores");
+    v("gate", gate,
+      "factor of an expert's output; score: its score; constant: score_scale alone, so that no gradient of the output "
+      "reaches the router");
     v("clip_qkv", clip_qkv, above(0), "clamp queries, keys and values to +- this; null: off");
     v("rope_theta", rope_theta, above(0), "base of the rotary frequencies");
     v("norm_eps", norm_eps, above(0), "epsilon of every RMSNorm");
     v("router_dtype", router_dtype, "dtype of the router's GEMM; its softmax is in at least fp32");
     v("load_balancing_weight", load_balancing_weight, at_least(0), "alpha: weight of the load-balancing loss");
     v("load_balancing_granularity", load_balancing_granularity,
-      "tokens whose load is balanced together; global: one micro-batch of every rank");
+      "tokens whose load is balanced together; global: one micro-batch of every rank; step: all of the optimizer step, "
+      "exactly, which with gradient accumulation takes one more forward; previous_step: all of the step before");
+    v("balancing_bias", balancing_bias,
+      "bias of each expert in the choice, not in the scores, updated once a step without a gradient; loss_free: by "
+      "balancing_bias_rate toward the mean load; quantile: to what would have balanced the step");
+    v("balancing_bias_rate", balancing_bias_rate, above(0, 1e6),
+      "loss_free: step of the bias; quantile: share of the new bias in it, at most 1; null: 0.001 and 1");
     v("router_z_weight", router_z_weight, at_least(0), "beta: weight of mean(logsumexp^2) of the router logits");
     v("capacity_factor", capacity_factor, above(0, 1 << 14),
       "an expert takes this times the mean number of assignments from a micro-batch and drops later ones; "
@@ -105,13 +151,21 @@ struct ModelConfig {
 
   /// The blocks in order, derived from the fields above.
   std::vector<BlockSpec> blocks() const;
+  /// Whether block `layer`, counted from 0, has experts.
+  bool is_moe_layer(int64_t layer) const {
+    return ffn == Ffn::moe && layer >= dense_layers && (layer + 1 - dense_layers) % moe_every == 0;
+  }
   /// Number of blocks with experts.
-  int64_t num_moe_layers() const { return ffn == Ffn::moe ? num_layers : 0; }
+  int64_t num_moe_layers() const { return ffn == Ffn::moe ? (num_layers - dense_layers) / moe_every : 0; }
   bool has_experts() const { return num_moe_layers() > 0; }
   int64_t head_dim() const { return d_model / num_heads; }
   int64_t kv_width() const { return num_kv_heads * head_dim(); }
   int64_t qkv_width() const { return d_model + 2 * kv_width(); }
-  int64_t dense_hidden() const { return dense_width > 0 ? dense_width : top_k * expert_width; }
+  /// Hidden width of all shared experts of a block together.
+  int64_t shared_hidden() const {
+    return num_shared_experts * (shared_expert_width > 0 ? shared_expert_width : expert_width);
+  }
+  int64_t dense_hidden() const { return dense_width > 0 ? dense_width : top_k * expert_width + shared_hidden(); }
 };
 
 /// Problems of the values, one sentence each, that start with the path of a key under `path`. Empty: valid.

@@ -31,7 +31,8 @@ ForwardFlops count_forward_flops(const ModelConfig& config, int64_t sequence_len
   ForwardFlops out{};
   for (const auto& block : config.blocks()) {
     const auto& feed_forward = block.feed_forward;
-    out.ffn += 6 * d * static_cast<double>(feed_forward.top_k * feed_forward.hidden);
+    out.ffn += 6 * d * static_cast<double>(feed_forward.top_k * feed_forward.hidden + feed_forward.shared);
+    if (feed_forward.shared > 0 && config.shared_expert_gate) out.ffn += 2 * d;
     out.projections += 2 * d * static_cast<double>(config.qkv_width() + config.d_model);
     out.router += 2 * d * static_cast<double>(feed_forward.num_experts);
     out.attention += 2 * d * static_cast<double>(sequence_length);

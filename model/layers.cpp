@@ -77,17 +77,18 @@ struct LinearFunction : Function<LinearFunction> {
 
 /// The hidden rows are not saved: the backward of SwiGLU computes them anyway.
 struct SwigluLinearFunction : Function<SwigluLinearFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& z_N2F, const at::Tensor& w_OF,
-                            const at::Tensor& residual_NO) {
-    ctx->save_for_backward({z_N2F, w_OF});
-    return kernels::gemm(kernels::swiglu(z_N2F, {}), w_OF).add_(residual_NO);
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& z_N2F, const std::optional<at::Tensor>& gate_N,
+                            const at::Tensor& w_OF, const at::Tensor& residual_NO) {
+    const auto gate = gate_N.value_or(at::Tensor());
+    ctx->save_for_backward({z_N2F, gate, w_OF});
+    return kernels::gemm(kernels::swiglu(z_N2F, gate), w_OF).add_(residual_NO);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     auto saved = ctx->get_saved_variables();
     auto dy = grads[0].contiguous();
-    auto d = kernels::swiglu_backward(kernels::gemm_input_grad(dy, saved[1]), saved[0], {});
-    kernels::gemm_weight_grad(dy, d.h_RF, weight_grad(saved[1]));
-    return {d.dz_R2F, {}, dy};
+    auto d = kernels::swiglu_backward(kernels::gemm_input_grad(dy, saved[2]), saved[0], saved[1]);
+    kernels::gemm_weight_grad(dy, d.h_RF, weight_grad(saved[2]));
+    return {d.dz_R2F, d.dscore_R, {}, dy};
   }
 };
 
@@ -139,8 +140,9 @@ at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI) {
 
 at::Tensor linear(const Normed& x, const at::Tensor& w_OI) { return LinearFunction::apply(x.y_ND, x.saved, w_OI); }
 
-at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO) {
-  return SwigluLinearFunction::apply(z_N2F, w_OF, residual_NO);
+at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO,
+                         const std::optional<at::Tensor>& gate_N) {
+  return SwigluLinearFunction::apply(z_N2F, gate_N, w_OF, residual_NO);
 }
 
 at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,

@@ -46,8 +46,10 @@ NormedSum add_rms_norm(const at::Tensor& x_ND, const at::Tensor& residual_ND, co
 /// y_NO = x_NI w_OI^T. The second form saves what `x` says instead of x_NI.
 at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI);
 at::Tensor linear(const Normed& x, const at::Tensor& w_OI);
-/// y_NO = (silu(gate) * up) w_OF^T + residual_NO, with z_N2F = gate | up, the only saved activation.
-at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO);
+/// y_NO = gate_N * (silu(gate) * up) w_OF^T + residual_NO, with z_N2F = gate | up. Saved are z_N2F and gate_N, which is
+/// fp32 (float64 for float64 rows), 1 if not given.
+at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO,
+                         const std::optional<at::Tensor>& gate_N = {});
 /// Sum of -log softmax(x w^T)[target] over the targets other than kIgnoredTarget, a float64 scalar. Logits exist for
 /// `chunk` tokens at a time. The forward also computes the gradients for the incoming gradient `seed`, a float64
 /// scalar: backward() must be given that tensor, and throws Error for another. Without a seed there is no gradient.

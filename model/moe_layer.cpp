@@ -34,11 +34,16 @@ MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const M
       router_(config, prefix + ".router", ranks.data),
       dispatcher_(ranks.experts, config.num_experts),
       experts_(config, prefix + ".experts", ranks.experts->group(), options.kernels),
-      chunks_(dispatcher_.has_remote_experts() ? options.chunks : 1) {}
+      chunks_(dispatcher_.has_remote_experts() ? options.chunks : 1) {
+  if (config.num_shared_experts > 0)
+    shared_.emplace(config, prefix + ".shared", config.shared_hidden(),
+                    config.shared_expert_gate ? DenseFfn::Gated::yes : DenseFfn::Gated::no);
+}
 
 StageState MoeLayer::state() {
   auto out = router_.state();
   out.add(experts_.state());
+  if (shared_) out.add(shared_->state());
   return out;
 }
 
@@ -66,13 +71,17 @@ StageOut MoeLayer::forward(const Normed& x, const at::Tensor& residual_ND, Stage
   if (routing.plans.empty()) make_plans(routing);
   if (routing.dropped.defined()) routed.stats.dropped_1.copy_(routing.dropped);
   if (dispatcher_.has_remote_experts())
-    return {forward_chunks(x.y_ND, routed.scores_NK, residual_ND, routing), routed.aux, routed.stats};
+    return {forward_chunks(x, routed.scores_NK, residual_ND, routing), routed.aux, routed.stats};
   // Nothing is dispatched; the kernel that sums the expert outputs adds the residual.
   const auto& rows = routing.plans.front().rows;
-  return {experts_.forward(x, routed.scores_NK, rows, residual_ND), routed.aux, routed.stats};
+  return {experts_.forward(x, routed.scores_NK, rows, with_shared(x, residual_ND)), routed.aux, routed.stats};
 }
 
-at::Tensor MoeLayer::forward_chunks(const at::Tensor& x_ND, const at::Tensor& scores_NK, const at::Tensor& residual_ND,
+at::Tensor MoeLayer::with_shared(const Normed& x, const at::Tensor& residual_ND) {
+  return shared_ ? shared_->forward(x, residual_ND) : residual_ND;
+}
+
+at::Tensor MoeLayer::forward_chunks(const Normed& x, const at::Tensor& scores_NK, const at::Tensor& residual_ND,
                                     const Routing& routing) {
   const auto& plans = routing.plans;
   const auto tokens_of = [&](const at::Tensor& all, size_t chunk) {
@@ -82,16 +91,17 @@ at::Tensor MoeLayer::forward_chunks(const at::Tensor& x_ND, const at::Tensor& sc
   };
   std::vector<TokenDispatcher::PendingDispatch> dispatches;
   for (size_t c = 0; c < plans.size(); ++c)
-    dispatches.push_back(dispatcher_.start_dispatch(tokens_of(x_ND, c), tokens_of(scores_NK, c), plans[c]));
+    dispatches.push_back(dispatcher_.start_dispatch(tokens_of(x.y_ND, c), tokens_of(scores_NK, c), plans[c]));
+  const auto base_ND = with_shared(x, residual_ND);  // while the first chunks are in flight
   std::vector<PendingExchange> combines;
   for (size_t c = 0; c < plans.size(); ++c) {
     const auto received = dispatcher_.finish_dispatch(std::exchange(dispatches[c], {}));
-    const Normed x{received.x_MD, {received.x_MD.detach(), {}}};  // saved: no norm here to recompute it from
-    combines.push_back(dispatcher_.start_combine(experts_.forward(x, received.scores_MK, plans[c].rows), plans[c]));
+    const Normed rows{received.x_MD, {received.x_MD.detach(), {}}};  // saved: no norm here to recompute it from
+    combines.push_back(dispatcher_.start_combine(experts_.forward(rows, received.scores_MK, plans[c].rows), plans[c]));
   }
   std::vector<at::Tensor> y;
   for (size_t c = 0; c < plans.size(); ++c)
-    y.push_back(dispatcher_.finish_combine(combines[c], plans[c], tokens_of(residual_ND, c)));
+    y.push_back(dispatcher_.finish_combine(combines[c], plans[c], tokens_of(base_ND, c)));
   return y.size() == 1 ? y.front() : at::cat(y);
 }
 
@@ -102,7 +112,12 @@ StageCost MoeLayer::cost(const CostContext& context) const {
   StageCost out{
       .work = router.work, .saved = router.saved + experts.saved, .routing = router.routing + experts.routing};
   add_work(out.work, experts.work);
+  StageCost shared;
+  if (shared_) shared = shared_->cost(context);
+  add_work(out.work, shared.work);
+  out.saved += shared.saved;
   int64_t in_flight = 0;  // of the dispatch, beside what the experts' backward allocates
+  int64_t returned = 0;   // of the same when the experts are done: gradients of rows on their way back, both ends
   const auto token_bytes = static_cast<double>(rows), row_bytes = token_bytes * static_cast<double>(K);
   if (context.expert_ranks == 1) {
     out.work.push_back(memory_work("combine", row_bytes + 2 * token_bytes, row_bytes + token_bytes));
@@ -120,11 +135,15 @@ StageCost MoeLayer::cost(const CostContext& context) const {
     // Gradients that came back to the experts; of the other chunks both ends are alive, rows of dy in flight or of dx.
     // The gradient of the residual is put together chunk by chunk: it is no longer dy itself.
     in_flight = received_rows * (2 * chunks - 1) / chunks + (chunks > 1 ? rows : 0);
+    returned = 2 * received_rows;
   }
   const int64_t score_grads = tokens * K * context.master_bytes;
   for (const auto& point : experts.peaks)
     out.peaks.push_back({point.name, out.saved, in_flight + score_grads + point.temporaries});
-  // When the experts are done, the gradient of their input waits for the router's.
+  // When the experts are done, the gradient of their input waits for that of the shared ones and of the router.
+  for (const auto& point : shared.peaks)
+    out.peaks.push_back({point.name, out.routing - router.routing + router.saved + point.saved,
+                         (returned > 0 ? returned : rows) + score_grads + point.temporaries});
   for (const auto& point : router.peaks)
     out.peaks.push_back({point.name, out.routing - router.routing + point.saved, rows + point.temporaries});
   return out;

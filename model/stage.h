@@ -65,7 +65,19 @@ struct StageContext {
 struct StageStats {
   at::Tensor losses_2;   ///< load-balancing loss, router z-loss; unweighted
   at::Tensor dropped_1;  ///< dropped assignments
+  at::Tensor entropy_1;  ///< mean over tokens of the entropy of the router's distribution over the experts, nats
   at::Tensor counts_E;   ///< assignments to each expert, dropped ones included
+  /// model.balancing_bias: quantile, in Phase::train: the bias that would have balanced this micro-batch, and 1; zeros
+  /// where it has no token. Else undefined.
+  at::Tensor quantiles_E1 = {};
+};
+
+/// What the experts of one stage were given in an optimizer step, by all ranks and micro-batches: float64 on the
+/// device.
+struct StepStats {
+  at::Tensor counts_E;      ///< assignments
+  at::Tensor quantiles_E1;  ///< StageStats::quantiles_E1
+  at::Tensor finite;        ///< a bool scalar: whether the step updated the weights
 };
 
 struct StageOut {
@@ -99,9 +111,14 @@ class Stage {
   virtual StageState state() = 0;
   /// Experts E of its StageStats; 0 for a stage without experts.
   virtual int64_t num_experts() const { return 0; }
+  /// Whether its load-balancing loss takes the assignments of the whole step, which are then counted before it.
+  virtual bool balances_step() const { return false; }
   /// x_ND: the output of the stage before, in the compute dtype; undefined for the first stage, which reads the batch.
   /// Collective over ModelRanks for a stage with experts.
   virtual StageOut forward(const at::Tensor& x_ND, StageContext& context) = 0;
+  /// Called once after the optimizer's update, on all ranks with equal values: updates buffers. Makes no host sync and
+  /// no collective call, so that a graph can capture it.
+  virtual void end_step(const StepStats&) {}
   /// What one micro-batch costs in forward and backward.
   virtual StageCost cost(const CostContext& context) const = 0;
 };

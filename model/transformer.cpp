@@ -1,6 +1,7 @@
 #include "model/transformer.h"
 
 #include "model/attention.h"
+#include "model/dense_ffn.h"
 #include "model/head.h"
 #include "model/layers.h"
 #include "model/moe_layer.h"
@@ -102,16 +103,19 @@ class MoeBlock : public Block {
            const ModelRanks& ranks, const MoeOptions& options)
       : Block(config, name, attention), moe_(config, name + ".moe", ranks, options) {}
   int64_t num_experts() const override { return config_.num_experts; }
+  bool balances_step() const override { return config_.load_balancing_granularity == BalanceGranularity::step; }
+  void end_step(const StepStats& step) override { moe_.end_step(step); }
 
  protected:
   StageState ffn_state() override { return moe_.state(); }
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) override {
     return moe_.forward(x, residual_ND, context);
   }
-  /// The residual is added where rows are combined. Router and experts use the normed rows; experts that tokens are
-  /// dispatched to use received ones, which are saved.
+  /// The residual is added where rows are combined, before that to the output of shared experts. Router and experts use
+  /// the normed rows; experts that tokens are dispatched to use received ones, which are saved.
   FfnCost ffn_cost(const CostContext& context) const override {
-    return {moe_.cost(context), context.expert_ranks == 1 ? 2 : 1, 2};
+    const int shared = moe_.shared_uses();
+    return {moe_.cost(context), (context.expert_ranks == 1 ? 2 : 1) + shared, shared > 0 ? 5.0 : 2.0};
   }
 
  private:
@@ -120,32 +124,18 @@ class MoeBlock : public Block {
 
 class DenseBlock : public Block {
  public:
-  using Block::Block;
+  DenseBlock(const ModelConfig& config, const std::string& name, const kernels::AttentionMethod& attention)
+      : Block(config, name, attention), ffn_(config, name + ".ffn", config.dense_hidden()) {}
 
  protected:
-  StageState ffn_state() override {
-    const int64_t width = config_.dense_hidden();
-    return {{shared_param(name_ + ".ffn.gate_up.weight", {2 * width, config_.d_model}, ParamRole::matrix, gate_up_),
-             shared_param(name_ + ".ffn.down.weight", {config_.d_model, width}, ParamRole::matrix, down_)}};
-  }
+  StageState ffn_state() override { return ffn_.state(); }
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext&) override {
-    return {swiglu_linear(olmoe::linear(x, gate_up_), down_, residual_ND), {}};
+    return {ffn_.forward(x, residual_ND), {}};
   }
-  FfnCost ffn_cost(const CostContext& context) const override {
-    const int64_t tokens = context.tokens(), D = config_.d_model, F = config_.dense_hidden();
-    const auto N = static_cast<double>(tokens), elements = static_cast<double>(3 * D * F);
-    const double gated = N * static_cast<double>(F * context.value_bytes);
-    StageCost out{.work = {linear_work("feed-forward", 2 * N * elements, N * static_cast<double>(2 * D + 3 * F),
-                                       elements, context),
-                           memory_work("SwiGLU", 3 * gated, 6 * gated)}};
-    out.saved = tokens * 2 * F * context.value_bytes;
-    // Hidden rows, their gradient, that of gate and up.
-    out.peaks = {{"backward of the last feed-forward", out.saved, tokens * 4 * F * context.value_bytes}};
-    return {out, 1, 5};
-  }
+  FfnCost ffn_cost(const CostContext& context) const override { return {ffn_.cost(context), ffn_.normed_uses(), 5}; }
 
  private:
-  at::Tensor gate_up_, down_;
+  DenseFfn ffn_;
 };
 
 }  // namespace

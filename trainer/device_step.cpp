@@ -2,8 +2,8 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/reciprocal.h>
-#include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <utility>
@@ -11,30 +11,22 @@
 #include "parallel/collectives/host_tensor.h"
 
 namespace olmoe {
-namespace {
-
-/// Assignments of the busiest expert over the mean of its layer; the largest over layers. 0 without experts.
-at::Tensor max_expert_load(const at::Tensor& counts_LE) {
-  if (counts_LE.numel() == 0) return at::zeros({}, counts_LE.options());
-  return (counts_LE.amax(1) / counts_LE.mean(1)).max();
-}
-
-}  // namespace
-
 PendingTotals::PendingTotals(const LocalTotals& totals, const at::Tensor& grad_norm, const at::Tensor& targets)
-    : packed_7_(at::cat({totals.losses_3, grad_norm.view(1), max_expert_load(totals.counts_LE).view(1),
-                         totals.dropped_1, targets.view(1).to(at::kDouble)})) {}
+    : packed_(at::cat({totals.losses_3, grad_norm.view(1), totals.dropped_1, targets.view(1).to(at::kDouble),
+                       totals.entropy_1, totals.counts_LE.flatten()})) {}
 
 StepTotals PendingTotals::read(Communicator& ranks) const {
-  const auto host = fetch(packed_7_, ranks);
+  constexpr int64_t kScalars = 7;
+  const auto host = fetch(packed_, ranks);
   const double* const numbers = host.const_data_ptr<double>();
   return {.cross_entropy_sum = numbers[0],
           .load_balancing_loss = numbers[1],
           .router_z_loss = numbers[2],
           .grad_norm = numbers[3],
-          .max_expert_load = numbers[4],
-          .dropped_assignments = std::llround(numbers[5]),
-          .targets = std::llround(numbers[6])};
+          .dropped_assignments = std::llround(numbers[4]),
+          .targets = std::llround(numbers[5]),
+          .router_entropy = numbers[6],
+          .counts_LE = {numbers + kScalars, numbers + host.numel()}};
 }
 
 DeviceStep::DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, BatchPlan batches,
@@ -66,6 +58,7 @@ at::Tensor DeviceStep::compute(const StepBatches& step, const std::function<void
   mesh_.world().all_reduce(targets_1);
   const auto per_target = targets_1.to(at::kDouble).reciprocal().squeeze(0);
   runner_.reset_totals();
+  runner_.begin_step(step.batches, mesh_.world());
   for (size_t i = 0; i < step.batches.size(); ++i) {
     const auto& batch = step.batches[i];
     const auto share = static_cast<double>(batch.ids_BS.size(0)) / static_cast<double>(plan_.global_batch);
@@ -74,13 +67,18 @@ at::Tensor DeviceStep::compute(const StepBatches& step, const std::function<void
   runner_.reduce_replicas();
   const auto grad_norm = optimizer_.grad_norm(mesh_.shard());
   mesh_.replicate().broadcast(grad_norm, 0);  // NCCL may sum in another order there, and all ranks must clip alike
-  const auto totals = runner_.take_totals();
+  auto totals = runner_.take_totals();
   mesh_.world().all_reduce(totals.losses_3);
   mesh_.world().all_reduce(totals.counts_LE);
-  mesh_.world().all_reduce(totals.dropped_1);
+  const auto routed_2 = at::cat({totals.dropped_1, totals.entropy_1});
+  mesh_.world().all_reduce(routed_2);
+  totals.dropped_1 = routed_2.narrow(0, 0, 1), totals.entropy_1 = routed_2.narrow(0, 1, 1);
+  if (totals.quantiles_LE1.defined()) mesh_.world().all_reduce(totals.quantiles_LE1);
   before_update();
   // A loss that is not finite makes the norm NaN, with which the device updates nothing; the host reads it afterwards.
-  optimizer_.update(grad_norm + 0 * totals.losses_3[0]);
+  const auto norm_or_nan = grad_norm + 0 * totals.losses_3[0];
+  optimizer_.update(norm_or_nan);
+  runner_.end_step(totals, at::isfinite(norm_or_nan.squeeze(0)));
   return PendingTotals(totals, grad_norm, targets_1).packed();
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "data/batch.h"
 #include "data/batch_plan.h"
@@ -21,9 +22,10 @@ struct StepTotals {
   double cross_entropy_sum;                   ///< nats
   double load_balancing_loss, router_z_loss;  ///< unweighted, means over layers and micro-batches
   double grad_norm;                           ///< before clipping
-  double max_expert_load;       ///< assignments of the busiest expert / the mean of its layer, the largest
-  int64_t dropped_assignments;  ///< beyond the capacity of their expert
-  int64_t targets;              ///< target tokens
+  int64_t dropped_assignments;                ///< beyond the capacity of their expert
+  int64_t targets;                            ///< target tokens
+  double router_entropy;                      ///< nats, mean over layers and micro-batches
+  std::vector<double> counts_LE;              ///< assignments of each expert, those of a layer next to each other
   double loss() const { return cross_entropy_sum / static_cast<double>(targets); }
 };
 
@@ -32,13 +34,13 @@ class PendingTotals {
  public:
   /// `totals` summed over all ranks; `grad_norm` and `targets` have one element. float64, on one device.
   PendingTotals(const LocalTotals& totals, const at::Tensor& grad_norm, const at::Tensor& targets);
-  explicit PendingTotals(at::Tensor packed_7) : packed_7_(std::move(packed_7)) {}
-  const at::Tensor& packed() const { return packed_7_; }
+  explicit PendingTotals(at::Tensor packed) : packed_(std::move(packed)) {}
+  const at::Tensor& packed() const { return packed_; }
   /// Waits for the device, and polls `ranks` meanwhile: throws Error where one of them failed.
   StepTotals read(Communicator& ranks) const;
 
  private:
-  at::Tensor packed_7_;
+  at::Tensor packed_;
 };
 
 /// The device's part of an optimizer step: forward, backward, reductions and update, without a host sync. With a graph

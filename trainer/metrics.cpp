@@ -111,8 +111,14 @@ std::string MetricsLog::close() {
 
 void MetricsLog::write(const StepMetrics& m) {
   const std::initializer_list<std::pair<const char*, double>> numbers{
-      {"loss", m.loss},           {"load_balancing_loss", m.load_balancing_loss}, {"router_z_loss", m.router_z_loss},
-      {"grad_norm", m.grad_norm}, {"max_expert_load", m.max_expert_load},         {"lr", m.lr}};
+      {"loss", m.loss},
+      {"load_balancing_loss", m.load_balancing_loss},
+      {"router_z_loss", m.router_z_loss},
+      {"grad_norm", m.grad_norm},
+      {"max_expert_load", m.router.max_load},
+      {"lr", m.lr},
+      {"router_entropy", m.router_entropy},
+      {"expert_load_variation", m.router.load_variation}};
   for (const auto& [key, value] : numbers) ensure_finite(m.step, key, value, kAfterStep);
   if (!file_) return;
   JsonLine line;
@@ -121,7 +127,10 @@ void MetricsLog::write(const StepMetrics& m) {
       .add("loss", m.loss)
       .add("load_balancing_loss", m.load_balancing_loss)
       .add("router_z_loss", m.router_z_loss)
-      .add("max_expert_load", m.max_expert_load)
+      .add("max_expert_load", m.router.max_load)
+      .add("expert_load_variation", m.router.load_variation)
+      .add("dead_experts", m.router.dead_experts)
+      .add("router_entropy", m.router_entropy)
       .add("dropped_assignments", m.dropped_assignments)
       .add("grad_norm", m.grad_norm)
       .add("lr", m.lr)
@@ -131,6 +140,7 @@ void MetricsLog::write(const StepMetrics& m) {
   if (m.host_syncs) line.add("host_syncs", *m.host_syncs);
   if (m.checkpoint_failures > 0) line.add("checkpoint_failures", m.checkpoint_failures);
   append(line);
+  for (const auto& warning : m.router.warnings) log::warn("step {}: {}", m.step, warning);
   const double step_s =
       m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;
   seconds_per_step_ = seconds_per_step_ > 0 ? 0.95 * seconds_per_step_ + 0.05 * step_s : step_s;

@@ -9,6 +9,7 @@
 #include "core/files/json_lines.h"
 #include "parallel/mesh_traffic.h"
 #include "trainer/eval_task.h"
+#include "trainer/health/router_health.h"
 
 namespace olmoe {
 
@@ -18,7 +19,8 @@ struct StepMetrics {
   int64_t step, tokens;                       ///< tokens since the start of the run
   double loss;                                ///< mean cross-entropy, nats
   double load_balancing_loss, router_z_loss;  ///< unweighted, means over layers and micro-batches
-  double max_expert_load;  ///< assignments of the busiest expert / the mean, largest over layers; 0 without experts
+  double router_entropy = 0;                  ///< nats, the same means
+  RouterHealth router = {};
   int64_t dropped_assignments;  ///< of all ranks and layers; 0 unless model.capacity_factor is set
   double grad_norm, lr;
   double tokens_per_s;  ///< of all ranks together
@@ -35,8 +37,8 @@ std::string metric_key(const EvalResult& result);
 /// Throws FileError where it cannot be read.
 std::map<int64_t, double> metric_by_step(const std::string& path, const std::string& key);
 
-/// metrics.jsonl and the console, written on rank 0. On all ranks, write() throws Error with ExitCode::non_finite that
-/// names a metric of the run that is not finite.
+/// metrics.jsonl and the console, written on rank 0, with the warnings of a step's routers. On all ranks, write()
+/// throws Error with ExitCode::non_finite that names a metric of the run that is not finite.
 class MetricsLog {
  public:
   /// Cuts metrics.jsonl back to `step`, from which the run resumes. A new run, or one at step 0, first renames an

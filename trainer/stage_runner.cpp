@@ -156,7 +156,8 @@ void StageRunner::bind_units() {
 
 void StageRunner::reset_totals() {
   const auto options = at::TensorOptions().dtype(at::kDouble).device(options_.device);
-  totals_ = {at::zeros({3}, options), at::zeros({num_moe_layers_, num_experts_}, options), at::zeros({1}, options)};
+  totals_ = {at::zeros({3}, options), at::zeros({num_moe_layers_, num_experts_}, options), at::zeros({1}, options),
+             at::zeros({1}, options)};
   copies_ = {};
 }
 
@@ -216,7 +217,8 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
 //   other tensors         Tensors that side streams use live as long as the runner. (Communicators may allocate
 //                         temporary tensors on a side stream, and use them nowhere else.)
 //   shard, grad           The optimizer runs on the compute stream, after all gathers and reductions.
-at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed) {
+at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed,
+                                at::Tensor* counts_LE) {
   at::Tensor x;  // undefined for the first stage, which reads the batch
   for (size_t s = 0; s < num_stages; ++s) {
     // The last stage's backward follows its forward at once: recomputing it would save no memory.
@@ -224,6 +226,8 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     auto& saved = saved_[s];
     saved = {};
     if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
+    if (phase == Phase::train && step_counts_LE_.defined() && moe_layer_of_[s] >= 0)
+      saved.routing.balance_counts_UE = step_counts_LE_.narrow(0, moe_layer_of_[s], 1);
     StageContext context{batch, phase, saved.routing, options_.save_policy, loss_seed};
     gather(s);  // for the first stage: the others were gathered ahead
     gather_stream_.wait();
@@ -235,6 +239,7 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     }
     if (phase != Phase::train || s + 1 < stages_.size()) release(s);  // the last stage's backward is next
     x = saved.out.y.detach();
+    if (counts_LE) add_counts(s, *counts_LE);
     if (!keep_graph) saved.out = {{}, {}, std::move(saved.out.stats)};
   }
   if (phase != Phase::train) std::fill(saved_.begin(), saved_.end(), Saved{});
@@ -282,6 +287,30 @@ void StageRunner::backward_stage(size_t stage, const Batch& batch, const at::Ten
   torch::autograd::backward(roots, seeds);
 }
 
+void StageRunner::add_counts(size_t stage, at::Tensor& counts_LE) const {
+  if (const auto& stats = saved_[stage].out.stats) counts_LE[moe_layer_of_[stage]].add_(stats->counts_E);
+}
+
+void StageRunner::begin_step(std::span<const Batch> batches, Communicator& world) {
+  const auto balances = [](const auto& stage) { return stage->balances_step(); };
+  if (batches.size() == 1 || std::ranges::none_of(stages_, balances)) return;
+  auto counts_LE = at::zeros_like(totals_.counts_LE);
+  for (const auto& batch : batches)
+    forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1, {}, &counts_LE);
+  world.all_reduce(counts_LE);
+  step_counts_LE_ = counts_LE;
+}
+
+void StageRunner::end_step(const LocalTotals& totals, const at::Tensor& finite) {
+  for (size_t s = 0; s < stages_.size(); ++s) {
+    const auto layer = moe_layer_of_[s];
+    if (layer < 0) continue;
+    const auto& quantiles = totals.quantiles_LE1;
+    stages_[s]->end_step({totals.counts_LE[layer], quantiles.defined() ? quantiles[layer] : quantiles, finite});
+  }
+  step_counts_LE_.reset();
+}
+
 void StageRunner::reduce_replicas() {
   for (const auto& unit : units_) replicate_.all_reduce(unit->grad);
 }
@@ -292,7 +321,13 @@ void StageRunner::add_to_totals(size_t stage, double aux_share) {
   const double weight = aux_share / static_cast<double>(num_moe_layers_);
   totals_.losses_3.narrow(0, 1, 2).add_(stats->losses_2, weight);
   totals_.dropped_1.add_(stats->dropped_1);
-  totals_.counts_LE[moe_layer_of_[stage]].add_(stats->counts_E);
+  totals_.entropy_1.add_(stats->entropy_1, weight);
+  add_counts(stage, totals_.counts_LE);
+  if (stats->quantiles_E1.defined()) {
+    auto& all = totals_.quantiles_LE1;
+    if (!all.defined()) all = at::zeros({num_moe_layers_, num_experts_ + 1}, totals_.counts_LE.options());
+    all[moe_layer_of_[stage]].add_(stats->quantiles_E1);
+  }
   for (const auto& plan : saved_[stage].routing.plans) {
     copies_.sent += plan.exchanged.sent;
     copies_.received += plan.exchanged.received;

@@ -36,9 +36,11 @@ LossScale loss_scale(int64_t num_targets, double aux_share, at::Device device = 
 
 /// Sums over this rank's micro-batches since the last reset; float64, on the device.
 struct LocalTotals {
-  at::Tensor losses_3;   ///< cross-entropy sum; share-weighted load-balancing and z-loss, means over layers
-  at::Tensor counts_LE;  ///< assignments of each expert; L: blocks with experts
-  at::Tensor dropped_1;  ///< assignments beyond the capacity of their expert
+  at::Tensor losses_3;            ///< cross-entropy sum; share-weighted load-balancing and z-loss, means over layers
+  at::Tensor counts_LE;           ///< assignments of each expert; L: blocks with experts
+  at::Tensor dropped_1;           ///< assignments beyond the capacity of their expert
+  at::Tensor entropy_1;           ///< share-weighted router entropy, mean over layers
+  at::Tensor quantiles_LE1 = {};  ///< StageStats::quantiles_E1 of each block with experts; undefined where none has any
 };
 
 /// Runs the stages forward and backward, and schedules the gathers and reductions of their units.
@@ -61,6 +63,12 @@ class StageRunner {
   /// where full gradients are pooled, in the last accumulation step where they are resident. A rank with an empty batch
   /// makes every collective call too. Collective over shard, and over world with a global balance.
   void train_micro_batch(const Batch& batch, LossScale scale, bool last_of_step = true);
+  /// Call before the micro-batches of a step, which are `batches`. Where there are several and load balancing is of the
+  /// step, it runs them forward once, and their losses up to end_step() take the assignments of all ranks that it
+  /// counted. Collective over world.
+  void begin_step(std::span<const Batch> batches, Communicator& world);
+  /// Lets the stages update their buffers, given totals() of all ranks. `finite`: whether the step updated the weights.
+  void end_step(const LocalTotals& totals, const at::Tensor& finite);
   /// Sums gradient shards over replicas, once a step. Collective over replicate.
   void reduce_replicas();
   /// Cross-entropy sum of a batch, forward only, as a float64 scalar. Collective over shard.
@@ -101,10 +109,12 @@ class StageRunner {
   void reduce(size_t stage);
   void release(size_t stage);
   void claim_grads(size_t stage);
-  at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed = {});
+  at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed = {},
+                     at::Tensor* counts_LE = nullptr);
   void backward(const Batch& batch, const at::Tensor& loss_seed, double aux_share, bool reduces);
   void backward_stage(size_t stage, const Batch& batch, const at::Tensor& dy, double aux_share);
   void add_to_totals(size_t stage, double aux_share);
+  void add_counts(size_t stage, at::Tensor& counts_LE) const;
 
   std::vector<std::unique_ptr<Stage>> stages_;
   Communicator& replicate_;
@@ -120,6 +130,7 @@ class StageRunner {
   std::vector<int64_t> moe_layer_of_;  // row of each stage in counts_LE, -1 without experts
   int64_t num_moe_layers_ = 0, num_experts_ = 0;
   LocalTotals totals_;
+  at::Tensor step_counts_LE_;  // between begin_step() and end_step()
   TokenCopies copies_;
 };
 

@@ -51,6 +51,7 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
       mesh_(world, run_.mesh),
       source_(make_source(config_, world)),
       evaluator_(config_, world),
+      router_watch_(config_.model.num_moe_layers(), config_.model.num_experts, config_.log.dead_expert_steps),
       sender_(config_.run.folder, config_.checkpoint, world),
       checkpointer_(config_.run.folder + "/checkpoints", mesh_,
                     {.retention = config_.checkpoint,
@@ -162,6 +163,7 @@ void Trainer::start_new() {
   if (!folder.empty()) agree_on_weights(world, folder);
   agree(world, [&] {
     fill_weights(runner_->units(), initial_weights(config_, run_.unknown_keys));
+    fill_buffers(runner_->buffers(), folder);
     if (config_.train.init_optimizer == InitOptimizer::keep) fill_moments(state(), folder);
   });
   take_over_progress();
@@ -198,6 +200,7 @@ void Trainer::resume(int64_t step, int64_t newest) {
     });
     lease_folder(newest);
     checkpointer_.load(manifest, state());
+    router_watch_.set_idle(manifest.idle_experts);
   };
   try {
     attempt();
@@ -306,7 +309,8 @@ StepMetrics Trainer::train_step() {
           .loss = totals.loss(),
           .load_balancing_loss = totals.load_balancing_loss,
           .router_z_loss = totals.router_z_loss,
-          .max_expert_load = totals.max_expert_load,
+          .router_entropy = totals.router_entropy,
+          .router = router_watch_.after_step(totals.counts_LE, totals.load_balancing_loss),
           .dropped_assignments = totals.dropped_assignments,
           .grad_norm = totals.grad_norm,
           .lr = lr,
@@ -342,6 +346,7 @@ Manifest Trainer::manifest(int64_t step) const {
   manifest.tokens = manifest.sequences * config_.data.sequence_length;
   manifest.optimizer_steps = earlier_optimizer_steps_ + step;
   manifest.config = write_config(config_);
+  manifest.idle_experts = router_watch_.idle();
   manifest.data_fingerprint = source_->fingerprint();
   manifest.made_by = describe_environment(run_.device);
   manifest.made_by["mesh"] = mesh_.describe();

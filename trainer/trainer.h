@@ -15,6 +15,7 @@
 #include "trainer/config/config.h"
 #include "trainer/device_step.h"
 #include "trainer/evaluator.h"
+#include "trainer/health/router_health.h"
 #include "trainer/job/lease_watch.h"
 #include "trainer/job/resolved_run.h"
 #include "trainer/job/run_lease.h"
@@ -79,6 +80,7 @@ class Trainer {
   std::unique_ptr<StageRunner> runner_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<DeviceStep> device_step_;
+  RouterWatch router_watch_;
   CheckpointSender sender_;
   Checkpointer checkpointer_;
   std::optional<CheckpointSaver> saver_;

@@ -1,6 +1,7 @@
 #include "trainer/weights.h"
 
 #include <filesystem>
+#include <set>
 
 #include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/conversion/hf_checkpoint.h"
@@ -25,17 +26,34 @@ std::vector<StateTensor> saved_state(const Optimizer& optimizer, const StageRunn
   return out;
 }
 
+namespace {
+
+/// Reads the slices of a tensor of the state.
+void read_slices(CheckpointReader& reader, const StateTensor& tensor) {
+  for (const auto& slice : tensor.slices) {
+    auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
+    reader.read(tensor.kind, slice.name, slice.begin, part);
+    at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
+  }
+}
+
+}  // namespace
+
+void fill_buffers(std::span<const StateTensor> buffers, const std::string& folder) {
+  if (buffers.empty() || !std::filesystem::exists(folder + "/manifest.json")) return;
+  CheckpointReader reader(folder);
+  std::set<std::string> there;
+  for (const auto& tensor : reader.tensors())
+    if (tensor.kind == "buffer") there.insert(tensor.name);
+  for (const auto& buffer : buffers)
+    if (there.contains(buffer.slices.front().name)) read_slices(reader, buffer);
+}
+
 void fill_moments(std::span<const StateTensor> state, const std::string& step_folder) {
   try {
     CheckpointReader reader(step_folder);
-    for (const auto& tensor : state) {
-      if (tensor.kind == "weight") continue;
-      for (const auto& slice : tensor.slices) {
-        auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
-        reader.read(tensor.kind, slice.name, slice.begin, part);
-        at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
-      }
-    }
+    for (const auto& tensor : state)
+      if (tensor.kind != "weight") read_slices(reader, tensor);
   } catch (const CheckpointError& error) {
     throw CheckpointError(
         fmt::format("train.init_optimizer: keep: {} has no moments that can be used: {}", step_folder, error.what()));

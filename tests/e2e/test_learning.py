@@ -4,7 +4,7 @@ import unittest
 
 from support import ProgramTest
 
-KEYS = ["step", "tokens", "loss", "load_balancing_loss", "router_z_loss", "max_expert_load", "dropped_assignments", "grad_norm",
+KEYS = ["step", "tokens", "loss", "load_balancing_loss", "router_z_loss", "max_expert_load", "expert_load_variation", "dead_experts", "router_entropy", "dropped_assignments", "grad_norm",
         "lr", "tokens_per_s", "peak_memory_bytes"]
 
 

@@ -40,6 +40,21 @@ const std::vector<BadConfig>& bad_configs() {
       {"num_layers", [](auto& m) { m.num_layers = 1000000000; }},
       {"dense_width", [](auto& m) { m.dense_width = int64_t{1} << 40; }},
       {"rope_theta", [](auto& m) { m.rope_theta = std::nan(""); }},
+      {"dense_layers", [](auto& m) { m.dense_layers = -1; }},
+      {"dense_layers", [](auto& m) { m.dense_layers = m.num_layers; }},  // no block is left for experts
+      {"dense_layers", [](auto& m) { m.dense_layers = 2, m.moe_every = 2; }},
+      {"moe_every", [](auto& m) { m.moe_every = 0; }},
+      {"dense_layers", [](auto& m) { m.moe_every = m.num_layers + 1; }},
+      {"num_shared_experts", [](auto& m) { m.num_shared_experts = -1; }},
+      {"shared_expert_width", [](auto& m) { m.shared_expert_width = 8; }},
+      {"shared_expert_gate", [](auto& m) { m.shared_expert_gate = true; }},
+      {"score_scale", [](auto& m) { m.score_scale = 0; }},
+      {"score_scale", [](auto& m) { m.score_scale = -1; }},
+      {"balancing_bias_rate", [](auto& m) { m.balancing_bias_rate = 0.1; }},
+      {"balancing_bias_rate", [](auto& m) { m.balancing_bias = ExpertBias::loss_free, m.balancing_bias_rate = 0; }},
+      {"balancing_bias_rate", [](auto& m) { m.balancing_bias = ExpertBias::quantile, m.balancing_bias_rate = 1.5; }},
+      {"balancing_bias", [](auto& m) { m.balancing_bias = ExpertBias::quantile, m.top_k = m.num_experts; }},
+      {"gate", [](auto& m) { m.gate = Gate::constant, m.renormalize_scores = true; }},
   };
   return table;
 }

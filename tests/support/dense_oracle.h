@@ -14,18 +14,22 @@ class DenseOracle {
   };
 
   /// `weights` are leaves of the shapes of `model`; gradients land in them.
-  DenseOracle(const ModelConfig& model, FlatParams weights) : model_(model), weights_(std::move(weights)) {}
+  /// `buffers`: of the routers, by name.
+  DenseOracle(const ModelConfig& model, FlatParams weights, FlatParams buffers = {})
+      : model_(model), weights_(std::move(weights)), buffers_(std::move(buffers)) {}
 
   /// logits [N, V] of ids_BS; fills the auxiliary losses.
   at::Tensor logits(const at::Tensor& ids_BS, Losses& losses) const {
     auto x_ND = at::embedding(weight("embedding"), ids_BS.flatten());
     losses.balance = losses.z = at::zeros({}, x_ND.options());
+    const auto blocks = model_.blocks();
     for (int64_t l = 0; l < model_.num_layers; ++l) {
       const auto block = fmt::format("blocks.{}.", l);
       x_ND = x_ND + attention(norm(x_ND, block + "attention_norm"), block + "attention.", ids_BS.size(0));
       const auto normed_ND = norm(x_ND, block + "ffn_norm");
-      x_ND = x_ND + (model_.ffn == Ffn::moe ? moe(normed_ND, block + "moe.", ids_BS.size(0), losses)
-                                            : dense(normed_ND, block + "ffn."));
+      x_ND = x_ND + (blocks[static_cast<size_t>(l)].feed_forward.has_experts()
+                         ? moe(normed_ND, block + "moe.", ids_BS.size(0), losses)
+                         : dense(normed_ND, block + "ffn."));
     }
     return norm(x_ND, "final_norm").matmul(weight("head").t());
   }
@@ -73,26 +77,40 @@ class DenseOracle {
 
   at::Tensor moe(const at::Tensor& x_ND, const std::string& name, int64_t sequences, Losses& losses) const {
     const auto logits_NE = x_ND.matmul(weight(name + "router").t());
-    const auto probs_NE = logits_NE.softmax(-1);
-    const auto chosen_NE = at::zeros_like(probs_NE).scatter(1, std::get<1>(probs_NE.topk(model_.top_k)), 1.0);
-    auto scores_NE = probs_NE * chosen_NE;
+    const bool sigmoid = model_.router_score == RouterScore::sigmoid;
+    const auto all_NE = sigmoid ? logits_NE.sigmoid() : logits_NE.softmax(-1);
+    const auto probs_NE = all_NE / all_NE.sum(-1, true);  // of the load-balancing loss
+    const auto bias = buffers_.find(name + "router.balancing_bias");
+    auto keys_NE = model_.balancing_bias == ExpertBias::quantile ? logits_NE : all_NE;
+    if (bias != buffers_.end()) keys_NE = keys_NE + bias->second;
+    const auto chosen_NE = at::zeros_like(probs_NE).scatter(1, std::get<1>(keys_NE.topk(model_.top_k)), 1.0);
+    auto scores_NE = all_NE * chosen_NE;
     const double capacity = std::ceil(model_.capacity_factor.value_or(1e6) * static_cast<double>(logits_NE.size(0)) *
                                       static_cast<double>(model_.top_k) / static_cast<double>(model_.num_experts));
     const auto has_room_NE = (chosen_NE.cumsum(0) <= capacity).to(scores_NE.dtype());
     if (model_.renormalize_scores) scores_NE = scores_NE / scores_NE.sum(-1, true);
+    scores_NE = (model_.gate == Gate::constant ? chosen_NE : scores_NE) * model_.score_scale;
+    const auto moe_layers = static_cast<double>(model_.num_moe_layers());
 
     const bool by_sequence = model_.load_balancing_granularity == BalanceGranularity::sequence;
     auto group_mean = [&](const at::Tensor& x_NE) {
       return x_NE.reshape({by_sequence ? sequences : 1, -1, model_.num_experts}).mean(1);
     };
-    const auto shares_UE = group_mean(chosen_NE) / static_cast<double>(model_.top_k);
+    auto shares_UE = group_mean(chosen_NE) / static_cast<double>(model_.top_k);
+    if (const auto counts = buffers_.find(name + "router.previous_counts"); counts != buffers_.end())
+      shares_UE = (counts->second / counts->second.sum()).unsqueeze(0);
     const auto balance = (shares_UE * group_mean(probs_NE)).sum(1).mean() * static_cast<double>(model_.num_experts);
-    losses.balance = losses.balance + balance / static_cast<double>(model_.num_layers);
-    losses.z = losses.z + logits_NE.logsumexp(-1).square().mean() / static_cast<double>(model_.num_layers);
+    losses.balance = losses.balance + balance / moe_layers;
+    losses.z = losses.z + logits_NE.logsumexp(-1).square().mean() / moe_layers;
 
     const auto gate_up_NE = at::einsum("nd,efd->nef", {x_ND, weight(name + "experts.gate_up")}).chunk(2, -1);
     const auto hidden_NEF = at::silu(gate_up_NE[0]) * gate_up_NE[1];
-    return at::einsum("ne,nef,edf->nd", {scores_NE * has_room_NE, hidden_NEF, weight(name + "experts.down")});
+    const auto y_ND =
+        at::einsum("ne,nef,edf->nd", {scores_NE * has_room_NE, hidden_NEF, weight(name + "experts.down")});
+    if (model_.num_shared_experts == 0) return y_ND;
+    const auto shared_ND = dense(x_ND, name + "shared.");
+    if (!model_.shared_expert_gate) return y_ND + shared_ND;
+    return y_ND + shared_ND * x_ND.matmul(weight(name + "shared.gate").t()).sigmoid();
   }
 
   at::Tensor dense(const at::Tensor& x_ND, const std::string& name) const {
@@ -101,7 +119,7 @@ class DenseOracle {
   }
 
   const ModelConfig& model_;
-  FlatParams weights_;
+  FlatParams weights_, buffers_;
 };
 
 }  // namespace olmoe::test

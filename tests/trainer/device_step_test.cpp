@@ -8,6 +8,7 @@
 #include "parallel/collectives/thread_communicator.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
+#include "support/routing_variants.h"
 #include "trainer/weights.h"
 
 namespace {
@@ -60,8 +61,8 @@ struct Outcome {
 constexpr int kSteps = 5;
 constexpr int64_t kGlobalBatch = 5, kMicroBatch = 2, kLength = 9;
 
-std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool captured) {
-  const auto model = tiny_model();
+std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool captured,
+                           const ModelConfig& model = tiny_model()) {
   const std::shared_ptr<const SequenceSource> source = make_synthetic_source(kLength, model.vocab_size, 5);
   OptimizerConfig config;
   config.clip_norm = 0.5;
@@ -81,7 +82,7 @@ std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool 
           step.run([&] { return loader.next(); }, s, 1e-2 / static_cast<double>(s)).packed().clone());
       outcome.held_out.push_back(runner.evaluate(make_batch(*source, 1000, 2)).clone());
     }
-    for (const auto& state : optimizer.state()) outcome.weights.push_back(state.flat.clone());
+    for (const auto& state : saved_state(optimizer, runner)) outcome.weights.push_back(state.flat.clone());
   });
   return outcomes;
 }
@@ -108,6 +109,19 @@ TEST_CASE("captured steps have the bits of eager ones, on any number of ranks") 
     CHECK(captured[rank].calls ==
           std::vector<std::string>{"warm up", "warm up", "capture", "replay", "replay", "replay"});
     for (size_t s = 1; s < kSteps; ++s) CHECK_FALSE(at::equal(plain[rank].numbers[s], plain[rank].numbers[s - 1]));
+  }
+}
+
+TEST_CASE("captured steps of routing variants have the bits of eager ones, buffers included") {
+  for (const auto& variant : routing_variants()) {
+    INFO(variant.name);
+    const auto model = with(variant, tiny_model());
+    const auto plain = train(runner_options(at::kFloat), 2, false, model),
+               captured = train(runner_options(at::kFloat), 2, true, model);
+    for (size_t rank = 0; rank < plain.size(); ++rank) {
+      CHECK(same(captured[rank].numbers, plain[rank].numbers));
+      CHECK(same(captured[rank].weights, plain[rank].weights));
+    }
   }
 }
 

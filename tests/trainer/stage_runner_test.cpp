@@ -2,109 +2,12 @@
 // and may not do.
 #include "trainer/stage_runner.h"
 
-#include "core/random.h"
-#include "model/head.h"
-#include "model/init.h"
-#include "parallel/collectives/thread_communicator.h"
-#include "support/catch.h"
-#include "support/dense_oracle.h"
-#include "trainer/config/config_sections.h"
-#include "trainer/weights.h"
+#include "support/oracle_check.h"
 
 namespace {
 
 using namespace olmoe;
 using namespace olmoe::test;
-
-constexpr double kTolerance = 1e-10;  // max|ours - ref| / max|ref| of a tensor
-
-/// Initial values, but norm weights of about 1: at exactly 1 a misplaced one would not be seen.
-ParamSource uneven_weights(const ModelConfig& model) {
-  return [base = random_init(model, 7)](const std::string& name, int64_t begin, at::Tensor out) {
-    base(name, begin, out);
-    if (name.find("norm") == std::string::npos) return;
-    const TruncatedNormal normal(RandomStream(8, name), 2.0);
-    for (int64_t i = 0; i < out.numel(); ++i) out[i] += 0.3 * normal(static_cast<uint64_t>(begin + i));
-  };
-}
-
-using Stages = std::vector<std::unique_ptr<Stage>>;
-StageRunner::Options recompute_options(at::ScalarType dtype, Recompute recompute) {
-  auto options = runner_options(dtype, Residency::pooled, recompute == Recompute::full);
-  if (recompute == Recompute::selective) options.save_policy = SavePolicy::selective;
-  return options;
-}
-
-/// A runner that is the only rank, with weights.
-struct OneRank {
-  OneRank(const ModelConfig& model, StageRunner::Options options, const std::function<Stages(Stages)>& wrap)
-      : world(make_single_communicator()), mesh(*world, {}), runner(wrap(make_stages(model, mesh)), mesh, options) {
-    fill_weights(runner.units(), uneven_weights(model));
-  }
-  OneRank(const ModelConfig& model, at::ScalarType dtype, Recompute recompute = Recompute::none)
-      : OneRank(model, recompute_options(dtype, recompute), [](Stages stages) { return stages; }) {}
-
-  void pass(const Batch& batch) { runner.train_micro_batch(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0)); }
-
-  /// The weights as leaves of an oracle.
-  FlatParams leaves() {
-    auto flat = whole_params(runner, &ShardedUnit::shard);
-    FlatParams out;
-    for (const auto& unit : runner.units())
-      for (const auto& slice : unit->slices())
-        out[slice.name] = flat.at(slice.name).view(slice.global_shape).requires_grad_();
-    return out;
-  }
-
-  std::unique_ptr<Communicator> world;
-  DeviceMesh mesh;
-  StageRunner runner;
-};
-
-Batch random_batch(const ModelConfig& model) {
-  at::manual_seed(3);
-  return batch_of(at::randint(model.vocab_size, {3, 11}, at::kLong));
-}
-
-void check_equal(const std::string& what, const at::Tensor& ours, const at::Tensor& reference) {
-  INFO(what);
-  REQUIRE(ours.numel() == reference.numel());
-  const double scale = reference.abs().max().item<double>();
-  const double gap = (ours.flatten() - reference.flatten()).abs().max().item<double>();
-  CHECK(gap <= kTolerance * scale);  // exactly zero where the reference is
-}
-
-void check_against_oracle(const ModelConfig& model, const std::function<void(StageRunner&)>& change = {}) {
-  OneRank ours(model, at::kDouble);
-  if (change) change(ours.runner);
-  const auto batch = random_batch(model);
-  auto leaves = ours.leaves();
-  const DenseOracle oracle(model, leaves);
-
-  DenseOracle::Losses unused;
-  const auto logits = oracle.logits(batch.ids_BS, unused);
-  auto& head = dynamic_cast<Head&>(ours.runner.last_stage());
-  check_equal("logits", head.logits(ours.runner.run_to_last(batch)), logits);
-
-  const auto expected = oracle.losses(batch);
-  (expected.cross_entropy + model.load_balancing_weight * expected.balance + model.router_z_weight * expected.z)
-      .backward();
-  ours.pass(batch);
-  const auto losses = ours.runner.totals().losses_3;
-  check_equal("cross-entropy", losses[0] / batch.num_targets, expected.cross_entropy);
-  check_equal("load-balancing loss", losses[1], expected.balance);
-  check_equal("z-loss", losses[2], expected.z);
-  const auto grads = whole_params(ours.runner, &ShardedUnit::grad);
-  REQUIRE(grads.size() == leaves.size());
-  for (const auto& [name, leaf] : leaves) check_equal("gradient of " + name, grads.at(name), leaf.grad());
-}
-
-ModelConfig strong_losses() {
-  auto model = tiny_model();
-  model.load_balancing_weight = 0.7;  // as large as the cross-entropy's gradients: an error would show
-  model.router_z_weight = 0.2;
-  return model;
-}
 
 /// The whole parameter of a one-rank runner, to be written to.
 at::Tensor parameter(StageRunner& runner, const std::string& name) {
@@ -167,7 +70,7 @@ TEST_CASE("experts with a capacity equal the dense oracle without what they drop
   model.renormalize_scores = GENERATE(false, true);
   check_against_oracle(model);
   OneRank rank(model, at::kDouble);
-  rank.pass(random_batch(model));
+  rank.pass(oracle_batch(model));
   CHECK(rank.runner.totals().dropped_1.item<double>() > 0);
 }
 
@@ -194,7 +97,7 @@ TEST_CASE("an expert without tokens equals the dense oracle and has exactly zero
       auto router_ED = parameter(runner, fmt::format("blocks.{}.moe.router.weight", l));
       router_ED[kIdle].copy_((router_ED[0] + router_ED[1]) / 2);  // a mean is never the largest
     }
-    const auto batch = random_batch(model);
+    const auto batch = oracle_batch(model);
     runner.train_micro_batch(batch, loss_scale(1, 1.0));
     CHECK(runner.totals().counts_LE.sum().item<double>() == model.num_layers * batch.ids_BS.numel());
     CHECK(runner.totals().counts_LE.select(1, kIdle).count_nonzero().item<int64_t>() == 0);
@@ -216,8 +119,8 @@ TEST_CASE("recompute changes no bit") {
   model.ffn = ffn;
   OneRank kept(model, dtype), recomputed(model, dtype, recompute);
   for (int pass = 0; pass < 2; ++pass) {  // the second one adds to the gradients of the first
-    kept.pass(random_batch(model));
-    recomputed.pass(random_batch(model));
+    kept.pass(oracle_batch(model));
+    recomputed.pass(oracle_batch(model));
   }
   CHECK(at::equal(kept.runner.totals().losses_3, recomputed.runner.totals().losses_3));
   CHECK(at::equal(kept.runner.totals().counts_LE, recomputed.runner.totals().counts_LE));
@@ -237,7 +140,7 @@ TEST_CASE("selective recompute changes no bit of any variant of attention and ro
   model.load_balancing_granularity = GENERATE(BalanceGranularity::micro_batch, BalanceGranularity::sequence);
   const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
   OneRank kept(model, dtype), recomputed(model, dtype, Recompute::selective);
-  const auto batch = random_batch(model), no_batch = batch_of(batch.ids_BS.narrow(0, 0, 0));
+  const auto batch = oracle_batch(model), no_batch = batch_of(batch.ids_BS.narrow(0, 0, 0));
   for (auto* rank : {&kept, &recomputed}) {
     rank->pass(batch);
     rank->runner.train_micro_batch(no_batch, loss_scale(1, 1.0));
@@ -255,7 +158,7 @@ TEST_CASE("selective recompute runs no stage again") {
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
   OneRank rank(model, recompute_options(at::kDouble, Recompute::selective), recorded_in(calls));
-  rank.pass(random_batch(model));
+  rank.pass(oracle_batch(model));
   const auto num_stages = static_cast<size_t>(model.num_layers) + 2;
   REQUIRE(calls.size() == num_stages);
   for (size_t s = 0; s < num_stages; ++s) CHECK(calls[s].phase == Phase::train);
@@ -265,7 +168,7 @@ TEST_CASE("full checkpointing reruns every stage but the last, with the routing 
   const auto model = tiny_model();
   std::vector<Recorder::Call> calls;
   OneRank rank(model, recompute_options(at::kDouble, Recompute::full), recorded_in(calls));
-  rank.pass(random_batch(model));
+  rank.pass(oracle_batch(model));
 
   const auto num_stages = static_cast<size_t>(model.num_layers) + 2;
   REQUIRE(calls.size() == 2 * num_stages - 1);
@@ -288,7 +191,7 @@ TEST_CASE("bf16 compute stays near fp32, with fp32 gradients") {
   auto model = tiny_model();
   model.init_std = 0.1;
   OneRank fp32(model, at::kFloat), bf16(model, at::kBFloat16);
-  const auto batch = random_batch(model);
+  const auto batch = oracle_batch(model);
   fp32.pass(batch);
   bf16.pass(batch);
   const double expected = fp32.runner.totals().losses_3[0].item<double>() / static_cast<double>(batch.num_targets);
@@ -309,7 +212,7 @@ TEST_CASE("bf16 compute stays near fp32, with fp32 gradients") {
 TEST_CASE("gradients do not depend on the contents of their buffers before the micro-batch") {
   const auto model = tiny_model();
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
-  const auto batch = random_batch(model);  // of both ranks
+  const auto batch = oracle_batch(model);  // of both ranks
   run_ranks(2, [&](Communicator& world) {
     DeviceMesh mesh(world, {.replicate = 1, .shard = 2, .expert = 1});
     auto options = runner_options(at::kFloat, residency);

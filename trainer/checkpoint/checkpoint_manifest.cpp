@@ -35,6 +35,7 @@ void Manifest::write(const std::string& folder) const {
             {"config", config},
             {"data_fingerprint", data_fingerprint},
             {"made_by", made_by}};
+  if (!idle_experts.empty()) body["idle_experts"] = idle_experts;
   for (const auto& file : files)
     body["files"].push_back({{"name", file.name},
                              {"size_bytes", file.size_bytes},
@@ -72,10 +73,15 @@ Manifest parse(const std::string& path, json body) {
         fmt::format("{}: format version {}, and this program reads 1 to {}: it was written by a newer "
                     "version of the program, {}",
                     path, version, kFormatVersion, body.value(json::json_pointer("/made_by/version"), "unknown")));
-  Manifest out{body.at("step"),    body.at("sequences"),
-               body.at("tokens"),  body.value("optimizer_steps", body.at("step").get<int64_t>()),
-               body.at("config"),  body.at("data_fingerprint"),
-               body.at("made_by"), {}};
+  Manifest out{body.at("step"),
+               body.at("sequences"),
+               body.at("tokens"),
+               body.value("optimizer_steps", body.at("step").get<int64_t>()),
+               body.at("config"),
+               body.at("data_fingerprint"),
+               body.at("made_by"),
+               body.value("idle_experts", std::map<std::string, int64_t>{}),
+               {}};
   for (const auto& file : body.at("files")) out.files.push_back(parse_file(file, version));
   return out;
 }

@@ -35,6 +35,9 @@ struct Manifest {
   std::string config;  ///< resolved, YAML
   std::string data_fingerprint;
   std::map<std::string, std::string> made_by;  ///< world, mesh, threads, CPU features, versions, git commit
+  /// Steps without a token, of the experts that had none in the last one, by "layer.expert": counted from 0, of blocks
+  /// with experts.
+  std::map<std::string, int64_t> idle_experts = {};
   std::vector<ShardFile> files;
 
   /// Writes `folder`/manifest.json in the newest format and fsyncs it. Throws FileError with the path and errno's text.

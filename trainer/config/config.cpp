@@ -89,10 +89,12 @@ std::vector<std::string> refuse_sizes(const Config& config) {
   const double d = as_double(model.d_model), layers = as_double(model.num_layers), k = as_double(model.top_k);
   const double experts = as_double(model.num_experts), width = as_double(model.expert_width);
   const bool moe = model.has_experts();
-  const double hidden = moe ? experts * width : as_double(model.dense_hidden());
+  const double dense = as_double(model.dense_hidden()), shared = as_double(model.shared_hidden());
+  const double hidden = std::max(dense, moe ? experts * width + shared : 0.0);
   const double parameters = layers * d * (3 * hidden + 4 * d + experts) + 2 * d * as_double(model.vocab_size);
   // Upper bounds: of the values saved for a token in all layers, and of the bytes sent in a step.
-  const double token_values = layers * (16 * d + experts + (moe ? k * (4 * width + 6 * d + k) : 6 * hidden));
+  const double token_values =
+      layers * (16 * d + experts + std::max(6 * dense, moe ? k * (4 * width + 6 * d + k) + 6 * shared : 0.0));
   const double sequences = as_double(config.train.global_batch_size);
   const double step_tokens = sequences * as_double(config.data.sequence_length);
   const double run_tokens = as_double(config.train.steps) * step_tokens;

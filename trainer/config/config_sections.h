@@ -131,10 +131,12 @@ struct ParallelConfig {
 struct LogConfig {
   int64_t every_steps = 10;
   bool host_syncs = false;
+  int64_t dead_expert_steps = 100;
 
   template <class V>
   void fields(V& v) {
     v("every_steps", every_steps, {1}, "steps between console lines (metrics.jsonl has every step)");
+    v("dead_expert_steps", dead_expert_steps, {1}, "steps without a token after which an expert counts as dead");
     v("host_syncs", host_syncs, "on GPUs, count LibTorch's host syncs within a step in metrics.jsonl");
   }
 };

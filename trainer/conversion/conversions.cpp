@@ -33,6 +33,13 @@ void refuse_buffers(const SavedModel& model) {
           fmt::format("{}: buffer {}: no class of Hugging Face transformers has it", model.folder, tensor.name));
 }
 
+/// A mean has weights alone.
+void refuse_balancing_bias(const SavedModel& model) {
+  if (model.config.model.has_experts() && model.config.model.balancing_bias != ExpertBias::none)
+    throw ConfigError(fmt::format("{}: model.balancing_bias: {}: a mean of weights has no bias of the experts",
+                                  model.folder, enum_name(model.config.model.balancing_bias)));
+}
+
 /// Ids of a model with `vocab_size` rows.
 SpecialIds special_ids(const std::optional<HfTokenizer>& tokenizer, const ExportOptions& options, int64_t vocab_size) {
   if (options.eos_id && (*options.eos_id < 0 || *options.eos_id >= vocab_size))
@@ -81,6 +88,7 @@ void average_models(const std::string& checkpoint, const std::vector<std::string
   std::vector<ParamSource> weights;
   for (const auto& source : sources) {
     models.push_back(open_model(source, unknown));
+    refuse_balancing_bias(models.back());
     weights.push_back(models.back().weights());
     const auto differences = model_differences(models.front().config.model, models.back().config.model);
     if (!differences.empty())

@@ -22,8 +22,14 @@ HfForm with_one_expert(const ModelConfig& dense, const ParamSource& weights) {
   one.ffn = Ffn::moe;
   one.num_experts = one.top_k = 1;
   one.expert_width = dense.dense_hidden();
-  one.dense_width = 0;
-  one.renormalize_scores = false;
+  one.dense_width = one.dense_layers = one.num_shared_experts = one.shared_expert_width = 0;
+  one.moe_every = 1;
+  one.shared_expert_gate = one.renormalize_scores = false;
+  one.router_score = RouterScore::softmax;
+  one.score_scale = 1;
+  one.gate = Gate::score;
+  one.balancing_bias = ExpertBias::none;
+  one.balancing_bias_rate.reset();
   const auto named = [weights](const std::string& name, int64_t begin, at::Tensor out) {
     constexpr std::string_view kExperts = ".moe.experts.", kRouter = ".moe.router.";
     if (name.find(kRouter) != std::string::npos) return out.zero_(), void();
@@ -34,9 +40,32 @@ HfForm with_one_expert(const ModelConfig& dense, const ParamSource& weights) {
   return {"OlmoeForCausalLM", one, named};
 }
 
+/// What of its experts OlmoeForCausalLM does not compute, each with its key.
+std::vector<std::string> unheld_routing(const ModelConfig& config) {
+  std::vector<std::string> problems;
+  const auto refuse = [&](bool bad, std::string problem) {
+    if (bad) problems.push_back("model." + std::move(problem));
+  };
+  refuse(config.router_score != RouterScore::softmax,
+         fmt::format("router_score: {}: OlmoeForCausalLM has softmax alone", enum_name(config.router_score)));
+  refuse(config.score_scale != 1,
+         fmt::format("score_scale: {}: OlmoeForCausalLM does not multiply scores", config.score_scale));
+  refuse(config.gate != Gate::score,
+         fmt::format("gate: {}: OlmoeForCausalLM multiplies an expert's output by its score", enum_name(config.gate)));
+  refuse(config.balancing_bias != ExpertBias::none,
+         fmt::format("balancing_bias: {}: OlmoeForCausalLM chooses by scores alone", enum_name(config.balancing_bias)));
+  refuse(config.num_shared_experts > 0,
+         fmt::format("num_shared_experts: {}: OlmoeForCausalLM has none", config.num_shared_experts));
+  refuse(config.dense_layers > 0,
+         fmt::format("dense_layers: {}: OlmoeForCausalLM has experts in every block", config.dense_layers));
+  refuse(config.moe_every > 1,
+         fmt::format("moe_every: {}: OlmoeForCausalLM has experts in every block", config.moe_every));
+  return problems;
+}
+
 /// What of the model no class computes, each with its key.
 std::vector<std::string> unheld(const ModelConfig& config) {
-  std::vector<std::string> problems;
+  auto problems = config.has_experts() ? unheld_routing(config) : std::vector<std::string>();
   const bool norms = config.qk_norm == QkNorm::full;
   if (config.capacity_factor)
     problems.push_back(fmt::format("model.capacity_factor: {}: no class drops assignments", *config.capacity_factor));

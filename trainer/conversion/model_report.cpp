@@ -10,9 +10,15 @@ namespace olmoe {
 namespace {
 
 std::string describe_model(const ModelConfig& model) {
-  const auto feed_forward = model.has_experts() ? fmt::format("top {} of {} experts of width {}", model.top_k,
-                                                              model.num_experts, model.expert_width)
-                                                : fmt::format("dense feed-forward of width {}", model.dense_hidden());
+  auto feed_forward = model.has_experts() ? fmt::format("top {} of {} experts of width {}", model.top_k,
+                                                        model.num_experts, model.expert_width)
+                                          : fmt::format("dense feed-forward of width {}", model.dense_hidden());
+  if (model.has_experts() && model.num_shared_experts > 0)
+    feed_forward += fmt::format(" and {} of width {}", counted(model.num_shared_experts, "shared expert"),
+                                model.shared_hidden() / model.num_shared_experts);
+  if (model.has_experts() && model.num_moe_layers() < model.num_layers)
+    feed_forward += fmt::format(" in {} of them, others dense of width {}", counted(model.num_moe_layers(), "block"),
+                                model.dense_hidden());
   return fmt::format("{} blocks, width {}, {} heads ({} of keys and values), vocabulary {}, {}", model.num_layers,
                      model.d_model, model.num_heads, model.num_kv_heads, model.vocab_size, feed_forward);
 }

@@ -76,6 +76,7 @@ ModelConfig same_training(ModelConfig theirs, const ModelConfig& ours) {
   theirs.router_dtype = ours.router_dtype;
   theirs.load_balancing_weight = ours.load_balancing_weight;
   theirs.load_balancing_granularity = ours.load_balancing_granularity;
+  theirs.balancing_bias_rate = ours.balancing_bias_rate;
   theirs.router_z_weight = ours.router_z_weight;
   theirs.capacity_factor = ours.capacity_factor;
   theirs.init_std = ours.init_std;

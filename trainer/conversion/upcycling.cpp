@@ -136,6 +136,14 @@ ModelConfig upcycled_config(const ModelConfig& source, const Upcycling& options)
           fmt::format("--top-k: {} is not a multiple of {} pieces of the dense feed-forward: the first forward would "
                       "not be the dense model's",
                       options.top_k, pieces));
+  const auto only = [&](bool good, std::string_view key, std::string_view why) {
+    require(good, fmt::format("model.{}: the source has a variant that upcycling does not copy: {}", key, why));
+  };
+  only(source.num_shared_experts == 0, "num_shared_experts", "the dense feed-forward becomes chosen experts alone");
+  only(source.dense_layers == 0, "dense_layers", "every block gets experts");
+  only(source.moe_every == 1, "moe_every", "every block gets experts");
+  only(source.score_scale == 1, "score_scale", "the first forward would not be the dense model's");
+  only(source.gate == Gate::score, "gate", "the first forward would not be the dense model's");
   require(options.noise >= 0 && options.noise <= 1,
           fmt::format("--noise: {} is not a share between 0 and 1", options.noise));
   ModelConfig out = source;

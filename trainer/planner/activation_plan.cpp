@@ -1,7 +1,6 @@
 #include "trainer/planner/activation_plan.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "trainer/planner/collective_bytes.h"
 
@@ -27,11 +26,11 @@ PeakActivations peak_activations(const Config& config, const ModelOnMesh& model,
   const int64_t sequences = std::min(config.train.micro_batch_size, config.train.global_batch_size);
   const auto context = cost_context(config, model.mesh, sequences, multiprocessors);
   const bool full = config.train.recompute == Recompute::full;
-  std::vector<StageCost> costs;
-  int64_t saved = 0;  // outputs of all stages, and what those before the stage at work save
-  for (const auto& stage : model.outline->stages()) saved += costs.emplace_back(stage->cost(context)).output;
+  int64_t saved = 0;  // by the stages before the one at work, and the outputs of both: later ones are freed by then
   PeakActivations peak{};
-  for (const auto& cost : costs) {
+  for (const auto& stage : model.outline->stages()) {
+    const auto cost = stage->cost(context);
+    saved += cost.output;
     for (const auto& point : cost.peaks) {
       const PeakActivations here{point.name, saved + point.saved, point.temporaries};
       if (here.total() >= peak.total()) peak = here;

@@ -11,16 +11,18 @@ namespace {
 
 /// Bytes of dispatch and combine in a step. Forward: dispatch sends a row, scores and ids, combine returns a row.
 /// Backward: the gradient of that row is sent, and those of the row and the scores return. Full activation
-/// checkpointing repeats the forward without ids.
-int64_t exchange_bytes(const Config& config, MeshShape mesh, int64_t passes, TokenCopies copies) {
+/// checkpointing repeats the forward without ids; a step that is counted first repeats it whole.
+int64_t exchange_bytes(const Config& config, MeshShape mesh, const StepCounts& step, TokenCopies copies) {
   if (mesh.expert == 1) return 0;
   const auto& model = config.model;
   const int64_t row = model.d_model * compute_bytes(config), scores = model.top_k * master_bytes(config);
   const int64_t ids = model.top_k * static_cast<int64_t>(sizeof(int32_t));
-  const int64_t forwards = config.train.recompute == Recompute::full ? 2 : 1;
+  const int64_t choices = step.counted_passes > 0 ? 2 : 1;
+  const int64_t forwards = choices + (config.train.recompute == Recompute::full ? 1 : 0);
   const int64_t counts = (mesh.expert - 1) * 2 * static_cast<int64_t>(sizeof(int64_t));  // copies and rows to each rank
-  return copies.sent * (forwards * (row + scores) + ids + row) + copies.received * (forwards * row + row + scores) +
-         passes * model.num_moe_layers() * config.parallel.expert_chunks * counts;
+  return copies.sent * (forwards * (row + scores) + choices * ids + row) +
+         copies.received * (forwards * row + row + scores) +
+         (step.passes + step.counted_passes) * model.num_moe_layers() * config.parallel.expert_chunks * counts;
 }
 
 /// Bytes that a rank sends in an all_reduce of `numel` elements, of which it sums its own part [cut, cut).
@@ -43,7 +45,15 @@ StepCounts count_step(const Config& config, MeshShape mesh) {
   const auto& train = config.train;
   const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
   const int64_t passes = train.batches(ranks).accumulation_steps(), zero_stage = config.parallel.zero_stage;
-  return {passes, zero_stage == 3 ? passes : 1, zero_stage == 3 ? passes : 0, zero_stage == 1 ? 1 : passes};
+  const bool counts =
+      passes > 1 && config.model.has_experts() && config.model.load_balancing_granularity == BalanceGranularity::step;
+  const int64_t counted = counts ? passes : 0;
+  return {.passes = passes,
+          .counted_passes = counted,
+          .forward_gathers = zero_stage == 3 ? passes : 1,
+          .count_gathers = zero_stage == 3 ? counted : 0,
+          .backward_gathers = zero_stage == 3 ? passes : 0,
+          .reductions = zero_stage == 1 ? 1 : passes};
 }
 
 TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens) {
@@ -61,7 +71,7 @@ CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& 
   CollectiveBytes out;
   for (size_t s = 0; s < model.stages.size(); ++s) {
     const bool last = s + 1 == model.stages.size();
-    const int64_t gathers = counts.forward_gathers + (last ? 0 : counts.backward_gathers);
+    const int64_t gathers = counts.forward_gathers + (last ? 0 : counts.backward_gathers + counts.count_gathers);
     const auto& [dense, experts] = model.stages[s];
     out.gather_dense += gathers * (dense.ranks - 1) * dense.slice() * element;
     out.gather_experts += gathers * (experts.ranks - 1) * experts.slice() * element;
@@ -71,7 +81,7 @@ CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& 
       out.replicas += master * (all_reduce_numel(dense.slice(), mesh.replicate, replica) +
                                 all_reduce_numel(experts.slice(), mesh.replicate, replica));
   }
-  out.exchange = exchange_bytes(config, mesh, counts.passes, copies);
+  out.exchange = exchange_bytes(config, mesh, counts, copies);
   return out;
 }
 

@@ -10,7 +10,9 @@ namespace olmoe {
 /// How often the units of a stage are gathered and reduced in one optimizer step; equal on all ranks.
 struct StepCounts {
   int64_t passes;            ///< accumulation steps; ranks without a micro-batch take part with an empty one
-  int64_t forward_gathers;   ///< of each stage
+  int64_t counted_passes;    ///< of these, those whose assignments are counted first by a forward without the head
+  int64_t forward_gathers;   ///< of each stage, in passes that train
+  int64_t count_gathers;     ///< of each stage but the last, in forwards that count
   int64_t backward_gathers;  ///< of each stage but the last, whose weights stay from its forward
   int64_t reductions;        ///< of each stage
 };

@@ -79,7 +79,8 @@ double exposed_exchange(double exchange, double experts, double chunks) {
 double exposed_seconds(const Config& config, const TransferTimes& times, const PhaseSeconds& compute,
                        const StepCounts& counts) {
   const auto passes = static_cast<double>(counts.passes), chunks = static_cast<double>(config.parallel.expert_chunks);
-  const double gather_passes = static_cast<double>(counts.forward_gathers) / passes;
+  const double gather_passes = static_cast<double>(counts.forward_gathers + counts.count_gathers) /
+                               static_cast<double>(counts.passes + counts.counted_passes);
   const double reduce_passes = static_cast<double>(counts.reductions) / passes;
   const double gather = exposed(times.forward_gather, compute.forward * gather_passes, times.first_gather);
   const double reduce =

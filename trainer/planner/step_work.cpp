@@ -43,6 +43,20 @@ void add_micro_batches(std::vector<Work>& parts, const ModelOnMesh& model, const
   }
 }
 
+/// Adds the forward of `micro_batches` micro-batches through all stages but the last, which counts the assignments of a
+/// step before it.
+void add_count(std::vector<Work>& parts, const ModelOnMesh& model, const CostContext& context, double micro_batches) {
+  const auto& stages = model.outline->stages();
+  for (size_t s = 0; s + 1 < stages.size(); ++s) {
+    auto cost = stages[s]->cost(context);
+    for (auto& part : cost.work) {
+      part.forward.scale(micro_batches);
+      part.backward = {};
+    }
+    add_work(parts, cost.work);
+  }
+}
+
 /// The logits of the head are computed again in the backward.
 void compute_logits_twice(std::vector<Work>& parts) {
   for (auto& part : parts)
@@ -102,8 +116,9 @@ StepWork count_step_work(const Config& config, const ModelOnMesh& model, const K
     context.stored_share = stored_share(experts, config, model);
     context.attention_kernel = is_cudnn(attention) ? kernels::AttentionKernel::cudnn : kernels::AttentionKernel::flash;
     context.deterministic_attention = is_deterministic(attention);
-    add_micro_batches(out.parts, model, context, static_cast<double>(micro_batches),
-                      train.recompute == Recompute::full);
+    const auto times = static_cast<double>(micro_batches);
+    add_micro_batches(out.parts, model, context, times, train.recompute == Recompute::full);
+    if (count_step(config, mesh).counted_passes > 0) add_count(out.parts, model, context, times);
   };
   add(train.micro_batch_size, sequences / train.micro_batch_size);
   add(sequences % train.micro_batch_size, 1);

@@ -34,7 +34,8 @@ void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, doub
   if (mesh.expert == 1 || !model.has_experts()) return;
   const RankGroup group{mesh.expert, 1};
   const auto chunks = static_cast<double>(config.parallel.expert_chunks);
-  const auto calls = static_cast<double>(count_step(config, mesh).passes * model.num_moe_layers()) * chunks;
+  const auto step = count_step(config, mesh);
+  const auto calls = static_cast<double>(step.passes * model.num_moe_layers()) * chunks;
   const double copies = expected_copies(model.num_experts, model.top_k, mesh.expert) * tokens *
                         static_cast<double>(model.num_moe_layers()) / calls;  // of one call
   const auto row = static_cast<double>(model.d_model * compute_bytes(config));
@@ -43,7 +44,8 @@ void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, doub
   const auto time = [&](double bytes) { return calls * exchange_seconds(copies * bytes, group, gpu); };
   const double there_and_back = time(row) + time(scores) + time(row);  // its backward takes as long
   const double counts = time(0) / chunks;                              // of all chunks in one call, before them
-  out.forward_exchange = counts + time(ids) + there_and_back;
+  const double forwards = static_cast<double>(step.passes + step.counted_passes) / static_cast<double>(step.passes);
+  out.forward_exchange = forwards * (counts + time(ids) + there_and_back);
   out.backward_exchange = there_and_back * (config.train.recompute == Recompute::full ? 2 : 1);
 }
 
@@ -79,7 +81,10 @@ TransferTimes predict_transfers(const Config& config, const ModelOnMesh& model, 
     const auto experts = unit_times(units[s].experts, mesh.expert, mesh, config, gpu);
     const double gather = dense.gather + experts.gather, reduce = dense.reduce + experts.reduce;
     out.forward_gather += static_cast<double>(counts.forward_gathers) * gather;
-    if (s + 1 < units.size()) out.backward_gather += static_cast<double>(counts.backward_gathers) * gather;
+    if (s + 1 < units.size()) {
+      out.forward_gather += static_cast<double>(counts.count_gathers) * gather;
+      out.backward_gather += static_cast<double>(counts.backward_gathers) * gather;
+    }
     out.reduce += static_cast<double>(counts.reductions) * reduce;
     out.replicas += dense.replicas + experts.replicas;
     if (s == 0) out.first_gather = gather, out.last_reduce = reduce;

@@ -154,6 +154,34 @@ TEST_CASE("what no class computes is refused by its key") {
              Catch::Contains("model.clip_qkv: 8"));
 }
 
+TEST_CASE(
+    "every routing variant that OlmoeForCausalLM does not have is refused by its key, but not of the dense twin") {
+  struct Variant {
+    std::string problem;
+    std::function<void(ModelConfig&)> set;
+  };
+  const std::vector<Variant> variants{
+      {"model.router_score: sigmoid", [](auto& m) { m.router_score = RouterScore::sigmoid; }},
+      {"model.score_scale: 2.5", [](auto& m) { m.score_scale = 2.5; }},
+      {"model.gate: constant", [](auto& m) { m.gate = Gate::constant; }},
+      {"model.balancing_bias: loss_free", [](auto& m) { m.balancing_bias = ExpertBias::loss_free; }},
+      {"model.balancing_bias: quantile", [](auto& m) { m.balancing_bias = ExpertBias::quantile; }},
+      {"model.num_shared_experts: 2", [](auto& m) { m.num_shared_experts = 2; }},
+      {"model.dense_layers: 1", [](auto& m) { m.dense_layers = 1; }},
+      {"model.moe_every: 3", [](auto& m) { m.moe_every = 3; }}};
+  for (const auto& [problem, set] : variants) {
+    auto model = test::tiny_model();
+    set(model);
+    REQUIRE(validate(model, "model").empty());
+    CHECK_THAT(refusal(model), Catch::Contains(problem + ":"));
+    model.ffn = Ffn::dense;  // has none of it
+    CHECK(refusal(model) == "accepted");
+  }
+  auto losses = test::tiny_model();  // training alone
+  losses.load_balancing_granularity = BalanceGranularity::step;
+  CHECK(refusal(losses) == "accepted");
+}
+
 TEST_CASE("weights that the file's dtype cannot hold, or that are not finite, are refused by name") {
   const auto said = [](double value) {
     const TempFolder folder;

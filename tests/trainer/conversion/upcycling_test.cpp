@@ -54,7 +54,10 @@ TEST_CASE("an upcycled model's first loss is the dense model's") {
   auto llama = dense_model(), one_expert = test::tiny_model();
   llama.qk_norm = QkNorm::none;
   one_expert.num_experts = one_expert.top_k = 1;
-  for (const auto& dense : {dense_model(), llama, one_expert}) {
+  auto sigmoid = dense_model();
+  sigmoid.router_score = RouterScore::sigmoid;
+  sigmoid.balancing_bias = ExpertBias::loss_free;
+  for (const auto& dense : {dense_model(), llama, one_expert, sigmoid}) {
     const auto weights = random_init(dense, 5);
     for (const auto dtype : {at::kFloat, at::kDouble}) {
       const double expected = loss_of(dense, weights, dtype);
@@ -117,4 +120,22 @@ TEST_CASE("upcycling that does not divide is refused by its option") {
   CHECK_THAT(refusal(dense, {.experts = 2, .top_k = 3}), Catch::Contains("model.top_k"));
   CHECK_THAT(refusal(dense, {.experts = 2, .top_k = 1, .noise = 2.0}), Catch::Contains("--noise: 2"));
   CHECK_THAT(refusal(test::tiny_model(), {.experts = 6, .top_k = 2}), Catch::Contains("model.num_experts"));
+}
+
+TEST_CASE("a source with a variant whose first forward would not be the dense model's is refused by its key") {
+  struct Variant {
+    std::string key;
+    std::function<void(ModelConfig&)> set;
+  };
+  const std::vector<Variant> variants{{"num_shared_experts", [](auto& m) { m.num_shared_experts = 1; }},
+                                      {"dense_layers", [](auto& m) { m.dense_layers = 1; }},
+                                      {"moe_every", [](auto& m) { m.moe_every = 3; }},
+                                      {"score_scale", [](auto& m) { m.score_scale = 2; }},
+                                      {"gate", [](auto& m) { m.gate = Gate::constant; }}};
+  CHECK(refusal(dense_model(), {.experts = 6, .top_k = 2}) == "accepted");
+  for (const auto& [key, set] : variants) {
+    auto model = dense_model();
+    set(model);
+    CHECK_THAT(refusal(model, {.experts = 6, .top_k = 2}), Catch::Contains("model." + key + ": the source has"));
+  }
 }

@@ -182,6 +182,34 @@ TEST_CASE("the plan knows the head's chunk, micro-batches, clipping and what is 
   check_plan(config);
 }
 
+TEST_CASE("the plan knows sigmoid scores, biases, shared experts, dense layers and balance over the step") {
+  TempFolder folder;
+  auto config = measurable_run(folder / "run");
+  auto& model = config.model;
+  config.train.recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
+  config.train.compute_dtype = GENERATE(ComputeDtype::float32, ComputeDtype::bfloat16);
+  CAPTURE(enum_name(config.train.recompute), enum_name(config.train.compute_dtype));
+  SECTION("sigmoid, loss-free bias and a gated shared expert") {
+    model.router_score = RouterScore::sigmoid;
+    model.renormalize_scores = true;
+    model.balancing_bias = ExpertBias::loss_free;
+    model.num_shared_experts = 1;
+    model.shared_expert_gate = true;
+    model.shared_expert_width = 160;
+  }
+  SECTION("a dense first block, wider than the experts") {
+    model.dense_layers = 1;
+    model.dense_width = 320;
+    model.num_shared_experts = 2;
+  }
+  SECTION("balance over the step, quantile bias") {
+    model.load_balancing_granularity = BalanceGranularity::step;
+    model.balancing_bias = ExpertBias::quantile;
+    model.score_scale = 2.5;
+  }
+  check_plan(config);
+}
+
 TEST_CASE("a token of OLMoE-1B-7B keeps 0.6 GB a layer for every 16,384 tokens") {
   auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", {"train.recompute=selective"});
   const auto shallow = plan_memory(config, {1, 256, 1}).activations;

@@ -10,6 +10,7 @@
 #include "support/asked_of_libtorch.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
+#include "support/routing_variants.h"
 #include "trainer/device/tensor_memory.h"
 
 namespace {
@@ -219,4 +220,55 @@ TEST_CASE("the memory that a stage states is within 2 % of what its forward leav
     if (s > 0) CHECK(close(stated.peak, measured.peak));
     if (s == 1) CHECK(close(stated.saved, measured.saved));
   }
+}
+
+TEST_CASE("the FLOPs and the memory that stages of routing variants state are what they take") {
+  const auto& variant = GENERATE(from_range(routing_variants()));
+  const auto save_policy = GENERATE(SavePolicy::all, SavePolicy::selective);
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  CAPTURE(variant.name, save_policy == SavePolicy::all, dtype);
+  const auto base = model_of(Ffn::moe);
+  auto model = with(variant, base);
+  if (model.num_layers > 1) return;  // of blocks that other variants and the dense twin have
+  model.dense_layers = 0;
+  if (model.shared_expert_width > 0) model.shared_expert_width = 200;
+  const Stages stages(model, dtype);
+  auto& stage = *stages.all()[1];
+  if (dtype == at::kFloat) {
+    const auto called = called_flops(stage, input_of(1, model, dtype), save_policy);
+    const auto stated = stated_flops(stage, save_policy);
+    CHECK(stated.forward == called.forward);
+    CHECK(stated.forward + stated.backward == called.forward + called.backward);
+  }
+  allocated(stage, input_of(1, model, dtype), save_policy);
+  const auto measured = allocated(stage, input_of(1, model, dtype), save_policy);
+  const auto stated = stated_memory(stage, dtype, save_policy);
+  INFO(fmt::format("saved {} of {} stated, peak {} of {}", measured.saved, stated.saved, measured.peak, stated.peak));
+  CHECK(static_cast<double>(stated.peak) == Approx(static_cast<double>(measured.peak)).epsilon(0.02));
+  CHECK(static_cast<double>(stated.saved) == Approx(static_cast<double>(measured.saved)).epsilon(0.02));
+}
+
+TEST_CASE("the backward of many sigmoid scores, and of wide shared experts, takes most where it is stated") {
+  auto model = model_of(Ffn::moe);
+  model.num_experts = 240;
+  model.top_k = 1;
+  model.expert_width = 8;
+  const bool shared = GENERATE(false, true);
+  const auto save_policy = GENERATE(SavePolicy::all, SavePolicy::selective);
+  if (shared) {
+    model.num_shared_experts = 1;
+    model.shared_expert_gate = true;
+    model.shared_expert_width = 700;
+  } else {
+    model.router_score = RouterScore::sigmoid;
+    model.num_heads = model.num_kv_heads = 1;
+  }
+  CAPTURE(shared, save_policy == SavePolicy::all);
+  const Stages stages(model, at::kFloat);
+  auto& stage = *stages.all()[1];
+  allocated(stage, input_of(1, model, at::kFloat), save_policy);
+  const auto measured = allocated(stage, input_of(1, model, at::kFloat), save_policy);
+  const auto stated = stated_memory(stage, at::kFloat, save_policy);
+  INFO(fmt::format("saved {} of {} stated, peak {} of {}", measured.saved, stated.saved, measured.peak, stated.peak));
+  CHECK(static_cast<double>(stated.peak) == Approx(static_cast<double>(measured.peak)).epsilon(0.02));
 }
