@@ -20,7 +20,7 @@
 #include "model/init.h"
 #include "model/transformer.h"
 #include "trainer/job/environment.h"
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 #include "trainer/stage_runner.h"
 #include "trainer/weights.h"
 

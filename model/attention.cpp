@@ -115,6 +115,7 @@ StageState Attention::state() {
   const int64_t D = config_.d_model;
   std::vector<Param> out{shared_param(prefix_ + ".qkv.weight", {config_.qkv_width(), D}, ParamRole::matrix, qkv_CD_),
                          shared_param(prefix_ + ".output.weight", {D, D}, ParamRole::matrix, output_DD_)};
+  out.front().parts = {{D, config_.kv_width(), config_.kv_width()}, config_.head_dim()};
   if (config_.qk_norm == QkNorm::full) {
     out.push_back(shared_param(prefix_ + ".q_norm.weight", {D}, ParamRole::norm, q_norm_D_));
     out.push_back(shared_param(prefix_ + ".k_norm.weight", {config_.kv_width()}, ParamRole::norm, k_norm_));

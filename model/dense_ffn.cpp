@@ -11,10 +11,12 @@ DenseFfn::DenseFfn(const ModelConfig& config, std::string prefix, int64_t hidden
 
 StageState DenseFfn::state() {
   const int64_t D = config_.d_model;
-  StageState out{{shared_param(prefix_ + ".gate_up.weight", {2 * hidden_, D}, ParamRole::matrix, gate_up_2HD_),
-                  shared_param(prefix_ + ".down.weight", {D, hidden_}, ParamRole::matrix, down_DH_)}};
+  auto gate_up = shared_param(prefix_ + ".gate_up.weight", {2 * hidden_, D}, ParamRole::matrix, gate_up_2HD_);
+  gate_up.parts = {{hidden_, hidden_}};
+  StageState out{
+      {std::move(gate_up), shared_param(prefix_ + ".down.weight", {D, hidden_}, ParamRole::matrix, down_DH_)}};
   if (gated_ == Gated::yes)
-    out.params.push_back(shared_param(prefix_ + ".gate.weight", {1, D}, ParamRole::matrix, gate_1D_));
+    out.params.push_back(shared_param(prefix_ + ".gate.weight", {1, D}, ParamRole::router, gate_1D_));
   return out;
 }
 

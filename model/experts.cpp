@@ -160,8 +160,9 @@ StageState Experts::state() {
                  slot,
                  to_store};
   };
-  return {{param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_),
-           param(".down.weight", D, F, &down_eDF_, &store_down_)}};
+  auto gate_up = param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_);
+  gate_up.parts = {{F, F}};
+  return {{gate_up, param(".down.weight", D, F, &down_eDF_, &store_down_)}};
 }
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,

@@ -11,7 +11,7 @@ namespace olmoe {
 
 StageState Head::state() {
   return {{shared_param("final_norm.weight", {config_.d_model}, ParamRole::norm, norm_D_),
-           shared_param("head.weight", {config_.vocab_size, config_.d_model}, ParamRole::matrix, w_VD_)}};
+           shared_param("head.weight", {config_.vocab_size, config_.d_model}, ParamRole::head, w_VD_)}};
 }
 
 StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {

@@ -29,6 +29,7 @@ struct Param {
   at::Tensor* slot;
   bool* to_store = nullptr;  ///< for a backward that can store the gradient instead of adding (UnitParam::to_store)
   ParamRole role = ParamRole::matrix;
+  RowParts parts = {};
 };
 /// A parameter that is sharded over all ranks of `shard`, of the same shape on each rank.
 Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role, at::Tensor& slot);

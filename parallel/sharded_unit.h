@@ -25,6 +25,7 @@ struct UnitParam {
   /// false.
   bool* to_store = nullptr;
   ParamRole role = ParamRole::matrix;
+  RowParts parts = {};
 };
 
 /// A contiguous range of one parameter in this rank's shard.
@@ -85,6 +86,11 @@ class ShardedUnit {
   at::Tensor grad;   ///< the same
   std::span<const Slice> slices() const { return slices_; }
   std::span<const UnitParam> params() const { return params_; }
+  /// Where each parameter begins in the flat unit, in elements.
+  std::span<const int64_t> begins() const { return begins_; }
+  at::ScalarType compute_dtype() const { return compute_dtype_; }
+  /// The ranks that share the unit.
+  Communicator& group() const { return group_; }
 
  private:
   void lay_out();
@@ -93,7 +99,7 @@ class ShardedUnit {
   void zero_added_grads() const;
 
   std::vector<UnitParam> params_;
-  std::vector<int64_t> begins_;  ///< where each parameter starts in the flat unit, in elements
+  std::vector<int64_t> begins_;
   std::vector<Slice> slices_;
   Communicator& group_;
   at::ScalarType compute_dtype_;

@@ -10,7 +10,7 @@
 #include "data/batch.h"
 #include "data/batch_plan.h"
 #include "parallel/device_mesh.h"
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 #include "trainer/stage_runner.h"
 #include "trainer/step_batches.h"
 #include "trainer/step_graph.h"

@@ -43,8 +43,8 @@ void check_same_run(const Manifest& manifest, const std::string& folder, const C
   if (!tokens.same && same_order) refused.push_back("the training tokens changed (files, order, sizes or contents)");
   auto skipped = skip_problem(before, config, manifest.sequences);
   if (same_order && !skipped.empty()) refused.push_back(std::move(skipped));
-  auto frozen = frozen_problem(before.optimizer, config.optimizer, config.model);
-  if (!frozen.empty()) refused.push_back(std::move(frozen));
+  auto moments = moments_problem(before.optimizer, config.optimizer, config.model);
+  if (!moments.empty()) refused.push_back(std::move(moments));
   if (!tokens.note.empty() && world.rank() == 0) log::warn("{}", tokens.note);
   if (!refused.empty())
     throw CheckpointError(

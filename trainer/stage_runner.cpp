@@ -16,7 +16,8 @@ namespace {
 at::ScalarType master_dtype(at::ScalarType compute) { return compute == at::kDouble ? at::kDouble : at::kFloat; }
 
 UnitParam unit_param(Param& param) {
-  return {param.name, param.shape, param.global_shape, param.first, param.slot, param.to_store, param.role};
+  return {param.name, param.shape,    param.global_shape, param.first,
+          param.slot, param.to_store, param.role,         param.parts};
 }
 
 /// Copies a batch of the loader, which is in host memory, through pinned memory and so without a host sync.

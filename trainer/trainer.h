@@ -20,7 +20,7 @@
 #include "trainer/job/resolved_run.h"
 #include "trainer/job/run_lease.h"
 #include "trainer/metrics.h"
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 #include "trainer/stage_runner.h"
 #include "trainer/training_source.h"
 

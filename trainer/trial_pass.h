@@ -3,7 +3,7 @@
 
 #include "data/batch.h"
 #include "parallel/device_mesh.h"
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 #include "trainer/stage_runner.h"
 
 namespace olmoe {

@@ -8,7 +8,7 @@
 #include "parallel/sharded_unit.h"
 #include "trainer/checkpoint/state_tensor.h"
 #include "trainer/config/config.h"
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 #include "trainer/stage_runner.h"
 
 namespace olmoe {

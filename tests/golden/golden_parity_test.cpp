@@ -10,7 +10,7 @@
 #include "support/catch.h"
 #include "support/model_fixtures.h"
 #include "trainer/conversion/hf_checkpoint.h"
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 #include "trainer/weights.h"
 
 namespace {

@@ -74,13 +74,14 @@ inline double metrics_error(const std::vector<nlohmann::json>& ours, const std::
 }
 
 /// Runs `config` in a layout and returns the largest relative error of losses, norms, weights and mean gradients (which
-/// hold those of every step: AdamW clears them) of any rank against the run of one. Collective over world.
+/// hold those of every step: the optimizer clears them) of any rank against the run of one. Collective over world.
 inline double layout_error(Config config, const Layout& layout, Communicator& world, const FinishedRun& reference) {
   apply(layout, config);
   ENSURE(layout.replicate * layout.shard == world.size(), "{} ranks run", world.size());
   Trainer trainer(resolve_run(config, world.size()), world);
   ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");
-  double worst = std::max(slice_error(trainer, "weight", reference), slice_error(trainer, "exp_avg", reference));
+  double worst = std::max({slice_error(trainer, "weight", reference), slice_error(trainer, "exp_avg", reference),
+                           slice_error(trainer, "momentum", reference)});
   world.barrier();  // rank 0 has written its metrics
   worst = std::max(worst, metrics_error(metrics_of(config.run.folder), reference.metrics));
   auto largest = at::full({1}, worst, at::kDouble);

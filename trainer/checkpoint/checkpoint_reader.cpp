@@ -13,7 +13,7 @@
 namespace olmoe {
 namespace {
 
-constexpr std::array<std::string_view, 4> kKinds{"weight", "exp_avg", "exp_avg_sq", "buffer"};
+constexpr std::array<std::string_view, 5> kKinds{"weight", "exp_avg", "exp_avg_sq", "momentum", "buffer"};
 
 /// "kind:name:first", as shard files name their tensors.
 struct PieceName {

@@ -17,7 +17,7 @@ namespace olmoe {
 
 /// A tensor of a checkpoint, joined over all of its files: flat.
 struct SavedTensor {
-  std::string kind;  ///< "weight", "exp_avg", "exp_avg_sq" or "buffer"
+  std::string kind;  ///< "weight", "exp_avg", "exp_avg_sq", "momentum" or "buffer"
   std::string name;  ///< of the parameter or buffer
   int64_t numel = 0;
   safetensors::Dtype dtype = safetensors::Dtype::f32;  ///< in the files

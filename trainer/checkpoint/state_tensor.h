@@ -11,7 +11,7 @@ namespace olmoe {
 /// State as a checkpoint saves it: one kind of trained state of one unit, this rank's shard, or a stage's buffer. Flat
 /// [elements], fp32 or float64.
 struct StateTensor {
-  std::string kind;               ///< "weight", "exp_avg", "exp_avg_sq" or "buffer"
+  std::string kind;               ///< "weight", "exp_avg", "exp_avg_sq", "momentum" or "buffer"
   std::span<const Slice> slices;  ///< what `flat` holds; they outlive this
   at::Tensor flat;
   bool on_all_ranks = false;  ///< a buffer, equal on all ranks: the first rank of `shard` saves it, every rank loads it

@@ -151,6 +151,8 @@ std::vector<std::string> validate(const Config& config) {
   require(
       !config.train.cuda_graph || !config.model.capacity_factor,
       "train.cuda_graph: not with model.capacity_factor: the host reads the number of kept assignments (a host sync)");
+  require(!config.train.cuda_graph || config.optimizer.kind == OptimizerKind::adamw,
+          "train.cuda_graph: not with optimizer.kind=muon, whose matrix products have not been captured on any GPU");
   require(!parallel.registered_memory || over_nccl,
           "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, with which buffers are "
           "registered");

@@ -16,6 +16,9 @@ enum class ReduceDtype { master, bfloat16 };
 enum class Recompute { none, selective, full };
 enum class ScheduleKind { cosine, linear, constant, wsd, inverse_sqrt };
 enum class CooldownShape { linear, one_minus_sqrt };
+enum class OptimizerKind { adamw, muon };
+enum class LrAdjustment { original, match_rms_adamw };
+enum class QkvMatrices { split, fused, heads };
 enum class InitOptimizer { reset, keep };
 enum class InitProgress { restart, continued };
 
@@ -47,6 +50,18 @@ struct EnumNames<kernels::AttentionKernel> {
 template <>
 struct EnumNames<kernels::ExpertKernels> {
   static constexpr std::array names{"unfused", "fused"};
+};
+template <>
+struct EnumNames<OptimizerKind> {
+  static constexpr std::array names{"adamw", "muon"};
+};
+template <>
+struct EnumNames<LrAdjustment> {
+  static constexpr std::array names{"original", "match_rms_adamw"};
+};
+template <>
+struct EnumNames<QkvMatrices> {
+  static constexpr std::array names{"split", "fused", "heads"};
 };
 template <>
 struct EnumNames<InitOptimizer> {

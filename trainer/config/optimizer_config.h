@@ -9,7 +9,7 @@
 
 namespace olmoe {
 
-/// Parameters that AdamW treats in a way of their own.
+/// Parameters that the optimizer treats in a way of their own.
 struct ParamGroup {
   std::string match;
   double lr_scale = 1;
@@ -25,13 +25,47 @@ struct ParamGroup {
     v("weight_decay", weight_decay, at_least(0),
       "their decoupled weight decay, norms and embeddings too; null: as without the group");
     v("frozen", frozen,
-      "keep them bit-equal: without moments, without weight decay and outside of the gradient norm; a run that resumes "
+      "keep them bit-equal: without moments or momentum, without weight decay and outside of the gradient norm; a run "
+      "that resumes "
       "must freeze what it froze before");
   }
 };
 
-/// AdamW.
+/// Muon, for matrices; without effect with `kind: adamw`.
+struct MuonConfig {
+  double momentum = 0.95;
+  bool nesterov = true;
+  int64_t ns_steps = 5;
+  std::vector<double> ns_coefficients{3.4445, -4.7750, 2.0315};
+  LrAdjustment lr_adjustment = LrAdjustment::match_rms_adamw;
+  double lr_scale = 1;
+  std::optional<double> weight_decay = {};
+  QkvMatrices qkv = QkvMatrices::split;
+  bool router = false;
+
+  template <class V>
+  void fields(V& v) {
+    v("momentum", momentum, in_below(0, 1), "decay of the momentum, an average of gradients");
+    v("nesterov", nesterov, "orthogonalise the average of the momentum and the gradient, not the momentum alone");
+    v("ns_steps", ns_steps, {1, 99}, "steps of the Newton-Schulz iteration");
+    v("ns_coefficients", ns_coefficients, "a, b and c of X <- a X + (b A + c A A) X, A = X X^T");
+    v("lr_adjustment", lr_adjustment,
+      "factor on the learning rate of a matrix of R rows and C columns; original: sqrt(max(1, R / C)); "
+      "match_rms_adamw: 0.2 sqrt(max(R, C)), with which learning rates and weight decays of AdamW fit");
+    v("lr_scale", lr_scale, above(0), "learning rate of matrices, as a multiple of the schedule's");
+    v("weight_decay", weight_decay, at_least(0),
+      "decoupled weight decay of matrices, times their learning rate without that factor; null: "
+      "optimizer.weight_decay");
+    v("qkv", qkv,
+      "the projection to queries, keys and values; split: three matrices; fused: one; heads: one for each head of "
+      "each");
+    v("router", router, "train router weights by Muon too, not by AdamW");
+  }
+};
+
+/// AdamW, or Muon for matrices and AdamW for the rest.
 struct OptimizerConfig {
+  OptimizerKind kind = OptimizerKind::adamw;
   double lr = 4e-4;
   double beta1 = 0.9;
   double beta2 = 0.95;
@@ -40,11 +74,15 @@ struct OptimizerConfig {
   bool decay_norms = true;
   bool decay_embeddings = true;
   double clip_norm = 1.0;
+  MuonConfig muon = {};
   std::vector<ParamGroup> groups = {};
 
   template <class V>
   void fields(V& v) {
-    v("lr", lr, above(0), "peak learning rate of AdamW");
+    v("kind", kind,
+      "adamw; muon: the weights of attention and feed-forwards, experts one by one, by Muon, all others by AdamW; a "
+      "run that resumes must train each parameter as before");
+    v("lr", lr, above(0), "peak learning rate");
     v("beta1", beta1, in_below(0, 1), "decay of the first moment");
     v("beta2", beta2, in_below(0, 1), "decay of the second moment");
     v("eps", eps, above(0), "added to the root of the second moment");
@@ -52,6 +90,7 @@ struct OptimizerConfig {
     v("decay_norms", decay_norms, "weight decay on norm weights too");
     v("decay_embeddings", decay_embeddings, "weight decay on the input embedding too");
     v("clip_norm", clip_norm, at_least(0), "largest global L2 norm of the gradients; 0: no clipping");
+    v("muon", muon, "Muon, with kind: muon");
     v("groups", groups, "parameters with a learning rate or weight decay of their own, or frozen");
   }
 };

@@ -33,6 +33,19 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
     refuse(static_cast<P>(beta) == 1,
            fmt::format("optimizer.{}: {} rounds to 1 in {}: the moment would never decay", key, beta, dtype));
   }
+  const bool muon = config.kind == OptimizerKind::muon;
+  if (muon) {
+    in_range("muon.momentum", config.muon.momentum);
+    refuse(static_cast<P>(config.muon.momentum) == 1,
+           fmt::format("optimizer.muon.momentum: {} rounds to 1 in {}: the momentum would never take up a gradient",
+                       config.muon.momentum, dtype));
+    for (const double coefficient : config.muon.ns_coefficients)
+      refuse(!std::isfinite(static_cast<P>(coefficient)),
+             fmt::format("optimizer.muon.ns_coefficients: {} is not finite in {}", coefficient, dtype));
+    refuse(
+        config.muon.ns_coefficients.size() != 3,
+        fmt::format("optimizer.muon.ns_coefficients: {} numbers, want a, b and c", config.muon.ns_coefficients.size()));
+  }
   if (!problems.empty()) return problems;
   // The step size of the first step, and the share that decays at the peak rate.
   const auto check_step = [&](const std::string& key, double lr) {
@@ -51,6 +64,11 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
   };
   check_step("lr", config.lr);
   check_decay("weight_decay", config.weight_decay, config.lr);
+  if (muon) {
+    const double lr = config.lr * config.muon.lr_scale;
+    check_step("muon.lr_scale", lr);
+    if (problems.empty()) check_decay("muon.weight_decay", config.muon.weight_decay.value_or(config.weight_decay), lr);
+  }
   for (size_t i = 0; i < config.groups.size(); ++i) {
     const auto& group = config.groups[i];
     const double lr = config.lr * group.lr_scale;

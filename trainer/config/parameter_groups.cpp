@@ -14,13 +14,14 @@ namespace {
 
 struct NamedParam {
   std::string name;
+  ParamRole role;
   int64_t numel;
 };
 
 std::vector<NamedParam> params_of(const ModelConfig& model) {
   std::vector<NamedParam> out;
   for (const auto& stage : list_params(model))
-    for (const auto& param : stage) out.push_back({param.name, c10::multiply_integers(param.global_shape)});
+    for (const auto& param : stage) out.push_back({param.name, param.role, c10::multiply_integers(param.global_shape)});
   return out;
 }
 
@@ -36,6 +37,18 @@ const ParamGroup* group_of(const OptimizerConfig& config, const std::string& nam
 bool is_frozen(const OptimizerConfig& config, const std::string& name) {
   const auto* const group = group_of(config, name);
   return group != nullptr && group->frozen;
+}
+
+bool is_for_muon(const OptimizerConfig& config, ParamRole role) {
+  return config.kind == OptimizerKind::muon &&
+         (role == ParamRole::matrix || (role == ParamRole::router && config.muon.router));
+}
+
+/// "frozen", "trained", or by what it is trained where that differs between parameters.
+std::string treatment_of(const OptimizerConfig& config, const NamedParam& param, bool says_by_what) {
+  if (is_frozen(config, param.name)) return "frozen";
+  if (!says_by_what) return "trained";
+  return is_for_muon(config, param.role) ? "trained by Muon" : "trained by AdamW";
 }
 
 std::string key_of(const OptimizerConfig& config, const ParamGroup& group) {
@@ -62,10 +75,15 @@ std::vector<std::string> problems_of(const ParamGroup& group, const std::string&
 
 ParamRule rule_of(const OptimizerConfig& config, const std::string& name, ParamRole role) {
   ParamRule rule{.weight_decay = config.weight_decay};
+  if (is_for_muon(config, role)) {
+    rule.kind = OptimizerKind::muon;
+    rule.lr_scale = config.muon.lr_scale;
+    rule.weight_decay = config.muon.weight_decay.value_or(config.weight_decay);
+  }
   if (role == ParamRole::embedding && !config.decay_embeddings) rule.weight_decay = 0;
   if (role == ParamRole::norm && !config.decay_norms) rule.weight_decay = 0;
   if (const auto* const group = group_of(config, name)) {
-    rule.lr_scale = group->lr_scale;
+    rule.lr_scale *= group->lr_scale;
     rule.weight_decay = group->weight_decay.value_or(rule.weight_decay);
     rule.frozen = group->frozen;
   }
@@ -74,10 +92,10 @@ ParamRule rule_of(const OptimizerConfig& config, const std::string& name, ParamR
 
 bool has_frozen(const OptimizerConfig& config) { return std::ranges::any_of(config.groups, &ParamGroup::frozen); }
 
-int64_t count_frozen(const OptimizerConfig& config, const ModelConfig& model) {
+int64_t count_moments(const OptimizerConfig& config, const ModelConfig& model) {
   int64_t numel = 0;
-  if (has_frozen(config))
-    for (const auto& param : params_of(model)) numel += is_frozen(config, param.name) ? param.numel : 0;
+  for (const auto& param : params_of(model))
+    if (!is_frozen(config, param.name)) numel += (is_for_muon(config, param.role) ? 1 : 2) * param.numel;
   return numel;
 }
 
@@ -99,6 +117,12 @@ std::vector<std::string> validate_groups(const OptimizerConfig& config, const Mo
   }
   if (problems.empty() && std::ranges::all_of(params, [&](const auto& param) { return is_frozen(config, param.name); }))
     problems.push_back("optimizer.groups: every parameter is frozen, so that nothing is trained");
+  else if (problems.empty() && config.kind == OptimizerKind::muon &&
+           std::ranges::none_of(params, [&](const auto& param) {
+             return is_for_muon(config, param.role) && !is_frozen(config, param.name);
+           }))
+    problems.push_back(
+        "optimizer.kind: muon has nothing to train, for every matrix is frozen (optimizer.groups); use adamw");
   return problems;
 }
 
@@ -121,15 +145,20 @@ std::vector<std::string> describe_groups(const OptimizerConfig& config, const Mo
   return lines;
 }
 
-std::string frozen_problem(const OptimizerConfig& before, const OptimizerConfig& now, const ModelConfig& model) {
-  if (!has_frozen(before) && !has_frozen(now)) return {};
+std::string moments_problem(const OptimizerConfig& before, const OptimizerConfig& now, const ModelConfig& model) {
+  const bool with_muon = before.kind == OptimizerKind::muon || now.kind == OptimizerKind::muon;
+  if (!has_frozen(before) && !has_frozen(now) && !with_muon) return {};
   for (const auto& param : params_of(model)) {
-    const bool was = is_frozen(before, param.name), is = is_frozen(now, param.name);
+    const auto was = treatment_of(before, param, with_muon), is = treatment_of(now, param, with_muon);
     if (was == is) continue;
+    const bool frozen = is_frozen(before, param.name) || is_frozen(now, param.name);
     return fmt::format(
-        "optimizer.groups: {} was {} and would be {} now, but a checkpoint has the moments of what was "
+        "optimizer.{}: {} was {} and would be {} now, but a checkpoint has the moments of what was "
         "trained. Start a new run from its weights (train.init_from)",
-        param.name, was ? "frozen" : "trained", is ? "frozen" : "trained");
+        frozen                    ? "groups"
+        : before.kind != now.kind ? "kind"
+                                  : "muon.router",
+        param.name, was, is);
   }
   return {};
 }

@@ -48,9 +48,13 @@ PlannedSaves plan_saves(const Config& config, int64_t step, int64_t present) {
   const int64_t saves = count_all_saves(config, step), keep = config.checkpoint.keep;
   int64_t most = present + saves;
   if (saves > 0 && keep > 0) most = std::min(most, std::max(keep, present) + count_kept_longer(config, step) + 1);
-  const int64_t all = count_parameters(config.model).total,
-                trained = all - count_frozen(config.optimizer, config.model);
-  return {element * (all + 2 * trained), element * all, saves, present, most, count_kept_weights(config, step)};
+  const int64_t all = count_parameters(config.model).total;
+  return {element * (all + count_moments(config.optimizer, config.model)),
+          element * all,
+          saves,
+          present,
+          most,
+          count_kept_weights(config, step)};
 }
 
 }  // namespace olmoe

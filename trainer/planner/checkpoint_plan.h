@@ -7,7 +7,7 @@ namespace olmoe {
 
 /// Checkpoints that a run will save, and what they take on disk at most.
 struct PlannedSaves {
-  int64_t each_bytes;     ///< of a checkpoint: weights, and both moments of what is trained, without headers of some
+  int64_t each_bytes;     ///< of a checkpoint: weights, and moments of what is trained, without headers of some
                           ///< hundred bytes a tensor
   int64_t weights_bytes;  ///< of the weights alone
   int64_t saves;          ///< planned ones, without that of a signal

@@ -82,6 +82,7 @@ CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& 
                                 all_reduce_numel(experts.slice(), mesh.replicate, replica));
   }
   out.exchange = exchange_bytes(config, mesh, counts, copies);
+  out.matrices = model.muon.sent * element;
   return out;
 }
 

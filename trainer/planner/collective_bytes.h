@@ -27,7 +27,11 @@ struct CollectiveBytes {
   int64_t reduce_experts = 0;  ///< reduce_scatter over expert_shard
   int64_t replicas = 0;        ///< all_reduce over replicate
   int64_t exchange = 0;        ///< all_to_all over expert
-  int64_t total() const { return gather_dense + gather_experts + reduce_dense + reduce_experts + replicas + exchange; }
+  int64_t matrices =
+      0;  ///< all_to_all over shard and expert_shard: Muon's, to their homes and back; the most of a rank
+  int64_t total() const {
+    return gather_dense + gather_experts + reduce_dense + reduce_experts + replicas + exchange + matrices;
+  }
 };
 /// `copies`: counted, or expected; `replica`: the rank's index on the axis replicate.
 CollectiveBytes count_collective_bytes(const Config& config, MeshShape mesh, TokenCopies copies, int replica = 0);

@@ -38,7 +38,13 @@ void add_activations(MemoryPlan& plan, const Config& config, const ModelOnMesh& 
   plan.activations = peak.saved;
   plan.temporaries = peak.temporaries;
   plan.peak = peak.name;
-  if (!on_cpu || slice_bytes <= plan.batches + plan.tables + peak.total()) return;
+  const int64_t of_muon = model.muon.temporaries(element_bytes(train.compute_dtype), angle);
+  if (of_muon > peak.total()) {
+    plan.activations = 0;
+    plan.temporaries = of_muon;
+    plan.peak = "matrices of Muon";
+  }
+  if (!on_cpu || slice_bytes <= plan.batches + plan.tables + plan.activations + plan.temporaries) return;
   plan.batches = plan.tables = plan.activations = 0;
   plan.temporaries = slice_bytes;
   plan.peak = "initial weights";
@@ -87,7 +93,7 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   }
   MemoryPlan plan{};
   plan.weights = plan.gradients = mine * master;
-  plan.moments = 2 * model.moments * master;
+  plan.moments = model.trained.moments() * master;
   plan.on_gpu = config.train.device == DeviceKind::cuda;
   if (config.checkpoint.async && (config.checkpoint.every_steps > 0 || !config.checkpoint.cadence.empty()))
     plan.checkpoint_copy = plan.weights + plan.moments;

@@ -15,7 +15,7 @@ namespace olmoe {
 struct MemoryPlan {
   int64_t weights;           ///< trained copy, this rank's slices
   int64_t gradients;         ///< reduced, this rank's slices
-  int64_t moments;           ///< both of AdamW, without what is frozen; of the rank that trains most
+  int64_t moments;           ///< both of AdamW and Muon's momentum, without what is frozen; of the rank with most
   int64_t gathered_weights;  ///< buffers that stages compute from
   int64_t full_gradients;    ///< buffers that backward adds into
   int64_t reduce_buffer;    ///< gradients of a unit while they are reduced, where they are sent in a dtype of their own

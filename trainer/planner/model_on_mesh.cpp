@@ -30,47 +30,59 @@ std::vector<StageUnits> stage_units(const ModelOutline& model, MeshShape mesh) {
   return out;
 }
 
-/// Elements of a moment on each rank of a unit, as Optimizer lays them out.
-std::vector<int64_t> moments_of_ranks(const std::vector<int64_t>& numels, const std::vector<bool>& frozen, int ranks) {
-  const auto layout = lay_out_flat(numels, ranks);
+/// How the parameters of a unit are trained.
+struct UnitRules {
+  std::vector<int64_t> numels;
+  std::vector<ParamRule> rules;
+};
+
+/// Elements of the state of what `selects` is true for, on each rank of a unit, as part_of_shard() lays it out.
+std::vector<int64_t> state_of_ranks(const UnitRules& unit, int ranks,
+                                    const std::function<bool(const ParamRule&)>& selects) {
+  const auto layout = lay_out_flat(unit.numels, ranks);
   const int64_t slice = layout.numel / ranks;
   std::vector<int64_t> out(static_cast<size_t>(ranks), slice);
-  if (std::ranges::find(frozen, true) == frozen.end()) return out;  // the shard's size, padding included
+  if (std::ranges::all_of(unit.rules, selects)) return out;  // the shard's size, padding included
   for (int rank = 0; rank < ranks; ++rank) {
-    std::vector<int64_t> trained;  // elements of each slice
-    for (size_t i = 0; i < numels.size(); ++i) {
+    std::vector<int64_t> selected;  // elements of each slice
+    for (size_t i = 0; i < unit.numels.size(); ++i) {
       const int64_t begin = std::max(layout.begins[i], rank * slice);
-      const int64_t end = std::min(layout.begins[i] + numels[i], (rank + 1) * slice);
-      if (begin < end && !frozen[i]) trained.push_back(end - begin);
+      const int64_t end = std::min(layout.begins[i] + unit.numels[i], (rank + 1) * slice);
+      if (begin < end && selects(unit.rules[i])) selected.push_back(end - begin);
     }
-    out[static_cast<size_t>(rank)] = lay_out_flat(trained, /*ranks=*/1).numel;
+    out[static_cast<size_t>(rank)] = lay_out_flat(selected, /*ranks=*/1).numel;
   }
   return out;
 }
 
-int64_t most_moments(const OptimizerConfig& config, const ModelOutline& model, MeshShape mesh,
-                     const std::vector<StageUnits>& stages) {
-  if (!has_frozen(config))
-    return std::accumulate(stages.begin(), stages.end(), int64_t{0}, [](int64_t sum, const StageUnits& stage) {
+TrainedElements most_trained(const OptimizerConfig& config, const ModelOutline& model, MeshShape mesh,
+                             const std::vector<StageUnits>& stages) {
+  if (!has_frozen(config) && config.kind == OptimizerKind::adamw)
+    return {std::accumulate(stages.begin(), stages.end(), int64_t{0}, [](int64_t sum, const StageUnits& stage) {
       return sum + stage.dense.slice() + stage.experts.slice();
-    });
-  std::vector<int64_t> of_ranks(static_cast<size_t>(mesh.shard));
+    })};
+  std::vector<TrainedElements> of_ranks(static_cast<size_t>(mesh.shard));
+  const auto is_by = [](OptimizerKind kind) {
+    return [kind](const ParamRule& rule) { return !rule.frozen && rule.kind == kind; };
+  };
   for (const auto& params : model.params())
     for (const auto axis : {Axis::shard, Axis::expert_shard}) {
       const int parts = axis == Axis::shard ? 1 : mesh.expert;  // of its experts
-      std::vector<int64_t> numels;
-      std::vector<bool> frozen;
+      UnitRules unit;
       for (const auto& param : params) {
         if (param.axis != axis) continue;
-        numels.push_back(c10::multiply_integers(param.global_shape) / parts);
-        frozen.push_back(rule_of(config, param.name, param.role).frozen);
+        unit.numels.push_back(c10::multiply_integers(param.global_shape) / parts);
+        unit.rules.push_back(rule_of(config, param.name, param.role));
       }
-      if (numels.empty()) continue;
-      const auto of_unit = moments_of_ranks(numels, frozen, mesh.shard / parts);
-      for (size_t rank = 0; rank < of_ranks.size(); ++rank)
-        of_ranks[rank] += of_unit[rank / static_cast<size_t>(parts)];
+      if (unit.numels.empty()) continue;
+      const auto adamw = state_of_ranks(unit, mesh.shard / parts, is_by(OptimizerKind::adamw));
+      const auto muon = state_of_ranks(unit, mesh.shard / parts, is_by(OptimizerKind::muon));
+      for (size_t rank = 0; rank < of_ranks.size(); ++rank) {
+        of_ranks[rank].adamw += adamw[rank / static_cast<size_t>(parts)];
+        of_ranks[rank].muon += muon[rank / static_cast<size_t>(parts)];
+      }
     }
-  return std::ranges::max(of_ranks);
+  return *std::ranges::max_element(of_ranks, {}, &TrainedElements::moments);
 }
 
 }  // namespace
@@ -79,7 +91,8 @@ ModelOnMesh::ModelOnMesh(const Config& config, MeshShape on)
     : mesh(on),
       outline(std::make_shared<ModelOutline>(config.model)),
       stages(stage_units(*outline, on)),
-      moments(most_moments(config.optimizer, *outline, on, stages)),
+      trained(most_trained(config.optimizer, *outline, on, stages)),
+      muon(plan_muon(config.optimizer, *outline, on)),
       flops(count_flops(config.model, config.data.sequence_length)) {}
 
 }  // namespace olmoe

@@ -6,6 +6,7 @@
 #include "model/flops.h"
 #include "model/transformer.h"
 #include "trainer/config/config.h"
+#include "trainer/planner/muon_plan.h"
 
 namespace olmoe {
 
@@ -22,15 +23,23 @@ struct StageUnits {
   UnitSize experts;  ///< those of a rank's own experts, shared by expert_shard
 };
 
+/// Elements of a rank's shards by what is kept of them beside the weight.
+struct TrainedElements {
+  int64_t adamw = 0;  ///< two moments
+  int64_t muon = 0;   ///< the momentum
+  int64_t moments() const { return 2 * adamw + muon; }
+};
+
 /// What all plans of a model on a mesh are made from. To list the parameters of a model takes longer than any plan:
 /// made once, it serves every ZeRO stage and mode of recompute.
 struct ModelOnMesh {
-  /// Of `config` the model, the sequence length and what optimizer.groups freeze alone.
+  /// Of `config` the model, the sequence length and what the optimizer does with which parameter alone.
   ModelOnMesh(const Config& config, MeshShape on);
   MeshShape mesh;
   std::shared_ptr<const ModelOutline> outline;
   std::vector<StageUnits> stages;  ///< first stage first
-  int64_t moments;                 ///< elements of each moment, on the rank that trains most
+  TrainedElements trained;         ///< on the rank that has most moments
+  MuonPlan muon;
   FlopsPerToken flops;
 };
 

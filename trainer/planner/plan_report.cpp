@@ -108,6 +108,9 @@ std::string describe_best(const Config& config, int gpus, const GpuSpecs& gpu, c
   }
   out += fmt::format(" gaps between kernels {:.1f}, collectives not hidden {:.1f}\n", gaps_s * 1e3,
                      best.step.exposed_s * 1e3);
+  if (config.optimizer.kind == OptimizerKind::muon)
+    out +=
+        fmt::format("Muon: a rank sends {:.3f} GB to homes of matrices and back in a step\n", gb(best.bytes.matrices));
   const auto run = predict_run(config, gpus, best.step);
   return out + fmt::format("the run of {} steps, {:.4g} T tokens: {:.1f} days, {:.0f} GPU-hours, predicted\n",
                            config.train.steps, run.tokens / 1e12, run.days, run.gpu_hours);
@@ -140,6 +143,7 @@ nlohmann::ordered_json json_of(const PlannedLayout& p, int gpus) {
             {"reduce_experts", p.bytes.reduce_experts},
             {"replicas", p.bytes.replicas},
             {"exchange", p.bytes.exchange},
+            {"matrices", p.bytes.matrices},
             {"total", p.bytes.total()}}},
           {"step_s", p.step.step_s},
           {"variants", variants},

@@ -89,7 +89,7 @@ double exposed_seconds(const Config& config, const TransferTimes& times, const P
   const double back = exposed_exchange(times.backward_exchange, compute.backward_experts, chunks);
   return exposed(times.forward_gather + times.forward_exchange, compute.forward, gather + there) +
          exposed(times.backward_gather + times.reduce + times.backward_exchange, compute.backward, reduce + back) +
-         times.replicas;
+         times.replicas + times.matrices;
 }
 
 std::string describe_parts(const StepPrediction& prediction) {

@@ -63,6 +63,16 @@ void compute_logits_twice(std::vector<Work>& parts) {
     if (part.name == "head" || part.name == "cross-entropy") part.backward.add(part.forward);
 }
 
+/// One operation after the other, each over all elements: of fp32 the norm reads 1 and the gradient's product with the
+/// clipping factor, its guard and the zeroing pass 5, the momentum 5, the average of both 5, the weights 8; of bf16 one
+/// is written, one read, and four are copied to and from matrices.
+void add_muon(std::vector<Work>& parts, const MuonPlan& muon, double mine) {
+  const auto homed = static_cast<double>(muon.dense.homed + muon.experts.homed);
+  parts.push_back({"Newton-Schulz", Bound::dense_gemm, {}, {}, {muon.flops, muon.passed * kValue}});
+  parts.push_back(
+      {"Muon's momentum", Bound::memory, {}, {}, {0, mine * (24 * kGrad + 2 * kValue) + homed * 4 * kValue}});
+}
+
 /// What is done to weights and gradients, and not to tokens.
 void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh& model, bool stores_experts) {
   double mine = 0, shared = 0, shared_mine = 0;  // values of a rank; of units that it shares, all and its own
@@ -81,13 +91,18 @@ void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh
   const auto counts = count_step(config, model.mesh);
   // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm. Of what
   // is frozen the gradient is cleared alone.
-  const auto trained = static_cast<double>(model.moments);
-  const double updated = trained * (3 * 2 + 2 + 1) + (mine - trained);
+  const auto trained = static_cast<double>(model.trained.adamw), by_muon = static_cast<double>(model.trained.muon);
+  const double updated = trained * (3 * 2 + 2 + 1) + (mine - trained - by_muon);
   parts.push_back({"AdamW and gradient norm", Bound::memory, {}, {}, {0, updated * kGrad}});
+  if (by_muon > 0) add_muon(parts, model.muon, by_muon);
   const bool in_adamw = config.parallel.zero_stage != 3;  // which writes bf16 weights in the same pass
   const auto passes = static_cast<double>(counts.passes);
   const double cast = in_adamw ? 0 : mine * (kGrad + kValue) * passes;
-  parts.push_back({"casts to bf16", Bound::memory, {0, cast}, {0, cast}, {0, in_adamw ? trained * kValue : 0}});
+  parts.push_back({"casts to bf16",
+                   Bound::memory,
+                   {0, cast},
+                   {0, cast},
+                   {0, in_adamw ? (trained + by_muon) * kValue + by_muon * kGrad : 0}});
   if (shared == 0) return;
   // Full gradients are cleared before a pass, and take the dtype that they travel in; a rank's sum is added to its
   // gradient after it.

@@ -49,6 +49,15 @@ void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, doub
   out.backward_exchange = there_and_back * (config.train.recompute == Recompute::full ? 2 : 1);
 }
 
+/// Both ways of the rank that sends most, as if its pieces went to all ranks of the group alike.
+double matrix_seconds(const MuonPlan& muon, const Config& config, MeshShape mesh, const GpuSpecs& gpu) {
+  const auto time = [&](const MuonPlan::Group& matrices, RankGroup group) {
+    const double each_way = static_cast<double>(matrices.sent * compute_bytes(config)) / 2;
+    return matrices.held > 0 ? 2 * exchange_seconds(each_way, group, gpu) : 0;
+  };
+  return time(muon.dense, {mesh.shard, 1}) + time(muon.experts, {mesh.expert_shard(), mesh.expert});
+}
+
 }  // namespace
 
 int RankGroup::per_node() const { return std::max(1, std::min(size, kGpusPerNode / std::min(stride, kGpusPerNode))); }
@@ -90,6 +99,7 @@ TransferTimes predict_transfers(const Config& config, const ModelOnMesh& model, 
     if (s == 0) out.first_gather = gather, out.last_reduce = reduce;
   }
   add_exchange(out, config, mesh, tokens, gpu);
+  out.matrices = matrix_seconds(model.muon, config, mesh, gpu);
   return out;
 }
 

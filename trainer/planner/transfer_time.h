@@ -25,8 +25,9 @@ struct TransferTimes {
   double first_gather = 0;     ///< part of forward_gather: one gather of the first stage, which nothing overlaps
   double last_reduce = 0;      ///< part of reduce: one reduction of the first stage, the last to finish
   double forward_exchange = 0, backward_exchange = 0;  ///< dispatch and combine
+  double matrices = 0;                                 ///< Muon's, to their homes and back, which nothing overlaps
   double total() const {
-    return forward_gather + backward_gather + reduce + replicas + forward_exchange + backward_exchange;
+    return forward_gather + backward_gather + reduce + replicas + forward_exchange + backward_exchange + matrices;
   }
 };
 /// `tokens`: of a rank in one step, with balanced routing.

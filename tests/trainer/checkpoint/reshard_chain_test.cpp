@@ -58,8 +58,9 @@ at::Tensor first_values(const std::string& kind, const Slice& slice, at::ScalarT
 /// A rank of one hop: weights, moments and two buffers, one of them float64.
 class HopRank {
  public:
-  HopRank(Communicator& world, const Layout& layout)
-      : mesh_(world,
+  HopRank(Communicator& world, const Layout& layout, OptimizerKind kind = OptimizerKind::adamw)
+      : optimizer_config_{.kind = kind},
+        mesh_(world,
               {static_cast<int>(layout.replicate), static_cast<int>(layout.shard), static_cast<int>(layout.expert)}),
         runner_(stages(), mesh_, options_of(layout.zero_stage)),
         optimizer_(runner_.units(), optimizer_config_) {
@@ -138,10 +139,10 @@ bool same_state(const std::map<std::string, at::Tensor>& a, const std::map<std::
 }
 
 /// Ranks of a hop that had the state of the chain's begin after they loaded it; all saved it to `to`.
-int pass_on(const Hop& hop, const std::string& from, const std::string& to) {
+int pass_on(const Hop& hop, const std::string& from, const std::string& to, OptimizerKind kind = OptimizerKind::adamw) {
   std::atomic<int> same = 0;
   run_ranks(ranks_of(hop.layout), [&](Communicator& world) {
-    HopRank rank(world, hop.layout);
+    HopRank rank(world, hop.layout, kind);
     ENSURE(!rank.is_as_at_first(), "there is state before it was loaded");
     rank.load(from);
     same += rank.is_as_at_first();
@@ -210,4 +211,22 @@ TEST_CASE("every layout of 4 and of 6 ranks passes on what one of 8 saved") {
       CHECK(pass_on({layout, kWait}, folder / "first", folder / "next") == ranks);
       CHECK(same_state(joined(folder / "next"), first));
     }
+}
+
+TEST_CASE("the momentum of Muon keeps every bit in every layout of 4 ranks, from one of 8") {
+  const TempFolder folder;
+  run_ranks(8, [&](Communicator& world) {
+    HopRank rank(world, {2, 4, 2, 3}, OptimizerKind::muon);
+    rank.fill();
+    rank.save(folder / "first", kAsync);
+  });
+  const auto first = joined(folder / "first");
+  auto kinds = kinds_of(first);
+  CHECK(kinds["momentum"] == 3 * 4);  // q, k and v, output, gate and up, down
+  CHECK(kinds["momentum"] + kinds["exp_avg"] == kinds["weight"]);
+  for (const auto& layout : layouts_of(4)) {
+    INFO(describe(layout));
+    CHECK(pass_on({layout, kWait}, folder / "first", folder / "next", OptimizerKind::muon) == 4);
+    CHECK(same_state(joined(folder / "next"), first));
+  }
 }

@@ -1,5 +1,6 @@
 #include "trainer/config/parameter_groups.h"
 
+#include "model/flops.h"
 #include "support/catch.h"
 #include "support/trainer_fixtures.h"
 #include "trainer/config/optimizer_limits.h"
@@ -82,7 +83,7 @@ TEST_CASE("a rule is that of the group, or else of the section") {
   check("final_norm.weight", ParamRole::norm, 1, 0.7, false);
   check("embedding.weight", ParamRole::embedding, 1, 0, false);
   CHECK(rule_of(config, "head.weight", ParamRole::matrix).frozen);
-  CHECK(count_frozen(config, tiny_model()) == 50 * 24);
+  CHECK(count_moments(config, tiny_model()) == 2 * (count_parameters(tiny_model()).total - 50 * 24));
   CHECK(describe_groups(config, tiny_model()) ==
         Lines{"optimizer.groups[0]: blocks.0.* is 9 parameters of 6,252 values: learning rate x 3",
               "optimizer.groups[1]: final_norm.* is 1 parameter of 24 values: learning rate x 1, weight decay 0.7",
@@ -97,10 +98,10 @@ TEST_CASE("what a run froze before it resumes decides, not how the groups are wr
                 {.match = "blocks.2.moe.router.weight", .frozen = true}};
   other.groups = {{.match = "blocks.[0-1].moe.router.weight", .frozen = true}};
   const auto model = tiny_model();
-  CHECK(frozen_problem(one, two, model).empty());
-  CHECK_THAT(frozen_problem(one, other, model),
+  CHECK(moments_problem(one, two, model).empty());
+  CHECK_THAT(moments_problem(one, other, model),
              Catch::StartsWith("optimizer.groups: blocks.2.moe.router.weight was frozen and would be trained now"));
-  CHECK_THAT(frozen_problem(none, other, model),
+  CHECK_THAT(moments_problem(none, other, model),
              Catch::StartsWith("optimizer.groups: blocks.0.moe.router.weight was trained and would be frozen now"));
 }
 

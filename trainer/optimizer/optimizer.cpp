@@ -1,16 +1,16 @@
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 
 #include <algorithm>
 
 #include "kernels/adamw.h"
 #include "parallel/collectives/host_tensor.h"
-#include "parallel/flat_layout.h"
 
 namespace olmoe {
 
 Optimizer::Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const OptimizerConfig& config)
     : units_(units), config_(config) {
-  for (const auto& unit : units_) parts_.push_back(trained_part(*unit));
+  for (const auto& unit : units_) states_.push_back(make_state(*unit));
+  if (config.kind == OptimizerKind::muon) muon_.emplace(units, config);
 }
 
 /// The constants of a scale and a weight decay, made where there are none yet.
@@ -25,45 +25,29 @@ size_t Optimizer::find_constants(double lr_scale, double weight_decay) {
   return index;
 }
 
-Optimizer::TrainedPart Optimizer::trained_part(const ShardedUnit& unit) {
-  TrainedPart part;
-  std::vector<int64_t> numels;
-  bool joins = false;  // the slice before is trained too
-  for (const auto& slice : unit.slices()) {
-    const auto rule = rule_of(config_, slice.name, slice.role);
-    const Range range{slice.offset, slice.end - slice.begin};
-    if (rule.frozen) {
-      part.frozen.push_back(range);
-    } else {
-      part.moments.push_back(slice);
-      part.updates.push_back(range);
-      part.constants.push_back(find_constants(rule.lr_scale, rule.weight_decay));
-      numels.push_back(range.numel);
-      if (!joins) part.normed.push_back(range);
-      part.normed.back().numel = range.begin + range.numel - part.normed.back().begin;
-    }
-    joins = !rule.frozen;
+Optimizer::UnitState Optimizer::make_state(const ShardedUnit& unit) {
+  const auto rule = [&](const std::string& name, ParamRole role) { return rule_of(config_, name, role); };
+  UnitState state;
+  state.adamw = part_of_shard(unit, [&](const std::string& name, ParamRole role) {
+    return !rule(name, role).frozen && rule(name, role).kind == OptimizerKind::adamw;
+  });
+  state.trained =
+      part_of_shard(unit, [&](const std::string& name, ParamRole role) { return !rule(name, role).frozen; });
+  state.frozen = part_of_shard(unit, [&](const std::string& name, ParamRole role) { return rule(name, role).frozen; });
+  for (const auto& slice : state.adamw.slices) {
+    const auto of_slice = rule(slice.name, slice.role);
+    state.constants.push_back(find_constants(of_slice.lr_scale, of_slice.weight_decay));
   }
-  for (const auto& param : unit.params())
-    if (!rule_of(config_, param.name, param.role).frozen) part.params.push_back(param);
-  int64_t numel = unit.shard.numel();
-  if (part.params.size() == unit.params().size()) {
-    part.normed = {{0, numel}};
-  } else {
-    const auto layout = lay_out_flat(numels, /*ranks=*/1);
-    for (size_t i = 0; i < numels.size(); ++i) part.moments[i].offset = layout.begins[i];
-    numel = layout.numel;
-  }
-  part.exp_avg = at::zeros({numel}, unit.shard.options());
-  part.exp_avg_sq = at::zeros({numel}, unit.shard.options());
-  return part;
+  state.exp_avg = at::zeros({state.adamw.numel}, unit.shard.options());
+  state.exp_avg_sq = at::zeros({state.adamw.numel}, unit.shard.options());
+  return state;
 }
 
 at::Tensor Optimizer::grad_norm(Communicator& shard) const {
   auto sum = at::zeros({1}, at::TensorOptions().dtype(at::kDouble).device(units_.front()->grad.device()));
   for (size_t u = 0; u < units_.size(); ++u)
-    for (const auto& [begin, numel] : parts_[u].normed)
-      sum += kernels::squared_norm(units_[u]->grad.narrow(0, begin, numel));
+    for (const auto& range : states_[u].trained.joined)
+      sum += kernels::squared_norm(units_[u]->grad.narrow(0, range.in_shard, range.numel));
   shard.all_reduce(sum);
   return sum.sqrt_();
 }
@@ -86,6 +70,7 @@ void Optimizer::begin_step(int64_t step, double lr) {
     send(kernels::adamw_constants({lr * lr_scale, config_.beta1, config_.beta2, config_.eps, weight_decay, step},
                                   of_step.scalar_type()),
          of_step);
+  if (muon_) muon_->begin_step(lr);
 }
 
 void Optimizer::update(const at::Tensor& grad_norm) {
@@ -95,18 +80,18 @@ void Optimizer::update(const at::Tensor& grad_norm) {
   };
   for (size_t u = 0; u < units_.size(); ++u) {
     const auto& unit = *units_[u];
-    const auto& part = parts_[u];
+    const auto& state = states_[u];
     const auto rounded = unit.rounded_shard();  // of what is frozen it has what the last gather wrote
-    for (size_t i = 0; i < part.updates.size(); ++i) {
-      const auto [begin, numel] = part.updates[i];
-      const int64_t moment = part.moments[i].offset;
-      kernels::adamw(
-          {part_of(unit.shard, begin, numel), part_of(unit.grad, begin, numel), part_of(part.exp_avg, moment, numel),
-           part_of(part.exp_avg_sq, moment, numel), part_of(rounded, begin, numel)},
-          constants_[part.constants[i]].of_step, factor);
+    for (size_t i = 0; i < state.constants.size(); ++i) {
+      const auto [in_shard, in_state, numel] = state.adamw.of_slices[i];
+      kernels::adamw({part_of(unit.shard, in_shard, numel), part_of(unit.grad, in_shard, numel),
+                      part_of(state.exp_avg, in_state, numel), part_of(state.exp_avg_sq, in_state, numel),
+                      part_of(rounded, in_shard, numel)},
+                     constants_[state.constants[i]].of_step, factor);
     }
-    for (const auto& [begin, numel] : part.frozen) part_of(unit.grad, begin, numel).zero_();
+    for (const auto& range : state.frozen.joined) part_of(unit.grad, range.in_shard, range.numel).zero_();
   }
+  if (muon_) muon_->update(factor);
   mark_updated();
 }
 
@@ -117,12 +102,14 @@ void Optimizer::mark_updated() {
 std::vector<StateTensor> Optimizer::state() const {
   std::vector<StateTensor> out;
   for (size_t u = 0; u < units_.size(); ++u) {
-    const auto& part = parts_[u];
+    const auto& [adamw, constants, exp_avg, exp_avg_sq, trained, frozen] = states_[u];
     out.push_back({"weight", units_[u]->slices(), units_[u]->shard, /*on_all_ranks=*/false, units_[u]->params()});
-    if (part.params.empty()) continue;
-    out.push_back({"exp_avg", part.moments, part.exp_avg, /*on_all_ranks=*/false, part.params});
-    out.push_back({"exp_avg_sq", part.moments, part.exp_avg_sq, /*on_all_ranks=*/false, part.params});
+    if (adamw.params.empty()) continue;
+    out.push_back({"exp_avg", adamw.slices, exp_avg, /*on_all_ranks=*/false, adamw.params});
+    out.push_back({"exp_avg_sq", adamw.slices, exp_avg_sq, /*on_all_ranks=*/false, adamw.params});
   }
+  if (muon_)
+    for (auto& momentum : muon_->state()) out.push_back(std::move(momentum));
   return out;
 }
 

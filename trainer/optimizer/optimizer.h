@@ -2,6 +2,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,12 +12,14 @@
 #include "trainer/checkpoint/state_tensor.h"
 #include "trainer/config/config.h"
 #include "trainer/config/parameter_groups.h"
+#include "trainer/optimizer/muon.h"
+#include "trainer/optimizer/shard_part.h"
 
 namespace olmoe {
 
-/// AdamW on the shards of all units, after clipping by the global norm. optimizer.groups give parameters a learning
-/// rate and weight decay of their own, or freeze them: a frozen parameter stays as it is, has no moments, and its
-/// gradient is not part of the norm.
+/// AdamW on the shards of all units, after clipping by the global norm; with optimizer.kind muon Muon for matrices.
+/// optimizer.groups give parameters a learning rate and weight decay of their own, or freeze them: a frozen parameter
+/// stays as it is, has no moments, and its gradient is not part of the norm.
 class Optimizer {
  public:
   /// `units` and `config` must outlive this object. Moments begin at zero, in the dtype of the shards.
@@ -26,15 +29,16 @@ class Optimizer {
   at::Tensor grad_norm(Communicator& shard) const;
   /// begin_step() and update(). `grad_norm`: as grad_norm() returns it.
   void step(int64_t step, double lr, const at::Tensor& grad_norm);
-  /// Uploads the AdamW constants of step `step`, counted from 1, asynchronously. `lr`: the schedule's rate.
+  /// Uploads the constants of step `step`, counted from 1, asynchronously. `lr`: the schedule's rate.
   void begin_step(int64_t step, double lr);
   /// Clips, updates weights and moments (none where the norm is not finite), zeroes the gradients and calls
-  /// mark_updated(). Its host code is the same in every step, so that a graph can capture it.
+  /// mark_updated(). Its host code is the same in every step, so that a graph can capture it. Collective over the
+  /// groups of the units with Muon.
   void update(const at::Tensor& grad_norm);
   /// Marks the gathered copies of all weights as outdated, as after update().
   void mark_updated();
-  /// Weights of every unit and both moments of what is trained of it; the tensors share memory with this optimizer and
-  /// the units.
+  /// Weights of every unit, both moments of what AdamW trains of it, and the momentum of what Muon does; the tensors
+  /// share memory with this optimizer and the units.
   std::vector<StateTensor> state() const;
 
  private:
@@ -43,29 +47,23 @@ class Optimizer {
     double lr_scale, weight_decay;
     at::Tensor of_step;
   };
-  /// Elements [begin, begin + numel) of a shard.
-  struct Range {
-    int64_t begin, numel;
-  };
-  /// What is trained of a unit, and what is not. Slices and ranges are this rank's.
-  struct TrainedPart {
-    std::vector<UnitParam> params;   // trained ones, all ranks together
-    std::vector<Slice> moments;      // where their slices are in the moments
-    std::vector<Range> updates;      // where these slices are in the shard
-    std::vector<size_t> constants;   // of each slice, an index of constants_
-    std::vector<Range> normed;       // of the shard, which the norm is made of; padding between slices is zero
-    std::vector<Range> frozen;       // slices of the shard
-    at::Tensor exp_avg, exp_avg_sq;  // the shard's size where all is trained, else without what is frozen
+  /// How the parameters of a unit are treated.
+  struct UnitState {
+    ShardPart adamw;                 // what AdamW trains
+    std::vector<size_t> constants;   // of each of its slices, an index of constants_
+    at::Tensor exp_avg, exp_avg_sq;  // of adamw
+    ShardPart trained, frozen;       // of the first the norm is made; padding between slices is zero
   };
 
   at::Tensor clip_factor(const at::Tensor& grad_norm) const;
   size_t find_constants(double lr_scale, double weight_decay);
-  TrainedPart trained_part(const ShardedUnit& unit);
+  UnitState make_state(const ShardedUnit& unit);
 
   std::span<const std::unique_ptr<ShardedUnit>> units_;
   const OptimizerConfig& config_;
   std::vector<Constants> constants_;
-  std::vector<TrainedPart> parts_;  // of each unit
+  std::vector<UnitState> states_;  // of each unit
+  std::optional<Muon> muon_;
 };
 
 }  // namespace olmoe

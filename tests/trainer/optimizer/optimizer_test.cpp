@@ -1,4 +1,4 @@
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 
 #include "support/catch.h"
 #include "support/optimizer_fixture.h"
