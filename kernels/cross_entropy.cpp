@@ -42,27 +42,30 @@ void row_losses(const at::Tensor& logits_NV, const at::Tensor& targets_N, at::Te
   });
 }
 
-/// The same losses; logits are overwritten by their gradient, scale * (softmax - one-hot target), zero where the target
-/// is ignored.
+/// The same losses; logits are overwritten by their gradient, scale * (softmax * (1 + 2 gamma logsumexp) - one-hot
+/// target), zero where the target is ignored.
 template <typename T>
-void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, double scale, at::Tensor& losses_N) {
+void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, double scale, RowLosses& out) {
   T* const all = logits_NV.data_ptr<T>();
   const int64_t* const targets = targets_N.const_data_ptr<int64_t>();
-  double* const losses = losses_N.data_ptr<double>();
+  double* const losses = out.losses_N.data_ptr<double>();
+  double* const squares = out.squares_N.defined() ? out.squares_N.data_ptr<double>() : nullptr;
   const int64_t V = logits_NV.size(1);
-  for_rows(logits_NV.size(0), 4 * V, [=](int64_t begin, int64_t end) {
+  for_rows(logits_NV.size(0), 4 * V, [=, gamma = out.z_weight](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       T* const logits = all + n * V;
       losses[n] = 0;
+      if (squares) squares[n] = 0;
       if (targets[n] == kIgnoredTarget) {
         std::fill(logits, logits + V, rounded<T>(0));
         continue;
       }
       const auto stats = softmax_sum(logits, V);
-      const Acc<T> highest = stats.highest, factor = static_cast<Acc<T>>(scale / stats.sum);
+      const Acc<T> highest = stats.highest, factor = softmax_factor(stats, scale, gamma);
       const Acc<T> logit = load(logits[targets[n]]);
       const Acc<T> target = fast_exp(logit - highest) * factor - static_cast<Acc<T>>(scale);
       losses[n] = token_loss(stats, logit);
+      if (squares) squares[n] = log_sum_exp(stats) * log_sum_exp(stats);
 #pragma omp simd
       for (int64_t v = 0; v < V; ++v) logits[v] = rounded<T>(fast_exp(load(logits[v]) - highest) * factor);
       logits[targets[n]] = rounded<T>(target);
@@ -110,12 +113,10 @@ at::Tensor sum_of(const at::Tensor& losses_N) {
   return at::scalar_tensor(std::accumulate(losses, losses + losses_N.numel(), 0.0), losses_N.options());
 }
 
-void overwrite_by_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, const at::Tensor& seed,
-                        at::Tensor& losses_N) {
-  if (logits_NV.is_cuda()) return cuda::row_losses_and_grads(logits_NV, targets_N, seed, losses_N);
+void overwrite_by_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, const at::Tensor& seed, RowLosses& out) {
+  if (logits_NV.is_cuda()) return cuda::row_losses_and_grads(logits_NV, targets_N, seed, out);
   const double scale = seed.item<double>();
-  for_dtype(logits_NV.scalar_type(),
-            [&]<typename T>() { row_losses_and_grads<T>(logits_NV, targets_N, scale, losses_N); });
+  for_dtype(logits_NV.scalar_type(), [&]<typename T>() { row_losses_and_grads<T>(logits_NV, targets_N, scale, out); });
 }
 
 }  // namespace
@@ -134,20 +135,26 @@ at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, 
   return sum_of(token_cross_entropy(x_ND, w_VD, targets_N, chunk));
 }
 
-LossAndGrad linear_cross_entropy_with_grads(const at::Tensor& seed, const at::Tensor& x_ND, const at::Tensor& w_VD,
+LossAndGrad linear_cross_entropy_with_grads(const LossSeed& seed, const at::Tensor& x_ND, const at::Tensor& w_VD,
                                             const at::Tensor& targets_N, int64_t chunk, at::Tensor dw_VD) {
-  ENSURE(seed.numel() == 1 && seed.scalar_type() == at::kDouble, "cross entropy: the seed must be one float64");
-  at::Tensor dx_ND = at::empty(x_ND.sizes(), x_ND.options());
-  const auto losses_N =
-      losses_by_chunks(x_ND, w_VD, targets_N, chunk,
-                       [&](int64_t first, at::Tensor& logits, const at::Tensor& targets, at::Tensor& losses) {
-                         const int64_t rows = logits.size(0);
-                         at::Tensor dx = dx_ND.narrow(0, first, rows);
-                         overwrite_by_grads(logits, targets, seed, losses);
-                         at::mm_out(dx, logits, w_VD);
-                         gemm_weight_grad(logits, x_ND.narrow(0, first, rows), dw_VD);
-                       });
-  return {sum_of(losses_N), dx_ND};
+  ENSURE(seed.value.defined() && seed.value.numel() == 1 && seed.value.scalar_type() == at::kDouble,
+         "cross entropy: the seed must be one float64");
+  LossAndGrad out{{}, at::empty(x_ND.sizes(), x_ND.options()), {}};
+  at::Tensor squares_N;
+  if (seed.z_weight != 0) squares_N = at::empty({x_ND.size(0)}, x_ND.options().dtype(at::kDouble));
+  const auto losses_N = losses_by_chunks(
+      x_ND, w_VD, targets_N, chunk,
+      [&](int64_t first, at::Tensor& logits, const at::Tensor& targets, at::Tensor& losses) {
+        const int64_t rows = logits.size(0);
+        at::Tensor dx = out.dx_ND.narrow(0, first, rows);
+        RowLosses of_rows{losses, squares_N.defined() ? squares_N.narrow(0, first, rows) : squares_N, seed.z_weight};
+        overwrite_by_grads(logits, targets, seed.value, of_rows);
+        at::mm_out(dx, logits, w_VD);
+        gemm_weight_grad(logits, x_ND.narrow(0, first, rows), dw_VD);
+      });
+  out.loss = sum_of(losses_N);
+  if (squares_N.defined()) out.z = sum_of(squares_N);
+  return out;
 }
 
 }  // namespace olmoe::kernels

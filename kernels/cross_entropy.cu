@@ -50,22 +50,31 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
   if (threadIdx.x == 0) losses_N[n] = token_loss(row, load(logits[target]));
 }
 
+/// What is written of each row beside its gradients.
+struct RowOutputs {
+  double* losses;
+  double* squares;  ///< of logsumexp; null: not wanted
+  double z_weight;
+};
+
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
-    row_loss_and_grads(T* logits_NV, const int64_t* targets_N, int64_t V, const double* seed, double* losses_N) {
+    row_loss_and_grads(T* logits_NV, const int64_t* targets_N, int64_t V, const double* seed, RowOutputs out) {
   const int64_t target = targets_N[blockIdx.x];
   T* const logits = logits_NV + blockIdx.x * V;
   if (target == kIgnoredTarget) {
     const Vector<T, N> zero{};
     for (int64_t v = static_cast<int64_t>(threadIdx.x) * N; v < V; v += kThreads * N) store_vector(logits + v, zero);
-    if (threadIdx.x == 0) losses_N[blockIdx.x] = 0;
+    if (threadIdx.x != 0) return;
+    out.losses[blockIdx.x] = 0;
+    if (out.squares != nullptr) out.squares[blockIdx.x] = 0;
     return;
   }
   CUDA_KERNEL_ASSERT(target >= 0 && target < V);
   const Acc<T> at_target = load(logits[target]);  // before the barriers of softmax_sum, after which it is overwritten
   const auto row = softmax_sum<N>(logits, V);
   const double scale = *seed;
-  const Acc<T> highest = row.highest, factor = static_cast<Acc<T>>(scale / row.sum);
+  const Acc<T> highest = row.highest, factor = softmax_factor(row, scale, out.z_weight);
 #pragma unroll 2
   for (int64_t v = static_cast<int64_t>(threadIdx.x) * N; v < V; v += kThreads * N) {
     auto part = load_vector<N>(logits + v);
@@ -76,7 +85,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce<T>)
   __syncthreads();  // the target's gradient overwrites the value stored above
   if (threadIdx.x != 0) return;
   logits[target] = rounded<T>(fast_exp(at_target - highest) * factor - static_cast<Acc<T>>(scale));
-  losses_N[blockIdx.x] = token_loss(row, at_target);
+  out.losses[blockIdx.x] = token_loss(row, at_target);
+  if (out.squares != nullptr) out.squares[blockIdx.x] = log_sum_exp(row) * log_sum_exp(row);
 }
 
 }  // namespace
@@ -95,18 +105,18 @@ void row_losses(const at::Tensor& logits_NV, const at::Tensor& targets_N, at::Te
   });
 }
 
-void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, const at::Tensor& seed,
-                          at::Tensor& losses_N) {
+void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, const at::Tensor& seed, RowLosses& out) {
   const int64_t rows = logits_NV.size(0), V = logits_NV.size(1);
   if (rows == 0) return;
   const Launch launch(logits_NV);
   const int64_t* const targets = targets_N.const_data_ptr<int64_t>();
   const double* const scale = seed.const_data_ptr<double>();
-  double* const losses = losses_N.data_ptr<double>();
+  const RowOutputs outputs{out.losses_N.data_ptr<double>(),
+                           out.squares_N.defined() ? out.squares_N.data_ptr<double>() : nullptr, out.z_weight};
   for_dtype(logits_NV.scalar_type(), [&]<typename T>() {
     T* const logits = logits_NV.data_ptr<T>();
     for_width<T>(rows_are_vectors(logits, V, V), [&]<int kWidth>() {
-      row_loss_and_grads<T, kWidth><<<blocks_for(rows, 1), kThreads, 0, launch>>>(logits, targets, V, scale, losses);
+      row_loss_and_grads<T, kWidth><<<blocks_for(rows, 1), kThreads, 0, launch>>>(logits, targets, V, scale, outputs);
     });
   });
 }

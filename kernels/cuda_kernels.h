@@ -24,6 +24,12 @@ struct RmsNormForward {
 struct RouterGrads {
   at::Tensor dscores_NK, dprobs_UE, lse_scale;
 };
+/// Of a chunk of N tokens, float64; zero where the target is ignored.
+struct RowLosses {
+  at::Tensor losses_N;
+  at::Tensor squares_N;  ///< of logsumexp; undefined: not wanted
+  double z_weight;       ///< LossSeed::z_weight
+};
 
 namespace cuda {
 
@@ -60,9 +66,8 @@ void embedding_backward(const at::Tensor& dx_ND, const at::Tensor& ids_N, at::Te
 
 /// losses_N (float64) of a chunk of N tokens; zero where the target is ignored.
 void row_losses(const at::Tensor& logits_NV, const at::Tensor& targets_N, at::Tensor& losses_N);
-/// The same losses; logits are overwritten by seed * (softmax - one-hot target); seed is a float64 scalar.
-void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, const at::Tensor& seed,
-                          at::Tensor& losses_N);
+/// The same losses; logits are overwritten by their gradients. seed is a float64 scalar.
+void row_losses_and_grads(at::Tensor& logits_NV, const at::Tensor& targets_N, const at::Tensor& seed, RowLosses& out);
 
 /// y_RO = x_RI * w_EIO of each row's expert; w may be a transposed view.
 at::Tensor grouped_gemm(const at::Tensor& x_RI, const at::Tensor& w_EIO, const at::Tensor& offsets_E);

@@ -36,7 +36,7 @@ void swiglu_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, Sw
 void embedding(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("embedding"); }
 void embedding_backward(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("embedding_backward"); }
 void row_losses(const at::Tensor&, const at::Tensor&, at::Tensor&) { refuse("row_losses"); }
-void row_losses_and_grads(at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor&) {
+void row_losses_and_grads(at::Tensor&, const at::Tensor&, const at::Tensor&, RowLosses&) {
   refuse("row_losses_and_grads");
 }
 at::Tensor grouped_gemm(const at::Tensor&, const at::Tensor&, const at::Tensor&) { refuse("grouped_gemm"); }

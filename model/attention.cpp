@@ -6,6 +6,7 @@
 #include "kernels/attention.h"
 #include "kernels/rotary.h"
 #include "model/attention_memory.h"
+#include "model/block/output_gate.h"
 
 namespace olmoe {
 namespace {
@@ -112,15 +113,26 @@ Attention::Attention(const ModelConfig& config, std::string prefix, kernels::Att
     : config_(config), prefix_(std::move(prefix)), method_(std::move(method)), tables_(config) {}
 
 StageState Attention::state() {
-  const int64_t D = config_.d_model;
+  const int64_t D = config_.d_model, d = config_.head_dim();
   std::vector<Param> out{shared_param(prefix_ + ".qkv.weight", {config_.qkv_width(), D}, ParamRole::matrix, qkv_CD_),
-                         shared_param(prefix_ + ".output.weight", {D, D}, ParamRole::matrix, output_DD_)};
+                         shared_param(prefix_ + ".output.weight", {D, D}, ParamRole::output, output_DD_)};
   out.front().parts = {{D, config_.kv_width(), config_.kv_width()}, config_.head_dim()};
-  if (config_.qk_norm == QkNorm::full) {
-    out.push_back(shared_param(prefix_ + ".q_norm.weight", {D}, ParamRole::norm, q_norm_D_));
-    out.push_back(shared_param(prefix_ + ".k_norm.weight", {config_.kv_width()}, ParamRole::norm, k_norm_));
-  }
+  const auto add_norms = [&](std::vector<int64_t> of_queries, std::vector<int64_t> of_keys) {
+    out.push_back(shared_param(prefix_ + ".q_norm.weight", std::move(of_queries), ParamRole::norm, q_norm_));
+    out.push_back(shared_param(prefix_ + ".k_norm.weight", std::move(of_keys), ParamRole::norm, k_norm_));
+  };
+  if (config_.qk_norm == QkNorm::full) add_norms({D}, {config_.kv_width()});
+  if (config_.qk_norm == QkNorm::per_head) add_norms({config_.num_heads, d}, {config_.num_kv_heads, d});
+  if (config_.qk_norm == QkNorm::per_head_shared) add_norms({d}, {d});
+  if (config_.attention_gate)
+    out.push_back(shared_param(prefix_ + ".gate.weight", {D, D}, ParamRole::matrix, gate_DD_));
   return {std::move(out)};
+}
+
+QkWidths Attention::norm_widths() const {
+  const int64_t D = config_.d_model, kv_width = config_.kv_width(), d = config_.head_dim();
+  if (config_.qk_norm == QkNorm::non_affine) return {D, kv_width, D, kv_width};
+  return {D, kv_width, d, d};
 }
 
 at::Tensor RotaryTables::of(const at::Tensor& like, int64_t sequence_length) {
@@ -141,8 +153,12 @@ at::Tensor Attention::forward(const Normed& x, int64_t sequences, SavePolicy sav
   HeadShape shape{sequences,        config_.num_heads, config_.num_kv_heads, config_.head_dim(),
                   config_.norm_eps, config_.clip_qkv,  save_policy,          method_};
   auto qkv_NC = olmoe::linear(x, qkv_CD_);
-  auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(q_norm_D_), std::optional(k_norm_),
-                                       tables_.of(x.y_ND, positions), shape);
+  const bool separate = has_separate_norm();
+  if (separate) qkv_NC = olmoe::qk_norm(qkv_NC, {q_norm_, k_norm_}, norm_widths(), config_.norm_eps);
+  const at::Tensor none;
+  auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(separate ? none : q_norm_),
+                                       std::optional(separate ? none : k_norm_), tables_.of(x.y_ND, positions), shape);
+  if (config_.attention_gate) y_ND = output_gate(y_ND, olmoe::linear(x, gate_DD_));
   return olmoe::linear(y_ND, output_DD_);
 }
 
@@ -176,6 +192,38 @@ std::vector<Work> Attention::core_work(const CostContext& context) const {
   return {core, {"attention's dq", Bound::attention, {}, {0.5 * flops, score_grads + N * (D + kv_width) * value}}};
 }
 
+/// Of a norm apart from the rotation.
+StageCost Attention::norm_cost(const CostContext& context) const {
+  StageCost out;
+  if (!has_separate_norm()) return out;
+  const int64_t tokens = context.tokens(), C = config_.qkv_width(), master = context.master_bytes;
+  const int64_t normed = tokens * (config_.d_model + config_.kv_width()), row = tokens * C * context.value_bytes;
+  const auto widths = norm_widths();
+  const int64_t groups = widths.queries / widths.query_group + widths.keys / widths.key_group;
+  out.work = {memory_work("QK-norm and rotary", static_cast<double>(2 * row + 6 * normed * master),
+                          static_cast<double>(3 * row + 14 * normed * master))};
+  out.saved = row + tokens * groups * master;  // the projection before the norm
+  const bool shares_dy = config_.qk_norm == QkNorm::non_affine && context.value_bytes == master;
+  const int64_t wide_rows = (shares_dy ? 2 : 3) * tokens * config_.d_model * master;  // as Norm::backward_bytes()
+  out.peaks = {{"backward of the last QK-norm", out.saved, 2 * row + wide_rows}};
+  return out;
+}
+
+StageCost Attention::gate_cost(const CostContext& context) const {
+  StageCost out;
+  if (!config_.attention_gate) return out;
+  const int64_t tokens = context.tokens(), D = config_.d_model, row = tokens * D * context.value_bytes;
+  const int64_t wide = tokens * D * context.master_bytes;
+  const auto N = static_cast<double>(tokens), d = static_cast<double>(D);
+  out.work = {
+      linear_work("projections", 2 * N * d * d, N * 2 * d, d * d, context),
+      memory_work("attention gate", static_cast<double>(3 * row + 4 * wide), static_cast<double>(5 * row + 10 * wide))};
+  out.saved = 2 * row;  // the gate's product and the gated values
+  const int64_t wide_rows = context.value_bytes == context.master_bytes ? 2 : 3;  // the gate, dz, a widened factor
+  out.peaks = {{"backward of the last attention gate", 0, 2 * row + wide_rows * wide}};
+  return out;
+}
+
 StageCost Attention::cost(const CostContext& context) const {
   const int64_t tokens = context.tokens(), D = config_.d_model, C = config_.qkv_width();
   const int64_t value = context.value_bytes, kv_width = config_.kv_width();
@@ -191,10 +239,19 @@ StageCost Attention::cost(const CostContext& context) const {
   // The projection, the attended values, log-sum-exp of each head.
   out.saved = tokens * ((C + D) * value + config_.num_heads * context.master_bytes);
   if (!recomputes) out.saved += tokens * rotated_bytes(context);
-  // Gradients of the attended values and of the projection; what was not saved; what the library allocates.
-  out.peaks = {{"backward of the last attention", out.saved,
-                tokens * ((D + C) * value + (recomputes ? rotated_bytes(context) : 0)) +
+  const auto norm = norm_cost(context), gate = gate_cost(context);
+  add_work(out.work, norm.work);
+  add_work(out.work, gate.work);
+  out.saved += norm.saved + gate.saved;
+  // Gradients of the attended values and of the projection; what was not saved; what the library allocates. The gate
+  // has left a gradient of the input.
+  out.peaks = {{"backward of the last attention", out.saved - gate.saved,
+                tokens * ((D + C) * value + (recomputes ? rotated_bytes(context) : 0)) + gate.saved / 2 +
                     attention_backward_bytes(config_, context)}};
+  for (const auto& point : norm.peaks)
+    out.peaks.push_back({point.name, point.saved, point.temporaries + gate.saved / 2});
+  for (const auto& point : gate.peaks)  // the gated values are no longer there
+    out.peaks.push_back({point.name, out.saved - gate.saved / 2, point.temporaries});
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "model/block/qk_norm.h"
 #include "model/config.h"
 #include "model/layers.h"
 #include "model/stage.h"
@@ -27,8 +28,8 @@ class RotaryTables {
   std::map<int64_t, at::Tensor> by_length_;  ///< [S, d]
 };
 
-/// Causal self-attention with grouped key/value heads, QK-norm over the full width and half-split rotary positions, in
-/// the order of projection, norm, clip, rotation, attention, projection. Source: Hugging Face's OlmoeAttention.
+/// Causal self-attention with grouped key/value heads, QK-norm and half-split rotary positions, in the order of
+/// projection, norm, clip, rotation, attention, gate, projection. Source: Hugging Face's OlmoeAttention.
 class Attention {
  public:
   Attention(const ModelConfig& config, std::string prefix, kernels::AttentionMethod method = {});
@@ -36,15 +37,22 @@ class Attention {
   /// y_ND, in the dtype of x. The N rows are `sequences` sequences of N / sequences positions each.
   at::Tensor forward(const Normed& x, int64_t sequences, SavePolicy save_policy);
   StageCost cost(const CostContext& context) const;
+  /// Weights that the normed rows are multiplied by.
+  int normed_uses() const { return config_.attention_gate ? 2 : 1; }
 
  private:
+  /// Whether queries and keys are normed apart from the rotation, by qk_norm().
+  bool has_separate_norm() const { return config_.qk_norm != QkNorm::none && config_.qk_norm != QkNorm::full; }
+  QkWidths norm_widths() const;
+  StageCost norm_cost(const CostContext& context) const;
+  StageCost gate_cost(const CostContext& context) const;
   int64_t rotated_bytes(const CostContext& context) const;
   std::vector<Work> core_work(const CostContext& context) const;
 
   const ModelConfig& config_;
   std::string prefix_;
   kernels::AttentionMethod method_;
-  at::Tensor qkv_CD_, q_norm_D_, k_norm_, output_DD_;
+  at::Tensor qkv_CD_, q_norm_, k_norm_, gate_DD_, output_DD_;
   RotaryTables tables_;
 };
 

@@ -46,6 +46,7 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
                       config.num_experts));
   require(config.dense_hidden() <= 1 << 24, fmt::format("dense_width: {} gives a hidden width of {}, more than {}",
                                                         config.dense_width, config.dense_hidden(), 1 << 24));
+  for (const auto& problem : problems_of(config)) require(false, problem);
   return problems;
 }
 

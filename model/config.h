@@ -6,11 +6,12 @@
 #include <vector>
 
 #include "core/reader/config_reader.h"
+#include "model/block/block_variants.h"
 
 namespace olmoe {
 
 enum class Ffn { moe, dense };
-enum class QkNorm { none, full };
+enum class QkNorm { none, full, non_affine, per_head, per_head_shared };
 enum class BalanceGranularity { micro_batch, sequence, global, step, previous_step };
 enum class RouterScore { softmax, sigmoid };
 enum class Gate { score, constant };
@@ -23,7 +24,7 @@ struct EnumNames<Ffn> {
 };
 template <>
 struct EnumNames<QkNorm> {
-  static constexpr std::array names{"none", "full"};
+  static constexpr std::array names{"none", "full", "non_affine", "per_head", "per_head_shared"};
   static constexpr std::array renamed{RenamedKey{"false", "none"}, RenamedKey{"true", "full"}};
 };
 template <>
@@ -64,7 +65,7 @@ struct BlockSpec {
 };
 
 /// Architecture, initialization and losses of the model. Defaults are OLMoE-1B-7B (arXiv 2409.02060).
-struct ModelConfig {
+struct ModelConfig : BlockVariants {
   Ffn ffn = Ffn::moe;
   int64_t vocab_size = 50304;
   int64_t d_model = 2048;
@@ -96,7 +97,7 @@ struct ModelConfig {
   double router_z_weight = 0.001;
   std::optional<double> capacity_factor;
   double init_std = 0.02;
-  double init_cutoff = 3.0;
+  std::optional<double> init_cutoff = 3.0;
   int64_t loss_chunk = 1024;
 
   template <class V>
@@ -120,7 +121,9 @@ struct ModelConfig {
     v("shared_expert_width", shared_expert_width, {0, 1 << 20}, "hidden width of a shared expert; 0: expert_width");
     v("shared_expert_gate", shared_expert_gate,
       "multiply the shared experts' output by the sigmoid of one more linear product of the token");
-    v("qk_norm", qk_norm, "RMSNorm of queries and keys; full: of the whole vectors before the head split");
+    v("qk_norm", qk_norm,
+      "RMSNorm of queries and keys; full: of the whole vectors before the head split; non_affine: the same without a "
+      "weight; per_head: of each head, with its own weight; per_head_shared: with one weight for all heads");
     v("router_score", router_score, "scores of the experts from the router's logits; sigmoid: each by itself");
     v("renormalize_scores", renormalize_scores, "divide the chosen scores by their sum");
     v("score_scale", score_scale, above(0, 1e6), "factor of the chosen scores");
@@ -129,7 +132,7 @@ struct ModelConfig {
       "reaches the router");
     v("clip_qkv", clip_qkv, above(0), "clamp queries, keys and values to +- this; null: off");
     v("rope_theta", rope_theta, above(0), "base of the rotary frequencies");
-    v("norm_eps", norm_eps, above(0), "epsilon of every RMSNorm");
+    v("norm_eps", norm_eps, above(0), "epsilon of every norm");
     v("router_dtype", router_dtype, "dtype of the router's GEMM; its softmax is in at least fp32");
     v("load_balancing_weight", load_balancing_weight, at_least(0), "alpha: weight of the load-balancing loss");
     v("load_balancing_granularity", load_balancing_granularity,
@@ -145,8 +148,10 @@ struct ModelConfig {
       "an expert takes this times the mean number of assignments from a micro-batch and drops later ones; "
       "null: dropless");
     v("init_std", init_std, above(0), "standard deviation of initial weights (norm weights start at 1)");
-    v("init_cutoff", init_cutoff, above(0), "initial weights are truncated at this many standard deviations");
+    v("init_cutoff", init_cutoff, above(0),
+      "initial weights are truncated at this many standard deviations; null: they are not");
     v("loss_chunk", loss_chunk, {1, 1 << 30}, "tokens of a chunk of the loss: logits exist for one chunk at a time");
+    BlockVariants::fields(v);
   }
 
   /// The blocks in order, derived from the fields above.

@@ -14,7 +14,7 @@ StageState DenseFfn::state() {
   auto gate_up = shared_param(prefix_ + ".gate_up.weight", {2 * hidden_, D}, ParamRole::matrix, gate_up_2HD_);
   gate_up.parts = {{hidden_, hidden_}};
   StageState out{
-      {std::move(gate_up), shared_param(prefix_ + ".down.weight", {D, hidden_}, ParamRole::matrix, down_DH_)}};
+      {std::move(gate_up), shared_param(prefix_ + ".down.weight", {D, hidden_}, ParamRole::output, down_DH_)}};
   if (gated_ == Gated::yes)
     out.params.push_back(shared_param(prefix_ + ".gate.weight", {1, D}, ParamRole::router, gate_1D_));
   return out;

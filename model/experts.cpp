@@ -151,18 +151,20 @@ Experts::Experts(const ModelConfig& config, std::string prefix, const Communicat
 
 StageState Experts::state() {
   const int64_t D = config_.d_model, F = config_.expert_width;
-  const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot, bool* to_store) {
+  const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot, bool* to_store,
+                         ParamRole role) {
     return Param{prefix_ + name,
                  {count_, outputs, inputs},
                  {config_.num_experts, outputs, inputs},
                  first_ * outputs * inputs,
                  Axis::expert_shard,
                  slot,
-                 to_store};
+                 to_store,
+                 role};
   };
-  auto gate_up = param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_);
+  auto gate_up = param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_, ParamRole::matrix);
   gate_up.parts = {{F, F}};
-  return {{gate_up, param(".down.weight", D, F, &down_eDF_, &store_down_)}};
+  return {{gate_up, param(".down.weight", D, F, &down_eDF_, &store_down_, ParamRole::output)}};
 }
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,

@@ -8,7 +8,7 @@
 namespace olmoe {
 
 ParameterCounts count_parameters(const ModelConfig& config) {
-  ParameterCounts out{0, 0, config.vocab_size * config.d_model};
+  ParameterCounts out{0, 0, config.tie_embeddings ? 0 : config.vocab_size * config.d_model};
   for (const auto& params : list_params(config))
     for (const auto& param : params) {
       const auto& shape = param.global_shape;
@@ -34,6 +34,7 @@ ForwardFlops count_forward_flops(const ModelConfig& config, int64_t sequence_len
     out.ffn += 6 * d * static_cast<double>(feed_forward.top_k * feed_forward.hidden + feed_forward.shared);
     if (feed_forward.shared > 0 && config.shared_expert_gate) out.ffn += 2 * d;
     out.projections += 2 * d * static_cast<double>(config.qkv_width() + config.d_model);
+    if (config.attention_gate) out.projections += 2 * d * d;
     out.router += 2 * d * static_cast<double>(feed_forward.num_experts);
     out.attention += 2 * d * static_cast<double>(sequence_length);
   }

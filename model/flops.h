@@ -9,7 +9,7 @@ namespace olmoe {
 struct ParameterCounts {
   int64_t total;
   int64_t active;
-  int64_t embedding;  ///< the input embedding alone (the head counts as computing)
+  int64_t embedding;  ///< that only look tokens up: the input embedding, unless the head computes with it
 };
 ParameterCounts count_parameters(const ModelConfig& config);
 
@@ -25,7 +25,7 @@ FlopsPerToken count_flops(const ModelConfig& config, int64_t sequence_length);
 /// they are count_flops but for the 6 FLOPs that it counts for each weight of a norm.
 struct ForwardFlops {
   double ffn;          ///< experts, or the dense feed-forward
-  double projections;  ///< q, k, v and output of attention
+  double projections;  ///< q, k, v, gate and output of attention
   double router;
   double attention;  ///< scores and values, causal
   double head;

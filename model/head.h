@@ -2,9 +2,12 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "model/config.h"
+#include "model/layers.h"
 #include "model/stage.h"
 
 namespace olmoe {
@@ -14,7 +17,9 @@ namespace olmoe {
 /// too.
 class Head : public Stage {
  public:
-  explicit Head(const ModelConfig& config) : config_(config) {}
+  /// `weight`: the slot of the projection's weight [V, D], with model.tie_embeddings that of the embedding.
+  Head(const ModelConfig& config, std::shared_ptr<at::Tensor> weight)
+      : config_(config), norm_(config, "final_norm"), weight_VD_(std::move(weight)) {}
   StageState state() override;
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override;
   StageCost cost(const CostContext& context) const override;
@@ -23,7 +28,8 @@ class Head : public Stage {
 
  private:
   const ModelConfig& config_;
-  at::Tensor norm_D_, w_VD_;
+  Norm norm_;
+  std::shared_ptr<at::Tensor> weight_VD_;
 };
 
 }  // namespace olmoe

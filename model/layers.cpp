@@ -3,7 +3,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
-#include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/grouped_gemm.h"
 #include "kernels/rms_norm.h"
@@ -93,11 +92,13 @@ struct SwigluLinearFunction : Function<SwigluLinearFunction> {
 };
 
 struct CrossEntropyFunction : Function<CrossEntropyFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& w_VD,
-                            const at::Tensor& targets_N, int64_t chunk, const at::Tensor& seed) {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x_ND, const at::Tensor& w_VD,
+                               const at::Tensor& targets_N, int64_t chunk, const kernels::LossSeed& seed) {
     auto out = kernels::linear_cross_entropy_with_grads(seed, x_ND, w_VD, targets_N, chunk, weight_grad(w_VD));
-    ctx->save_for_backward({out.dx_ND, seed});
-    return out.loss;
+    ctx->save_for_backward({out.dx_ND, seed.value});
+    if (!out.z.defined()) return {out.loss};
+    ctx->mark_non_differentiable({out.z});
+    return {out.loss, out.z};
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
@@ -108,17 +109,11 @@ struct CrossEntropyFunction : Function<CrossEntropyFunction> {
 
 Normed normed(const at::Tensor& x_ND, const at::Tensor& y_ND, const at::Tensor& w_D, double eps,
               SavePolicy save_policy) {
-  if (save_policy == SavePolicy::all) return {y_ND, {y_ND.detach(), {}, 0}};
+  if (save_policy == SavePolicy::all) return unnormed(y_ND);
   return {y_ND, {x_ND.detach(), w_D, eps}};
 }
 
 }  // namespace
-
-at::Tensor weight_grad(const at::Tensor& weight) {
-  auto grad = weight.grad();
-  ENSURE(grad.defined(), "a weight of {} elements has no gradient buffer: bind its unit first", weight.numel());
-  return grad;
-}
 
 at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD) { return EmbeddingFunction::apply(ids_N, w_VD); }
 
@@ -134,6 +129,58 @@ NormedSum add_rms_norm(const at::Tensor& x_ND, const at::Tensor& residual_ND, co
   return {out[0], normed(out[0], out[1], w_D, eps, save_policy)};
 }
 
+Normed unnormed(const at::Tensor& x_ND) { return {x_ND, {x_ND.detach(), {}, 0}}; }
+
+StageState Norm::state() {
+  StageState out;
+  if (config_.norm_affine == NormAffine::none) return out;
+  out.params.push_back(shared_param(name_ + ".weight", {config_.d_model}, ParamRole::norm, weight_D_));
+  if (config_.norm_affine == NormAffine::weight_and_bias)
+    out.params.push_back(shared_param(name_ + ".bias", {config_.d_model}, ParamRole::bias, bias_D_));
+  return out;
+}
+
+Normed Norm::forward(const at::Tensor& x_ND, SavePolicy save_policy) const {
+  if (!is_composed()) return rms_norm(x_ND, weight_D_, config_.norm_eps, save_policy);
+  return unnormed(norm(x_ND, {weight_D_, bias_D_}, method()));
+}
+
+NormedSum Norm::add(const at::Tensor& x_ND, const at::Tensor& residual_ND, SavePolicy save_policy) const {
+  if (!is_composed()) return add_rms_norm(x_ND, residual_ND, weight_D_, config_.norm_eps, save_policy);
+  auto sum_ND = x_ND;
+  sum_ND.add_(residual_ND);
+  return {sum_ND, forward(sum_ND, save_policy)};
+}
+
+Work Norm::work(const CostContext& context, int uses) const {
+  const auto values = static_cast<double>(context.tokens() * config_.d_model);
+  const auto rows = values * static_cast<double>(context.value_bytes);
+  // A norm that is not saved is recomputed once for each weight that its rows are multiplied by.
+  const double recomputed = context.save_policy == SavePolicy::selective ? 2 * uses : 0;
+  if (!is_composed()) return memory_work("norms", 2 * rows, (3 + recomputed) * rows);
+  // Each operator reads and writes rows of at least fp32: widening, square, mean, scale, weight; twice that backward.
+  const auto wide = values * static_cast<double>(context.master_bytes);
+  return memory_work("norms", 2 * rows + 8 * wide, 3 * rows + 16 * wide);
+}
+
+int64_t Norm::statistics_bytes(const CostContext& context) const {
+  return context.tokens() * context.master_bytes * (config_.norm == NormKind::layer ? 2 : 1);
+}
+
+int64_t Norm::saved_bytes(const CostContext& context) const {
+  const bool recomputes = !is_composed() && context.save_policy == SavePolicy::selective;
+  return statistics_bytes(context) + (recomputes ? 0 : context.tokens() * config_.d_model * context.value_bytes);
+}
+
+int64_t Norm::backward_bytes(const CostContext& context) const {
+  const int64_t values = context.tokens() * config_.d_model;
+  if (!is_composed()) return values * context.value_bytes;
+  // The normed rows, their gradient, and the product of both; without a weight the gradient is dy where that is as
+  // wide.
+  const bool shares_dy = config_.norm_affine == NormAffine::none && context.value_bytes == context.master_bytes;
+  return (shares_dy ? 2 : 3) * values * context.master_bytes;
+}
+
 at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI) {
   return LinearFunction::apply(x_NI, SavedNorm{x_NI.detach(), {}, 0}, w_OI);
 }
@@ -145,10 +192,11 @@ at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const 
   return SwigluLinearFunction::apply(z_N2F, gate_N, w_OF, residual_NO);
 }
 
-at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
-                                int64_t chunk, const at::Tensor& seed) {
-  if (!seed.defined()) return kernels::linear_cross_entropy(x_ND, w_VD, targets_N, chunk);
-  return CrossEntropyFunction::apply(x_ND, w_VD, targets_N, chunk, seed);
+LossSums linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
+                              int64_t chunk, const kernels::LossSeed& seed) {
+  if (!seed.value.defined()) return {kernels::linear_cross_entropy(x_ND, w_VD, targets_N, chunk), {}};
+  const auto out = CrossEntropyFunction::apply(x_ND, w_VD, targets_N, chunk, seed);
+  return {out[0], out.size() > 1 ? out[1] : at::Tensor()};
 }
 
 }  // namespace olmoe

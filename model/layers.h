@@ -6,13 +6,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <string>
 
+#include "kernels/cross_entropy.h"
+#include "model/block/norm.h"
+#include "model/block/weight_grad.h"
 #include "model/stage.h"
 
 namespace olmoe {
-
-/// The gradient buffer of a weight, of the same shape. Throws Error if none was bound.
-at::Tensor weight_grad(const at::Tensor& weight);
 
 /// Rows of w_VD: [N, D] in its dtype. ids_N: int64 below V.
 at::Tensor embedding(const at::Tensor& ids_N, const at::Tensor& w_VD);
@@ -43,6 +44,35 @@ struct NormedSum {
 NormedSum add_rms_norm(const at::Tensor& x_ND, const at::Tensor& residual_ND, const at::Tensor& w_D, double eps,
                        SavePolicy save_policy);
 
+/// A norm of rows of d_model values by model.norm and model.norm_affine. RMSNorm with a weight has the kernels above;
+/// the others are composed (model/block/norm.h), and their outputs are saved with SavePolicy::selective too.
+class Norm {
+ public:
+  /// `name`: of its parameters, without ".weight" and ".bias".
+  Norm(const ModelConfig& config, std::string name) : config_(config), name_(std::move(name)) {}
+  StageState state();
+  Normed forward(const at::Tensor& x_ND, SavePolicy save_policy) const;
+  /// x_ND + residual_ND and its norm. The sum is written to the memory of x_ND.
+  NormedSum add(const at::Tensor& x_ND, const at::Tensor& residual_ND, SavePolicy save_policy) const;
+  /// One forward and backward of all tokens, where the normed rows are multiplied by so many weights.
+  Work work(const CostContext& context, int uses) const;
+  /// Saved for the backward beside the input: statistics, and the normed rows unless they are recomputed.
+  int64_t saved_bytes(const CostContext& context) const;
+  int64_t statistics_bytes(const CostContext& context) const;
+  /// What its backward allocates: the gradient of its input, and where it is composed wider rows.
+  int64_t backward_bytes(const CostContext& context) const;
+  bool is_composed() const { return !config_.has_norm_kernel(); }
+
+ private:
+  NormMethod method() const { return {config_.norm, config_.norm_eps}; }
+
+  const ModelConfig& config_;
+  std::string name_;
+  at::Tensor weight_D_, bias_D_;
+};
+/// Rows that no norm made, as what a layer saves of them.
+Normed unnormed(const at::Tensor& x_ND);
+
 /// y_NO = x_NI w_OI^T. The second form saves what `x` says instead of x_NI.
 at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& w_OI);
 at::Tensor linear(const Normed& x, const at::Tensor& w_OI);
@@ -50,10 +80,15 @@ at::Tensor linear(const Normed& x, const at::Tensor& w_OI);
 /// fp32 (float64 for float64 rows), 1 if not given.
 at::Tensor swiglu_linear(const at::Tensor& z_N2F, const at::Tensor& w_OF, const at::Tensor& residual_NO,
                          const std::optional<at::Tensor>& gate_N = {});
-/// Sum of -log softmax(x w^T)[target] over the targets other than kIgnoredTarget, a float64 scalar. Logits exist for
-/// `chunk` tokens at a time. The forward also computes the gradients for the incoming gradient `seed`, a float64
-/// scalar: backward() must be given that tensor, and throws Error for another. Without a seed there is no gradient.
-at::Tensor linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
-                                int64_t chunk, const at::Tensor& seed);
+/// Sums over the targets other than kIgnoredTarget, float64 scalars.
+struct LossSums {
+  at::Tensor cross_entropy;  ///< -log softmax(x w^T)[target]
+  at::Tensor z;              ///< logsumexp(x w^T)^2, without a graph; undefined where its weight is 0
+};
+/// Logits exist for `chunk` tokens at a time. The forward also computes the gradients of cross_entropy + seed.z_weight
+/// * z for the incoming gradient seed.value, a float64 scalar: backward() of cross_entropy must be given that tensor,
+/// and throws Error for another. Without a value there is no gradient.
+LossSums linear_cross_entropy(const at::Tensor& x_ND, const at::Tensor& w_VD, const at::Tensor& targets_N,
+                              int64_t chunk, const kernels::LossSeed& seed);
 
 }  // namespace olmoe

@@ -30,6 +30,7 @@ struct Param {
   bool* to_store = nullptr;  ///< for a backward that can store the gradient instead of adding (UnitParam::to_store)
   ParamRole role = ParamRole::matrix;
   RowParts parts = {};
+  bool tied = false;  ///< of the first stage: the last one computes with *slot too, and adds to its gradient
 };
 /// A parameter that is sharded over all ranks of `shard`, of the same shape on each rank.
 Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role, at::Tensor& slot);
@@ -87,6 +88,9 @@ struct StageOut {
   at::Tensor y;
   at::Tensor aux;  ///< weighted auxiliary loss, a differentiable scalar; undefined if there is none
   std::optional<StageStats> stats = {};  ///< of a stage with num_experts() > 0
+  /// Of the last stage in Phase::train with model.output_z_weight: the sum over targets of logsumexp(logits)^2, a
+  /// float64 scalar, without a graph; the gradients of y are those of y + output_z_weight * output_z.
+  at::Tensor output_z = {};
 };
 
 /// State of a stage that no gradient trains, such as a bias of its router: fp32 or float64, contiguous and equal on all

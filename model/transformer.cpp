@@ -1,5 +1,8 @@
 #include "model/transformer.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros_like.h>
+
 #include "model/attention.h"
 #include "model/dense_ffn.h"
 #include "model/head.h"
@@ -11,36 +14,61 @@ namespace {
 
 class EmbeddingStage : public Stage {
  public:
-  explicit EmbeddingStage(const ModelConfig& config) : config_(config) {}
+  /// `weight`: its slot, which a tied head has too.
+  EmbeddingStage(const ModelConfig& config, std::shared_ptr<at::Tensor> weight)
+      : config_(config), weight_VD_(std::move(weight)) {
+    if (config.embedding_norm) norm_.emplace(config, "embedding_norm");
+  }
   StageState state() override {
-    return {{shared_param("embedding.weight", {config_.vocab_size, config_.d_model}, ParamRole::embedding, w_VD_)}};
+    auto weight =
+        shared_param("embedding.weight", {config_.vocab_size, config_.d_model}, ParamRole::embedding, *weight_VD_);
+    weight.tied = config_.tie_embeddings;
+    StageState out{{std::move(weight)}};
+    if (norm_) out.add(norm_->state());
+    return out;
   }
   StageOut forward(const at::Tensor&, StageContext& context) override {
-    return {olmoe::embedding(context.batch.ids_BS.flatten(), w_VD_), {}};
+    auto x_ND = olmoe::embedding(context.batch.ids_BS.flatten(), *weight_VD_);
+    if (config_.embedding_scale != 1) x_ND = x_ND * config_.embedding_scale;
+    return {norm_ ? norm_->forward(x_ND, SavePolicy::all).y_ND : x_ND, {}};
   }
   StageCost cost(const CostContext& context) const override {
     const int64_t output = context.tokens() * config_.d_model * context.value_bytes;
     const auto rows = static_cast<double>(output);
     const auto grads = static_cast<double>(context.tokens() * config_.d_model * 2 * context.master_bytes);
-    return {.work = {memory_work("embedding", 2 * rows, rows + grads)}, .output = output};
+    StageCost out{.work = {memory_work("embedding", 2 * rows, rows + grads)}, .output = output};
+    if (config_.embedding_scale != 1) add_work(out.work, {memory_work("embedding", 2 * rows, 2 * rows)});
+    if (!norm_) return out;
+    add_work(out.work, {norm_->work(context, 0)});
+    out.saved = output + norm_->statistics_bytes(context);  // its input
+    out.peaks = {{"backward of the embedding's norm", out.saved, output + norm_->backward_bytes(context)}};
+    return out;
   }
 
  private:
   const ModelConfig& config_;
-  at::Tensor w_VD_;
+  std::shared_ptr<at::Tensor> weight_VD_;
+  std::optional<Norm> norm_;
 };
 
-/// x + attention(norm(x)), then x + ffn(norm(x)); a derived class has the feed-forward.
+/// h = x + post(attention(pre(x))), then h + post(ffn(pre(h))), each norm where model.norm_position has one; a derived
+/// class has the feed-forward.
 class Block : public Stage {
  public:
   Block(const ModelConfig& config, std::string name, const kernels::AttentionMethod& attention)
-      : config_(config), name_(std::move(name)), attention_(config, name_ + ".attention", attention) {}
+      : config_(config), name_(std::move(name)), attention_(config, name_ + ".attention", attention) {
+    if (config.has_pre_norms()) pre_.emplace(Norms{{config, name_ + ".attention_norm"}, {config, name_ + ".ffn_norm"}});
+    if (config.has_post_norms())
+      post_.emplace(Norms{{config, name_ + ".attention_post_norm"}, {config, name_ + ".ffn_post_norm"}});
+  }
 
   StageState state() override {
-    const auto norm = [&](const char* name, at::Tensor& slot) {
-      return shared_param(name_ + name, {config_.d_model}, ParamRole::norm, slot);
-    };
-    StageState out{{norm(".attention_norm.weight", attention_norm_D_), norm(".ffn_norm.weight", ffn_norm_D_)}};
+    StageState out;
+    for (auto* norms : {&pre_, &post_}) {
+      if (!*norms) continue;
+      out.add((*norms)->attention.state());
+      out.add((*norms)->ffn.state());
+    }
     out.add(attention_.state());
     out.add(ffn_state());
     return out;
@@ -48,34 +76,41 @@ class Block : public Stage {
 
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const int64_t sequences = context.batch.ids_BS.size(0);
-    const auto normed = olmoe::rms_norm(x_ND, attention_norm_D_, config_.norm_eps, context.save_policy);
-    const auto attended_ND = attention_.forward(normed, sequences, context.save_policy);
-    const auto mid = olmoe::add_rms_norm(attended_ND, x_ND, ffn_norm_D_, config_.norm_eps, context.save_policy);
-    return ffn(mid.norm, mid.sum_ND, context);
+    const auto policy = context.save_policy;
+    auto attended_ND =
+        attention_.forward(pre_ ? pre_->attention.forward(x_ND, policy) : unnormed(x_ND), sequences, policy);
+    if (post_) attended_ND = post_->attention.forward(attended_ND, SavePolicy::all).y_ND;
+    const auto mid = pre_ ? pre_->ffn.add(attended_ND, x_ND, policy) : unnormed_sum(attended_ND, x_ND);
+    if (!post_) return ffn(mid.norm, mid.sum_ND, context);
+    auto out = ffn(mid.norm, at::zeros_like(mid.sum_ND), context);  // its output is normed before it is added
+    out.y = post_->ffn.forward(out.y, SavePolicy::all).y_ND.add_(mid.sum_ND);
+    return out;
   }
 
   StageCost cost(const CostContext& context) const override {
-    const int64_t tokens = context.tokens(), rows = tokens * config_.d_model * context.value_bytes;
+    const int64_t rows = context.tokens() * config_.d_model * context.value_bytes;
     const auto attention = attention_.cost(context);
-    const auto [ffn, normed_uses, residual_passes] = ffn_cost(context);
-    const auto token_bytes = static_cast<double>(rows);
-    // Norms that are not saved are recomputed once for each weight that they are multiplied by.
-    const double recomputed = context.save_policy == SavePolicy::selective ? 2 * (1 + normed_uses) : 0;
-    StageCost out{.work = {memory_work("norms", 4 * token_bytes, (6 + recomputed) * token_bytes),
-                           memory_work("residuals", residual_passes * token_bytes, 4 * token_bytes)},
-                  .output = rows,
-                  .routing = ffn.routing};
+    const auto ffn = ffn_cost(context);
+    StageCost out{.work = norm_work(context, ffn), .output = rows, .routing = ffn.layer.routing};
     add_work(out.work, attention.work);
-    add_work(out.work, ffn.work);
-    // Norms save 1/rms and the normed rows, that of the feed-forward also its input, the sum of attention and residual.
-    const int64_t norm = tokens * context.master_bytes + (context.save_policy == SavePolicy::all ? rows : 0);
-    const int64_t before_ffn = norm + attention.saved;
-    out.saved = before_ffn + rows + norm + ffn.saved;
-    // With dy; then also the gradients of the sum and of the residual.
-    for (const auto& point : ffn.peaks)
-      out.peaks.push_back({point.name, before_ffn + rows + norm + point.saved, rows + point.temporaries});
+    add_work(out.work, ffn.layer.work);
+    // A norm before a branch saves 1/rms and the normed rows, that of the feed-forward also its input, the sum of
+    // attention and residual; one after a branch its input.
+    const int64_t pre = pre_ ? pre_->ffn.saved_bytes(context) : 0;
+    const int64_t post = post_ ? rows + post_->ffn.statistics_bytes(context) : 0;
+    const int64_t before_ffn = pre + attention.saved + post + rows + pre;
+    out.saved = before_ffn + ffn.layer.saved + post;
+    // With dy; then also the gradients of the sum and of the residual. A norm after a branch makes another one.
+    const int64_t of_branch = post_ ? rows : 0;
+    for (const auto& point : ffn.layer.peaks)
+      out.peaks.push_back({point.name, before_ffn + point.saved, rows + of_branch + point.temporaries});
     for (const auto& point : attention.peaks)
-      out.peaks.push_back({point.name, ffn.routing + norm + point.saved, 2 * rows + point.temporaries});
+      out.peaks.push_back(
+          {point.name, ffn.layer.routing + pre + point.saved, 2 * rows + of_branch + point.temporaries});
+    if (post_) out.peaks.push_back({"backward of the last norm", out.saved, rows + post_->ffn.backward_bytes(context)});
+    if (pre_ && pre_->ffn.is_composed())
+      out.peaks.push_back(
+          {"backward of the last norm", before_ffn + ffn.layer.routing, 2 * rows + pre_->ffn.backward_bytes(context)});
     return out;
   }
 
@@ -93,8 +128,29 @@ class Block : public Stage {
   const std::string name_;
 
  private:
+  /// Those before, or after, the two branches.
+  struct Norms {
+    Norm attention, ffn;
+  };
+  static NormedSum unnormed_sum(at::Tensor x_ND, const at::Tensor& residual_ND) {
+    x_ND.add_(residual_ND);
+    return {x_ND, unnormed(x_ND)};
+  }
+  std::vector<Work> norm_work(const CostContext& context, const FfnCost& ffn) const {
+    const auto rows = static_cast<double>(context.tokens() * config_.d_model * context.value_bytes);
+    std::vector<Work> out{memory_work("residuals", ffn.residual_passes * rows, 4 * rows)};
+    if (pre_)
+      add_work(out,
+               {pre_->attention.work(context, attention_.normed_uses()), pre_->ffn.work(context, ffn.normed_uses)});
+    if (!post_) return out;
+    // A row of zeros is made and added by the feed-forward; both sums are passes of their own.
+    add_work(out, {post_->attention.work(context, 0), post_->ffn.work(context, 0),
+                   memory_work("residuals", 7 * rows, 2 * rows)});
+    return out;
+  }
+
   Attention attention_;
-  at::Tensor attention_norm_D_, ffn_norm_D_;
+  std::optional<Norms> pre_, post_;
 };
 
 class MoeBlock : public Block {
@@ -145,7 +201,9 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
   const ModelRanks ranks{.experts = std::make_shared<RowExchange>(mesh.expert(), options.device, options.overlap),
                          .data = mesh.world()};
   std::vector<std::unique_ptr<Stage>> stages;
-  stages.push_back(std::make_unique<EmbeddingStage>(config));
+  const auto embedding = std::make_shared<at::Tensor>();
+  const auto head = config.tie_embeddings ? embedding : std::make_shared<at::Tensor>();
+  stages.push_back(std::make_unique<EmbeddingStage>(config, embedding));
   const auto blocks = config.blocks();
   for (size_t layer = 0; layer < blocks.size(); ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
@@ -154,7 +212,7 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
     else
       stages.push_back(std::make_unique<DenseBlock>(config, name, attention));
   }
-  stages.push_back(std::make_unique<Head>(config));
+  stages.push_back(std::make_unique<Head>(config, head));
   return stages;
 }
 

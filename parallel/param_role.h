@@ -5,8 +5,8 @@
 namespace olmoe {
 
 /// What a parameter is in the model, whatever its name and shape: initial values, weight decay and the choice of an
-/// optimizer go by it.
-enum class ParamRole { matrix, norm, embedding, router, head };
+/// optimizer go by it. output: the matrix of a branch that makes what is added to the residual.
+enum class ParamRole { matrix, output, norm, bias, embedding, router, head };
 
 /// The matrices that a parameter [..., rows, cols] has one below the other, such as gate and up.
 struct RowParts {

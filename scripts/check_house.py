@@ -21,7 +21,7 @@ INNER_FLOOR = {
     "core": 0, "core/process": 1, "core/files": 2, "core/reader": 3,
     "kernels/rows": 0, "kernels": 1,
     "parallel/collectives": 0, "parallel": 1,
-    "data": 0, "model": 0, "apps": 0,
+    "data": 0, "model/block": 0, "model": 1, "apps": 0,
     "trainer/device": 0, "trainer/config": 1, "trainer/checkpoint": 2, "trainer/job": 2, "trainer/planner": 2,
     "trainer/health": 0,
     "trainer/conversion": 3, "trainer/optimizer": 3, "trainer": 4, "trainer/preflight": 5,

@@ -7,16 +7,17 @@
 
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include "parallel/collectives/host_tensor.h"
 
 namespace olmoe {
 PendingTotals::PendingTotals(const LocalTotals& totals, const at::Tensor& grad_norm, const at::Tensor& targets)
     : packed_(at::cat({totals.losses_3, grad_norm.view(1), totals.dropped_1, targets.view(1).to(at::kDouble),
-                       totals.entropy_1, totals.counts_LE.flatten()})) {}
+                       totals.entropy_1, totals.output_z_1, totals.counts_LE.flatten()})) {}
 
 StepTotals PendingTotals::read(Communicator& ranks) const {
-  constexpr int64_t kScalars = 7;
+  constexpr int64_t kScalars = 8;
   const auto host = fetch(packed_, ranks);
   const double* const numbers = host.const_data_ptr<double>();
   return {.cross_entropy_sum = numbers[0],
@@ -26,6 +27,7 @@ StepTotals PendingTotals::read(Communicator& ranks) const {
           .dropped_assignments = std::llround(numbers[4]),
           .targets = std::llround(numbers[5]),
           .router_entropy = numbers[6],
+          .output_z_sum = numbers[7],
           .counts_LE = {numbers + kScalars, numbers + host.numel()}};
 }
 
@@ -70,9 +72,10 @@ at::Tensor DeviceStep::compute(const StepBatches& step, const std::function<void
   auto totals = runner_.take_totals();
   mesh_.world().all_reduce(totals.losses_3);
   mesh_.world().all_reduce(totals.counts_LE);
-  const auto routed_2 = at::cat({totals.dropped_1, totals.entropy_1});
-  mesh_.world().all_reduce(routed_2);
-  totals.dropped_1 = routed_2.narrow(0, 0, 1), totals.entropy_1 = routed_2.narrow(0, 1, 1);
+  const auto others_3 = at::cat({totals.dropped_1, totals.entropy_1, totals.output_z_1});
+  mesh_.world().all_reduce(others_3);
+  totals.dropped_1 = others_3.narrow(0, 0, 1), totals.entropy_1 = others_3.narrow(0, 1, 1);
+  totals.output_z_1 = others_3.narrow(0, 2, 1);
   if (totals.quantiles_LE1.defined()) mesh_.world().all_reduce(totals.quantiles_LE1);
   before_update();
   // A loss that is not finite makes the norm NaN, with which the device updates nothing; the host reads it afterwards.

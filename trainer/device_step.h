@@ -25,8 +25,13 @@ struct StepTotals {
   int64_t dropped_assignments;                ///< beyond the capacity of their expert
   int64_t targets;                            ///< target tokens
   double router_entropy;                      ///< nats, mean over layers and micro-batches
+  double output_z_sum;                        ///< of logsumexp^2 over the targets; 0 without model.output_z_weight
   std::vector<double> counts_LE;              ///< assignments of each expert, those of a layer next to each other
   double loss() const { return cross_entropy_sum / static_cast<double>(targets); }
+  /// Unweighted mean over the targets, where there is one.
+  std::optional<double> output_z_loss() const {
+    return output_z_sum > 0 ? std::optional(output_z_sum / static_cast<double>(targets)) : std::nullopt;
+  }
 };
 
 /// StepTotals on the device, which the host reads once a step.

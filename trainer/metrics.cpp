@@ -120,6 +120,7 @@ void MetricsLog::write(const StepMetrics& m) {
       {"router_entropy", m.router_entropy},
       {"expert_load_variation", m.router.load_variation}};
   for (const auto& [key, value] : numbers) ensure_finite(m.step, key, value, kAfterStep);
+  if (m.output_z_loss) ensure_finite(m.step, "output_z_loss", *m.output_z_loss, kAfterStep);
   if (!file_) return;
   JsonLine line;
   line.add("step", m.step)
@@ -135,6 +136,7 @@ void MetricsLog::write(const StepMetrics& m) {
       .add("grad_norm", m.grad_norm)
       .add("lr", m.lr)
       .add("tokens_per_s", m.tokens_per_s);
+  if (m.output_z_loss) line.add("output_z_loss", *m.output_z_loss);
   if (m.peak_memory_bytes) line.add("peak_memory_bytes", *m.peak_memory_bytes);
   for (const auto& [key, value] : m.traffic) line.add(key, value);
   if (m.host_syncs) line.add("host_syncs", *m.host_syncs);

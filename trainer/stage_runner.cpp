@@ -79,9 +79,9 @@ void StageRunner::place_buffers() {
 
 void StageRunner::make_units(DeviceMesh& mesh) {
   for (auto& stage : stages_) {
-    std::vector<UnitParam> dense, experts;
+    std::vector<UnitParam> dense, experts, tied;
     for (auto& param : stage->state().params)
-      (param.axis == Axis::shard ? dense : experts).push_back(unit_param(param));
+      (param.tied ? tied : param.axis == Axis::shard ? dense : experts).push_back(unit_param(param));
     auto& of_stage = units_of_.emplace_back();
     auto add = [&](std::vector<UnitParam> params, Communicator& group) {
       if (params.empty()) return;
@@ -94,7 +94,11 @@ void StageRunner::make_units(DeviceMesh& mesh) {
     };
     add(std::move(dense), mesh.shard());
     add(std::move(experts), mesh.expert_shard());
+    const size_t untied = units_.size();
+    add(std::move(tied), mesh.shard());
+    if (units_.size() > untied) tied_ = units_.back().get();
   }
+  if (tied_) units_of_.back().push_back(units_of_.front().back());
 }
 
 /// A zeroed buffer for collectives over `groups`, registered with them where Options::registered_memory says so.
@@ -128,17 +132,19 @@ std::map<const ShardedUnit*, PoolRange> StageRunner::share_buffers(
 }
 
 /// Binds each unit to its buffers. A unit that is whole on this rank computes from its shard and adds to its gradient
-/// directly; others have a buffer of their own or share a pooled one.
+/// directly; others have a buffer of their own or share a pooled one. The tied unit has its own: the last stage makes
+/// its first gradient and the first stage its last, while all others use the pools.
 void StageRunner::bind_units() {
   const auto master = master_dtype(options_.compute_dtype);
   const auto whole = [](const ShardedUnit& unit) { return unit.shard.numel() == unit.flat_numel(); };
   const auto aliases = [&](const ShardedUnit& unit) { return whole(unit) && options_.compute_dtype == master; };
   const auto pooled = [&](const ShardedUnit& unit) {
-    return options_.residency == Residency::pooled && !aliases(unit);
+    return options_.residency == Residency::pooled && !aliases(unit) && &unit != tied_;
   };
   const auto weights = share_buffers(pooled, options_.compute_dtype);
   const bool pooled_grads = options_.grads == Residency::pooled;
-  const auto grads = share_buffers([&](const ShardedUnit& unit) { return pooled_grads && !whole(unit); }, master);
+  const auto grads =
+      share_buffers([&](const ShardedUnit& unit) { return pooled_grads && !whole(unit) && &unit != tied_; }, master);
   int64_t widest = 0;
   for (const auto& unit : units_) {
     const auto own_weights = [&] {
@@ -158,7 +164,7 @@ void StageRunner::bind_units() {
 void StageRunner::reset_totals() {
   const auto options = at::TensorOptions().dtype(at::kDouble).device(options_.device);
   totals_ = {at::zeros({3}, options), at::zeros({num_moe_layers_, num_experts_}, options), at::zeros({1}, options),
-             at::zeros({1}, options)};
+             at::zeros({1}, options), at::zeros({1}, options)};
   copies_ = {};
 }
 
@@ -171,13 +177,15 @@ void StageRunner::gather(size_t stage) {
 
 void StageRunner::reduce(size_t stage) {
   reduce_stream_.run([&] {
-    for (auto* unit : units_of_[stage]) unit->reduce_grads(reduce_buffer_);
+    for (auto* unit : units_of_[stage])
+      if (unit != tied_ || stage == 0) unit->reduce_grads(reduce_buffer_);  // the first stage adds to it last
   });
 }
 
 void StageRunner::release(size_t stage) {
   if (options_.residency == Residency::resident) return;  // stays gathered until the optimizer step
-  for (auto* unit : units_of_[stage]) unit->release();
+  for (auto* unit : units_of_[stage])
+    if (unit != tied_) unit->release();
 }
 
 void StageRunner::train_micro_batch(const Batch& batch, LossScale scale, bool last_of_step) {
@@ -317,7 +325,8 @@ void StageRunner::reduce_replicas() {
 }
 
 void StageRunner::add_to_totals(size_t stage, double aux_share) {
-  const auto& stats = saved_[stage].out.stats;
+  const auto& [y, aux, stats, output_z] = saved_[stage].out;
+  if (output_z.defined()) totals_.output_z_1.add_(output_z);
   if (!stats) return;
   const double weight = aux_share / static_cast<double>(num_moe_layers_);
   totals_.losses_3.narrow(0, 1, 2).add_(stats->losses_2, weight);

@@ -40,6 +40,7 @@ struct LocalTotals {
   at::Tensor counts_LE;           ///< assignments of each expert; L: blocks with experts
   at::Tensor dropped_1;           ///< assignments beyond the capacity of their expert
   at::Tensor entropy_1;           ///< share-weighted router entropy, mean over layers
+  at::Tensor output_z_1;          ///< StageOut::output_z
   at::Tensor quantiles_LE1 = {};  ///< StageStats::quantiles_E1 of each block with experts; undefined where none has any
 };
 
@@ -122,7 +123,8 @@ class StageRunner {
   Options options_;
   SideStream gather_stream_, reduce_stream_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;
-  std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any
+  std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any, then tied
+  const ShardedUnit* tied_ = nullptr;                // of the first stage and of the last one, in buffers of its own
   std::vector<Slice> buffer_slices_;                 // one whole buffer each
   std::vector<StateTensor> buffers_;
   at::Tensor reduce_buffer_;  // a unit's gradients in the reduce dtype, where there is one

@@ -295,7 +295,6 @@ StepMetrics Trainer::train_step() {
                             step_ + 1, totals.loss(), totals.grad_norm),
                 ExitCode::non_finite);
   }
-
   ++step_;
   const auto sizes = config_.train.batch_sizes();
   const int64_t step_tokens = sizes.of_step(step_) * config_.data.sequence_length;
@@ -318,6 +317,7 @@ StepMetrics Trainer::train_step() {
           .peak_memory_bytes = tensor_memory::peak_bytes(run_.device),
           .traffic = std::move(traffic),
           .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt,
+          .output_z_loss = totals.output_z_loss(),
           .checkpoint_failures = saver_->failures()};
 }
 

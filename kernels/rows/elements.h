@@ -42,11 +42,22 @@ template <typename A>
 struct SoftmaxSum {
   A highest, sum;
 };
-/// Cross-entropy of a row, -log softmax[target] = log(sum) + maximum - logit, for the logit of its target; in float64,
-/// as losses are summed.
+/// log(sum of exp(logit)) of a row, in float64, as losses are summed.
+template <typename A>
+OLMOE_ELEMENT double log_sum_exp(SoftmaxSum<A> row) {
+  return std::log(static_cast<double>(row.sum)) + row.highest;
+}
+/// Cross-entropy of a row, -log softmax[target] = log(sum) + maximum - logit, for the logit of its target.
 template <typename A>
 OLMOE_ELEMENT double token_loss(SoftmaxSum<A> row, A logit) {
-  return std::log(static_cast<double>(row.sum)) + row.highest - logit;
+  return log_sum_exp(row) - logit;
+}
+/// Factor of exp(logit - maximum) in the gradient of a row's logits: scale * (1 + 2 gamma logsumexp) / sum; `gamma`:
+/// the weight of logsumexp^2 in the loss.
+template <typename A>
+OLMOE_ELEMENT A softmax_factor(SoftmaxSum<A> row, double scale, double gamma) {
+  const double of_sum = gamma == 0 ? scale : scale * (1 + 2 * gamma * log_sum_exp(row));
+  return static_cast<A>(of_sum / row.sum);
 }
 
 /// x clamped to +-clip.

@@ -42,12 +42,37 @@ TEST_CASE("linear_cross_entropy and its gradients equal the formula", "[kernels]
   CHECK(relative_error(loss, loss_ref) < bound(dtype, D + V));
   at::Tensor dw = at::ones({V, D}, statistics_dtype(dtype));
   const auto seed = at::full({}, 0.25, at::kDouble);
-  const auto [same_loss, dx] = linear_cross_entropy_with_grads(seed, x, w, targets, chunk, dw);
+  const auto [same_loss, dx, no_z] = linear_cross_entropy_with_grads(seed, x, w, targets, chunk, dw);
   CHECK(same_bits(same_loss, loss));
+  CHECK_FALSE(no_z.defined());
   // bf16 logits of size |l| have an error of 2^-8 |l|, which the softmax propagates: 8 roundings cover |l| < 8.
   CHECK(relative_error(dx, x_ref.grad()) < bound(dtype, V, 8));
   CHECK(relative_error(dw, w_ref.grad() + 1) < bound(dtype, N + V, 8));
   if (N > 4) CHECK(same_bits(dx.narrow(0, 1, 3), at::zeros({3, D}, at::TensorOptions().dtype(dtype))));
+}
+
+TEST_CASE("with a z-loss of the logits gradients equal the formula, and its sum is over targets alone", "[kernels]") {
+  const auto dtype = GENERATE(from_range(kDtypes));
+  const int64_t N = 37, D = 19, V = 101, chunk = GENERATE(10, 64);
+  const double gamma = 0.05;
+  CAPTURE(dtype, chunk);
+  const at::Tensor x = normal({N, D}, dtype, 1), w = (0.5 * normal({V, D}, dtype, 2)).to(dtype);
+  at::Tensor targets = random_targets(N, V);
+  targets.narrow(0, 1, 3).fill_(kIgnoredTarget);
+  const at::Tensor x_ref = reference(x), w_ref = reference(w);
+  const at::Tensor z_ref = (x_ref.matmul(w_ref.t()).logsumexp(1).square() * targets.ne(kIgnoredTarget)).sum();
+  (reference_loss(x_ref, w_ref, targets) + gamma * z_ref).backward(at::full({}, 0.25, at::kDouble));
+
+  const auto seed = at::full({}, 0.25, at::kDouble);
+  at::Tensor dw = at::ones({V, D}, statistics_dtype(dtype)), of_loss = at::ones({V, D}, statistics_dtype(dtype));
+  const auto out = linear_cross_entropy_with_grads({seed, gamma}, x, w, targets, chunk, dw);
+  const auto without = linear_cross_entropy_with_grads(seed, x, w, targets, chunk, of_loss);
+  CHECK(same_bits(out.loss, without.loss));
+  CHECK_FALSE(without.z.defined());
+  CHECK(relative_error(out.z, z_ref) < bound(dtype, D + V));
+  CHECK(relative_error(out.dx_ND, x_ref.grad()) < bound(dtype, V, 8));
+  CHECK(relative_error(dw, w_ref.grad() + 1) < bound(dtype, N + V, 8));
+  CHECK(relative_error(without.dx_ND, x_ref.grad()) > 0.02);  // the z-loss is no rounding error
 }
 
 TEST_CASE("linear_cross_entropy does not depend on the chunk in float64", "[kernels]") {

@@ -232,6 +232,13 @@ TEST_CASE("GPU: cross-entropy and its gradients", "[cuda]") {
   CHECK(relative_error(on_gpu.loss.cpu(), loss) <= tolerance);
   CHECK(relative_error(on_gpu.dx_ND.cpu(), on_cpu.dx_ND) <= tolerance);
   CHECK(relative_error(gpu_dw.cpu(), dw) <= tolerance);
+  const double gamma = 0.05;  // of the z-loss of the logits
+  const auto z_on_cpu = linear_cross_entropy_with_grads({scale, gamma}, x, w, targets, chunk, dw);
+  const auto z_on_gpu =
+      linear_cross_entropy_with_grads({gpu(scale), gamma}, gpu(x), gpu(w), gpu(targets), chunk, gpu_dw);
+  CHECK(relative_error(z_on_gpu.z.cpu(), z_on_cpu.z) <= tolerance);
+  CHECK(relative_error(z_on_gpu.dx_ND.cpu(), z_on_cpu.dx_ND) <= tolerance);
+  CHECK(relative_error(gpu_dw.cpu(), dw) <= tolerance);
 }
 
 TEST_CASE("GPU: AdamW and the norm of gradients", "[cuda]") {

@@ -36,6 +36,9 @@ const std::vector<BadConfig>& bad_configs() {
       {"init_std", [](auto& m) { m.init_std = 0.0; }},
       {"init_cutoff", [](auto& m) { m.init_cutoff = -1.0; }},
       {"loss_chunk", [](auto& m) { m.loss_chunk = 0; }},
+      {"norm_affine", [](auto& m) { m.norm_affine = NormAffine::weight_and_bias; }},  // of an RMSNorm
+      {"embedding_scale", [](auto& m) { m.embedding_scale = 0; }},
+      {"output_z_weight", [](auto& m) { m.output_z_weight = -1e-4; }},
       {"d_model", [](auto& m) { m.d_model = int64_t{4000000000}; }},
       {"num_layers", [](auto& m) { m.num_layers = 1000000000; }},
       {"dense_width", [](auto& m) { m.dense_width = int64_t{1} << 40; }},
@@ -117,6 +120,34 @@ TEST_CASE("parameters of a tiny model, counted by hand") {
   CHECK(flops.causal == products + 6.0 * 3 * 24 * 10);
 }
 
+TEST_CASE("parameters of the variants of a block, counted by hand") {
+  const auto plain = test::tiny_model();
+  const auto more = [&](const std::function<void(ModelConfig&)>& change) {
+    auto model = plain;
+    change(model);
+    const auto counts = count_parameters(model), before = count_parameters(plain);
+    CHECK(counts.active - before.active == counts.total - before.total);
+    return counts.total - before.total;
+  };
+  // Three blocks of width 24; 4 query heads and 2 key heads of width 6; seven norms of rows.
+  CHECK(more([](auto& m) { m.qk_norm = QkNorm::none; }) == -3 * (24 + 12));
+  CHECK(more([](auto& m) { m.qk_norm = QkNorm::non_affine; }) == -3 * (24 + 12));
+  CHECK(more([](auto& m) { m.qk_norm = QkNorm::per_head; }) == 0);
+  CHECK(more([](auto& m) { m.qk_norm = QkNorm::per_head_shared; }) == 3 * (6 + 6 - 24 - 12));
+  CHECK(more([](auto& m) { m.norm = NormKind::layer; }) == 0);
+  CHECK(more([](auto& m) { m.norm_affine = NormAffine::none; }) == -7 * 24);
+  CHECK(more([](auto& m) { m.norm = NormKind::layer, m.norm_affine = NormAffine::weight_and_bias; }) == 7 * 24);
+  CHECK(more([](auto& m) { m.norm_position = NormPosition::post; }) == 0);
+  CHECK(more([](auto& m) { m.norm_position = NormPosition::both; }) == 6 * 24);
+  CHECK(more([](auto& m) { m.attention_gate = true; }) == 3 * 24 * 24);
+  CHECK(more([](auto& m) { m.embedding_norm = true; }) == 24);
+  CHECK(more([](auto& m) { m.embedding_scale = 5; }) == 0);
+  CHECK(more([](auto& m) { m.tie_embeddings = true; }) == -50 * 24);
+  auto tied = plain;
+  tied.tie_embeddings = true;  // the head computes as before
+  CHECK(count_flops(tied, 10).causal == count_flops(plain, 10).causal);
+}
+
 TEST_CASE("the blocks of a model follow from its fields") {
   auto model = test::tiny_model();
   const auto moe = model.blocks();
@@ -150,6 +181,8 @@ TEST_CASE("every parameter has the role that its place in the model gives it") {
   CHECK(roles.at("embedding.weight") == ParamRole::embedding);
   CHECK(roles.at("blocks.0.moe.router.weight") == ParamRole::router);
   CHECK(roles.at("blocks.0.attention.q_norm.weight") == ParamRole::norm);
-  CHECK(roles.at("blocks.1.moe.experts.down.weight") == ParamRole::matrix);
-  CHECK(roles.at("head.weight") == ParamRole::matrix);
+  CHECK(roles.at("blocks.1.moe.experts.gate_up.weight") == ParamRole::matrix);
+  CHECK(roles.at("blocks.1.moe.experts.down.weight") == ParamRole::output);
+  CHECK(roles.at("blocks.2.attention.output.weight") == ParamRole::output);
+  CHECK(roles.at("head.weight") == ParamRole::head);
 }

@@ -32,6 +32,17 @@ TEST_CASE("forward FLOPs by kind, of OLMoE-1B-7B") {
   CHECK(flops.head / flops.total() == Approx(0.08).margin(0.005));
 }
 
+TEST_CASE("a gate and a tied head are in the FLOPs of a token") {
+  auto config = dense_twin();
+  const double before = count_forward_flops(config, kSequence).projections;
+  config.attention_gate = true;
+  CHECK(count_forward_flops(config, kSequence).projections - before == 16. * 2048 * 2048 * 2);
+  config.tie_embeddings = true;
+  const double norm_flops = 6. * (16 * 4 + 1) * 2048;
+  CHECK(3 * count_forward_flops(config, kSequence).total() + norm_flops ==
+        Approx(count_flops(config, kSequence).causal).epsilon(1e-12));
+}
+
 TEST_CASE("the kinds add up to all FLOPs except those of norm weights") {
   for (const auto& config : {ModelConfig{}, dense_twin()}) {
     // Two norms of a block, of q and of k, and the last one.

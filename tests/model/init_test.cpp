@@ -49,6 +49,66 @@ TEST_CASE("values are a normal of init_std, truncated at init_cutoff deviations"
   CHECK(values(random_init(model, 1), kName, 0, kCount).abs().max().item<double>() <= 1.5 * model.init_std);
 }
 
+TEST_CASE("without a cutoff initial weights are plain normals") {
+  ModelConfig model;
+  model.init_cutoff = std::nullopt;
+  const auto x = values(random_init(model, 1), kName, 0, kCount) / model.init_std;
+  CHECK(x.abs().max().item<double>() > 3.5);  // of 200,000 some 93 are expected beyond
+  CHECK(std::abs(x.mean().item<double>()) < 5 / std::sqrt(kCount));
+  CHECK(x.std().item<double>() == Approx(1).margin(5 / std::sqrt(2.0 * kCount)));
+  const double within = (x.abs() < 1).to(at::kDouble).mean().item<double>();
+  CHECK(within == Approx(0.68269).margin(5 * std::sqrt(0.68 * 0.32 / kCount)));
+}
+
+TEST_CASE("each init gives a parameter the deviation of its place in the model") {
+  auto model = test::tiny_model();
+  model.dense_layers = 1;
+  model.num_shared_experts = 1;
+  model.attention_gate = true;
+  const auto plain = random_init(model, 1);
+  /// Of a parameter, its deviation over init_std: all draw the same normals.
+  const auto factor = [&](InitMethod init, const std::string& name) {
+    auto other = model;
+    other.init = init;
+    const auto ratio = values(random_init(other, 1), name, 3, 100) / values(plain, name, 3, 100);
+    CHECK((ratio / ratio[0] - 1).abs().max().item<double>() < 1e-12);
+    return ratio[0].item<double>() * (init == InitMethod::mitchell ? model.init_std : 1);
+  };
+  const double d = 24, f = 12, ffn = 2 * 12 + 12, deep = 1 / std::sqrt(6.);  // three blocks
+  struct Row {
+    std::string name;
+    double mitchell, megatron, full_megatron;
+  };
+  const std::vector<Row> rows{
+      {"embedding.weight", 1 / std::sqrt(d), 1, 1},
+      {"blocks.0.attention.qkv.weight", 1 / std::sqrt(d), 1, 1},
+      {"blocks.2.attention.gate.weight", 1 / std::sqrt(d), 1, 1},
+      {"blocks.0.attention.output.weight", 1 / std::sqrt(2 * 1 * d), deep, deep},
+      {"blocks.2.attention.output.weight", 1 / std::sqrt(2 * 3 * d), deep, deep},
+      {"blocks.0.ffn.gate_up.weight", 1 / std::sqrt(d), 1, 1},
+      {"blocks.0.ffn.down.weight", 1 / std::sqrt(2 * 1 * ffn), deep, deep},
+      {"blocks.1.moe.router.weight", 1 / std::sqrt(d), 1, 1},
+      {"blocks.1.moe.experts.gate_up.weight", 1 / std::sqrt(d), 1, 1},
+      {"blocks.1.moe.experts.down.weight", 1 / std::sqrt(2 * 2 * f), deep, deep},
+      {"blocks.1.moe.shared.down.weight", 1 / std::sqrt(2 * 2 * f), deep, deep},
+      {"head.weight", 1 / std::sqrt(d), 1, 1 / std::sqrt(d) / model.init_std},
+  };
+  for (const auto& [name, mitchell, megatron, full_megatron] : rows) {
+    INFO(name);
+    CHECK(factor(InitMethod::mitchell, name) == Approx(mitchell).epsilon(1e-12));
+    CHECK(factor(InitMethod::megatron, name) == Approx(megatron).epsilon(1e-12));
+    CHECK(factor(InitMethod::full_megatron, name) == Approx(full_megatron).epsilon(1e-12));
+  }
+}
+
+TEST_CASE("biases of norms start at zero") {
+  auto model = test::tiny_model();
+  model.norm = NormKind::layer;
+  model.norm_affine = NormAffine::weight_and_bias;
+  CHECK(values(random_init(model, 1), "blocks.1.ffn_norm.bias", 0, 24).count_nonzero().item<int64_t>() == 0);
+  CHECK(at::equal(values(random_init(model, 1), "blocks.1.ffn_norm.weight", 0, 24), at::ones({24}, at::kDouble)));
+}
+
 TEST_CASE("norm weights start at one, no others do") {
   const auto model = test::tiny_model();
   const auto source = random_init(model, 1);

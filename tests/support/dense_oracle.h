@@ -2,6 +2,7 @@
 // Shapes: B sequences of S tokens, N = B*S, H query and G key/value heads of width d, E experts, L
 // layers.
 #pragma once
+#include "core/error.h"
 #include "support/model_fixtures.h"
 
 namespace olmoe::test {
@@ -11,6 +12,12 @@ class DenseOracle {
  public:
   struct Losses {
     at::Tensor cross_entropy, balance, z;  ///< mean over targets; unweighted means over layers
+    at::Tensor output_z;                   ///< unweighted mean over targets
+    /// What training minimises.
+    at::Tensor total(const ModelConfig& model) const {
+      return cross_entropy + model.load_balancing_weight * balance + model.router_z_weight * z +
+             model.output_z_weight * output_z;
+    }
   };
 
   /// `weights` are leaves of the shapes of `model`; gradients land in them.
@@ -20,32 +27,66 @@ class DenseOracle {
 
   /// logits [N, V] of ids_BS; fills the auxiliary losses.
   at::Tensor logits(const at::Tensor& ids_BS, Losses& losses) const {
-    auto x_ND = at::embedding(weight("embedding"), ids_BS.flatten());
+    auto x_ND = at::embedding(weight("embedding"), ids_BS.flatten()) * model_.embedding_scale;
+    if (model_.embedding_norm) x_ND = norm(x_ND, "embedding_norm");
     losses.balance = losses.z = at::zeros({}, x_ND.options());
     const auto blocks = model_.blocks();
     for (int64_t l = 0; l < model_.num_layers; ++l) {
       const auto block = fmt::format("blocks.{}.", l);
-      x_ND = x_ND + attention(norm(x_ND, block + "attention_norm"), block + "attention.", ids_BS.size(0));
-      const auto normed_ND = norm(x_ND, block + "ffn_norm");
-      x_ND = x_ND + (blocks[static_cast<size_t>(l)].feed_forward.has_experts()
-                         ? moe(normed_ND, block + "moe.", ids_BS.size(0), losses)
-                         : dense(normed_ND, block + "ffn."));
+      x_ND = x_ND + branch(x_ND, block + "attention", [&](const at::Tensor& in_ND) {
+               return attention(in_ND, block + "attention.", ids_BS.size(0));
+             });
+      x_ND = x_ND + branch(x_ND, block + "ffn", [&](const at::Tensor& in_ND) {
+               return blocks[static_cast<size_t>(l)].feed_forward.has_experts()
+                          ? moe(in_ND, block + "moe.", ids_BS.size(0), losses)
+                          : dense(in_ND, block + "ffn.");
+             });
     }
-    return norm(x_ND, "final_norm").matmul(weight("head").t());
+    return norm(x_ND, "final_norm").matmul(weight(model_.tie_embeddings ? "embedding" : "head").t());
   }
 
   Losses losses(const Batch& batch) const {
     Losses out;
     const auto logits_NV = logits(batch.ids_BS, out);
-    out.cross_entropy = at::cross_entropy_loss(logits_NV, batch.targets_BS.flatten());
+    const auto targets_N = batch.targets_BS.flatten(), counted_N = targets_N.ne(kIgnoredTarget).to(at::kDouble);
+    out.cross_entropy = at::cross_entropy_loss(logits_NV, targets_N);
+    out.output_z = (logits_NV.logsumexp(-1).square() * counted_N).sum() / counted_N.sum();
     return out;
   }
 
  private:
   at::Tensor weight(const std::string& name) const { return weights_.at(name + ".weight"); }
 
+  at::Tensor rms(const at::Tensor& x) const { return x * (x.square().mean(-1, true) + model_.norm_eps).rsqrt(); }
+
   at::Tensor norm(const at::Tensor& x_ND, const std::string& name) const {
-    return x_ND * (x_ND.square().mean(-1, true) + model_.norm_eps).rsqrt() * weight(name);
+    auto y_ND = model_.norm == NormKind::rms ? rms(x_ND) : rms(x_ND - x_ND.mean(-1, true));
+    if (model_.norm_affine != NormAffine::none) y_ND = y_ND * weight(name);
+    return model_.norm_affine == NormAffine::weight_and_bias ? y_ND + weights_.at(name + ".bias") : y_ND;
+  }
+
+  template <class F>
+  at::Tensor branch(const at::Tensor& x_ND, const std::string& name, const F& compute) const {
+    const bool before = model_.norm_position != NormPosition::post, after = model_.norm_position != NormPosition::pre;
+    const auto y_ND = compute(before ? norm(x_ND, name + "_norm") : x_ND);
+    return after ? norm(y_ND, name + "_post_norm") : y_ND;
+  }
+
+  /// x_NW are the projected queries or keys.
+  at::Tensor qk_norm(const at::Tensor& x_NW, const std::string& name) const {
+    const auto heads_NHd = x_NW.unflatten(1, {-1, model_.head_dim()});
+    switch (model_.qk_norm) {
+      case QkNorm::none:
+        return x_NW;
+      case QkNorm::full:
+        return rms(x_NW) * weight(name);
+      case QkNorm::non_affine:
+        return rms(x_NW);
+      case QkNorm::per_head:
+      case QkNorm::per_head_shared:
+        return (rms(heads_NHd) * weight(name)).flatten(1);
+    }
+    throw Error("no such norm");
   }
 
   at::Tensor rotate(const at::Tensor& x_BHSd) const {
@@ -61,8 +102,7 @@ class DenseOracle {
     const int64_t d = model_.head_dim(), queries_per_key = model_.num_heads / model_.num_kv_heads;
     auto parts = x_ND.matmul(weight(name + "qkv").t())
                      .split_with_sizes({model_.d_model, model_.kv_width(), model_.kv_width()}, 1);
-    if (model_.qk_norm == QkNorm::full)
-      parts[0] = norm(parts[0], name + "q_norm"), parts[1] = norm(parts[1], name + "k_norm");
+    parts[0] = qk_norm(parts[0], name + "q_norm"), parts[1] = qk_norm(parts[1], name + "k_norm");
     for (auto& part : parts) {
       if (model_.clip_qkv) part = part.clamp(-*model_.clip_qkv, *model_.clip_qkv);
       part = part.reshape({sequences, -1, part.size(1) / d, d}).transpose(1, 2);
@@ -72,7 +112,9 @@ class DenseOracle {
     auto scores_BHSS = rotate(parts[0]).matmul(k.transpose(2, 3)) / std::sqrt(static_cast<double>(d));
     const auto future = at::ones_like(scores_BHSS, at::kBool).triu(1);
     const auto y_BHSd = scores_BHSS.masked_fill(future, -INFINITY).softmax(-1).matmul(v);
-    return y_BHSd.transpose(1, 2).reshape_as(x_ND).matmul(weight(name + "output").t());
+    auto y_ND = y_BHSd.transpose(1, 2).reshape_as(x_ND);
+    if (model_.attention_gate) y_ND = y_ND * x_ND.matmul(weight(name + "gate").t()).sigmoid();
+    return y_ND.matmul(weight(name + "output").t());
   }
 
   at::Tensor moe(const at::Tensor& x_ND, const std::string& name, int64_t sequences, Losses& losses) const {

@@ -95,13 +95,14 @@ inline void check_against_oracle(const ModelConfig& model, const std::function<v
   check_equal("logits", head.logits(ours.runner.run_to_last(batch)), logits);
 
   const auto expected = oracle.losses(batch);
-  (expected.cross_entropy + model.load_balancing_weight * expected.balance + model.router_z_weight * expected.z)
-      .backward();
+  expected.total(model).backward();
   ours.pass(batch);
   const auto losses = ours.runner.totals().losses_3;
   check_equal("cross-entropy", losses[0] / batch.num_targets, expected.cross_entropy);
   check_equal("load-balancing loss", losses[1], expected.balance);
   check_equal("z-loss", losses[2], expected.z);
+  const auto output_z = ours.runner.totals().output_z_1 / batch.num_targets;
+  check_equal("output z-loss", output_z, model.output_z_weight > 0 ? expected.output_z : at::zeros({}, at::kDouble));
   const auto grads = whole_params(ours.runner, &ShardedUnit::grad);
   REQUIRE(grads.size() == leaves.size());
   for (const auto& [name, leaf] : leaves) check_equal("gradient of " + name, grads.at(name), leaf.grad());

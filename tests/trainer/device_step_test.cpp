@@ -6,6 +6,7 @@
 #include "data/data_loader.h"
 #include "model/init.h"
 #include "parallel/collectives/thread_communicator.h"
+#include "support/block_variants.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
 #include "support/routing_variants.h"
@@ -116,6 +117,20 @@ TEST_CASE("captured steps of routing variants have the bits of eager ones, buffe
   for (const auto& variant : routing_variants()) {
     INFO(variant.name);
     const auto model = with(variant, tiny_model());
+    const auto plain = train(runner_options(at::kFloat), 2, false, model),
+               captured = train(runner_options(at::kFloat), 2, true, model);
+    for (size_t rank = 0; rank < plain.size(); ++rank) {
+      CHECK(same(captured[rank].numbers, plain[rank].numbers));
+      CHECK(same(captured[rank].weights, plain[rank].weights));
+    }
+  }
+}
+
+TEST_CASE("captured steps of variants of the block have the bits of eager ones") {
+  for (const auto& variant : block_variants()) {
+    INFO(variant.name);
+    auto model = tiny_model();
+    variant.change(model);
     const auto plain = train(runner_options(at::kFloat), 2, false, model),
                captured = train(runner_options(at::kFloat), 2, true, model);
     for (size_t rank = 0; rank < plain.size(); ++rank) {

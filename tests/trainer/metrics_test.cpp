@@ -30,6 +30,14 @@ TEST_CASE("a step's line has host syncs only where they were counted") {
   }
 }
 
+TEST_CASE("a step's line has the output z-loss only where there is one") {
+  StepMetrics metrics{};
+  metrics.step = 7;
+  CHECK_FALSE(line_of(metrics).contains("output_z_loss"));
+  metrics.output_z_loss = 2.5;
+  CHECK(line_of(metrics).at("output_z_loss") == 2.5);
+}
+
 TEST_CASE("a metric that is not finite is refused by name on every rank") {
   const TempFolder folder;
   std::filesystem::create_directory(folder / "run");

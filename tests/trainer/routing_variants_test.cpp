@@ -3,36 +3,13 @@
 
 #include "support/layout_ladder.h"
 #include "support/oracle_check.h"
+#include "support/slopes.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 
 namespace {
 
 using namespace olmoe;
 using namespace olmoe::test;
-
-/// What a step minimises, of one micro-batch and all buffers as they are.
-double objective(OneRank& rank, const ModelConfig& model, const Batch& batch) {
-  rank.runner.reset_totals();
-  rank.pass(batch);
-  const auto losses_3 = rank.runner.totals().losses_3;
-  return losses_3[0].item<double>() / static_cast<double>(batch.num_targets) +
-         model.load_balancing_weight * losses_3[1].item<double>() + model.router_z_weight * losses_3[2].item<double>();
-}
-
-/// Moves all weights by `step` along a wave through them; returns what the gradients in `grads` say of it.
-double move(OneRank& rank, double step, const FlatParams& grads) {
-  double slope = 0;
-  for (const auto& unit : rank.runner.units()) {
-    for (const auto& slice : unit->slices()) {
-      auto part = unit->shard.narrow(0, slice.offset, slice.end - slice.begin);
-      const auto wave = at::arange(part.numel(), part.options()).mul(1.7).add(static_cast<double>(slice.offset)).cos();
-      part.add_(wave, step);
-      if (!grads.empty()) slope += (grads.at(slice.name) * wave).sum().item<double>();
-    }
-    unit->invalidate();
-  }
-  return slope;
-}
 
 /// Three micro-batches of at most two sequences a step; experts that two and four ranks divide.
 Config variant_run(const std::string& folder, const RoutingVariant& variant) {
@@ -85,20 +62,9 @@ TEST_CASE("every routing variant equals the dense oracle in float64, forward and
 }
 
 TEST_CASE("the gradients of every routing variant are the slopes of its losses") {
-  constexpr double kStep = 1e-6;
   for (const auto& variant : routing_variants()) {
     INFO(variant.name);
-    const auto model = with(variant, strong_losses());
-    OneRank rank(model, at::kDouble);
-    rank.uneven_buffers();
-    const auto batch = oracle_batch(model);
-    rank.pass(batch);
-    const double slope = move(rank, kStep, whole_params(rank.runner, &ShardedUnit::grad));
-    const double above = objective(rank, model, batch);
-    move(rank, -2 * kStep, {});
-    const double below = objective(rank, model, batch);
-    CHECK(std::abs(slope) > 1e-2);
-    CHECK((above - below) / (2 * kStep) == Approx(slope).epsilon(1e-6));
+    check_slope(with(variant, strong_losses()));
   }
 }
 

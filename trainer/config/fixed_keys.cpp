@@ -9,13 +9,15 @@ namespace {
 constexpr std::array<std::string_view, 4> kFixed{"run.seed", "train.global_batch_size", "train.batch_size_warmup",
                                                  "data.sequence_length"};
 /// Of the model.
-constexpr std::array<std::string_view, 7> kFree{"model.load_balancing_weight",
+constexpr std::array<std::string_view, 9> kFree{"model.load_balancing_weight",
                                                 "model.load_balancing_granularity",
                                                 "model.balancing_bias_rate",
                                                 "model.router_z_weight",
                                                 "model.loss_chunk",
                                                 "model.init_std",
-                                                "model.init_cutoff"};
+                                                "model.init_cutoff",
+                                                "model.init",
+                                                "model.output_z_weight"};
 
 }  // namespace
 

@@ -41,7 +41,7 @@ bool is_frozen(const OptimizerConfig& config, const std::string& name) {
 
 bool is_for_muon(const OptimizerConfig& config, ParamRole role) {
   return config.kind == OptimizerKind::muon &&
-         (role == ParamRole::matrix || (role == ParamRole::router && config.muon.router));
+         (role == ParamRole::matrix || role == ParamRole::output || (role == ParamRole::router && config.muon.router));
 }
 
 /// "frozen", "trained", or by what it is trained where that differs between parameters.
@@ -81,7 +81,8 @@ ParamRule rule_of(const OptimizerConfig& config, const std::string& name, ParamR
     rule.weight_decay = config.muon.weight_decay.value_or(config.weight_decay);
   }
   if (role == ParamRole::embedding && !config.decay_embeddings) rule.weight_decay = 0;
-  if (role == ParamRole::norm && !config.decay_norms) rule.weight_decay = 0;
+  const bool of_norm = role == ParamRole::norm || role == ParamRole::bias;
+  if (of_norm && !config.decay_norms) rule.weight_decay = 0;
   if (const auto* const group = group_of(config, name)) {
     rule.lr_scale *= group->lr_scale;
     rule.weight_decay = group->weight_decay.value_or(rule.weight_decay);

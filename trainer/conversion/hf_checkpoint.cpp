@@ -82,6 +82,7 @@ ModelConfig read_hf_config(const std::string& folder, const ModelConfig& default
   HfConfigReader in(folder + "/config.json");
   ModelConfig out = defaults;
   out.clip_qkv.reset();
+  static_cast<BlockVariants&>(out) = {.output_z_weight = defaults.output_z_weight, .init = defaults.init};
   const auto type = in.get<std::string>("model_type");
   in.require(type == "olmoe" || type == "llama", fmt::format("model_type {} is neither olmoe nor llama", type));
   out.vocab_size = in.get<int64_t>("vocab_size");
@@ -94,7 +95,7 @@ ModelConfig read_hf_config(const std::string& folder, const ModelConfig& default
   out.rope_theta = rope_theta(in);
   in.require(in.get<std::string>("hidden_act", std::string("silu")) == "silu", "hidden_act is not silu");
   in.require(!in.get<bool>("attention_bias", false), "attention_bias is not supported");
-  in.require(!in.get<bool>("tie_word_embeddings", false), "tie_word_embeddings is not supported");
+  out.tie_embeddings = in.get<bool>("tie_word_embeddings", false);
   if (out.num_heads > 0)
     in.require(in.get<int64_t>("head_dim", out.head_dim()) == out.head_dim(), "head_dim is not hidden_size / heads");
   out.qk_norm = QkNorm::full;

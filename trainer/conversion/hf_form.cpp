@@ -63,10 +63,32 @@ std::vector<std::string> unheld_routing(const ModelConfig& config) {
   return problems;
 }
 
+/// What of norms, embedding and gate no class computes.
+std::vector<std::string> unheld_variants(const ModelConfig& config) {
+  std::vector<std::string> problems;
+  const auto refuse = [&](bool there, const char* key, std::string_view value, const char* why) {
+    if (there) problems.push_back(fmt::format("model.{}: {}: {}", key, value, why));
+  };
+  refuse(config.norm != NormKind::rms, "norm", enum_name(config.norm), "the classes have RMSNorm");
+  refuse(config.norm_affine != NormAffine::weight, "norm_affine", enum_name(config.norm_affine),
+         "norms of the classes have a weight and no bias");
+  refuse(config.norm_position != NormPosition::pre, "norm_position", enum_name(config.norm_position),
+         "the classes have norms before attention and feed-forward alone");
+  refuse(config.attention_gate, "attention_gate", "true", "the classes gate no attention");
+  refuse(config.embedding_scale != 1, "embedding_scale", fmt::format("{}", config.embedding_scale),
+         "the classes take embedded tokens as they are");
+  refuse(config.embedding_norm, "embedding_norm", "true", "the classes take embedded tokens as they are");
+  refuse(config.qk_norm != QkNorm::none && config.qk_norm != QkNorm::full, "qk_norm", enum_name(config.qk_norm),
+         "the one class with QK-norm normalises whole vectors, with a weight");
+  return problems;
+}
+
 /// What of the model no class computes, each with its key.
 std::vector<std::string> unheld(const ModelConfig& config) {
-  auto problems = config.has_experts() ? unheld_routing(config) : std::vector<std::string>();
-  const bool norms = config.qk_norm == QkNorm::full;
+  auto problems = unheld_variants(config);
+  if (config.has_experts())
+    for (auto& problem : unheld_routing(config)) problems.push_back(std::move(problem));
+  const bool norms = config.qk_norm != QkNorm::none;
   if (config.capacity_factor)
     problems.push_back(fmt::format("model.capacity_factor: {}: no class drops assignments", *config.capacity_factor));
   if (config.has_experts() && !norms)
@@ -115,7 +137,7 @@ HfForm hf_form(const ModelConfig& config, const ParamSource& weights) {
   const bool one_expert = !config.has_experts() && config.qk_norm == QkNorm::full;
   auto form = one_expert ? with_one_expert(config, weights)
                          : HfForm{config.has_experts() ? "OlmoeForCausalLM" : "LlamaForCausalLM", config, weights};
-  for (auto& problem : unplaced(form.config)) problems.push_back(std::move(problem));
+  if (problems.empty()) problems = unplaced(form.config);
   if (!problems.empty())
     throw ConfigError(fmt::format("no class of Hugging Face transformers computes exactly this model:\n  {}",
                                   fmt::join(problems, "\n  ")));
@@ -142,7 +164,7 @@ json hf_config_json(const HfForm& form, int64_t max_positions, const std::string
            {"hidden_act", "silu"},
            {"attention_bias", false},
            {"attention_dropout", 0.0},
-           {"tie_word_embeddings", false},
+           {"tie_word_embeddings", config.tie_embeddings},
            {"use_cache", true},
            {"bos_token_id", or_null(ids.bos)},
            {"eos_token_id", or_null(ids.eos)},

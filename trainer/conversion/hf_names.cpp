@@ -27,7 +27,7 @@ void place_attention(Mapper& map, const ModelConfig& c, const std::string& block
   map.place(qkv, layer + ".self_attn.k_proj.weight", {c.kv_width(), c.d_model});
   map.place(qkv, layer + ".self_attn.v_proj.weight", {c.kv_width(), c.d_model});
   map.place(block + ".attention.output.weight", layer + ".self_attn.o_proj.weight", {c.d_model, c.d_model});
-  if (c.qk_norm == QkNorm::none) return;
+  if (c.qk_norm != QkNorm::full) return;
   map.place(block + ".attention.q_norm.weight", layer + ".self_attn.q_norm.weight", {c.d_model});
   map.place(block + ".attention.k_norm.weight", layer + ".self_attn.k_norm.weight", {c.kv_width()});
 }
@@ -64,7 +64,7 @@ std::vector<HfTensor> hf_tensors(const ModelConfig& config) {
                                          : place_dense(map, config, block, layer);
   }
   map.place("final_norm.weight", "model.norm.weight", {config.d_model});
-  map.place("head.weight", "lm_head.weight", {config.vocab_size, config.d_model});
+  if (!config.tie_embeddings) map.place("head.weight", "lm_head.weight", {config.vocab_size, config.d_model});
   return map.take();
 }
 

@@ -81,6 +81,8 @@ ModelConfig same_training(ModelConfig theirs, const ModelConfig& ours) {
   theirs.capacity_factor = ours.capacity_factor;
   theirs.init_std = ours.init_std;
   theirs.init_cutoff = ours.init_cutoff;
+  theirs.init = ours.init;
+  theirs.output_z_weight = ours.output_z_weight;
   theirs.loss_chunk = ours.loss_chunk;
   return theirs;
 }

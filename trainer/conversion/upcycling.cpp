@@ -28,7 +28,8 @@ template <class Scalar>
 void add_noise(const ModelConfig& model, const Upcycling& options, const std::string& name, int64_t begin,
                at::Tensor out) {
   const RandomStream chosen(options.seed, "chosen:" + name);
-  const TruncatedNormal normal(RandomStream(options.seed, "noise:" + name), model.init_cutoff);
+  const TruncatedNormal normal(RandomStream(options.seed, "noise:" + name),
+                               model.init_cutoff.value_or(std::numeric_limits<double>::infinity()));
   auto* values = out.mutable_data_ptr<Scalar>();
   at::parallel_for(0, out.numel(), 1 << 14, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {

@@ -77,16 +77,19 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   const int64_t element = element_bytes(config.train.compute_dtype), master = std::max<int64_t>(element, 4);
   const int64_t zero_stage = config.parallel.zero_stage;
   Buffers weights, grads;
+  int64_t tied_weights = 0, tied_grads = 0;  // never in a pool
   int64_t mine = 0, largest_slice = 0, widest = 0;
   for (size_t s = 0; s < model.stages.size(); ++s) {
     int64_t stage_weights = 0, stage_grads = 0;
-    for (const auto& unit : {model.stages[s].dense, model.stages[s].experts}) {
-      const bool whole = unit.ranks == 1;  // computes from its own slice where that has the dtype, adds to its gradient
-      mine += unit.slice();
-      largest_slice = std::max(largest_slice, std::min(unit.largest, unit.slice()));
-      stage_weights += whole && element == master ? 0 : unit.numel;
-      stage_grads += whole ? 0 : unit.numel;
-      widest = std::max(widest, whole ? 0 : unit.numel);
+    const auto& [dense, experts, tied] = model.stages[s];
+    for (const auto* unit : {&dense, &experts, &tied}) {
+      const bool whole =
+          unit->ranks == 1;  // computes from its own slice where that has the dtype, adds to its gradient
+      mine += unit->slice();
+      largest_slice = std::max(largest_slice, std::min(unit->largest, unit->slice()));
+      (unit == &tied ? tied_weights : stage_weights) += whole && element == master ? 0 : unit->numel;
+      (unit == &tied ? tied_grads : stage_grads) += whole ? 0 : unit->numel;
+      widest = std::max(widest, whole ? 0 : unit->numel);
     }
     weights.add(s, stage_weights);
     grads.add(s, stage_grads);
@@ -97,8 +100,8 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   plan.on_gpu = config.train.device == DeviceKind::cuda;
   if (config.checkpoint.async && (config.checkpoint.every_steps > 0 || !config.checkpoint.cadence.empty()))
     plan.checkpoint_copy = plan.weights + plan.moments;
-  plan.gathered_weights = (zero_stage == 3 ? weights.pooled() : weights.of_all_stages) * element;
-  plan.full_gradients = (zero_stage == 1 ? grads.of_all_stages : grads.pooled()) * master;
+  plan.gathered_weights = (tied_weights + (zero_stage == 3 ? weights.pooled() : weights.of_all_stages)) * element;
+  plan.full_gradients = (tied_grads + (zero_stage == 1 ? grads.of_all_stages : grads.pooled())) * master;
   if (config.parallel.reduce_dtype == ReduceDtype::bfloat16)
     plan.reduce_buffer =
         widest * element_bytes(ComputeDtype::bfloat16) * (config.train.device == DeviceKind::cuda ? 2 : 1);

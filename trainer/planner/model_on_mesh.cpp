@@ -11,21 +11,30 @@
 namespace olmoe {
 namespace {
 
-UnitSize unit_of(const std::vector<int64_t>& numels, int ranks) {
+UnitSize unit_size(const std::vector<int64_t>& numels, int ranks) {
   if (numels.empty()) return {.ranks = ranks};
   return {lay_out_flat(numels, ranks).numel, *std::max_element(numels.begin(), numels.end()), ranks};
+}
+
+enum class Unit { dense, experts, tied };
+
+/// The unit of its stage that a parameter is in.
+Unit unit_of(const Param& param) {
+  return param.tied ? Unit::tied : param.axis == Axis::expert_shard ? Unit::experts : Unit::dense;
 }
 
 std::vector<StageUnits> stage_units(const ModelOutline& model, MeshShape mesh) {
   std::vector<StageUnits> out;
   for (const auto& params : model.params()) {
-    std::vector<int64_t> dense, experts;
+    std::vector<int64_t> dense, experts, tied;
     for (const auto& param : params) {
-      const bool of_expert = param.axis == Axis::expert_shard;
-      (of_expert ? experts : dense)
-          .push_back(c10::multiply_integers(param.global_shape) / (of_expert ? mesh.expert : 1));
+      const auto unit = unit_of(param);
+      const int64_t numel = c10::multiply_integers(param.global_shape);
+      if (unit == Unit::dense) dense.push_back(numel);
+      if (unit == Unit::experts) experts.push_back(numel / mesh.expert);
+      if (unit == Unit::tied) tied.push_back(numel);
     }
-    out.push_back({unit_of(dense, mesh.shard), unit_of(experts, mesh.expert_shard())});
+    out.push_back({unit_size(dense, mesh.shard), unit_size(experts, mesh.expert_shard()), unit_size(tied, mesh.shard)});
   }
   return out;
 }
@@ -59,18 +68,18 @@ TrainedElements most_trained(const OptimizerConfig& config, const ModelOutline& 
                              const std::vector<StageUnits>& stages) {
   if (!has_frozen(config) && config.kind == OptimizerKind::adamw)
     return {std::accumulate(stages.begin(), stages.end(), int64_t{0}, [](int64_t sum, const StageUnits& stage) {
-      return sum + stage.dense.slice() + stage.experts.slice();
+      return sum + stage.dense.slice() + stage.experts.slice() + stage.tied.slice();
     })};
   std::vector<TrainedElements> of_ranks(static_cast<size_t>(mesh.shard));
   const auto is_by = [](OptimizerKind kind) {
     return [kind](const ParamRule& rule) { return !rule.frozen && rule.kind == kind; };
   };
   for (const auto& params : model.params())
-    for (const auto axis : {Axis::shard, Axis::expert_shard}) {
-      const int parts = axis == Axis::shard ? 1 : mesh.expert;  // of its experts
+    for (const auto kind : {Unit::dense, Unit::experts, Unit::tied}) {
+      const int parts = kind == Unit::experts ? mesh.expert : 1;  // of its experts
       UnitRules unit;
       for (const auto& param : params) {
-        if (param.axis != axis) continue;
+        if (unit_of(param) != kind) continue;
         unit.numels.push_back(c10::multiply_integers(param.global_shape) / parts);
         unit.rules.push_back(rule_of(config, param.name, param.role));
       }

@@ -21,6 +21,7 @@ struct UnitSize {
 struct StageUnits {
   UnitSize dense;    ///< shared by all of shard
   UnitSize experts;  ///< those of a rank's own experts, shared by expert_shard
+  UnitSize tied;     ///< of the first stage, used by the last one too: in buffers of its own in every ZeRO stage
 };
 
 /// Elements of a rank's shards by what is kept of them beside the weight.

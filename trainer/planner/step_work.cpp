@@ -87,6 +87,7 @@ void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh
   for (const auto& stage : model.stages) {
     add_unit(stage.dense, true);
     add_unit(stage.experts, !stores_experts);
+    add_unit(stage.tied, true);
   }
   const auto counts = count_step(config, model.mesh);
   // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm. Of what
@@ -97,12 +98,13 @@ void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh
   if (by_muon > 0) add_muon(parts, model.muon, by_muon);
   const bool in_adamw = config.parallel.zero_stage != 3;  // which writes bf16 weights in the same pass
   const auto passes = static_cast<double>(counts.passes);
-  const double cast = in_adamw ? 0 : mine * (kGrad + kValue) * passes;
+  const auto tied = static_cast<double>(model.stages.front().tied.slice());  // in a buffer of its own
+  const double cast = in_adamw ? 0 : (mine - tied) * (kGrad + kValue) * passes;
   parts.push_back({"casts to bf16",
                    Bound::memory,
                    {0, cast},
                    {0, cast},
-                   {0, in_adamw ? (trained + by_muon) * kValue + by_muon * kGrad : 0}});
+                   {0, in_adamw ? (trained + by_muon) * kValue + by_muon * kGrad : tied * kValue}});
   if (shared == 0) return;
   // Full gradients are cleared before a pass, and take the dtype that they travel in; a rank's sum is added to its
   // gradient after it.

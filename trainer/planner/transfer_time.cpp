@@ -88,15 +88,17 @@ TransferTimes predict_transfers(const Config& config, const ModelOnMesh& model, 
   for (size_t s = 0; s < units.size(); ++s) {
     const auto dense = unit_times(units[s].dense, 1, mesh, config, gpu);
     const auto experts = unit_times(units[s].experts, mesh.expert, mesh, config, gpu);
-    const double gather = dense.gather + experts.gather, reduce = dense.reduce + experts.reduce;
+    const auto tied = unit_times(units[s].tied, 1, mesh, config, gpu);  // gathered once a step
+    const double gather = dense.gather + experts.gather, reduce = dense.reduce + experts.reduce + tied.reduce;
     out.forward_gather += static_cast<double>(counts.forward_gathers) * gather;
     if (s + 1 < units.size()) {
       out.forward_gather += static_cast<double>(counts.count_gathers) * gather;
       out.backward_gather += static_cast<double>(counts.backward_gathers) * gather;
     }
     out.reduce += static_cast<double>(counts.reductions) * reduce;
-    out.replicas += dense.replicas + experts.replicas;
-    if (s == 0) out.first_gather = gather, out.last_reduce = reduce;
+    out.forward_gather += tied.gather;
+    out.replicas += dense.replicas + experts.replicas + tied.replicas;
+    if (s == 0) out.first_gather = gather + tied.gather, out.last_reduce = reduce;
   }
   add_exchange(out, config, mesh, tokens, gpu);
   out.matrices = matrix_seconds(model.muon, config, mesh, gpu);

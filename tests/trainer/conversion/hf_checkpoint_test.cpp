@@ -238,7 +238,12 @@ TEST_CASE("config.json gives the model; what it does not say stays") {
   ModelConfig defaults;
   defaults.router_z_weight = 0.125;
   defaults.loss_chunk = 3;
+  defaults.norm_position = NormPosition::post;  // of another model
+  defaults.output_z_weight = 0.25;
   const auto moe = read(olmoe_json(), defaults);
+  CHECK(moe.norm_position == NormPosition::pre);
+  CHECK(moe.output_z_weight == 0.25);
+  CHECK_FALSE(moe.tie_embeddings);
   CHECK(moe.ffn == Ffn::moe);
   CHECK(moe.vocab_size == 64);
   CHECK(moe.d_model == 32);
@@ -269,7 +274,6 @@ TEST_CASE("a config.json that says what we do not compute is refused by key") {
     std::string named;
   };
   const std::vector<Case> both{
-      {{{"tie_word_embeddings", true}}, "tie_word_embeddings"},
       {{{"attention_bias", true}}, "attention_bias"},
       {{{"hidden_act", "gelu"}}, "hidden_act"},
       {{{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}}, "linear"},

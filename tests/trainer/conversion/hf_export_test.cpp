@@ -2,6 +2,7 @@
 #include "trainer/conversion/hf_export.h"
 
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -145,6 +146,24 @@ TEST_CASE("what no class computes is refused by its key") {
   };
   CHECK(changed([](auto&) {}) == "accepted");
   CHECK_THAT(changed([](auto& model) { model.qk_norm = QkNorm::none; }), Catch::Contains("model.qk_norm: none"));
+  const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> table{
+      {"model.qk_norm: non_affine", [](auto& model) { model.qk_norm = QkNorm::non_affine; }},
+      {"model.qk_norm: per_head:", [](auto& model) { model.qk_norm = QkNorm::per_head; }},
+      {"model.qk_norm: per_head_shared", [](auto& model) { model.qk_norm = QkNorm::per_head_shared; }},
+      {"model.norm: layer", [](auto& model) { model.norm = NormKind::layer; }},
+      {"model.norm_affine: none", [](auto& model) { model.norm_affine = NormAffine::none; }},
+      {"model.norm_position: post", [](auto& model) { model.norm_position = NormPosition::post; }},
+      {"model.norm_position: both", [](auto& model) { model.norm_position = NormPosition::both; }},
+      {"model.attention_gate: true", [](auto& model) { model.attention_gate = true; }},
+      {"model.embedding_scale: 8", [](auto& model) { model.embedding_scale = 8; }},
+      {"model.embedding_norm: true", [](auto& model) { model.embedding_norm = true; }},
+  };
+  for (const auto& [named, change] : table)
+    for (const auto ffn : {Ffn::moe, Ffn::dense}) {
+      INFO(named << ", " << enum_name(ffn));
+      CHECK_THAT(changed([&](auto& model) { model.ffn = ffn, change(model); }), Catch::Contains(named));
+    }
+  CHECK(changed([](auto& model) { model.output_z_weight = 1e-4, model.init = InitMethod::mitchell; }) == "accepted");
   CHECK_THAT(changed([](auto& model) { model.capacity_factor = 1.5; }), Catch::Contains("model.capacity_factor: 1.5"));
   CHECK_THAT(changed([](auto& model) {
                model.ffn = Ffn::dense;
@@ -180,6 +199,27 @@ TEST_CASE(
   auto losses = test::tiny_model();  // training alone
   losses.load_balancing_granularity = BalanceGranularity::step;
   CHECK(refusal(losses) == "accepted");
+}
+
+TEST_CASE("a tied head is not written, and comes back tied") {
+  const TempFolder folder;
+  auto model = test::tiny_model();
+  model.ffn = GENERATE(Ffn::moe, Ffn::dense);
+  if (model.ffn == Ffn::dense) model.qk_norm = QkNorm::none;
+  model.tie_embeddings = true;
+  fs::create_directories(folder / "hf");
+  const HfExport options{.dtype = safetensors::Dtype::f32, .max_positions = 64, .ids = {}};
+  write_hf_model(folder / "hf", hf_form(model, random_init(model, 3)), options, {});
+  CHECK(read_json(folder / "hf/config.json").at("tie_word_embeddings") == true);
+  const auto tensors = tensors_of(folder / "hf");
+  CHECK(tensors.contains("model.embed_tokens.weight"));
+  CHECK_FALSE(tensors.contains("lm_head.weight"));
+  const auto back = read_hf_config(folder / "hf");
+  CHECK(back.tie_embeddings);
+  auto ours = at::empty({50 * 24}), theirs = at::empty({50 * 24});
+  random_init(model, 3)("embedding.weight", 0, ours);
+  HfWeights::source(folder / "hf", back)("embedding.weight", 0, theirs);
+  CHECK(at::equal(ours, theirs));
 }
 
 TEST_CASE("weights that the file's dtype cannot hold, or that are not finite, are refused by name") {

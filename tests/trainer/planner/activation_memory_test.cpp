@@ -179,6 +179,20 @@ TEST_CASE("the plan knows the head's chunk, micro-batches, clipping and what is 
     config.train.micro_batch_size = 1;
     CHECK(plan_memory(config, {}).peak == "initial weights");
   }
+  SECTION("a tied head, an embedding that is scaled and normed, a z-loss of the output") {
+    config.model.tie_embeddings = config.model.embedding_norm = true;
+    config.model.embedding_scale = 16;
+    config.model.output_z_weight = 1e-4;
+    config.train.compute_dtype = GENERATE(ComputeDtype::float32, ComputeDtype::bfloat16);
+    config.parallel.zero_stage = GENERATE(1, 3);
+  }
+  SECTION("the successor's attention and norms") {
+    config.model.norm_position = NormPosition::both;
+    config.model.qk_norm = QkNorm::per_head;
+    config.model.attention_gate = true;
+    config.train.compute_dtype = GENERATE(ComputeDtype::float32, ComputeDtype::bfloat16);
+    config.train.recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
+  }
   check_plan(config);
 }
 

@@ -75,8 +75,9 @@ TEST_CASE("a run sends the bytes that were predicted, in every layout of up to 8
   CHECK(differences(config, world_size) == "");
 }
 
-TEST_CASE("bytes with another dtype, activation checkpointing, chunks, the dense twin, counted steps", "[layouts]") {
-  const int change = GENERATE(range(0, 7));
+TEST_CASE("bytes with another dtype, activation checkpointing, chunks, the dense twin, counted steps, a tied head",
+          "[layouts]") {
+  const int change = GENERATE(range(0, 9));
   TempFolder folder;
   auto config = ladder_run(folder / "single", 4);
   config.train.steps = 1;
@@ -86,9 +87,11 @@ TEST_CASE("bytes with another dtype, activation checkpointing, chunks, the dense
   if (change == 2) config.train.recompute = Recompute::full;
   if (change == 3) config.parallel.expert_chunks = 3;
   if (change == 4) config.model.ffn = Ffn::dense;
-  if (change >= 5) config.model.load_balancing_granularity = BalanceGranularity::step;  // two passes, counted first
-  if (change >= 5) config.train.micro_batch_size = 1;
+  const bool counted = change >= 5 && change <= 7;
+  if (counted) config.model.load_balancing_granularity = BalanceGranularity::step;  // two passes, counted first
+  if (counted) config.train.micro_batch_size = 1;
   if (change == 6) config.train.recompute = Recompute::full;
+  if (change >= 7) config.model.tie_embeddings = config.model.embedding_norm = true;
   INFO("change " << change);
   CHECK(differences(config, 4) == "");
 }

@@ -56,6 +56,7 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
                                    MeshShape{1, 2, 2}, MeshShape{1, 4, 2}, MeshShape{2, 2, 2});
   auto config = tiny_run("unused");  // of sizes that need padding everywhere
   config.model.num_experts = 6;
+  config.model.tie_embeddings = config.model.embedding_norm = GENERATE(false, true);
   config.train.compute_dtype = dtype.config;
   config.parallel.zero_stage = GENERATE(1, 2, 3);
   std::vector<MemoryPlan> plans(static_cast<size_t>(shape.replicate * shape.shard));

@@ -179,7 +179,13 @@ TEST_CASE("the FLOPs that a stage states are those of the GEMMs that it calls") 
   const auto ffn = GENERATE(Ffn::moe, Ffn::dense);
   const auto save_policy = GENERATE(SavePolicy::all, SavePolicy::selective);
   CAPTURE(enum_name(ffn), save_policy == SavePolicy::all);
-  const auto model = model_of(ffn);
+  auto model = model_of(ffn);
+  SECTION("by default") {}
+  SECTION("with a gate, norms of heads and after the branches") {
+    model.attention_gate = true;
+    model.qk_norm = QkNorm::per_head;
+    model.norm_position = NormPosition::both;
+  }
   const Stages stages(model, at::kFloat);
   for (size_t s = 0; s < stages.all().size(); ++s) {
     INFO("stage " << s);
@@ -204,6 +210,14 @@ TEST_CASE("the memory that a stage states is within 2 % of what its forward leav
     model.load_balancing_granularity = BalanceGranularity::sequence;
   }
   SECTION("narrow experts") { model.expert_width = 32; }
+  SECTION("norms after the branches") { model.norm_position = NormPosition::post; }
+  SECTION("norms before and after") { model.norm_position = NormPosition::both; }
+  SECTION("LayerNorm") { model.norm = NormKind::layer; }
+  SECTION("norms without weights") { model.norm_affine = NormAffine::none; }
+  SECTION("norms of heads") { model.qk_norm = QkNorm::per_head; }
+  SECTION("QK-norm without weights") { model.qk_norm = QkNorm::non_affine; }
+  SECTION("a gate") { model.attention_gate = true; }
+  SECTION("a z-loss of the output") { model.output_z_weight = 0.1; }
   CAPTURE(enum_name(ffn), save_policy == SavePolicy::all, dtype);
   const Stages stages(model, dtype);
   for (size_t s = 0; s < stages.all().size(); ++s) {
