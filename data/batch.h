@@ -11,6 +11,10 @@ struct Batch {
   at::Tensor ids_BS;        ///< int64 [B, S]
   at::Tensor targets_BS;    ///< int64 [B, S]: the next id; kIgnoredTarget (-100) at the last position
   int64_t num_targets = 0;  ///< targets other than kIgnoredTarget
+  /// Where attention stays within documents, their cumulative lengths over the tokens in order: int32 [n+1], 0 to B*S;
+  /// a sequence ends the document in it. Undefined: attention sees whole sequences.
+  at::Tensor bounds = {};
+  at::Tensor bounds_cpu = {};  ///< the same on the CPU
 };
 
 }  // namespace olmoe

@@ -32,6 +32,20 @@ std::vector<std::string> validate(std::span<const SkipRange> ranges) {
   return problems;
 }
 
+std::vector<std::string> validate_documents(const DataConfig& config, int64_t vocab_size) {
+  std::vector<std::string> problems;
+  const bool by_eos = config.document_mask == DocumentMask::eos;
+  if (by_eos && !config.eos_id)
+    problems.emplace_back("data.eos_id: document_mask: eos needs the id of the token that ends a document");
+  if (!by_eos && config.eos_id) problems.emplace_back("data.eos_id: it has no effect without document_mask: eos");
+  if (config.eos_id && (*config.eos_id < 0 || *config.eos_id >= vocab_size))
+    problems.push_back(
+        fmt::format("data.eos_id: {} is not an id below model.vocab_size = {}", *config.eos_id, vocab_size));
+  if (config.document_mask == DocumentMask::table && config.synthetic)
+    problems.emplace_back("data.document_mask: table needs token files, and data.synthetic has none; use eos");
+  return problems;
+}
+
 std::vector<std::string> read_path_list(const std::string& list, const std::string& root) {
   constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
   std::string text;

@@ -1,6 +1,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +15,14 @@ namespace olmoe {
 template <>
 struct EnumNames<TokenDtype> {
   static constexpr std::array names{"uint16", "uint32"};
+};
+
+/// How the documents are found that attention stays within; none: it sees whole sequences.
+enum class DocumentMask { none, eos, table };
+
+template <>
+struct EnumNames<DocumentMask> {
+  static constexpr std::array names{"none", "eos", "table"};
 };
 
 /// What of the training tokens is compared when a run resumes.
@@ -57,6 +66,8 @@ struct DataConfig {
   TokenDtype dtype = TokenDtype::uint16;
   int64_t sequence_length = 4096;
   bool synthetic = false;
+  DocumentMask document_mask = DocumentMask::none;
+  std::optional<int64_t> eos_id;
   std::vector<SkipRange> skip = {};
   bool check_ids = true;
   DataVerify verify = DataVerify::sample;
@@ -79,6 +90,10 @@ struct DataConfig {
     v("dtype", dtype, "type of a stored token id");
     v("sequence_length", sequence_length, {2, 1 << 24}, "tokens of a sequence, S");
     v("synthetic", synthetic, "train on generated tokens, without any file");
+    v("document_mask", document_mask,
+      "attention within documents, in training and held-out sets; eos: the token eos_id ends one and is in it; table: "
+      "those of the tables NAME.csv.gz beside NAME.npy; none: over whole sequences");
+    v("eos_id", eos_id, "id of the token that ends a document, for document_mask: eos");
     v("skip", skip,
       "data that training leaves out, to lead a run round a bad batch: [{unit: steps, first: 1200, last: 1219}]; see "
       "checkpoint.resume");
@@ -95,6 +110,8 @@ struct DataConfig {
 
 /// Problems of data.skip, one sentence each.
 std::vector<std::string> validate(std::span<const SkipRange> ranges);
+/// Problems of data.document_mask with ids below vocab_size.
+std::vector<std::string> validate_documents(const DataConfig& config, int64_t vocab_size);
 
 /// The token files of a list: one per line, without blank lines and # comments; relative ones are below `root`. They
 /// need not exist. Throws ConfigError with the list, and with the line of an invalid path.

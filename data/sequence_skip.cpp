@@ -16,6 +16,9 @@ class SkippingSource final : public SequenceSource {
   int64_t sequence_length() const override { return source_->sequence_length(); }
   int64_t num_sequences() const override { return source_->num_sequences(); }
   void read(int64_t position, std::span<int64_t> out) const override { source_->read(skip_.position(position), out); }
+  std::vector<int32_t> document_ends(int64_t position, std::span<const int64_t> ids) const override {
+    return source_->document_ends(skip_.position(position), ids);
+  }
   std::string fingerprint() const override { return source_->fingerprint(); }
 
  private:

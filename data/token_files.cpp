@@ -72,17 +72,6 @@ std::string width_advice(int64_t bytes) {
   return fmt::format("its ids are {} bytes wide, which no data.dtype reads: tokenize again", bytes);
 }
 
-/// Throws DataError with the first kListedProblems problems, the number of others, and `advice`.
-void throw_problems(const std::vector<std::string>& problems, size_t num_files, std::string_view advice = {}) {
-  if (problems.empty()) return;
-  std::string text = fmt::format("{} of {} token files cannot be used:", problems.size(), num_files);
-  const size_t listed = std::min(problems.size(), kListedProblems);
-  for (size_t i = 0; i < listed; ++i) text += "\n  " + problems[i];
-  if (problems.size() > listed) text += fmt::format("\n  and {} more", problems.size() - listed);
-  if (!advice.empty()) text += fmt::format("\n{}", advice);
-  throw DataError(text);
-}
-
 /// Runs f and adds the text of its DataError to `problems`.
 template <class F>
 void collect_problem(std::vector<std::string>& problems, F&& f) {
@@ -108,6 +97,16 @@ std::string sample_hash(const FileSample& sample) {
 }
 
 }  // namespace
+
+void throw_token_file_problems(const std::vector<std::string>& problems, size_t num_files, std::string_view advice) {
+  if (problems.empty()) return;
+  std::string text = fmt::format("{} of {} token files cannot be used:", problems.size(), num_files);
+  const size_t listed = std::min(problems.size(), kListedProblems);
+  for (size_t i = 0; i < listed; ++i) text += "\n  " + problems[i];
+  if (problems.size() > listed) text += fmt::format("\n  and {} more", problems.size() - listed);
+  if (!advice.empty()) text += fmt::format("\n{}", advice);
+  throw DataError(text);
+}
 
 TokenFile::TokenFile(std::string path, TokenDtype dtype, int64_t vocab_size, OpenFiles keep)
     : path_(std::move(path)), dtype_(dtype), vocab_size_(vocab_size) {
@@ -237,9 +236,10 @@ TokenDataset::TokenDataset(const std::vector<std::string>& paths, TokenDtype dty
       const auto kept = to_keep-- > 0 ? OpenFiles::kept : OpenFiles::none;
       files_.emplace_back(path, dtype, vocab_size, kept);
     });
-  if (!problems.empty() && !missing_files(paths).empty()) throw_problems(problems, paths.size(), kHowTokensAreMade);
+  if (!problems.empty() && !missing_files(paths).empty())
+    throw_token_file_problems(problems, paths.size(), kHowTokensAreMade);
   check_samples(problems);  // also after problems: a wrong dtype may show in the sizes of some files, the ids of others
-  throw_problems(problems, paths.size());
+  throw_token_file_problems(problems, paths.size());
 
   first_sequence_.push_back(0);
   for (const TokenFile& file : files_)
@@ -262,7 +262,7 @@ std::vector<std::string> TokenDataset::read_all(int part, int parts) const {
   std::vector<std::string> problems, hashes(files_.size());
   for (auto f = static_cast<size_t>(part); f < files_.size(); f += static_cast<size_t>(parts))
     collect_problem(problems, [&] { hashes[f] = files_[f].read_all(); });
-  throw_problems(problems, files_.size());
+  throw_token_file_problems(problems, files_.size());
   return hashes;
 }
 
@@ -270,15 +270,20 @@ int64_t TokenDataset::num_sequences() const { return first_sequence_.back(); }
 
 int64_t TokenDataset::num_tokens() const { return num_sequences() * sequence_length_; }
 
-void TokenDataset::read(int64_t sequence, std::span<int64_t> out) const {
+TokenDataset::Place TokenDataset::place(int64_t sequence) const {
   ENSURE(sequence >= 0 && sequence < num_sequences(), "sequence {} of {}", sequence, num_sequences());
-  ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}", out.size(),
-         sequence_length_);
   // The last file that begins at or before the sequence. A file without a whole sequence begins where the next one
   // does.
   const auto after = std::upper_bound(first_sequence_.begin(), first_sequence_.end(), sequence);
   const auto file = static_cast<size_t>(after - first_sequence_.begin() - 1);
-  files_[file].read((sequence - first_sequence_[file]) * sequence_length_, out);
+  return {file, (sequence - first_sequence_[file]) * sequence_length_};
+}
+
+void TokenDataset::read(int64_t sequence, std::span<int64_t> out) const {
+  ENSURE(static_cast<int64_t>(out.size()) == sequence_length_, "room for {} tokens, not {}", out.size(),
+         sequence_length_);
+  const auto [file, first] = place(sequence);
+  files_[file].read(first, out);
 }
 
 }  // namespace olmoe

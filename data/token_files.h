@@ -5,6 +5,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/hash.h"
@@ -55,6 +56,11 @@ class TokenFile {
   mutable int64_t modified_ns_ = 0;
 };
 
+/// Throws one DataError with the first 20 of `problems` of `num_files` token files, the number of others, and `advice`;
+/// nothing where there is none.
+void throw_token_file_problems(const std::vector<std::string>& problems, size_t num_files,
+                               std::string_view advice = {});
+
 /// Several token files as one list of sequences: floor(tokens / sequence_length) of each file, in path order. The tail
 /// of every file is left out, as in OLMoE.
 class TokenDataset {
@@ -70,6 +76,16 @@ class TokenDataset {
   int64_t num_sequences() const;
   int64_t num_tokens() const;
   int64_t sequence_length() const { return sequence_length_; }
+  size_t num_files() const { return files_.size(); }
+  const std::string& path(size_t file) const { return files_.at(file).path(); }
+  /// Tokens of a file, the tail that no sequence has included.
+  int64_t file_tokens(size_t file) const { return files_.at(file).num_tokens(); }
+  /// Where a sequence begins.
+  struct Place {
+    size_t file;
+    int64_t first;  ///< token of the file
+  };
+  Place place(int64_t sequence) const;
   /// Fills `out`, sequence_length() ids, with that sequence. Throws DataError as TokenFile::read does.
   void read(int64_t sequence, std::span<int64_t> out) const;
   /// XXH3-128 in hex over sequence length, names, sizes and FileSample of all files in order, when the dataset was

@@ -42,13 +42,24 @@ AttentionMethod make_attention_method(AttentionKernel kernel, bool deterministic
 bool cudnn_attention_built_in();
 bool cudnn_attention_fits(int64_t head_dim);
 
+/// Which keys up to its own position a query sees; all of its sequence by default.
+struct AttentionMask {
+  int64_t window = 0;     ///< the last `window` keys, its own included; 0: all. Source: arXiv 2004.05150
+  at::Tensor bounds;      ///< the keys of its document; undefined: of its sequence. Then B is 1, and document i is the
+                          ///< positions [bounds[i], bounds[i+1]) of S: int32 [n+1] on the device of q, from 0 to S
+  at::Tensor bounds_cpu;  ///< the same on the CPU
+
+  bool all() const { return window == 0 && !bounds.defined(); }
+};
+
 /// y = softmax(q k^T / sqrt(d), causal) v; query head h reads key/value head h / (H/G). The scores of one block of
-/// queries at a time are in memory. Throws Error where shapes or devices do not match.
+/// queries at a time are in memory. Throws Error where shapes or devices do not match, and on a GPU for a mask in fp32
+/// or with cuDNN. In float64 on a GPU all scores are in memory.
 /// Source: FlashAttention-2 (arXiv 2307.08691), without its blocks of keys; grouped heads: GQA (arXiv 2305.13245).
-AttentionOutput causal_attention(const Qkv& in, const AttentionMethod& method = {});
+AttentionOutput causal_attention(const Qkv& in, const AttentionMethod& method = {}, const AttentionMask& mask = {});
 /// Overwrites all of `grads`, which may be column ranges of one fused gradient. `forward`: what causal_attention()
-/// returned for `in`.
+/// returned for `in` and `mask`.
 void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const AttentionOutput& forward,
-                               const Qkv& grads, const AttentionMethod& method = {});
+                               const Qkv& grads, const AttentionMethod& method = {}, const AttentionMask& mask = {});
 
 }  // namespace olmoe::kernels

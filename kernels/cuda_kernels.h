@@ -43,9 +43,9 @@ void norm_rotary(const NormRotaryOperands& in, double eps, NormRotary& out);
 void norm_rotary_backward(const at::Tensor& dy_NW, const NormRotaryOperands& in, const at::Tensor& rstd_N,
                           at::Tensor& dx_NW, at::Tensor& dw_W);
 
-AttentionOutput causal_attention(const Qkv& in);
+AttentionOutput causal_attention(const Qkv& in, const AttentionMask& mask);
 void causal_attention_backward(const at::Tensor& dy_BSHd, const Qkv& in, const AttentionOutput& forward,
-                               const Qkv& grads, bool deterministic);
+                               const Qkv& grads, bool deterministic, const AttentionMask& mask);
 
 /// `choose`: out.ids_NK is computed, else it is given. out.counts_UE must be zero before.
 void route(const at::Tensor& logits_NE, bool choose, bool renormalize, RouterOutput& out);

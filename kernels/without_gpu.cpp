@@ -19,8 +19,9 @@ void norm_rotary(const NormRotaryOperands&, double, NormRotary&) { refuse("norm_
 void norm_rotary_backward(const at::Tensor&, const NormRotaryOperands&, const at::Tensor&, at::Tensor&, at::Tensor&) {
   refuse("norm_rotary_backward");
 }
-AttentionOutput causal_attention(const Qkv&) { refuse("causal_attention"); }
-void causal_attention_backward(const at::Tensor&, const Qkv&, const AttentionOutput&, const Qkv&, bool) {
+AttentionOutput causal_attention(const Qkv&, const AttentionMask&) { refuse("causal_attention"); }
+void causal_attention_backward(const at::Tensor&, const Qkv&, const AttentionOutput&, const Qkv&, bool,
+                               const AttentionMask&) {
   refuse("causal_attention_backward");
 }
 void route(const at::Tensor&, bool, bool, RouterOutput&) { refuse("route"); }

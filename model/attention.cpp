@@ -7,6 +7,7 @@
 #include "kernels/rotary.h"
 #include "model/attention_memory.h"
 #include "model/block/output_gate.h"
+#include "model/block/scalable_softmax.h"
 
 namespace olmoe {
 namespace {
@@ -17,10 +18,16 @@ using torch::autograd::variable_list;
 
 struct HeadShape {
   int64_t sequences, heads, kv_heads, head_dim;
+  int64_t window;  ///< 0: none
   double eps;
   std::optional<double> clip;
   SavePolicy save_policy;
   kernels::AttentionMethod method;
+};
+
+/// Undefined where the model has none.
+struct Weights {
+  at::Tensor q_norm, k_norm, softmax_scale_H;
 };
 
 /// Between the projections: qkv_NC -> y_ND.
@@ -35,25 +42,46 @@ struct AttentionFunction : Function<AttentionFunction> {
             qkv_NC.narrow(1, q_width + kv_width, kv_width)};
   }
 
-  /// The inputs of softmax attention, from saved[0..3]: qkv_NC, the weights of both norms, the rotary table.
+  /// saved[0..6]: qkv_NC, the weights of both norms, the rotary table, the softmax scale, bounds of documents on the
+  /// device and on the CPU.
+  static kernels::AttentionMask mask(const variable_list& saved, const HeadShape& shape) {
+    return {shape.window, saved[5], saved[6]};
+  }
+  /// As one sequence of documents, or as sequences: [B, S, heads, d].
+  static at::Tensor heads(const at::Tensor& x_NW, const kernels::AttentionMask& mask, const HeadShape& shape) {
+    return heads(x_NW, mask.bounds.defined() ? 1 : shape.sequences, shape.head_dim);
+  }
+  /// The angles of the queries, with their part of scalable softmax that depends on the position.
+  static at::Tensor query_table(const variable_list& saved, const HeadShape& shape) {
+    if (!saved[4].defined()) return saved[3];
+    return scaled_table(saved[3], {saved[0].size(0), shape.sequences, shape.window, saved[5]});
+  }
+  /// The part of scalable softmax that is learned.
+  static at::Tensor scaled_queries(const at::Tensor& q_ND, const variable_list& saved) {
+    return saved[4].defined() ? scale_heads(q_ND, saved[4]) : q_ND;
+  }
+
+  /// The inputs of softmax attention.
   struct Rotated {
     kernels::NormRotary q, k;
     at::Tensor v_NW;
   };
-  static Rotated rotated(const variable_list& saved, const HeadShape& shape) {
+  static Rotated rotated(const variable_list& saved, const at::Tensor& query_table, const HeadShape& shape) {
     auto [q_raw, k_raw, v_raw] = split(saved[0], shape);
-    return {kernels::norm_rotary({q_raw, saved[1], saved[3], shape.clip}, shape.eps),
+    return {kernels::norm_rotary({q_raw, saved[1], query_table, shape.clip}, shape.eps),
             kernels::norm_rotary({k_raw, saved[2], saved[3], shape.clip}, shape.eps),
             shape.clip ? v_raw.clamp(-*shape.clip, *shape.clip) : v_raw};
   }
 
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_NC, const std::optional<at::Tensor>& q_weight,
-                            const std::optional<at::Tensor>& k_weight, const at::Tensor& table_Sd,
-                            const HeadShape& shape) {
-    variable_list saved{qkv_NC, q_weight.value_or(at::Tensor()), k_weight.value_or(at::Tensor()), table_Sd};
-    const auto [q, k, v] = rotated(saved, shape);
-    auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
-    auto out = kernels::causal_attention({as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)}, shape.method);
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv_NC, const Weights& weights,
+                            const at::Tensor& table_Sd, const Batch& batch, const HeadShape& shape) {
+    variable_list saved{qkv_NC,       weights.q_norm,  weights.k_norm, table_Sd, weights.softmax_scale_H,
+                        batch.bounds, batch.bounds_cpu};
+    const auto [q, k, v] = rotated(saved, query_table(saved, shape), shape);
+    const auto keys = mask(saved, shape);
+    auto as_heads = [&](const at::Tensor& x) { return heads(x, keys, shape); };
+    auto out = kernels::causal_attention({as_heads(scaled_queries(q.y_NW, saved)), as_heads(k.y_NW), as_heads(v)},
+                                         shape.method, keys);
     saved.insert(saved.end(), {out.y_BSHd, out.lse_BHS});
     if (shape.save_policy == SavePolicy::all) saved.insert(saved.end(), {q.y_NW, q.rstd_N, k.y_NW, k.rstd_N, v});
     ctx->save_for_backward(std::move(saved));
@@ -61,6 +89,7 @@ struct AttentionFunction : Function<AttentionFunction> {
     ctx->saved_data["heads"] = shape.heads;
     ctx->saved_data["kv_heads"] = shape.kv_heads;
     ctx->saved_data["head_dim"] = shape.head_dim;
+    ctx->saved_data["window"] = shape.window;
     ctx->saved_data["eps"] = shape.eps;
     ctx->saved_data["save_all"] = shape.save_policy == SavePolicy::all;
     if (shape.clip) ctx->saved_data["clip"] = *shape.clip;
@@ -80,6 +109,7 @@ struct AttentionFunction : Function<AttentionFunction> {
             data["heads"].toInt(),
             data["kv_heads"].toInt(),
             data["head_dim"].toInt(),
+            data["window"].toInt(),
             data["eps"].toDouble(),
             clip,
             data["save_all"].toBool() ? SavePolicy::all : SavePolicy::selective,
@@ -89,18 +119,22 @@ struct AttentionFunction : Function<AttentionFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto shape = saved_shape(ctx);
     auto saved = ctx->get_saved_variables();
-    const auto &qkv = saved[0], &q_norm = saved[1], &k_norm = saved[2], &table = saved[3];
+    const auto &qkv = saved[0], &q_norm = saved[1], &k_norm = saved[2], &table = saved[3], &scale = saved[4];
+    const auto of_queries = query_table(saved, shape);
     const auto [q, k, v] = shape.save_policy == SavePolicy::all
-                               ? Rotated{{saved[6], saved[7]}, {saved[8], saved[9]}, saved[10]}
-                               : rotated(saved, shape);
-    auto as_heads = [&](const at::Tensor& x) { return heads(x, shape.sequences, shape.head_dim); };
+                               ? Rotated{{saved[9], saved[10]}, {saved[11], saved[12]}, saved[13]}
+                               : rotated(saved, of_queries, shape);
+    const auto keys = mask(saved, shape);
+    auto as_heads = [&](const at::Tensor& x) { return heads(x, keys, shape); };
     auto dqkv = at::empty_like(qkv);
     auto [q_raw, k_raw, v_raw] = split(qkv, shape);
     auto [dq, dk, dv] = split(dqkv, shape);
-    kernels::causal_attention_backward(as_heads(grads[0]), {as_heads(q.y_NW), as_heads(k.y_NW), as_heads(v)},
-                                       {saved[4], saved[5]}, {as_heads(dq), as_heads(dk), as_heads(dv)}, shape.method);
+    kernels::causal_attention_backward(
+        as_heads(grads[0]), {as_heads(scaled_queries(q.y_NW, saved)), as_heads(k.y_NW), as_heads(v)},
+        {saved[7], saved[8]}, {as_heads(dq), as_heads(dk), as_heads(dv)}, shape.method, keys);
+    if (scale.defined()) scale_heads_backward(dq, q.y_NW, scale, weight_grad(scale));
     auto norm_grad = [](const at::Tensor& w) { return w.defined() ? weight_grad(w) : at::Tensor(); };
-    kernels::norm_rotary_backward(dq, {q_raw, q_norm, table, shape.clip}, q.rstd_N, dq, norm_grad(q_norm));
+    kernels::norm_rotary_backward(dq, {q_raw, q_norm, of_queries, shape.clip}, q.rstd_N, dq, norm_grad(q_norm));
     kernels::norm_rotary_backward(dk, {k_raw, k_norm, table, shape.clip}, k.rstd_N, dk, norm_grad(k_norm));
     if (shape.clip) dv.masked_fill_(v_raw.abs() > *shape.clip, 0);
     return {dqkv, {}, {}, {}, {}};
@@ -109,8 +143,8 @@ struct AttentionFunction : Function<AttentionFunction> {
 
 }  // namespace
 
-Attention::Attention(const ModelConfig& config, std::string prefix, kernels::AttentionMethod method)
-    : config_(config), prefix_(std::move(prefix)), method_(std::move(method)), tables_(config) {}
+Attention::Attention(const ModelConfig& config, std::string prefix, AttentionOptions options)
+    : config_(config), prefix_(std::move(prefix)), options_(std::move(options)), tables_(config) {}
 
 StageState Attention::state() {
   const int64_t D = config_.d_model, d = config_.head_dim();
@@ -126,6 +160,9 @@ StageState Attention::state() {
   if (config_.qk_norm == QkNorm::per_head_shared) add_norms({d}, {d});
   if (config_.attention_gate)
     out.push_back(shared_param(prefix_ + ".gate.weight", {D, D}, ParamRole::matrix, gate_DD_));
+  if (config_.scalable_softmax)
+    out.push_back(
+        shared_param(prefix_ + ".softmax_scale.weight", {config_.num_heads}, ParamRole::norm, softmax_scale_H_));
   return {std::move(out)};
 }
 
@@ -148,16 +185,19 @@ at::Tensor RotaryTables::of(const at::Tensor& like, int64_t sequence_length) {
   return table_Sd;
 }
 
-at::Tensor Attention::forward(const Normed& x, int64_t sequences, SavePolicy save_policy) {
-  const int64_t positions = sequences > 0 ? x.y_ND.size(0) / sequences : 1;
-  HeadShape shape{sequences,        config_.num_heads, config_.num_kv_heads, config_.head_dim(),
-                  config_.norm_eps, config_.clip_qkv,  save_policy,          method_};
+at::Tensor Attention::forward(const Normed& x, const Batch& batch, SavePolicy save_policy) {
+  const int64_t sequences = batch.ids_BS.size(0), positions = sequences > 0 ? x.y_ND.size(0) / sequences : 1;
+  const HeadShape shape{
+      sequences,        config_.num_heads, config_.num_kv_heads, config_.head_dim(), options_.spec.window_in(positions),
+      config_.norm_eps, config_.clip_qkv,  save_policy,          options_.method};
   auto qkv_NC = olmoe::linear(x, qkv_CD_);
   const bool separate = has_separate_norm();
   if (separate) qkv_NC = olmoe::qk_norm(qkv_NC, {q_norm_, k_norm_}, norm_widths(), config_.norm_eps);
   const at::Tensor none;
-  auto y_ND = AttentionFunction::apply(qkv_NC, std::optional(separate ? none : q_norm_),
-                                       std::optional(separate ? none : k_norm_), tables_.of(x.y_ND, positions), shape);
+  // Without rotary embedding every position has the angles of the first, 0.
+  auto y_ND = AttentionFunction::apply(
+      qkv_NC, Weights{separate ? none : q_norm_, separate ? none : k_norm_, softmax_scale_H_},
+      tables_.of(x.y_ND, options_.spec.rotary ? positions : 1), batch, shape);
   if (config_.attention_gate) y_ND = output_gate(y_ND, olmoe::linear(x, gate_DD_));
   return olmoe::linear(y_ND, output_DD_);
 }
@@ -174,7 +214,7 @@ std::vector<Work> Attention::core_work(const CostContext& context) const {
   const auto N = static_cast<double>(context.tokens()), S = static_cast<double>(context.positions);
   const auto D = static_cast<double>(config_.d_model), kv_width = static_cast<double>(config_.kv_width());
   const auto H = static_cast<double>(config_.num_heads), value = static_cast<double>(context.value_bytes);
-  const double flops = 2 * D * S * N;  // two GEMMs, half of each: causal
+  const double flops = 4 * D * options_.spec.mean_keys(context.positions) * N;  // two GEMMs
   const double qkvy = N * static_cast<double>(config_.qkv_width() + config_.d_model) * value;
   const bool cudnn = context.attention_kernel == kernels::AttentionKernel::cudnn;
   // Five GEMMs backward for two forward: scores are recomputed.
@@ -224,6 +264,19 @@ StageCost Attention::gate_cost(const CostContext& context) const {
   return out;
 }
 
+Attention::SoftmaxScaleCost Attention::softmax_scale_cost(const CostContext& context) const {
+  if (!config_.scalable_softmax) return {};
+  const int64_t queries = context.tokens() * config_.d_model;
+  const int64_t scaled = queries * context.value_bytes, products = queries * context.master_bytes;
+  const int64_t rows = context.documents ? context.tokens() : context.positions;
+  const int64_t table = rows * config_.head_dim() * context.master_bytes;
+  return {{memory_work("scalable softmax", static_cast<double>(2 * scaled + 2 * table),
+                       static_cast<double>(6 * scaled + 2 * products + 2 * table))},
+          table + scaled,
+          // A CPU widens the queries to the dtype of the gradients first.
+          table + (!context.on_gpu && context.value_bytes < context.master_bytes ? 2 : 1) * products};
+}
+
 StageCost Attention::cost(const CostContext& context) const {
   const int64_t tokens = context.tokens(), D = config_.d_model, C = config_.qkv_width();
   const int64_t value = context.value_bytes, kv_width = config_.kv_width();
@@ -240,14 +293,17 @@ StageCost Attention::cost(const CostContext& context) const {
   out.saved = tokens * ((C + D) * value + config_.num_heads * context.master_bytes);
   if (!recomputes) out.saved += tokens * rotated_bytes(context);
   const auto norm = norm_cost(context), gate = gate_cost(context);
+  const auto scale = softmax_scale_cost(context);
+  const int64_t clamped = config_.clip_qkv ? tokens * kv_width * (value + 1) : 0;  // which values were, and their sizes
   add_work(out.work, norm.work);
   add_work(out.work, gate.work);
+  add_work(out.work, scale.work);
   out.saved += norm.saved + gate.saved;
-  // Gradients of the attended values and of the projection; what was not saved; what the library allocates. The gate
-  // has left a gradient of the input.
+  // Gradients of the attended values and of the projection; what was not saved; what the library allocates; the rows of
+  // scalable softmax. The gate has left a gradient of the input.
   out.peaks = {{"backward of the last attention", out.saved - gate.saved,
                 tokens * ((D + C) * value + (recomputes ? rotated_bytes(context) : 0)) + gate.saved / 2 +
-                    attention_backward_bytes(config_, context)}};
+                    std::max({attention_backward_bytes(config_, context) + scale.queries, scale.products, clamped})}};
   for (const auto& point : norm.peaks)
     out.peaks.push_back({point.name, point.saved, point.temporaries + gate.saved / 2});
   for (const auto& point : gate.peaks)  // the gated values are no longer there

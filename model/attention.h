@@ -28,14 +28,21 @@ class RotaryTables {
   std::map<int64_t, at::Tensor> by_length_;  ///< [S, d]
 };
 
+/// How the attention of a block is computed, and which.
+struct AttentionOptions {
+  kernels::AttentionMethod method = {};
+  AttentionSpec spec;
+};
+
 /// Causal self-attention with grouped key/value heads, QK-norm and half-split rotary positions, in the order of
 /// projection, norm, clip, rotation, attention, gate, projection. Source: Hugging Face's OlmoeAttention.
+/// Rotations within documents are by positions in the sequence: scores depend on differences of positions alone.
 class Attention {
  public:
-  Attention(const ModelConfig& config, std::string prefix, kernels::AttentionMethod method = {});
+  Attention(const ModelConfig& config, std::string prefix, AttentionOptions options);
   StageState state();
-  /// y_ND, in the dtype of x. The N rows are `sequences` sequences of N / sequences positions each.
-  at::Tensor forward(const Normed& x, int64_t sequences, SavePolicy save_policy);
+  /// y_ND, in the dtype of x, whose N rows are the tokens of `batch`.
+  at::Tensor forward(const Normed& x, const Batch& batch, SavePolicy save_policy);
   StageCost cost(const CostContext& context) const;
   /// Weights that the normed rows are multiplied by.
   int normed_uses() const { return config_.attention_gate ? 2 : 1; }
@@ -46,13 +53,21 @@ class Attention {
   QkWidths norm_widths() const;
   StageCost norm_cost(const CostContext& context) const;
   StageCost gate_cost(const CostContext& context) const;
+  /// Of what scalable softmax adds.
+  struct SoftmaxScaleCost {
+    std::vector<Work> work = {};
+    int64_t queries = 0;   ///< bytes beside the backward of attention: scaled queries, and their table of angles
+    int64_t products = 0;  ///< after it: the table, and what the gradient of the scale is the sum of
+  };
+  SoftmaxScaleCost softmax_scale_cost(const CostContext& context) const;
   int64_t rotated_bytes(const CostContext& context) const;
   std::vector<Work> core_work(const CostContext& context) const;
 
   const ModelConfig& config_;
   std::string prefix_;
-  kernels::AttentionMethod method_;
+  AttentionOptions options_;
   at::Tensor qkv_CD_, q_norm_, k_norm_, gate_DD_, output_DD_;
+  at::Tensor softmax_scale_H_;  ///< of model.scalable_softmax
   RotaryTables tables_;
 };
 

@@ -10,6 +10,7 @@ namespace olmoe {
 struct AttentionSize {
   int64_t sequences, positions;
   bool deterministic = true;
+  bool documents = false;  ///< the most that those of any length take
 };
 /// Bytes of what FlashAttention's backward allocates beside its operands: gradients, sums of the queries' gradient in
 /// fp32 (one; deterministic, one for each turn of the multiprocessors), and sums over rows. Source: mha_bwd of ATen's

@@ -3,11 +3,11 @@
 namespace olmoe {
 
 std::vector<BlockSpec> ModelConfig::blocks() const {
-  const AttentionSpec attention{num_heads, num_kv_heads, head_dim()};
   const FeedForwardSpec experts{num_experts, top_k, expert_width, shared_hidden()}, dense{0, 1, dense_hidden()};
   std::vector<BlockSpec> out;
   for (int64_t layer = 0; layer < num_layers; ++layer)
-    out.push_back({attention, is_moe_layer(layer) ? experts : dense});
+    out.push_back({{num_heads, num_kv_heads, head_dim(), attention_window(layer), is_rotary(layer)},
+                   is_moe_layer(layer) ? experts : dense});
   return out;
 }
 
@@ -44,6 +44,7 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
   require(config.balancing_bias != ExpertBias::quantile || config.top_k < config.num_experts,
           fmt::format("balancing_bias: quantile needs an expert that is not chosen, but top_k = num_experts = {}",
                       config.num_experts));
+  for (const auto& problem : problems_of(config, config.num_layers)) require(false, problem);
   require(config.dense_hidden() <= 1 << 24, fmt::format("dense_width: {} gives a hidden width of {}, more than {}",
                                                         config.dense_width, config.dense_hidden(), 1 << 24));
   for (const auto& problem : problems_of(config)) require(false, problem);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/reader/config_reader.h"
+#include "model/block/attention_variants.h"
 #include "model/block/block_variants.h"
 
 namespace olmoe {
@@ -56,16 +57,13 @@ struct FeedForwardSpec {
   int64_t shared = 0;   ///< hidden width of all shared experts together; 0: there is none
   bool has_experts() const { return num_experts > 0; }
 };
-struct AttentionSpec {
-  int64_t num_heads, num_kv_heads, head_dim;
-};
 struct BlockSpec {
   AttentionSpec attention;
   FeedForwardSpec feed_forward;
 };
 
 /// Architecture, initialization and losses of the model. Defaults are OLMoE-1B-7B (arXiv 2409.02060).
-struct ModelConfig : BlockVariants {
+struct ModelConfig : BlockVariants, AttentionVariants {
   Ffn ffn = Ffn::moe;
   int64_t vocab_size = 50304;
   int64_t d_model = 2048;
@@ -132,6 +130,7 @@ struct ModelConfig : BlockVariants {
       "reaches the router");
     v("clip_qkv", clip_qkv, above(0), "clamp queries, keys and values to +- this; null: off");
     v("rope_theta", rope_theta, above(0), "base of the rotary frequencies");
+    AttentionVariants::fields(v);
     v("norm_eps", norm_eps, above(0), "epsilon of every norm");
     v("router_dtype", router_dtype, "dtype of the router's GEMM; its softmax is in at least fp32");
     v("load_balancing_weight", load_balancing_weight, at_least(0), "alpha: weight of the load-balancing loss");

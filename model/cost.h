@@ -31,6 +31,7 @@ struct CostContext {
   double stored_share = 0;  ///< of micro-batches, those that store the experts' weight gradients; others add
   kernels::AttentionKernel attention_kernel = kernels::AttentionKernel::flash;
   bool deterministic_attention = true;
+  bool documents = false;  ///< attention stays within them; each sequence is taken to be one, the most work
 
   int64_t tokens() const { return sequences * positions; }
   /// Tokens that the experts of this rank are expected to see: received ones where P > 1, else its own.

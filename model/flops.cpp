@@ -22,8 +22,13 @@ ParameterCounts count_parameters(const ModelConfig& config) {
 FlopsPerToken count_flops(const ModelConfig& config, int64_t sequence_length) {
   const auto counts = count_parameters(config);
   const double products = 6.0 * static_cast<double>(counts.active - counts.embedding);
-  const double attention = 12.0 * static_cast<double>(config.num_layers * config.d_model * sequence_length);
-  return {products + attention / 2, products + attention};
+  const double per_key = 12.0 * static_cast<double>(config.d_model);
+  FlopsPerToken out{products, products};
+  for (const auto& block : config.blocks()) {
+    out.causal += per_key * block.attention.mean_keys(sequence_length);
+    out.full_attention += per_key * static_cast<double>(block.attention.most_keys(sequence_length));
+  }
+  return out;
 }
 
 ForwardFlops count_forward_flops(const ModelConfig& config, int64_t sequence_length) {
@@ -36,7 +41,7 @@ ForwardFlops count_forward_flops(const ModelConfig& config, int64_t sequence_len
     out.projections += 2 * d * static_cast<double>(config.qkv_width() + config.d_model);
     if (config.attention_gate) out.projections += 2 * d * d;
     out.router += 2 * d * static_cast<double>(feed_forward.num_experts);
-    out.attention += 2 * d * static_cast<double>(sequence_length);
+    out.attention += 4 * d * block.attention.mean_keys(sequence_length);
   }
   out.head = 2 * d * static_cast<double>(config.vocab_size);
   return out;

@@ -14,7 +14,8 @@ struct ParameterCounts {
 ParameterCounts count_parameters(const ModelConfig& config);
 
 /// Training FLOPs of a token: 6 x active parameters without the embedding, plus attention, forward and backward.
-/// Peers differ in whether the causal mask halves attention, so both are given.
+/// Peers differ in whether the causal mask halves attention, so both are given. Windows are counted, documents are not:
+/// each sequence is taken to be one.
 struct FlopsPerToken {
   double causal;
   double full_attention;

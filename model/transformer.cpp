@@ -55,7 +55,7 @@ class EmbeddingStage : public Stage {
 /// class has the feed-forward.
 class Block : public Stage {
  public:
-  Block(const ModelConfig& config, std::string name, const kernels::AttentionMethod& attention)
+  Block(const ModelConfig& config, std::string name, const AttentionOptions& attention)
       : config_(config), name_(std::move(name)), attention_(config, name_ + ".attention", attention) {
     if (config.has_pre_norms()) pre_.emplace(Norms{{config, name_ + ".attention_norm"}, {config, name_ + ".ffn_norm"}});
     if (config.has_post_norms())
@@ -75,10 +75,9 @@ class Block : public Stage {
   }
 
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
-    const int64_t sequences = context.batch.ids_BS.size(0);
     const auto policy = context.save_policy;
     auto attended_ND =
-        attention_.forward(pre_ ? pre_->attention.forward(x_ND, policy) : unnormed(x_ND), sequences, policy);
+        attention_.forward(pre_ ? pre_->attention.forward(x_ND, policy) : unnormed(x_ND), context.batch, policy);
     if (post_) attended_ND = post_->attention.forward(attended_ND, SavePolicy::all).y_ND;
     const auto mid = pre_ ? pre_->ffn.add(attended_ND, x_ND, policy) : unnormed_sum(attended_ND, x_ND);
     if (!post_) return ffn(mid.norm, mid.sum_ND, context);
@@ -155,7 +154,7 @@ class Block : public Stage {
 
 class MoeBlock : public Block {
  public:
-  MoeBlock(const ModelConfig& config, const std::string& name, const kernels::AttentionMethod& attention,
+  MoeBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention,
            const ModelRanks& ranks, const MoeOptions& options)
       : Block(config, name, attention), moe_(config, name + ".moe", ranks, options) {}
   int64_t num_experts() const override { return config_.num_experts; }
@@ -180,7 +179,7 @@ class MoeBlock : public Block {
 
 class DenseBlock : public Block {
  public:
-  DenseBlock(const ModelConfig& config, const std::string& name, const kernels::AttentionMethod& attention)
+  DenseBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention)
       : Block(config, name, attention), ffn_(config, name + ".ffn", config.dense_hidden()) {}
 
  protected:
@@ -197,7 +196,7 @@ class DenseBlock : public Block {
 }  // namespace
 
 std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options,
-                                                const kernels::AttentionMethod& attention) {
+                                                const kernels::AttentionMethod& method) {
   const ModelRanks ranks{.experts = std::make_shared<RowExchange>(mesh.expert(), options.device, options.overlap),
                          .data = mesh.world()};
   std::vector<std::unique_ptr<Stage>> stages;
@@ -207,6 +206,7 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
   const auto blocks = config.blocks();
   for (size_t layer = 0; layer < blocks.size(); ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
+    const AttentionOptions attention{method, blocks[layer].attention};
     if (blocks[layer].feed_forward.has_experts())
       stages.push_back(std::make_unique<MoeBlock>(config, name, attention, ranks, options));
     else

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "data/documents.h"
 #include "data/token_files.h"
 
 namespace olmoe {
@@ -47,8 +48,13 @@ std::vector<PlannedTask> held_out_losses(const Config& config) {
       auto dataset = std::make_shared<TokenDataset>(here, config.data.dtype, length, config.model.vocab_size);
       if (reads_all) dataset->read_all();
       const int64_t all = dataset->num_sequences(), most = config.evaluation.max_sequences;
-      return std::make_unique<HeldOutLoss>(name, make_file_source(std::move(dataset), 0, /*shuffle=*/false),
-                                           most > 0 ? std::min(most, all) : all, config.train.micro_batch_size);
+      std::shared_ptr<const DocumentTables> tables;
+      if (config.data.document_mask == DocumentMask::table) tables = std::make_shared<DocumentTables>(*dataset);
+      std::shared_ptr<const SequenceSource> source =
+          make_file_source(std::move(dataset), 0, /*shuffle=*/false, {}, std::move(tables));
+      if (config.data.eos_id) source = make_eos_documents(std::move(source), *config.data.eos_id);
+      return std::make_unique<HeldOutLoss>(name, std::move(source), most > 0 ? std::min(most, all) : all,
+                                           config.train.micro_batch_size);
     };
     tasks.push_back({"evaluation set " + name, paths, make});
   }

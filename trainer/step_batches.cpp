@@ -22,6 +22,8 @@ StepBatches take_batches(const std::function<Batch()>& next, int64_t accumulatio
 
 void StaticBatches::load(const std::function<Batch()>& next) {
   const auto host = take_batches(next, accumulation_steps_, at::kCPU);
+  for (const auto& batch : host.batches)
+    ENSURE(!batch.bounds.defined(), "a batch with documents, whose number is another one in each step");
   if (step_.batches.empty()) {
     const auto place = [&](const at::Tensor& x) { return at::empty_like(x, x.options().device(device_)); };
     for (const auto& batch : host.batches)

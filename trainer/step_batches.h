@@ -23,7 +23,7 @@ class StaticBatches {
   StaticBatches(at::Device device, int64_t accumulation_steps)
       : device_(device), accumulation_steps_(accumulation_steps) {}
   /// Takes the batches of the next step and copies them to the device asynchronously. Throws Error where a batch has
-  /// another number of sequences than that of the same accumulation step in the first step.
+  /// documents, or another number of sequences than that of the same accumulation step in the first step.
   void load(const std::function<Batch()>& next);
   /// The batches of the last load(). The caller may reduce `targets_1` in place until the next load().
   const StepBatches& step() const { return step_; }

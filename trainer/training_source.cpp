@@ -1,6 +1,9 @@
 #include "trainer/training_source.h"
 
+#include <utility>
+
 #include "core/log.h"
+#include "data/documents.h"
 #include "data/sequence_skip.h"
 #include "data/token_files.h"
 #include "parallel/agreement.h"
@@ -17,23 +20,26 @@ std::shared_ptr<const SequenceSource> make_whole_source(const Config& config, Co
   if (data.synthetic) return make_synthetic_source(data.sequence_length, config.model.vocab_size, seed);
   const bool full = data.verify == DataVerify::full;
   std::shared_ptr<TokenDataset> dataset;
+  std::shared_ptr<const DocumentTables> tables;
   std::vector<std::string> hashes;
   agree(world, [&] {
     dataset = std::make_shared<TokenDataset>(data.all_paths(), data.dtype, data.sequence_length,
                                              config.model.vocab_size, OpenFiles::kept);
     if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
+    if (data.document_mask == DocumentMask::table) tables = std::make_shared<DocumentTables>(*dataset);
   });
   if (full)
     require_alike(world, {{"token files (data.paths)", std::to_string(hashes.size())}},
                   "Every rank must read the same token files");
   const auto all_bytes = full ? join_hashes(world, hashes) : std::string();
-  return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes);
+  return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes, std::move(tables));
 }
 
 }  // namespace
 
 std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
   auto source = make_whole_source(config, world);
+  if (config.data.eos_id) source = make_eos_documents(std::move(source), *config.data.eos_id);
   if (config.data.skip.empty()) return source;
   SequenceSkip skip(config.data.skip, config.train.batch_sizes());
   for (const auto& [begin, end] : skip.positions())

@@ -10,8 +10,9 @@ namespace {
 
 }  // namespace
 
-AttentionOutput causal_attention(const Qkv&) { refuse("causal_attention"); }
-void causal_attention_backward(const at::Tensor&, const Qkv&, const AttentionOutput&, const Qkv&, bool) {
+AttentionOutput causal_attention(const Qkv&, const AttentionMask&) { refuse("causal_attention"); }
+void causal_attention_backward(const at::Tensor&, const Qkv&, const AttentionOutput&, const Qkv&, bool,
+                               const AttentionMask&) {
   refuse("causal_attention_backward");
 }
 

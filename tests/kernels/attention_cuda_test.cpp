@@ -2,6 +2,7 @@
 // the same values: one side rounds (compare.h). Tagged [cuda]; without a GPU of compute capability 9.0 those of cuDNN
 // fail.
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/tensor.h>
 
 #include "kernels/attention.h"
 #include "kernels/compare.h"
@@ -33,18 +34,23 @@ struct Case {
 struct Computed {
   at::Tensor y, lse, grads;
 };
-Computed compute(const Case& c, const AttentionMethod& method) {
-  const AttentionOutput out = causal_attention(c.split(c.fused), method);
+Computed compute(const Case& c, const AttentionMethod& method, const AttentionMask& mask = {}) {
+  const AttentionOutput out = causal_attention(c.split(c.fused), method, mask);
   const at::Tensor grads = at::full_like(c.fused, std::nan(""));  // all of it is written
-  causal_attention_backward(c.dy, c.split(c.fused), out, c.split(grads), method);
+  causal_attention_backward(c.dy, c.split(c.fused), out, c.split(grads), method, mask);
   return {out.y_BSHd, out.lse_BHS, grads};
 }
 
-void check_exact(const Case& c, Shape s, const AttentionMethod& method) {
+AttentionMask on_cpu(AttentionMask mask) {
+  mask.bounds = mask.bounds_cpu;
+  return mask;
+}
+
+void check_exact(const Case& c, Shape s, const AttentionMethod& method, const AttentionMask& mask = {}) {
   Case exact(s, at::kCPU);
   exact.fused = exact.fused.to(at::kDouble);
   exact.dy = exact.dy.to(at::kDouble);
-  const auto ours = compute(c, method), reference = compute(exact, {});
+  const auto ours = compute(c, method, mask), reference = compute(exact, {}, on_cpu(mask));
   // Probabilities are rounded to bf16, their gradients too, and once more what is stored.
   const double tolerance = bound(at::kBFloat16, s.S * s.d, 4);
   CHECK(relative_error(ours.y.cpu(), reference.y) <= tolerance);
@@ -89,6 +95,57 @@ TEST_CASE("GPU: flash attention is exact to bf16, deterministic or not", "[cuda]
   const auto method = make_attention_method(AttentionKernel::flash, deterministic);
   check_exact(c, shape, method);
   if (deterministic) check_same(compute(c, method), compute(c, method));
+}
+
+/// Of `window` keys, and of documents with these bounds if there are any.
+AttentionMask mask_of(int64_t window, const std::vector<int32_t>& bounds) {
+  if (bounds.empty()) return {window, {}, {}};
+  const at::Tensor on_cpu = at::tensor(bounds, at::kInt);
+  return {window, on_cpu.to(at::kCUDA), on_cpu};
+}
+
+TEST_CASE("GPU: flash attention with a window is exact to bf16, deterministic or not", "[cuda]") {
+  const bool deterministic = GENERATE(true, false);
+  const auto shape = GENERATE(from_range(kShapes));
+  const auto window = GENERATE(1, 33, 128, 5000);
+  CAPTURE(deterministic, shape.S, shape.H, shape.G, shape.d, window);
+  const Case c(shape);
+  const auto method = make_attention_method(AttentionKernel::flash, deterministic);
+  check_exact(c, shape, method, mask_of(window, {}));
+  if (deterministic) check_same(compute(c, method, mask_of(window, {})), compute(c, method, mask_of(window, {})));
+}
+
+TEST_CASE("GPU: flash attention within documents is exact to bf16, deterministic or not", "[cuda]") {
+  const bool deterministic = GENERATE(true, false);
+  const auto window = GENERATE(0, 33);
+  const auto shape = GENERATE(Shape{1, 700, 4, 2, 64}, Shape{1, 700, 4, 4, 20});
+  std::vector<int32_t> ones;  // documents of one token: several groups
+  for (int32_t i = 0; i <= 700; ++i) ones.push_back(i);
+  const auto bounds = GENERATE_COPY(std::vector<int32_t>{0, 700}, std::vector<int32_t>{0, 1, 129, 130, 511, 700},
+                                    std::vector<int32_t>{0, 5, 10, 15, 20, 25, 30, 35, 40, 700}, ones);
+  CAPTURE(deterministic, window, shape.G, shape.d, bounds.size());
+  const Case c(shape);
+  const auto method = make_attention_method(AttentionKernel::flash, deterministic);
+  const auto mask = mask_of(window, bounds);
+  check_exact(c, shape, method, mask);
+  if (deterministic) check_same(compute(c, method, mask), compute(c, method, mask));
+}
+
+TEST_CASE("GPU: attention in float64 with a window and documents equals a CPU's", "[cuda]") {
+  const auto mask = mask_of(GENERATE(0, 7), {0, 3, 40, 41, 90});
+  Case c({1, 90, 4, 2, 16}), exact({1, 90, 4, 2, 16}, at::kCPU);
+  for (auto* each : {&c, &exact}) each->fused = each->fused.to(at::kDouble), each->dy = each->dy.to(at::kDouble);
+  const auto ours = compute(c, {}, mask), reference = compute(exact, {}, on_cpu(mask));
+  CHECK(relative_error(ours.y.cpu(), reference.y) < 1e-12);
+  CHECK(relative_error(ours.grads.cpu(), reference.grads) < 1e-12);
+}
+
+TEST_CASE("GPU: masks are refused where no kernel has them", "[cuda]") {
+  const auto q = normal({1, 8, 2, 16}, at::kFloat, 1).to(at::kCUDA), bf16 = q.to(at::kBFloat16);
+  CHECK_THROWS_WITH(causal_attention({q, q, q}, {}, mask_of(3, {})), Catch::Contains("in fp32"));
+  CHECK_THROWS_WITH(
+      causal_attention({bf16, bf16, bf16}, make_attention_method(AttentionKernel::cudnn, true), mask_of(3, {})),
+      Catch::Contains("cuDNN"));
 }
 
 TEST_CASE("GPU: cudnn attention is exact to bf16, deterministic or not", "[cuda]") {

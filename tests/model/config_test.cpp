@@ -58,6 +58,16 @@ const std::vector<BadConfig>& bad_configs() {
       {"balancing_bias_rate", [](auto& m) { m.balancing_bias = ExpertBias::quantile, m.balancing_bias_rate = 1.5; }},
       {"balancing_bias", [](auto& m) { m.balancing_bias = ExpertBias::quantile, m.top_k = m.num_experts; }},
       {"gate", [](auto& m) { m.gate = Gate::constant, m.renormalize_scores = true; }},
+      {"attention_windows",
+       [](auto& m) {
+         m.attention_windows = {4, -1};
+       }},
+      {"attention_windows", [](auto& m) { m.attention_windows = {int64_t{1} << 40}; }},
+      {"attention_windows",
+       [](auto& m) {
+         m.attention_windows = {4, 0, 4, 0};  // of three blocks
+       }},
+      {"position_embeddings", [](auto& m) { m.position_embeddings.resize(4); }},
   };
   return table;
 }

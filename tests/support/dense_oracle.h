@@ -25,8 +25,9 @@ class DenseOracle {
   DenseOracle(const ModelConfig& model, FlatParams weights, FlatParams buffers = {})
       : model_(model), weights_(std::move(weights)), buffers_(std::move(buffers)) {}
 
-  /// logits [N, V] of ids_BS; fills the auxiliary losses.
-  at::Tensor logits(const at::Tensor& ids_BS, Losses& losses) const {
+  /// logits [N, V] of the batch; fills the auxiliary losses.
+  at::Tensor logits(const Batch& batch, Losses& losses) const {
+    const auto& ids_BS = batch.ids_BS;
     auto x_ND = at::embedding(weight("embedding"), ids_BS.flatten()) * model_.embedding_scale;
     if (model_.embedding_norm) x_ND = norm(x_ND, "embedding_norm");
     losses.balance = losses.z = at::zeros({}, x_ND.options());
@@ -34,7 +35,8 @@ class DenseOracle {
     for (int64_t l = 0; l < model_.num_layers; ++l) {
       const auto block = fmt::format("blocks.{}.", l);
       x_ND = x_ND + branch(x_ND, block + "attention", [&](const at::Tensor& in_ND) {
-               return attention(in_ND, block + "attention.", ids_BS.size(0));
+               return attention(in_ND, block + "attention.", hidden_keys(batch, l),
+                                blocks[static_cast<size_t>(l)].attention.rotary);
              });
       x_ND = x_ND + branch(x_ND, block + "ffn", [&](const at::Tensor& in_ND) {
                return blocks[static_cast<size_t>(l)].feed_forward.has_experts()
@@ -47,7 +49,7 @@ class DenseOracle {
 
   Losses losses(const Batch& batch) const {
     Losses out;
-    const auto logits_NV = logits(batch.ids_BS, out);
+    const auto logits_NV = logits(batch, out);
     const auto targets_N = batch.targets_BS.flatten(), counted_N = targets_N.ne(kIgnoredTarget).to(at::kDouble);
     out.cross_entropy = at::cross_entropy_loss(logits_NV, targets_N);
     out.output_z = (logits_NV.logsumexp(-1).square() * counted_N).sum() / counted_N.sum();
@@ -98,7 +100,24 @@ class DenseOracle {
     return at::cat({a * cos - b * sin, b * cos + a * sin}, -1);
   }
 
-  at::Tensor attention(const at::Tensor& x_ND, const std::string& name, int64_t sequences) const {
+  /// Which keys [B, S, S] a query of layer l does not see.
+  at::Tensor hidden_keys(const Batch& batch, int64_t l) const {
+    const int64_t B = batch.ids_BS.size(0), S = batch.ids_BS.size(1);
+    auto document_BS = at::zeros({B, S}, at::kLong);
+    if (batch.bounds.defined()) {
+      auto starts_N = at::zeros({B * S + 1}, at::kLong);
+      starts_N.index_fill_(0, batch.bounds_cpu.to(at::kLong), 1);
+      document_BS = starts_N.narrow(0, 0, B * S).cumsum(0).view({B, S});
+    }
+    const auto position = at::arange(S), behind_SS = position.unsqueeze(1) - position.unsqueeze(0);
+    auto hidden_SS = behind_SS < 0;
+    if (model_.attention_window(l) > 0) hidden_SS = hidden_SS.logical_or(behind_SS >= model_.attention_window(l));
+    return hidden_SS.logical_or(document_BS.unsqueeze(2) != document_BS.unsqueeze(1));
+  }
+
+  at::Tensor attention(const at::Tensor& x_ND, const std::string& name, const at::Tensor& hidden_BSS,
+                       bool rotary) const {
+    const int64_t sequences = hidden_BSS.size(0);
     const int64_t d = model_.head_dim(), queries_per_key = model_.num_heads / model_.num_kv_heads;
     auto parts = x_ND.matmul(weight(name + "qkv").t())
                      .split_with_sizes({model_.d_model, model_.kv_width(), model_.kv_width()}, 1);
@@ -107,11 +126,14 @@ class DenseOracle {
       if (model_.clip_qkv) part = part.clamp(-*model_.clip_qkv, *model_.clip_qkv);
       part = part.reshape({sequences, -1, part.size(1) / d, d}).transpose(1, 2);
     }
-    const auto k = rotate(parts[1]).repeat_interleave(queries_per_key, 1),
-               v = parts[2].repeat_interleave(queries_per_key, 1);
-    auto scores_BHSS = rotate(parts[0]).matmul(k.transpose(2, 3)) / std::sqrt(static_cast<double>(d));
-    const auto future = at::ones_like(scores_BHSS, at::kBool).triu(1);
-    const auto y_BHSd = scores_BHSS.masked_fill(future, -INFINITY).softmax(-1).matmul(v);
+    if (rotary) parts[0] = rotate(parts[0]), parts[1] = rotate(parts[1]);
+    const auto k = parts[1].repeat_interleave(queries_per_key, 1), v = parts[2].repeat_interleave(queries_per_key, 1);
+    auto scores_BHSS = parts[0].matmul(k.transpose(2, 3)) / std::sqrt(static_cast<double>(d));
+    if (model_.scalable_softmax) {
+      const auto log_B1S1 = hidden_BSS.logical_not().sum(-1).to(x_ND.dtype()).log().unsqueeze(1).unsqueeze(3);
+      scores_BHSS = scores_BHSS * weight(name + "softmax_scale").view({1, -1, 1, 1}) * log_B1S1;
+    }
+    const auto y_BHSd = scores_BHSS.masked_fill(hidden_BSS.unsqueeze(1), -INFINITY).softmax(-1).matmul(v);
     auto y_ND = y_BHSd.transpose(1, 2).reshape_as(x_ND);
     if (model_.attention_gate) y_ND = y_ND * x_ND.matmul(weight(name + "gate").t()).sigmoid();
     return y_ND.matmul(weight(name + "output").t());

@@ -13,11 +13,11 @@ namespace olmoe::test {
 
 inline constexpr double kTolerance = 1e-10;  // max|ours - ref| / max|ref| of a tensor
 
-/// Initial values, but norm weights of about 1: at exactly 1 a misplaced one would not be seen.
+/// Initial values, but norm weights and scales of about 1: at exactly 1 a misplaced one would not be seen.
 inline ParamSource uneven_weights(const ModelConfig& model) {
   return [base = random_init(model, 7)](const std::string& name, int64_t begin, at::Tensor out) {
     base(name, begin, out);
-    if (name.find("norm") == std::string::npos) return;
+    if (name.find("norm") == std::string::npos && name.find("scale") == std::string::npos) return;
     const TruncatedNormal normal(RandomStream(8, name), 2.0);
     for (int64_t i = 0; i < out.numel(); ++i) out[i] += 0.3 * normal(static_cast<uint64_t>(begin + i));
   };
@@ -82,15 +82,15 @@ inline void check_equal(const std::string& what, const at::Tensor& ours, const a
   CHECK(gap <= kTolerance * scale);  // exactly zero where the reference is
 }
 
-inline void check_against_oracle(const ModelConfig& model, const std::function<void(StageRunner&)>& change = {}) {
+inline void check_against_oracle(const ModelConfig& model, const Batch& batch,
+                                 const std::function<void(StageRunner&)>& change = {}) {
   OneRank ours(model, at::kDouble);
   if (change) change(ours.runner);
-  const auto batch = oracle_batch(model);
   auto leaves = ours.leaves();
   const DenseOracle oracle(model, leaves, ours.uneven_buffers());
 
   DenseOracle::Losses unused;
-  const auto logits = oracle.logits(batch.ids_BS, unused);
+  const auto logits = oracle.logits(batch, unused);
   auto& head = dynamic_cast<Head&>(ours.runner.last_stage());
   check_equal("logits", head.logits(ours.runner.run_to_last(batch)), logits);
 
@@ -106,6 +106,10 @@ inline void check_against_oracle(const ModelConfig& model, const std::function<v
   const auto grads = whole_params(ours.runner, &ShardedUnit::grad);
   REQUIRE(grads.size() == leaves.size());
   for (const auto& [name, leaf] : leaves) check_equal("gradient of " + name, grads.at(name), leaf.grad());
+}
+
+inline void check_against_oracle(const ModelConfig& model, const std::function<void(StageRunner&)>& change = {}) {
+  check_against_oracle(model, oracle_batch(model), change);
 }
 
 inline ModelConfig strong_losses() {

@@ -31,11 +31,10 @@ inline double move_weights(OneRank& rank, double step, const FlatParams& grads) 
   return slope;
 }
 
-inline void check_slope(const ModelConfig& model) {
+inline void check_slope(const ModelConfig& model, const Batch& batch) {
   constexpr double kStep = 1e-6;
   OneRank rank(model, at::kDouble);
   rank.uneven_buffers();
-  const auto batch = oracle_batch(model);
   rank.pass(batch);
   const double slope = move_weights(rank, kStep, whole_params(rank.runner, &ShardedUnit::grad));
   const double above = objective(rank, model, batch);
@@ -44,5 +43,6 @@ inline void check_slope(const ModelConfig& model) {
   CHECK(std::abs(slope) > 1e-2);
   CHECK((above - below) / (2 * kStep) == Approx(slope).epsilon(1e-6));
 }
+inline void check_slope(const ModelConfig& model) { check_slope(model, oracle_batch(model)); }
 
 }  // namespace olmoe::test

@@ -6,6 +6,7 @@
 #include "data/data_loader.h"
 #include "model/init.h"
 #include "parallel/collectives/thread_communicator.h"
+#include "support/attention_variants.h"
 #include "support/block_variants.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
@@ -93,6 +94,15 @@ bool same(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
                     [](const at::Tensor& x, const at::Tensor& y) { return at::equal(x, y); });
 }
 
+void check_captured(const ModelConfig& model) {
+  const auto plain = train(runner_options(at::kFloat), 2, false, model),
+             captured = train(runner_options(at::kFloat), 2, true, model);
+  for (size_t rank = 0; rank < plain.size(); ++rank) {
+    CHECK(same(captured[rank].numbers, plain[rank].numbers));
+    CHECK(same(captured[rank].weights, plain[rank].weights));
+  }
+}
+
 }  // namespace
 
 TEST_CASE("captured steps have the bits of eager ones, on any number of ranks") {
@@ -116,13 +126,7 @@ TEST_CASE("captured steps have the bits of eager ones, on any number of ranks") 
 TEST_CASE("captured steps of routing variants have the bits of eager ones, buffers included") {
   for (const auto& variant : routing_variants()) {
     INFO(variant.name);
-    const auto model = with(variant, tiny_model());
-    const auto plain = train(runner_options(at::kFloat), 2, false, model),
-               captured = train(runner_options(at::kFloat), 2, true, model);
-    for (size_t rank = 0; rank < plain.size(); ++rank) {
-      CHECK(same(captured[rank].numbers, plain[rank].numbers));
-      CHECK(same(captured[rank].weights, plain[rank].weights));
-    }
+    check_captured(with(variant, tiny_model()));
   }
 }
 
@@ -131,13 +135,20 @@ TEST_CASE("captured steps of variants of the block have the bits of eager ones")
     INFO(variant.name);
     auto model = tiny_model();
     variant.change(model);
-    const auto plain = train(runner_options(at::kFloat), 2, false, model),
-               captured = train(runner_options(at::kFloat), 2, true, model);
-    for (size_t rank = 0; rank < plain.size(); ++rank) {
-      CHECK(same(captured[rank].numbers, plain[rank].numbers));
-      CHECK(same(captured[rank].weights, plain[rank].weights));
-    }
+    check_captured(model);
   }
+}
+
+TEST_CASE("captured steps of attention variants have the bits of eager ones, but for documents, which are refused") {
+  for (const auto& variant : attention_variants()) {
+    INFO(variant.name);
+    if (!variant.documents) check_captured(with(variant, tiny_model()));
+  }
+  StaticBatches batches(at::kCPU, 1);
+  CHECK_THROWS_WITH(batches.load([] {
+    return with_documents(batch_of(at::ones({2, 5}, at::kLong)));
+  }),
+                    Catch::Contains("a batch with documents"));
 }
 
 namespace {

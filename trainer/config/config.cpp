@@ -43,6 +43,8 @@ std::vector<std::string> refuse_attention(const Config& config) {
   const bool gpus = train.device == DeviceKind::cuda, bf16 = train.compute_dtype == ComputeDtype::bfloat16;
   refuse(!gpus, "needs train.device=cuda");
   refuse(!bf16, "needs train.compute_dtype=bfloat16");
+  refuse(config.model.has_windows(), "has no windows here (model.attention_windows)");
+  refuse(config.data.document_mask != DocumentMask::none, "has no documents here (data.document_mask)");
   const int64_t head_dim = config.model.head_dim();
   refuse(!kernels::cudnn_attention_fits(head_dim),
          fmt::format("needs heads whose width (model.d_model / model.num_heads) is a multiple of 8 and at most 256, "
@@ -126,6 +128,7 @@ std::vector<std::string> validate(const Config& config) {
   for (auto& problem : validate(config.evaluation)) require(false, std::move(problem));
   for (auto& problem : validate(config.checkpoint, config.evaluation)) require(false, std::move(problem));
   for (auto& problem : validate(config.data.skip)) require(false, std::move(problem));
+  for (auto& problem : validate_documents(config.data, config.model.vocab_size)) require(false, std::move(problem));
   if (problems.empty())
     for (auto& problem : refuse_batches(config.train)) require(false, std::move(problem));
   if (problems.empty())
@@ -153,6 +156,8 @@ std::vector<std::string> validate(const Config& config) {
       "train.cuda_graph: not with model.capacity_factor: the host reads the number of kept assignments (a host sync)");
   require(!config.train.cuda_graph || config.optimizer.kind == OptimizerKind::adamw,
           "train.cuda_graph: not with optimizer.kind=muon, whose matrix products have not been captured on any GPU");
+  require(!config.train.cuda_graph || config.data.document_mask == DocumentMask::none,
+          "train.cuda_graph: not with data.document_mask: each micro-batch has another number of documents");
   require(!parallel.registered_memory || over_nccl,
           "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, with which buffers are "
           "registered");

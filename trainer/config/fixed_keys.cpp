@@ -6,8 +6,9 @@
 namespace olmoe {
 namespace {
 
-constexpr std::array<std::string_view, 4> kFixed{"run.seed", "train.global_batch_size", "train.batch_size_warmup",
-                                                 "data.sequence_length"};
+constexpr std::array<std::string_view, 6> kFixed{
+    "run.seed",   "train.global_batch_size", "train.batch_size_warmup", "data.sequence_length", "data.document_mask",
+    "data.eos_id"};
 /// Of the model.
 constexpr std::array<std::string_view, 9> kFree{"model.load_balancing_weight",
                                                 "model.load_balancing_granularity",

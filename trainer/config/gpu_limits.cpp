@@ -64,6 +64,13 @@ void check_attention(Limits& limits, const Config& config) {
                                "FlashAttention takes {} at most; raise model.num_heads, or use "
                                "train.compute_dtype=float32",
                                head_dim, kWidestHead));
+  const bool fp32 = config.train.compute_dtype == ComputeDtype::float32;
+  const std::string_view why =
+      "needs train.compute_dtype=bfloat16 on a GPU: attention in float32 there has no mask but "
+      "the causal one";
+  limits.require(!fp32 || !config.model.has_windows(), fmt::format("model.attention_windows: a window {}", why));
+  limits.require(!fp32 || config.data.document_mask == DocumentMask::none,
+                 fmt::format("data.document_mask: {} {}", enum_name(config.data.document_mask), why));
   limits.require(config.train.micro_batch_size <= kMostSequences,
                  fmt::format("train.micro_batch_size: {} is more than the {} sequences that attention takes on a GPU",
                              config.train.micro_batch_size, kMostSequences));

@@ -2,6 +2,8 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -83,11 +85,26 @@ std::vector<std::string> unheld_variants(const ModelConfig& config) {
   return problems;
 }
 
+/// What of attention neither class computes, each with its key.
+std::vector<std::string> unheld_attention(const ModelConfig& config) {
+  std::vector<std::string> problems;
+  const auto refuse = [&](bool bad, std::string problem) {
+    if (bad) problems.push_back("model." + std::move(problem));
+  };
+  refuse(config.has_windows(),
+         fmt::format("attention_windows: [{}]: OlmoeForCausalLM and LlamaForCausalLM see all keys",
+                     fmt::join(config.attention_windows, ", ")));
+  refuse(std::ranges::count(config.position_embeddings, PositionEmbedding::none) > 0,
+         "position_embeddings: none: OlmoeForCausalLM and LlamaForCausalLM have rotary embedding in every block");
+  refuse(config.scalable_softmax, "scalable_softmax: true: OlmoeForCausalLM and LlamaForCausalLM have none");
+  return problems;
+}
+
 /// What of the model no class computes, each with its key.
 std::vector<std::string> unheld(const ModelConfig& config) {
   auto problems = unheld_variants(config);
-  if (config.has_experts())
-    for (auto& problem : unheld_routing(config)) problems.push_back(std::move(problem));
+  std::ranges::move(unheld_attention(config), std::back_inserter(problems));
+  if (config.has_experts()) std::ranges::move(unheld_routing(config), std::back_inserter(problems));
   const bool norms = config.qk_norm != QkNorm::none;
   if (config.capacity_factor)
     problems.push_back(fmt::format("model.capacity_factor: {}: no class drops assignments", *config.capacity_factor));

@@ -1,13 +1,25 @@
 #include "trainer/conversion/model_report.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
 
 #include "core/text.h"
 
 namespace olmoe {
 namespace {
+
+/// What is not OLMoE's.
+std::string describe_attention(const ModelConfig& model) {
+  std::string out;
+  if (model.has_windows()) out += fmt::format(" in windows of [{}] keys", fmt::join(model.attention_windows, ", "));
+  const auto blocks = model.blocks();
+  const auto rotary = std::ranges::count_if(blocks, [](const auto& block) { return block.attention.rotary; });
+  if (rotary < model.num_layers) out += fmt::format(", rotary embedding in {}", counted(rotary, "block"));
+  if (model.scalable_softmax) out += ", scalable softmax";
+  return out;
+}
 
 std::string describe_model(const ModelConfig& model) {
   auto feed_forward = model.has_experts() ? fmt::format("top {} of {} experts of width {}", model.top_k,
@@ -19,8 +31,9 @@ std::string describe_model(const ModelConfig& model) {
   if (model.has_experts() && model.num_moe_layers() < model.num_layers)
     feed_forward += fmt::format(" in {} of them, others dense of width {}", counted(model.num_moe_layers(), "block"),
                                 model.dense_hidden());
-  return fmt::format("{} blocks, width {}, {} heads ({} of keys and values), vocabulary {}, {}", model.num_layers,
-                     model.d_model, model.num_heads, model.num_kv_heads, model.vocab_size, feed_forward);
+  return fmt::format("{} blocks, width {}, {} heads ({} of keys and values){}, vocabulary {}, {}", model.num_layers,
+                     model.d_model, model.num_heads, model.num_kv_heads, describe_attention(model), model.vocab_size,
+                     feed_forward);
 }
 
 /// Number, elements and bytes of the tensors of a kind.

@@ -19,7 +19,8 @@ CostContext cost_context(const Config& config, MeshShape mesh, int64_t sequences
           .expert_chunks = config.parallel.expert_chunks,
           .expert_kernels = train.expert_kernels,
           .attention_kernel = train.attention_kernel,
-          .deterministic_attention = train.deterministic_attention};
+          .deterministic_attention = train.deterministic_attention,
+          .documents = config.data.document_mask != DocumentMask::none};
 }
 
 PeakActivations peak_activations(const Config& config, const ModelOnMesh& model, int multiprocessors) {

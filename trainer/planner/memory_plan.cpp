@@ -34,7 +34,10 @@ void add_activations(MemoryPlan& plan, const Config& config, const ModelOnMesh& 
   const auto peak = peak_activations(config, model, multiprocessors);
   const int64_t angle = std::max<int64_t>(element_bytes(train.compute_dtype), 4);
   plan.batches = num_batches * tokens * 2 * static_cast<int64_t>(sizeof(int64_t));
-  plan.tables = config.model.num_layers * config.data.sequence_length * config.model.head_dim() * angle;
+  int64_t angle_rows = 0;  // one without rotary embedding
+  for (const auto& block : config.model.blocks())
+    angle_rows += block.attention.rotary ? config.data.sequence_length : 1;
+  plan.tables = angle_rows * config.model.head_dim() * angle;
   plan.activations = peak.saved;
   plan.temporaries = peak.temporaries;
   plan.peak = peak.name;

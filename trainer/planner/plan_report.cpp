@@ -42,6 +42,8 @@ std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) 
       gb(counts.total), gb(counts.active), flops.causal / 1e9, flops.full_attention / 1e9,
       config.train.global_batch_size, config.data.sequence_length, config.train.micro_batch_size,
       name_of(config.parallel.reduce_dtype), config.parallel.expert_chunks);
+  if (config.data.document_mask != DocumentMask::none)
+    out += "attention is counted over whole sequences: within documents (data.document_mask) it computes less\n";
   out += fmt::format("{} {} in nodes of {}: predicted, no GPU has confirmed it; docs/parallelism.md says how\n", gpus,
                      gpu.name, kGpusPerNode);
   out += fmt::format(

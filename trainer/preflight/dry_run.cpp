@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/text.h"
+#include "data/documents.h"
 #include "data/token_files.h"
 #include "model/flops.h"
 #include "trainer/config/mesh_shape.h"
@@ -52,6 +53,11 @@ std::string describe_tokens(const std::string& what, size_t num_files, int64_t t
   return fmt::format("{}: {} files, {} tokens, {} sequences\n", what, num_files, grouped(tokens), grouped(sequences));
 }
 
+/// Throws DataError for document tables that a run would refuse.
+void check_tables(const DataConfig& data, const TokenDataset& dataset) {
+  if (data.document_mask == DocumentMask::table) DocumentTables{dataset};
+}
+
 /// Checks the files that exist as a run would, and lists those that do not.
 std::string describe_training(const Config& config) {
   const auto& data = config.data;
@@ -60,12 +66,14 @@ std::string describe_training(const Config& config) {
   if (absent.empty()) {
     const TokenDataset dataset(present, data.dtype, data.sequence_length, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
+    check_tables(data, dataset);
     return {};  // the notices have their tokens
   }
   // Sequences of one token: whole ones may be in files that are missing here.
   if (!present.empty()) {
     const TokenDataset dataset(present, data.dtype, /*sequence_length=*/1, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
+    check_tables(data, dataset);
   }
   return describe_absent("training tokens", absent, paths.size());
 }

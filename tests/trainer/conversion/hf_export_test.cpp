@@ -222,6 +222,30 @@ TEST_CASE("a tied head is not written, and comes back tied") {
   CHECK(at::equal(ours, theirs));
 }
 
+TEST_CASE("every attention variant that no class has is refused by its key, with experts and without") {
+  struct Variant {
+    std::string problem;  ///< empty: the same function as OLMoE's
+    std::function<void(ModelConfig&)> set;
+  };
+  const std::vector<Variant> variants{
+      {"model.attention_windows: [4, 0]:",
+       [](auto& m) {
+         m.attention_windows = {4, 0};
+       }},
+      {"model.position_embeddings: none:", [](auto& m) { m.position_embeddings = {PositionEmbedding::none}; }},
+      {"model.scalable_softmax: true:", [](auto& m) { m.scalable_softmax = true; }},
+      {"", [](auto& m) { m.attention_windows = {0}; }},
+      {"", [](auto& m) { m.position_embeddings = {PositionEmbedding::rotary}; }}};
+  for (const auto& [problem, set] : variants)
+    for (const auto ffn : {Ffn::moe, Ffn::dense}) {
+      auto model = test::tiny_model();
+      model.ffn = ffn;
+      set(model);
+      REQUIRE(validate(model, "model").empty());
+      CHECK_THAT(refusal(model), problem.empty() ? Catch::Contains("accepted") : Catch::Contains(problem));
+    }
+}
+
 TEST_CASE("weights that the file's dtype cannot hold, or that are not finite, are refused by name") {
   const auto said = [](double value) {
     const TempFolder folder;

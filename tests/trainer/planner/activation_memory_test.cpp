@@ -224,6 +224,28 @@ TEST_CASE("the plan knows sigmoid scores, biases, shared experts, dense layers a
   check_plan(config);
 }
 
+TEST_CASE("the plan knows windows, blocks without rotary embedding, scalable softmax and documents") {
+  TempFolder folder;
+  auto config = measurable_run(folder / "run");
+  auto& model = config.model;
+  config.train.recompute = GENERATE(Recompute::none, Recompute::selective, Recompute::full);
+  config.train.compute_dtype = GENERATE(ComputeDtype::float32, ComputeDtype::bfloat16);
+  CAPTURE(enum_name(config.train.recompute), enum_name(config.train.compute_dtype));
+  SECTION("windows and scalable softmax in narrow blocks") {
+    model.attention_windows = {16};
+    model.scalable_softmax = true;
+    model.top_k = 1;
+    model.expert_width = 16;
+  }
+  SECTION("no rotary embedding, within documents, scalable softmax") {
+    model.position_embeddings = {PositionEmbedding::none};
+    model.scalable_softmax = true;
+    config.data.document_mask = DocumentMask::eos;
+    config.data.eos_id = 1;
+  }
+  check_plan(config);
+}
+
 TEST_CASE("a token of OLMoE-1B-7B keeps 0.6 GB a layer for every 16,384 tokens") {
   auto config = load_config(OLMOE_SOURCE_DIR "/configs/olmoe-1b-7b.yaml", {"train.recompute=selective"});
   const auto shallow = plan_memory(config, {1, 256, 1}).activations;

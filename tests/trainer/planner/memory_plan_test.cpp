@@ -157,6 +157,20 @@ TEST_CASE("attention's backward in bf16 on a GPU: gradients, and a sum of dq for
         33 * 130 * 12 * 24 * 2 + 33 * 256 * 4 * 32 * 4 + 33 * 4 * 256 * 4 + 33 * 130 * 20 * 24 * 2);
 }
 
+TEST_CASE("attention's backward within documents has no more than twice the rows, whatever their number") {
+  auto model = gpu_model();
+  model.d_model = 256;  // four heads of 64, two key/value heads
+  const int64_t rows = 2 * 2048, grads = rows * (4 + 2 * 2) * 64 * 2, by_query_head = 2 * rows * 4 * 64 * 2;
+  CHECK(flash_backward_bytes(model, {2, 2048, true, true}, 132) ==
+        grads + by_query_head + 2 * rows * 4 * (17 * 64 + 1) * 4);
+  CHECK(flash_backward_bytes(model, {2, 2048, false, true}, 132) ==
+        grads + by_query_head + 2 * rows * 4 * (64 + 1) * 4);
+  // Of 64 sequences of 64 positions 32 documents are computed at once, in a group 16 of them at least.
+  const int64_t short_rows = 64 * 64;
+  CHECK(flash_backward_bytes(model, {64, 64, true, true}, 132) ==
+        short_rows * 8 * 64 * 2 + 2 * short_rows * 4 * 64 * 2 + 2 * short_rows * 4 * (3 * 64 + 1) * 4);
+}
+
 TEST_CASE("attention's backward that may add up in any order has one sum of dq") {
   auto model = gpu_model();
   model.d_model = 256;

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <atomic>
 
+#include "kernels/attention_index.h"
 #include "kernels/blas.h"
 #include "model/transformer.h"
 #include "support/asked_of_libtorch.h"
+#include "support/attention_variants.h"
 #include "support/catch.h"
 #include "support/model_fixtures.h"
 #include "support/routing_variants.h"
@@ -110,8 +112,8 @@ struct Flops {
 };
 
 /// Of the GEMMs that one forward and one backward call.
-Flops called_flops(Stage& stage, const at::Tensor& x_ND, SavePolicy save_policy) {
-  const auto batch = batch_of_zeros_and_ones();
+Flops called_flops(Stage& stage, const at::Tensor& x_ND, SavePolicy save_policy,
+                   const Batch& batch = batch_of_zeros_and_ones()) {
   const auto seed = at::ones({}, at::kDouble);
   Routing routing;
   StageContext context{batch, Phase::train, routing, save_policy, seed};
@@ -130,12 +132,23 @@ Flops called_flops(Stage& stage, const at::Tensor& x_ND, SavePolicy save_policy)
   return out;
 }
 
-/// As the stage states them, with attention's as a CPU computes it: 64 queries see all keys up to the last of them.
-Flops stated_flops(const Stage& stage, SavePolicy save_policy) {
-  constexpr double kWholeBlocks = 1 + 64. / kPositions;
+/// Scores that a CPU computes of a sequence by those that count: 64 queries see all keys from the first that one of
+/// them sees up to the last of them.
+double whole_blocks(int64_t window) {
+  const auto segments = kernels::segments_of(1, kPositions, {}, window);
+  int64_t scores = 0;
+  for (int64_t i = 0; i < segments.blocks; ++i) {
+    const auto block = kernels::block_at(segments.list.front(), i, segments.window);
+    scores += block.rows * block.keys;
+  }
+  return static_cast<double>(scores) / (kPositions * AttentionSpec{1, 1, 1, window}.mean_keys(kPositions));
+}
+
+/// As the stage states them, with attention's as a CPU computes it.
+Flops stated_flops(const Stage& stage, SavePolicy save_policy, int64_t window = 0) {
   Flops out;
   for (const auto& work : stage.cost(context_of(at::kFloat, save_policy)).work) {
-    const double executed = work.bound == Bound::attention ? kWholeBlocks : 1;
+    const double executed = work.bound == Bound::attention ? whole_blocks(window) : 1;
     out.forward += executed * work.forward.flops;
     out.backward += executed * work.backward.flops;
   }
@@ -147,9 +160,9 @@ struct Memory {
 };
 
 /// Bytes that tensors take beside the input and the output, rotary tables being there already.
-Memory allocated(Stage& stage, const at::Tensor& x_ND, SavePolicy save_policy) {
+Memory allocated(Stage& stage, const at::Tensor& x_ND, SavePolicy save_policy,
+                 const Batch& batch = batch_of_zeros_and_ones()) {
   tensor_memory::count_host();
-  const auto batch = batch_of_zeros_and_ones();
   const auto seed = at::ones({}, at::kDouble);
   Routing routing;
   StageContext context{batch, Phase::train, routing, save_policy, seed};
@@ -166,8 +179,10 @@ Memory allocated(Stage& stage, const at::Tensor& x_ND, SavePolicy save_policy) {
   return out;
 }
 
-Memory stated_memory(const Stage& stage, at::ScalarType dtype, SavePolicy save_policy) {
-  const auto cost = stage.cost(context_of(dtype, save_policy));
+Memory stated_memory(const Stage& stage, at::ScalarType dtype, SavePolicy save_policy, bool documents = false) {
+  auto context = context_of(dtype, save_policy);
+  context.documents = documents;
+  const auto cost = stage.cost(context);
   Memory out{cost.output, cost.saved, 0};
   for (const auto& point : cost.peaks) out.peak = std::max(out.peak, point.saved + point.temporaries);
   return out;
@@ -285,4 +300,38 @@ TEST_CASE("the backward of many sigmoid scores, and of wide shared experts, take
   const auto stated = stated_memory(stage, at::kFloat, save_policy);
   INFO(fmt::format("saved {} of {} stated, peak {} of {}", measured.saved, stated.saved, measured.peak, stated.peak));
   CHECK(static_cast<double>(stated.peak) == Approx(static_cast<double>(measured.peak)).epsilon(0.02));
+}
+
+TEST_CASE("the FLOPs and the memory that stages of attention variants state are what they take") {
+  const auto& variant = GENERATE(from_range(attention_variants()));
+  const auto save_policy = GENERATE(SavePolicy::all, SavePolicy::selective);
+  const auto dtype = GENERATE(at::kFloat, at::kBFloat16);
+  CAPTURE(variant.name, save_policy == SavePolicy::all, dtype);
+  auto model = with(variant, model_of(Ffn::moe));
+  model.attention_windows.resize(std::min<size_t>(model.attention_windows.size(), 1));
+  model.position_embeddings.resize(std::min<size_t>(model.position_embeddings.size(), 1));
+  for (auto& window : model.attention_windows) window *= 30;  // some blocks of 64 queries see fewer keys, some not
+  model.top_k = 1;                                            // so that attention takes most
+  model.expert_width = 16;
+  const Stages stages(model, dtype);
+  auto& stage = *stages.all()[1];
+  const auto batch = as_in(variant, batch_of_zeros_and_ones());
+  if (dtype == at::kFloat) {
+    const auto called = called_flops(stage, input_of(1, model, dtype), save_policy, batch);
+    const auto stated = stated_flops(stage, save_policy, model.attention_window(0));
+    const double both = stated.forward + stated.backward;
+    if (variant.documents) {  // at most those of whole sequences
+      CHECK(called.forward < stated.forward);
+      CHECK(called.forward + called.backward < both);
+    } else {
+      CHECK(called.forward == Approx(stated.forward).epsilon(1e-12));
+      CHECK(called.forward + called.backward == Approx(both).epsilon(1e-12));
+    }
+  }
+  allocated(stage, input_of(1, model, dtype), save_policy, batch);
+  const auto measured = allocated(stage, input_of(1, model, dtype), save_policy, batch);
+  const auto stated = stated_memory(stage, dtype, save_policy, variant.documents);
+  INFO(fmt::format("saved {} of {} stated, peak {} of {}", measured.saved, stated.saved, measured.peak, stated.peak));
+  CHECK(static_cast<double>(stated.peak) == Approx(static_cast<double>(measured.peak)).epsilon(0.02));
+  CHECK(static_cast<double>(stated.saved) == Approx(static_cast<double>(measured.saved)).epsilon(0.02));
 }
