@@ -195,9 +195,9 @@ at::Tensor Attention::forward(const Normed& x, const Batch& batch, SavePolicy sa
   if (separate) qkv_NC = olmoe::qk_norm(qkv_NC, {q_norm_, k_norm_}, norm_widths(), config_.norm_eps);
   const at::Tensor none;
   // Without rotary embedding every position has the angles of the first, 0.
-  auto y_ND = AttentionFunction::apply(
-      qkv_NC, Weights{separate ? none : q_norm_, separate ? none : k_norm_, softmax_scale_H_},
-      tables_.of(x.y_ND, options_.spec.rotary ? positions : 1), batch, shape);
+  auto y_ND =
+      AttentionFunction::apply(qkv_NC, Weights{separate ? none : q_norm_, separate ? none : k_norm_, softmax_scale_H_},
+                               tables_.of(x.y_ND, options_.spec.rotary ? positions : 1), batch, shape);
   if (config_.attention_gate) y_ND = output_gate(y_ND, olmoe::linear(x, gate_DD_));
   return olmoe::linear(y_ND, output_DD_);
 }

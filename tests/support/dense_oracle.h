@@ -3,6 +3,7 @@
 // layers.
 #pragma once
 #include "core/error.h"
+#include "support/hidden_keys.h"
 #include "support/model_fixtures.h"
 
 namespace olmoe::test {
@@ -35,7 +36,7 @@ class DenseOracle {
     for (int64_t l = 0; l < model_.num_layers; ++l) {
       const auto block = fmt::format("blocks.{}.", l);
       x_ND = x_ND + branch(x_ND, block + "attention", [&](const at::Tensor& in_ND) {
-               return attention(in_ND, block + "attention.", hidden_keys(batch, l),
+               return attention(in_ND, block + "attention.", hidden_keys(batch, model_.attention_window(l)),
                                 blocks[static_cast<size_t>(l)].attention.rotary);
              });
       x_ND = x_ND + branch(x_ND, block + "ffn", [&](const at::Tensor& in_ND) {
@@ -98,21 +99,6 @@ class DenseOracle {
     const auto cos = turns_Sh.cos(), sin = turns_Sh.sin();
     const auto a = x_BHSd.narrow(-1, 0, half), b = x_BHSd.narrow(-1, half, half);
     return at::cat({a * cos - b * sin, b * cos + a * sin}, -1);
-  }
-
-  /// Which keys [B, S, S] a query of layer l does not see.
-  at::Tensor hidden_keys(const Batch& batch, int64_t l) const {
-    const int64_t B = batch.ids_BS.size(0), S = batch.ids_BS.size(1);
-    auto document_BS = at::zeros({B, S}, at::kLong);
-    if (batch.bounds.defined()) {
-      auto starts_N = at::zeros({B * S + 1}, at::kLong);
-      starts_N.index_fill_(0, batch.bounds_cpu.to(at::kLong), 1);
-      document_BS = starts_N.narrow(0, 0, B * S).cumsum(0).view({B, S});
-    }
-    const auto position = at::arange(S), behind_SS = position.unsqueeze(1) - position.unsqueeze(0);
-    auto hidden_SS = behind_SS < 0;
-    if (model_.attention_window(l) > 0) hidden_SS = hidden_SS.logical_or(behind_SS >= model_.attention_window(l));
-    return hidden_SS.logical_or(document_BS.unsqueeze(2) != document_BS.unsqueeze(1));
   }
 
   at::Tensor attention(const at::Tensor& x_ND, const std::string& name, const at::Tensor& hidden_BSS,
