@@ -88,6 +88,22 @@ void FileDescriptor::read_ahead(int64_t begin, int64_t size) const {
 
 void FileDescriptor::forget_cached() const { ::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
 
+/// File systems and pipes without sync_file_range(2) leave all to sync(). Others report a failed write here, once.
+void FileDescriptor::write_back(int64_t begin, int64_t size, unsigned flags) const {
+  const int result = uninterrupted([&] { return ::sync_file_range(fd_, begin, size, flags); });
+  const bool unsupported = errno == ENOSYS || errno == EINVAL || errno == ESPIPE || errno == EOPNOTSUPP;
+  if (result != 0 && !unsupported) fail("write back");
+}
+
+void FileDescriptor::begin_write_back(int64_t begin, int64_t size) const {
+  write_back(begin, size, SYNC_FILE_RANGE_WRITE);
+}
+
+void FileDescriptor::finish_write_back(int64_t begin, int64_t size) const {
+  write_back(begin, size, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+  ::posix_fadvise(fd_, begin, size, POSIX_FADV_DONTNEED);
+}
+
 void FileDescriptor::write_all(std::span<const std::byte> bytes) const {
   while (!bytes.empty()) {
     const ssize_t count = uninterrupted([&] { return ::write(fd_, bytes.data(), bytes.size()); });

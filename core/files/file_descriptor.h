@@ -42,6 +42,10 @@ class FileDescriptor {
   void read_ahead(int64_t begin, int64_t size) const;
   /// Drops clean pages of the file from the page cache, so that the next read asks the disk.
   void forget_cached() const;
+  /// Begins to bring written bytes [begin, begin + size) from the page cache to the disk, and does not wait for them.
+  void begin_write_back(int64_t begin, int64_t size) const;
+  /// Waits for that, and drops the pages from the cache. The bytes are durable only after sync().
+  void finish_write_back(int64_t begin, int64_t size) const;
   /// Writes all bytes, in several calls of write(2) if it takes them.
   void write_all(std::span<const std::byte> bytes) const;
   /// The same from byte `begin` of the file on.
@@ -56,6 +60,7 @@ class FileDescriptor {
  private:
   FileDescriptor() = default;
   [[noreturn]] void fail(const char* action) const;
+  void write_back(int64_t begin, int64_t size, unsigned flags) const;
 
   std::string path_;
   int fd_ = -1;

@@ -296,19 +296,49 @@ void append_item(const Item& item, const Sink& append) {
                             expected_bytes));
 }
 
+/// Appends to a new file so that at most two windows of it are in the page cache: beside training a file of many GB
+/// would otherwise take the memory that the trainer allocates from.
+class PacedFile {
+ public:
+  explicit PacedFile(const std::string& path) : file_(path, O_WRONLY | O_CREAT | O_TRUNC) {}
+  void append(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const auto part = bytes.first(std::min(bytes.size(), static_cast<size_t>(begin_ + kWindowBytes - end_)));
+      file_.write_all(part);
+      end_ += std::ssize(part);
+      bytes = bytes.subspan(part.size());
+      if (end_ - begin_ == kWindowBytes) next_window();
+    }
+  }
+  void finish() {
+    file_.sync();
+    file_.close();
+  }
+
+ private:
+  static constexpr int64_t kWindowBytes = int64_t{64} << 20;
+  void next_window() {
+    file_.begin_write_back(begin_, kWindowBytes);
+    if (begin_ > 0) file_.finish_write_back(begin_ - kWindowBytes, kWindowBytes);
+    begin_ = end_;
+  }
+
+  FileDescriptor file_;
+  int64_t begin_ = 0, end_ = 0;  ///< of the present window, up to what is written
+};
+
 Written write_file(const std::string& path, const std::string& header, const std::vector<Item>& items) {
-  FileDescriptor file(path, O_WRONLY | O_CREAT | O_TRUNC);
+  PacedFile file(path);
   BlockHasher hasher;
   Written written{std::ssize(header), std::ssize(header), hash_of(std::as_bytes(std::span(header))), {}};
-  file.write_all(std::as_bytes(std::span(header)));
+  file.append(std::as_bytes(std::span(header)));
   for (const Item& item : items)
     append_item(item, [&](std::span<const std::byte> bytes) {
-      file.write_all(bytes);
+      file.append(bytes);
       hasher.update(bytes);
       written.size_bytes += std::ssize(bytes);
     });
-  file.sync();
-  file.close();
+  file.finish();
   written.block_hashes = hasher.finish();
   return written;
 }

@@ -2,7 +2,7 @@
 #pragma once
 #include "model/init.h"
 #include "support/model_fixtures.h"
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 #include "trainer/weights.h"
 
 namespace olmoe::test {

@@ -1,8 +1,15 @@
 #include "core/files/safetensors.h"
 
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
 #include <array>
 
 #include "core/error.h"
+#include "core/files/file_descriptor.h"
 #include "core/files/files.h"
 #include "core/hash.h"
 #include "core/random.h"
@@ -139,6 +146,38 @@ TEST_CASE("produced bytes give the same file, and are released chunk by chunk") 
   CHECK(written.block_hashes == expected.block_hashes);
   CHECK(order == std::vector<std::string>{"t0", "t2", "t4"});
   CHECK(most_bytes == kPiece);
+}
+
+namespace {
+
+/// Bytes of a file that are in the page cache.
+int64_t cached_bytes(const std::string& path) {
+  const FileDescriptor file(path, O_RDONLY);
+  const auto size = static_cast<size_t>(file.size_bytes());
+  void* const mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.fd(), 0);
+  REQUIRE(mapped != MAP_FAILED);
+  std::vector<unsigned char> pages((size + 4095) / 4096);
+  REQUIRE(::mincore(mapped, size, pages.data()) == 0);
+  ::munmap(mapped, size);
+  return 4096 * std::ranges::count_if(pages, [](unsigned char page) { return (page & 1) != 0; });
+}
+
+}  // namespace
+
+TEST_CASE("of a large file at most two windows of 64 MiB stay in the page cache, and every byte is written") {
+  const TempFolder folder;
+  const auto path = folder / "large.safetensors";
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  std::vector<std::byte> bytes(static_cast<size_t>(200 * kMiB + 5));
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i % 251);
+  const auto written = write(path, {{"x", Dtype::u8, {std::ssize(bytes)}, bytes, {}}}, {});
+  struct statfs system {};
+  REQUIRE(::statfs(path.c_str(), &system) == 0);
+  const bool in_memory = system.f_type == TMPFS_MAGIC;  // a file there is its pages
+  CHECK(cached_bytes(path) <= (in_memory ? 201 * kMiB : 128 * kMiB + 4096));
+  const File file(path);
+  CHECK(std::ranges::equal(file.bytes("x"), bytes));
+  CHECK(written.size_bytes == std::ssize(file.all_bytes()));
 }
 
 TEST_CASE("an error names a tensor with too few or too many produced bytes") {
