@@ -1,9 +1,10 @@
 """What the program prints without training, and that it needs no MPI where no launcher started it."""
+import json
 import shutil
 import subprocess
 import unittest
 
-from support import PROGRAM, REPOSITORY, TINY, ProgramTest, tree_hash
+from support import PROGRAM, REPOSITORY, TINY, ProgramTest, step_lines, tree_hash
 
 MPI_UNUSABLE = {"OPAL_PREFIX": "/nonexistent", "OMPI_MCA_pml": "none_such"}
 
@@ -27,6 +28,21 @@ class CommandLine(ProgramTest):
                 self.assertIn("mesh: world 256 = replicate 1 x shard 256 ", text)
                 self.assertIn("files are missing on this machine", text)
                 self.assertEqual(tree_hash(self.folder), before)
+
+    def test_the_plan_of_a_successor_counts_as_its_authors_do(self):
+        code, text = self.outcome(REPOSITORY / "configs" / "olmoe3-dev-tiny-64e.yaml", "--dry-run")
+        self.assertEqual(code, 0, text)
+        self.assertIn("parameters: 12,912,173,056 total, 1,587,552,256 active\n", text)
+
+    def test_recipes_of_variants_train(self):
+        for name in ("deepseek-style-tiny", "olmoe3-dev-tiny-64e-cpu"):
+            with self.subTest(name):
+                code, text = self.outcome(REPOSITORY / "configs" / f"{name}.yaml", "train.steps=12", "run.threads=1",
+                                          "schedule.warmup_steps=2", "schedule.cooldown_steps=0", "schedule.kind=cosine",
+                                          f"run.folder={self.folder / name}", "log.every_steps=1")
+                self.assertEqual(code, 0, text)
+                lines = [json.loads(line) for line in step_lines(self.folder / name)]
+                self.assertLess(lines[-1]["loss"], lines[0]["loss"] - 0.01)
 
     def test_a_plan_checks_the_layout(self):
         code, text = self.outcome(self.config, "--dry-run", "--ranks", "8", "parallel.shard=3")
