@@ -43,7 +43,7 @@ class Check:
 
 def load(folder, dtype):
     options = {"attn_implementation": "eager", "dtype": dtype}
-    if transformers.AutoConfig.from_pretrained(folder).model_type == "olmoe":
+    if transformers.AutoConfig.from_pretrained(folder).model_type != "llama":
         options["experts_implementation"] = "eager"  # the others want wider experts
     model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     wrong = {key: names for key, names in info.items() if names}

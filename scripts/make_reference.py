@@ -37,7 +37,7 @@ MIN_ROUTER_MARGIN = 1e-4
 @dataclass(frozen=True)
 class Case:
     """One golden folder. The names are transformers' own where it has one."""
-    model_type: str = "olmoe"  # or "llama", the dense model without QK-norm
+    model_type: str = "olmoe"  # or another of MODEL_TYPES
     vocab_size: int = 64
     hidden_size: int = 16
     intermediate_size: int = 8
@@ -48,6 +48,14 @@ class Case:
     num_experts_per_tok: int = 2
     norm_topk_prob: bool = False
     clip_qkv: float | None = None
+    dense_layers: int = 0  # first blocks without experts
+    moe_every: int = 1  # after those the last of every so many blocks has experts, the others have none
+    dense_size: int = 20  # of a block without experts
+    shared_size: int = 0  # of all shared experts together
+    routed_scaling_factor: float = 1.0
+    layer_types: str = ""  # "FS": full attention, then a sliding window
+    sliding_window: int = 0  # 0: none
+    tie_word_embeddings: bool = False
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     untouched_expert: int = -1  # this expert of every layer is never chosen; -1: no such expert
@@ -66,28 +74,86 @@ PRESETS = {
     "untouched_expert": Case(num_experts=4, untouched_expert=2, batch_size=3, sequence_length=8, seed=5),
     "dense_one_expert": Case(num_experts=1, num_experts_per_tok=1, intermediate_size=16, seed=6),
     "dense_llama": Case(model_type="llama", intermediate_size=16, num_attention_heads=4, rms_norm_eps=1e-6, seed=7),
+    "flex_olmo": Case(model_type="flex_olmo", num_attention_heads=4, num_experts=6, rms_norm_eps=1e-6,
+                      rope_theta=500000.0, seed=11),
+    "qwen3_moe_tied": Case(model_type="qwen3_moe", num_attention_heads=4, num_experts=6, norm_topk_prob=True,
+                           rms_norm_eps=1e-6, tie_word_embeddings=True, seed=12),
+    "qwen3_moe_every_second": Case(model_type="qwen3_moe", num_attention_heads=4, num_experts=4, moe_every=2,
+                                   sliding_window=5, rms_norm_eps=1e-6, seed=13),
+    "qwen2_moe": Case(model_type="qwen2_moe", num_experts=6, num_hidden_layers=3, dense_layers=1, shared_size=12,
+                      rms_norm_eps=1e-6, seed=14),
+    "dots1": Case(model_type="dots1", num_attention_heads=4, num_experts=6, num_experts_per_tok=3, norm_topk_prob=True,
+                  dense_layers=1, shared_size=16, routed_scaling_factor=2.5, layer_types="FS", sliding_window=5,
+                  rms_norm_eps=1e-6, seed=15),
 }
+
+
+def dense_blocks(case):
+    return [layer for layer in range(case.num_hidden_layers) if layer < case.dense_layers
+            or (layer + 1 - case.dense_layers) % case.moe_every != 0]
+
+
+def olmoe_config(case, shared):
+    return transformers.OlmoeConfig(**shared, num_experts=case.num_experts, clip_qkv=case.clip_qkv)
+
+
+def flex_olmo_config(case, shared):
+    return transformers.FlexOlmoConfig(**shared, num_experts=case.num_experts)
+
+
+def qwen_keys(case):
+    listed = case.dense_layers > 0
+    return dict(intermediate_size=case.dense_size, moe_intermediate_size=case.intermediate_size,
+                num_experts=case.num_experts, router_aux_loss_coef=LB_WEIGHT,
+                decoder_sparse_step=1 if listed else case.moe_every,
+                mlp_only_layers=dense_blocks(case) if listed else [])
+
+
+def qwen3_moe_config(case, shared):
+    return transformers.Qwen3MoeConfig(**shared | qwen_keys(case), use_sliding_window=case.sliding_window > 0,
+                                       head_dim=case.hidden_size // case.num_attention_heads,
+                                       sliding_window=case.sliding_window or None)
+
+
+def qwen2_moe_config(case, shared):
+    del shared["attention_bias"]
+    return transformers.Qwen2MoeConfig(**shared | qwen_keys(case), qkv_bias=False, use_sliding_window=False,
+                                       shared_expert_intermediate_size=case.shared_size,
+                                       max_window_layers=case.num_hidden_layers)
+
+
+def dots1_config(case, shared):
+    kinds = {"F": "full_attention", "S": "sliding_attention"}
+    return transformers.Dots1Config(
+        **shared | dict(intermediate_size=case.dense_size), moe_intermediate_size=case.intermediate_size,
+        n_routed_experts=case.num_experts, n_shared_experts=case.shared_size // case.intermediate_size,
+        first_k_dense_replace=case.dense_layers, routed_scaling_factor=case.routed_scaling_factor,
+        sliding_window=case.sliding_window or None, max_window_layers=case.num_hidden_layers,
+        layer_types=[kinds[letter] for letter in case.layer_types])
+
+
+MODEL_TYPES = {"olmoe": olmoe_config, "flex_olmo": flex_olmo_config, "qwen3_moe": qwen3_moe_config,
+               "qwen2_moe": qwen2_moe_config, "dots1": dots1_config}
 
 
 def make_config(case):
     shared = {name: getattr(case, name) for name in (
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "rms_norm_eps")}
-    shared |= dict(max_position_embeddings=64, tie_word_embeddings=False, attention_bias=False, use_cache=False,
+        "num_key_value_heads", "rms_norm_eps", "tie_word_embeddings")}
+    shared |= dict(max_position_embeddings=64, attention_bias=False, use_cache=False,
                    pad_token_id=None, bos_token_id=None, eos_token_id=None,
                    rope_parameters={"rope_type": "default", "rope_theta": case.rope_theta})
     if case.model_type == "llama":
         return transformers.LlamaConfig(**shared, mlp_bias=False)
-    if case.model_type == "olmoe":
-        return transformers.OlmoeConfig(
-            **shared, num_experts=case.num_experts, num_experts_per_tok=case.num_experts_per_tok,
-            norm_topk_prob=case.norm_topk_prob, clip_qkv=case.clip_qkv)
-    raise ValueError(f"model_type must be olmoe or llama, not {case.model_type!r}")
+    if case.model_type not in MODEL_TYPES:
+        raise ValueError(f"model_type must be llama or one of {', '.join(MODEL_TYPES)}, not {case.model_type!r}")
+    shared |= dict(num_experts_per_tok=case.num_experts_per_tok, norm_topk_prob=case.norm_topk_prob)
+    return MODEL_TYPES[case.model_type](case, shared)
 
 
 def make_model(case, generator):
     options = {"attn_implementation": "eager", "dtype": torch.float32}
-    if case.model_type == "olmoe":
+    if case.model_type != "llama":
         options["experts_implementation"] = "eager"
     model = transformers.AutoModelForCausalLM.from_config(make_config(case), **options)
     with torch.no_grad():
@@ -99,8 +165,12 @@ def make_model(case, generator):
                 parameter.copy_(noise)
             else:
                 parameter.copy_(noise * parameter.shape[-1] ** -0.5)
+        for name, buffer in model.named_buffers():
+            if "e_score_correction_bias" in name:  # large enough to change choices
+                buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
         if case.untouched_expert >= 0:
             repel_router(model, case.untouched_expert)
+    model.routers = Routers(model)
     return model
 
 
@@ -113,39 +183,58 @@ def repel_router(model, expert):
         layer.mlp.gate.weight[expert, 0] = -8.0
 
 
-def auxiliary_losses(router_logits, top_k):
+class Routers:
+    """What the routers of a model's last forward gave, in the order of its layers."""
+
+    def __init__(self, model):
+        self.gates = [layer.mlp.gate for layer in model.model.layers if hasattr(layer.mlp, "gate")]
+        self.outputs = {}
+        for gate in self.gates:
+            gate.register_forward_hook(lambda gate, _, out: self.outputs.update({gate: out}))
+
+    def __iter__(self):
+        """(logits [T,E], ids [T,K], what ranks the experts [T,E]) of each."""
+        for gate in self.gates:
+            logits_TE, _, ids_TK = self.outputs[gate]
+            biased = hasattr(gate, "e_score_correction_bias")
+            yield logits_TE, ids_TK, logits_TE.sigmoid() + gate.e_score_correction_bias if biased else logits_TE
+
+
+def auxiliary_losses(routers, case):
     """Load-balancing loss E * sum_e f_e p_e and z-loss mean(logsumexp^2) of each layer, then means over layers."""
     lb, z = [], []
-    for logits_TE in router_logits:
+    for logits_TE, ids_TK, _ in routers:
         p_TE = logits_TE.softmax(-1)
+        if case.model_type == "dots1":  # sigmoid scores, as a distribution
+            p_TE = logits_TE.sigmoid() / logits_TE.sigmoid().sum(-1, keepdim=True)
         n_experts = p_TE.shape[1]
-        chosen = p_TE.topk(top_k, dim=-1).indices.flatten()
-        f_E = torch.bincount(chosen, minlength=n_experts) / chosen.numel()
+        f_E = torch.bincount(ids_TK.flatten(), minlength=n_experts) / ids_TK.numel()
         lb.append(n_experts * (f_E * p_TE.mean(0)).sum())
         z.append(logits_TE.logsumexp(-1).square().mean())
     return torch.stack(lb).mean(), torch.stack(z).mean()
 
 
-def check_routing(router_logits, case):
-    for layer, logits_TE in enumerate(router_logits):
-        if case.num_experts_per_tok < logits_TE.shape[1]:
-            top = logits_TE.topk(case.num_experts_per_tok + 1, dim=-1)
+def check_routing(routers, case):
+    for layer, (_, ids_TK, keys_TE) in enumerate(routers):
+        if case.num_experts_per_tok < keys_TE.shape[1]:
+            top = keys_TE.topk(case.num_experts_per_tok + 1, dim=-1)
             margin = (top.values[:, -2] - top.values[:, -1]).min().item()
             if margin < MIN_ROUTER_MARGIN:
                 raise RuntimeError(f"layer {layer}: experts K and K+1 are {margin:.1e} apart; choose another seed")
-            if (top.indices[:, :-1] == case.untouched_expert).any():
+            if not torch.equal(top.indices[:, :-1].sort().values, ids_TK.sort().values):
+                raise RuntimeError(f"layer {layer}: other experts than those of the largest keys")
+            if (ids_TK == case.untouched_expert).any():
                 raise RuntimeError(f"layer {layer}: expert {case.untouched_expert} was chosen; choose another seed")
 
 
 def losses(model, case, input_ids):
     """Returns (logits, cross-entropy, load-balancing loss, z-loss, total)."""
-    moe = {"output_router_logits": True} if case.model_type == "olmoe" else {}
-    out = model(input_ids=input_ids, **moe)
+    out = model(input_ids=input_ids)
     loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
     lb = z = torch.zeros(())  # what a dense model has
-    if moe:
-        check_routing(out.router_logits, case)
-        lb, z = auxiliary_losses(out.router_logits, case.num_experts_per_tok)
+    if case.model_type != "llama":
+        check_routing(model.routers, case)
+        lb, z = auxiliary_losses(model.routers, case)
     return out.logits, loss, lb, z, loss + LB_WEIGHT * lb + Z_WEIGHT * z
 
 

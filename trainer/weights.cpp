@@ -28,11 +28,11 @@ std::vector<StateTensor> saved_state(const Optimizer& optimizer, const StageRunn
 
 namespace {
 
-/// Reads the slices of a tensor of the state.
-void read_slices(CheckpointReader& reader, const StateTensor& tensor) {
+/// Reads the slices of a tensor of the state from a CheckpointReader or a SavedModel.
+void read_slices(auto& saved, const StateTensor& tensor) {
   for (const auto& slice : tensor.slices) {
     auto part = at::empty({slice.end - slice.begin}, tensor.flat.options().device(at::kCPU));
-    reader.read(tensor.kind, slice.name, slice.begin, part);
+    saved.read(tensor.kind, slice.name, slice.begin, part);
     at::Tensor(tensor.flat).narrow(0, slice.offset, part.numel()).copy_(part);
   }
 }
@@ -40,13 +40,20 @@ void read_slices(CheckpointReader& reader, const StateTensor& tensor) {
 }  // namespace
 
 void fill_buffers(std::span<const StateTensor> buffers, const std::string& folder) {
-  if (buffers.empty() || !std::filesystem::exists(folder + "/manifest.json")) return;
+  const auto fill = [&](auto&& saved, const std::vector<SavedTensor>& tensors) {
+    std::set<std::string> there;
+    for (const auto& tensor : tensors)
+      if (tensor.kind == "buffer") there.insert(tensor.name);
+    for (const auto& buffer : buffers)
+      if (there.contains(buffer.slices.front().name)) read_slices(saved, buffer);
+  };
+  if (buffers.empty() || folder.empty()) return;
+  if (!std::filesystem::exists(folder + "/manifest.json")) {
+    const auto model = open_model(folder);
+    return fill(model, model.tensors);
+  }
   CheckpointReader reader(folder);
-  std::set<std::string> there;
-  for (const auto& tensor : reader.tensors())
-    if (tensor.kind == "buffer") there.insert(tensor.name);
-  for (const auto& buffer : buffers)
-    if (there.contains(buffer.slices.front().name)) read_slices(reader, buffer);
+  fill(reader, reader.tensors());
 }
 
 void fill_moments(std::span<const StateTensor> state, const std::string& step_folder) {

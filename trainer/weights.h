@@ -19,8 +19,8 @@ void fill_weights(std::span<const std::unique_ptr<ShardedUnit>> units, const Par
 /// What a checkpoint has: weights and moments of `optimizer`, and the buffers of the stages of `runner`.
 std::vector<StateTensor> saved_state(const Optimizer& optimizer, const StageRunner& runner);
 
-/// Fills those of `buffers` that the step folder train.init_from has; others keep their initial values, all where it is
-/// a Hugging Face folder or empty. Throws CheckpointError.
+/// Fills those of `buffers` that train.init_from has, a step folder or a Hugging Face folder; others keep their initial
+/// values, all where it is empty. Throws CheckpointError.
 void fill_buffers(std::span<const StateTensor> buffers, const std::string& folder);
 
 /// Fills all of `state` but the weights, which are moments and buffers, from the step folder train.init_from. Throws

@@ -3,10 +3,13 @@
 #include <fmt/ranges.h>
 
 #include <map>
+#include <set>
 
+#include "trainer/config/model_differences.h"
 #include "trainer/conversion/average.h"
 #include "trainer/conversion/hf_export.h"
 #include "trainer/conversion/hf_folder.h"
+#include "trainer/conversion/hf_names.h"
 #include "trainer/conversion/hf_tokenizer.h"
 #include "trainer/conversion/new_folder.h"
 #include "trainer/conversion/saved_model.h"
@@ -25,12 +28,15 @@ std::map<std::string, std::string> made_by(const char* command, const std::vecto
           {"sources", fmt::format("{}", fmt::join(sources, ", "))}};
 }
 
-/// Buffers, such as a router's bias, are a part of the model that no class of transformers has.
-void refuse_buffers(const SavedModel& model) {
-  for (const auto& tensor : model.tensors)
-    if (tensor.kind == "buffer")
+/// A buffer is a part of the model, such as the bias of its experts, but for what only losses of training read.
+void refuse_buffers(const SavedModel& model, const HfForm& form) {
+  constexpr std::string_view kOfLosses = ".previous_counts";
+  std::set<std::string> placed;
+  for (const auto& tensor : hf_tensors(form.config)) placed.insert(tensor.name);
+  for (const auto& buffer : model.buffers())
+    if (!placed.contains(buffer.name) && !buffer.name.ends_with(kOfLosses))
       throw ConfigError(
-          fmt::format("{}: buffer {}: no class of Hugging Face transformers has it", model.folder, tensor.name));
+          fmt::format("{}: buffer {}: {} has no place for it", model.folder, buffer.name, form.hf->architecture));
 }
 
 /// A mean has weights alone.
@@ -57,8 +63,8 @@ void export_model(const std::string& source, const std::string& folder, const Ex
                   const Progress& progress, UnknownKeys unknown) {
   NewFolder target(folder);
   const auto model = open_model(source, unknown);
-  refuse_buffers(model);
-  const auto form = hf_form(model.config.model, model.weights());
+  const auto form = hf_form(model.config.model, model.values());
+  refuse_buffers(model, form);
   std::optional<HfTokenizer> tokenizer;
   if (!options.tokenizer.empty()) tokenizer.emplace(options.tokenizer, options.eos_id);
   const HfExport written{.dtype = options.dtype,
@@ -76,8 +82,9 @@ void import_model(const std::string& hf_folder, const std::string& checkpoint, c
   NewFolder target(checkpoint);
   ensure_hf_folder(hf_folder);
   const auto model = open_model(hf_folder);
-  write_checkpoint(target, {model.config, model.weights(), model.master_dtype(), made_by("import", {hf_folder})},
-                   progress);
+  write_checkpoint(
+      target, {model.config, model.values(), model.master_dtype(), made_by("import", {hf_folder}), model.buffers()},
+      progress);
   target.commit();
 }
 

@@ -3,13 +3,14 @@
 #include <string>
 
 #include "core/files/safetensors.h"
+#include "trainer/conversion/hf_config.h"
 #include "trainer/conversion/hf_form.h"
 #include "trainer/conversion/progress.h"
 
 namespace olmoe {
 
 struct HfExport {
-  safetensors::Dtype dtype = safetensors::Dtype::f32;  ///< f32, bf16 or f16
+  safetensors::Dtype dtype = safetensors::Dtype::f32;  ///< f32, bf16 or f16; a bias of experts is f32 in all
   int64_t max_shard_bytes = 5'000'000'000;             ///< of tensors in a file; one that is larger has a file alone
   int64_t max_positions = 4096;
   SpecialIds ids = {};

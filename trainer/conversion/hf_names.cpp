@@ -13,6 +13,10 @@ class Mapper {
     out_.push_back({hf_name, std::move(shape), name, next_});
     next_ += numel;
   }
+  void place_buffer(const std::string& name, const std::string& hf_name, std::vector<int64_t> shape) {
+    place(name, hf_name, std::move(shape));
+    out_.back().buffer = true;
+  }
   std::vector<HfTensor> take() { return std::move(out_); }
 
  private:
@@ -27,9 +31,30 @@ void place_attention(Mapper& map, const ModelConfig& c, const std::string& block
   map.place(qkv, layer + ".self_attn.k_proj.weight", {c.kv_width(), c.d_model});
   map.place(qkv, layer + ".self_attn.v_proj.weight", {c.kv_width(), c.d_model});
   map.place(block + ".attention.output.weight", layer + ".self_attn.o_proj.weight", {c.d_model, c.d_model});
-  if (c.qk_norm != QkNorm::full) return;
-  map.place(block + ".attention.q_norm.weight", layer + ".self_attn.q_norm.weight", {c.d_model});
-  map.place(block + ".attention.k_norm.weight", layer + ".self_attn.k_norm.weight", {c.kv_width()});
+  const bool by_head = c.qk_norm == QkNorm::per_head_shared;
+  if (c.qk_norm != QkNorm::full && !by_head) return;
+  map.place(block + ".attention.q_norm.weight", layer + ".self_attn.q_norm.weight",
+            {by_head ? c.head_dim() : c.d_model});
+  map.place(block + ".attention.k_norm.weight", layer + ".self_attn.k_norm.weight",
+            {by_head ? c.head_dim() : c.kv_width()});
+}
+
+void place_norms(Mapper& map, const ModelConfig& c, const std::string& block, const std::string& layer) {
+  const std::vector<int64_t> width{c.d_model};
+  if (c.norm_position == NormPosition::post) {
+    map.place(block + ".attention_post_norm.weight", layer + ".post_attention_layernorm.weight", width);
+    map.place(block + ".ffn_post_norm.weight", layer + ".post_feedforward_layernorm.weight", width);
+  } else {
+    map.place(block + ".attention_norm.weight", layer + ".input_layernorm.weight", width);
+    map.place(block + ".ffn_norm.weight", layer + ".post_attention_layernorm.weight", width);
+  }
+}
+
+/// A feed-forward of `hidden` units, of whatever is called `hf_name`.
+void place_ffn(Mapper& map, const std::string& name, const std::string& hf_name, int64_t hidden, int64_t d_model) {
+  map.place(name + ".gate_up.weight", hf_name + ".gate_proj.weight", {hidden, d_model});
+  map.place(name + ".gate_up.weight", hf_name + ".up_proj.weight", {hidden, d_model});
+  map.place(name + ".down.weight", hf_name + ".down_proj.weight", {d_model, hidden});
 }
 
 void place_moe(Mapper& map, const ModelConfig& c, const std::string& block, const std::string& layer) {
@@ -41,12 +66,13 @@ void place_moe(Mapper& map, const ModelConfig& c, const std::string& block, cons
   }
   for (int64_t e = 0; e < c.num_experts; ++e)
     map.place(block + ".moe.experts.down.weight", expert(e) + ".down_proj.weight", {c.d_model, c.expert_width});
-}
-
-void place_dense(Mapper& map, const ModelConfig& c, const std::string& block, const std::string& layer) {
-  map.place(block + ".ffn.gate_up.weight", layer + ".mlp.gate_proj.weight", {c.dense_hidden(), c.d_model});
-  map.place(block + ".ffn.gate_up.weight", layer + ".mlp.up_proj.weight", {c.dense_hidden(), c.d_model});
-  map.place(block + ".ffn.down.weight", layer + ".mlp.down_proj.weight", {c.d_model, c.dense_hidden()});
+  if (c.balancing_bias != ExpertBias::none)
+    map.place_buffer(block + std::string(kBalancingBias), layer + ".mlp.gate.e_score_correction_bias", {c.num_experts});
+  if (c.num_shared_experts == 0) return;
+  const auto shared = layer + (c.shared_expert_gate ? ".mlp.shared_expert" : ".mlp.shared_experts");
+  place_ffn(map, block + ".moe.shared", shared, c.shared_hidden(), c.d_model);
+  if (c.shared_expert_gate)
+    map.place(block + ".moe.shared.gate.weight", layer + ".mlp.shared_expert_gate.weight", {1, c.d_model});
 }
 
 }  // namespace
@@ -57,11 +83,11 @@ std::vector<HfTensor> hf_tensors(const ModelConfig& config) {
   const auto blocks = config.blocks();
   for (size_t l = 0; l < blocks.size(); ++l) {
     const auto block = fmt::format("blocks.{}", l), layer = fmt::format("model.layers.{}", l);
-    map.place(block + ".attention_norm.weight", layer + ".input_layernorm.weight", {config.d_model});
-    map.place(block + ".ffn_norm.weight", layer + ".post_attention_layernorm.weight", {config.d_model});
+    place_norms(map, config, block, layer);
     place_attention(map, config, block, layer);
-    blocks[l].feed_forward.has_experts() ? place_moe(map, config, block, layer)
-                                         : place_dense(map, config, block, layer);
+    blocks[l].feed_forward.has_experts()
+        ? place_moe(map, config, block, layer)
+        : place_ffn(map, block + ".ffn", layer + ".mlp", config.dense_hidden(), config.d_model);
   }
   map.place("final_norm.weight", "model.norm.weight", {config.d_model});
   if (!config.tie_embeddings) map.place("head.weight", "lm_head.weight", {config.vocab_size, config.d_model});

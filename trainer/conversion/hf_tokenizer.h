@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "trainer/conversion/hf_form.h"
+#include "trainer/conversion/hf_config.h"
 
 namespace olmoe {
 

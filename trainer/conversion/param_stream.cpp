@@ -40,15 +40,17 @@ int64_t numel_of(const std::vector<int64_t>& shape) {
   return numel;
 }
 
-ParamStream::ParamStream(ParamSource source, safetensors::Dtype dtype, int64_t all_bytes, Progress progress)
-    : source_(std::move(source)), dtype_(dtype), all_bytes_(all_bytes), progress_(std::move(progress)) {}
+ParamStream::ParamStream(ParamSource source, int64_t all_bytes, Progress progress)
+    : source_(std::move(source)), all_bytes_(all_bytes), progress_(std::move(progress)) {}
 
-safetensors::Item ParamStream::item(const StreamedTensor& tensor) {
-  return {tensor.tensor, dtype_, tensor.shape, {}, [this, tensor](const auto& sink) { produce(tensor, sink); }};
+safetensors::Item ParamStream::item(const StreamedTensor& tensor, safetensors::Dtype dtype) {
+  return {tensor.tensor, dtype, tensor.shape, {}, [this, tensor, dtype](const auto& sink) {
+            produce(tensor, dtype, sink);
+          }};
 }
 
-void ParamStream::produce(const StreamedTensor& tensor, const safetensors::Sink& sink) {
-  const auto dtype = scalar_type(dtype_);
+void ParamStream::produce(const StreamedTensor& tensor, safetensors::Dtype stored, const safetensors::Sink& sink) {
+  const auto dtype = scalar_type(stored);
   const int64_t numel = numel_of(tensor.shape);
   for (int64_t done = 0; done < numel; done += kPieceElements) {
     const int64_t count = std::min(kPieceElements, numel - done);
@@ -61,7 +63,7 @@ void ParamStream::produce(const StreamedTensor& tensor, const safetensors::Sink&
     const auto converted = read.to(dtype);
     if (const auto bad = dtype == read.scalar_type() ? -1 : first_not_finite(converted); bad >= 0)
       throw ConfigError(fmt::format("{}: element {} is {}, which {} cannot hold: choose another dtype", tensor.name,
-                                    tensor.first + done + bad, read[bad].item<double>(), safetensors::name(dtype_)));
+                                    tensor.first + done + bad, read[bad].item<double>(), safetensors::name(stored)));
     sink({static_cast<const std::byte*>(converted.const_data_ptr()), converted.nbytes()});
     done_bytes_ += static_cast<int64_t>(converted.nbytes());
     if (progress_) progress_(done_bytes_, all_bytes_);

@@ -21,29 +21,28 @@ struct WholeParam {
 /// In the order of the stages.
 std::vector<WholeParam> whole_params(const ModelConfig& config);
 
-/// A range of a flattened parameter that becomes a tensor of a file.
+/// A range of a flattened parameter or buffer that becomes a tensor of a file.
 struct StreamedTensor {
   std::string tensor;  ///< its name in the file
   std::vector<int64_t> shape;
-  std::string name;  ///< the parameter
+  std::string name;  ///< ours
   int64_t first;     ///< element of it
 };
 int64_t numel_of(const std::vector<int64_t>& shape);
 
-/// Turns ranges of a source into items of a file, in one dtype: f32, bf16, f16 or f64.
+/// Turns ranges of a source into items of a file.
 class ParamStream {
  public:
   /// `all_bytes`: those of all items, for `progress`.
-  ParamStream(ParamSource source, safetensors::Dtype dtype, int64_t all_bytes, Progress progress);
-  /// This object must outlive the item. Its producer throws an Error with ExitCode::non_finite for a value that is not
-  /// finite, and ConfigError for one that float16 cannot hold.
-  safetensors::Item item(const StreamedTensor& tensor);
+  ParamStream(ParamSource source, int64_t all_bytes, Progress progress);
+  /// `dtype`: f32, bf16, f16 or f64. This object must outlive the item. Its producer throws an Error with
+  /// ExitCode::non_finite for a value that is not finite, and ConfigError for one that float16 cannot hold.
+  safetensors::Item item(const StreamedTensor& tensor, safetensors::Dtype dtype);
 
  private:
-  void produce(const StreamedTensor& tensor, const safetensors::Sink& sink);
+  void produce(const StreamedTensor& tensor, safetensors::Dtype stored, const safetensors::Sink& sink);
 
   ParamSource source_;
-  safetensors::Dtype dtype_;
   int64_t all_bytes_, done_bytes_ = 0;
   Progress progress_;
 };

@@ -6,13 +6,14 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/log.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/manifest_config.h"
+#include "trainer/config/model_differences.h"
 #include "trainer/conversion/hf_checkpoint.h"
 #include "trainer/conversion/hf_folder.h"
-#include "trainer/conversion/param_stream.h"
 
 namespace olmoe {
 namespace {
@@ -67,30 +68,32 @@ SavedModel open_hf(const std::string& folder) {
   auto weights = std::make_shared<HfWeights>(folder, out.config.model);
   for (const auto& param : whole_params(out.config.model))
     out.tensors.push_back({"weight", param.name, param.numel, weights->dtype(param.name)});
+  for (const auto& tensor : hf_tensors(out.config.model))
+    if (tensor.buffer)
+      out.tensors.push_back({"buffer", tensor.name, numel_of(tensor.shape), weights->dtype(tensor.name)});
   out.read = [weights](const auto&, const auto& name, int64_t begin, at::Tensor to) { weights->read(name, begin, to); };
   return out;
-}
-
-/// `theirs` with the keys of `ours` that no weight depends on.
-ModelConfig same_training(ModelConfig theirs, const ModelConfig& ours) {
-  theirs.router_dtype = ours.router_dtype;
-  theirs.load_balancing_weight = ours.load_balancing_weight;
-  theirs.load_balancing_granularity = ours.load_balancing_granularity;
-  theirs.balancing_bias_rate = ours.balancing_bias_rate;
-  theirs.router_z_weight = ours.router_z_weight;
-  theirs.capacity_factor = ours.capacity_factor;
-  theirs.init_std = ours.init_std;
-  theirs.init_cutoff = ours.init_cutoff;
-  theirs.init = ours.init;
-  theirs.output_z_weight = ours.output_z_weight;
-  theirs.loss_chunk = ours.loss_chunk;
-  return theirs;
 }
 
 }  // namespace
 
 ParamSource SavedModel::weights() const {
   return [from = read](const std::string& name, int64_t begin, at::Tensor out) { from("weight", name, begin, out); };
+}
+
+std::vector<WholeParam> SavedModel::buffers() const {
+  std::vector<WholeParam> out;
+  for (const auto& tensor : tensors)
+    if (tensor.kind == "buffer") out.push_back({tensor.name, {tensor.numel}, tensor.numel});
+  return out;
+}
+
+ParamSource SavedModel::values() const {
+  std::set<std::string> names;
+  for (const auto& buffer : buffers()) names.insert(buffer.name);
+  return [from = read, names](const std::string& name, int64_t begin, at::Tensor out) {
+    from(names.contains(name) ? "buffer" : "weight", name, begin, out);
+  };
 }
 
 safetensors::Dtype SavedModel::master_dtype() const {
@@ -106,14 +109,6 @@ SavedModel open_model(const std::string& path, UnknownKeys unknown) {
   if (is_there(fs::path(folder) / "manifest.json")) return open_checkpoint(folder, unknown);
   ensure_hf_folder(path);  // says what it is instead
   throw CheckpointError(path + ": neither a checkpoint nor a Hugging Face folder");
-}
-
-std::vector<std::string> model_differences(const ModelConfig& a, const ModelConfig& b) {
-  auto left = same_training(a, b), right = b;
-  left.dense_width = left.dense_hidden(), right.dense_width = right.dense_hidden();
-  auto out = differing_fields(left, right);
-  for (auto& line : out) line = "model." + line;
-  return out;
 }
 
 ParamSource checkpoint_source(const std::string& step_folder, const ModelConfig& wanted, UnknownKeys unknown) {

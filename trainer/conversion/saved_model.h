@@ -10,6 +10,7 @@
 #include "trainer/checkpoint/checkpoint_manifest.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/config/config.h"
+#include "trainer/conversion/param_stream.h"
 #include "trainer/conversion/progress.h"
 
 namespace olmoe {
@@ -26,6 +27,10 @@ struct SavedModel {
   std::function<void(const Progress&)> verify;  ///< every byte; empty: a Hugging Face folder, which has no hashes
 
   ParamSource weights() const;
+  /// State of stages that no gradient trains, such as the bias of experts.
+  std::vector<WholeParam> buffers() const;
+  /// Weights and buffers, whose names differ.
+  ParamSource values() const;
   /// Of the weights in a checkpoint: f64 where they are saved as such, else f32.
   safetensors::Dtype master_dtype() const;
 };
@@ -34,9 +39,6 @@ struct SavedModel {
 /// Throws CheckpointError, which says what the path is instead, where it is none of these, or damaged, and as
 /// read_manifest_config() does. What that leaves out is logged as a warning.
 SavedModel open_model(const std::string& path, UnknownKeys unknown = UnknownKeys::refused);
-
-/// The fields in which two models differ, without those that only matter in training: "model.top_k: 8 -> 4".
-std::vector<std::string> model_differences(const ModelConfig& a, const ModelConfig& b);
 
 /// The weights of a step folder as initial values of the model `wanted`. Throws ConfigError, naming keys, where they
 /// are those of another model; keys that only matter in training may differ. Otherwise as open_model().

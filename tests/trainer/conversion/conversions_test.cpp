@@ -52,7 +52,8 @@ Config saving_run(const std::string& folder) {
 
 TEST_CASE("a Hugging Face folder that is imported and exported again is the same, value by value") {
   const TempFolder folder;
-  for (const char* golden : {"top2_of_8", "top3_of_6_gqa_clip", "dense_llama", "dense_one_expert"}) {
+  for (const char* golden : {"top2_of_8", "top3_of_6_gqa_clip", "dense_llama", "dense_one_expert", "flex_olmo",
+                             "qwen3_moe_tied", "qwen3_moe_every_second", "qwen2_moe", "dots1"}) {
     INFO(golden);
     const auto step = folder / fmt::format("{}_step", golden), out = folder / fmt::format("{}_hf", golden);
     import_model(kGolden + golden, step, {});
@@ -60,6 +61,46 @@ TEST_CASE("a Hugging Face folder that is imported and exported again is the same
     CHECK(read_text(out + "/model.safetensors") == read_text(kGolden + golden + "/model.safetensors"));
     CHECK(open_model(step).config.data.sequence_length == 64);
   }
+}
+
+TEST_CASE("a bias of experts goes with the weights: into checkpoints, out of them, and into runs") {
+  const TempFolder folder;
+  import_model(kGolden + "dots1", folder / "step", {});
+  auto config = saving_run(folder / "run");
+  config.model = open_model(kGolden + "dots1").config.model;
+  const std::string name = "blocks.1.moe.router.balancing_bias";
+  const auto bias_of = [&](const std::string& source) {
+    auto out = at::zeros({config.model.num_experts}, at::kDouble);
+    open_model(source).values()(name, 0, out);
+    return out;
+  };
+  const auto theirs = bias_of(kGolden + "dots1");
+  REQUIRE(theirs.count_nonzero().item<int64_t>() > 0);
+  CHECK(at::equal(bias_of(folder / "step"), theirs));
+  const auto run_from = [&](const std::string& from, const std::string& run, double rate) {
+    config.run.folder = run;
+    config.train.init_from = from;
+    config.model.balancing_bias_rate = rate;
+    test::run_single(config);
+    return bias_of(run);
+  };
+  CHECK(at::allclose(run_from(folder / "step", folder / "a", 1e-12), theirs, 0, 1e-10));
+  CHECK(at::allclose(run_from(kGolden + "dots1", folder / "b", 1e-12), theirs, 0, 1e-10));
+
+  const auto trained = run_from(folder / "step", folder / "c", 0.01);  // two steps
+  CHECK((trained - theirs).abs().max().item<double>() > 0.009);
+  export_model(folder / "c", folder / "trained", {}, {});
+  CHECK(at::allclose(bias_of(folder / "trained"), trained, 1e-7, 0));
+}
+
+TEST_CASE("what only the losses of training read is left out of an export") {
+  const TempFolder folder;
+  auto config = saving_run(folder / "run");
+  config.model.load_balancing_granularity = BalanceGranularity::previous_step;
+  test::run_single(config);
+  REQUIRE_FALSE(open_model(folder / "run").buffers().empty());
+  export_model(folder / "run", folder / "hf", {}, {});
+  CHECK(open_model(folder / "hf").buffers().empty());
 }
 
 TEST_CASE("the same in bfloat16 and in several files with an index") {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "support/catch.h"
+#include "support/hf_configs.h"
 #include "support/model_fixtures.h"
 #include "support/temp_folder.h"
 
@@ -13,13 +14,19 @@ namespace {
 
 using namespace olmoe;
 using nlohmann::json;
+using test::olmoe_json;
 
 const std::vector<ModelConfig>& shapes_of_models() {
   static const auto models = [] {
     auto moe = test::tiny_model(), no_norm = test::tiny_model(), dense = test::tiny_model();
     no_norm.qk_norm = QkNorm::none;
     dense.ffn = Ffn::dense;
-    return std::vector{moe, no_norm, dense, ModelConfig{}};
+    auto post = moe, shared = no_norm, biased = moe;
+    post.norm_position = NormPosition::post, post.tie_embeddings = true;
+    shared.num_shared_experts = 2, shared.shared_expert_gate = true, shared.moe_every = 2;
+    biased.qk_norm = QkNorm::per_head_shared, biased.num_shared_experts = 1, biased.dense_layers = 1;
+    biased.balancing_bias = ExpertBias::loss_free;
+    return std::vector{moe, no_norm, dense, ModelConfig{}, post, shared, biased};
   }();
   return models;
 }
@@ -86,48 +93,10 @@ std::string refusal(HfFolder& files, const ModelConfig& model) {
   return "accepted";
 }
 
-/// A good config.json of each family.
-json olmoe_json() {
-  return {{"model_type", "olmoe"},
-          {"vocab_size", 64},
-          {"hidden_size", 32},
-          {"num_hidden_layers", 2},
-          {"num_attention_heads", 4},
-          {"num_key_value_heads", 2},
-          {"rms_norm_eps", 1e-6},
-          {"intermediate_size", 16},
-          {"num_experts", 8},
-          {"num_experts_per_tok", 3},
-          {"norm_topk_prob", true},
-          {"clip_qkv", 4.0},
-          {"rope_theta", 5000.0},
-          {"hidden_act", "silu"},
-          {"attention_bias", false},
-          {"rope_scaling", nullptr},
-          {"tie_word_embeddings", false}};
-}
-json llama_json() {
-  auto config = olmoe_json();
-  config["model_type"] = "llama";
-  for (const char* key : {"num_experts", "num_experts_per_tok", "norm_topk_prob", "clip_qkv"}) config.erase(key);
-  return config;
-}
-
 ModelConfig read(const json& config, const ModelConfig& defaults = {}) {
   TempFolder folder;
   folder.add("config.json", config.dump());
   return read_hf_config(folder / ".", defaults);
-}
-
-/// What is said of a config with a JSON merge patch applied: null takes a key away.
-std::string problem_of(json config, const json& change) {
-  config.merge_patch(change);
-  try {
-    read(config);
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "accepted";
 }
 
 }  // namespace
@@ -138,7 +107,8 @@ TEST_CASE("each element of each parameter is in exactly one Hugging Face tensor"
     std::set<std::string> names;
     for (const auto& tensor : hf_tensors(model)) {
       CHECK(names.insert(tensor.hf_name).second);
-      CHECK(ranges[tensor.name].emplace(tensor.first, numel_of(tensor.shape)).second);
+      CHECK(tensor.buffer == tensor.name.ends_with(kBalancingBias));
+      if (!tensor.buffer) CHECK(ranges[tensor.name].emplace(tensor.first, numel_of(tensor.shape)).second);
     }
     for (const auto& params : list_params(model))
       for (const auto& param : params) {
@@ -234,66 +204,17 @@ TEST_CASE("weights that are no floating-point numbers, and broken indexes, are r
   }
 }
 
-TEST_CASE("config.json gives the model; what it does not say stays") {
-  ModelConfig defaults;
-  defaults.router_z_weight = 0.125;
-  defaults.loss_chunk = 3;
-  defaults.norm_position = NormPosition::post;  // of another model
-  defaults.output_z_weight = 0.25;
-  const auto moe = read(olmoe_json(), defaults);
-  CHECK(moe.norm_position == NormPosition::pre);
-  CHECK(moe.output_z_weight == 0.25);
-  CHECK_FALSE(moe.tie_embeddings);
-  CHECK(moe.ffn == Ffn::moe);
-  CHECK(moe.vocab_size == 64);
-  CHECK(moe.d_model == 32);
-  CHECK(moe.num_layers == 2);
-  CHECK(moe.num_heads == 4);
-  CHECK(moe.num_kv_heads == 2);
-  CHECK(moe.norm_eps == 1e-6);
-  CHECK(moe.expert_width == 16);
-  CHECK(moe.num_experts == 8);
-  CHECK(moe.top_k == 3);
-  CHECK(moe.renormalize_scores);
-  CHECK(moe.clip_qkv == 4.0);
-  CHECK(moe.rope_theta == 5000.0);
-  CHECK(moe.qk_norm == QkNorm::full);
-  CHECK(moe.router_z_weight == 0.125);
-  CHECK(moe.loss_chunk == 3);
-
-  const auto dense = read(llama_json());
-  CHECK(dense.ffn == Ffn::dense);
-  CHECK(dense.dense_hidden() == 16);
-  CHECK(dense.qk_norm == QkNorm::none);
-  CHECK_FALSE(dense.clip_qkv.has_value());
-}
-
-TEST_CASE("a config.json that says what we do not compute is refused by key") {
-  struct Case {
-    json change;
-    std::string named;
-  };
-  const std::vector<Case> both{
-      {{{"attention_bias", true}}, "attention_bias"},
-      {{{"hidden_act", "gelu"}}, "hidden_act"},
-      {{{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}}, "linear"},
-      {{{"rope_parameters", {{"rope_type", "yarn"}, {"rope_theta", 1e4}}}}, "yarn"},
-      {{{"head_dim", 16}}, "head_dim"},
-      {{{"model_type", "mistral"}}, "mistral"},
-      {{{"model_type", nullptr}}, "model_type is missing"},
-      {{{"hidden_size", nullptr}}, "hidden_size is missing"},
-      {{{"hidden_size", "32"}}, "hidden_size has the wrong type"},
-      {{{"hidden_size", 36}}, "d_model"},  // heads of width 9
-      {{{"num_attention_heads", 0}}, "num_heads"},
-      {{{"rope_parameters", {{"rope_theta", "much"}}}}, "rope_parameters"},
-      {{{"rope_parameters", 3}}, "rope_parameters"},
-  };
-  for (const auto& [change, named] : both) {
-    INFO(change.dump());
-    CHECK_THAT(problem_of(olmoe_json(), change), Catch::Contains("config.json") && Catch::Contains(named));
-    CHECK_THAT(problem_of(llama_json(), change), Catch::Contains("config.json") && Catch::Contains(named));
-  }
-  CHECK_THAT(problem_of(llama_json(), {{"mlp_bias", true}}), Catch::Contains("mlp_bias"));
-  CHECK_THAT(problem_of(olmoe_json(), {{"num_experts_per_tok", 9}}), Catch::Contains("top_k"));
-  CHECK(problem_of(olmoe_json(), json::object()) == "accepted");
+TEST_CASE("a model with a variant does not start from a folder without it") {
+  const auto plain = read(olmoe_json());
+  HfFolder files(plain);
+  files.write();
+  files.folder().add("config.json", olmoe_json().dump());
+  auto model = plain;
+  model.score_scale = 2, model.attention_windows = {4}, model.embedding_scale = 3;
+  CHECK_THROWS_WITH(HfWeights::source(files.path(), model), Catch::Contains("model.score_scale") &&
+                                                                Catch::Contains("model.attention_windows") &&
+                                                                Catch::Contains("model.embedding_scale"));
+  model = plain;
+  model.attention_windows = {0}, model.dense_width = 99, model.load_balancing_weight = 3;  // the same function
+  HfWeights::source(files.path(), model);
 }
