@@ -158,7 +158,9 @@ class MoeBlock : public Block {
            const ModelRanks& ranks, const MoeOptions& options)
       : Block(config, name, attention), moe_(config, name + ".moe", ranks, options) {}
   int64_t num_experts() const override { return config_.num_experts; }
-  bool balances_step() const override { return config_.load_balancing_granularity == BalanceGranularity::step; }
+  bool balances_step() const override {
+    return config_.load_balancing_granularity == BalanceGranularity::step && config_.load_balancing_weight > 0;
+  }
   void end_step(const StepStats& step) override { moe_.end_step(step); }
 
  protected:

@@ -43,7 +43,7 @@ std::vector<std::string> refuse_attention(const Config& config) {
   const bool gpus = train.device == DeviceKind::cuda, bf16 = train.compute_dtype == ComputeDtype::bfloat16;
   refuse(!gpus, "needs train.device=cuda");
   refuse(!bf16, "needs train.compute_dtype=bfloat16");
-  refuse(config.model.has_windows(), "has no windows here (model.attention_windows)");
+  refuse(hides_keys(config), "has no windows here (model.attention_windows)");
   refuse(config.data.document_mask != DocumentMask::none, "has no documents here (data.document_mask)");
   const int64_t head_dim = config.model.head_dim();
   refuse(!kernels::cudnn_attention_fits(head_dim),

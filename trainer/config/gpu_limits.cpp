@@ -68,7 +68,7 @@ void check_attention(Limits& limits, const Config& config) {
   const std::string_view why =
       "needs train.compute_dtype=bfloat16 on a GPU: attention in float32 there has no mask but "
       "the causal one";
-  limits.require(!fp32 || !config.model.has_windows(), fmt::format("model.attention_windows: a window {}", why));
+  limits.require(!fp32 || !hides_keys(config), fmt::format("model.attention_windows: a window {}", why));
   limits.require(!fp32 || config.data.document_mask == DocumentMask::none,
                  fmt::format("data.document_mask: {} {}", enum_name(config.data.document_mask), why));
   limits.require(config.train.micro_batch_size <= kMostSequences,
@@ -88,6 +88,12 @@ void check_rows(Limits& limits, const Config& config) {
 }
 
 }  // namespace
+
+bool hides_keys(const Config& config) {
+  return std::ranges::any_of(config.model.blocks(), [&](const BlockSpec& block) {
+    return block.attention.window_in(config.data.sequence_length) > 0;
+  });
+}
 
 std::vector<std::string> gpu_limits(const Config& config) {
   Limits limits;

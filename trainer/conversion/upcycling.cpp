@@ -145,6 +145,9 @@ ModelConfig upcycled_config(const ModelConfig& source, const Upcycling& options)
   only(source.moe_every == 1, "moe_every", "every block gets experts");
   only(source.score_scale == 1, "score_scale", "the first forward would not be the dense model's");
   only(source.gate == Gate::score, "gate", "the first forward would not be the dense model's");
+  const bool one = !source.has_experts() || source.router_score == RouterScore::softmax || source.renormalize_scores;
+  only(one, "router_score",
+       "one expert has the sigmoid of its logit as its factor, and several have factors that add up to 1");
   require(options.noise >= 0 && options.noise <= 1,
           fmt::format("--noise: {} is not a share between 0 and 1", options.noise));
   ModelConfig out = source;

@@ -11,8 +11,13 @@
 namespace olmoe {
 namespace {
 
-/// Without token files: the list may be long, and a plan does not need it.
+/// Without token files: the list may be long, and a plan does not need it. Where documents end does not matter to it
+/// either, and tables of them are beside token files.
 Config without_tokens(Config config) {
+  if (config.data.document_mask == DocumentMask::table) {
+    config.data.document_mask = DocumentMask::eos;
+    config.data.eos_id = 0;
+  }
   config.data.make_synthetic();
   config.evaluation = {};
   return config;

@@ -20,6 +20,7 @@ Config gpu_run(const std::string& folder) {
 }
 
 void windows(Config& config) { config.model.attention_windows = {4, 0}; }
+void long_window(Config& config) { config.model.attention_windows = {config.data.sequence_length}; }
 void documents(Config& config) {
   config.data.document_mask = DocumentMask::eos;
   config.data.eos_id = 0;
@@ -54,6 +55,8 @@ TEST_CASE("attention variants are refused by key where no kernel has them, and o
       {windows, cudnn, "train.attention_kernel: cudnn has no windows here (model.attention_windows); use flash"},
       {documents, cudnn, "train.attention_kernel: cudnn has no documents here (data.document_mask); use flash"},
       {scaled, cudnn, ""},
+      {long_window, cudnn, ""},  // hides no key
+      {long_window, fp32, ""},
       {windows, fp32, "model.attention_windows: a window needs train.compute_dtype=bfloat16 on a GPU"},
       {documents, fp32, "data.document_mask: eos needs train.compute_dtype=bfloat16 on a GPU"},
       {scaled, fp32, ""},

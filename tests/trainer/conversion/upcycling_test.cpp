@@ -131,7 +131,12 @@ TEST_CASE("a source with a variant whose first forward would not be the dense mo
                                       {"dense_layers", [](auto& m) { m.dense_layers = 1; }},
                                       {"moe_every", [](auto& m) { m.moe_every = 3; }},
                                       {"score_scale", [](auto& m) { m.score_scale = 2; }},
-                                      {"gate", [](auto& m) { m.gate = Gate::constant; }}};
+                                      {"gate", [](auto& m) { m.gate = Gate::constant; }},
+                                      {"router_score", [](auto& m) {
+                                         m.ffn = Ffn::moe;
+                                         m.num_experts = m.top_k = 1;
+                                         m.router_score = RouterScore::sigmoid;
+                                       }}};
   CHECK(refusal(dense_model(), {.experts = 6, .top_k = 2}) == "accepted");
   for (const auto& [key, set] : variants) {
     auto model = dense_model();

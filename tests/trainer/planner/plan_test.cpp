@@ -204,6 +204,18 @@ TEST_CASE("the plan as text and as JSON") {
   CHECK(kinds == planned.front().memory.total());
 }
 
+TEST_CASE("a plan needs no tables of documents") {
+  auto config = published();
+  config.data.document_mask = DocumentMask::table;
+  const auto planned = plan_layouts(config, 8, find_gpu("h100"));
+  config.data.document_mask = DocumentMask::eos;
+  config.data.eos_id = 50279;
+  const auto by_eos = plan_layouts(config, 8, find_gpu("h100"));
+  REQUIRE(planned.size() == by_eos.size());
+  CHECK(planned.front().memory.total() == by_eos.front().memory.total());
+  CHECK(planned.front().step.step_s == by_eos.front().step.step_s);
+}
+
 TEST_CASE("what cannot be planned is refused") {
   const auto& gpu = find_gpu("h100");
   CHECK_THROWS_WITH(plan_layouts(published(), 0, gpu), Contains("--gpus: 0"));
