@@ -6,6 +6,7 @@
 
 #include "support/catch.h"
 #include "support/layout_ladder.h"
+#include "support/optimizer_fixture.h"
 #include "trainer/checkpoint/checkpoint_reader.h"
 #include "trainer/device/tensor_memory.h"
 #include "trainer/planner/collective_bytes.h"
@@ -29,31 +30,6 @@ Config muon_run(Config config) {
   config.optimizer.kind = OptimizerKind::muon;
   return config;
 }
-
-/// One rank's weights in float64, whose gradients the test sets.
-struct MuonOptimizer {
-  explicit MuonOptimizer(const OptimizerConfig& of_test)
-      : config(of_test),
-        world(make_single_communicator()),
-        mesh(*world, {}),
-        runner(make_stages(model, mesh), mesh, runner_options(at::kDouble)),
-        optimizer(runner.units(), config) {
-    fill_weights(runner.units(), random_init(model, 1));
-  }
-  FlatParams weights() const { return whole_params(runner, &ShardedUnit::shard); }
-  void set_grads(const FlatParams& grads) {
-    for (const auto& unit : runner.units())
-      for (const auto& slice : unit->slices())
-        unit->grad.narrow(0, slice.offset, slice.end - slice.begin).copy_(grads.at(slice.name));
-  }
-
-  const ModelConfig model = tiny_model();
-  const OptimizerConfig config;
-  std::unique_ptr<Communicator> world;
-  DeviceMesh mesh;
-  StageRunner runner;
-  Optimizer optimizer;
-};
 
 at::Tensor reference_iteration(const at::Tensor& u) {
   auto x = u / u.norm();
@@ -139,7 +115,7 @@ TEST_CASE("Muon equals its formula in float64 for each kind of matrix, and the r
   config.muon.weight_decay = 0.1;
   config.muon.qkv = choice.qkv;
   config.muon.router = choice.router;
-  MuonOptimizer ours(config);
+  TestOptimizer ours(config);
   const auto first = ours.weights();
   auto expected = first;
   std::map<std::string, at::Tensor> m, v;
@@ -188,7 +164,7 @@ TEST_CASE("Muon equals its formula in float64 for each kind of matrix, and the r
 }
 
 TEST_CASE("where the gradient norm is not finite Muon changes no weight and no momentum, not even the sign of a zero") {
-  MuonOptimizer ours({.kind = OptimizerKind::muon});
+  TestOptimizer ours({.kind = OptimizerKind::muon});
   FlatParams grads;
   at::manual_seed(6);
   for (const auto& [name, w] : ours.weights()) grads[name] = at::randn_like(w);
@@ -244,8 +220,7 @@ TEST_CASE("a run with Muon resumes bit for bit, on the same ranks and in another
   cut.train.steps = 6;
   run_to_the_end(2, cut);
   CHECK(lines_of(cut.run.folder) == lines_of(whole.run.folder));
-  for (const char* shard : {"/shard_00000.safetensors", "/shard_00001.safetensors"})
-    CHECK(read_text(step_folder(cut, 6) + shard) == read_text(step_folder(whole, 6) + shard));
+  check_same_shards(cut, whole, 6, 2);
   if (dtype != ComputeDtype::float64) return;
 
   auto moved = saved("moved");
