@@ -35,6 +35,10 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
           fmt::format("shared_expert_width: {} has no effect with num_shared_experts = 0", config.shared_expert_width));
   require(!config.shared_expert_gate || config.num_shared_experts > 0,
           "shared_expert_gate: it has no effect with num_shared_experts = 0");
+  require(
+      !config.load_balancing_over_layers || config.load_balancing_granularity == BalanceGranularity::step,
+      "load_balancing_over_layers: a block's loss needs the assignments of later blocks, which are counted before it "
+      "with load_balancing_granularity: step alone");
   require(config.gate == Gate::score || !config.renormalize_scores,
           "gate: constant takes no score, so that renormalize_scores has no effect");
   require(!config.balancing_bias_rate || config.balancing_bias != ExpertBias::none,

@@ -90,6 +90,7 @@ struct ModelConfig : BlockVariants, AttentionVariants {
   RouterDtype router_dtype = RouterDtype::float32;
   double load_balancing_weight = 0.01;
   BalanceGranularity load_balancing_granularity = BalanceGranularity::micro_batch;
+  bool load_balancing_over_layers = false;
   ExpertBias balancing_bias = ExpertBias::none;
   std::optional<double> balancing_bias_rate;
   double router_z_weight = 0.001;
@@ -137,6 +138,8 @@ struct ModelConfig : BlockVariants, AttentionVariants {
     v("load_balancing_granularity", load_balancing_granularity,
       "tokens whose load is balanced together; global: one micro-batch of every rank; step: all of the optimizer step, "
       "exactly, which with gradient accumulation takes one more forward; previous_step: all of the step before");
+    v("load_balancing_over_layers", load_balancing_over_layers,
+      "f and p of that loss are of all blocks together, not block by block; takes one more forward in each step");
     v("balancing_bias", balancing_bias,
       "bias of each expert in the choice, not in the scores, updated once a step without a gradient; loss_free: by "
       "balancing_bias_rate toward the mean load; quantile: to what would have balanced the step");
@@ -144,8 +147,7 @@ struct ModelConfig : BlockVariants, AttentionVariants {
       "loss_free: step of the bias; quantile: share of the new bias in it, at most 1; null: 0.001 and 1");
     v("router_z_weight", router_z_weight, at_least(0), "beta: weight of mean(logsumexp^2) of the router logits");
     v("capacity_factor", capacity_factor, above(0, 1 << 14),
-      "an expert takes this times the mean number of assignments from a micro-batch and drops later ones; "
-      "null: dropless");
+      "an expert takes this times the mean assignments of a micro-batch and drops later ones; null: dropless");
     v("init_std", init_std, above(0), "standard deviation of initial weights (norm weights start at 1)");
     v("init_cutoff", init_cutoff, above(0),
       "initial weights are truncated at this many standard deviations; null: they are not");

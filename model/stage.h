@@ -108,6 +108,9 @@ struct StageState {
   void add(StageState layer);
 };
 
+/// Assignments of a whole optimizer step: none of them, those of the stage, or the mean of all stages with experts.
+enum class StepBalance { none, layer, all_layers };
+
 /// A part of the model whose parameters are gathered and released together: embedding, block or head (not a pipeline
 /// stage). It does not depend on how they are sharded.
 class Stage {
@@ -116,8 +119,8 @@ class Stage {
   virtual StageState state() = 0;
   /// Experts E of its StageStats; 0 for a stage without experts.
   virtual int64_t num_experts() const { return 0; }
-  /// Whether its load-balancing loss takes the assignments of the whole step, which are then counted before it.
-  virtual bool balances_step() const { return false; }
+  /// What of the whole step its load-balancing loss takes, and is then counted before the step.
+  virtual StepBalance step_balance() const { return StepBalance::none; }
   /// x_ND: the output of the stage before, in the compute dtype; undefined for the first stage, which reads the batch.
   /// Collective over ModelRanks for a stage with experts.
   virtual StageOut forward(const at::Tensor& x_ND, StageContext& context) = 0;

@@ -158,8 +158,10 @@ class MoeBlock : public Block {
            const ModelRanks& ranks, const MoeOptions& options)
       : Block(config, name, attention), moe_(config, name + ".moe", ranks, options) {}
   int64_t num_experts() const override { return config_.num_experts; }
-  bool balances_step() const override {
-    return config_.load_balancing_granularity == BalanceGranularity::step && config_.load_balancing_weight > 0;
+  StepBalance step_balance() const override {
+    const bool step = config_.load_balancing_granularity == BalanceGranularity::step;
+    if (!step || config_.load_balancing_weight == 0) return StepBalance::none;
+    return config_.load_balancing_over_layers ? StepBalance::all_layers : StepBalance::layer;
   }
   void end_step(const StepStats& step) override { moe_.end_step(step); }
 

@@ -304,13 +304,15 @@ void StageRunner::add_counts(size_t stage, at::Tensor& counts_LE) const {
 }
 
 void StageRunner::begin_step(std::span<const Batch> batches, Communicator& world) {
-  const auto balances = [](const auto& stage) { return stage->balances_step(); };
-  if (batches.size() == 1 || std::ranges::none_of(stages_, balances)) return;
+  auto balance = StepBalance::none;
+  for (const auto& stage : stages_) balance = std::max(balance, stage->step_balance());
+  const bool within_forward = batches.size() == 1 && balance == StepBalance::layer;  // the router adds its own counts
+  if (balance == StepBalance::none || within_forward) return;
   auto counts_LE = at::zeros_like(totals_.counts_LE);
   for (const auto& batch : batches)
     forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1, {}, &counts_LE);
   world.all_reduce(counts_LE);
-  step_counts_LE_ = counts_LE;
+  step_counts_LE_ = balance == StepBalance::layer ? counts_LE : counts_LE.mean(0, true).expand_as(counts_LE);
 }
 
 void StageRunner::end_step(const LocalTotals& totals, const at::Tensor& finite) {

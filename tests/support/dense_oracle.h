@@ -1,6 +1,5 @@
 // The whole model in plain differentiable ATen, as textbooks write it: every expert on every token.
-// Shapes: B sequences of S tokens, N = B*S, H query and G key/value heads of width d, E experts, L
-// layers.
+// Shapes: B sequences of S tokens, N = B*S, H query and G key/value heads of width d, E experts, L layers.
 #pragma once
 #include "core/error.h"
 #include "support/hidden_keys.h"
@@ -14,6 +13,7 @@ class DenseOracle {
   struct Losses {
     at::Tensor cross_entropy, balance, z;  ///< mean over targets; unweighted means over layers
     at::Tensor output_z;                   ///< unweighted mean over targets
+    at::Tensor shares_E, probs_E;          ///< sums over layers
     /// What training minimises.
     at::Tensor total(const ModelConfig& model) const {
       return cross_entropy + model.load_balancing_weight * balance + model.router_z_weight * z +
@@ -21,8 +21,7 @@ class DenseOracle {
     }
   };
 
-  /// `weights` are leaves of the shapes of `model`; gradients land in them.
-  /// `buffers`: of the routers, by name.
+  /// `weights` are leaves of the shapes of `model`; gradients land in them. `buffers`: of the routers, by name.
   DenseOracle(const ModelConfig& model, FlatParams weights, FlatParams buffers = {})
       : model_(model), weights_(std::move(weights)), buffers_(std::move(buffers)) {}
 
@@ -32,6 +31,7 @@ class DenseOracle {
     auto x_ND = at::embedding(weight("embedding"), ids_BS.flatten()) * model_.embedding_scale;
     if (model_.embedding_norm) x_ND = norm(x_ND, "embedding_norm");
     losses.balance = losses.z = at::zeros({}, x_ND.options());
+    losses.shares_E = losses.probs_E = at::zeros({model_.num_experts}, x_ND.options());
     const auto blocks = model_.blocks();
     for (int64_t l = 0; l < model_.num_layers; ++l) {
       const auto block = fmt::format("blocks.{}.", l);
@@ -45,6 +45,8 @@ class DenseOracle {
                           : dense(in_ND, block + "ffn.");
              });
     }
+    const auto of_pairs = static_cast<double>(model_.num_experts) / std::pow(model_.num_moe_layers(), 2);
+    if (model_.load_balancing_over_layers) losses.balance = (losses.shares_E * losses.probs_E).sum() * of_pairs;
     return norm(x_ND, "final_norm").matmul(weight(model_.tie_embeddings ? "embedding" : "head").t());
   }
 
@@ -103,8 +105,8 @@ class DenseOracle {
 
   at::Tensor attention(const at::Tensor& x_ND, const std::string& name, const at::Tensor& hidden_BSS,
                        bool rotary) const {
-    const int64_t sequences = hidden_BSS.size(0);
-    const int64_t d = model_.head_dim(), queries_per_key = model_.num_heads / model_.num_kv_heads;
+    const int64_t sequences = hidden_BSS.size(0), d = model_.head_dim(),
+                  queries_per_key = model_.num_heads / model_.num_kv_heads;
     auto parts = x_ND.matmul(weight(name + "qkv").t())
                      .split_with_sizes({model_.d_model, model_.kv_width(), model_.kv_width()}, 1);
     parts[0] = qk_norm(parts[0], name + "q_norm"), parts[1] = qk_norm(parts[1], name + "k_norm");
@@ -151,6 +153,8 @@ class DenseOracle {
       shares_UE = (counts->second / counts->second.sum()).unsqueeze(0);
     const auto balance = (shares_UE * group_mean(probs_NE)).sum(1).mean() * static_cast<double>(model_.num_experts);
     losses.balance = losses.balance + balance / moe_layers;
+    losses.shares_E = losses.shares_E + shares_UE.mean(0);
+    losses.probs_E = losses.probs_E + probs_NE.mean(0);
     losses.z = losses.z + logits_NE.logsumexp(-1).square().mean() / moe_layers;
 
     const auto gate_up_NE = at::einsum("nd,efd->nef", {x_ND, weight(name + "experts.gate_up")}).chunk(2, -1);

@@ -39,7 +39,10 @@ struct OneRank {
   OneRank(const ModelConfig& model, at::ScalarType dtype, Recompute recompute = Recompute::none)
       : OneRank(model, recompute_options(dtype, recompute), [](Stages stages) { return stages; }) {}
 
-  void pass(const Batch& batch) { runner.train_micro_batch(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0)); }
+  void pass(const Batch& batch) {
+    runner.begin_step(std::span(&batch, 1), *world);
+    runner.train_micro_batch(batch, loss_scale(batch.num_targets, /*aux_share=*/1.0));
+  }
 
   /// The weights as leaves of an oracle.
   FlatParams leaves() {

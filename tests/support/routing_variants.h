@@ -15,7 +15,6 @@ struct RoutingVariant {
 
 inline const std::vector<RoutingVariant>& routing_variants() {
   static const std::vector<RoutingVariant> all{
-      {"sigmoid", [](auto& m) { m.router_score = RouterScore::sigmoid; }},
       {"sigmoid, renormalized",
        [](auto& m) {
          m.router_score = RouterScore::sigmoid;
@@ -50,6 +49,11 @@ inline const std::vector<RoutingVariant>& routing_variants() {
        }},
       {"counts of the step before", [](auto& m) { m.load_balancing_granularity = BalanceGranularity::previous_step; }},
       {"counts of the step", [](auto& m) { m.load_balancing_granularity = BalanceGranularity::step; }},
+      {"counts of the step over all layers",
+       [](auto& m) {
+         m.load_balancing_granularity = BalanceGranularity::step;
+         m.load_balancing_over_layers = true;
+       }},
       {"shared experts",
        [](auto& m) {
          m.num_shared_experts = 2;
@@ -74,8 +78,7 @@ inline const std::vector<RoutingVariant>& routing_variants() {
          m.score_scale = 2.5;
          m.balancing_bias = ExpertBias::loss_free;
          m.load_balancing_granularity = BalanceGranularity::sequence;
-         m.num_shared_experts = 1;
-         m.dense_layers = 1;
+         m.num_shared_experts = m.dense_layers = 1;
        }},
   };
   return all;

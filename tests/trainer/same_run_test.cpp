@@ -112,9 +112,9 @@ TEST_CASE("each fixed or free key is a key of a config") {
   });
   for (const std::string key : {"run.seed", "train.global_batch_size", "data.sequence_length", "model.d_model"})
     CHECK(fixed.contains(key));
-  for (const std::string key :
-       {"model.load_balancing_weight", "model.load_balancing_granularity", "model.balancing_bias_rate",
-        "model.router_z_weight", "model.loss_chunk", "model.init_std", "model.init_cutoff"}) {
+  for (const std::string key : {"model.load_balancing_weight", "model.load_balancing_granularity",
+                                "model.load_balancing_over_layers", "model.balancing_bias_rate",
+                                "model.router_z_weight", "model.loss_chunk", "model.init_std", "model.init_cutoff"}) {
     CHECK(all.contains(key));
     CHECK_FALSE(fixed.contains(key));
   }

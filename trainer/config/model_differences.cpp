@@ -37,6 +37,7 @@ ModelConfig with_training_keys(ModelConfig model, const ModelConfig& trained) {
   model.router_dtype = trained.router_dtype;
   model.load_balancing_weight = trained.load_balancing_weight;
   model.load_balancing_granularity = trained.load_balancing_granularity;
+  model.load_balancing_over_layers = trained.load_balancing_over_layers;
   model.balancing_bias_rate = trained.balancing_bias_rate;
   model.router_z_weight = trained.router_z_weight;
   model.capacity_factor = trained.capacity_factor;

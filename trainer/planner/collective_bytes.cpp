@@ -45,9 +45,9 @@ StepCounts count_step(const Config& config, MeshShape mesh) {
   const auto& train = config.train;
   const int64_t ranks = int64_t{mesh.replicate} * mesh.shard;
   const int64_t passes = train.batches(ranks).accumulation_steps(), zero_stage = config.parallel.zero_stage;
-  const bool counts = passes > 1 && config.model.has_experts() &&
+  const bool counts = config.model.has_experts() && config.model.load_balancing_weight > 0 &&
                       config.model.load_balancing_granularity == BalanceGranularity::step &&
-                      config.model.load_balancing_weight > 0;
+                      (passes > 1 || config.model.load_balancing_over_layers);
   const int64_t counted = counts ? passes : 0;
   return {.passes = passes,
           .counted_passes = counted,

@@ -77,7 +77,7 @@ TEST_CASE("a run sends the bytes that were predicted, in every layout of up to 8
 
 TEST_CASE("bytes with another dtype, activation checkpointing, chunks, the dense twin, counted steps, a tied head",
           "[layouts]") {
-  const int change = GENERATE(range(0, 10));
+  const int change = GENERATE(range(0, 11));
   TempFolder folder;
   auto config = ladder_run(folder / "single", 4);
   config.train.steps = 1;
@@ -87,12 +87,13 @@ TEST_CASE("bytes with another dtype, activation checkpointing, chunks, the dense
   if (change == 2) config.train.recompute = Recompute::full;
   if (change == 3) config.parallel.expert_chunks = 3;
   if (change == 4) config.model.ffn = Ffn::dense;
-  const bool counted = change >= 5 && change <= 7;
+  const bool counted = change >= 5 && change <= 7, over_layers = change == 9;
   if (counted) config.model.load_balancing_granularity = BalanceGranularity::step;  // two passes, counted first
   if (counted) config.train.micro_batch_size = 1;
-  if (change == 9)
-    config.model.load_balancing_granularity = BalanceGranularity::step, config.train.micro_batch_size = 1;
-  if (change == 9) config.model.load_balancing_weight = 0;  // nothing is counted first
+  const bool weightless = change == 10;  // nothing is counted first
+  if (over_layers || weightless) config.model.load_balancing_granularity = BalanceGranularity::step;
+  if (over_layers) config.model.load_balancing_over_layers = true;  // one pass, counted first all the same
+  if (weightless) config.train.micro_batch_size = 1, config.model.load_balancing_weight = 0;
   if (change == 6) config.train.recompute = Recompute::full;
   if (change == 7 || change == 8) config.model.tie_embeddings = config.model.embedding_norm = true;
   INFO("change " << change);
