@@ -3,13 +3,52 @@
 namespace olmoe {
 
 std::vector<BlockSpec> ModelConfig::blocks() const {
-  const FeedForwardSpec experts{num_experts, top_k, expert_width, shared_hidden()}, dense{0, 1, dense_hidden()};
+  const FeedForwardSpec experts{num_experts, top_k, expert_width, shared_hidden(), latent_dim},
+      dense{0, 1, dense_hidden()};
   std::vector<BlockSpec> out;
   for (int64_t layer = 0; layer < num_layers; ++layer)
     out.push_back({{num_heads, num_kv_heads, head_dim(), attention_window(layer), is_rotary(layer)},
                    is_moe_layer(layer) ? experts : dense});
   return out;
 }
+
+namespace {
+
+/// Of what experts take: "key: what is wrong".
+std::vector<std::string> problems_of_experts(const ModelConfig& config) {
+  std::vector<std::string> problems;
+  const auto require = [&](bool good, std::string problem) {
+    if (!good) problems.push_back(std::move(problem));
+  };
+  require(config.latent_dim <= config.d_model,
+          fmt::format("latent_dim: {} is more than d_model = {}", config.latent_dim, config.d_model));
+  require(
+      config.latent_dim == 0 || config.dense_width > 0 || config.num_moe_layers() == config.num_layers,
+      fmt::format("dense_width: must be given with latent_dim = {}: what a token uses of experts of that width is no "
+                  "whole width of a dense feed-forward",
+                  config.latent_dim));
+  const bool by_score = config.capacity_order == CapacityOrder::score;
+  require(!by_score || config.capacity_factor, "capacity_order: score has no effect without capacity_factor");
+  require(!by_score || config.gate == Gate::score, "capacity_order: score, but with gate: constant all are equal");
+  const bool by_expert = config.experts_choose();
+  const auto refuse = [&](bool bad, const std::string& why) { require(!(bad && by_expert), why); };
+  require(by_expert || config.expert_choice_scope == ChoiceScope::sequence,
+          "expert_choice_scope: it has no effect with routing: token_choice");
+  refuse(config.load_balancing_weight != 0,
+         "load_balancing_weight: must be 0 with routing: expert_choice, where all experts have equally many tokens");
+  refuse(config.load_balancing_granularity != BalanceGranularity::micro_batch,
+         "load_balancing_granularity: it has no effect with routing: expert_choice");
+  refuse(config.balancing_bias != ExpertBias::none,
+         "balancing_bias: with routing: expert_choice there is nothing to balance");
+  refuse(config.router_score != RouterScore::softmax, "router_score: routing: expert_choice has softmax alone");
+  refuse(config.renormalize_scores, "renormalize_scores: not with routing: expert_choice, where a token may have none");
+  refuse(config.gate != Gate::score, "gate: constant with routing: expert_choice would leave the router untrained");
+  refuse(config.capacity_factor.has_value(),
+         "capacity_factor: with routing: expert_choice an expert has the number of tokens that top_k says");
+  return problems;
+}
+
+}  // namespace
 
 std::vector<std::string> validate(const ModelConfig& config, const std::string& path) {
   auto problems = values_out_of_range(config, path);
@@ -48,6 +87,7 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
   require(config.balancing_bias != ExpertBias::quantile || config.top_k < config.num_experts,
           fmt::format("balancing_bias: quantile needs an expert that is not chosen, but top_k = num_experts = {}",
                       config.num_experts));
+  for (const auto& problem : problems_of_experts(config)) require(false, problem);
   for (const auto& problem : problems_of(config, config.num_layers)) require(false, problem);
   require(config.dense_hidden() <= 1 << 24, fmt::format("dense_width: {} gives a hidden width of {}, more than {}",
                                                         config.dense_width, config.dense_hidden(), 1 << 24));

@@ -8,6 +8,7 @@
 #include "core/reader/config_reader.h"
 #include "model/block/attention_variants.h"
 #include "model/block/block_variants.h"
+#include "model/block/expert_variants.h"
 
 namespace olmoe {
 
@@ -49,21 +50,13 @@ struct EnumNames<RouterDtype> {
   static constexpr std::array names{"float32", "compute"};
 };
 
-/// The feed-forward of a block: experts, or a dense one.
-struct FeedForwardSpec {
-  int64_t num_experts;  ///< 0: dense
-  int64_t top_k;        ///< experts that a token chooses; 1 if dense
-  int64_t hidden;       ///< hidden width of an expert, or of the dense feed-forward
-  int64_t shared = 0;   ///< hidden width of all shared experts together; 0: there is none
-  bool has_experts() const { return num_experts > 0; }
-};
 struct BlockSpec {
   AttentionSpec attention;
   FeedForwardSpec feed_forward;
 };
 
 /// Architecture, initialization and losses of the model. Defaults are OLMoE-1B-7B (arXiv 2409.02060).
-struct ModelConfig : BlockVariants, AttentionVariants {
+struct ModelConfig : BlockVariants, AttentionVariants, ExpertVariants {
   Ffn ffn = Ffn::moe;
   int64_t vocab_size = 50304;
   int64_t d_model = 2048;
@@ -94,7 +87,6 @@ struct ModelConfig : BlockVariants, AttentionVariants {
   ExpertBias balancing_bias = ExpertBias::none;
   std::optional<double> balancing_bias_rate;
   double router_z_weight = 0.001;
-  std::optional<double> capacity_factor;
   double init_std = 0.02;
   std::optional<double> init_cutoff = 3.0;
   int64_t loss_chunk = 1024;
@@ -110,6 +102,7 @@ struct ModelConfig : BlockVariants, AttentionVariants {
     v("num_experts", num_experts, {1, 1 << 14}, "experts of a block, E");
     v("top_k", top_k, {1, 1 << 14}, "experts that each token chooses, K");
     v("expert_width", expert_width, {1, 1 << 17}, "hidden width of one expert, F");
+    ExpertVariants::fields(v);
     v("dense_width", dense_width, {0, 1 << 24},
       "hidden width of a dense feed-forward, in the dense twin and in dense_layers; 0: what a token uses of experts, "
       "top_k x expert_width and the shared ones");
@@ -146,8 +139,6 @@ struct ModelConfig : BlockVariants, AttentionVariants {
     v("balancing_bias_rate", balancing_bias_rate, above(0, 1e6),
       "loss_free: step of the bias; quantile: share of the new bias in it, at most 1; null: 0.001 and 1");
     v("router_z_weight", router_z_weight, at_least(0), "beta: weight of mean(logsumexp^2) of the router logits");
-    v("capacity_factor", capacity_factor, above(0, 1 << 14),
-      "an expert takes this times the mean assignments of a micro-batch and drops later ones; null: dropless");
     v("init_std", init_std, above(0), "standard deviation of initial weights (norm weights start at 1)");
     v("init_cutoff", init_cutoff, above(0),
       "initial weights are truncated at this many standard deviations; null: they are not");
@@ -167,6 +158,9 @@ struct ModelConfig : BlockVariants, AttentionVariants {
   int64_t head_dim() const { return d_model / num_heads; }
   int64_t kv_width() const { return num_kv_heads * head_dim(); }
   int64_t qkv_width() const { return d_model + 2 * kv_width(); }
+  /// Width of the rows that experts take and give: D, or l. Then how many experts a token may have.
+  int64_t expert_dim() const { return latent_dim > 0 ? latent_dim : d_model; }
+  int64_t choices() const { return experts_choose() ? num_experts : top_k; }
   /// Hidden width of all shared experts of a block together.
   int64_t shared_hidden() const {
     return num_shared_experts * (shared_expert_width > 0 ? shared_expert_width : expert_width);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "model/block/expert_capacity.h"
 
 namespace olmoe {
 namespace {
@@ -17,7 +18,14 @@ bool same_shape(const GroupedGemm& a, const GroupedGemm& b) {
 }  // namespace
 
 int64_t CostContext::expert_tokens(const ModelConfig& model) const {
-  return std::llround(expected_ranks(model.num_experts, model.top_k, expert_ranks) * static_cast<double>(tokens()));
+  return std::llround(expected_ranks(model, expert_ranks) * static_cast<double>(tokens()));
+}
+
+int64_t CostContext::routed_rows(const ModelConfig& model) const {
+  if (!model.experts_choose()) return tokens() * model.top_k;
+  const bool by_sequence = model.expert_choice_scope == ChoiceScope::sequence;
+  const int64_t scopes = by_sequence ? sequences : 1, scope = by_sequence ? positions : tokens();
+  return scopes * model.num_experts * expert_capacity(1, scope * model.top_k, model.num_experts);
 }
 
 void Cost::add(const Cost& other) {
@@ -74,6 +82,19 @@ double expected_ranks(int64_t num_experts, int64_t top_k, int64_t expert_ranks) 
   if (expert_ranks == 1) return 1;
   const auto ranks = static_cast<double>(expert_ranks);
   return expected_copies(num_experts, top_k, expert_ranks) * ranks / (ranks - 1);
+}
+
+double expected_copies(const ModelConfig& model, int64_t expert_ranks) {
+  if (!model.experts_choose()) return expected_copies(model.num_experts, model.top_k, expert_ranks);
+  const double not_chosen = 1 - static_cast<double>(model.top_k) / static_cast<double>(model.num_experts);
+  const auto experts = static_cast<double>(model.num_experts / expert_ranks);  // of a rank
+  return static_cast<double>(expert_ranks - 1) * (1 - std::pow(not_chosen, experts));
+}
+
+double expected_ranks(const ModelConfig& model, int64_t expert_ranks) {
+  if (expert_ranks == 1) return 1;
+  const auto ranks = static_cast<double>(expert_ranks);
+  return expected_copies(model, expert_ranks) * ranks / (ranks - 1);
 }
 
 void add_work(std::vector<Work>& work, const std::vector<Work>& more) {

@@ -36,6 +36,8 @@ struct CostContext {
   int64_t tokens() const { return sequences * positions; }
   /// Tokens that the experts of this rank are expected to see: received ones where P > 1, else its own.
   int64_t expert_tokens(const ModelConfig& model) const;
+  /// Assignments of all tokens to experts: N K; where experts choose, those of whole tokens for each.
+  int64_t routed_rows(const ModelConfig& model) const;
   bool fused_experts() const { return expert_kernels == kernels::ExpertKernels::fused; }
 };
 
@@ -108,6 +110,9 @@ struct StageCost {
 double expected_copies(int64_t num_experts, int64_t top_k, int64_t expert_ranks);
 /// All ranks whose experts a token goes to, its own included; 1 where P is 1.
 double expected_ranks(int64_t num_experts, int64_t top_k, int64_t expert_ranks);
+/// Of a model. Where experts choose, each is taken to choose a token by itself, with probability K / E.
+double expected_copies(const ModelConfig& model, int64_t expert_ranks);
+double expected_ranks(const ModelConfig& model, int64_t expert_ranks);
 
 /// Adds `more` to `work`, one entry for each name. Throws Error where one name has two bounds.
 void add_work(std::vector<Work>& work, const std::vector<Work>& more);

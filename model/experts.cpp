@@ -122,12 +122,13 @@ std::vector<Work> expert_work(const ExpertSizes& s, const CostContext& context) 
 /// What the backward of one chunk of tokens allocates.
 int64_t expert_temporaries(const ModelConfig& config, const CostContext& context) {
   const bool dispatched = context.expert_ranks > 1, fused = context.fused_experts();
-  const int64_t D = config.d_model, F = config.expert_width, value = context.value_bytes;
+  const int64_t D = config.expert_dim(), F = config.expert_width, value = context.value_bytes;
   const int64_t chunks = dispatched ? context.expert_chunks : 1;
-  const int64_t rows = context.tokens() * config.top_k / chunks, received = context.expert_tokens(config) / chunks;
+  const int64_t rows = context.routed_rows(config) / chunks, received = context.expert_tokens(config) / chunks;
   const int64_t hidden = rows * F * value, wide = rows * D * value, token_rows = received * D * value;
-  // What was dispatched is saved; other rows are normed again for the gradients of weights.
-  const int64_t recomputed = context.save_policy == SavePolicy::selective && !dispatched ? token_rows : 0;
+  // What was dispatched, or projected, is saved; other rows are normed again for the gradients of weights.
+  const bool normed = !dispatched && config.latent_dim == 0;
+  const int64_t recomputed = context.save_policy == SavePolicy::selective && normed ? token_rows : 0;
   // Gradients of z and hidden rows; then the former with rows of dx and their sums.
   if (fused) return std::max(3 * hidden, 2 * hidden + std::max(recomputed, wide + token_rows));
   // A GPU makes weight gradients of gate and up in the compute dtype before they are added; those of down are half.
@@ -150,7 +151,7 @@ Experts::Experts(const ModelConfig& config, std::string prefix, const Communicat
       count_(config.num_experts / group.size()) {}
 
 StageState Experts::state() {
-  const int64_t D = config_.d_model, F = config_.expert_width;
+  const int64_t D = config_.expert_dim(), F = config_.expert_width;
   const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot, bool* to_store,
                          ParamRole role) {
     return Param{prefix_ + name,
@@ -164,7 +165,9 @@ StageState Experts::state() {
   };
   auto gate_up = param(".gate_up.weight", 2 * F, D, &gate_up_e2FD_, &store_gate_up_, ParamRole::matrix);
   gate_up.parts = {{F, F}};
-  return {{gate_up, param(".down.weight", D, F, &down_eDF_, &store_down_, ParamRole::output)}};
+  // What is added to the residual is the output of the latent up-projection where there is one.
+  const auto down = config_.latent_dim > 0 ? ParamRole::matrix : ParamRole::output;
+  return {{gate_up, param(".down.weight", D, F, &down_eDF_, &store_down_, down)}};
 }
 
 at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
@@ -176,17 +179,18 @@ at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const 
 
 StageCost Experts::cost(const CostContext& context) const {
   constexpr int64_t kIndex = sizeof(int32_t);
-  const int64_t tokens = context.tokens(), K = config_.top_k, F = config_.expert_width;
+  const int64_t rows = context.routed_rows(config_), F = config_.expert_width;
   const int64_t experts = config_.num_experts / context.expert_ranks;
-  const ExpertSizes sizes{.rows = static_cast<double>(tokens * K),
-                          .D = static_cast<double>(config_.d_model),
+  const ExpertSizes sizes{.rows = static_cast<double>(rows),
+                          .D = static_cast<double>(config_.expert_dim()),
                           .F = static_cast<double>(F),
-                          .elements = static_cast<double>(experts * config_.d_model * F),
+                          .elements = static_cast<double>(experts * config_.expert_dim() * F),
                           .experts = experts};
   StageCost out{.work = expert_work(sizes, context)};
-  out.routing = tokens * K * 2 * kIndex;  // places of assignments among the rows, and of rows among assignments
-  out.saved = out.routing + tokens * K * (2 * F * context.value_bytes + context.master_bytes) +  // z and scores
-              config_.num_experts * kIndex;                                                      // offsets
+  // Places of assignments among the rows, and of rows among assignments.
+  out.routing = (context.tokens() * config_.choices() + rows) * kIndex;
+  out.saved = out.routing + rows * (2 * F * context.value_bytes + context.master_bytes) +  // z and scores
+              config_.num_experts * kIndex;                                                // offsets
   out.peaks = {{"backward of the last feed-forward", out.saved, expert_temporaries(config_, context)}};
   return out;
 }

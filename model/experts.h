@@ -1,5 +1,5 @@
-// Shapes: M tokens, K experts per token, R routed rows sorted by expert, E experts, e of them on this rank, D model
-// width, F expert width.
+// Shapes: M tokens, K experts per token, R routed rows sorted by expert, E experts, e of them on this rank, D width
+// of rows: that of the model, or model.latent_dim; F expert width.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -36,7 +36,9 @@ ForwardFlops count_forward_flops(const ModelConfig& config, int64_t sequence_len
   ForwardFlops out{};
   for (const auto& block : config.blocks()) {
     const auto& feed_forward = block.feed_forward;
-    out.ffn += 6 * d * static_cast<double>(feed_forward.top_k * feed_forward.hidden + feed_forward.shared);
+    const auto latent = static_cast<double>(feed_forward.latent), width = latent > 0 ? latent : d;
+    out.ffn += 6 * width * static_cast<double>(feed_forward.top_k * feed_forward.hidden) + 4 * d * latent;
+    out.ffn += 6 * d * static_cast<double>(feed_forward.shared);
     if (feed_forward.shared > 0 && config.shared_expert_gate) out.ffn += 2 * d;
     out.projections += 2 * d * static_cast<double>(config.qkv_width() + config.d_model);
     if (config.attention_gate) out.projections += 2 * d * d;

@@ -25,7 +25,7 @@ FlopsPerToken count_flops(const ModelConfig& config, int64_t sequence_length);
 /// FLOPs of the products of a token's forward pass, whole model, by kind; the backward's are twice as many. Together
 /// they are count_flops but for the 6 FLOPs that it counts for each weight of a norm.
 struct ForwardFlops {
-  double ffn;          ///< experts, or the dense feed-forward
+  double ffn;          ///< experts with the projections of latent ones, or the dense feed-forward
   double projections;  ///< q, k, v, gate and output of attention
   double router;
   double attention;  ///< scores and values, causal

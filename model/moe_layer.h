@@ -1,4 +1,4 @@
-// Shapes: as in model/routing.h; D model width.
+// Shapes: as in model/routing.h; D model width, l latent width.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -15,12 +15,11 @@
 
 namespace olmoe {
 
-/// Capacity of an expert: `factor` * assignments / num_experts, rounded up.
-int64_t expert_capacity(double factor, int64_t assignments, int64_t num_experts);
-
 /// Router, experts and shared experts of a block; the experts are divided over the ranks of axis `expert`, the shared
-/// ones are on all. Dropless, unless model.capacity_factor is set: then an expert takes assignments of a micro-batch up
-/// to its capacity, in the order of tokens, and drops the rest.
+/// ones are on all. With model.latent_dim experts see u = down x and their sum r comes back as up r; the router and the
+/// shared experts see x (allenai/OLMo-core; moe_latent_size of Hugging Face's NemotronHConfig). Dropless, unless
+/// model.capacity_factor is set: then an expert takes assignments of a micro-batch up to its capacity, by
+/// model.capacity_order, and drops the rest. With model.routing: expert_choice it takes its best tokens.
 class MoeLayer {
  public:
   MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks, const MoeOptions& options);
@@ -30,20 +29,36 @@ class MoeLayer {
   StageOut forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context);
   void end_step(const StepStats& step) { router_.end_step(step); }
   StageCost cost(const CostContext& context) const;
-  /// Weights of shared experts that the normed rows are multiplied by.
-  int shared_uses() const { return shared_ ? shared_->normed_uses() : 0; }
+  /// Weights that the normed rows are multiplied by, on so many ranks: those of the router, of the latent projection or
+  /// of experts that nothing is dispatched to, and of shared experts.
+  int normed_uses(int expert_ranks) const {
+    return (expert_ranks == 1 || is_latent() ? 2 : 1) + (shared_ ? shared_->normed_uses() : 0);
+  }
+  /// Passes over [N, D] of a forward, to add the residuals of attention and of this layer: the kernel that sums rows
+  /// adds the latter; sums of their own are those of shared experts and of latent ones.
+  double residual_passes() const { return 2.0 + (shared_ ? 3 : 0) + (is_latent() ? 3 : 0); }
 
  private:
-  void make_plans(Routing& routing) const;
+  /// Tokens that each expert chooses of a micro-batch with expert choice.
+  int64_t chosen_tokens(const Batch& batch) const;
+  /// The choice without what experts do not take, by capacity or by their own choice.
+  at::Tensor kept_choice(const at::Tensor& scores_NK, StageContext& context) const;
+  void make_plans(const at::Tensor& scores_NK, StageContext& context) const;
   at::Tensor with_shared(const Normed& x, const at::Tensor& residual_ND);
-  at::Tensor forward_chunks(const Normed& x, const at::Tensor& scores_NK, const at::Tensor& residual_ND,
-                            const Routing& routing);
+  bool is_latent() const { return config_.latent_dim > 0; }
+  at::Tensor from_latent(const at::Tensor& r_Nl, const at::Tensor& base_ND) const;
+  /// `rows`: what experts take of x.
+  at::Tensor forward_chunks(const Normed& x, const Normed& rows, const at::Tensor& scores_NK,
+                            const at::Tensor& residual_ND, const Routing& routing);
+  StageCost latent_cost(const CostContext& context) const;
 
   const ModelConfig& config_;
+  const std::string prefix_;
   Router router_;
   TokenDispatcher dispatcher_;
   Experts experts_;
   std::optional<DenseFfn> shared_;
+  at::Tensor latent_down_lD_, latent_up_Dl_;
   int64_t chunks_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "kernels/grouped_gemm.h"
 #include "kernels/router.h"
+#include "model/block/expert_capacity.h"
 
 namespace olmoe {
 namespace {
@@ -190,7 +191,7 @@ RouterOut Router::forward(const Normed& x, StageContext& context) {
   const bool by_sequence = config_.load_balancing_granularity == BalanceGranularity::sequence;
   at::Tensor quantiles_E1;
   const RouteOptions options{
-      .top_k = config_.top_k,
+      .top_k = config_.choices(),
       .groups = by_sequence && sequences > 0 ? sequences : 1,
       .scoring = scoring_,
       .upcast = config_.router_dtype == RouterDtype::float32,
@@ -200,6 +201,8 @@ RouterOut Router::forward(const Normed& x, StageContext& context) {
       .balance_counts = [&](const at::Tensor& counts_UE) { return balance_counts(counts_UE, context); },
       .choose =
           [&](const at::Tensor& logits_NE) {
+            if (config_.experts_choose())
+              return all_experts(logits_NE.size(0), config_.num_experts, logits_NE.device());
             if (!bias_) return at::Tensor();
             const auto keys_NE = bias_.keys(logits_NE);
             if (context.phase == Phase::train) quantiles_E1 = bias_.quantiles(logits_NE, keys_NE);
@@ -216,7 +219,7 @@ RouterOut Router::forward(const Normed& x, StageContext& context) {
 
 StageCost Router::cost(const CostContext& context) const {
   constexpr int64_t kId = sizeof(int32_t), kCount = sizeof(int64_t), kStat = sizeof(double);
-  const int64_t tokens = context.tokens(), D = config_.d_model, E = config_.num_experts, K = config_.top_k;
+  const int64_t tokens = context.tokens(), D = config_.d_model, E = config_.num_experts, K = config_.choices();
   const int64_t master = context.master_bytes;
   const bool recomputes = context.save_policy == SavePolicy::selective;
   const auto N = static_cast<double>(tokens), d = static_cast<double>(D), e = static_cast<double>(E);

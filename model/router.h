@@ -16,8 +16,8 @@ struct RouterOut {
   StageStats stats;  ///< with 0 dropped
 };
 
-/// Token-choice routing: scores of all experts (Scoring), then the K experts with the largest, alone or with a bias
-/// (BalancingBias); ties to the lower index.
+/// Scores of all experts (Scoring), then the K experts with the largest, alone or with a bias (BalancingBias); ties to
+/// the lower index. Where experts choose K is E: all experts in order; MoeLayer keeps some.
 ///   load balancing = mean over groups of E * sum_e f_e * p_e,  p_e the mean probability of the group's tokens,
 ///                    f_e a share of assignments (ModelConfig::load_balancing_granularity): of the group's, a group
 ///                    being the micro-batch or each sequence; global: of an accumulation step of all ranks; step: of

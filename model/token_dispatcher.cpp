@@ -43,13 +43,16 @@ struct CopyFunction : Function<CopyFunction> {
 /// The sum of the copies of each token, and a residual: y_ND.
 struct SumFunction : Function<SumFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& y_XD, const kernels::Permutation& copies,
-                            const at::Tensor& residual_ND) {
+                            const std::optional<at::Tensor>& residual_ND) {
     save(ctx, copies);
-    return kernels::combine_rows(y_XD, copies, residual_ND);
+    ctx->saved_data["residual"] = residual_ND.has_value();
+    return kernels::combine_rows(y_XD, copies, residual_ND.value_or(at::Tensor()));
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto dy_ND = grads[0].contiguous();
-    return {kernels::gather_rows(dy_ND, saved_permutation(ctx)), {}, dy_ND};
+    return {kernels::gather_rows(dy_ND, saved_permutation(ctx)),
+            {},
+            ctx->saved_data["residual"].toBool() ? dy_ND : at::Tensor()};
   }
 };
 
@@ -75,9 +78,8 @@ TokenDispatcher::TokenDispatcher(std::shared_ptr<RowExchange> exchange, int64_t 
          ranks);
 }
 
-DispatchPlan TokenDispatcher::plan_local(const at::Tensor& ids_NK, bool some_dropped) const {
-  std::optional<int64_t> rows;
-  if (some_dropped) rows = fetch((ids_NK >= 0).sum(), exchange_->group()).item<int64_t>();
+DispatchPlan TokenDispatcher::plan_local(const at::Tensor& ids_NK, std::optional<int64_t> rows) const {
+  if (!rows) rows = fetch((ids_NK >= 0).sum(), exchange_->group()).item<int64_t>();
   DispatchPlan plan;
   plan.rows = kernels::sort_by_expert(ids_NK, num_local_experts_, rows);
   return plan;
@@ -142,7 +144,7 @@ PendingExchange TokenDispatcher::start_combine(const at::Tensor& y_MD, const Dis
 }
 
 at::Tensor TokenDispatcher::finish_combine(const PendingExchange& pending, const DispatchPlan& plan,
-                                           const at::Tensor& residual_ND) const {
+                                           const std::optional<at::Tensor>& residual_ND) const {
   return SumFunction::apply(exchange_->wait(pending), plan.copies, residual_ND);
 }
 

@@ -1,9 +1,10 @@
-// Shapes: as in model/routing.h; D model width.
+// Shapes: as in model/routing.h; D width of the rows that are dispatched.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "model/routing.h"
@@ -23,8 +24,8 @@ class TokenDispatcher {
   /// A plan for each of `chunks`, the choices [tokens of the chunk, K] (int32; -1: dropped). One host sync for all
   /// chunks: the host needs the counts.
   std::vector<DispatchPlan> plan(at::TensorList chunks) const;
-  /// The plan for a rank that has all experts. A host sync only if `some_dropped`: the ids of -1 are counted.
-  DispatchPlan plan_local(const at::Tensor& ids_NK, bool some_dropped) const;
+  /// The plan for a rank that has all experts. `rows`: the ids that are not -1; counted, by a host sync, if not given.
+  DispatchPlan plan_local(const at::Tensor& ids_NK, std::optional<int64_t> rows) const;
 
   /// A dispatch in flight, of tokens and their scores.
   struct PendingDispatch {
@@ -39,10 +40,10 @@ class TokenDispatcher {
   Dispatched finish_dispatch(const PendingDispatch& pending) const;
   /// y_MD: for each received token, the sum over its experts on this rank.
   PendingExchange start_combine(const at::Tensor& y_MD, const DispatchPlan& plan) const;
-  /// y_ND = residual_ND + the sum of each token's rows, in the order in which it chose their ranks. Throws Error if
-  /// `pending` was finished already.
+  /// y_ND = residual_ND (if given) + the sum of each token's rows, in the order in which it chose their ranks. Throws
+  /// Error if `pending` was finished already.
   at::Tensor finish_combine(const PendingExchange& pending, const DispatchPlan& plan,
-                            const at::Tensor& residual_ND) const;
+                            const std::optional<at::Tensor>& residual_ND) const;
 
   int64_t num_local_experts() const { return num_local_experts_; }
   /// Whether other ranks have experts too.

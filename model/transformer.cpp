@@ -170,11 +170,8 @@ class MoeBlock : public Block {
   StageOut ffn(const Normed& x, const at::Tensor& residual_ND, StageContext& context) override {
     return moe_.forward(x, residual_ND, context);
   }
-  /// The residual is added where rows are combined, before that to the output of shared experts. Router and experts use
-  /// the normed rows; experts that tokens are dispatched to use received ones, which are saved.
   FfnCost ffn_cost(const CostContext& context) const override {
-    const int shared = moe_.shared_uses();
-    return {moe_.cost(context), (context.expert_ranks == 1 ? 2 : 1) + shared, shared > 0 ? 5.0 : 2.0};
+    return {moe_.cost(context), moe_.normed_uses(context.expert_ranks), moe_.residual_passes()};
   }
 
  private:

@@ -58,6 +58,18 @@ const std::vector<BadConfig>& bad_configs() {
       {"balancing_bias_rate", [](auto& m) { m.balancing_bias = ExpertBias::quantile, m.balancing_bias_rate = 1.5; }},
       {"balancing_bias", [](auto& m) { m.balancing_bias = ExpertBias::quantile, m.top_k = m.num_experts; }},
       {"gate", [](auto& m) { m.gate = Gate::constant, m.renormalize_scores = true; }},
+      {"latent_dim", [](auto& m) { m.latent_dim = 25; }},  // of 24
+      {"expert_choice_scope", [](auto& m) { m.expert_choice_scope = ChoiceScope::micro_batch; }},
+      {"load_balancing_weight", [](auto& m) { m.routing = RoutingMethod::expert_choice; }},
+      {"capacity_order", [](auto& m) { m.capacity_order = CapacityOrder::score; }},
+      {"capacity_order",
+       [](auto& m) {
+         m.capacity_order = CapacityOrder::score;
+         m.capacity_factor = 1.5;
+         m.gate = Gate::constant;
+       }},
+      {"dense_width", [](auto& m) { m.latent_dim = 8, m.dense_layers = 1; }},
+      {"dense_width", [](auto& m) { m.latent_dim = 8, m.ffn = Ffn::dense; }},
       {"attention_windows",
        [](auto& m) {
          m.attention_windows = {4, -1};
@@ -85,6 +97,32 @@ TEST_CASE("each bad value of a model is one problem that starts with its key") {
     spoil(model);
     const auto problems = validate(model, "model");
     INFO(key);
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0], Catch::StartsWith("model." + key + ":"));
+  }
+}
+
+TEST_CASE("what has no place where experts choose is refused by its key") {
+  struct Bad {
+    std::string key;
+    std::function<void(ModelConfig&)> spoil;
+  };
+  const std::vector<Bad> all{
+      {"load_balancing_granularity", [](auto& m) { m.load_balancing_granularity = BalanceGranularity::global; }},
+      {"balancing_bias", [](auto& m) { m.balancing_bias = ExpertBias::loss_free; }},
+      {"router_score", [](auto& m) { m.router_score = RouterScore::sigmoid; }},
+      {"renormalize_scores", [](auto& m) { m.renormalize_scores = true; }},
+      {"gate", [](auto& m) { m.gate = Gate::constant; }},
+      {"capacity_factor", [](auto& m) { m.capacity_factor = 1; }}};
+  auto model = test::tiny_model();
+  model.routing = RoutingMethod::expert_choice;
+  model.load_balancing_weight = 0;
+  CHECK(validate(model, "model").empty());
+  for (const auto& [key, spoil] : all) {
+    INFO(key);
+    auto bad = model;
+    spoil(bad);
+    const auto problems = validate(bad, "model");
     REQUIRE(problems.size() == 1);
     CHECK_THAT(problems[0], Catch::StartsWith("model." + key + ":"));
   }

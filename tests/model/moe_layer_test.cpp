@@ -190,15 +190,16 @@ TEST_CASE("the counts of all chunks are exchanged in one call, the ids of each c
   });
 }
 
-TEST_CASE("all chunks are dispatched before the first is computed, in forward and backward") {
-  const auto model = layer_model();
+TEST_CASE("all chunks are dispatched before the first is computed, in forward and backward, at the experts' width") {
+  auto model = layer_model();
+  model.latent_dim = GENERATE(0, 10);
   run_ranks(2, [&](Communicator& group) {
     at::AutogradState::get_tls_state().set_multithreading_enabled(false);
     TestLayer test(model, group, 2);
     run(test, tokens_of(group.rank(), 8, model.d_model), same_for_all(8, {0, 3, 4}));  // a copy of each to both ranks
     std::vector<std::string> sent;
     for (const auto& call : group.diagnostics().trace()->calls()) sent.push_back(std::to_string(call.elements));
-    const std::string rows = std::to_string(8 * model.d_model), choices = std::to_string(8 * kTopK);
+    const std::string rows = std::to_string(8 * model.expert_dim()), choices = std::to_string(8 * kTopK);
     const std::vector<std::string> expected{"8",     choices, choices,           // counts of both chunks, ids of each
                                             rows,    choices, rows,    choices,  // dispatch of tokens and scores
                                             rows,    rows,                       // combine
@@ -206,15 +207,6 @@ TEST_CASE("all chunks are dispatched before the first is computed, in forward an
                                             choices, rows,    choices, rows};    // then of dispatch
     ENSURE(sent == expected, "sent {}", fmt::join(sent, " "));
   });
-}
-
-TEST_CASE("expert capacity is the factor times the mean number of assignments, rounded up") {
-  CHECK(expert_capacity(1.0, 24, 6) == 4);
-  CHECK(expert_capacity(1.0, 25, 6) == 5);
-  CHECK(expert_capacity(1.1, 50 * 6, 6) == 55);  // in binary a little more
-  CHECK(expert_capacity(1.25, 4096 * 8, 64) == 640);
-  CHECK(expert_capacity(0.5, 1, 6) == 1);
-  CHECK(expert_capacity(2.0, 0, 6) == 0);
 }
 
 TEST_CASE("a token is sent to a rank once, however many experts it chose there") {
@@ -244,6 +236,36 @@ TEST_CASE("assignments beyond capacity are dropped in the order of tokens, equal
   CHECK_NOTHROW(run_ranks(2, [&](Communicator& group) {
     at::AutogradState::get_tls_state().set_multithreading_enabled(false);
     TestLayer test(model, group, 1);
+    const auto ours = run(test, x_ND, ids_NK);
+    ensure_close(ours.y_ND, expected.y_ND, "y");
+    ensure_close(ours.dx_ND, expected.dx_ND, "gradient of x");
+    ENSURE(ours.stats.dropped_1.item<double>() == 18, "others were dropped");
+  }));
+}
+
+TEST_CASE("an expert with a capacity by score keeps the highest, equally on one rank and on two, in chunks too") {
+  auto model = layer_model();
+  model.capacity_factor = 0.5;
+  model.capacity_order = CapacityOrder::score;
+  const auto ids_NK = same_for_all(8, {1, 4, 5});
+  const auto x_ND = tokens_of(0, 8, model.d_model);
+  const auto alone = make_single_communicator();
+  TestLayer reference(model, *alone, 1);
+  const auto expected = run(reference, x_ND, ids_NK);
+  CHECK(expected.stats.dropped_1.item<double>() == 3 * 6);
+  const auto scores_N3 = x_ND.matmul(reference.params.front().slot->detach().t())
+                             .softmax(-1)
+                             .index_select(1, at::tensor({1, 4, 5}, at::kLong));
+  const auto best_23 = std::get<1>(scores_N3.topk(2, 0));
+  REQUIRE(best_23.max().item<int64_t>() > 1);  // not the first ones
+  const auto has_expert_N = (expected.y_ND != x_ND * 0.5).any(1);
+  for (int64_t n = 0; n < 8; ++n) {
+    INFO("token " << n);
+    CHECK(has_expert_N[n].item<bool>() == (best_23 == n).any().item<bool>());
+  }
+  CHECK_NOTHROW(run_ranks(2, [&](Communicator& group) {
+    at::AutogradState::get_tls_state().set_multithreading_enabled(false);
+    TestLayer test(model, group, 3);
     const auto ours = run(test, x_ND, ids_NK);
     ensure_close(ours.y_ND, expected.y_ND, "y");
     ensure_close(ours.dx_ND, expected.dx_ND, "gradient of x");

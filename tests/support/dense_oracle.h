@@ -3,6 +3,7 @@
 #pragma once
 #include "core/error.h"
 #include "support/hidden_keys.h"
+#include "support/kept_assignments.h"
 #include "support/model_fixtures.h"
 
 namespace olmoe::test {
@@ -135,12 +136,15 @@ class DenseOracle {
     const auto bias = buffers_.find(name + "router.balancing_bias");
     auto keys_NE = model_.balancing_bias == ExpertBias::quantile ? logits_NE : all_NE;
     if (bias != buffers_.end()) keys_NE = keys_NE + bias->second;
-    const auto chosen_NE = at::zeros_like(probs_NE).scatter(1, std::get<1>(keys_NE.topk(model_.top_k)), 1.0);
+    auto chosen_NE = at::zeros_like(probs_NE).scatter(1, std::get<1>(keys_NE.topk(model_.top_k)), 1.0);
+    if (model_.experts_choose())
+      chosen_NE = taken(all_NE, model_.expert_choice_scope == ChoiceScope::sequence ? sequences : 1, model_.top_k);
     auto scores_NE = all_NE * chosen_NE;
     const double capacity = std::ceil(model_.capacity_factor.value_or(1e6) * static_cast<double>(logits_NE.size(0)) *
                                       static_cast<double>(model_.top_k) / static_cast<double>(model_.num_experts));
-    const auto has_room_NE = (chosen_NE.cumsum(0) <= capacity).to(scores_NE.dtype());
     if (model_.renormalize_scores) scores_NE = scores_NE / scores_NE.sum(-1, true);
+    const bool by_score = model_.capacity_order == CapacityOrder::score;
+    const auto has_room_NE = kept(by_score ? scores_NE : at::zeros_like(scores_NE), chosen_NE, capacity);
     scores_NE = (model_.gate == Gate::constant ? chosen_NE : scores_NE) * model_.score_scale;
     const auto moe_layers = static_cast<double>(model_.num_moe_layers());
 
@@ -148,7 +152,7 @@ class DenseOracle {
     auto group_mean = [&](const at::Tensor& x_NE) {
       return x_NE.reshape({by_sequence ? sequences : 1, -1, model_.num_experts}).mean(1);
     };
-    auto shares_UE = group_mean(chosen_NE) / static_cast<double>(model_.top_k);
+    auto shares_UE = group_mean(chosen_NE / chosen_NE.sum()) * static_cast<double>(chosen_NE.size(0));
     if (const auto counts = buffers_.find(name + "router.previous_counts"); counts != buffers_.end())
       shares_UE = (counts->second / counts->second.sum()).unsqueeze(0);
     const auto balance = (shares_UE * group_mean(probs_NE)).sum(1).mean() * static_cast<double>(model_.num_experts);
@@ -157,10 +161,12 @@ class DenseOracle {
     losses.probs_E = losses.probs_E + probs_NE.mean(0);
     losses.z = losses.z + logits_NE.logsumexp(-1).square().mean() / moe_layers;
 
-    const auto gate_up_NE = at::einsum("nd,efd->nef", {x_ND, weight(name + "experts.gate_up")}).chunk(2, -1);
+    const bool latent = model_.latent_dim > 0;
+    const auto in_NW = latent ? x_ND.matmul(weight(name + "latent_down").t()) : x_ND;
+    const auto gate_up_NE = at::einsum("nw,efw->nef", {in_NW, weight(name + "experts.gate_up")}).chunk(2, -1);
     const auto hidden_NEF = at::silu(gate_up_NE[0]) * gate_up_NE[1];
-    const auto y_ND =
-        at::einsum("ne,nef,edf->nd", {scores_NE * has_room_NE, hidden_NEF, weight(name + "experts.down")});
+    auto y_ND = at::einsum("ne,nef,ewf->nw", {scores_NE * has_room_NE, hidden_NEF, weight(name + "experts.down")});
+    if (latent) y_ND = y_ND.matmul(weight(name + "latent_up").t());
     if (model_.num_shared_experts == 0) return y_ND;
     const auto shared_ND = dense(x_ND, name + "shared.");
     if (!model_.shared_expert_gate) return y_ND + shared_ND;

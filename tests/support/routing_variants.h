@@ -13,7 +13,8 @@ struct RoutingVariant {
   std::function<void(ModelConfig&)> set;
 };
 
-inline const std::vector<RoutingVariant>& routing_variants() {
+/// Of routers, shared experts and the blocks that have experts.
+inline const std::vector<RoutingVariant>& router_variants() {
   static const std::vector<RoutingVariant> all{
       {"sigmoid, renormalized",
        [](auto& m) {
@@ -81,6 +82,44 @@ inline const std::vector<RoutingVariant>& routing_variants() {
          m.num_shared_experts = m.dense_layers = 1;
        }},
   };
+  return all;
+}
+
+/// Of what experts take.
+inline std::vector<RoutingVariant> expert_variants() {
+  return {
+      {"latent experts", [](auto& m) { m.latent_dim = 10; }},
+      {"as OLMo 3.5: latent experts, a shared one, norms before and after",
+       [](auto& m) {
+         m.latent_dim = 8;
+         m.renormalize_scores = true;
+         m.score_scale = 2;
+         m.num_shared_experts = 1;
+         m.norm_position = NormPosition::both;
+       }},
+      {"experts choose of each sequence",
+       [](auto& m) {
+         m.routing = RoutingMethod::expert_choice;
+         m.load_balancing_weight = 0;
+       }},
+      {"experts choose of the micro-batch, latent, a shared one, scaled scores",
+       [](auto& m) {
+         m.routing = RoutingMethod::expert_choice;
+         m.expert_choice_scope = ChoiceScope::micro_batch;
+         m.load_balancing_weight = 0;
+         m.latent_dim = 8;
+         m.num_shared_experts = 1;
+         m.score_scale = 2;
+       }},
+  };
+}
+
+inline const std::vector<RoutingVariant>& routing_variants() {
+  static const std::vector<RoutingVariant> all = [] {
+    auto variants = router_variants();
+    for (auto& variant : expert_variants()) variants.push_back(std::move(variant));
+    return variants;
+  }();
   return all;
 }
 

@@ -22,6 +22,8 @@ TEST_CASE("in float64 a sharded run equals one rank, also with checkpointing, ch
   config.evaluation.paths = {single.add("held_out.npy", token_bytes(90, 7))};  // 7 sequences
   config.evaluation.every_steps = 2;
   if (ffn == Ffn::moe) config.model.capacity_factor = GENERATE(std::optional<double>(), std::optional<double>(0.8));
+  if (config.model.capacity_factor)
+    config.model.capacity_order = GENERATE(CapacityOrder::position, CapacityOrder::score);
   const auto reference = run_single(config);
   REQUIRE(reference.metrics.size() == 3 + 2);
   REQUIRE(reference.metrics.back().contains("eval/held_out/loss"));

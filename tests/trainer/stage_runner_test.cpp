@@ -67,6 +67,7 @@ TEST_CASE("the MoE model equals the dense oracle in float64") {
 TEST_CASE("experts with a capacity equal the dense oracle without what they drop") {
   auto model = strong_losses();
   model.capacity_factor = GENERATE(0.4, 1.0);
+  model.capacity_order = GENERATE(CapacityOrder::position, CapacityOrder::score);
   model.renormalize_scores = GENERATE(false, true);
   check_against_oracle(model);
   OneRank rank(model, at::kDouble);

@@ -25,9 +25,10 @@ std::vector<std::string> refuse_fused_experts(const Config& config) {
   const auto& model = config.model;
   refuse(config.train.device != DeviceKind::cuda, "needs train.device=cuda");
   refuse(config.train.compute_dtype != ComputeDtype::bfloat16, "needs train.compute_dtype=bfloat16");
-  refuse(!kernels::fused_experts_fit(model.d_model, model.expert_width),
-         fmt::format("needs model.d_model and model.expert_width to be multiples of {}, not {} and {}",
-                     kernels::kFusedWidths, model.d_model, model.expert_width));
+  refuse(!kernels::fused_experts_fit(model.expert_dim(), model.expert_width),
+         fmt::format("needs model.{} and model.expert_width to be multiples of {}, not {} and {}",
+                     model.latent_dim > 0 ? "latent_dim" : "d_model", kernels::kFusedWidths, model.expert_dim(),
+                     model.expert_width));
   return problems;
 }
 
@@ -93,10 +94,12 @@ std::vector<std::string> refuse_sizes(const Config& config) {
   const bool moe = model.has_experts();
   const double dense = as_double(model.dense_hidden()), shared = as_double(model.shared_hidden());
   const double hidden = std::max(dense, moe ? experts * width + shared : 0.0);
-  const double parameters = layers * d * (3 * hidden + 4 * d + experts) + 2 * d * as_double(model.vocab_size);
+  const double parameters = layers * d * (3 * hidden + 4 * d + experts + 2 * as_double(model.latent_dim)) +
+                            2 * d * as_double(model.vocab_size);
   // Upper bounds: of the values saved for a token in all layers, and of the bytes sent in a step.
   const double token_values =
-      layers * (16 * d + experts + std::max(6 * dense, moe ? k * (4 * width + 6 * d + k) + 6 * shared : 0.0));
+      layers * (16 * d + experts + 2 * as_double(model.latent_dim) + 8 * as_double(model.choices()) +
+                std::max(6 * dense, moe ? k * (4 * width + 6 * d + k) + 6 * shared : 0.0));
   const double sequences = as_double(config.train.global_batch_size);
   const double step_tokens = sequences * as_double(config.data.sequence_length);
   const double run_tokens = as_double(config.train.steps) * step_tokens;
@@ -154,6 +157,8 @@ std::vector<std::string> validate(const Config& config) {
   require(
       !config.train.cuda_graph || !config.model.capacity_factor,
       "train.cuda_graph: not with model.capacity_factor: the host reads the number of kept assignments (a host sync)");
+  require(!config.train.cuda_graph || !config.model.experts_choose(),
+          "train.cuda_graph: not with model.routing=expert_choice, whose sort has not been captured on any GPU");
   require(!config.train.cuda_graph || config.optimizer.kind == OptimizerKind::adamw,
           "train.cuda_graph: not with optimizer.kind=muon, whose matrix products have not been captured on any GPU");
   require(!config.train.cuda_graph || config.data.document_mask == DocumentMask::none,

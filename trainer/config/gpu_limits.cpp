@@ -39,7 +39,7 @@ void check_grouped_gemms(Limits& limits, const Config& config) {
                                "takes rows of whole 16 bytes; make it {}, or use train.compute_dtype=float32",
                                key, width, kGroupedRow, (width / kGroupedRow + 1) * kGroupedRow));
   };
-  whole_rows("d_model", config.model.d_model);
+  whole_rows(config.model.latent_dim > 0 ? "latent_dim" : "d_model", config.model.expert_dim());
   whole_rows("expert_width", config.model.expert_width);
   const int64_t of_rank = config.model.num_experts / std::max<int64_t>(1, config.parallel.expert);
   limits.require(of_rank <= kMostGroups,
@@ -79,7 +79,7 @@ void check_attention(Limits& limits, const Config& config) {
 void check_rows(Limits& limits, const Config& config) {
   const auto& train = config.train;
   const int64_t sequences = std::min(train.micro_batch_size, train.global_batch_size);
-  const int64_t choices = config.model.has_experts() ? config.model.top_k : 1;
+  const int64_t choices = config.model.has_experts() ? config.model.choices() : 1;
   const int64_t most_tokens = kMostRows / choices;
   limits.require(sequences <= most_tokens / config.data.sequence_length,
                  fmt::format("train.micro_batch_size: {} sequences of {} tokens with {} experts each are more than {} "

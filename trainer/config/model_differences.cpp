@@ -25,10 +25,11 @@ void take_words(ModelConfig& a, const ModelConfig& b) {
   if (a.shared_hidden() == b.shared_hidden()) take(&ModelConfig::num_shared_experts, &ModelConfig::shared_expert_width);
   if (std::ranges::none_of(left, is_dense) && std::ranges::none_of(right, is_dense)) take(&ModelConfig::dense_width);
   if (a.has_experts() || b.has_experts()) return;
-  take(&ModelConfig::num_experts, &ModelConfig::top_k, &ModelConfig::expert_width, &ModelConfig::dense_layers,
-       &ModelConfig::moe_every, &ModelConfig::num_shared_experts, &ModelConfig::shared_expert_width,
-       &ModelConfig::shared_expert_gate, &ModelConfig::router_score, &ModelConfig::renormalize_scores,
-       &ModelConfig::score_scale, &ModelConfig::gate, &ModelConfig::balancing_bias);
+  take(&ModelConfig::num_experts, &ModelConfig::top_k, &ModelConfig::expert_width, &ModelConfig::latent_dim,
+       &ModelConfig::routing, &ModelConfig::expert_choice_scope, &ModelConfig::dense_layers, &ModelConfig::moe_every,
+       &ModelConfig::num_shared_experts, &ModelConfig::shared_expert_width, &ModelConfig::shared_expert_gate,
+       &ModelConfig::router_score, &ModelConfig::renormalize_scores, &ModelConfig::score_scale, &ModelConfig::gate,
+       &ModelConfig::balancing_bias);
 }
 
 }  // namespace
@@ -41,6 +42,7 @@ ModelConfig with_training_keys(ModelConfig model, const ModelConfig& trained) {
   model.balancing_bias_rate = trained.balancing_bias_rate;
   model.router_z_weight = trained.router_z_weight;
   model.capacity_factor = trained.capacity_factor;
+  model.capacity_order = trained.capacity_order;
   model.init_std = trained.init_std;
   model.init_cutoff = trained.init_cutoff;
   model.init = trained.init;

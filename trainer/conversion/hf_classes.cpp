@@ -102,6 +102,10 @@ void check_shared_experts(Unheld& out, const HfClass& hf, const ModelConfig& con
 
 void check_experts(Unheld& out, const HfClass& hf, const ModelConfig& config) {
   const bool sigmoid = hf.router_score == RouterScore::sigmoid;
+  out.refuse_always(config.experts_choose(), "routing", enum_name(config.routing),
+                    "lets experts choose tokens, which looks ahead and cannot generate");
+  out.refuse_always(config.latent_dim > 0, "latent_dim", config.latent_dim,
+                    "has experts that work in another width than the model's");
   out.refuse(config.router_score != hf.router_score, "router_score", enum_name(config.router_score),
              fmt::format("has {} alone", enum_name(hf.router_score)));
   out.refuse(config.score_scale != 1 && !sigmoid, "score_scale", config.score_scale, "does not multiply scores");
@@ -145,6 +149,8 @@ std::vector<std::string> unheld_by(const HfClass& hf, const ModelConfig& config)
   if (hf.experts) check_experts(out, hf, config);
   out.refuse_always(config.capacity_factor.has_value(), "capacity_factor", config.capacity_factor.value_or(0),
                     "drops assignments");
+  out.refuse_always(config.capacity_order != CapacityOrder::position, "capacity_order",
+                    enum_name(config.capacity_order), "drops assignments");
   return out.take();
 }
 

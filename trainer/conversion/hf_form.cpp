@@ -18,7 +18,7 @@ HfForm with_one_expert(const HfClass& hf, const ModelConfig& dense, const ParamS
   one.ffn = Ffn::moe;
   one.num_experts = one.top_k = 1;
   one.expert_width = dense.dense_hidden();
-  one.dense_width = one.dense_layers = one.num_shared_experts = one.shared_expert_width = 0;
+  one.latent_dim = one.dense_width = one.dense_layers = one.num_shared_experts = one.shared_expert_width = 0;
   one.moe_every = 1;
   one.shared_expert_gate = one.renormalize_scores = false;
   one.router_score = RouterScore::softmax;
@@ -26,6 +26,8 @@ HfForm with_one_expert(const HfClass& hf, const ModelConfig& dense, const ParamS
   one.gate = Gate::score;
   one.balancing_bias = ExpertBias::none;
   one.balancing_bias_rate.reset();
+  one.routing = RoutingMethod::token_choice;
+  one.expert_choice_scope = ChoiceScope::sequence;
   const auto named = [weights](const std::string& name, int64_t begin, at::Tensor out) {
     constexpr std::string_view kExperts = ".moe.experts.", kRouter = ".moe.router.";
     if (name.find(kRouter) != std::string::npos) return out.zero_(), void();

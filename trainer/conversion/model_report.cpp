@@ -25,6 +25,8 @@ std::string describe_model(const ModelConfig& model) {
   auto feed_forward = model.has_experts() ? fmt::format("top {} of {} experts of width {}", model.top_k,
                                                         model.num_experts, model.expert_width)
                                           : fmt::format("dense feed-forward of width {}", model.dense_hidden());
+  if (model.has_experts() && model.latent_dim > 0)
+    feed_forward += fmt::format(" on rows of width {}", model.latent_dim);
   if (model.has_experts() && model.num_shared_experts > 0)
     feed_forward += fmt::format(" and {} of width {}", counted(model.num_shared_experts, "shared expert"),
                                 model.shared_hidden() / model.num_shared_experts);

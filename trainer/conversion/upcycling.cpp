@@ -140,6 +140,8 @@ ModelConfig upcycled_config(const ModelConfig& source, const Upcycling& options)
   const auto only = [&](bool good, std::string_view key, std::string_view why) {
     require(good, fmt::format("model.{}: the source has a variant that upcycling does not copy: {}", key, why));
   };
+  only(!source.experts_choose(), "routing", "the first forward would not be the dense model's");
+  only(source.latent_dim == 0, "latent_dim", "a dense feed-forward works in the model's width");
   only(source.num_shared_experts == 0, "num_shared_experts", "the dense feed-forward becomes chosen experts alone");
   only(source.dense_layers == 0, "dense_layers", "every block gets experts");
   only(source.moe_every == 1, "moe_every", "every block gets experts");

@@ -15,8 +15,8 @@ namespace {
 int64_t exchange_bytes(const Config& config, MeshShape mesh, const StepCounts& step, TokenCopies copies) {
   if (mesh.expert == 1) return 0;
   const auto& model = config.model;
-  const int64_t row = model.d_model * compute_bytes(config), scores = model.top_k * master_bytes(config);
-  const int64_t ids = model.top_k * static_cast<int64_t>(sizeof(int32_t));
+  const int64_t row = model.expert_dim() * compute_bytes(config), scores = model.choices() * master_bytes(config);
+  const int64_t ids = model.choices() * static_cast<int64_t>(sizeof(int32_t));
   const int64_t choices = step.counted_passes > 0 ? 2 : 1;
   const int64_t forwards = choices + (config.train.recompute == Recompute::full ? 1 : 0);
   const int64_t counts = (mesh.expert - 1) * 2 * static_cast<int64_t>(sizeof(int64_t));  // copies and rows to each rank
@@ -59,7 +59,7 @@ StepCounts count_step(const Config& config, MeshShape mesh) {
 
 TokenCopies expected_copies_of_step(const ModelConfig& model, MeshShape mesh, int64_t tokens) {
   if (!model.has_experts() || mesh.expert == 1) return {};
-  const double of_token = expected_copies(model.num_experts, model.top_k, mesh.expert);
+  const double of_token = expected_copies(model, mesh.expert);
   const int64_t copies = std::llround(of_token * static_cast<double>(tokens * model.num_moe_layers()));
   return {copies, copies};
 }

@@ -36,11 +36,11 @@ void add_exchange(TransferTimes& out, const Config& config, MeshShape mesh, doub
   const auto chunks = static_cast<double>(config.parallel.expert_chunks);
   const auto step = count_step(config, mesh);
   const auto calls = static_cast<double>(step.passes * model.num_moe_layers()) * chunks;
-  const double copies = expected_copies(model.num_experts, model.top_k, mesh.expert) * tokens *
-                        static_cast<double>(model.num_moe_layers()) / calls;  // of one call
-  const auto row = static_cast<double>(model.d_model * compute_bytes(config));
-  const auto scores = static_cast<double>(model.top_k * master_bytes(config));
-  const auto ids = static_cast<double>(model.top_k) * sizeof(int32_t);
+  const double copies = expected_copies(model, mesh.expert) * tokens * static_cast<double>(model.num_moe_layers()) /
+                        calls;  // of one call
+  const auto row = static_cast<double>(model.expert_dim() * compute_bytes(config));
+  const auto scores = static_cast<double>(model.choices() * master_bytes(config));
+  const auto ids = static_cast<double>(model.choices()) * sizeof(int32_t);
   const auto time = [&](double bytes) { return calls * exchange_seconds(copies * bytes, group, gpu); };
   const double there_and_back = time(row) + time(scores) + time(row);  // its backward takes as long
   const double counts = time(0) / chunks;                              // of all chunks in one call, before them

@@ -59,6 +59,15 @@ Lines repeatability_notices(const TrainConfig& train) {
       "in any order, and their last bits are not the same each time"};
 }
 
+Lines routing_notices(const ModelConfig& model) {
+  if (!model.has_experts() || !model.experts_choose()) return {};
+  return {fmt::format(
+      "model.routing: expert_choice looks ahead: which experts a token has depends on later tokens of its {}. "
+      "Losses, those of held-out sets too, are not of a causal model, and such a model cannot generate "
+      "text token by token",
+      model.expert_choice_scope == ChoiceScope::sequence ? "sequence" : "micro-batch")};
+}
+
 void append(Lines& lines, Lines more) {
   for (auto& line : more) lines.push_back(std::move(line));
 }
@@ -115,6 +124,7 @@ StartNotices start_notices(const Config& config, int ranks, const StartState& st
   append(out.notices, idle_notices(config.train, ranks));
   append(out.notices, thread_notices(state));
   append(out.notices, repeatability_notices(config.train));
+  append(out.notices, routing_notices(config.model));
   return out;
 }
 

@@ -25,6 +25,7 @@ TEST_CASE("models that compute the same differ in nothing, however it is said") 
   const Change plain = [](auto&) {};
   const std::vector<std::pair<Change, Change>> same{
       {plain, [](auto& m) { m.init_std = 0.1, m.loss_chunk = 3, m.load_balancing_weight = 0; }},
+      {plain, [](auto& m) { m.capacity_factor = 1.5, m.capacity_order = CapacityOrder::score; }},
       {plain, [](auto& m) { m.attention_windows = {0}, m.position_embeddings = {PositionEmbedding::rotary}; }},
       {plain, [](auto& m) { m.dense_width = 7; }},  // no block is dense
       {[](auto& m) {
@@ -37,7 +38,13 @@ TEST_CASE("models that compute the same differ in nothing, however it is said") 
       {[](auto& m) { m.num_shared_experts = 2; },
        [](auto& m) { m.num_shared_experts = 1, m.shared_expert_width = 24; }},
       {[](auto& m) { m.ffn = Ffn::dense, m.dense_width = 24; },
-       [](auto& m) { m.ffn = Ffn::dense, m.num_experts = 9, m.score_scale = 2, m.dense_layers = 1; }}};
+       [](auto& m) { m.ffn = Ffn::dense, m.num_experts = 9, m.score_scale = 2, m.dense_layers = 1; }},
+      {[](auto& m) { m.ffn = Ffn::dense, m.dense_width = 24; },
+       [](auto& m) {
+         m.ffn = Ffn::dense, m.dense_width = 24, m.latent_dim = 8;
+         m.routing = RoutingMethod::expert_choice, m.load_balancing_weight = 0;
+         m.expert_choice_scope = ChoiceScope::micro_batch;
+       }}};
   for (size_t i = 0; i < same.size(); ++i) {
     INFO(i);
     CHECK(differences(same[i].first, same[i].second) == std::vector<std::string>{});
@@ -59,6 +66,12 @@ TEST_CASE("what models compute in another way is named, first here, then there")
          m.attention_windows = {0, 4};
        }},
       {"model.position_embeddings: ", plain, [](auto& m) { m.position_embeddings = {PositionEmbedding::none}; }},
+      {"model.latent_dim: ", plain, [](auto& m) { m.latent_dim = 8; }},
+      {"model.routing: ", plain,
+       [](auto& m) {
+         m.routing = RoutingMethod::expert_choice;
+         m.load_balancing_weight = 0;
+       }},
       {"model.score_scale: ", plain, [](auto& m) { m.score_scale = 2; }},
       {"model.dense_width: ", [](auto& m) { m.dense_layers = 1; },
        [](auto& m) { m.dense_layers = 1, m.dense_width = 5; }}};

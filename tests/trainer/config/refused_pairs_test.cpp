@@ -1,5 +1,6 @@
 // Settings that are refused together, and settings that are refused alone: each by its key, and each in the tables of
 // docs/variants.md.
+#include <algorithm>
 #include <cstdlib>
 
 #include "core/files/files.h"
@@ -21,14 +22,24 @@ struct Pair {
   Settings base = kCpu;
 };
 
+const std::string kExpertChoice = "model.routing=expert_choice model.load_balancing_weight=0";
+
 /// `first` with `second` is refused, each alone is not.
 const std::vector<Pair> kConflicts{
     {"model.gate=constant", "model.renormalize_scores=true", "model.gate"},
     {"model.balancing_bias=quantile", "model.top_k=16", "model.balancing_bias"},
+    {"model.capacity_order=score model.capacity_factor=1.5", "model.gate=constant", "model.capacity_order"},
+    {kExpertChoice, "model.capacity_factor=1.5", "model.capacity_factor"},
+    {kExpertChoice, "model.router_score=sigmoid", "model.router_score"},
+    {kExpertChoice, "model.renormalize_scores=true", "model.renormalize_scores"},
+    {kExpertChoice, "model.gate=constant", "model.gate"},
+    {kExpertChoice, "model.balancing_bias=loss_free", "model.balancing_bias"},
+    {kExpertChoice, "model.load_balancing_granularity=global", "model.load_balancing_granularity"},
     {"data.document_mask=table", "data.paths=[] data.synthetic=true", "data.document_mask"},
     {"schedule.batch_lr_power=0.5 train.batch_size_warmup=[{until_step: 2, global_batch_size: 1}]",
      "train.cuda_graph=true", "train.cuda_graph", kGpu},
     {"model.capacity_factor=1.5", "train.cuda_graph=true", "train.cuda_graph", kGpu},
+    {kExpertChoice, "train.cuda_graph=true", "train.cuda_graph", kGpu},
     {"parallel.expert=2", "train.cuda_graph=true", "train.cuda_graph", kGpu},
     {"optimizer.kind=muon", "train.cuda_graph=true", "train.cuda_graph", kGpu},
     {"data.document_mask=eos data.eos_id=256", "train.cuda_graph=true", "train.cuda_graph", kGpu},
@@ -44,6 +55,10 @@ const std::vector<Pair> kNeeds{
     {"model.balancing_bias_rate=0.01", "model.balancing_bias=loss_free", "model.balancing_bias_rate"},
     {"model.shared_expert_gate=true", "model.num_shared_experts=1", "model.shared_expert_gate"},
     {"model.shared_expert_width=64", "model.num_shared_experts=1", "model.shared_expert_width"},
+    {"model.capacity_order=score", "model.capacity_factor=1.5", "model.capacity_order"},
+    {"model.routing=expert_choice", "model.load_balancing_weight=0", "model.load_balancing_weight"},
+    {"model.expert_choice_scope=micro_batch", kExpertChoice, "model.expert_choice_scope"},
+    {"model.dense_layers=1 model.latent_dim=64", "model.dense_width=512", "model.dense_width"},
     {"data.document_mask=eos", "data.eos_id=256", "data.eos_id"},
     {"data.eos_id=256", "data.document_mask=eos", "data.eos_id"},
     {"schedule.kind=wsd", "schedule.cooldown_steps=100", "schedule.cooldown_steps"},
@@ -53,7 +68,7 @@ const std::vector<Pair> kNeeds{
 Settings split(const std::string& text) {
   Settings out;
   for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find(" data.", begin), text.find(" train.", begin));
+    const size_t end = std::min({text.find(" data.", begin), text.find(" model.", begin), text.find(" train.", begin)});
     out.push_back(text.substr(begin, end - begin));
     begin = end == std::string::npos ? text.size() : end + 1;
   }

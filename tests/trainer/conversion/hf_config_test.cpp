@@ -39,9 +39,16 @@ TEST_CASE("config.json gives the model; what it does not say stays") {
   defaults.loss_chunk = 3;
   defaults.norm_position = NormPosition::post;  // of another model
   defaults.output_z_weight = 0.25;
+  defaults.latent_dim = 8;
+  defaults.routing = RoutingMethod::expert_choice;
+  defaults.expert_choice_scope = ChoiceScope::micro_batch;
+  defaults.capacity_factor = 1.5;
+  defaults.capacity_order = CapacityOrder::score;
   const auto moe = read(olmoe_json(), defaults);
   CHECK(moe.norm_position == NormPosition::pre);
   CHECK(moe.output_z_weight == 0.25);
+  CHECK((moe.latent_dim == 0 && !moe.experts_choose() && moe.expert_choice_scope == ChoiceScope::sequence));
+  CHECK((moe.capacity_factor == 1.5 && moe.capacity_order == CapacityOrder::score));
   CHECK_FALSE(moe.tie_embeddings);
   CHECK(moe.ffn == Ffn::moe);
   CHECK(moe.vocab_size == 64);

@@ -1,6 +1,7 @@
 // Which class holds a model, and what is refused of models that none holds.
 #include "trainer/conversion/hf_form.h"
 
+#include <algorithm>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -101,6 +102,12 @@ TEST_CASE(
       {"model.gate: constant", [](auto& m) { m.gate = Gate::constant; }},
       {"model.balancing_bias: loss_free", [](auto& m) { m.balancing_bias = ExpertBias::loss_free; }},
       {"model.balancing_bias: quantile", [](auto& m) { m.balancing_bias = ExpertBias::quantile; }},
+      {"model.latent_dim: 8", [](auto& m) { m.latent_dim = 8; }},
+      {"model.routing: expert_choice",
+       [](auto& m) {
+         m.routing = RoutingMethod::expert_choice;
+         m.load_balancing_weight = 0;
+       }},
       {"model.num_shared_experts: 2", [](auto& m) { m.num_shared_experts = 2; }},
       {"model.dense_layers: 1", [](auto& m) { m.dense_layers = 1; }},
       {"model.moe_every: 3", [](auto& m) { m.moe_every = 3; }}};
@@ -115,6 +122,31 @@ TEST_CASE(
   auto losses = test::tiny_model();  // training alone
   losses.load_balancing_granularity = BalanceGranularity::step;
   CHECK(refusal(losses) == "accepted");
+}
+
+TEST_CASE("what experts take in another way is refused by its key of every class") {
+  const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> variants{
+      {"model.latent_dim: 8: no class", [](auto& m) { m.latent_dim = 8; }},
+      {"model.routing: expert_choice: no class", [](auto& m) { m.routing = RoutingMethod::expert_choice; }},
+      {"model.capacity_factor: 1.5: no class", [](auto& m) { m.capacity_factor = 1.5; }},
+      {"model.capacity_order: score: no class", [](auto& m) {
+         m.capacity_factor = 1.5;
+         m.capacity_order = CapacityOrder::score;
+       }}};
+  for (const auto& hf : hf_classes()) {
+    if (!hf.experts) continue;
+    auto model = test::tiny_model();
+    test::hf_models().at(std::string(hf.architecture))(model);
+    REQUIRE(unheld_by(hf, model).empty());
+    for (const auto& [problem, set] : variants) {
+      INFO(hf.architecture << ", " << problem);
+      auto changed = model;
+      set(changed);
+      const auto lines = unheld_by(hf, changed);
+      CHECK(std::ranges::count_if(lines, [&](const auto& line) { return line.starts_with(problem); }) == 1);
+      CHECK_THAT(refusal(changed), Catch::Contains(problem));
+    }
+  }
 }
 
 TEST_CASE("every class is found by what it computes, and read back as that model") {

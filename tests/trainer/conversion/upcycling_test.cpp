@@ -127,7 +127,9 @@ TEST_CASE("a source with a variant whose first forward would not be the dense mo
     std::string key;
     std::function<void(ModelConfig&)> set;
   };
-  const std::vector<Variant> variants{{"num_shared_experts", [](auto& m) { m.num_shared_experts = 1; }},
+  const std::vector<Variant> variants{{"routing", [](auto& m) { m.routing = RoutingMethod::expert_choice; }},
+                                      {"latent_dim", [](auto& m) { m.latent_dim = 8; }},
+                                      {"num_shared_experts", [](auto& m) { m.num_shared_experts = 1; }},
                                       {"dense_layers", [](auto& m) { m.dense_layers = 1; }},
                                       {"moe_every", [](auto& m) { m.moe_every = 3; }},
                                       {"score_scale", [](auto& m) { m.score_scale = 2; }},

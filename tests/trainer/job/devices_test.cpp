@@ -48,6 +48,7 @@ TEST_CASE("widths and counts that a GPU does not support are refused by key") {
   };
   const std::vector<Case> cases{
       {{}, ""},
+      {{"model.latent_dim=12"}, "model.latent_dim: 12 must be a multiple of 8 on a GPU in bfloat16"},
       {{"model.expert_width=12"}, "model.expert_width: 12 must be a multiple of 8 on a GPU in bfloat16"},
       {{"model.expert_width=12"}, "make it 16"},
       {{"model.d_model=2052", "model.num_heads=2", "model.num_kv_heads=2"},

@@ -216,6 +216,17 @@ TEST_CASE("the plan knows sigmoid scores, biases, shared experts, dense layers a
     model.dense_width = 320;
     model.num_shared_experts = 2;
   }
+  SECTION("latent experts") { model.latent_dim = model.d_model / 2; }
+  SECTION("latent experts beside a shared one, narrow ones that many rows go to") {
+    model.latent_dim = model.d_model / 4;
+    model.top_k = 5;
+    model.num_shared_experts = 1;
+    model.shared_expert_width = 160;
+  }
+  SECTION("experts that choose, one more row each than the mean") {
+    model.routing = RoutingMethod::expert_choice;
+    model.load_balancing_weight = 0;
+  }
   SECTION("balance over the step, quantile bias") {
     model.load_balancing_granularity = BalanceGranularity::step;
     model.balancing_bias = ExpertBias::quantile;

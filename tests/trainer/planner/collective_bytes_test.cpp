@@ -75,9 +75,10 @@ TEST_CASE("a run sends the bytes that were predicted, in every layout of up to 8
   CHECK(differences(config, world_size) == "");
 }
 
-TEST_CASE("bytes with another dtype, activation checkpointing, chunks, the dense twin, counted steps, a tied head",
-          "[layouts]") {
-  const int change = GENERATE(range(0, 11));
+TEST_CASE(
+    "bytes with other dtypes and recompute, chunks, the dense twin, counted steps, a tied head, variants of experts",
+    "[layouts]") {
+  const int change = GENERATE(range(0, 13));
   TempFolder folder;
   auto config = ladder_run(folder / "single", 4);
   config.train.steps = 1;
@@ -96,6 +97,8 @@ TEST_CASE("bytes with another dtype, activation checkpointing, chunks, the dense
   if (weightless) config.train.micro_batch_size = 1, config.model.load_balancing_weight = 0;
   if (change == 6) config.train.recompute = Recompute::full;
   if (change == 7 || change == 8) config.model.tie_embeddings = config.model.embedding_norm = true;
+  if (change == 11) config.model.latent_dim = 10;
+  if (change == 12) config.model.routing = RoutingMethod::expert_choice, config.model.load_balancing_weight = 0;
   INFO("change " << change);
   CHECK(differences(config, 4) == "");
 }

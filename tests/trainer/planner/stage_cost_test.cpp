@@ -261,6 +261,7 @@ TEST_CASE("the FLOPs and the memory that stages of routing variants state are wh
   if (model.num_layers > 1) return;  // of blocks that other variants and the dense twin have
   model.dense_layers = 0;
   if (model.shared_expert_width > 0) model.shared_expert_width = 200;
+  if (model.latent_dim > 0) model.latent_dim = 96;
   const Stages stages(model, dtype);
   auto& stage = *stages.all()[1];
   if (dtype == at::kFloat) {

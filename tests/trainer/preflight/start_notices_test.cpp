@@ -326,6 +326,18 @@ TEST_CASE("a notice for attention that is not deterministic") {
              "gradients in any order, and their last bits are not the same each time");
 }
 
+TEST_CASE("a notice for experts that choose tokens, which looks ahead") {
+  auto config = quiet_run();
+  config.model.routing = RoutingMethod::expert_choice;
+  check_only(
+      notices_of(config),
+      "model.routing: expert_choice looks ahead: which experts a token has depends on later tokens of its "
+      "sequence. Losses, those of held-out sets too, are not of a causal model, and such a model cannot generate "
+      "text token by token");
+  config.model.ffn = Ffn::dense;
+  CHECK(notices_of(config).empty());
+}
+
 TEST_CASE("where a run goes on is read from its folder") {
   const TempFolder folder;
   auto config = tiny_run(folder / "run");
