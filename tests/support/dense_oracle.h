@@ -136,15 +136,10 @@ class DenseOracle {
     const auto bias = buffers_.find(name + "router.balancing_bias");
     auto keys_NE = model_.balancing_bias == ExpertBias::quantile ? logits_NE : all_NE;
     if (bias != buffers_.end()) keys_NE = keys_NE + bias->second;
-    auto chosen_NE = at::zeros_like(probs_NE).scatter(1, std::get<1>(keys_NE.topk(model_.top_k)), 1.0);
-    if (model_.experts_choose())
-      chosen_NE = taken(all_NE, model_.expert_choice_scope == ChoiceScope::sequence ? sequences : 1, model_.top_k);
+    const auto chosen_NE = chosen(model_, keys_NE, all_NE, sequences);
     auto scores_NE = all_NE * chosen_NE;
-    const double capacity = std::ceil(model_.capacity_factor.value_or(1e6) * static_cast<double>(logits_NE.size(0)) *
-                                      static_cast<double>(model_.top_k) / static_cast<double>(model_.num_experts));
     if (model_.renormalize_scores) scores_NE = scores_NE / scores_NE.sum(-1, true);
-    const bool by_score = model_.capacity_order == CapacityOrder::score;
-    const auto has_room_NE = kept(by_score ? scores_NE : at::zeros_like(scores_NE), chosen_NE, capacity);
+    const auto has_room_NE = has_room(model_, scores_NE, chosen_NE);
     scores_NE = (model_.gate == Gate::constant ? chosen_NE : scores_NE) * model_.score_scale;
     const auto moe_layers = static_cast<double>(model_.num_moe_layers());
 

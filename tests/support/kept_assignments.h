@@ -1,6 +1,10 @@
-// Which tokens an expert takes, by sorting all of them. Shapes: N tokens, E experts.
+// Which experts a token has, and which tokens an expert takes, by sorting all of them. Shapes: N tokens, E experts.
 #pragma once
 #include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "model/config.h"
 
 namespace olmoe::test {
 
@@ -18,6 +22,21 @@ inline at::Tensor taken(const at::Tensor& scores_NE, int64_t scopes, int64_t top
   const auto scores_UnE = scores_NE.detach().unflatten(0, {scopes, -1});
   const int64_t experts = scores_NE.size(1), rows = (scores_UnE.size(1) * top_k + experts - 1) / experts;
   return at::zeros_like(scores_UnE).scatter(1, std::get<1>(scores_UnE.topk(rows, 1)), 1.0).flatten(0, 1);
+}
+
+/// 1 where a token chose an expert by its `keys_NE`, or with expert choice was chosen by its `scores_NE`; 0 elsewhere.
+inline at::Tensor chosen(const ModelConfig& model, const at::Tensor& keys_NE, const at::Tensor& scores_NE,
+                         int64_t sequences) {
+  if (!model.experts_choose()) return at::zeros_like(scores_NE).scatter(1, std::get<1>(keys_NE.topk(model.top_k)), 1.0);
+  return taken(scores_NE, model.expert_choice_scope == ChoiceScope::sequence ? sequences : 1, model.top_k);
+}
+
+/// kept() for the capacity of a model's experts and the order in which they keep tokens.
+inline at::Tensor has_room(const ModelConfig& model, const at::Tensor& scores_NE, const at::Tensor& chosen_NE) {
+  const double capacity = std::ceil(model.capacity_factor.value_or(1e6) * static_cast<double>(scores_NE.size(0)) *
+                                    static_cast<double>(model.top_k) / static_cast<double>(model.num_experts));
+  const bool by_score = model.capacity_order == CapacityOrder::score;
+  return kept(by_score ? scores_NE : at::zeros_like(scores_NE), chosen_NE, capacity);
 }
 
 }  // namespace olmoe::test
