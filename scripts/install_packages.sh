@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs Debian or Ubuntu packages, and does nothing where all are present.
-# usage: scripts/install_packages.sh [test] [plot] [bench]     what it takes to build and run is always included
+# usage: scripts/install_packages.sh [test] [plot] [study] [bench]     what it takes to build and run is always included
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 packages=(g++ cmake ninja-build ccache libopenmpi-dev openmpi-bin libyaml-cpp-dev libspdlog-dev libfmt-dev
@@ -9,8 +9,9 @@ for extra in "$@"; do
   case "$extra" in
     test) packages+=(catch2 clang-format-14 git xz-utils zstd) ;;
     plot) packages+=(python3-numpy python3-matplotlib) ;;
+    study) packages+=(python3-yaml python3-numpy python3-scipy python3-statsmodels python3-matplotlib) ;;
     bench) packages+=(libbenchmark-dev) ;;
-    *) die "unknown group '$extra': test, plot or bench" ;;
+    *) die "unknown group '$extra': test, plot, study or bench" ;;
   esac
 done
 command -v dpkg-query >/dev/null || die "no dpkg here: install the counterparts of: ${packages[*]}"
