@@ -3,7 +3,7 @@
 # usage: scripts/test.sh [argument of ctest ...]     e.g. scripts/test.sh -R kernels
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-install_and_build test plot bench  # benchmarks are compiled, and the bundle for a GPU packs them
+install_and_build test plot study bench  # benchmarks are compiled, and the bundle for a GPU packs them
 if ! [ -d .deps/python/tokenizers ]; then
   note "installing the Python package that the tokenizer's tests compare with"
   PIP_ROOT_USER_ACTION=ignore "$(system_python)" -m pip install --quiet --no-input --no-deps --target .deps/python tokenizers==0.23.3

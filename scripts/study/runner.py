@@ -168,7 +168,7 @@ class Runner:
             return
         item.write_state(begun=item.plan.describe(), failed=None)
         if not self.prepare(item):
-            self.fail(item, "the command that prepares it failed")
+            self.fail(item, f"the command that prepares it failed: {last_error(item.log, self.log_begin[item])}")
             return
         self.launch(item, f", try {tries + 1}" if tries else "")
 
@@ -182,7 +182,7 @@ class Runner:
             self.active[item] = launchers.Job(number, self.study.launch)
             self.say(f"{item.name}: submitted as job {number}{what}")
         else:
-            self.fail(item, "it could not be submitted")
+            self.fail(item, f"it could not be submitted: {last_error(item.log, self.log_begin[item])}")
 
     def finish(self, item):
         result = results.make_result(self.study, item.plan, item.seed, item.folder, self.plan.version)

@@ -83,7 +83,8 @@ class ShellScripts(unittest.TestCase):
     def test_groups_of_packages(self):
         plain = self.run_script("install_packages.sh")
         self.assertEqual(plain.returncode, 0, plain.stderr)
-        for group, package in {"test": "catch2", "plot": "python3-matplotlib", "bench": "libbenchmark-dev"}.items():
+        for group, package in {"test": "catch2", "plot": "python3-matplotlib", "study": "python3-scipy",
+                               "bench": "libbenchmark-dev"}.items():
             asks = f"dpkg-query -W -f ${{Status}} {package}"
             self.assertNotIn(asks, self.calls_of("dpkg-query"))
             done = self.run_script("install_packages.sh", group)
