@@ -40,7 +40,7 @@ def error_of(text):
         if found:
             first = next(number for number, line in enumerate(lines) if mark in f" {line}")
             # An error of several problems has one on each line, and nothing after them.
-            return "; ".join([found[0], *lines[first + 1:]] if mark == " error " else found)
+            return "; ".join([found[0], *lines[first + 1:]] if mark == " error " else found).replace(":; ", ": ")
     return lines[-1] if lines else "it said nothing"
 
 

@@ -71,10 +71,11 @@ def items_of(study, plan):
 
 
 def last_error(log, begin):
-    """What the log says from its byte `begin` on of why a run ended."""
+    """What the log says from its byte `begin` on of why a run ended; from its start where a batch system wrote it anew."""
     try:
+        size = log.stat().st_size
         with open(log, "rb") as file:
-            file.seek(max(begin, log.stat().st_size - LOG_TAIL))
+            file.seek(max(begin if begin < size else 0, size - LOG_TAIL))
             return error_of(file.read().decode(errors="replace"))
     except FileNotFoundError:
         return "it has no log"

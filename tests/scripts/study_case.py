@@ -19,6 +19,16 @@ PATIENCE_S = 90
 CONFIG = """\
 {"train": {"steps": 30}, "data": {"synthetic": true}, "evaluation": {"paths": ["held.npy"], "every_steps": 10}}
 """
+PROGRAM = Path(os.environ.get("OLMOE_TRAIN", REPOSITORY / "build" / "olmoe-train")).resolve()
+REAL_CONFIG = """\
+model: {vocab_size: 64, d_model: 32, num_layers: 2, num_heads: 2, num_kv_heads: 2, num_experts: 4, top_k: 2,
+        expert_width: 16}
+train: {steps: 60, compute_dtype: float32, micro_batch_size: 1, global_batch_size: 4}
+optimizer: {lr: 0.01}
+schedule: {warmup_steps: 2, decay_steps: 40}
+data: {synthetic: true, sequence_length: 32}
+run: {threads: 1}
+"""
 
 
 class Started:
@@ -158,3 +168,13 @@ class StudyTest(unittest.TestCase):
 
     def result(self, run, seed=6198, folder="runs"):
         return json.loads(self.results(folder)[f"{run}-seed_{seed}.json"])
+
+
+class RealProgramTest(StudyTest):
+    """A test of studies of a tiny model that the built programs train."""
+
+    def setUp(self):
+        super().setUp()
+        self.assertTrue(PROGRAM.is_file(), f"no program {PROGRAM}: build it, or name it in OLMOE_TRAIN")
+        self.programs = {name: PROGRAM.parent / name for name in self.programs}
+        (self.folder / "tiny.yaml").write_text(REAL_CONFIG)

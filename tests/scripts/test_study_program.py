@@ -1,0 +1,37 @@
+"""olmoe-study with the real olmoe-train and olmoe-plan: parameters, refusals, upcycling; the studies of configs/."""
+import unittest
+
+from study_case import RealProgramTest
+
+
+class RealProgram(RealProgramTest):
+    def test_parameters_and_flops_are_those_of_the_program_and_a_broken_config_is_named(self):
+        path = self.study("runs: [{name: moe}, {name: dense, overrides: {model.ffn: dense}}]\n")
+        code, said = self.outcome("plan", path)
+        self.assertEqual(code, 0, said)
+        rows = {line.split()[0]: line.split()[1:] for line in said.splitlines()}
+        self.assertEqual((rows["moe"][1:3], rows["dense"][1:3]), (["25,120", "18,976"], ["18,720", "18,720"]))
+        path = self.study("runs: [{name: moe}, {name: a, overrides: {model.top_k: 9}}, {name: b, overrides: {modle.x: 1}}]\n")
+        code, said = self.outcome("run", path)
+        self.assertEqual(code, 2, said)
+        self.assertIn("model.top_k: 9 is more than model.num_experts = 4", said)
+        self.assertIn("; b: modle: unknown key", said)
+        self.assertFalse((self.folder / "runs").exists())
+
+    def test_a_dense_parent_becomes_a_model_with_experts(self):
+        self.run_study(self.study("""\
+overrides: {train.steps: 10, model.qk_norm: none, model.renormalize_scores: true}
+runs:
+  - {name: dense, overrides: {model.ffn: dense}}
+  - {name: up, parent: dense, overrides: {model.num_experts: 4, model.top_k: 2, model.expert_width: 32},
+     prepare: [olmoe-checkpoint, upcycle, "{parent}", "{target}", --experts, "4", --top-k, "2"]}
+"""))
+        dense, up = self.result("dense"), self.result("up")
+        self.assertEqual(up["tokens"], 2 * dense["tokens"])
+        self.assertAlmostEqual(up["flops"], dense["flops"] + 10 * 4 * 32 * up["flops_per_token"])
+        self.assertLess(abs(up["series"]["loss"][0] - dense["series"]["loss"][-1]), 0.5)
+        self.assertGreater(dense["series"]["loss"][0], up["series"]["loss"][0])
+
+
+if __name__ == "__main__":
+    unittest.main()
