@@ -1,6 +1,6 @@
 """The plan of a study: every run's config resolved and checked, its parameters, tokens, FLOPs and predicted hours."""
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from study import identity
 from study.programs import Refused
@@ -110,17 +110,36 @@ def step_time_of(planned, config):
     return next((layout["step_s"] for layout in planned["layouts"] if own.items() <= layout.items()), None)
 
 
-def ask_about(run, hardware, programs):
-    """Answers of the programs on a run, by name. Throws Refused."""
+def resolve(run, programs):
+    """The overrides that a run can be checked with before its parent is there, and its resolved config. Throws Refused."""
     overrides = run.overrides | {"run.folder": "run", "run.seed": run.seeds[0]} | (NOT_YET if run.parent else {})
     config = programs.config(run.config, overrides)
-    missing = programs.dry_run(run.config, overrides, hardware)
-    planned = programs.plan(run.config, overrides | NOT_YET, hardware)
     if run.parent is None and config["train.init_progress"] == "continue":
         raise Refused("train.init_progress: continue is for a run with a parent in the study, so that its tokens are known")
-    return {"config": config | starting_overrides(run), "missing_files": missing, "data": identity.data_of(config),
+    return overrides, config | starting_overrides(run)
+
+
+def ask_about(run, hardware, programs):
+    """Answers of the programs on a run: fields of its RunPlan. Throws Refused."""
+    overrides, config = resolve(run, programs)
+    missing = programs.dry_run(run.config, overrides, hardware)
+    planned = programs.plan(run.config, overrides | NOT_YET, hardware)
+    return {"config": config, "missing_files": missing, "data": identity.data_of(config),
             "parameters": planned["parameters"], "flops_per_token": planned["flops_per_token"]["causal"],
             "step_s": step_time_of(planned, config) if hardware else None}
+
+
+def ask_about_all(runs, ask):
+    """({run: answer}, {run: [problem]}) of ask(run), some at one time."""
+    answers, problems = {}, {}
+    with ThreadPoolExecutor(QUESTIONS_AT_ONCE) as pool:
+        asked = {run.name: pool.submit(ask, run) for run in runs}
+        for name, answer in asked.items():
+            try:
+                answers[name] = answer.result()
+            except Refused as refused:
+                problems[name] = [str(refused)]
+    return answers, problems
 
 
 def save_due(config, step):
@@ -168,6 +187,29 @@ def in_order(runs):
     return out
 
 
+def join_runs(runs, answers, defaults):
+    """({run: RunPlan}, {run: [problem]}): each joined to its parent, which leads it in `runs`."""
+    plans, problems = {}, {}
+    for run in runs:
+        if run.name not in answers or (run.parent and run.parent not in plans):
+            continue
+        plan = RunPlan(run=run, parent=plans.get(run.parent), identity=identity.identity_of(answers[run.name]["config"]),
+                       config_hash="", **answers[run.name])
+        if plan.parent and (found := list(check_fork(plan))):
+            problems[run.name] = found
+        plans[run.name] = replace(plan, config_hash=identity.hash_of(plan.identity, defaults, plan.describe_parent()))
+    return plans, problems
+
+
+def describe_problems(problems):
+    """Runs with the same problem together."""
+    runs = {}
+    for name, found in problems.items():
+        for problem in found:
+            runs.setdefault(problem, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {problem}" for problem, names in runs.items())
+
+
 def make_plan(study, programs):
     """Asks about every run. Throws StudyError that names all runs which cannot be started, and why."""
     runs = in_order(study.runs)
@@ -175,27 +217,10 @@ def make_plan(study, programs):
         defaults, version = programs.defaults(), programs.version()
     except Refused as refused:
         raise StudyError(f"{programs.program}: {refused}") from None
-    answers, problems = {}, {}
-    with ThreadPoolExecutor(QUESTIONS_AT_ONCE) as pool:
-        asked = {run.name: pool.submit(ask_about, run, study.hardware, programs) for run in runs}
-        for name, answer in asked.items():
-            try:
-                answers[name] = answer.result()
-            except Refused as refused:
-                problems[name] = [str(refused)]
-    plans = {}
-    for run in runs:
-        if run.name not in answers or (run.parent and run.parent not in plans):
-            continue
-        answer, parent = answers[run.name], plans.get(run.parent)
-        plan = RunPlan(run=run, parent=parent, identity=identity.identity_of(answer["config"]), config_hash="", **answer)
-        if parent and (found := list(check_fork(plan))):
-            problems[run.name] = found
-        fields = plan.__dict__ | {"config_hash": identity.hash_of(plan.identity, defaults, plan.describe_parent())}
-        plans[run.name] = RunPlan(**fields)
-    if problems:
-        raise StudyError(f"{study.path}: {len(problems)} of {len(runs)} runs cannot be started: " + "; ".join(
-            f"{name}: {problem}" for name, found in problems.items() for problem in found))
+    answers, refused = ask_about_all(runs, lambda run: ask_about(run, study.hardware, programs))
+    plans, problems = join_runs(runs, answers, defaults)
+    if problems := refused | problems:
+        raise StudyError(f"{study.path}: {len(problems)} of {len(runs)} runs cannot be started: {describe_problems(problems)}")
     return Plan(plans, defaults, version)
 
 

@@ -94,7 +94,8 @@ def make_result(study, plan, seed, folder, version):
     return {
         "format": FORMAT, "study": study.name, "run": plan.run.name, "label": plan.run.label, "seed": seed,
         "config_hash": plan.config_hash, "overrides": plan.run.overrides, "version": version, "config": plan.identity,
-        "data": plan.data, "parameters": plan.parameters, "flops_per_token": plan.flops_per_token, "steps": plan.steps,
+        "data": plan.data, "parameters": plan.parameters, "flops_per_token": plan.flops_per_token,
+        "steps": plan.steps - plan.first_step,
         "tokens": totals.tokens, "flops": totals.flops,
         "sequences_per_step": plan.config["train.global_batch_size"],
         "parent": parent and parent | {"seed": seed, "tokens": fork.tokens, "flops": fork.flops},

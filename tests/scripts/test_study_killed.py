@@ -72,7 +72,7 @@ class Killed(StudyTest):
             self.assertEqual(self.result("trunk", seed)["tokens"], 30 * tokens)
             lower = self.result("lower", seed)
             self.assertEqual((lower["tokens"], lower["flops"]), (30 * tokens, 30 * flops))
-            self.assertEqual(lower["series"]["step"], [26, 27, 28, 29, 30])
+            self.assertEqual((lower["steps"], lower["series"]["step"]), (5, [26, 27, 28, 29, 30]))
             self.assertEqual(lower["series"]["tokens"][0], 26 * tokens)
             batch = self.result("batch", seed)
             self.assertEqual((batch["tokens"], batch["flops"]), ((10 + 2 * 12) * tokens, (10 + 2 * 12) * flops))

@@ -1,7 +1,17 @@
 """olmoe-study with the real olmoe-train and olmoe-plan: parameters, refusals, upcycling; the studies of configs/."""
 import unittest
 
-from study_case import RealProgramTest
+from study_case import PROGRAM, REPOSITORY, RealProgramTest
+
+from study.plan import ask_about_all, in_order, join_runs, resolve
+from study.programs import Programs
+from study.spec import read_study
+
+STUDIES = REPOSITORY / "configs" / "studies"
+QUESTIONS = {"moe_vs_dense", "granularity", "shared_expert", "expert_choice", "load_balancing", "z_loss", "qk_norm", "norm_type",
+             "init", "adamw_eps", "weight_decay", "upcycling", "muon_vs_adamw", "lr_ladder", "decay_branches"}
+NOT_ASKED = {"missing_files": 0, "data": {}, "parameters": {}, "flops_per_token": 0.0, "step_s": None}
+MOST_STEPS = 100_000  # of all tiny studies together
 
 
 class RealProgram(RealProgramTest):
@@ -31,6 +41,25 @@ runs:
         self.assertAlmostEqual(up["flops"], dense["flops"] + 10 * 4 * 32 * up["flops_per_token"])
         self.assertLess(abs(up["series"]["loss"][0] - dense["series"]["loss"][-1]), 0.5)
         self.assertGreater(dense["series"]["loss"][0], up["series"]["loss"][0])
+
+    def test_every_study_of_the_repository_is_there_in_two_sizes_with_configs_that_the_program_takes(self):
+        self.assertEqual({path.stem for path in STUDIES.iterdir()}, QUESTIONS | {f"{name}-tiny" for name in QUESTIONS})
+        programs, steps = Programs.find({"program": PROGRAM}), 0
+        for path in sorted(STUDIES.iterdir()):
+            with self.subTest(path.name):
+                study = read_study(path)
+                self.assertEqual((study.name, study.results.name, study.folder.name), (path.stem,) * 3)
+                runs = in_order(study.runs)
+                configs, refused = ask_about_all(runs, lambda run: resolve(run, programs)[1])
+                found, problems = join_runs(runs, {name: NOT_ASKED | {"config": one} for name, one in configs.items()}, {})
+                self.assertEqual(refused | problems, {})
+                if path.stem.endswith("-tiny"):
+                    self.assertEqual({run.config.name for run in study.runs}, {"tiny-cpu.yaml"})
+                    self.assertIsNone(study.hardware)
+                    steps += sum(len(run.seeds) * (one.steps - one.first_step) for run in study.runs for one in [found[run.name]])
+                else:
+                    self.assertEqual(study.hardware.gpu, "h100")
+        self.assertLessEqual(steps, MOST_STEPS)
 
 
 if __name__ == "__main__":
