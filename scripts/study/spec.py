@@ -1,5 +1,6 @@
 """Reads STUDY.yaml into a Study: its keys checked by name, its grid expanded, its runs in an order that parents lead."""
 import itertools
+import os
 import re
 import shlex
 from dataclasses import dataclass, field, replace
@@ -147,6 +148,11 @@ class Section:
 KINDS = {str: "text", int: "an integer", float: "a number", list: "a list", dict: "keys with values", bool: "true or false"}
 
 
+def beside(folder, path):
+    """A path of the file, which starts from the file's folder."""
+    return Path(os.path.normpath(folder / path))
+
+
 def read_launch(section):
     launch = Launch(
         command=section.command("command", COMMAND_FIELDS, Launch.command),
@@ -185,7 +191,7 @@ def read_run(section, study, folder):
     if not NAME.fullmatch(name):
         raise section.error("name", f"{name!r}: letters, digits and _.,=+- alone, a letter or digit first")
     config = section.take("config", str, None)
-    run = Run(name=name, label=section.take("label", str, name), config=folder / config if config else study["config"],
+    run = Run(name=name, label=section.take("label", str, name), config=beside(folder, config) if config else study["config"],
               overrides=study["overrides"] | section.overrides(), seeds=section.seeds(list(study["seeds"])),
               parent=section.take("parent", str, None), parent_step=section.number("parent_step", None, 1),
               prepare=section.command("prepare", PREPARE_FIELDS))
@@ -258,7 +264,7 @@ def check_tree(runs, section):
 
 def read_runs(section, folder):
     config = section.take("config", str, None)
-    shared = {"config": folder / config if config else None, "overrides": section.overrides(),
+    shared = {"config": beside(folder, config) if config else None, "overrides": section.overrides(),
               "seeds": section.seeds([DEFAULT_SEED])}
     grid, listed = flat(section.take("grid", dict, {})), section.take("runs", list, None)
     if listed is None and grid:
@@ -298,8 +304,8 @@ def read_study(path, results=None):
         chosen.end()
     study = Study(
         path=path, name=name, question=section.take("question", str), paper=section.take("paper", str, ""), runs=runs,
-        baseline=baseline, folder=(folder / section.take("folder", str)).resolve(), hardware=hardware,
-        results=(folder / section.take("results", str)).resolve(),
+        baseline=baseline, folder=beside(folder, section.take("folder", str)), hardware=hardware,
+        results=beside(folder, section.take("results", str)),
         launch=read_launch(Section(section.take("launch", dict, {}), "launch", path)),
         report=read_report(Section(section.take("report", dict, {}), "report", path)))
     section.end()

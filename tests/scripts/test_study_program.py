@@ -1,4 +1,5 @@
 """olmoe-study with the real olmoe-train and olmoe-plan: parameters, refusals, upcycling; the studies of configs/."""
+import signal
 import unittest
 
 from study_case import PROGRAM, REPOSITORY, RealProgramTest
@@ -42,9 +43,27 @@ runs:
         self.assertLess(abs(up["series"]["loss"][0] - dense["series"]["loss"][-1]), 0.5)
         self.assertGreater(dense["series"]["loss"][0], up["series"]["loss"][0])
 
+    def test_ranks_that_mpirun_starts_save_and_leave_when_the_study_is_stopped_and_resume(self):
+        text = """\
+overrides: {train.steps: 300, checkpoint.every_steps: 0}
+launch: {ranks: 2, retry_wait_s: 0, command: "mpirun --allow-run-as-root --oversubscribe --bind-to none -n {ranks} {program} {config} {overrides}"}
+runs: [{name: a}]
+"""
+        self.run_study(self.study(text, "other.yaml", "other"))
+        path = self.study(text)
+        first = self.start("run", path)
+        self.wait_until(lambda: self.steps_of("a") >= 20, first)
+        first.process.terminate()
+        self.assertEqual(first.wait(), 128 + signal.SIGTERM, first.text())
+        stopped_at = self.steps_of("a")
+        self.assertTrue((self.folder / f"runs/a/seed_6198/checkpoints/step_{stopped_at:09d}/manifest.json").exists())
+        self.assertLess(stopped_at, 300)
+        self.run_study(path)
+        self.assertEqual(self.results(), self.results("other"))
+
     def test_every_study_of_the_repository_is_there_in_two_sizes_with_configs_that_the_program_takes(self):
         self.assertEqual({path.stem for path in STUDIES.iterdir()}, QUESTIONS | {f"{name}-tiny" for name in QUESTIONS})
-        programs, steps = Programs.find({"program": PROGRAM}), 0
+        programs, steps = Programs.find({"program": PROGRAM, "plan_program": PROGRAM.parent / "olmoe-plan"}), 0
         for path in sorted(STUDIES.iterdir()):
             with self.subTest(path.name):
                 study = read_study(path)
