@@ -1,0 +1,137 @@
+"""The tables of a report."""
+from study import html
+from study.comparison import compared_keys, equal_loss_text
+from study.formats import between, count, number, plural, short, signed, step_time
+from study.html import Cell, Markup
+from study.study_data import HELDOUT, LOSS, decimals_of, name_of, set_name
+
+NOTHING = "\N{EN DASH}"
+HEALTH = ("max_expert_load", "dead_experts")  # in the main table; the others are charts
+
+
+def label_cell(data, run):
+    baseline = data.baseline.index if data.baseline else None
+    notes = ["baseline"] if run is data.baseline else []
+    if len(run.seeds) < len(run.run.seeds):
+        notes.append(f"{len(run.seeds)} of {plural(len(run.run.seeds), 'seed')}")
+    return Cell(Markup(html.swatch(run.index, baseline) + html.text(run.label)), ", ".join(notes))
+
+
+def mean_cell(data, run, key, best=None):
+    estimate = data.mean_final(run, key)
+    if estimate is None:
+        return Cell(NOTHING)
+    return Cell(number(estimate.value, decimals_of(key)), cls="best" if estimate.value == best else "")
+
+
+def difference_cell(difference, key):
+    """Bold where the interval excludes 0."""
+    if difference is None or difference.estimate is None:
+        return Cell(NOTHING)
+    estimate, decimals = difference.estimate, decimals_of(key)
+    below = between(estimate, lambda value: signed(value, decimals)) if estimate.has_interval else ""
+    return Cell(signed(estimate.value, decimals), below, "shown" if estimate.excludes_zero else "")
+
+
+def tokens_cell(comparison):
+    """The candidate to the baseline's loss; where it does not get there, the way back."""
+    found = comparison.ahead
+    if found is None:
+        return Cell(NOTHING)
+    if found.ratio is None and comparison.behind and comparison.behind.ratio:
+        return Cell("not reached", f"baseline: {equal_loss_text(comparison.behind)}")
+    main, _, bounds = equal_loss_text(found).partition(" (")
+    return Cell(main, bounds.rstrip(")"))
+
+
+def best_of(data, key):
+    """The least mean of a loss; None for metrics of which less may be worse."""
+    values = [estimate.value for run in data.runs if (estimate := data.mean_final(run, key))]
+    return min(values) if values and len(data.runs) > 1 and key in (HELDOUT, LOSS, *data.heldout_keys) else None
+
+
+def health_keys(data):
+    return [key for key in HEALTH if any((estimate := data.mean_final(run, key)) and estimate.value for run in data.runs)
+            or (key == "dead_experts" and "max_expert_load" in data.known_keys)]
+
+
+def main_table(data, comparisons):
+    """(markup, number of columns)"""
+    keys, health, ranked = [key for key in compared_keys(data) if key != LOSS or not data.heldout_keys], health_keys(data), \
+        data.ranked_by
+    header = ["run", *(name_of(key) if key in (HELDOUT, LOSS) else set_name(key) for key in keys)]
+    if comparisons:
+        header += [f"{'mean ' if ranked == HELDOUT else ''}minus baseline's, 95 % interval", "tokens to baseline's final loss"]
+    header += ["step time, alone", "FLOPs", *(name_of(key) for key in health)]
+    best, rows = {key: best_of(data, key) for key in keys}, []
+    for run in data.runs:
+        row = [label_cell(data, run), *(mean_cell(data, run, key, best[key]) for key in keys)]
+        if comparisons:
+            one = comparisons.get(run.name)
+            row += [difference_cell(one.differences[ranked], ranked), tokens_cell(one)] if one else [Cell("")] * 2
+        first = next(iter(run.seeds.values()))
+        flops = float(first.flops_at(first.result["series"]["tokens"][-1]))
+        row += [step_time(run.step_time) if run.step_time else "not measured", short(flops)]
+        rows.append(row + [mean_cell(data, run, key) for key in health])
+    return html.table(header, rows, ["baseline" if run is data.baseline else "" for run in data.runs]), len(header)
+
+
+def difference_table(data, comparisons):
+    keys = compared_keys(data)
+    rows = [[label_cell(data, one.run), *(difference_cell(one.differences[key], key) for key in keys)]
+            for one in comparisons.values()]
+    return html.table(["run", *map(name_of, keys)], rows)
+
+
+def seeds_text(found):
+    """The crossing of each seed."""
+    if found is None:
+        return NOTHING
+    return "; ".join(f"seed {seed}: {count(crossing.tokens) if crossing.tokens else crossing.status} of "
+                     f"{count(found.target_tokens[seed])}" for seed, crossing in found.crossings.items())
+
+
+def equal_loss_table(data, comparisons):
+    rows = []
+    base = data.baseline.label
+    for one in comparisons.values():
+        for kind, ahead, behind in (("training loss", one.ahead, one.behind),
+                                    ("mean held-out loss", one.heldout_ahead, one.heldout_behind)):
+            if ahead is None:
+                continue
+            rows += [[Cell(f"{first} to the final loss of {second}", cls="text"), Cell(kind, cls="text"),
+                      equal_loss_text(found), Cell(seeds_text(found), cls="text")]
+                     for first, second, found in ((one.run.label, base, ahead), (base, one.run.label, behind))]
+    return html.table(["", "loss", "tokens", "by seed"], rows) if rows else ""
+
+
+def seed_rows(data, run):
+    keys = compared_keys(data)
+    rows = []
+    for seed, one in run.seeds.items():
+        values = [data.final(one, key) for key in keys]
+        rows.append([str(seed), *(NOTHING if value is None else number(value, decimals_of(key))
+                                  for key, value in zip(keys, values))])
+    return html.table(["seed", *map(name_of, keys)], rows)
+
+
+def run_details(data, run):
+    """A run's overrides, versions, config hashes and the values of its seeds, to be unfolded."""
+    result, results = run.first, [one.result for one in run.seeds.values()]
+    overrides = ", ".join(f"{key}={value_text(value)}" for key, value in result["overrides"].items()) or "none"
+    parent = result.get("parent")
+    items = [("overrides", html.tag("code", overrides)),
+             ("parameters", f"{count(result['parameters']['total'])} total, {count(result['parameters']['active'])} active"),
+             ("length", f"{count(result['series']['tokens'][-1])} tokens, {plural(result['steps'], 'step')}"),
+             ("config hash", html.tag("code", ", ".join(sorted({one["config_hash"] for one in results})))),
+             ("version", html.tag("code", ", ".join(sorted({str(one["version"]) for one in results}))))]
+    if parent:
+        items.insert(1, ("starts from", f"{parent['run']}, step {parent['step']}, {count(parent['tokens'])} tokens"))
+    return html.tag("details", html.tag("summary", run.label, f" ({run.name})" if run.label != run.name else ""),
+                    html.pairs(items), seed_rows(data, run))
+
+
+def value_text(value):
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
