@@ -53,12 +53,12 @@ def extent(chart):
 
 def x_ticks(chart, scale):
     """[(value, text)]"""
-    return [(tick, (count if chart.x_kind == "count" else short)(tick)) for tick in scale.ticks(5)]
+    return [(tick, (count if chart.x_kind == "count" else short)(tick)) for tick in scale.ticks(6)]
 
 
 def y_ticks(chart, scale):
     """[(value, text)], of a linear axis with as many decimals as its steps have."""
-    ticks = scale.ticks(5)
+    ticks = scale.ticks(6)
     if chart.y_log:
         return [(tick, short(tick)) for tick in ticks]
     steps = np.diff(ticks)

@@ -1,13 +1,14 @@
 """The charts of a report, as data: drawn as SVG in the page and as PNG by matplotlib."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from study.formats import time_unit
+from study.formats import TIMES, time_unit, upper_first
 from study.statistics import mean_estimate
 from study.study_data import AXES, LOSS, decimals_of, name_of
 
 MOST_POINTS = 100  # of a line
+MOST_BANDS = 4  # of differences; more would hide each other
 CUT = 0.1  # the first tenth of a loss curve does not choose the frame
 
 
@@ -71,11 +72,12 @@ def seeds_note(data):
 
 
 def frame(lines):
-    """The range of y without the first part of each line, or None."""
+    """The range of y without the first part of each line. Of bands the median width counts: a wide one may be cut off."""
     kept = []
     for line in lines:
         late = line.x >= line.x[0] + CUT * (line.x[-1] - line.x[0])
-        kept += [edge[late] for edge in (line.y, line.low, line.high) if edge is not None]
+        below, above = (0.0, 0.0) if line.low is None else (np.median(line.y - line.low), np.median(line.high - line.y))
+        kept += [line.y[late] - below, line.y[late] + above]
     values = np.concatenate(kept)
     pad = 0.04 * (values.max() - values.min() or 1.0)
     return float(values.min() - pad), float(values.max() + pad)
@@ -90,14 +92,14 @@ def loss_chart(data, axis):
         if x is None:
             left_out.append(run.label)
             continue
-        lines.append(Line(line.label, line.color, x, line.y, line.low, line.high))
+        lines.append(replace(line, x=x))
     if not lines:
         return None
     x_label = AXES[axis]
     if axis == "time":
         unit, size = time_unit(max(line.x[-1] for line in lines))
-        lines = [Line(line.label, line.color, line.x / size, line.y, line.low, line.high) for line in lines]
-        x_label = f"steps {chr(215)} step time measured alone, {unit}"
+        lines = [replace(line, x=line.x / size) for line in lines]
+        x_label = f"steps {TIMES} step time measured alone, {unit}"
     note = f"mean of {data.smooth_steps} steps; {seeds_note(data)}; the frame cuts off the first tenth"
     if left_out:
         note += f"; step time not measured: {', '.join(left_out)}"
@@ -130,9 +132,12 @@ def difference_chart(data):
     if not lines:
         return None
     has_band = any(line.low is not None for line in lines)
+    if len(lines) > MOST_BANDS:
+        lines = [replace(line, low=None, high=None) for line in lines]
     return Chart("difference", f"Training loss minus that of {data.baseline.label}", "tokens", "difference, nats", lines,
                  f"paired by seed, mean of {data.smooth_steps} steps; "
-                 + ("bands: 95 % interval at each point" if has_band else "one seed: no interval"),
+                 + ("one seed: no interval" if not has_band else "bands: 95 % interval at each point"
+                    if len(lines) <= MOST_BANDS else "intervals: in the table"),
                  y_range=frame(lines), zero=True, baseline=baseline_color(data))
 
 
@@ -157,7 +162,7 @@ def series_chart(data, key):
             lines.append(line)
     if not lines:
         return None
-    return Chart(key, name_of(key).capitalize(), "tokens", name_of(key), lines,
+    return Chart(key, upper_first(name_of(key)), "tokens", name_of(key), lines,
                  f"mean of {data.smooth_steps} steps; {seeds_note(data)}", decimals=decimals_of(key),
                  y_range=None if key == "dead_experts" else frame(lines), baseline=baseline_color(data))
 
@@ -167,11 +172,11 @@ ROUTER_KEYS = ("max_expert_load", "expert_load_variation", "dead_experts", "rout
 TRAINING_KEYS = ("grad_norm", "lr")
 
 
-def all_charts(data):
-    """{section: [Chart]} of all but the fits."""
+def all_charts(data, compared):
+    """{section: [Chart]} of all but the fits. `compared`: with differences to the baseline."""
     axes = data.study.report.get("axes") or list(AXES)
     loss = [chart for axis in axes if (chart := loss_chart(data, axis))]
-    others = [chart for chart in (difference_chart(data), heldout_chart(data)) if chart]
+    others = [chart for chart in (difference_chart(data) if compared else None, heldout_chart(data)) if chart]
     return {"curves": loss + others,
             "router": [chart for key in ROUTER_KEYS if (chart := series_chart(data, key))],
             "training": [chart for key in TRAINING_KEYS if (chart := series_chart(data, key))]}

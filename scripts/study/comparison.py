@@ -2,8 +2,8 @@
 from dataclasses import dataclass
 
 from study.curves import EqualLoss, equal_loss
-from study.formats import between, multiple, names, number, plural, signed
-from study.statistics import Difference, paired_difference
+from study.formats import INTERVAL, between, multiple, names, number, plural, quoted, signed, upper_first
+from study.statistics import paired_difference
 from study.study_data import HELDOUT, LOSS, decimals_of, name_of
 
 
@@ -41,17 +41,6 @@ def compare(data):
     return out
 
 
-def difference_text(difference: Difference, decimals=4):
-    """−0.0321 (95 % interval −0.0440 to −0.0202, 3 seeds)"""
-    estimate = difference.estimate
-    if estimate is None:
-        return "no seed in common"
-    if not estimate.has_interval:
-        return f"{signed(estimate.value, decimals)} ({estimate.method})"
-    bounds = between(estimate, lambda value: signed(value, decimals))
-    return f"{signed(estimate.value, decimals)} (95 % interval {bounds}, {plural(estimate.count, 'seed')})"
-
-
 def equal_loss_text(found: EqualLoss | None):
     """2.10× fewer (1.80× to 2.45×); "not reached"; "reached in 2 of 3 seeds"."""
     if found is None:
@@ -70,86 +59,101 @@ def equal_loss_text(found: EqualLoss | None):
     return f"{multiple(found.ratio.value)} {words} ({bounds[0]:.2f} to {bounds[1]:.2f})"
 
 
+def reached(found, loss, whose):
+    """reaches the final training loss of X with 3.25× fewer tokens (1.71 to 6.21); "" where it does not."""
+    if found is None or (found.ratio is None and not found.num_reached):
+        return ""
+    if found.ratio is None:
+        return f"reaches the final {loss} of {whose} in {found.num_reached} of {plural(len(found.crossings), 'seed')}"
+    ratio, _, bounds = equal_loss_text(found).partition(" (")
+    return f"reaches the final {loss} of {whose} with {ratio} tokens" + (f" ({bounds}" if bounds else "")
+
+
 def tokens_clause(comparison, baseline):
-    """What an answer says of tokens to equal training loss; "" where neither reaches the other's."""
-    ahead, behind = comparison.ahead, comparison.behind
-    if ahead and ahead.ratio:
-        return f"{comparison.run.label} reaches the final training loss of {baseline} with {equal_loss_text(ahead)} tokens"
-    if behind and behind.ratio:
-        return f"{baseline} reaches the final training loss of {comparison.run.label} with {equal_loss_text(behind)} tokens"
-    if ahead and ahead.num_reached:
-        return f"{comparison.run.label} reaches the final training loss of {baseline} in {ahead.num_reached} of " \
-               f"{plural(len(ahead.crossings), 'seed')}"
-    return ""
+    """What an answer says of tokens to equal loss; "" where neither reaches the other's."""
+    label, parts = quoted(comparison.run.label), []
+    if comparison.ahead and comparison.ahead.ratio and comparison.heldout_ahead and comparison.heldout_ahead.ratio:
+        loss, heldout = reached(comparison.ahead, "training loss", baseline), equal_loss_text(comparison.heldout_ahead)
+        return f"it {loss} and the held-out loss with {heldout}"
+    for loss, ahead, behind in (("training loss", comparison.ahead, comparison.behind),
+                                ("held-out loss", comparison.heldout_ahead, comparison.heldout_behind)):
+        if words := reached(ahead, loss, baseline):
+            parts.append(f"it {words}")
+        elif words := reached(behind, loss, label):
+            parts.append(f"{baseline} {words}")
+    return "; ".join(parts)
 
 
-def difference_clause(comparison, baseline, key):
+def difference_clause(estimate, label, baseline, key):
     """The difference in words."""
-    estimate, label = comparison.differences[key].estimate, comparison.run.label
     decimals, metric = decimals_of(key), name_of(key)
     if estimate is None:
         return f"{label} and {baseline} have no seed in common: no difference can be paired"
-    size = number(abs(estimate.value), decimals)
-    direction = "below" if estimate.value < 0 else "above"
-    if not estimate.has_interval:
-        return f"{label} ends {size} nats {direction} {baseline} in {metric} ({estimate.method})"
-    bounds = f"95 % interval {between(estimate, lambda value: signed(value, decimals))}, " \
-             f"{plural(estimate.count, 'seed')}"
-    if not estimate.excludes_zero:
+    bounds = estimate.method
+    if estimate.has_interval:
+        bounds = f"{INTERVAL} {between(estimate, lambda value: signed(value, decimals))}, {plural(estimate.count, 'seed')}"
+    if estimate.has_interval and not estimate.excludes_zero:
         return f"no difference between {label} and {baseline} is shown in {metric}: " \
                f"{signed(estimate.value, decimals)} nats ({bounds})"
-    return f"{label} ends {size} nats {direction} {baseline} in {metric} ({bounds})"
+    direction = "below" if estimate.value < 0 else "above"
+    return f"{label} ends {number(abs(estimate.value), decimals)} nats {direction} {baseline} in {metric} ({bounds})"
 
 
 def verdicts(comparisons, key):
     """Labels by what the interval of the difference says: lower, higher, open (0 is in it) and none (no interval)."""
     out = {"lower": [], "higher": [], "open": [], "none": []}
     for comparison in comparisons.values():
-        estimate = comparison.differences[key].estimate
+        estimate, label = comparison.differences[key].estimate, quoted(comparison.run.label)
         if estimate is None or not estimate.has_interval:
-            out["none"].append(comparison.run.label)
+            out["none"].append(label)
         elif not estimate.excludes_zero:
-            out["open"].append(comparison.run.label)
+            out["open"].append(label)
         else:
-            out["lower" if estimate.value < 0 else "higher"].append(comparison.run.label)
+            out["lower" if estimate.value < 0 else "higher"].append(label)
     return out
-
-
-def sentence(text):
-    return text[:1].upper() + text[1:] + "."
 
 
 def answer(data, comparisons):
     """What the numbers say of the question, with interval and seeds."""
     key = data.ranked_by
-    if data.baseline is None or not comparisons:
-        ranked = sorted((estimate.value, run.label, estimate.count) for run in data.runs
-                        if (estimate := data.mean_final(run, key)))
-        if not ranked:
-            return f"No run has a {name_of(key)} of its last step."
-        value, label, count = ranked[0]
-        return f"Lowest {name_of(key)} of {plural(len(ranked), 'run')}: {label} with {number(value, decimals_of(key))} " \
-               f"({plural(count, 'seed')}); no finished run to compare it with."
-    base = data.baseline.label
-    if len(comparisons) == 1:
-        comparison = next(iter(comparisons.values()))
-        tokens = tokens_clause(comparison, base)
-        return sentence(difference_clause(comparison, base, key) + (f"; {tokens}" if tokens else ""))
-    return answer_of_many(data, comparisons, key, base)
+    if not comparisons:
+        return answer_without_baseline(data, key)
+    base = quoted(data.baseline.label)
+    if len(comparisons) > 1:
+        return answer_of_many(comparisons, key, base)
+    comparison = next(iter(comparisons.values()))
+    tokens = tokens_clause(comparison, base)
+    text = difference_clause(comparison.differences[key].estimate, quoted(comparison.run.label), base, key)
+    return upper_first(text) + (f"; {tokens}." if tokens else ".")
 
 
-def answer_of_many(data, comparisons, key, base):
-    known = [one for one in comparisons.values() if one.differences[key].estimate is not None]
-    if not known:
+def answer_without_baseline(data, key):
+    ranked = sorted((estimate.value, quoted(run.label), estimate.count) for run in data.runs
+                    if (estimate := data.mean_final(run, key)))
+    if not ranked:
+        return f"No run has a {name_of(key)} of its last step."
+    value, label, seeds = ranked[0]
+    return f"Lowest {name_of(key)} of {plural(len(ranked), 'run')}: {label} with {number(value, decimals_of(key))} " \
+           f"({plural(seeds, 'seed')}); there is nothing to compare it with."
+
+
+def answer_of_many(comparisons, key, base):
+    """The lowest of several, where there are intervals of those that have one, and what is shown of the others."""
+    estimates = {quoted(one.run.label): one.differences[key].estimate for one in comparisons.values()
+                 if one.differences[key].estimate is not None}
+    if not estimates:
         return f"No run has a seed in common with {base}: no difference can be paired."
-    best = min(known, key=lambda one: one.differences[key].estimate.value)
-    is_below = best.differences[key].estimate.value < 0
-    start = (f"of {len(known)} variants {best.run.label} is lowest" if is_below else f"no variant ends below {base}") + ": "
-    text = start + difference_clause(best, base, key)
+    ranked = {label: estimate for label, estimate in estimates.items() if estimate.has_interval} or estimates
+    best = min(ranked, key=lambda label: ranked[label].value)
+    text = difference_clause(ranked[best], best, base, key)
     found = verdicts(comparisons, key)
-    if len(found["none"]) == len(comparisons):
-        return sentence(text)
+    if ranked[best].value >= 0:
+        start = f"no variant ends below {base}; the nearest: "
+    elif ranked[best].has_interval and not found["lower"]:
+        start = f"no variant is shown to end below {base}; the lowest: "
+    else:
+        start = f"lowest of {plural(len(ranked), 'variant')}: "
     parts = [f"{words} {names(found[verdict])}" for verdict, words in (
         ("lower", "shown lower:"), ("higher", "shown higher:"), ("open", "not distinguished:"), ("none", "without interval:"))
-        if found[verdict]]
-    return sentence(f"{text}; against {base}, {'; '.join(parts)}")
+        if found[verdict] and len(found["none"]) < len(comparisons)]
+    return upper_first(start + text) + "".join(f"; {part}" for part in parts) + "."

@@ -1,7 +1,7 @@
 """The fits that a study names, made of its finished runs: each with a sentence, a chart and a table."""
 import fnmatch
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from study.charts import Chart, Line
 from study.critical_batch import fit_critical_batch
 from study.curves import tokens_to_reach
 from study.fit_keys import complete_fit
-from study.formats import between, count, number, short
+from study.formats import INTERVAL, between, count, number, short
 from study.power_laws import fit_isoflop, fit_power_law, group_by_budget
 from study.statistics import ReportError
 from study.study_data import name_of
@@ -30,7 +30,7 @@ def interval_text(estimate, write=short):
     """"0.0021 (95 % interval 0.0017 to 0.0026)" """
     if not estimate.has_interval:
         return f"{write(estimate.value)} ({estimate.method})"
-    return f"{write(estimate.value)} (95 % interval {between(estimate, write)})"
+    return f"{write(estimate.value)} ({INTERVAL} {between(estimate, write)})"
 
 
 def chosen(data, patterns):
@@ -153,8 +153,8 @@ def power_law(data, fit):
         lines.append(Line("fit", 2, at, mean, *band, dashed=True))
         rows = [(name, interval_text(one, write)) for name, one, write in (
             ("E, nats", law.irreducible, number), ("A", law.factor, short), ("a", law.exponent, short))]
-        text = f"{name_of(metric)} falls as E + A x^-a of {x_name} with a = {interval_text(law.exponent)} " \
-               f"and E = {interval_text(law.irreducible, number)}."
+        floor = f" and E = {interval_text(law.irreducible, number)}" if law.irreducible.has_interval else ""
+        text = f"{name_of(metric)} falls as E + A x^-a of {x_name} with a = {interval_text(law.exponent)}{floor}."
         ahead, width = law.predict(10 * x.max())
         rows.append((f"predicted at {short(10 * x.max())}",
                      number(float(ahead)) + (f" ± {number(float(width))}" if width is not None else " (no interval)")))
@@ -214,7 +214,7 @@ def critical_batch_result(points, target, without):
     else:
         at = np.geomspace(batches.min(), batches.max(), 60)
         lines.append(Line("fit", 2, at, found.steps_at(at), dashed=True))
-        text = f"critical batch size at a training loss of {number(target, 3)}: {interval_text(found.batch, count)} tokens."
+        text = f"critical batch size in tokens at a training loss of {number(target, 3)}: {interval_text(found.batch, count)}."
         rows = [("critical batch, tokens", interval_text(found.batch, count)),
                 ("least steps", interval_text(found.steps)), ("least tokens", interval_text(found.tokens, count))]
     chart = Chart("fit_critical_batch", f"Steps to a training loss of {number(target, 3)}", "batch size, tokens", "steps",
@@ -237,7 +237,6 @@ def make_fits(data):
             raise ReportError(str(error)) from None
         result = KINDS[complete["kind"]](data, complete)
         if result.chart and any(other.chart and other.chart.name == result.chart.name for other in out):
-            result = FitResult(**{**vars(result), "chart": Chart(**{**vars(result.chart),
-                                                                    "name": f"{result.chart.name}_{index + 1}"})})
+            result = replace(result, chart=replace(result.chart, name=f"{result.chart.name}_{index + 1}"))
         out.append(result)
     return out

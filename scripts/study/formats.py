@@ -3,6 +3,7 @@ import math
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+INTERVAL = "95\N{NO-BREAK SPACE}% interval"
 UNITS = (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3))
 
 
@@ -54,6 +55,15 @@ def time_unit(seconds):
 
 def step_time(seconds):
     return f"{short(seconds * 1e3)} ms" if seconds < 1 else f"{short(seconds)} s"
+
+
+def upper_first(words):
+    return words[:1].upper() + words[1:]
+
+
+def quoted(label):
+    """A label within a sentence: in quotation marks where a comma in it would read as the sentence's."""
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{label}\N{RIGHT DOUBLE QUOTATION MARK}" if "," in label else label
 
 
 def plural(count, word):

@@ -2,7 +2,7 @@
 from html import escape
 from pathlib import Path
 
-from study.svg import chart_svg, color_class, is_later
+from study.svg import HEIGHT, chart_svg, color_class, is_later
 
 FOLDER = Path(__file__).parent
 
@@ -36,21 +36,26 @@ class Cell:
     def __init__(self, value, below="", cls=""):
         self.value, self.below, self.cls = value, below, cls
 
-    def markup(self):
-        return tag("td", self.value, *([small(self.below)] if self.below else []), cls=self.cls)
+    def markup(self, name="td"):
+        return tag(name, self.value, *([small(self.below)] if self.below else []), cls=self.cls)
+
+
+def cell_of(value):
+    return value if isinstance(value, Cell) else Cell(value)
 
 
 def table(header, rows, row_classes=()):
-    """Rows of Cells or plain texts. It scrolls in its own frame where it is wider than the page."""
+    """Header and rows of Cells or plain texts. It scrolls in its own frame where it is wider than the page."""
     classes = list(row_classes) or [""] * len(rows)
-    head = tag("tr", *(tag("th", name) for name in header))
-    body = (tag("tr", *((cell if isinstance(cell, Cell) else Cell(cell)).markup() for cell in row), cls=kind)
-            for row, kind in zip(rows, classes))
+    head = tag("tr", *(cell_of(cell).markup("th") for cell in header))
+    body = (tag("tr", *(cell_of(cell).markup() for cell in row), cls=kind) for row, kind in zip(rows, classes))
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), cls="scroll")
 
 
-def figure(chart, is_titled=True):
-    return tag("figure", *([tag("h3", chart.title)] if is_titled else []), Markup(chart_svg(chart)),
+def figure(chart, height=HEIGHT, has_legend=False):
+    """A chart with its title and note, and a legend where its colors are not those of the runs."""
+    named = [(line.label, line.color) for line in chart.lines if not line.dashed] if has_legend else []
+    return tag("figure", tag("h3", chart.title), Markup(chart_svg(chart, height)), legend(named) if len(named) > 1 else "",
                tag("figcaption", chart.note) if chart.note else "")
 
 

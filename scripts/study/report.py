@@ -9,12 +9,13 @@ from study.charts import all_charts
 from study.comparison import answer, compare, compared_keys
 from study.figures import png
 from study.fits import make_fits
-from study.formats import count, names, plural
+from study.formats import count, names, plural, upper_first
 from study.html import Markup, tag
 from study.statistics import BOOTSTRAP_FROM
 from study.study_data import StudyData
-from study.tables import difference_table, equal_loss_table, main_table, run_details, value_text
+from study.tables import difference_table, equal_loss_table, main_caption, main_table, run_details, value_text
 
+FIRST_HEIGHTS = (250, 190)  # of the charts of the first screen
 MOST_COLUMNS = 10  # of a main table beside the main chart
 
 
@@ -24,7 +25,9 @@ def write_report(study, results, step_times, folder):
     `study`: study.spec.Study. Returns the paths. ReportError says which result or key cannot be used.
     """
     data = StudyData(study, results, step_times)
-    comparisons, fits, sections = compare(data), make_fits(data), all_charts(data)
+    fits = make_fits(data)
+    comparisons = relevant(compare(data), data, fits)
+    sections = all_charts(data, bool(comparisons))
     charts = sections["curves"] + [fit.chart for fit in fits if fit.chart]
     files = {"index.html": make_page(data, comparisons, fits, sections).encode(),
              "results.csv": make_csv(data).encode(), **{f"{chart.name}.png": png(chart) for chart in charts}}
@@ -44,10 +47,16 @@ def write_whole(path, content):
         temporary.unlink(missing_ok=True)
 
 
+def relevant(comparisons, data, fits):
+    """The comparisons, but where the study asks for fits of runs in one seed each: its first run is no baseline then."""
+    estimates = [one.differences[data.ranked_by].estimate for one in comparisons.values()]
+    return comparisons if not fits or any(estimate and estimate.has_interval for estimate in estimates) else {}
+
+
 def answer_text(data, comparisons, fits):
-    """Fits first, where the study has some: they are what it asks. Then the runs against the baseline."""
-    found = [fit.sentence[:1].upper() + fit.sentence[1:] for fit in fits]
-    return " ".join([*found, answer(data, comparisons)])
+    """Fits first, where the study has some: they are what it asks."""
+    found = [upper_first(fit.sentence) for fit in fits]
+    return " ".join(found if fits and not comparisons else [*found, answer(data, comparisons)])
 
 
 def scope_text(data):
@@ -90,7 +99,9 @@ def first_screen(data, comparisons, fits, sections):
         shown = [fits[0].chart, *shown[:1]]
     kind = "wide" if columns > MOST_COLUMNS else ""
     # A chart has its id once in the page: those shown here are not repeated below.
-    pictures = tag("div", *(html.figure(chart) for chart in shown), cls="pair")
+    pictures = tag("div", *(html.figure(chart, height, chart not in sections["curves"])
+                           for chart, height in zip(shown, FIRST_HEIGHTS)), cls="pair")
+    main = tag("div", main, tag("p", main_caption(data, comparisons), cls="note"))
     warning = warning_text(data, comparisons)
     return shown, [
         tag("p", f"study {study.name}", cls="study"), tag("h1", study.question),
@@ -119,12 +130,10 @@ def fit_section(fits, shown):
         return ""
     parts = [tag("h2", "Fits")]
     for fit in fits:
-        words = [tag("h3", fit.title), tag("p", fit.sentence[:1].upper() + fit.sentence[1:])]
+        words = [tag("h3", fit.title), tag("p", upper_first(fit.sentence))]
         words += [html.table(fit.header, fit.rows)] if fit.rows else []
         words += [tag("p", note, cls="note") for note in fit.notes]
-        if fit.chart and len(fit.chart.lines) > 1:
-            words.append(html.legend([(line.label, line.color) for line in fit.chart.lines if not line.dashed]))
-        picture = [html.figure(fit.chart)] if fit.chart and fit.chart not in shown else []
+        picture = [html.figure(fit.chart, has_legend=True)] if fit.chart and fit.chart not in shown else []
         parts.append(tag("div", *picture, tag("div", *words), cls="fit" if picture else ""))
     return Markup("".join(parts))
 

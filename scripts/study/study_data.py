@@ -11,8 +11,10 @@ SMOOTH_STEPS = 50  # where the study names none
 HELDOUT = "heldout"  # mean over the held-out sets
 LOSS = "loss"  # training loss, mean of the last steps
 AXES = {"tokens": "tokens", "flops": "training FLOPs", "time": "time"}
+NAMES = {HELDOUT: "mean held-out loss", LOSS: "training loss", "lr": "learning rate", "grad_norm": "gradient norm",
+         "load_balancing_loss": "load-balancing loss"}
 DECIMALS = {"loss": 4, "max_expert_load": 2, "expert_load_variation": 3, "dead_experts": 1, "router_entropy": 3,
-            "dropped_assignments": 1, "grad_norm": 3}
+            "dropped_assignments": 1, "grad_norm": 3, "lr": 6}
 
 
 def set_name(key):
@@ -170,7 +172,7 @@ class StudyData:
 
 def name_of(key):
     """A metric's name in tables."""
-    return {HELDOUT: "mean held-out loss", LOSS: "training loss"}.get(key, set_name(key).replace("_", " "))
+    return NAMES.get(key, set_name(key).replace("_", " "))
 
 
 def decimals_of(key):

@@ -1,12 +1,14 @@
 """The tables of a report."""
+import os
+
 from study import html
 from study.comparison import compared_keys, equal_loss_text
 from study.formats import between, count, number, plural, short, signed, step_time
 from study.html import Cell, Markup
 from study.study_data import HELDOUT, LOSS, decimals_of, name_of, set_name
 
+ROUTER_COLUMN = ("max_expert_load", "dead_experts")
 NOTHING = "\N{EN DASH}"
-HEALTH = ("max_expert_load", "dead_experts")  # in the main table; the others are charts
 
 
 def label_cell(data, run):
@@ -34,14 +36,30 @@ def difference_cell(difference, key):
 
 
 def tokens_cell(comparison):
-    """The candidate to the baseline's loss; where it does not get there, the way back."""
+    """The candidate to the baseline's training loss; where it does not get there, the way back."""
     found = comparison.ahead
     if found is None:
         return Cell(NOTHING)
     if found.ratio is None and comparison.behind and comparison.behind.ratio:
-        return Cell("not reached", f"baseline: {equal_loss_text(comparison.behind)}")
+        return Cell(equal_loss_text(found), f"baseline: {equal_loss_text(comparison.behind).partition(' (')[0]}")
     main, _, bounds = equal_loss_text(found).partition(" (")
     return Cell(main, bounds.rstrip(")"))
+
+
+def router_cell(data, run):
+    """Load of the busiest expert relative to the mean, and experts without a token."""
+    load, dead = (data.mean_final(run, key) for key in ROUTER_COLUMN)
+    if load is None or not load.value:
+        return Cell(NOTHING)
+    return Cell(f"{number(load.value, 2)} / {NOTHING if dead is None else short(dead.value)}")
+
+
+def short_set_names(keys):
+    """Names of held-out sets without the ending that they share: prose and cpp of prose_heldout and cpp_heldout."""
+    sets = [set_name(key) for key in keys]
+    shared = os.path.commonprefix([name[::-1] for name in sets])[::-1] if len(sets) > 1 else ""
+    ending = shared[shared.find("_"):] if "_" in shared else ""
+    return [name.removesuffix(ending) for name in sets]
 
 
 def best_of(data, key):
@@ -50,19 +68,17 @@ def best_of(data, key):
     return min(values) if values and len(data.runs) > 1 and key in (HELDOUT, LOSS, *data.heldout_keys) else None
 
 
-def health_keys(data):
-    return [key for key in HEALTH if any((estimate := data.mean_final(run, key)) and estimate.value for run in data.runs)
-            or (key == "dead_experts" and "max_expert_load" in data.known_keys)]
-
-
 def main_table(data, comparisons):
     """(markup, number of columns)"""
-    keys, health, ranked = [key for key in compared_keys(data) if key != LOSS or not data.heldout_keys], health_keys(data), \
-        data.ranked_by
-    header = ["run", *(name_of(key) if key in (HELDOUT, LOSS) else set_name(key) for key in keys)]
+    ranked = data.ranked_by
+    others = [key for key in compared_keys(data)
+              if key not in (*data.heldout_keys, *ROUTER_COLUMN) and (key != LOSS or ranked == LOSS)]
+    keys = [*data.heldout_keys, *others]
+    header = ["run", *short_set_names(data.heldout_keys), *("mean" if key == HELDOUT else name_of(key) for key in others)]
     if comparisons:
-        header += [f"{'mean ' if ranked == HELDOUT else ''}minus baseline's, 95 % interval", "tokens to baseline's final loss"]
-    header += ["step time, alone", "FLOPs", *(name_of(key) for key in health)]
+        header += [f"{'mean' if ranked == HELDOUT else 'loss'} minus baseline's", "tokens to baseline's training loss"]
+    has_router = any(router_cell(data, run).value != NOTHING for run in data.runs)
+    header += ["step time", "FLOPs", *(["max load / dead"] if has_router else [])]
     best, rows = {key: best_of(data, key) for key in keys}, []
     for run in data.runs:
         row = [label_cell(data, run), *(mean_cell(data, run, key, best[key]) for key in keys)]
@@ -71,9 +87,20 @@ def main_table(data, comparisons):
             row += [difference_cell(one.differences[ranked], ranked), tokens_cell(one)] if one else [Cell("")] * 2
         first = next(iter(run.seeds.values()))
         flops = float(first.flops_at(first.result["series"]["tokens"][-1]))
-        row += [step_time(run.step_time) if run.step_time else "not measured", short(flops)]
-        rows.append(row + [mean_cell(data, run, key) for key in health])
+        row += [step_time(run.step_time) if run.step_time else NOTHING, short(flops)]
+        rows.append(row + ([router_cell(data, run)] if has_router else []))
     return html.table(header, rows, ["baseline" if run is data.baseline else "" for run in data.runs]), len(header)
+
+
+def main_caption(data, comparisons):
+    parts = []
+    if data.heldout_keys:
+        parts.append("columns by name of a set and mean: final held-out loss, nats, means over seeds")
+    if any(one.differences[data.ranked_by].estimate and one.differences[data.ranked_by].estimate.has_interval
+           for one in comparisons.values()):
+        parts.append("small: 95 % intervals; bold differences exclude 0")
+    parts.append("step time: measured alone" if any(run.step_time for run in data.runs) else "step times: not measured")
+    return "; ".join(parts)
 
 
 def difference_table(data, comparisons):
@@ -102,7 +129,8 @@ def equal_loss_table(data, comparisons):
             rows += [[Cell(f"{first} to the final loss of {second}", cls="text"), Cell(kind, cls="text"),
                       equal_loss_text(found), Cell(seeds_text(found), cls="text")]
                      for first, second, found in ((one.run.label, base, ahead), (base, one.run.label, behind))]
-    return html.table(["", "loss", "tokens", "by seed"], rows) if rows else ""
+    header = ["", Cell("loss", cls="text"), "tokens", Cell("by seed", cls="text")]
+    return html.table(header, rows) if rows else ""
 
 
 def seed_rows(data, run):
