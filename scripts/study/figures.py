@@ -20,7 +20,8 @@ def color_of(color, baseline):
 def draw_line(axes, line, baseline):
     color = color_of(line.color, baseline)
     style = "--" if line.dashed else "-." if is_later(line.color, baseline) else "-"
-    axes.plot(line.x, line.y, color=color, linestyle=style if line.joined else "none", linewidth=1.6, label=line.label, markersize=4,
+    # matplotlib leaves labels that begin with _ out of legends.
+    axes.plot(line.x, line.y, color=color, linestyle=style if line.joined else "none", linewidth=1.6, label="_" * line.dashed + line.label, markersize=4,
               marker="o" if line.points else None)
     if line.low is not None:
         axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.16, linewidth=0)

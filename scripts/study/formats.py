@@ -30,7 +30,8 @@ def short(value):
         text = f"{value:.{digits}f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
     else:
-        text = f"{value:.2e}".replace("e+", "e").replace("e-0", "e-").replace("e0", "e")
+        digits, _, power = f"{value:.2e}".partition("e")
+        text = f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
     return text.replace("-", MINUS)
 
 

@@ -15,7 +15,9 @@ from study.statistics import BOOTSTRAP_FROM
 from study.study_data import StudyData
 from study.tables import difference_table, equal_loss_table, main_caption, main_table, run_details, value_text
 
-FIRST_HEIGHTS = (250, 190)  # of the charts of the first screen
+FIRST_HEIGHTS = (250, 190)  # of the charts of the first screen, beside the table
+WIDE_HEIGHT = 225  # of those below it
+FEW_RUNS = 3  # whose table leaves room for them
 MOST_COLUMNS = 10  # of a main table beside the main chart
 
 
@@ -97,10 +99,11 @@ def first_screen(data, comparisons, fits, sections):
     shown = [chart for chart in sections["curves"] if chart.name in ("loss_tokens", "difference")]
     if fits and fits[0].chart:
         shown = [fits[0].chart, *shown[:1]]
-    kind = "wide" if columns > MOST_COLUMNS else ""
+    kind = "wide" if columns > MOST_COLUMNS or len(data.runs) <= FEW_RUNS else ""
+    heights = (WIDE_HEIGHT, WIDE_HEIGHT) if kind else FIRST_HEIGHTS
     # A chart has its id once in the page: those shown here are not repeated below.
     pictures = tag("div", *(html.figure(chart, height, chart not in sections["curves"])
-                           for chart, height in zip(shown, FIRST_HEIGHTS)), cls="pair")
+                           for chart, height in zip(shown, heights)), cls="pair")
     main = tag("div", main, tag("p", main_caption(data, comparisons), cls="note"))
     warning = warning_text(data, comparisons)
     return shown, [
@@ -140,15 +143,16 @@ def fit_section(fits, shown):
 
 def method_section(data, comparisons):
     several = max(len(run.seeds) for run in data.runs) > 1
+    compared = bool(comparisons)
     items = [
-        "Differences are paired by seed: of each seed that both runs have, candidate minus baseline.",
+        compared and "Differences are paired by seed: of each seed that both runs have, candidate minus baseline.",
         f"95 % intervals: Student's t below {BOOTSTRAP_FROM} seeds, a studentised bootstrap from there, none of one seed. "
         "Bold: the interval excludes 0." if several else "One seed: no intervals.",
         "Each interval is of one comparison: of twenty differences that are nothing, one is expected to look like something."
         if several and len(comparisons) > 1 else "",
         f"Training losses and router figures are means of the last {data.smooth_steps} steps; held-out losses are of the "
         "last evaluation.",
-        f"Tokens to equal training loss: where the moving mean of {data.smooth_steps} steps falls to the other's last one, "
+        compared and f"Tokens to equal training loss: where the moving mean of {data.smooth_steps} steps falls to the other's last one, "
         "linear in log tokens between points; of held-out loss, linear in log tokens between evaluations. Where noise makes "
         "a curve cross several times, the length that it spends above counts. Ratios are geometric means over seeds. A "
         "schedule that decays to the end makes these ratios small: before its end no run has the loss of a run that ends there.",

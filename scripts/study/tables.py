@@ -71,23 +71,23 @@ def best_of(data, key):
 def main_table(data, comparisons):
     """(markup, number of columns)"""
     ranked = data.ranked_by
-    others = [key for key in compared_keys(data)
-              if key not in (*data.heldout_keys, *ROUTER_COLUMN) and (key != LOSS or ranked == LOSS)]
-    keys = [*data.heldout_keys, *others]
-    header = ["run", *short_set_names(data.heldout_keys), *("mean" if key == HELDOUT else name_of(key) for key in others)]
-    if comparisons:
-        header += [f"{'mean' if ranked == HELDOUT else 'loss'} minus baseline's", "tokens to baseline's training loss"]
+    named = [key for key in compared_keys(data) if key not in (*data.heldout_keys, *ROUTER_COLUMN, HELDOUT, LOSS)]
+    keys = [*data.heldout_keys, *named]
     has_router = any(router_cell(data, run).value != NOTHING for run in data.runs)
-    header += ["step time", "FLOPs", *(["max load / dead"] if has_router else [])]
-    best, rows = {key: best_of(data, key) for key in keys}, []
+    compared = [f"{'mean' if ranked == HELDOUT else 'loss'} minus baseline's", "tokens to baseline's training loss"]
+    header = ["run", "mean" if ranked == HELDOUT else name_of(LOSS), *(compared if comparisons else []),
+              *short_set_names(data.heldout_keys), *map(name_of, named), "step time", "FLOPs",
+              *(["max load / dead"] if has_router else [])]
+    best, rows = {key: best_of(data, key) for key in (ranked, *keys)}, []
     for run in data.runs:
-        row = [label_cell(data, run), *(mean_cell(data, run, key, best[key]) for key in keys)]
+        row = [label_cell(data, run), mean_cell(data, run, ranked, best[ranked])]
         if comparisons:
             one = comparisons.get(run.name)
             row += [difference_cell(one.differences[ranked], ranked), tokens_cell(one)] if one else [Cell("")] * 2
         first = next(iter(run.seeds.values()))
         flops = float(first.flops_at(first.result["series"]["tokens"][-1]))
-        row += [step_time(run.step_time) if run.step_time else NOTHING, short(flops)]
+        row += [*(mean_cell(data, run, key, best[key]) for key in keys),
+                step_time(run.step_time) if run.step_time else NOTHING, short(flops)]
         rows.append(row + ([router_cell(data, run)] if has_router else []))
     return html.table(header, rows, ["baseline" if run is data.baseline else "" for run in data.runs]), len(header)
 
@@ -95,7 +95,7 @@ def main_table(data, comparisons):
 def main_caption(data, comparisons):
     parts = []
     if data.heldout_keys:
-        parts.append("columns by name of a set and mean: final held-out loss, nats, means over seeds")
+        parts.append("mean, and columns by name of a set: final held-out loss, nats, means over seeds")
     if any(one.differences[data.ranked_by].estimate and one.differences[data.ranked_by].estimate.has_interval
            for one in comparisons.values()):
         parts.append("small: 95 % intervals; bold differences exclude 0")
