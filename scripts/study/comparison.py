@@ -1,9 +1,10 @@
 """Every run against the baseline of its study, and the sentence that answers the question."""
+import math
 from dataclasses import dataclass
 
 from study.curves import EqualLoss, equal_loss
 from study.formats import INTERVAL, between, multiple, names, number, plural, quoted, signed, upper_first
-from study.statistics import paired_difference
+from study.statistics import mean_estimate, paired_difference
 from study.study_data import HELDOUT, LOSS, decimals_of, name_of
 
 
@@ -52,11 +53,16 @@ def equal_loss_text(found: EqualLoss | None):
         if found.num_reached + found.num_before == 0:
             return "not reached"
         return f"reached in {found.num_reached + found.num_before} of {seeds} seeds"
-    words = "fewer" if found.ratio.value >= 1 else "more"
-    if not found.ratio.has_interval:
-        return f"{multiple(found.ratio.value)} {words}"
-    bounds = (found.ratio.low, found.ratio.high) if found.ratio.value >= 1 else (1 / found.ratio.high, 1 / found.ratio.low)
-    return f"{multiple(found.ratio.value)} {words} ({bounds[0]:.2f} to {bounds[1]:.2f})"
+    return ratio_text(found.ratio, "fewer")
+
+
+def ratio_text(ratio, less):
+    """2.10× fewer (1.80 to 2.45); of a ratio below 1 its inverse: 1.20× more (0.90 to 1.60)."""
+    words = less if ratio.value >= 1 else "more"
+    if not ratio.has_interval:
+        return f"{multiple(ratio.value)} {words}"
+    low, high = (ratio.low, ratio.high) if ratio.value >= 1 else (1 / ratio.high, 1 / ratio.low)
+    return f"{multiple(ratio.value)} {words} ({low:.2f} to {high:.2f})"
 
 
 def reached(found, loss, whose):
@@ -67,6 +73,20 @@ def reached(found, loss, whose):
         return f"reaches the final {loss} of {whose} in {found.num_reached} of {plural(len(found.crossings), 'seed')}"
     ratio, _, bounds = equal_loss_text(found).partition(" (")
     return f"reaches the final {loss} of {whose} with {ratio} tokens" + (f" ({bounds}" if bounds else "")
+
+
+def time_ratio(data, run, other, found):
+    """Time of `other` to its final loss / time of `run` to it, of step times measured alone. None: not reached or measured."""
+    if found is None or found.ratio is None:
+        return None
+    logs = []
+    for seed, crossing in found.crossings.items():
+        times = (data.seconds_at(other.seeds[seed], found.target_tokens[seed]),
+                 data.seconds_at(run.seeds[seed], crossing.tokens))
+        if None in times:
+            return None
+        logs.append(math.log(times[0] / times[1]))
+    return mean_estimate(logs).exp()
 
 
 def tokens_clause(comparison, baseline):

@@ -12,7 +12,7 @@ from study.fit_keys import complete_fit
 from study.formats import INTERVAL, between, count, number, short
 from study.power_laws import fit_isoflop, fit_power_law, group_by_budget
 from study.statistics import ReportError
-from study.study_data import name_of
+from study.study_data import LOSS, name_of
 from study.u_curves import Point, u_curves
 
 
@@ -42,8 +42,6 @@ def chosen(data, patterns):
 
 def losses_of(data, run, metric):
     """[(seed, final value)] of the seeds that have it."""
-    if metric not in data.known_keys:
-        raise ReportError(f"report.fits: no result has the metric {metric}; there are {', '.join(sorted(data.known_keys))}")
     return [(seed, value) for seed, value in data.finals(run, metric).items() if value is not None]
 
 
@@ -235,6 +233,9 @@ def make_fits(data):
             complete = complete_fit(fit)
         except ValueError as error:
             raise ReportError(str(error)) from None
+        if complete.get("metric", LOSS) not in data.known_keys:
+            raise ReportError(f"report.fits: no result has the metric {complete['metric']}; there are "
+                              f"{', '.join(sorted(data.known_keys))}")
         result = KINDS[complete["kind"]](data, complete)
         if result.chart and any(other.chart and other.chart.name == result.chart.name for other in out):
             result = replace(result, chart=replace(result.chart, name=f"{result.chart.name}_{index + 1}"))

@@ -26,10 +26,7 @@ def write_report(study, results, step_times, folder):
 
     `study`: study.spec.Study. Returns the paths. ReportError says which result or key cannot be used.
     """
-    data = StudyData(study, results, step_times)
-    fits = make_fits(data)
-    comparisons = relevant(compare(data), data, fits)
-    sections = all_charts(data, bool(comparisons))
+    data, comparisons, fits, sections = analyse(study, results, step_times)
     charts = sections["curves"] + [fit.chart for fit in fits if fit.chart]
     files = {"index.html": make_page(data, comparisons, fits, sections).encode(),
              "results.csv": make_csv(data).encode(), **{f"{chart.name}.png": png(chart) for chart in charts}}
@@ -38,6 +35,14 @@ def write_report(study, results, step_times, folder):
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
+
+
+def analyse(study, results, step_times):
+    """(StudyData, {name: Comparison}, [FitResult], {section: [Chart]}) of which the files are made."""
+    data = StudyData(study, results, step_times)
+    fits = make_fits(data)
+    comparisons = relevant(compare(data), data, fits)
+    return data, comparisons, fits, all_charts(data, bool(comparisons))
 
 
 def write_whole(path, content):

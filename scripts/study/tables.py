@@ -2,7 +2,7 @@
 import os
 
 from study import html
-from study.comparison import compared_keys, equal_loss_text
+from study.comparison import compared_keys, equal_loss_text, ratio_text, time_ratio
 from study.formats import between, count, number, plural, short, signed, step_time
 from study.html import Cell, Markup
 from study.study_data import HELDOUT, LOSS, decimals_of, name_of, set_name
@@ -119,17 +119,18 @@ def seeds_text(found):
 
 
 def equal_loss_table(data, comparisons):
-    rows = []
-    base = data.baseline.label
+    rows, base = [], data.baseline
     for one in comparisons.values():
         for kind, ahead, behind in (("training loss", one.ahead, one.behind),
                                     ("mean held-out loss", one.heldout_ahead, one.heldout_behind)):
-            if ahead is None:
-                continue
-            rows += [[Cell(f"{first} to the final loss of {second}", cls="text"), Cell(kind, cls="text"),
-                      equal_loss_text(found), Cell(seeds_text(found), cls="text")]
-                     for first, second, found in ((one.run.label, base, ahead), (base, one.run.label, behind))]
-    header = ["", Cell("loss", cls="text"), "tokens", Cell("by seed", cls="text")]
+            for first, second, found in ((one.run, base, ahead), (base, one.run, behind)):
+                if found is None:
+                    continue
+                time = time_ratio(data, first, second, found)
+                rows.append([Cell(f"{first.label} to the final loss of {second.label}", cls="text"), Cell(kind, cls="text"),
+                             equal_loss_text(found), ratio_text(time, "less") if time else NOTHING,
+                             Cell(seeds_text(found), cls="text")])
+    header = ["", Cell("loss", cls="text"), "tokens", "time", Cell("by seed", cls="text")]
     return html.table(header, rows) if rows else ""
 
 
