@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study_case import BATCH, loss_at, make_result, make_run, make_study  # puts scripts on the path
+from study_results import BATCH, loss_at, make_result, make_run, make_study  # puts scripts on the path
 
 from study.axes import Scale
 from study.comparison import answer
