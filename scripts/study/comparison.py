@@ -2,9 +2,11 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from study.curves import EqualLoss, equal_loss
 from study.formats import INTERVAL, between, multiple, names, number, plural, quoted, signed, upper_first
-from study.statistics import mean_estimate, paired_difference
+from study.statistics import Difference, mean_estimate, paired_difference
 from study.study_data import HELDOUT, LOSS, decimals_of, name_of
 
 
@@ -13,6 +15,7 @@ class Comparison:
     """A candidate against the baseline."""
     run: object
     differences: dict  # {key: Difference}
+    equal_tokens: Difference  # of training loss, where the shorter of both ends
     ahead: EqualLoss | None  # the candidate to the baseline's final training loss
     behind: EqualLoss | None  # the baseline to the candidate's
     heldout_ahead: EqualLoss | None  # the same of the mean held-out loss
@@ -26,6 +29,16 @@ def compared_keys(data):
     return [*data.heldout_keys, *mean, LOSS, *named]
 
 
+def value_at(curve, tokens):
+    """A curve between its points; None before the first."""
+    return float(np.interp(tokens, curve.tokens, curve.values)) if tokens >= curve.tokens[0] else None
+
+
+def ends_differ(data):
+    """Whether runs end at different counts of tokens: their final values are not of equal tokens then."""
+    return len({one.tokens for one in data.seeds.values()}) > 1
+
+
 def compare(data):
     """{name of a candidate: Comparison}; {} without a finished baseline."""
     if data.baseline is None:
@@ -34,10 +47,13 @@ def compare(data):
     out = {}
     for run in data.candidates:
         loss, heldout = data.loss_curves(run), data.heldout_curves(run)
+        at_equal = [{seed: value_at(curves[seed], min(loss[seed].tokens[-1], base_loss[seed].tokens[-1]))
+                     for seed in loss.keys() & base_loss.keys() if loss[seed] and base_loss[seed]}
+                    for curves in (loss, base_loss)]
         out[run.name] = Comparison(
             run, {key: paired_difference(data.finals(run, key), data.finals(data.baseline, key))
                   for key in compared_keys(data)},
-            equal_loss(loss, base_loss), equal_loss(base_loss, loss),
+            paired_difference(*at_equal), equal_loss(loss, base_loss), equal_loss(base_loss, loss),
             equal_loss(heldout, base_heldout), equal_loss(base_heldout, heldout))
     return out
 

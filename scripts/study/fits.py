@@ -1,6 +1,7 @@
 """The fits that a study names, made of its finished runs: each with a sentence, a chart and a table."""
 import fnmatch
 import os
+import re
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,9 +59,8 @@ def value_of(run, key):
 
 def group_label(runs, key):
     """What the labels of runs have in common without the key's own part."""
-    short_key = key.rpartition(".")[2]
-    labels = {", ".join(part for part in run.label.split(",") if not part.strip().startswith((f"{short_key}=", f"{key}=")))
-              for run in runs}
+    own = re.compile(rf"\s*(?:{re.escape(key)}|{re.escape(key.rpartition('.')[2])})[ =]")
+    labels = {",".join(part for part in run.label.split(",") if not own.match(part)) for run in runs}
     return os.path.commonprefix(sorted(labels)).strip(" ,-=") or "all runs"
 
 
@@ -126,8 +126,8 @@ def x_of(run, seed, kind):
     result = run.seeds[seed].result
     if kind in ("active", "total"):
         return float(result["parameters"][kind])
-    tokens = result["series"]["tokens"][-1]
-    return float(tokens if kind == "tokens" else run.seeds[seed].flops_at(tokens))
+    one = run.seeds[seed]
+    return float(one.tokens if kind == "tokens" else one.flops_at(one.tokens))
 
 
 X_NAMES = {"flops": "training FLOPs", "tokens": "tokens", "active": "active parameters", "total": "parameters"}

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from study import html
 from study.charts import all_charts
-from study.comparison import answer, compare, compared_keys
+from study.comparison import answer, compare, compared_keys, ends_differ
 from study.figures import png
 from study.fits import make_fits
 from study.formats import count, names, plural, upper_first
 from study.html import Markup, tag
 from study.statistics import BOOTSTRAP_FROM
 from study.study_data import StudyData
-from study.tables import difference_table, equal_loss_table, main_caption, main_table, run_details, value_text
+from study.tables import (MOST_SETS, difference_table, equal_loss_table, main_caption, main_table, metric_table, metrics_fit,
+                          run_details, value_text)
 
 FIRST_HEIGHTS = (250, 190)  # of the charts of the first screen, beside the table
 WIDE_HEIGHT = 225  # of those below it
 FEW_RUNS = 3  # whose table leaves room for them
-MOST_COLUMNS = 10  # of a main table beside the main chart
 
 
 def write_report(study, results, step_times, folder):
@@ -69,7 +69,7 @@ def answer_text(data, comparisons, fits):
 def scope_text(data):
     """How much the answer rests on."""
     results = [one.result for run in data.runs for one in run.seeds.values()]
-    tokens = sorted({result["series"]["tokens"][-1] for result in results})
+    tokens = sorted({one.tokens for one in data.seeds.values()})
     sizes = sorted({(result["parameters"]["total"], result["parameters"]["active"]) for result in results})
     spans = [f"{count(values[0])} to {count(values[-1])}" if len(values) > 1 else count(values[0])
              for values in (tokens, [size[0] for size in sizes], sorted({size[1] for size in sizes}))]
@@ -89,6 +89,9 @@ def warning_text(data, comparisons):
                      f"yet): {names((f'{name} seed {chr(44).join(seeds)}' for name, seeds in by_run.items()), 6)}.")
     if data.baseline is None:
         parts.append("The baseline has no result: nothing is compared with it.")
+    if comparisons and ends_differ(data):
+        parts.append("Runs end at different counts of tokens, and final losses are compared as they are: at equal tokens see "
+                     "the chart and table of differences.")
     if unequal := [one.run.label for one in comparisons.values() if one.differences[data.ranked_by].left_out]:
         parts.append(f"Differences to the baseline are of the seeds that both have: {names(unequal)}.")
     if without := [f"{run.label} seed {seed}" for run in data.runs for seed, one in run.seeds.items()
@@ -99,12 +102,12 @@ def warning_text(data, comparisons):
 
 def first_screen(data, comparisons, fits, sections):
     study = data.study
-    paper = study.paper or "The paper does not ask this."
-    main, columns = main_table(data, comparisons)
+    paper = study.paper or "The study names no answer of the paper."
+    main = main_table(data, comparisons)
     shown = [chart for chart in sections["curves"] if chart.name in ("loss_tokens", "difference")]
     if fits and fits[0].chart:
         shown = [fits[0].chart, *shown[:1]]
-    kind = "wide" if columns > MOST_COLUMNS or len(data.runs) <= FEW_RUNS else ""
+    kind = "wide" if len(data.heldout_keys) > MOST_SETS or len(data.runs) <= FEW_RUNS else ""
     heights = (WIDE_HEIGHT, WIDE_HEIGHT) if kind else FIRST_HEIGHTS
     # A chart has its id once in the page: those shown here are not repeated below.
     pictures = tag("div", *(html.figure(chart, height, chart not in sections["curves"])
@@ -178,9 +181,9 @@ def step_time_text(data):
 def make_page(data, comparisons, fits, sections):
     shown, head = first_screen(data, comparisons, fits, sections)
     rest = [chart for chart in sections["curves"] if chart not in shown]
-    tables = []
+    tables = [] if metrics_fit(data) else [tag("h2", "Metrics"), metric_table(data, comparisons)]
     if comparisons:
-        tables = [tag("h2", f"Differences to {data.baseline.label}"), difference_table(data, comparisons)]
+        tables += [tag("h2", f"Differences to {data.baseline.label}"), difference_table(data, comparisons)]
         if equal := equal_loss_table(data, comparisons):
             tables += [tag("h2", "Tokens to equal loss"), equal]
     return html.page(
@@ -201,10 +204,9 @@ def make_csv(data):
     for run in data.runs:
         for seed, one in run.seeds.items():
             result, values = one.result, [data.final(one, key) for key in keys]
-            tokens = result["series"]["tokens"][-1]
             writer.writerow([
                 run.name, run.label, seed, result["parameters"]["total"], result["parameters"]["active"], result["steps"],
-                tokens, f"{float(one.flops_at(tokens)):.6g}", f"{run.step_time:.6g}" if run.step_time else "",
+                one.tokens, f"{float(one.flops_at(one.tokens)):.6g}", f"{run.step_time:.6g}" if run.step_time else "",
                 *("" if value is None else f"{value:.6g}" for value in values),
                 " ".join(f"{key}={value_text(value)}" for key, value in result["overrides"].items()),
                 result["config_hash"], result["version"]])

@@ -7,7 +7,7 @@ import numpy as np
 from study.curves import Curve, smoothed
 from study.statistics import ReportError, mean_estimate
 
-SMOOTH_STEPS = 50  # where the study names none
+SMOOTH_STEPS = 50  # where the study names none; a fifth of shorter runs
 HELDOUT = "heldout"  # mean over the held-out sets
 LOSS = "loss"  # training loss, mean of the last steps
 AXES = {"tokens": "tokens", "flops": "training FLOPs", "time": "time"}
@@ -26,6 +26,16 @@ def is_heldout_loss(key):
     return key.startswith("eval/") and key.endswith("/loss")
 
 
+def steps_of(result):
+    """Steps of the run itself, without its parent's."""
+    series = result["series"]
+    return series["step"][-1] - series["step"][0] + series["bin_steps"]  # the first bin is full
+
+
+def default_smooth_steps(results):
+    return max(1, min([SMOOTH_STEPS, *(steps_of(result) // 5 for result in results)]))
+
+
 @dataclass(frozen=True)
 class RunSeed:
     """One finished run of one seed."""
@@ -36,6 +46,10 @@ class RunSeed:
     def parent_tokens(self):
         return self.result["parent"]["tokens"] if self.result.get("parent") else 0
 
+    @property
+    def tokens(self):
+        return self.result["series"]["tokens"][-1]
+
     def curve(self, key=LOSS):
         """Curve of a series against tokens, smoothed. None: no such series."""
         return smoothed(self.result["series"], key, self.smooth_steps, self.parent_tokens)
@@ -43,7 +57,7 @@ class RunSeed:
     def last_evaluation(self):
         """Values of the evaluation of the last step; {} where that step has none."""
         evaluations = self.result.get("evaluations") or []
-        if not evaluations or evaluations[-1]["tokens"] != self.result["series"]["tokens"][-1]:
+        if not evaluations or evaluations[-1]["tokens"] != self.tokens:
             return {}
         return evaluations[-1]["values"]
 
@@ -77,7 +91,7 @@ class StudyData:
 
     def __init__(self, study, results, step_times):
         self.study, self.step_times = study, step_times
-        self.smooth_steps = study.report.get("smooth_steps") or SMOOTH_STEPS
+        self.smooth_steps = study.report.get("smooth_steps") or default_smooth_steps(results)
         found = {}
         for result in results:
             key = result["run"], result["seed"]

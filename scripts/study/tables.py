@@ -2,12 +2,13 @@
 import os
 
 from study import html
-from study.comparison import compared_keys, equal_loss_text, ratio_text, time_ratio
+from study.comparison import compared_keys, ends_differ, equal_loss_text, ratio_text, time_ratio
 from study.formats import between, count, number, plural, short, signed, step_time
 from study.html import Cell, Markup
-from study.study_data import HELDOUT, LOSS, decimals_of, name_of, set_name
+from study.study_data import HELDOUT, LOSS, decimals_of, name_of, set_name, steps_of
 
 ROUTER_COLUMN = ("max_expert_load", "dead_experts")
+MOST_SETS = 4  # and metrics, beside the main chart
 NOTHING = "\N{EN DASH}"
 
 
@@ -68,10 +69,18 @@ def best_of(data, key):
     return min(values) if values and len(data.runs) > 1 and key in (HELDOUT, LOSS, *data.heldout_keys) else None
 
 
+def named_metrics(data):
+    """The study's metrics that have no column of their own."""
+    return [key for key in compared_keys(data) if key not in (*data.heldout_keys, *ROUTER_COLUMN, HELDOUT, LOSS)]
+
+
+def metrics_fit(data):
+    return len(data.heldout_keys) + len(named_metrics(data)) <= MOST_SETS
+
+
 def main_table(data, comparisons):
-    """(markup, number of columns)"""
     ranked = data.ranked_by
-    named = [key for key in compared_keys(data) if key not in (*data.heldout_keys, *ROUTER_COLUMN, HELDOUT, LOSS)]
+    named = named_metrics(data) if metrics_fit(data) else []
     keys = [*data.heldout_keys, *named]
     has_router = any(router_cell(data, run).value != NOTHING for run in data.runs)
     compared = [f"{'mean' if ranked == HELDOUT else 'loss'} minus baseline's", "tokens to baseline's training loss"]
@@ -85,11 +94,11 @@ def main_table(data, comparisons):
             one = comparisons.get(run.name)
             row += [difference_cell(one.differences[ranked], ranked), tokens_cell(one)] if one else [Cell("")] * 2
         first = next(iter(run.seeds.values()))
-        flops = float(first.flops_at(first.result["series"]["tokens"][-1]))
+        flops = float(first.flops_at(first.tokens))
         row += [*(mean_cell(data, run, key, best[key]) for key in keys),
                 step_time(run.step_time) if run.step_time else NOTHING, short(flops)]
         rows.append(row + ([router_cell(data, run)] if has_router else []))
-    return html.table(header, rows, ["baseline" if run is data.baseline else "" for run in data.runs]), len(header)
+    return html.table(header, rows, ["baseline" if run is data.baseline else "" for run in data.runs])
 
 
 def main_caption(data, comparisons):
@@ -105,9 +114,24 @@ def main_caption(data, comparisons):
 
 def difference_table(data, comparisons):
     keys = compared_keys(data)
-    rows = [[label_cell(data, one.run), *(difference_cell(one.differences[key], key) for key in keys)]
-            for one in comparisons.values()]
-    return html.table(["run", *map(name_of, keys)], rows)
+    differ = ends_differ(data)
+    rows = [[label_cell(data, one.run), *(difference_cell(one.differences[key], key) for key in keys),
+             *([difference_cell(one.equal_tokens, LOSS)] if differ else [])] for one in comparisons.values()]
+    return html.table(["run", *map(name_of, keys), *(["training loss at equal tokens"] if differ else [])], rows)
+
+
+def metric_table(data, comparisons):
+    """The metrics that the study names, where the main table has no room for them: means, and differences below them."""
+    keys, rows = named_metrics(data), []
+    for run in data.runs:
+        cells, one = [mean_cell(data, run, key) for key in keys], comparisons.get(run.name)
+        for cell, key in zip(cells, keys):
+            estimate = one.differences[key].estimate if one else None
+            if estimate:
+                bounds = f" ({between(estimate, lambda value: signed(value, decimals_of(key)))})" if estimate.has_interval else ""
+                cell.below = f"{signed(estimate.value, decimals_of(key))}{bounds}"
+        rows.append([label_cell(data, run), *cells])
+    return html.table(["run", *map(name_of, keys)], rows, ["baseline" if run is data.baseline else "" for run in data.runs])
 
 
 def seeds_text(found):
@@ -151,7 +175,7 @@ def run_details(data, run):
     parent = result.get("parent")
     items = [("overrides", html.tag("code", overrides)),
              ("parameters", f"{count(result['parameters']['total'])} total, {count(result['parameters']['active'])} active"),
-             ("length", f"{count(result['series']['tokens'][-1])} tokens, {plural(result['steps'], 'step')}"),
+             ("length", f"{count(result['series']['tokens'][-1])} tokens, {plural(steps_of(result), 'step')} of its own"),
              ("config hash", html.tag("code", ", ".join(sorted({one["config_hash"] for one in results})))),
              ("version", html.tag("code", ", ".join(sorted({str(one["version"]) for one in results}))))]
     if parent:

@@ -35,7 +35,11 @@ def points_refused(points):
     values = sorted({point.x for point in points})
     if len(values) < 3:
         return f"{len(values)} different values, and a quadratic needs 3"
-    means = [np.mean([point.loss for point in points if point.x == x]) for x in values]
+    # Seeds differ by a level: where some have every value, they alone decide.
+    whole = [seed for seed in {point.seed for point in points}
+             if len({point.x for point in points if point.seed == seed}) == len(values)]
+    means = [np.mean([point.loss for point in points if point.x == x and (not whole or point.seed in whole)])
+             for x in values]
     lowest = int(np.argmin(means))
     if lowest in (0, len(values) - 1):
         return f"the lowest loss is at the edge of the range, {values[lowest]:g}: extend it"

@@ -14,7 +14,6 @@ from study_results import BATCH, loss_at, make_result, make_run, make_study  # p
 
 from study.axes import Scale
 from study.comparison import answer
-from study.fit_keys import complete_fit
 from study.formats import count, number, short, signed
 from study.report import analyse, answer_text, make_csv, make_page, warning_text, write_report
 from study.statistics import ReportError
@@ -173,6 +172,25 @@ class Missing(unittest.TestCase):
             analyse(make_study([DENSE, MOE], report={"metrics": ["eval/x/acc"]}), two_runs(), None)
 
 
+    def test_runs_that_end_at_different_tokens(self):
+        results = two_runs()[:3] + [make_result(MOE, seed, final, steps=200) for seed, final in enumerate((1.9, 1.98, 2.06), 1)]
+        for result in results[3:]:
+            result["series"]["loss"] = [loss_at(step - 4.5, 1.9 + 0.08 * result["seed"] - 0.08) for step in range(10, 201, 10)]
+        data, comparisons, _, _ = analyse(make_study([DENSE, MOE]), results, None)
+        self.assertIn("Runs end at different counts of tokens", warning_text(data, comparisons))
+        self.assertAlmostEqual(comparisons["moe"].equal_tokens.estimate.value, -0.12)
+        self.assertGreater(comparisons["moe"].differences["loss"].estimate.value, -0.08)
+        self.assertIn("training loss at equal tokens", page_of(make_study([DENSE, MOE]), results).text)
+
+    def test_smoothing_of_short_runs(self):
+        unnamed = {"smooth_steps": 0}
+        self.assertEqual(analyse(make_study([DENSE, MOE], report=unnamed), two_runs(), None)[0].smooth_steps, 50)
+        short_run = [make_result(DENSE, 1, 2.0, steps=100)]
+        self.assertEqual(analyse(make_study([DENSE, MOE], report=unnamed), short_run, None)[0].smooth_steps, 20)
+        with self.assertRaisesRegex(ReportError, "report.smooth_steps is 200, longer than a run of 100 steps"):
+            analyse(make_study([DENSE, MOE], report={"smooth_steps": 200}), short_run, None)
+
+
 class Axes(unittest.TestCase):
     def test_time_is_steps_by_the_median_step_time(self):
         data, _, _, sections = analyse(make_study([DENSE, MOE]), two_runs(), TIMES)
@@ -220,90 +238,6 @@ class Axes(unittest.TestCase):
         self.assertEqual(Scale(0.0, 1.1e6, 0, 100, False).ticks(6), [0.0, 2e5, 4e5, 6e5, 8e5, 1e6])
         self.assertTrue(np.allclose(Scale(4e-4, 9e-3, 0, 100, True).ticks(5), [5e-4, 1e-3, 2e-3, 5e-3]))
         self.assertAlmostEqual(float(Scale(1.0, 100.0, 0, 100, True)(10.0)), 50.0)
-
-
-class Fits(unittest.TestCase):
-    LRS = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-
-    def ladder(self, best):
-        """Runs of two sizes whose final loss is a parabola in log lr."""
-        runs, results = [], []
-        for size, level in (("small", 2.0), ("large", 1.8)):
-            for lr in self.LRS:
-                runs.append(make_run(f"{size}-lr={lr:g}", f"{size}, lr={lr:g}", seeds=(1,), model__d_model=int(64 * level), optimizer__lr=lr))
-                results.append(make_result(runs[-1], 1, level + 0.05 * np.log(lr / best[size])**2))
-        return runs, results
-
-    def test_a_ladder_of_learning_rates(self):
-        runs, results = self.ladder({"small": 2.5e-3, "large": 1.5e-3})
-        study = make_study(runs, report={"fits": [{"kind": "lr_u_curve"}, {"kind": "lr_u_curve", "runs": ["large*"]}]})
-        data, comparisons, fits, _ = analyse(study, results, None)
-        self.assertEqual(comparisons, {})  # its first run is no baseline
-        self.assertEqual([row[:2] for row in fits[0].rows], [("small", "0.0025"), ("large", "0.0015")])
-        self.assertTrue(answer_text(data, comparisons, fits).startswith("Best lr, small: 0.0025 (95"))
-        self.assertEqual([fit.chart.name for fit in fits], ["fit_lr", "fit_lr_2"])
-        page = page_of(study, results)
-        self.assertIn("chart-fit_lr", page.ids)
-        self.assertNotIn("chart-difference", page.ids)
-
-    def test_an_optimum_at_the_edge_is_said(self):
-        runs, results = self.ladder({"small": 2.5e-3, "large": 1e-4})
-        text = analyse(make_study(runs, report={"fits": [{"kind": "lr_u_curve"}]}), results, None)[2][0].sentence
-        self.assertIn("large: no optimum, the lowest loss is at the edge of the range, 0.0005: extend it", text)
-
-    def test_a_power_law(self):
-        runs = [make_run(f"n{index}", seeds=(1,)) for index in range(6)]
-        sizes = np.geomspace(1e6, 1e8, 6)
-        results = [make_result(run, 1, 1.5 + 0.8 * (size / 1e6)**-0.3) | {"parameters": {"total": size, "active": size}}
-                   for run, size in zip(runs, sizes)]
-        fit = analyse(make_study(runs, report={"fits": [{"kind": "power_law", "x": "active"}]}), results, None)[2][0]
-        self.assertRegex(fit.sentence, r"of active parameters with a = 0.3 \(95.% interval 0.3 to 0.3\) and E = 1.5000")
-
-    def test_a_critical_batch_size(self):
-        runs, results = [], []
-        for batch in (256, 512, 1024, 2048, 4096):
-            run = make_run(f"b{batch}", seeds=(1,))
-            result = make_result(run, 1, 2.0, steps=4000)
-            steps = result["series"]["step"]
-            # 2.05 at 400 (1 + 1000 / batch) steps
-            result["series"] |= {"tokens": [step * batch for step in steps], "loss": [
-                1.9 + 3 * ((step - 4.5) / (1 + 1000 / batch))**-0.5 for step in steps]}
-            result["evaluations"] = []
-            runs.append(run)
-            results.append(result)
-        fit = analyse(make_study(runs, report={"fits": [{"kind": "critical_batch", "loss": 2.05}]}), results, None)[2][0]
-        self.assertRegex(fit.sentence, r"in tokens at a training loss of 2.050: 1 k \(95.% interval 1 k to 1 k\)")
-        self.assertEqual(fit.rows[1][0], "least steps")
-        self.assertRegex(fit.rows[1][1], "^400 ")
-
-    def test_isoflop(self):
-        runs, results = [], []
-        for budget in (1e12, 4e12, 16e12):
-            for factor in (0.4, 0.7, 1.1, 1.6, 2.5):
-                size = 0.5 * budget**0.5 * factor
-                run = make_run(f"c{budget:g}-{factor}", seeds=(1,))
-                result = make_result(run, 1, 3 - 0.1 * np.log(budget / 1e12) + 0.05 * np.log(factor)**2)
-                tokens = result["series"]["tokens"][-1]
-                runs.append(run)
-                results.append(result | {"parameters": {"total": size, "active": size}, "flops_per_token": budget / tokens})
-        fit = analyse(make_study(runs, report={"fits": [{"kind": "isoflop"}]}), results, None)[2][0]
-        self.assertRegex(fit.sentence, r"grows as FLOPs\^b with b = 0.5 \(95.% interval")
-        self.assertEqual([row[0] for row in fit.rows], ["1e12 FLOPs", "4e12 FLOPs", "1.6e13 FLOPs", "b"])
-
-    def test_keys_are_checked_by_name(self):
-        for fit, words in (({"kind": "cubic"}, "each has a kind, of lr_u_curve"), ("lr_u_curve", "each has a kind"),
-                           ({"kind": "isoflop", "curvature": "own"}, "isoflop has no key curvature; it has metric"),
-                           ({"kind": "lr_u_curve", "curvature": "both"}, "curvature: expected one of own, shared, not 'both'"),
-                           ({"kind": "isoflop", "tolerance": True}, "tolerance: expected a number, not True"),
-                           ({"kind": "lr_u_curve", "runs": "a"}, "runs: expected a list")):
-            with self.subTest(fit=fit), self.assertRaisesRegex(ValueError, words):
-                complete_fit(fit)
-        self.assertEqual(complete_fit({"kind": "critical_batch", "loss": 2}), {"kind": "critical_batch", "loss": 2, "runs": ["*"]})
-        for fit, words in (({"kind": "lr_u_curve", "runs": ["x*"]}, "no finished run is called like x"),
-                           ({"kind": "lr_u_curve", "metric": "acc"}, "no result has the metric acc"),
-                           ({"kind": "lr_u_curve", "metrics": "acc"}, "has no key metrics")):
-            with self.subTest(fit=fit), self.assertRaisesRegex(ReportError, words):
-                analyse(make_study([DENSE, MOE], report={"fits": [fit]}), two_runs(), None)
 
 
 class Files(unittest.TestCase):
@@ -365,6 +299,17 @@ class Files(unittest.TestCase):
         page = page_of(make_study([DENSE, MOE], report={"metrics": ["eval/arc/acc"]}), results)
         self.assertIn("arc/acc", page.text)
         self.assertIn("0.2700", page.text)
+        self.assertNotIn("Metrics", page.text)
+
+    def test_many_metrics_have_a_table_of_their_own(self):
+        study = make_study([DENSE, MOE], report={"metrics": ["lr", "loss", "max_expert_load", "grad_norm", "router_entropy"]})
+        results = two_runs()
+        for result in results:
+            bins = len(result["series"]["step"])
+            result["series"] |= {"grad_norm": [0.4] * bins, "router_entropy": [1.5 + 0.1 * (result["run"] == "moe")] * bins}
+        page = page_of(study, results)
+        self.assertRegex(page.text, r"Metrics run learning rate gradient norm router entropy dense twin baseline 0.002000 0.400 "
+                                    r"1.500 moe 0.002000 0.000000 \(0.000000 to 0.000000\) 0.400 .* 1.600 \+0.100 ")
 
     def test_numbers_as_text(self):
         self.assertEqual([short(value) for value in (0, 0.00123, 1.2e18, 1234567, 2e-5, 43.21, -0.5)],
