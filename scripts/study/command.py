@@ -1,12 +1,11 @@
 """The commands of olmoe-study."""
 import argparse
 
-from study.files import study_lock
-from study.plan import describe_plan, make_plan, table_text
+from study.files import read_json, study_lock
+from study.plan import describe_plan, make_plan
 from study.programs import NAMES, Programs
 from study.results import read_results
 from study.runner import Runner, items_of, state_of
-from study.files import read_json
 from study.spec import read_study
 from study.yaml_reader import StudyError
 
@@ -67,9 +66,13 @@ def report(study):
         raise StudyError(f"{study.results}/runs has no result yet: olmoe-study run {study.path}")
     try:
         from study.report import write_report  # what it imports takes a second, and only it needs it
+        from study.statistics import ReportError
     except ImportError as error:
         raise StudyError(f"{error}; scripts/install_packages.sh study installs it") from None
-    write_report(study, found, read_json(study.results / "step_time.json"), study.results)
+    try:
+        write_report(study, found, read_json(study.results / "step_time.json"), study.results)
+    except ReportError as error:
+        raise StudyError(f"{study.path}: {error}") from None
     say(study.results / "index.html")
 
 

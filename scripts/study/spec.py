@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from study.fit_keys import complete_fit
 from study.yaml_reader import StudyError, flat, read_yaml
 
 DEFAULT_SEED = 6198
@@ -17,7 +18,6 @@ PREPARE_FIELDS = {"parent", "target", "seed"}
 # The engine's own: where a run is, its seed, and what it starts from.
 OWN_KEYS = {"run.folder", "run.seed"}
 REPORT = {"metrics": [], "axes": ["tokens", "flops", "time"], "fits": [], "smooth_steps": 0}
-FITS = ("lr_u_curve", "power_law", "isoflop", "critical_batch")
 REQUIRED = object()
 
 
@@ -179,8 +179,10 @@ def read_report(section):
         if axis not in REPORT["axes"]:
             raise section.error("axes", f"{axis!r} is none of {', '.join(REPORT['axes'])}")
     for fit in report["fits"]:
-        if not isinstance(fit, dict) or fit.get("kind") not in FITS:
-            raise section.error("fits", f"each has a kind, of {', '.join(FITS)}, not {fit!r}")
+        try:
+            complete_fit(fit)
+        except ValueError as error:
+            raise StudyError(f"{section.source}: {error}") from None
     section.end()
     return report
 

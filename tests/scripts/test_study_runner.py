@@ -121,6 +121,23 @@ runs:
         self.assertIn("not done: up seed 6198: the command that prepares it failed: no such thing (after 2 tries", text)
 
 
+class Reported(StudyTest):
+    def test_the_report_is_made_of_the_results_that_are_there(self):
+        path = self.study("seeds: [1, 2]\nruns: [{name: a}, {name: b, overrides: {optimizer.lr: 0.1}}]\n")
+        code, text = self.outcome("report", path)
+        self.assertEqual((code, "runs_results/runs has no result yet" in text), (2, True), text)
+        self.run_study(path)
+        self.programs = {}  # none is asked: a report needs no build
+        code, text = self.outcome("report", path)
+        self.assertEqual(code, 0, text)
+        page = (self.folder / "runs_results" / "index.html").read_text()
+        self.assertIn("Does it?", page)
+        self.assertIn("held", page)
+        wrong = self.study("seeds: [1, 2]\nruns: [{name: a}, {name: b, overrides: {optimizer.lr: 0.1}}]\nreport: {metrics: [nothing]}\n")
+        code, text = self.outcome("report", wrong)
+        self.assertNotIn("Traceback", text)
+
+
 class Timed(StudyTest):
     def test_step_times_are_of_the_runs_in_turn_and_rounds_are_added(self):
         path = self.study("runs: [{name: a}, {name: b}]\n")

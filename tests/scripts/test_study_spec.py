@@ -80,6 +80,7 @@ runs:
                 "runs: [{name: a}]\nlaunch: {retries: -1}\n": "launch.retries: is -1, and must be at least 0",
                 "runs: [{name: a}]\nhardware: {gpu: h100}\n": "hardware.gpus: is required",
                 "runs: [{name: a}]\nreport: {fits: [{kind: cubic}]}\n": "report.fits: each has a kind, of lr_u_curve",
+                "runs: [{name: a}]\nreport: {fits: [{kind: power_law, y: 1}]}\n": "report.fits: power_law has no key y",
                 "runs: [{name: a}]\nreport: {axes: [steps]}\n": "report.axes: 'steps' is none of tokens, flops, time",
                 "runs: [{name: a}]\nruns: [{name: b}]\n": "line 7: runs stands twice",
                 "runs: [{name: a}\n": "study.yaml: line "}.items():
