@@ -1,1 +1,1 @@
-"""Studies: sets of runs that answer one question (docs/ablations.md). scripts/olmoe-study is the command."""
+"""Studies: sets of runs that answer one question (docs/studies.md). scripts/olmoe-study is the command."""

@@ -1,4 +1,5 @@
 """What makes a result the result of a run: the resolved config without what does not change what is learned."""
+import functools
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ LEFT_OUT = {"run.folder", "run.seed", "run.threads", "run.hang_timeout_s", "data
             "parallel.expert", "parallel.expert_chunks", "parallel.zero_stage", "parallel.overlap",
             "parallel.registered_memory", "parallel.transport"}
 MOST_NAMES = 20
-BLOCK = 65536
+BLOCK = 4096
 BLOCKS = 16
 # A run that continues another's progress must have its model, seed, batch and data: trainer/config/fixed_keys.cpp.
 FIXED_KEYS = {"train.global_batch_size", "train.batch_size_warmup", "data.sequence_length", "data.document_mask",
@@ -64,6 +65,7 @@ def fixed_differences(parent, child):
     return [key for key in fixed if parent.get(key) != child[key]] + paths
 
 
+@functools.lru_cache(maxsize=64)
 def fingerprint(paths):
     """A hash of the token files: names, sizes, and all of small ones, blocks of large ones. None where one is not here."""
     total = hashlib.sha256()
@@ -84,4 +86,4 @@ def data_of(config):
     """Fingerprints of what a run trains and is evaluated on; None for generated tokens and files that are not here."""
     sets = config.get("evaluation.paths", []) + [path for one in config.get("evaluation.sets", []) for path in one["paths"]]
     train = config.get("data.paths", [])
-    return {"train": fingerprint(train) if train else None, "evaluation": fingerprint(sets) if sets else None}
+    return {"train": fingerprint(tuple(train)) if train else None, "evaluation": fingerprint(tuple(sets)) if sets else None}

@@ -72,6 +72,14 @@ def steps_and_evaluations(plan, folder):
     return steps, evaluations
 
 
+def is_complete(plan, folder):
+    try:
+        steps_and_evaluations(plan, folder)
+    except Incomplete:
+        return False
+    return True
+
+
 def series_of(steps, offset):
     """Means over bins; of step and tokens the last. `offset` is added to tokens."""
     size = bin_steps_of(len(steps))

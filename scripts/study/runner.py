@@ -115,7 +115,7 @@ class Runner:
                 continue
             if item.start_folder.exists() or item.source().exists():
                 continue
-            if parent.folder.exists():
+            if results.is_complete(parent.plan, parent.folder):
                 raise StudyError(f"{item.source()} is not there, from which {item.name} starts: move {parent.folder} away to "
                                  "run it anew")
             self.say(f"{parent.name}: done, but its checkpoint of step {item.plan.fork_step} is not here: it runs again")
@@ -232,8 +232,7 @@ class Runner:
                 self.failed[item] = f"its parent {item.plan.parent.run.name} failed"
 
     def run(self):
-        """Returns whether all runs are done."""
-        self.check_done()
+        """After check_done(): returns whether all runs are done."""
         if self.done:
             self.say(f"{len(self.done)} of {len(self.items)} runs are done")
         try:

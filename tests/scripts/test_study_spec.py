@@ -1,8 +1,9 @@
 """Studies as they are written: what is read, expanded and refused by name."""
+import re
 import unittest
 from pathlib import Path
 
-from study_case import StudyTest
+from study_case import REPOSITORY, StudyTest
 
 from study.programs import Programs, as_argument, error_of
 from study.spec import read_study
@@ -42,6 +43,14 @@ runs:
         self.assertEqual(study.report, {"metrics": ["dead_experts"], "axes": ["tokens", "flops", "time"],
                                         "fits": [{"kind": "lr_u_curve"}], "smooth_steps": 50})
         self.assertEqual(self.read("runs: [{name: a}]\n").baseline, "a")
+
+    def test_the_examples_of_the_page_are_studies(self):
+        blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/studies.md").read_text(), re.DOTALL)
+        example, *launches = blocks
+        (self.folder / "example.yaml").write_text(example)
+        self.assertEqual([run.name for run in read_study(self.folder / "example.yaml").runs], ["routed", "shared"])
+        ranks, slurm = (self.read(text + "runs: [{name: a}]\n").launch for text in launches)
+        self.assertEqual((ranks.ranks, ranks.submit, slurm.jobs), (2, None, 0))
 
     def test_a_grid_is_a_product_over_runs_and_over_trees(self):
         alone = self.read("grid: {optimizer.lr: [1e-3, 2.0e-3], model.width: [8]}\n")
