@@ -102,7 +102,7 @@ endforeach()
 add_test(NAME house COMMAND "${SYSTEM_PYTHON}" scripts/check_house.py WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
 
 # `ctest -LE long` leaves these out: the slowest, of kinds of which others stay.
-set(long_tests trainer_layouts scripts_test_gpu_bundle mpi_layouts_6 mpi_layouts_8 e2e_bad_input_TokenFiles
+set(long_tests trainer_layouts scripts_test_gpu_bundle scripts_test_study_tree mpi_layouts_6 mpi_layouts_8 e2e_bad_input_TokenFiles
   e2e_bad_input_Config e2e_bad_input_Checkpoint e2e_divergence_Divergence e2e_fault_points_PointsOfSaves
   e2e_fault_points_PointsOfCommitsAndLoads e2e_hang_HangElsewhere e2e_memory_Memory
   e2e_ranks_Ranks e2e_resume_Killed e2e_resume_OtherRanks e2e_signals_Evaluation e2e_signals_ToOneRank

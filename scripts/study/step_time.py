@@ -61,19 +61,22 @@ def measure(item, study, programs, steps):
 
 
 def time_steps(study, plan, programs, rounds, steps, say):
-    """Writes step_time.json after each round; rounds that are there stay, if they are of this machine."""
+    """Writes step_time.json after each round. What is there stays, if it is of this machine and of the runs as they are."""
     if study.launch.submit:
         raise StudyError(f"{study.path}: launch.submit: step times are measured by processes of this machine alone")
     if steps <= FIRST_STEPS:
         raise StudyError(f"--steps {steps}: the first {FIRST_STEPS} are left out")
     path, machine = study.results / "step_time.json", describe_machine()
     there = read_json(path)
-    kept = there["rounds"] if there and there.get("machine") == machine else []
+    now = {name: one.config_hash for name, one in plan.runs.items()}
+    kept = [one for one in there["rounds"] if now.get(one["run"]) == one["config_hash"]] if (
+        there and there.get("machine") == machine) else []
     for number in range(rounds):
         for run in study.runs:
             item = Item(plan.runs[run.name], run.seeds[0], study.folder / "step_time")
             load = os.getloadavg()[0]
             seconds = measure(item, study, programs, steps)
-            kept.append({"run": run.name, "s_per_step": float(f"{seconds:.5g}"), "load_before": load})
+            kept.append({"run": run.name, "s_per_step": float(f"{seconds:.5g}"), "load_before": round(load, 2),
+                         "config_hash": now[run.name]})
             say(f"round {number + 1} of {rounds}: {run.name} {seconds:.4f} s a step (load {load:.2f} before)")
         write_whole(path, json_lines({"format": FORMAT, "machine": machine, "rounds": kept}))

@@ -162,6 +162,10 @@ class Timed(StudyTest):
             self.assertEqual({one["s_per_step"] for one in found["rounds"]}, {64 / 1e4})
             self.assertRegex(found["machine"], r"^\d+ cores, ")
         self.assertEqual(list((self.folder / "runs" / "step_time" / "a").glob("seed_6198")), [])
+        path = self.study("runs: [{name: a}, {name: b, overrides: {model.width: 9}}]\n")
+        self.assertEqual(self.outcome("time", path, "--rounds", "1", "--steps", "8")[0], 0)
+        found = json.loads((self.folder / "runs_results/step_time.json").read_text())
+        self.assertEqual([one["run"] for one in found["rounds"]], ["a", "a", "a", "b"])  # those of another b are gone
 
 
 if __name__ == "__main__":
