@@ -72,7 +72,7 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
   device_step_.emplace(*runner_, *optimizer_, mesh_, run_.batches, device_graph(run_));
   start_or_resume();
-  saver_.emplace(checkpointer_, config_.checkpoint.async,
+  saver_.emplace(checkpointer_, config_.checkpoint,
                  CheckpointSaver::Source{.manifest = [this](int64_t step) { return this->manifest(step); },
                                          .state = [this] { return state(); },
                                          .ensure_usable = [this](int64_t step) { ensure_usable(step); }},

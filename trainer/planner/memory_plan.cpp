@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/text.h"
+#include "trainer/config/save_cadence.h"
 #include "trainer/planner/activation_plan.h"
 
 namespace olmoe {
@@ -101,8 +102,7 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   plan.weights = plan.gradients = mine * master;
   plan.moments = model.trained.moments() * master;
   plan.on_gpu = config.train.device == DeviceKind::cuda;
-  if (config.checkpoint.async && (config.checkpoint.every_steps > 0 || !config.checkpoint.cadence.empty()))
-    plan.checkpoint_copy = plan.weights + plan.moments;
+  if (saves_async(config.checkpoint)) plan.checkpoint_copy = plan.weights + plan.moments;
   plan.gathered_weights = (tied_weights + (zero_stage == 3 ? weights.pooled() : weights.of_all_stages)) * element;
   plan.full_gradients = (tied_grads + (zero_stage == 1 ? grads.of_all_stages : grads.pooled())) * master;
   if (config.parallel.reduce_dtype == ReduceDtype::bfloat16)
