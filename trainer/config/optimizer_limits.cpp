@@ -69,13 +69,18 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
     check_step("muon.lr_scale", lr);
     if (problems.empty()) check_decay("muon.weight_decay", config.muon.weight_decay.value_or(config.weight_decay), lr);
   }
-  for (size_t i = 0; i < config.groups.size(); ++i) {
-    const auto& group = config.groups[i];
-    const double lr = config.lr * group.lr_scale;
-    check_step(fmt::format("groups[{}].lr_scale", i), lr);
-    if (problems.empty())
-      check_decay(fmt::format("groups[{}].weight_decay", i), group.weight_decay.value_or(config.weight_decay), lr);
-  }
+  // A group's parameters may be trained by AdamW, by Muon with its own rate and decay, or some by each.
+  std::vector<std::pair<double, double>> rates{{config.lr, config.weight_decay}};
+  if (muon)
+    rates.emplace_back(config.lr * config.muon.lr_scale, config.muon.weight_decay.value_or(config.weight_decay));
+  for (size_t i = 0; i < config.groups.size(); ++i)
+    for (const auto& [lr_without, decay_without] : rates) {
+      const auto& group = config.groups[i];
+      const double lr = lr_without * group.lr_scale;
+      check_step(fmt::format("groups[{}].lr_scale", i), lr);
+      if (problems.empty())
+        check_decay(fmt::format("groups[{}].weight_decay", i), group.weight_decay.value_or(decay_without), lr);
+    }
   return problems;
 }
 
