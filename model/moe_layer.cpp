@@ -12,13 +12,13 @@
 
 namespace olmoe {
 
-MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks,
+MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, int64_t hidden, const ModelRanks& ranks,
                    const MoeOptions& options)
     : config_(config),
       prefix_(prefix),
       router_(config, prefix + ".router", ranks.data),
       dispatcher_(ranks.experts, config.num_experts),
-      experts_(config, prefix + ".experts", ranks.experts->group(), options.kernels),
+      experts_(config, prefix + ".experts", hidden, ranks.experts->group(), options.kernels),
       chunks_(dispatcher_.has_remote_experts() ? options.chunks : 1) {
   if (config.num_shared_experts > 0)
     shared_.emplace(config, prefix + ".shared", config.shared_hidden(),

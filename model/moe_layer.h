@@ -22,7 +22,9 @@ namespace olmoe {
 /// model.capacity_order, and drops the rest. With model.routing: expert_choice it takes its best tokens.
 class MoeLayer {
  public:
-  MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks, const MoeOptions& options);
+  /// `hidden`: width of each expert.
+  MoeLayer(const ModelConfig& config, const std::string& prefix, int64_t hidden, const ModelRanks& ranks,
+           const MoeOptions& options);
   StageState state();
   /// residual_ND + the weighted sum of the expert outputs for x, [N, D] in the dtype of x, and the auxiliary losses.
   /// Collective over axis expert, and over all ranks in training if load balancing is global.

@@ -154,9 +154,9 @@ class Block : public Stage {
 
 class MoeBlock : public Block {
  public:
-  MoeBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention,
+  MoeBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention, int64_t hidden,
            const ModelRanks& ranks, const MoeOptions& options)
-      : Block(config, name, attention), moe_(config, name + ".moe", ranks, options) {}
+      : Block(config, name, attention), moe_(config, name + ".moe", hidden, ranks, options) {}
   int64_t num_experts() const override { return config_.num_experts; }
   StepBalance step_balance() const override {
     const bool step = config_.load_balancing_granularity == BalanceGranularity::step;
@@ -180,8 +180,8 @@ class MoeBlock : public Block {
 
 class DenseBlock : public Block {
  public:
-  DenseBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention)
-      : Block(config, name, attention), ffn_(config, name + ".ffn", config.dense_hidden()) {}
+  DenseBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention, int64_t hidden)
+      : Block(config, name, attention), ffn_(config, name + ".ffn", hidden) {}
 
  protected:
   StageState ffn_state() override { return ffn_.state(); }
@@ -208,10 +208,11 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
   for (size_t layer = 0; layer < blocks.size(); ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
     const AttentionOptions attention{method, blocks[layer].attention};
-    if (blocks[layer].feed_forward.has_experts())
-      stages.push_back(std::make_unique<MoeBlock>(config, name, attention, ranks, options));
+    const auto& feed_forward = blocks[layer].feed_forward;
+    if (feed_forward.has_experts())
+      stages.push_back(std::make_unique<MoeBlock>(config, name, attention, feed_forward.hidden, ranks, options));
     else
-      stages.push_back(std::make_unique<DenseBlock>(config, name, attention));
+      stages.push_back(std::make_unique<DenseBlock>(config, name, attention, feed_forward.hidden));
   }
   stages.push_back(std::make_unique<Head>(config, head));
   return stages;

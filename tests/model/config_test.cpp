@@ -128,6 +128,41 @@ TEST_CASE("what has no place where experts choose is refused by its key") {
   }
 }
 
+TEST_CASE("a list of widths that does not fit the model is refused by key") {
+  const std::vector<BadConfig> all{
+      {"layer_widths",
+       [](auto& m) {
+         m.layer_widths = {12, 12};  // of three blocks
+       }},
+      {"layer_widths",
+       [](auto& m) {
+         m.layer_widths = {12, 0, 12};
+       }},
+      {"layer_widths",
+       [](auto& m) {
+         m.dense_layers = 1;
+         m.layer_widths = {1 << 18, 1 << 18, 12};  // too wide for experts, not for a dense feed-forward
+       }},
+      {"dense_width",
+       [](auto& m) {
+         m.dense_layers = 1;
+         m.layer_widths = {12, 8, 12};
+         m.dense_width = 12;
+       }},
+      {"shared_expert_width", [](auto& m) {
+         m.layer_widths = {12, 8, 12};
+         m.num_shared_experts = 1;
+       }}};
+  for (const auto& [key, spoil] : all) {
+    auto model = test::tiny_model();
+    spoil(model);
+    const auto problems = validate(model, "model");
+    INFO(key);
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0], Catch::StartsWith("model." + key + ":"));
+  }
+}
+
 TEST_CASE("problems of one config are listed together") {
   auto model = test::tiny_model();
   model.num_kv_heads = 3;
@@ -217,6 +252,32 @@ TEST_CASE("the blocks of a model follow from its fields") {
     CHECK_FALSE(block.feed_forward.has_experts());
     CHECK(block.feed_forward.top_k * block.feed_forward.hidden == 48);
   }
+}
+
+TEST_CASE("a list of widths is that of the experts of each block, or of its dense feed-forward") {
+  auto model = test::tiny_model();  // D 24, five experts, K 2
+  model.layer_widths = {30, 7, 18};
+  CHECK(model.expert_widths() == std::vector<int64_t>{7, 18, 30});
+  constexpr int64_t kOutside = 2 * 50 * 24 + 24, kAttention = 48 * 24 + 24 * 24 + 24 + 12 + 2 * 24;
+  constexpr int64_t kRouter = 5 * 24, kUnit = 3 * 24;  // of one more hidden value
+  const auto moe = count_parameters(model);
+  CHECK(moe.total == kOutside + 3 * (kAttention + kRouter) + 5 * kUnit * (30 + 7 + 18));
+  CHECK(moe.active == kOutside + 3 * (kAttention + kRouter) + 2 * kUnit * (30 + 7 + 18));
+  CHECK(count_forward_flops(model, 16).ffn == 2. * 2 * kUnit * (30 + 7 + 18));
+
+  model.dense_layers = 1;
+  model.latent_dim = 8;  // no dense_width need be given
+  CHECK(validate(model, "model").empty());
+  CHECK(model.expert_widths() == std::vector<int64_t>{7, 18});
+  CHECK(model.blocks()[0].feed_forward.hidden == 30);
+  CHECK_FALSE(model.blocks()[0].feed_forward.has_experts());
+
+  model.latent_dim = model.dense_layers = 0;
+  model.ffn = Ffn::dense;
+  model.expert_width = 1 << 17;  // without effect
+  CHECK(validate(model, "model").empty());
+  CHECK(model.expert_widths().empty());
+  CHECK(count_parameters(model).total == kOutside + 3 * kAttention + kUnit * (30 + 7 + 18));
 }
 
 TEST_CASE("every parameter has the role that its place in the model gives it") {

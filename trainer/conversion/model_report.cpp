@@ -10,10 +10,13 @@ namespace olmoe {
 namespace {
 
 std::string describe_model(const ModelConfig& model) {
+  const auto width = [&](int64_t usual) {
+    return model.layer_widths.empty() ? fmt::format("width {}", usual) : "a width for each block";
+  };
   const auto feed_forward = model.has_experts()
-                                ? fmt::format("top {} of {} experts of width {} in {}", model.top_k, model.num_experts,
-                                              model.expert_width, counted(model.num_moe_layers(), "block"))
-                                : fmt::format("dense feed-forward of width {}", model.dense_hidden());
+                                ? fmt::format("top {} of {} experts of {} in {}", model.top_k, model.num_experts,
+                                              width(model.expert_width), counted(model.num_moe_layers(), "block"))
+                                : fmt::format("dense feed-forward of {}", width(model.dense_hidden()));
   return fmt::format("{} blocks, width {}, {} heads ({} of keys and values), vocabulary {}, {}", model.num_layers,
                      model.d_model, model.num_heads, model.num_kv_heads, model.vocab_size, feed_forward);
 }

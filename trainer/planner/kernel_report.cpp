@@ -233,6 +233,8 @@ std::string kernels_json(const Config& config, MeshShape mesh, const GpuSpecs& g
     throw ConfigError(
         fmt::format("--kernels: single kernels are modelled for compute capability 9.0, not {}", gpu.name));
   const auto& model = config.model;
+  if (!model.layer_widths.empty())
+    throw ConfigError("--kernels: one layer stands for all, but model.layer_widths makes them differ");
   Json out{{"predicted", "no GPU has confirmed any of these figures"},
            {"gpu", gpu.name},
            {"peak_tflop_per_s", gpu.bf16_flop_per_s / 1e12},
