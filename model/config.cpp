@@ -46,6 +46,19 @@ std::vector<std::string> problems_of_widths(const ModelConfig& config) {
   return problems;
 }
 
+/// Of experts that blocks share: "key: what is wrong".
+std::vector<std::string> problems_of_sharing(const ModelConfig& config) {
+  if (!config.share_experts || config.ffn == Ffn::dense) return {};
+  std::vector<std::string> problems;
+  if (config.num_moe_layers() < 2)
+    problems.push_back(fmt::format("share_experts: {} of num_layers = {} blocks has experts, and two would share them",
+                                   config.num_moe_layers(), config.num_layers));
+  if (const auto widths = config.expert_widths(); widths.size() > 1)
+    problems.push_back(fmt::format("share_experts: experts of widths {} and {} (layer_widths) cannot be the same",
+                                   widths.front(), widths.back()));
+  return problems;
+}
+
 /// Of what experts take: "key: what is wrong".
 std::vector<std::string> problems_of_experts(const ModelConfig& config) {
   std::vector<std::string> problems;
@@ -121,6 +134,7 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
           fmt::format("balancing_bias: quantile needs an expert that is not chosen, but top_k = num_experts = {}",
                       config.num_experts));
   for (const auto& problem : problems_of_widths(config)) require(false, problem);
+  for (const auto& problem : problems_of_sharing(config)) require(false, problem);
   for (const auto& problem : problems_of_experts(config)) require(false, problem);
   for (const auto& problem : problems_of(config, config.num_layers)) require(false, problem);
   require(!config.layer_widths.empty() || config.dense_hidden() <= 1 << 24,

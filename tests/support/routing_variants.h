@@ -118,6 +118,20 @@ inline std::vector<RoutingVariant> expert_variants() {
          m.num_shared_experts = 1;
          m.score_scale = 2;
        }},
+      {"shared by all blocks", [](auto& m) { m.share_experts = true; }},
+      {"shared by every second block after a dense one, with all that is each block's own",
+       [](auto& m) {
+         m.num_layers = 5;
+         m.dense_layers = 1;
+         m.moe_every = 2;
+         m.dense_width = 14;
+         m.share_experts = true;
+         m.latent_dim = 8;
+         m.num_shared_experts = 1;
+         m.balancing_bias = ExpertBias::loss_free;
+         m.load_balancing_granularity = BalanceGranularity::step;
+         m.load_balancing_over_layers = true;
+       }},
       {"a width for each block", [](auto& m) { m.layer_widths = rising_widths(m); }},
       {"a width for each block, dense ones too, latent experts, a shared one",
        [](auto& m) {

@@ -85,14 +85,15 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   int64_t mine = 0, largest_slice = 0, widest = 0;
   for (size_t s = 0; s < model.stages.size(); ++s) {
     int64_t stage_weights = 0, stage_grads = 0;
-    const auto& [dense, experts, tied] = model.stages[s];
-    for (const auto* unit : {&dense, &experts, &tied}) {
+    const auto& of_stage = model.stages[s];
+    for (const auto* unit : of_stage.all()) {
+      const bool is_tied = unit == &of_stage.tied || unit == &of_stage.tied_experts;
       const bool whole =
           unit->ranks == 1;  // computes from its own slice where that has the dtype, adds to its gradient
       mine += unit->slice();
       largest_slice = std::max(largest_slice, std::min(unit->largest, unit->slice()));
-      (unit == &tied ? tied_weights : stage_weights) += whole && element == master ? 0 : unit->numel;
-      (unit == &tied ? tied_grads : stage_grads) += whole ? 0 : unit->numel;
+      (is_tied ? tied_weights : stage_weights) += whole && element == master ? 0 : unit->numel;
+      (is_tied ? tied_grads : stage_grads) += whole ? 0 : unit->numel;
       widest = std::max(widest, whole ? 0 : unit->numel);
     }
     weights.add(s, stage_weights);

@@ -73,7 +73,7 @@ TEST_CASE("a list of widths of the wrong length is refused once, whatever else r
 }
 
 TEST_CASE("a run that resumes keeps its experts, their capacity and who chooses") {
-  for (const auto* key : {"model.layer_widths", "model.latent_dim", "model.capacity_factor", "model.capacity_order",
-                          "model.routing", "model.expert_choice_scope"})
+  for (const auto* key : {"model.share_experts", "model.layer_widths", "model.latent_dim", "model.capacity_factor",
+                          "model.capacity_order", "model.routing", "model.expert_choice_scope"})
     CHECK(is_fixed_key(key));
 }

@@ -47,7 +47,7 @@ TEST_CASE("models that compute the same differ in nothing, however it is said") 
        [](auto& m) { m.ffn = Ffn::dense, m.num_experts = 9, m.score_scale = 2, m.dense_layers = 1; }},
       {[](auto& m) { m.ffn = Ffn::dense, m.dense_width = 24; },
        [](auto& m) {
-         m.ffn = Ffn::dense, m.dense_width = 24, m.latent_dim = 8;
+         m.ffn = Ffn::dense, m.dense_width = 24, m.latent_dim = 8, m.share_experts = true;
          m.routing = RoutingMethod::expert_choice, m.load_balancing_weight = 0;
          m.expert_choice_scope = ChoiceScope::micro_batch;
        }}};
@@ -91,6 +91,7 @@ TEST_CASE("what models compute in another way is named, first here, then there")
          m.ffn = Ffn::dense;
          m.layer_widths = {12, 13, 12};
        }},
+      {"model.share_experts: ", plain, [](auto& m) { m.share_experts = true; }},
       {"model.score_scale: ", plain, [](auto& m) { m.score_scale = 2; }},
       {"model.dense_width: ", [](auto& m) { m.dense_layers = 1; },
        [](auto& m) { m.dense_layers = 1, m.dense_width = 5; }}};

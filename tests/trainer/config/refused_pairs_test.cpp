@@ -32,6 +32,8 @@ const std::vector<Pair> kConflicts{
     {"model.capacity_order=score model.capacity_factor=1.5", "model.gate=constant", "model.capacity_order"},
     {kWidths, "model.num_layers=3", "model.layer_widths"},
     {kWidths, "model.dense_width=512", "model.dense_width"},
+    {kWidths, "model.share_experts=true", "model.share_experts"},
+    {"model.dense_layers=3", "model.share_experts=true", "model.share_experts"},
     {kExpertChoice, "model.capacity_factor=1.5", "model.capacity_factor"},
     {kExpertChoice, "model.router_score=sigmoid", "model.router_score"},
     {kExpertChoice, "model.renormalize_scores=true", "model.renormalize_scores"},

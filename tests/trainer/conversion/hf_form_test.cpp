@@ -123,6 +123,11 @@ TEST_CASE(
     model.ffn = Ffn::dense;  // has none of it
     CHECK(refusal(model) == "accepted");
   }
+  auto shared = test::tiny_model();  // each block has copies
+  shared.share_experts = true;
+  CHECK_FALSE(hf_form(shared, random_init(shared, 1)).config.share_experts);
+  shared.ffn = Ffn::dense;
+  CHECK_FALSE(hf_form(shared, random_init(shared, 1)).config.share_experts);
   auto losses = test::tiny_model();  // training alone
   losses.load_balancing_granularity = BalanceGranularity::step;
   CHECK(refusal(losses) == "accepted");
