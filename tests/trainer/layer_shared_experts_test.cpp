@@ -66,10 +66,10 @@ TEST_CASE("blocks that share experts are blocks with equal ones, whose gradients
 }
 
 TEST_CASE("in float64 every layout of threads gives what one rank does, for shared experts", "[layouts]") {
-  const int world_size = GENERATE(2, 3, 4);
+  const int world_size = GENERATE(2, 4);
   const auto kind = GENERATE(OptimizerKind::adamw, OptimizerKind::muon);
-  const auto recompute = GENERATE(Recompute::none, Recompute::full);
-  CAPTURE(world_size, enum_name(kind), enum_name(recompute));
+  const auto recompute = kind == OptimizerKind::muon ? Recompute::none : Recompute::full;
+  CAPTURE(world_size, enum_name(kind));
   TempFolder folder;
   auto config = ladder_run(folder / "single", world_size);
   config.train.steps = 3;
