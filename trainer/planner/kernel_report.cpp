@@ -41,9 +41,10 @@ std::string_view name_of(Limit limit) {
   throw Error("unreachable limit");
 }
 
-/// The config with one layer and one micro-batch, on one rank.
+/// The config with one layer, which has experts if any has, and one micro-batch, on one rank.
 Config one_layer(Config config) {
-  config.model.num_layers = 1;
+  config.model.num_layers = config.model.moe_every = 1;
+  config.model.dense_layers = 0;
   config.train.global_batch_size = config.train.micro_batch_size;
   config.train.recompute = Recompute::none;
   return config;
