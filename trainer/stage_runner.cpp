@@ -24,7 +24,7 @@ UnitParam unit_param(Param& param) {
 Batch on_device(const Batch& batch, at::Device device) {
   if (batch.ids_BS.device().type() == device.type()) return batch;
   const auto copy = [&](const at::Tensor& host) { return host.pin_memory().to(device, /*non_blocking=*/true); };
-  Batch here{copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets};
+  Batch here{copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets, batch.num_masked};
   if (batch.bounds.defined()) here.bounds = copy(batch.bounds);
   here.bounds_cpu = batch.bounds_cpu;
   return here;

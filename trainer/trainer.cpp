@@ -1,6 +1,5 @@
 #include "trainer/trainer.h"
 
-#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -284,7 +283,7 @@ StepMetrics Trainer::train_step() {
   const double lr = learning_rate(config_, step_ + 1);
   device_step_->set_batches(config_.train.batches(mesh_.world().size(), step_ + 1));
   const auto totals = device_step_
-                          ->run([this] { return loader_->next(); }, earlier_optimizer_steps_ + step_ + 1, lr,
+                          ->run([this] { return loader_->next(); }, {step_ + 1, earlier_optimizer_steps_}, lr,
                                 [this] { saver_->before_update(); })
                           .read(mesh_.world());
   if (totals.targets == 0) throw DataError(fmt::format("step {}: its batches have no target tokens", step_ + 1));
@@ -318,6 +317,7 @@ StepMetrics Trainer::train_step() {
           .traffic = std::move(traffic),
           .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt,
           .output_z_loss = totals.output_z_loss(),
+          .masked_sequences = totals.masked_sequences,
           .checkpoint_failures = saver_->failures()};
 }
 

@@ -9,6 +9,19 @@
 namespace olmoe {
 namespace {
 
+/// Problems of the warm-up of the clipping norm.
+std::vector<std::string> refuse_clip_warmup(const OptimizerConfig& config) {
+  const double factor = config.clip_warmup_factor;
+  const int64_t steps = config.clip_warmup_steps;
+  if (steps == 0 && factor != 1)
+    return {fmt::format("optimizer.clip_warmup_factor: {} has no effect without optimizer.clip_warmup_steps", factor)};
+  if (steps > 0 && factor == 1)
+    return {fmt::format("optimizer.clip_warmup_steps: {} have no effect with optimizer.clip_warmup_factor: 1", steps)};
+  if (steps > 0 && config.clip_norm == 0)
+    return {"optimizer.clip_warmup_steps: there is no norm to warm up without clipping (optimizer.clip_norm: 0)"};
+  return {};
+}
+
 /// Problems of constants that are in range, after rounding to P.
 template <typename P>
 std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtype) {
@@ -33,6 +46,7 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
     refuse(static_cast<P>(beta) == 1,
            fmt::format("optimizer.{}: {} rounds to 1 in {}: the moment would never decay", key, beta, dtype));
   }
+  if (config.clip_warmup_steps > 0) in_range("clip_warmup_factor", config.clip_norm_of(1));
   const bool muon = config.kind == OptimizerKind::muon;
   if (muon) {
     in_range("muon.momentum", config.muon.momentum);
@@ -88,6 +102,7 @@ std::vector<std::string> lost_in(const OptimizerConfig& config, const char* dtyp
 
 std::vector<std::string> validate(const OptimizerConfig& config, ComputeDtype compute_dtype) {
   if (!values_out_of_range(config).empty()) return {};  // reported with those of the other sections
+  if (auto problems = refuse_clip_warmup(config); !problems.empty()) return problems;
   return compute_dtype == ComputeDtype::float64 ? lost_in<double>(config, "float64") : lost_in<float>(config, "fp32");
 }
 

@@ -67,7 +67,11 @@ const std::vector<Pair> kNeeds{
     {kWidths + " model.num_shared_experts=1", "model.shared_expert_width=64", "model.shared_expert_width"},
     {"data.document_mask=eos", "data.eos_id=256", "data.eos_id"},
     {"data.eos_id=256", "data.document_mask=eos", "data.eos_id"},
+    {"data.instance_filter.repetition_min_period=2", "data.instance_filter.repetition_max_count=32",
+     "data.instance_filter.repetition_max_count"},
     {"schedule.kind=wsd", "schedule.cooldown_steps=100", "schedule.cooldown_steps"},
+    {"optimizer.clip_warmup_factor=5", "optimizer.clip_warmup_steps=10", "optimizer.clip_warmup_factor"},
+    {"optimizer.clip_warmup_steps=10", "optimizer.clip_warmup_factor=5", "optimizer.clip_warmup_steps"},
 };
 
 /// Of "key=value key=value".
