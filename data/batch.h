@@ -9,8 +9,10 @@ namespace olmoe {
 /// part in every collective.
 struct Batch {
   at::Tensor ids_BS;        ///< int64 [B, S]
-  at::Tensor targets_BS;    ///< int64 [B, S]: the next id; kIgnoredTarget (-100) at the last position
-  int64_t num_targets = 0;  ///< targets other than kIgnoredTarget
+  at::Tensor targets_BS;    ///< int64 [B, S]: the next id; kIgnoredTarget (-100) at the last position, and in all of a
+                            ///< masked sequence
+  int64_t num_targets = 0;  ///< positions with a next id, B (S - 1): those of masked sequences too
+  int64_t num_masked = 0;   ///< masked sequences
   /// Where attention stays within documents, their cumulative lengths over the tokens in order: int32 [n+1], 0 to B*S;
   /// a sequence ends the document in it. Undefined: attention sees whole sequences.
   at::Tensor bounds = {};

@@ -32,6 +32,30 @@ std::vector<std::string> validate(std::span<const SkipRange> ranges) {
   return problems;
 }
 
+std::vector<std::string> validate(const InstanceFilter& filter, int64_t sequence_length) {
+  const auto [count, shortest, longest] = filter;
+  if (!filter.is_on()) {
+    if (filter.repetition_min_period == InstanceFilter{}.repetition_min_period &&
+        filter.repetition_max_period == InstanceFilter{}.repetition_max_period)
+      return {};
+    return {"data.instance_filter.repetition_max_count: 0 masks nothing, so that its periods have no effect"};
+  }
+  std::vector<std::string> problems;
+  if (count < 3)
+    problems.push_back(fmt::format(
+        "data.instance_filter.repetition_max_count: {} of a block are no repetition; use at least 3, or 0 for none",
+        count));
+  if (longest < shortest)
+    problems.push_back(fmt::format("data.instance_filter.repetition_max_period: {} is below repetition_min_period: {}",
+                                   longest, shortest));
+  if (count * shortest > sequence_length)
+    problems.push_back(fmt::format(
+        "data.instance_filter.repetition_max_count: {} blocks of {} (repetition_min_period) are longer than a sequence "
+        "(data.sequence_length: {}), so that none is masked",
+        count, shortest, sequence_length));
+  return problems;
+}
+
 std::vector<std::string> validate_documents(const DataConfig& config, int64_t vocab_size) {
   std::vector<std::string> problems;
   const bool by_eos = config.document_mask == DocumentMask::eos;

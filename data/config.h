@@ -58,6 +58,24 @@ struct SkipRange {
   }
 };
 
+/// Sequences without a loss, because they repeat a few ids too often. The keys are those of allenai/OLMo.
+struct InstanceFilter {
+  int64_t repetition_max_count = 0;
+  int64_t repetition_min_period = 1;
+  int64_t repetition_max_period = 13;
+
+  bool is_on() const { return repetition_max_count > 0; }
+
+  template <class V>
+  void fields(V& v) {
+    v("repetition_max_count", repetition_max_count, {0, 1 << 20},
+      "a sequence is masked where so many equal blocks of ids, or more, follow each other: it is computed and counted, "
+      "but its targets have no loss; at least 3; 0: no sequence is masked");
+    v("repetition_min_period", repetition_min_period, {1, 1 << 10}, "ids of the shortest block");
+    v("repetition_max_period", repetition_max_period, {1, 1 << 10}, "ids of the longest one");
+  }
+};
+
 /// Where training tokens come from.
 struct DataConfig {
   std::vector<std::string> paths;
@@ -69,6 +87,7 @@ struct DataConfig {
   DocumentMask document_mask = DocumentMask::none;
   std::optional<int64_t> eos_id;
   std::vector<SkipRange> skip = {};
+  InstanceFilter instance_filter = {};
   bool check_ids = true;
   DataVerify verify = DataVerify::sample;
   int64_t prefetch = 2;
@@ -97,6 +116,7 @@ struct DataConfig {
     v("skip", skip,
       "data that training leaves out, to lead a run round a bad batch: [{unit: steps, first: 1200, last: 1219}]; see "
       "checkpoint.resume");
+    v("instance_filter", instance_filter, "training sequences that repeat themselves are not learned from");
     v("check_ids", check_ids,
       "read every token and every document table (NAME.csv.gz beside NAME.npy) at start, and refuse ids outside the "
       "vocabulary and files whose table has another number of tokens; false: check samples at start, and each id when "
@@ -110,6 +130,8 @@ struct DataConfig {
 
 /// Problems of data.skip, one sentence each.
 std::vector<std::string> validate(std::span<const SkipRange> ranges);
+/// Problems of data.instance_filter for sequences of that length.
+std::vector<std::string> validate(const InstanceFilter& filter, int64_t sequence_length);
 /// Problems of data.document_mask with ids below vocab_size.
 std::vector<std::string> validate_documents(const DataConfig& config, int64_t vocab_size);
 

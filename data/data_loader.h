@@ -24,6 +24,8 @@ class SequenceSource {
   virtual std::vector<int32_t> document_ends(int64_t /*position*/, std::span<const int64_t> /*ids*/) const {
     return {};
   }
+  /// Whether the sequence whose ids are `ids` has no loss at any position.
+  virtual bool is_masked(std::span<const int64_t> /*ids*/) const { return false; }
   /// A hash of everything that read() depends on, as data/fingerprint.h compares it when a run resumes.
   virtual std::string fingerprint() const = 0;
 };
@@ -41,7 +43,7 @@ std::unique_ptr<SequenceSource> make_file_source(std::shared_ptr<const TokenData
 std::unique_ptr<SequenceSource> make_synthetic_source(int64_t sequence_length, int64_t vocab_size, uint64_t seed);
 
 /// A micro-batch of the sequences [position, position + count) of the stream, on the CPU, with their documents where
-/// the source has any. count may be 0: [0, S] tensors.
+/// the source has any; masked sequences have no targets. count may be 0: [0, S] tensors.
 Batch make_batch(const SequenceSource& source, int64_t position, int64_t count);
 
 /// Prepares the micro-batches of this rank ahead of time, on its own thread. The optimizer step after `s` others takes

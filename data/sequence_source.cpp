@@ -134,9 +134,15 @@ Batch make_batch(const SequenceSource& source, int64_t position, int64_t count) 
     int64_t* ids_S = batch.ids_BS.mutable_data_ptr<int64_t>() + b * sequence_length;
     int64_t* targets_S = batch.targets_BS.mutable_data_ptr<int64_t>() + b * sequence_length;
     source.read(position + b, {ids_S, static_cast<size_t>(sequence_length)});
-    std::copy(ids_S + 1, ids_S + sequence_length, targets_S);
+    const std::span<const int64_t> ids(ids_S, static_cast<size_t>(sequence_length));
+    const bool masked = source.is_masked(ids);
+    batch.num_masked += masked ? 1 : 0;
+    if (masked)
+      std::fill_n(targets_S, sequence_length, kIgnoredTarget);
+    else
+      std::copy(ids_S + 1, ids_S + sequence_length, targets_S);
     targets_S[sequence_length - 1] = kIgnoredTarget;
-    const auto ends = source.document_ends(position + b, {ids_S, static_cast<size_t>(sequence_length)});
+    const auto ends = source.document_ends(position + b, ids);
     ENSURE(b == 0 || ends.empty() == (bounds.size() == 1), "sequence {} of a micro-batch: documents in some alone", b);
     if (!ends.empty()) add_documents(bounds, ends, b, sequence_length);
   }

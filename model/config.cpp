@@ -1,18 +1,63 @@
 #include "model/config.h"
 
+#include <algorithm>
+#include <set>
+
 namespace olmoe {
 
 std::vector<BlockSpec> ModelConfig::blocks() const {
   const FeedForwardSpec experts{num_experts, top_k, expert_width, shared_hidden(), latent_dim},
       dense{0, 1, dense_hidden()};
   std::vector<BlockSpec> out;
-  for (int64_t layer = 0; layer < num_layers; ++layer)
+  for (int64_t layer = 0; layer < num_layers; ++layer) {
     out.push_back({{num_heads, num_kv_heads, head_dim(), attention_window(layer), is_rotary(layer)},
                    is_moe_layer(layer) ? experts : dense});
+    if (!layer_widths.empty()) out.back().feed_forward.hidden = layer_widths.at(static_cast<size_t>(layer));
+  }
   return out;
 }
 
+std::vector<int64_t> ModelConfig::expert_widths() const {
+  if (layer_widths.empty()) return {expert_width};
+  std::set<int64_t> widths;
+  for (int64_t layer = 0; layer < std::min<int64_t>(num_layers, std::ssize(layer_widths)); ++layer)
+    if (is_moe_layer(layer)) widths.insert(layer_widths[static_cast<size_t>(layer)]);
+  return {widths.begin(), widths.end()};
+}
+
 namespace {
+
+/// Of widths by block: "key: what is wrong".
+std::vector<std::string> problems_of_widths(const ModelConfig& config) {
+  const auto& widths = config.layer_widths;
+  if (widths.empty()) return {};
+  if (std::ssize(widths) != config.num_layers)
+    return {fmt::format("layer_widths: {} numbers, but num_layers = {} blocks", widths.size(), config.num_layers)};
+  std::vector<std::string> problems;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const int64_t width = widths[static_cast<size_t>(layer)], most = config.is_moe_layer(layer) ? 1 << 17 : 1 << 24;
+    if (width < 1 || width > most)
+      problems.push_back(fmt::format("layer_widths: {} of block {} must be between 1 and {}", width, layer, most));
+  }
+  if (config.dense_width > 0)
+    problems.push_back(fmt::format("dense_width: {} has no effect with layer_widths", config.dense_width));
+  if (config.has_experts() && config.num_shared_experts > 0 && config.shared_expert_width == 0)
+    problems.push_back("shared_expert_width: must be given with layer_widths, where no expert_width says it");
+  return problems;
+}
+
+/// Of experts that blocks share: "key: what is wrong".
+std::vector<std::string> problems_of_sharing(const ModelConfig& config) {
+  if (!config.share_experts || config.ffn == Ffn::dense) return {};
+  std::vector<std::string> problems;
+  if (config.num_moe_layers() < 2)
+    problems.push_back(fmt::format("share_experts: {} of num_layers = {} blocks has experts, and two would share them",
+                                   config.num_moe_layers(), config.num_layers));
+  if (const auto widths = config.expert_widths(); widths.size() > 1)
+    problems.push_back(fmt::format("share_experts: experts of widths {} and {} (layer_widths) cannot be the same",
+                                   widths.front(), widths.back()));
+  return problems;
+}
 
 /// Of what experts take: "key: what is wrong".
 std::vector<std::string> problems_of_experts(const ModelConfig& config) {
@@ -23,7 +68,8 @@ std::vector<std::string> problems_of_experts(const ModelConfig& config) {
   require(config.latent_dim <= config.d_model,
           fmt::format("latent_dim: {} is more than d_model = {}", config.latent_dim, config.d_model));
   require(
-      config.latent_dim == 0 || config.dense_width > 0 || config.num_moe_layers() == config.num_layers,
+      config.latent_dim == 0 || config.dense_width > 0 || !config.layer_widths.empty() ||
+          config.num_moe_layers() == config.num_layers,
       fmt::format("dense_width: must be given with latent_dim = {}: what a token uses of experts of that width is no "
                   "whole width of a dense feed-forward",
                   config.latent_dim));
@@ -87,10 +133,13 @@ std::vector<std::string> validate(const ModelConfig& config, const std::string& 
   require(config.balancing_bias != ExpertBias::quantile || config.top_k < config.num_experts,
           fmt::format("balancing_bias: quantile needs an expert that is not chosen, but top_k = num_experts = {}",
                       config.num_experts));
+  for (const auto& problem : problems_of_widths(config)) require(false, problem);
+  for (const auto& problem : problems_of_sharing(config)) require(false, problem);
   for (const auto& problem : problems_of_experts(config)) require(false, problem);
   for (const auto& problem : problems_of(config, config.num_layers)) require(false, problem);
-  require(config.dense_hidden() <= 1 << 24, fmt::format("dense_width: {} gives a hidden width of {}, more than {}",
-                                                        config.dense_width, config.dense_hidden(), 1 << 24));
+  require(!config.layer_widths.empty() || config.dense_hidden() <= 1 << 24,
+          fmt::format("dense_width: {} gives a hidden width of {}, more than {}", config.dense_width,
+                      config.dense_hidden(), 1 << 24));
   for (const auto& problem : problems_of(config)) require(false, problem);
   return problems;
 }

@@ -161,11 +161,13 @@ struct ModelConfig : BlockVariants, AttentionVariants, ExpertVariants {
   /// Width of the rows that experts take and give: D, or l. Then how many experts a token may have.
   int64_t expert_dim() const { return latent_dim > 0 ? latent_dim : d_model; }
   int64_t choices() const { return experts_choose() ? num_experts : top_k; }
-  /// Hidden width of all shared experts of a block together.
+  /// Hidden width of all shared experts of a block together; then of a dense feed-forward without layer_widths.
   int64_t shared_hidden() const {
     return num_shared_experts * (shared_expert_width > 0 ? shared_expert_width : expert_width);
   }
   int64_t dense_hidden() const { return dense_width > 0 ? dense_width : top_k * expert_width + shared_hidden(); }
+  /// Hidden widths of experts that blocks have, each once, in rising order.
+  std::vector<int64_t> expert_widths() const;
 };
 
 /// Problems of the values, one sentence each, that start with the path of a key under `path`. Empty: valid.

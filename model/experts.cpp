@@ -119,10 +119,10 @@ std::vector<Work> expert_work(const ExpertSizes& s, const CostContext& context) 
   return out;
 }
 
-/// What the backward of one chunk of tokens allocates.
-int64_t expert_temporaries(const ModelConfig& config, const CostContext& context) {
+/// What the backward of one chunk of tokens allocates, of experts of hidden width F.
+int64_t expert_temporaries(const ModelConfig& config, int64_t F, const CostContext& context) {
   const bool dispatched = context.expert_ranks > 1, fused = context.fused_experts();
-  const int64_t D = config.expert_dim(), F = config.expert_width, value = context.value_bytes;
+  const int64_t D = config.expert_dim(), value = context.value_bytes;
   const int64_t chunks = dispatched ? context.expert_chunks : 1;
   const int64_t rows = context.routed_rows(config) / chunks, received = context.expert_tokens(config) / chunks;
   const int64_t hidden = rows * F * value, wide = rows * D * value, token_rows = received * D * value;
@@ -142,16 +142,17 @@ int64_t expert_temporaries(const ModelConfig& config, const CostContext& context
 
 }  // namespace
 
-Experts::Experts(const ModelConfig& config, std::string prefix, const Communicator& group,
+Experts::Experts(const ModelConfig& config, std::string prefix, int64_t hidden, const Communicator& group,
                  kernels::ExpertKernels kernels)
     : config_(config),
       prefix_(std::move(prefix)),
+      hidden_(hidden),
       kernels_(kernels),
       first_(config.num_experts / group.size() * group.rank()),
       count_(config.num_experts / group.size()) {}
 
 StageState Experts::state() {
-  const int64_t D = config_.expert_dim(), F = config_.expert_width;
+  const int64_t D = config_.expert_dim(), F = hidden_;
   const auto param = [&](const char* name, int64_t outputs, int64_t inputs, at::Tensor* slot, bool* to_store,
                          ParamRole role) {
     return Param{prefix_ + name,
@@ -179,7 +180,7 @@ at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const 
 
 StageCost Experts::cost(const CostContext& context) const {
   constexpr int64_t kIndex = sizeof(int32_t);
-  const int64_t rows = context.routed_rows(config_), F = config_.expert_width;
+  const int64_t rows = context.routed_rows(config_), F = hidden_;
   const int64_t experts = config_.num_experts / context.expert_ranks;
   const ExpertSizes sizes{.rows = static_cast<double>(rows),
                           .D = static_cast<double>(config_.expert_dim()),
@@ -191,7 +192,7 @@ StageCost Experts::cost(const CostContext& context) const {
   out.routing = (context.tokens() * config_.choices() + rows) * kIndex;
   out.saved = out.routing + rows * (2 * F * context.value_bytes + context.master_bytes) +  // z and scores
               config_.num_experts * kIndex;                                                // offsets
-  out.peaks = {{"backward of the last feed-forward", out.saved, expert_temporaries(config_, context)}};
+  out.peaks = {{"backward of the last feed-forward", out.saved, expert_temporaries(config_, F, context)}};
   return out;
 }
 

@@ -21,8 +21,9 @@ namespace olmoe {
 /// pre-activation z_R2F, the scores and the row order. Source: SonicMoE, Megatron-Core 0.13.
 class Experts {
  public:
-  /// Ranks of `group` hold equal numbers of experts, in rank order.
-  Experts(const ModelConfig& config, std::string prefix, const Communicator& group, kernels::ExpertKernels kernels);
+  /// Experts of hidden width F = `hidden`. Ranks of `group` hold equal numbers of them, in rank order.
+  Experts(const ModelConfig& config, std::string prefix, int64_t hidden, const Communicator& group,
+          kernels::ExpertKernels kernels);
   StageState state();
   /// y_MD in the dtype of x. `rows`: the assignments of the M tokens to the experts of this rank.
   at::Tensor forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
@@ -32,6 +33,7 @@ class Experts {
  private:
   const ModelConfig& config_;
   std::string prefix_;
+  int64_t hidden_;
   kernels::ExpertKernels kernels_;
   int64_t first_, count_;    // this rank's experts: [first, first + count)
   at::Tensor gate_up_e2FD_;  // rows of an expert: F of the gate, then F of up

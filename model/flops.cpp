@@ -1,5 +1,6 @@
 #include "model/flops.h"
 
+#include <algorithm>
 #include <functional>
 #include <numeric>
 
@@ -8,20 +9,23 @@
 namespace olmoe {
 
 ParameterCounts count_parameters(const ModelConfig& config) {
-  ParameterCounts out{0, 0, config.tie_embeddings ? 0 : config.vocab_size * config.d_model};
+  ParameterCounts out{0, 0, -config.vocab_size * config.d_model};
   for (const auto& params : list_params(config))
     for (const auto& param : params) {
       const auto& shape = param.global_shape;
       const auto numel = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
       out.total += numel;
-      out.active += param.axis == Axis::expert_shard ? numel / config.num_experts * config.top_k : numel;
+      const int64_t uses = 1 + std::ssize(param.later_users);
+      const int64_t used = param.axis == Axis::expert_shard ? numel / config.num_experts * config.top_k : numel;
+      out.active += std::min(uses * used, numel);
+      out.multiplied += uses * used;
     }
   return out;
 }
 
 FlopsPerToken count_flops(const ModelConfig& config, int64_t sequence_length) {
   const auto counts = count_parameters(config);
-  const double products = 6.0 * static_cast<double>(counts.active - counts.embedding);
+  const double products = 6.0 * static_cast<double>(counts.multiplied);
   const double per_key = 12.0 * static_cast<double>(config.d_model);
   FlopsPerToken out{products, products};
   for (const auto& block : config.blocks()) {

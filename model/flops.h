@@ -5,15 +5,17 @@
 
 namespace olmoe {
 
-/// Parameters of a model. "Active" counts top_k of num_experts experts, and the whole router.
+/// Parameters of a model. "Active" counts top_k of num_experts experts, and the whole router; of experts that blocks
+/// share what different choices in all of them would reach, at most all.
 struct ParameterCounts {
   int64_t total;
   int64_t active;
-  int64_t embedding;  ///< that only look tokens up: the input embedding, unless the head computes with it
+  /// That a token is multiplied by: the active ones in each block that uses them, without the lookup of the embedding.
+  int64_t multiplied;
 };
 ParameterCounts count_parameters(const ModelConfig& config);
 
-/// Training FLOPs of a token: 6 x active parameters without the embedding, plus attention, forward and backward.
+/// Training FLOPs of a token: 6 x the parameters that it is multiplied by, plus attention, forward and backward.
 /// Peers differ in whether the causal mask halves attention, so both are given. Windows are counted, documents are not:
 /// each sequence is taken to be one.
 struct FlopsPerToken {

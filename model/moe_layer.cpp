@@ -12,13 +12,17 @@
 
 namespace olmoe {
 
-MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks,
-                   const MoeOptions& options)
+MoeLayer::MoeLayer(const ModelConfig& config, const std::string& prefix, const LayerExperts& experts,
+                   const ModelRanks& ranks, const MoeOptions& options)
     : config_(config),
       prefix_(prefix),
       router_(config, prefix + ".router", ranks.data),
       dispatcher_(ranks.experts, config.num_experts),
-      experts_(config, prefix + ".experts", ranks.experts->group(), options.kernels),
+      experts_(experts.shared ? experts.shared
+                              : std::make_shared<Experts>(config, prefix + ".experts", experts.hidden,
+                                                          ranks.experts->group(), options.kernels)),
+      made_experts_(!experts.shared),
+      later_users_(experts.later_users),
       chunks_(dispatcher_.has_remote_experts() ? options.chunks : 1) {
   if (config.num_shared_experts > 0)
     shared_.emplace(config, prefix + ".shared", config.shared_hidden(),
@@ -33,7 +37,11 @@ StageState MoeLayer::state() {
     out.params.push_back(shared_param(name + "down.weight", {l, D}, ParamRole::matrix, latent_down_lD_));
     out.params.push_back(shared_param(name + "up.weight", {D, l}, ParamRole::output, latent_up_Dl_));
   }
-  out.add(experts_.state());
+  if (made_experts_) {
+    auto experts = experts_->state();
+    for (auto& param : experts.params) param.later_users = later_users_;
+    out.add(std::move(experts));
+  }
   if (shared_) out.add(shared_->state());
   return out;
 }
@@ -90,9 +98,9 @@ StageOut MoeLayer::forward(const Normed& x, const at::Tensor& residual_ND, Stage
   const auto base_ND = with_shared(x, residual_ND);
   const auto& order = routing.plans.front().rows;  // nothing is dispatched
   if (is_latent())
-    return {from_latent(experts_.forward(rows, routed.scores_NK, order), base_ND), routed.aux, routed.stats};
+    return {from_latent(experts_->forward(rows, routed.scores_NK, order), base_ND), routed.aux, routed.stats};
   // The kernel that sums the expert outputs adds the residual.
-  return {experts_.forward(rows, routed.scores_NK, order, base_ND), routed.aux, routed.stats};
+  return {experts_->forward(rows, routed.scores_NK, order, base_ND), routed.aux, routed.stats};
 }
 
 /// base_ND + r_Nl up^T.
@@ -121,7 +129,7 @@ at::Tensor MoeLayer::forward_chunks(const Normed& x, const Normed& rows, const a
     const auto received = dispatcher_.finish_dispatch(std::exchange(dispatches[c], {}));
     const auto received_rows = unnormed(received.x_MD);  // saved: no norm here to recompute them from
     combines.push_back(
-        dispatcher_.start_combine(experts_.forward(received_rows, received.scores_MK, plans[c].rows), plans[c]));
+        dispatcher_.start_combine(experts_->forward(received_rows, received.scores_MK, plans[c].rows), plans[c]));
   }
   std::vector<at::Tensor> y;
   for (size_t c = 0; c < plans.size(); ++c) {
@@ -150,7 +158,7 @@ StageCost MoeLayer::cost(const CostContext& context) const {
   constexpr int64_t kIndex = sizeof(int32_t);
   const int64_t tokens = context.tokens(), K = config_.choices(), rows = tokens * config_.d_model * context.value_bytes;
   const int64_t expert_rows = tokens * config_.expert_dim() * context.value_bytes;
-  const auto router = router_.cost(context), experts = experts_.cost(context), latent = latent_cost(context);
+  const auto router = router_.cost(context), experts = experts_->cost(context), latent = latent_cost(context);
   StageCost out{.work = router.work,
                 .saved = router.saved + experts.saved + latent.saved,
                 .routing = router.routing + experts.routing};

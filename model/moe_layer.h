@@ -15,6 +15,14 @@
 
 namespace olmoe {
 
+/// The experts of a layer, of hidden width `hidden`. Layers of several blocks may compute with the same ones
+/// (model.share_experts); the first of them makes them, and has their parameters as its own.
+struct LayerExperts {
+  int64_t hidden;
+  std::shared_ptr<Experts> shared = {};  ///< those of an earlier layer; null: this one makes its own
+  std::vector<size_t> later_users = {};  ///< Param::later_users of what it makes
+};
+
 /// Router, experts and shared experts of a block; the experts are divided over the ranks of axis `expert`, the shared
 /// ones are on all. With model.latent_dim experts see u = down x and their sum r comes back as up r; the router and the
 /// shared experts see x (allenai/OLMo-core; moe_latent_size of Hugging Face's NemotronHConfig). Dropless, unless
@@ -22,8 +30,10 @@ namespace olmoe {
 /// model.capacity_order, and drops the rest. With model.routing: expert_choice it takes its best tokens.
 class MoeLayer {
  public:
-  MoeLayer(const ModelConfig& config, const std::string& prefix, const ModelRanks& ranks, const MoeOptions& options);
+  MoeLayer(const ModelConfig& config, const std::string& prefix, const LayerExperts& experts, const ModelRanks& ranks,
+           const MoeOptions& options);
   StageState state();
+  const std::shared_ptr<Experts>& experts() const { return experts_; }
   /// residual_ND + the weighted sum of the expert outputs for x, [N, D] in the dtype of x, and the auxiliary losses.
   /// Collective over axis expert, and over all ranks in training if load balancing is global.
   StageOut forward(const Normed& x, const at::Tensor& residual_ND, StageContext& context);
@@ -56,7 +66,9 @@ class MoeLayer {
   const std::string prefix_;
   Router router_;
   TokenDispatcher dispatcher_;
-  Experts experts_;
+  const std::shared_ptr<Experts> experts_;
+  const bool made_experts_;
+  const std::vector<size_t> later_users_;  // of its experts
   std::optional<DenseFfn> shared_;
   at::Tensor latent_down_lD_, latent_up_Dl_;
   int64_t chunks_;

@@ -30,7 +30,9 @@ struct Param {
   bool* to_store = nullptr;  ///< for a backward that can store the gradient instead of adding (UnitParam::to_store)
   ParamRole role = ParamRole::matrix;
   RowParts parts = {};
-  bool tied = false;  ///< of the first stage: the last one computes with *slot too, and adds to its gradient
+  /// Later stages, counted from the first one's 0, that compute with *slot too and add to its gradient.
+  std::vector<size_t> later_users = {};
+  bool is_tied() const { return !later_users.empty(); }
 };
 /// A parameter that is sharded over all ranks of `shard`, of the same shape on each rank.
 Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role, at::Tensor& slot);

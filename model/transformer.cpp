@@ -22,7 +22,7 @@ class EmbeddingStage : public Stage {
   StageState state() override {
     auto weight =
         shared_param("embedding.weight", {config_.vocab_size, config_.d_model}, ParamRole::embedding, *weight_VD_);
-    weight.tied = config_.tie_embeddings;
+    if (config_.tie_embeddings) weight.later_users = {static_cast<size_t>(config_.num_layers) + 1};  // the head
     StageState out{{std::move(weight)}};
     if (norm_) out.add(norm_->state());
     return out;
@@ -155,8 +155,9 @@ class Block : public Stage {
 class MoeBlock : public Block {
  public:
   MoeBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention,
-           const ModelRanks& ranks, const MoeOptions& options)
-      : Block(config, name, attention), moe_(config, name + ".moe", ranks, options) {}
+           const LayerExperts& experts, const ModelRanks& ranks, const MoeOptions& options)
+      : Block(config, name, attention), moe_(config, name + ".moe", experts, ranks, options) {}
+  const std::shared_ptr<Experts>& experts() const { return moe_.experts(); }
   int64_t num_experts() const override { return config_.num_experts; }
   StepBalance step_balance() const override {
     const bool step = config_.load_balancing_granularity == BalanceGranularity::step;
@@ -180,8 +181,8 @@ class MoeBlock : public Block {
 
 class DenseBlock : public Block {
  public:
-  DenseBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention)
-      : Block(config, name, attention), ffn_(config, name + ".ffn", config.dense_hidden()) {}
+  DenseBlock(const ModelConfig& config, const std::string& name, const AttentionOptions& attention, int64_t hidden)
+      : Block(config, name, attention), ffn_(config, name + ".ffn", hidden) {}
 
  protected:
   StageState ffn_state() override { return ffn_.state(); }
@@ -194,6 +195,15 @@ class DenseBlock : public Block {
   DenseFfn ffn_;
 };
 
+/// Of experts that blocks share: the stages of those blocks, but for the first.
+std::vector<size_t> later_users_of_experts(const ModelConfig& config, const std::vector<BlockSpec>& blocks) {
+  std::vector<size_t> out;
+  for (size_t layer = 0; config.share_experts && layer < blocks.size(); ++layer)
+    if (blocks[layer].feed_forward.has_experts()) out.push_back(layer + 1);  // the embedding is stage 0
+  if (!out.empty()) out.erase(out.begin());
+  return out;
+}
+
 }  // namespace
 
 std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, DeviceMesh& mesh, MoeOptions options,
@@ -205,13 +215,20 @@ std::vector<std::unique_ptr<Stage>> make_stages(const ModelConfig& config, Devic
   const auto head = config.tie_embeddings ? embedding : std::make_shared<at::Tensor>();
   stages.push_back(std::make_unique<EmbeddingStage>(config, embedding));
   const auto blocks = config.blocks();
+  const auto users = later_users_of_experts(config, blocks);
+  std::shared_ptr<Experts> shared;
   for (size_t layer = 0; layer < blocks.size(); ++layer) {
     const auto name = fmt::format("blocks.{}", layer);
     const AttentionOptions attention{method, blocks[layer].attention};
-    if (blocks[layer].feed_forward.has_experts())
-      stages.push_back(std::make_unique<MoeBlock>(config, name, attention, ranks, options));
-    else
-      stages.push_back(std::make_unique<DenseBlock>(config, name, attention));
+    const auto& feed_forward = blocks[layer].feed_forward;
+    if (!feed_forward.has_experts()) {
+      stages.push_back(std::make_unique<DenseBlock>(config, name, attention, feed_forward.hidden));
+      continue;
+    }
+    const LayerExperts experts{feed_forward.hidden, shared, shared ? std::vector<size_t>{} : users};
+    auto block = std::make_unique<MoeBlock>(config, name, attention, experts, ranks, options);
+    if (config.share_experts) shared = block->experts();
+    stages.push_back(std::move(block));
   }
   stages.push_back(std::make_unique<Head>(config, head));
   return stages;

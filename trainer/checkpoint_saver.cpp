@@ -2,12 +2,16 @@
 
 #include "core/log.h"
 #include "parallel/agreement.h"
+#include "trainer/config/save_cadence.h"
 #include "trainer/job/preemption.h"
 
 namespace olmoe {
 
-CheckpointSaver::CheckpointSaver(Checkpointer& checkpointer, bool async, Source source, int64_t saved_step)
-    : checkpointer_(checkpointer), async_(async), source_(std::move(source)), saved_step_(saved_step) {}
+CheckpointSaver::CheckpointSaver(Checkpointer& checkpointer, const CheckpointConfig& config, Source source,
+                                 int64_t saved_step)
+    : checkpointer_(checkpointer), async_(config.async), source_(std::move(source)), saved_step_(saved_step) {
+  if (saves_async(config)) checkpointer_.reserve_copy(source_.state());
+}
 
 void CheckpointSaver::start(int64_t step, Checkpointer::Mode mode) {
   watch_.restart();

@@ -27,8 +27,10 @@ class CheckpointSaver {
     std::function<void(int64_t step)> ensure_usable;
   };
 
-  /// `checkpointer` must outlive this object. `saved_step`: of the checkpoint that was loaded; -1: none.
-  CheckpointSaver(Checkpointer& checkpointer, bool async, Source source, int64_t saved_step);
+  /// `checkpointer` must outlive this object. Where `config` asks for asynchronous saves, the host memory of their
+  /// copies is allocated here: throws c10::Error where there is not enough. `saved_step`: of the checkpoint that was
+  /// loaded; -1: none.
+  CheckpointSaver(Checkpointer& checkpointer, const CheckpointConfig& config, Source source, int64_t saved_step);
   /// Begins to save `step`, the last that is finished, unless that was done. Waits for the save before it, and says so.
   void begin(int64_t step);
   /// Saves `step` and waits for it. Throws CheckpointError where that fails.

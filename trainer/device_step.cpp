@@ -12,12 +12,12 @@
 #include "parallel/collectives/host_tensor.h"
 
 namespace olmoe {
-PendingTotals::PendingTotals(const LocalTotals& totals, const at::Tensor& grad_norm, const at::Tensor& targets)
-    : packed_(at::cat({totals.losses_3, grad_norm.view(1), totals.dropped_1, targets.view(1).to(at::kDouble),
-                       totals.entropy_1, totals.output_z_1, totals.counts_LE.flatten()})) {}
+PendingTotals::PendingTotals(const LocalTotals& totals, const at::Tensor& grad_norm, const at::Tensor& counts_2)
+    : packed_(at::cat({totals.losses_3, grad_norm.view(1), totals.dropped_1, counts_2.to(at::kDouble), totals.entropy_1,
+                       totals.output_z_1, totals.counts_LE.flatten()})) {}
 
 StepTotals PendingTotals::read(Communicator& ranks) const {
-  constexpr int64_t kScalars = 8;
+  constexpr int64_t kScalars = 9;
   const auto host = fetch(packed_, ranks);
   const double* const numbers = host.const_data_ptr<double>();
   return {.cross_entropy_sum = numbers[0],
@@ -26,8 +26,9 @@ StepTotals PendingTotals::read(Communicator& ranks) const {
           .grad_norm = numbers[3],
           .dropped_assignments = std::llround(numbers[4]),
           .targets = std::llround(numbers[5]),
-          .router_entropy = numbers[6],
-          .output_z_sum = numbers[7],
+          .masked_sequences = std::llround(numbers[6]),
+          .router_entropy = numbers[7],
+          .output_z_sum = numbers[8],
           .counts_LE = {numbers + kScalars, numbers + host.numel()}};
 }
 
@@ -45,7 +46,7 @@ void DeviceStep::set_batches(BatchPlan batches) {
   plan_ = batches;
 }
 
-PendingTotals DeviceStep::run(const std::function<Batch()>& next, int64_t step, double lr,
+PendingTotals DeviceStep::run(const std::function<Batch()>& next, StepNumber step, double lr,
                               const std::function<void()>& before_update) {
   optimizer_.begin_step(step, lr);
   if (!graph_)
@@ -56,9 +57,9 @@ PendingTotals DeviceStep::run(const std::function<Batch()>& next, int64_t step, 
 }
 
 at::Tensor DeviceStep::compute(const StepBatches& step, const std::function<void()>& before_update) {
-  const auto& targets_1 = step.targets_1;
-  mesh_.world().all_reduce(targets_1);
-  const auto per_target = targets_1.to(at::kDouble).reciprocal().squeeze(0);
+  const auto& counts_2 = step.counts_2;
+  mesh_.world().all_reduce(counts_2);
+  const auto per_target = counts_2.narrow(0, 0, 1).to(at::kDouble).reciprocal().squeeze(0);
   runner_.reset_totals();
   runner_.begin_step(step.batches, mesh_.world());
   for (size_t i = 0; i < step.batches.size(); ++i) {
@@ -82,7 +83,7 @@ at::Tensor DeviceStep::compute(const StepBatches& step, const std::function<void
   const auto norm_or_nan = grad_norm + 0 * totals.losses_3[0];
   optimizer_.update(norm_or_nan);
   runner_.end_step(totals, at::isfinite(norm_or_nan.squeeze(0)));
-  return PendingTotals(totals, grad_norm, targets_1).packed();
+  return PendingTotals(totals, grad_norm, counts_2).packed();
 }
 
 }  // namespace olmoe

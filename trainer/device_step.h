@@ -23,7 +23,8 @@ struct StepTotals {
   double load_balancing_loss, router_z_loss;  ///< unweighted, means over layers and micro-batches
   double grad_norm;                           ///< before clipping
   int64_t dropped_assignments;                ///< beyond the capacity of their expert
-  int64_t targets;                            ///< target tokens
+  int64_t targets;                            ///< target tokens, those of masked sequences too
+  int64_t masked_sequences;                   ///< whose targets have no loss
   double router_entropy;                      ///< nats, mean over layers and micro-batches
   double output_z_sum;                        ///< of logsumexp^2 over the targets; 0 without model.output_z_weight
   std::vector<double> counts_LE;              ///< assignments of each expert, those of a layer next to each other
@@ -37,8 +38,9 @@ struct StepTotals {
 /// StepTotals on the device, which the host reads once a step.
 class PendingTotals {
  public:
-  /// `totals` summed over all ranks; `grad_norm` and `targets` have one element. float64, on one device.
-  PendingTotals(const LocalTotals& totals, const at::Tensor& grad_norm, const at::Tensor& targets);
+  /// `totals` and `counts_2`, as StepBatches has them, summed over all ranks; `grad_norm` has one element. float64, on
+  /// one device.
+  PendingTotals(const LocalTotals& totals, const at::Tensor& grad_norm, const at::Tensor& counts_2);
   explicit PendingTotals(at::Tensor packed) : packed_(std::move(packed)) {}
   const at::Tensor& packed() const { return packed_; }
   /// Waits for the device, and polls `ranks` meanwhile: throws Error where one of them failed.
@@ -58,13 +60,14 @@ class DeviceStep {
   /// The micro-batches of the steps from now on. Throws Error with a graph, whose steps are all of one size, for
   /// others.
   void set_batches(BatchPlan batches);
-  /// Optimizer step `step`, counted from 1. `next` gives the micro-batch of each accumulation step; all are taken
+  /// Optimizer step `step`. `next` gives the micro-batch of each accumulation step; all are taken
   /// before the first is computed, because losses are means over the target tokens of the whole step. Updates nothing
   /// where the loss or the gradient norm is not finite, which the returned totals show. `before_update` is called once,
   /// after which the trained state may change; with a graph before the step, else before its update. Collective over
   /// world.
   PendingTotals run(
-      const std::function<Batch()>& next, int64_t step, double lr, const std::function<void()>& before_update = [] {});
+      const std::function<Batch()>& next, StepNumber step, double lr,
+      const std::function<void()>& before_update = [] {});
 
  private:
   /// Host values in here must be the same in every step: a graph captures them.

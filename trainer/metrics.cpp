@@ -140,18 +140,22 @@ void MetricsLog::write(const StepMetrics& m) {
   if (m.peak_memory_bytes) line.add("peak_memory_bytes", *m.peak_memory_bytes);
   for (const auto& [key, value] : m.traffic) line.add(key, value);
   if (m.host_syncs) line.add("host_syncs", *m.host_syncs);
+  if (m.masked_sequences > 0) line.add("masked_sequences", m.masked_sequences);
   if (m.checkpoint_failures > 0) line.add("checkpoint_failures", m.checkpoint_failures);
   append(line);
   for (const auto& warning : m.router.warnings) log::warn("step {}: {}", m.step, warning);
   const double step_s =
       m.tokens_per_s > 0 ? static_cast<double>(m.tokens) / static_cast<double>(m.step) / m.tokens_per_s : 0;
   seconds_per_step_ = seconds_per_step_ > 0 ? 0.95 * seconds_per_step_ + 0.05 * step_s : step_s;
+  masked_ += m.masked_sequences;
   if (m.step % console_every_ != 0 && m.step != train_steps_) return;
-  log::info("step {}/{}  tokens {}  loss {:.4f}  lb {:.3f}  z {:.3f}  grad {:.3f}  lr {:.2e}  {} tok/s{}  eta {}",
+  log::info("step {}/{}  tokens {}  loss {:.4f}  lb {:.3f}  z {:.3f}  grad {:.3f}  lr {:.2e}  {} tok/s{}{}  eta {}",
             m.step, train_steps_, count(m.tokens), m.loss, m.load_balancing_loss, m.router_z_loss, m.grad_norm, m.lr,
             count(std::llround(m.tokens_per_s)),
             m.peak_memory_bytes ? "  mem " + describe_size(*m.peak_memory_bytes) : "",
+            masked_ > 0 ? "  masked " + counted(masked_, "sequence") : "",
             duration(static_cast<double>(train_steps_ - m.step) * seconds_per_step_));
+  masked_ = 0;
 }
 
 void MetricsLog::write(int64_t step, const std::vector<EvalResult>& results) {

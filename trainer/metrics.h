@@ -29,6 +29,7 @@ struct StepMetrics {
   MeshTraffic traffic = {};  ///< of this rank, in this step; with expert parallelism also its copies of tokens
   std::optional<int64_t> host_syncs = {};    ///< host syncs within the step, where counted
   std::optional<double> output_z_loss = {};  ///< unweighted mean over the targets, with model.output_z_weight
+  int64_t masked_sequences = 0;              ///< of all ranks, by data.instance_filter; written if there are any
   int64_t checkpoint_failures = 0;           ///< saves that failed since the start; written if there are any
 };
 
@@ -67,6 +68,7 @@ class MetricsLog {
   std::string run_folder_;
   int64_t train_steps_, console_every_;
   double seconds_per_step_ = 0;  // smoothed, for the remaining time
+  int64_t masked_ = 0;           // sequences since the last console line
 };
 
 }  // namespace olmoe

@@ -24,7 +24,7 @@ UnitParam unit_param(Param& param) {
 Batch on_device(const Batch& batch, at::Device device) {
   if (batch.ids_BS.device().type() == device.type()) return batch;
   const auto copy = [&](const at::Tensor& host) { return host.pin_memory().to(device, /*non_blocking=*/true); };
-  Batch here{copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets};
+  Batch here{copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets, batch.num_masked};
   if (batch.bounds.defined()) here.bounds = copy(batch.bounds);
   here.bounds_cpu = batch.bounds_cpu;
   return here;
@@ -81,27 +81,32 @@ void StageRunner::place_buffers() {
 }
 
 void StageRunner::make_units(DeviceMesh& mesh) {
-  for (auto& stage : stages_) {
-    std::vector<UnitParam> dense, experts, tied;
-    for (auto& param : stage->state().params)
-      (param.tied ? tied : param.axis == Axis::shard ? dense : experts).push_back(unit_param(param));
-    auto& of_stage = units_of_.emplace_back();
-    auto add = [&](std::vector<UnitParam> params, Communicator& group) {
-      if (params.empty()) return;
-      units_.push_back(
-          std::make_unique<ShardedUnit>(std::move(params), group, options_.compute_dtype, options_.device));
-      auto& unit = *units_.back();
-      if (options_.registered_memory)
-        unit.grad = make_buffer(unit.grad.numel(), unit.grad.scalar_type(), std::array{&mesh.replicate()});
-      of_stage.push_back(units_.back().get());
-    };
-    add(std::move(dense), mesh.shard());
-    add(std::move(experts), mesh.expert_shard());
-    const size_t untied = units_.size();
-    add(std::move(tied), mesh.shard());
-    if (units_.size() > untied) tied_ = units_.back().get();
+  units_of_.resize(stages_.size());
+  for (size_t s = 0; s < stages_.size(); ++s) {
+    auto params = stages_[s]->state().params;
+    for (const bool tied : {false, true})
+      for (const auto axis : {Axis::shard, Axis::expert_shard}) {
+        std::vector<UnitParam> of_unit;
+        std::vector<size_t> later_users;
+        for (auto& param : params) {
+          if (param.axis != axis || param.is_tied() != tied) continue;
+          ENSURE(of_unit.empty() || param.later_users == later_users, "{} has other users than {}", param.name,
+                 of_unit.front().name);
+          later_users = param.later_users;
+          of_unit.push_back(unit_param(param));
+        }
+        if (of_unit.empty()) continue;
+        units_.push_back(std::make_unique<ShardedUnit>(std::move(of_unit),
+                                                       axis == Axis::shard ? mesh.shard() : mesh.expert_shard(),
+                                                       options_.compute_dtype, options_.device));
+        auto& unit = *units_.back();
+        if (options_.registered_memory)
+          unit.grad = make_buffer(unit.grad.numel(), unit.grad.scalar_type(), std::array{&mesh.replicate()});
+        units_of_[s].push_back(&unit);
+        for (const size_t user : later_users) units_of_.at(user).push_back(&unit);
+        if (tied) tied_.emplace(&unit, s);
+      }
   }
-  if (tied_) units_of_.back().push_back(units_of_.front().back());
 }
 
 /// A zeroed buffer for collectives over `groups`, registered with them where Options::registered_memory says so.
@@ -135,19 +140,19 @@ std::map<const ShardedUnit*, PoolRange> StageRunner::share_buffers(
 }
 
 /// Binds each unit to its buffers. A unit that is whole on this rank computes from its shard and adds to its gradient
-/// directly; others have a buffer of their own or share a pooled one. The tied unit has its own: the last stage makes
-/// its first gradient and the first stage its last, while all others use the pools.
+/// directly; others have a buffer of their own or share a pooled one. A tied unit has its own: the last of its stages
+/// makes its first gradient and the first of them its last, while others use the pools.
 void StageRunner::bind_units() {
   const auto master = master_dtype(options_.compute_dtype);
   const auto whole = [](const ShardedUnit& unit) { return unit.shard.numel() == unit.flat_numel(); };
   const auto aliases = [&](const ShardedUnit& unit) { return whole(unit) && options_.compute_dtype == master; };
   const auto pooled = [&](const ShardedUnit& unit) {
-    return options_.residency == Residency::pooled && !aliases(unit) && &unit != tied_;
+    return options_.residency == Residency::pooled && !aliases(unit) && !tied_.contains(&unit);
   };
   const auto weights = share_buffers(pooled, options_.compute_dtype);
   const bool pooled_grads = options_.grads == Residency::pooled;
-  const auto grads =
-      share_buffers([&](const ShardedUnit& unit) { return pooled_grads && !whole(unit) && &unit != tied_; }, master);
+  const auto grads = share_buffers(
+      [&](const ShardedUnit& unit) { return pooled_grads && !whole(unit) && !tied_.contains(&unit); }, master);
   int64_t widest = 0;
   for (const auto& unit : units_) {
     const auto own_weights = [&] {
@@ -180,15 +185,17 @@ void StageRunner::gather(size_t stage) {
 
 void StageRunner::reduce(size_t stage) {
   reduce_stream_.run([&] {
-    for (auto* unit : units_of_[stage])
-      if (unit != tied_ || stage == 0) unit->reduce_grads(reduce_buffer_);  // the first stage adds to it last
+    for (auto* unit : units_of_[stage]) {
+      const auto tied = tied_.find(unit);
+      if (tied == tied_.end() || tied->second == stage) unit->reduce_grads(reduce_buffer_);  // its last gradients
+    }
   });
 }
 
 void StageRunner::release(size_t stage) {
   if (options_.residency == Residency::resident) return;  // stays gathered until the optimizer step
   for (auto* unit : units_of_[stage])
-    if (unit != tied_) unit->release();
+    if (!tied_.contains(unit)) unit->release();
 }
 
 void StageRunner::train_micro_batch(const Batch& batch, LossScale scale, bool last_of_step) {

@@ -123,9 +123,9 @@ class StageRunner {
   Options options_;
   SideStream gather_stream_, reduce_stream_;
   std::vector<std::unique_ptr<ShardedUnit>> units_;
-  std::vector<std::vector<ShardedUnit*>> units_of_;  // of each stage: dense, then experts where it has any, then tied
-  const ShardedUnit* tied_ = nullptr;                // of the first stage and of the last one, in buffers of its own
-  std::vector<Slice> buffer_slices_;                 // one whole buffer each
+  std::vector<std::vector<ShardedUnit*>> units_of_;  // that each stage computes with
+  std::map<const ShardedUnit*, size_t> tied_;  // of several stages, in buffers of their own; the first of the stages
+  std::vector<Slice> buffer_slices_;           // one whole buffer each
   std::vector<StateTensor> buffers_;
   at::Tensor reduce_buffer_;  // a unit's gradients in the reduce dtype, where there is one
   std::vector<Saved> saved_;

@@ -11,10 +11,10 @@ namespace olmoe {
 /// The micro-batches of one rank in an optimizer step, one for each accumulation step.
 struct StepBatches {
   std::vector<Batch> batches;
-  at::Tensor targets_1;  ///< int64 [1] on the run's device: target tokens of these batches
+  at::Tensor counts_2;  ///< int64 [2] on the run's device: target tokens and masked sequences of these batches
 };
 
-/// Takes `accumulation_steps` batches from `next`, on the device that they are on; `targets_1` is on `device`.
+/// Takes `accumulation_steps` batches from `next`, on the device that they are on; `counts_2` is on `device`.
 StepBatches take_batches(const std::function<Batch()>& next, int64_t accumulation_steps, at::Device device);
 
 /// The micro-batches of a step on a device, in tensors whose addresses stay the same from step to step.
@@ -25,7 +25,7 @@ class StaticBatches {
   /// Takes the batches of the next step and copies them to the device asynchronously. Throws Error where a batch has
   /// documents, or another number of sequences than that of the same accumulation step in the first step.
   void load(const std::function<Batch()>& next);
-  /// The batches of the last load(). The caller may reduce `targets_1` in place until the next load().
+  /// The batches of the last load(). The caller may reduce `counts_2` in place until the next load().
   const StepBatches& step() const { return step_; }
 
  private:

@@ -1,6 +1,5 @@
 #include "trainer/trainer.h"
 
-#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -72,7 +71,7 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
   device_step_.emplace(*runner_, *optimizer_, mesh_, run_.batches, device_graph(run_));
   start_or_resume();
-  saver_.emplace(checkpointer_, config_.checkpoint.async,
+  saver_.emplace(checkpointer_, config_.checkpoint,
                  CheckpointSaver::Source{.manifest = [this](int64_t step) { return this->manifest(step); },
                                          .state = [this] { return state(); },
                                          .ensure_usable = [this](int64_t step) { ensure_usable(step); }},
@@ -284,7 +283,7 @@ StepMetrics Trainer::train_step() {
   const double lr = learning_rate(config_, step_ + 1);
   device_step_->set_batches(config_.train.batches(mesh_.world().size(), step_ + 1));
   const auto totals = device_step_
-                          ->run([this] { return loader_->next(); }, earlier_optimizer_steps_ + step_ + 1, lr,
+                          ->run([this] { return loader_->next(); }, {step_ + 1, earlier_optimizer_steps_}, lr,
                                 [this] { saver_->before_update(); })
                           .read(mesh_.world());
   if (totals.targets == 0) throw DataError(fmt::format("step {}: its batches have no target tokens", step_ + 1));
@@ -318,6 +317,7 @@ StepMetrics Trainer::train_step() {
           .traffic = std::move(traffic),
           .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt,
           .output_z_loss = totals.output_z_loss(),
+          .masked_sequences = totals.masked_sequences,
           .checkpoint_failures = saver_->failures()};
 }
 

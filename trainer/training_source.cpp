@@ -4,6 +4,7 @@
 
 #include "core/log.h"
 #include "data/documents.h"
+#include "data/instance_filter.h"
 #include "data/sequence_skip.h"
 #include "data/token_files.h"
 #include "parallel/agreement.h"
@@ -40,11 +41,15 @@ std::shared_ptr<const SequenceSource> make_whole_source(const Config& config, Co
 std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
   auto source = make_whole_source(config, world);
   if (config.data.eos_id) source = make_eos_documents(std::move(source), *config.data.eos_id);
-  if (config.data.skip.empty()) return source;
-  SequenceSkip skip(config.data.skip, config.train.batch_sizes());
-  for (const auto& [begin, end] : skip.positions())
-    log::info("data.skip: sequences {} to {} of the shuffled stream are left out", begin, end - 1);
-  return make_skipping_source(std::move(source), std::move(skip));
+  if (!config.data.skip.empty()) {
+    SequenceSkip skip(config.data.skip, config.train.batch_sizes());
+    for (const auto& [begin, end] : skip.positions())
+      log::info("data.skip: sequences {} to {} of the shuffled stream are left out", begin, end - 1);
+    source = make_skipping_source(std::move(source), std::move(skip));
+  }
+  if (config.data.instance_filter.is_on())
+    source = make_filtered_source(std::move(source), config.data.instance_filter);
+  return source;
 }
 
 }  // namespace olmoe

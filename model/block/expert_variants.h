@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "core/reader/config_reader.h"
 
@@ -39,8 +40,10 @@ struct FeedForwardSpec {
   bool has_experts() const { return num_experts > 0; }
 };
 
-/// Variants of what experts take.
+/// Variants of what experts take, and of how wide they are.
 struct ExpertVariants {
+  bool share_experts = false;
+  std::vector<int64_t> layer_widths = {};
   int64_t latent_dim = 0;
   std::optional<double> capacity_factor;
   CapacityOrder capacity_order = CapacityOrder::position;
@@ -49,6 +52,11 @@ struct ExpertVariants {
 
   template <class V>
   void fields(V& v) {
+    v("layer_widths", layer_widths,
+      "hidden width of the feed-forward of each block, a number a block: of each of its experts, or of a dense one, in "
+      "the dense twin too; in place of expert_width and dense_width; []: those say it");
+    v("share_experts", share_experts,
+      "layer-shared experts: all blocks with experts compute with the same ones, each with a router of its own");
     v("latent_dim", latent_dim, {0, 1 << 17},
       "width of the rows that experts take and give, l: tokens are projected down to it before they are dispatched, up "
       "after the weighted sum; at most d_model; 0: experts work in d_model");

@@ -1,8 +1,8 @@
 #include "data/document_table.h"
 
 #include "support/catch.h"
+#include "support/gzip.h"
 #include "token_fixtures.h"
-#include "token_table.h"
 
 using namespace olmoe;
 using test::message_of;

@@ -8,8 +8,8 @@
 #include "data/sequence_skip.h"
 #include "data/token_files.h"
 #include "support/catch.h"
+#include "support/gzip.h"
 #include "token_fixtures.h"
-#include "token_table.h"
 
 using namespace olmoe;
 using test::counting;

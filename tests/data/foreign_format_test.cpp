@@ -5,8 +5,8 @@
 #include "data/id_width.h"
 #include "data/token_files.h"
 #include "support/catch.h"
+#include "support/gzip.h"
 #include "token_fixtures.h"
-#include "token_table.h"
 
 using namespace olmoe;
 using namespace std::string_literals;

@@ -34,6 +34,16 @@ class CommandLine(ProgramTest):
         self.assertEqual(code, 0, text)
         self.assertIn("parameters: 12,912,173,056 total, 1,587,552,256 active\n", text)
 
+    def test_the_plan_of_shared_experts_and_of_widths_by_block(self):
+        config = REPOSITORY / "configs" / "olmoe-1b-7b.yaml"
+        for override, counts in {"model.share_experts=true": "879,364,096 total, 879,364,096 active",
+                                 f"model.layer_widths={[512] * 8 + [1536] * 8}":
+                                     "6,919,161,856 total, 1,282,017,280 active"}.items():
+            with self.subTest(override):
+                code, text = self.outcome(config, "--dry-run", "--ranks", "256", override)
+                self.assertEqual(code, 0, text)
+                self.assertIn(f"parameters: {counts}\n", text)
+
     def test_recipes_of_variants_train(self):
         for name in ("deepseek-style-tiny", "olmoe3-dev-tiny-64e-cpu"):
             with self.subTest(name):

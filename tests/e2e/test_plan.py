@@ -104,6 +104,28 @@ class Plan(ProgramTest):
         plan = self.plan_of("8", "train.cuda_graph=true")
         self.assertEqual({layout["expert"] for layout in plan["layouts"]}, {1})
 
+    def test_experts_that_blocks_share_are_kept_and_sent_once(self):
+        def of(plan):
+            return next(layout for layout in plan["layouts"] if (layout["shard"], layout["expert"], layout["zero_stage"],
+                                                                 layout["recompute"]) == (64, 1, 3, "none"))
+        usual, shared = self.plan_of("64"), self.plan_of("64", "model.share_experts=true")
+        experts = 64 * 3 * 2048 * 1024  # of a block
+        self.assertEqual(usual["parameters"]["total"] - shared["parameters"]["total"], 15 * experts)
+        self.assertEqual(shared["parameters"]["active"], shared["parameters"]["total"])  # 16 choices of 8 reach all 64
+        self.assertEqual(shared["flops_per_token"], usual["flops_per_token"])
+        self.assertEqual(of(shared)["sent_bytes"]["gather_experts"], experts * 2 * 63 // 64)
+        self.assertEqual(of(shared)["memory_bytes"]["activations"], of(usual)["memory_bytes"]["activations"])
+        self.assertLess(of(shared)["memory_bytes"]["total"], of(usual)["memory_bytes"]["total"])
+
+    def test_a_width_for_each_block(self):
+        narrow_and_wide = f"model.layer_widths={[512] * 8 + [1536] * 8}"
+        usual, listed = self.plan_of("64"), self.plan_of("64", narrow_and_wide)
+        self.assertEqual(listed["parameters"], usual["parameters"])
+        self.assertEqual(listed["flops_per_token"], usual["flops_per_token"])
+        code, text = self.plan(CONFIG, "--kernels", narrow_and_wide)
+        self.assertNotEqual(code, 0, text)
+        self.assertIn("--kernels: one layer stands for all, but model.layer_widths", text)
+
     def test_the_best_line_is_what_a_run_takes(self):
         code, text = self.plan(CONFIG, "--gpus", "64")
         self.assertEqual(code, 0, text)

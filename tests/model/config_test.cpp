@@ -128,6 +128,65 @@ TEST_CASE("what has no place where experts choose is refused by its key") {
   }
 }
 
+TEST_CASE("a list of widths that does not fit the model is refused by key") {
+  const std::vector<BadConfig> all{
+      {"layer_widths",
+       [](auto& m) {
+         m.layer_widths = {12, 12};  // of three blocks
+       }},
+      {"layer_widths",
+       [](auto& m) {
+         m.layer_widths = {12, 0, 12};
+       }},
+      {"layer_widths",
+       [](auto& m) {
+         m.dense_layers = 1;
+         m.layer_widths = {1 << 18, 1 << 18, 12};  // too wide for experts, not for a dense feed-forward
+       }},
+      {"dense_width",
+       [](auto& m) {
+         m.dense_layers = 1;
+         m.layer_widths = {12, 8, 12};
+         m.dense_width = 12;
+       }},
+      {"shared_expert_width", [](auto& m) {
+         m.layer_widths = {12, 8, 12};
+         m.num_shared_experts = 1;
+       }}};
+  for (const auto& [key, spoil] : all) {
+    auto model = test::tiny_model();
+    spoil(model);
+    const auto problems = validate(model, "model");
+    INFO(key);
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0], Catch::StartsWith("model." + key + ":"));
+  }
+}
+
+TEST_CASE("experts are shared by two blocks or more, of one width") {
+  const std::vector<std::function<void(ModelConfig&)>> bad{
+      [](auto& m) { m.dense_layers = 2; }, [](auto& m) { m.moe_every = 3; }, [](auto& m) { m.num_layers = 1; },
+      [](auto& m) {
+        m.layer_widths = {12, 12, 13};
+      }};
+  for (const auto& spoil : bad) {
+    auto model = test::tiny_model();
+    model.share_experts = true;
+    CHECK(validate(model, "model").empty());
+    spoil(model);
+    const auto problems = validate(model, "model");
+    REQUIRE(problems.size() == 1);
+    CHECK_THAT(problems[0], Catch::StartsWith("model.share_experts:"));
+    model.ffn = Ffn::dense;
+    CHECK(validate(model, "model").empty());
+  }
+  auto model = test::tiny_model();
+  model.share_experts = true;
+  model.dense_layers = 1;
+  model.layer_widths = {50, 12, 12};
+  CHECK(validate(model, "model").empty());
+}
+
 TEST_CASE("problems of one config are listed together") {
   auto model = test::tiny_model();
   model.num_kv_heads = 3;
@@ -142,7 +201,7 @@ TEST_CASE("parameters and FLOPs of OLMoE-1B-7B and its dense twin") {
   const auto moe = count_parameters(model);
   CHECK(moe.total == 6'919'161'856);
   CHECK(moe.active == 1'282'017'280);
-  CHECK(moe.embedding == 103'022'592);
+  CHECK(moe.multiplied == moe.active - 103'022'592);
   const auto flops = count_flops(model, 4096);
   CHECK(flops.causal == Approx(7.88e9).epsilon(0.001));
   CHECK(flops.full_attention == Approx(8.68e9).epsilon(0.001));
@@ -217,6 +276,60 @@ TEST_CASE("the blocks of a model follow from its fields") {
     CHECK_FALSE(block.feed_forward.has_experts());
     CHECK(block.feed_forward.top_k * block.feed_forward.hidden == 48);
   }
+}
+
+TEST_CASE("a list of widths is that of the experts of each block, or of its dense feed-forward") {
+  auto model = test::tiny_model();  // D 24, five experts, K 2
+  model.layer_widths = {30, 7, 18};
+  CHECK(model.expert_widths() == std::vector<int64_t>{7, 18, 30});
+  constexpr int64_t kOutside = 2 * 50 * 24 + 24, kAttention = 48 * 24 + 24 * 24 + 24 + 12 + 2 * 24;
+  constexpr int64_t kRouter = 5 * 24, kUnit = 3 * 24;  // of one more hidden value
+  const auto moe = count_parameters(model);
+  CHECK(moe.total == kOutside + 3 * (kAttention + kRouter) + 5 * kUnit * (30 + 7 + 18));
+  CHECK(moe.active == kOutside + 3 * (kAttention + kRouter) + 2 * kUnit * (30 + 7 + 18));
+  CHECK(count_forward_flops(model, 16).ffn == 2. * 2 * kUnit * (30 + 7 + 18));
+
+  model.dense_layers = 1;
+  model.latent_dim = 8;  // no dense_width need be given
+  CHECK(validate(model, "model").empty());
+  CHECK(model.expert_widths() == std::vector<int64_t>{7, 18});
+  CHECK(model.blocks()[0].feed_forward.hidden == 30);
+  CHECK_FALSE(model.blocks()[0].feed_forward.has_experts());
+
+  model.latent_dim = model.dense_layers = 0;
+  model.ffn = Ffn::dense;
+  model.expert_width = 1 << 17;  // without effect
+  CHECK(validate(model, "model").empty());
+  CHECK(model.expert_widths().empty());
+  CHECK(count_parameters(model).total == kOutside + 3 * kAttention + kUnit * (30 + 7 + 18));
+}
+
+TEST_CASE("experts that blocks share are counted once, and computed with in each block") {
+  auto model = test::tiny_model();  // three blocks, five experts, K 2
+  const auto of_blocks = count_parameters(model);
+  const auto flops = count_flops(model, 10);
+  model.share_experts = true;
+  constexpr int64_t kExpert = 3 * 24 * 12;
+  const auto shared = count_parameters(model);
+  CHECK(of_blocks.total - shared.total == 2 * 5 * kExpert);
+  CHECK(of_blocks.active - shared.active == (6 - 5) * kExpert);  // three choices of two reach all five
+  CHECK(shared.multiplied == of_blocks.multiplied);
+  CHECK(count_flops(model, 10).causal == flops.causal);
+  model.top_k = 1;
+  model.dense_layers = 1;
+  const auto twice = count_parameters(model);
+  CHECK(twice.total - twice.active == 3 * kExpert);
+
+  const auto params = list_params(model);
+  std::vector<std::string> experts;
+  for (size_t stage = 0; stage < params.size(); ++stage)
+    for (const auto& param : params[stage]) {
+      if (param.axis != Axis::expert_shard) continue;
+      experts.push_back(param.name);
+      CHECK(stage == 2);
+      CHECK(param.later_users == std::vector<size_t>{3});
+    }
+  CHECK(experts == std::vector<std::string>{"blocks.1.moe.experts.gate_up.weight", "blocks.1.moe.experts.down.weight"});
 }
 
 TEST_CASE("every parameter has the role that its place in the model gives it") {

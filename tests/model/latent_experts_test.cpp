@@ -50,7 +50,8 @@ bool near(const at::Tensor& ours, std::vector<double> expected) {
 TEST_CASE("latent experts: the block of three tokens") {
   const auto model = vector_model();
   const auto world = make_single_communicator();
-  MoeLayer layer(model, "moe", {std::make_shared<RowExchange>(*world, at::kCPU, Overlap::yes), *world}, {});
+  MoeLayer layer(model, "moe", {model.expert_width},
+                 {std::make_shared<RowExchange>(*world, at::kCPU, Overlap::yes), *world}, {});
   const auto weights = vector_weights();
   const auto state = layer.state();
   REQUIRE(state.params.size() == weights.size());

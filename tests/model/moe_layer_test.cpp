@@ -31,8 +31,8 @@ at::Tensor values_of(const Param& param) {
 /// A layer with weights and gradient buffers.
 struct TestLayer {
   TestLayer(const ModelConfig& model, Communicator& experts, int64_t chunks)
-      : layer(model, "moe", {std::make_shared<RowExchange>(experts, at::kCPU, Overlap::yes), experts},
-              {.chunks = chunks}) {
+      : layer(model, "moe", {model.expert_width},
+              {std::make_shared<RowExchange>(experts, at::kCPU, Overlap::yes), experts}, {.chunks = chunks}) {
     for (auto& param : layer.state().params) {
       *param.slot = values_of(param).requires_grad_();
       param.slot->mutable_grad() = at::zeros(param.shape, at::kDouble);

@@ -142,7 +142,6 @@ class DenseOracle {
     const auto has_room_NE = has_room(model_, scores_NE, chosen_NE);
     scores_NE = (model_.gate == Gate::constant ? chosen_NE : scores_NE) * model_.score_scale;
     const auto moe_layers = static_cast<double>(model_.num_moe_layers());
-
     const bool by_sequence = model_.load_balancing_granularity == BalanceGranularity::sequence;
     auto group_mean = [&](const at::Tensor& x_NE) {
       return x_NE.reshape({by_sequence ? sequences : 1, -1, model_.num_experts}).mean(1);
@@ -158,9 +157,10 @@ class DenseOracle {
 
     const bool latent = model_.latent_dim > 0;
     const auto in_NW = latent ? x_ND.matmul(weight(name + "latent_down").t()) : x_ND;
-    const auto gate_up_NE = at::einsum("nw,efw->nef", {in_NW, weight(name + "experts.gate_up")}).chunk(2, -1);
+    const auto of_experts = [&](const char* part) { return weight(experts_of(model_, name) + part); };
+    const auto gate_up_NE = at::einsum("nw,efw->nef", {in_NW, of_experts("gate_up")}).chunk(2, -1);
     const auto hidden_NEF = at::silu(gate_up_NE[0]) * gate_up_NE[1];
-    auto y_ND = at::einsum("ne,nef,ewf->nw", {scores_NE * has_room_NE, hidden_NEF, weight(name + "experts.down")});
+    auto y_ND = at::einsum("ne,nef,ewf->nw", {scores_NE * has_room_NE, hidden_NEF, of_experts("down")});
     if (latent) y_ND = y_ND.matmul(weight(name + "latent_up").t());
     if (model_.num_shared_experts == 0) return y_ND;
     const auto shared_ND = dense(x_ND, name + "shared.");

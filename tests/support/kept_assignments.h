@@ -1,12 +1,24 @@
-// Which experts a token has, and which tokens an expert takes, by sorting all of them. Shapes: N tokens, E experts.
+// Which experts a layer has, which of them a token has, and which tokens an expert takes, by sorting all of them.
+// Shapes: N tokens, E experts.
 #pragma once
 #include <ATen/ATen.h>
 
+#include <fmt/format.h>
+
 #include <cmath>
+#include <string>
 
 #include "model/config.h"
 
 namespace olmoe::test {
+
+/// Before the names of the weights of the experts of a layer: `layer`, or the first one that has any, if all share
+/// them.
+inline std::string experts_of(const ModelConfig& model, const std::string& layer) {
+  int64_t first = 0;
+  while (!model.is_moe_layer(first)) ++first;
+  return (model.share_experts ? fmt::format("blocks.{}.moe.", first) : layer) + "experts.";
+}
 
 /// 1 where one of the first `capacity` tokens that chose an expert did, tokens by falling score, equal ones in order; 0
 /// elsewhere. `chosen_NE`: 1 where a token chose an expert, else 0; the scores of others are not above those.

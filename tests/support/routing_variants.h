@@ -85,7 +85,14 @@ inline const std::vector<RoutingVariant>& router_variants() {
   return all;
 }
 
-/// Of what experts take.
+/// A number for each block, all of them different.
+inline std::vector<int64_t> rising_widths(const ModelConfig& model) {
+  std::vector<int64_t> out;
+  for (int64_t layer = 0; layer < model.num_layers; ++layer) out.push_back(6 + 5 * layer);
+  return out;
+}
+
+/// Of what experts take, and how wide they are.
 inline std::vector<RoutingVariant> expert_variants() {
   return {
       {"latent experts", [](auto& m) { m.latent_dim = 10; }},
@@ -110,6 +117,31 @@ inline std::vector<RoutingVariant> expert_variants() {
          m.latent_dim = 8;
          m.num_shared_experts = 1;
          m.score_scale = 2;
+       }},
+      {"shared by all blocks", [](auto& m) { m.share_experts = true; }},
+      {"shared by every second block after a dense one, with all that is each block's own",
+       [](auto& m) {
+         m.num_layers = 5;
+         m.dense_layers = 1;
+         m.moe_every = 2;
+         m.dense_width = 14;
+         m.share_experts = true;
+         m.latent_dim = 8;
+         m.num_shared_experts = 1;
+         m.balancing_bias = ExpertBias::loss_free;
+         m.load_balancing_granularity = BalanceGranularity::step;
+         m.load_balancing_over_layers = true;
+       }},
+      {"a width for each block", [](auto& m) { m.layer_widths = rising_widths(m); }},
+      {"a width for each block, dense ones too, latent experts, a shared one",
+       [](auto& m) {
+         m.num_layers = 4;
+         m.dense_layers = 1;
+         m.moe_every = 2;
+         m.layer_widths = {20, 7, 12, 14};
+         m.latent_dim = 8;
+         m.num_shared_experts = 1;
+         m.shared_expert_width = 9;
        }},
   };
 }

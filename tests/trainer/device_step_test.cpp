@@ -253,20 +253,23 @@ TEST_CASE("batches of a step stay where they are, and must be of the sizes of th
   int64_t value = 0;
   const auto next = [&] {  // of three sequences and of none, by turns
     const int64_t sequences = value % 2 == 0 ? 3 : 0;
-    return batch_of(at::full({sequences, 4}, value++, at::kLong));
+    auto batch = batch_of(at::full({sequences, 4}, value++, at::kLong));
+    batch.num_masked = sequences == 0 ? 0 : 2;
+    return batch;
   };
   batches.load(next);
-  const auto& [here, targets_1] = batches.step();
+  const auto& [here, counts_2] = batches.step();
   const auto* const where = here[0].ids_BS.const_data_ptr();
-  const auto* const targets_where = targets_1.const_data_ptr();
+  const auto* const counts_where = counts_2.const_data_ptr();
   CHECK(here[0].ids_BS.sum().item<int64_t>() == 0);
   batches.load(next);
   CHECK(here[0].ids_BS.const_data_ptr() == where);
   CHECK(here[0].ids_BS.sum().item<int64_t>() == 2 * 12);
   CHECK(here[0].num_targets == 9);
   CHECK(here[1].ids_BS.numel() == 0);
-  CHECK(targets_1.const_data_ptr() == targets_where);
-  CHECK(targets_1.item<int64_t>() == 9);
+  CHECK(counts_2.const_data_ptr() == counts_where);
+  CHECK(counts_2[0].item<int64_t>() == 9);
+  CHECK(counts_2[1].item<int64_t>() == 2);
   ++value;
   CHECK_THROWS_WITH(batches.load(next),
                     Catch::Contains("accumulation step 0: a batch of 0 sequences, that of the first step had 3"));

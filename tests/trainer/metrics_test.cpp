@@ -38,6 +38,14 @@ TEST_CASE("a step's line has the output z-loss only where there is one") {
   CHECK(line_of(metrics).at("output_z_loss") == 2.5);
 }
 
+TEST_CASE("a step's line has masked sequences only where there are any") {
+  StepMetrics metrics{};
+  metrics.step = 7;
+  CHECK_FALSE(line_of(metrics).contains("masked_sequences"));
+  metrics.masked_sequences = 2;
+  CHECK(line_of(metrics).at("masked_sequences") == 2);
+}
+
 TEST_CASE("a metric that is not finite is refused by name on every rank") {
   const TempFolder folder;
   std::filesystem::create_directory(folder / "run");

@@ -211,7 +211,8 @@ TEST_CASE("bf16 compute stays near fp32, with fp32 gradients") {
 }
 
 TEST_CASE("gradients do not depend on the contents of their buffers before the micro-batch") {
-  const auto model = tiny_model();
+  auto model = tiny_model();
+  model.share_experts = GENERATE(false, true);
   const auto residency = GENERATE(Residency::pooled, Residency::resident);
   const auto batch = oracle_batch(model);  // of both ranks
   run_ranks(2, [&](Communicator& world) {

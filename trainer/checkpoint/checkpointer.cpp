@@ -142,6 +142,10 @@ void Checkpointer::save_together(int64_t step, const std::function<void()>& work
   }
 }
 
+void Checkpointer::reserve_copy(std::span<const StateTensor> state) {
+  if (mesh_.replicate().rank() == 0) snapshot_.emplace(options_.device).reserve(state);  // the others write no shard
+}
+
 void Checkpointer::begin_save(Manifest manifest, std::span<const StateTensor> state, Mode mode) {
   const int64_t step = manifest.step;
   ENSURE(!pending_, "the save of step {} is not committed: step {} cannot begin", pending_->manifest().step, step);

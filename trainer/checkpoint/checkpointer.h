@@ -56,8 +56,11 @@ class Checkpointer {
   /// `mesh` must outlive this object.
   Checkpointer(std::string folder, DeviceMesh& mesh, Options options);
   enum class Mode { wait, async };
+  /// Allocates this rank's host memory for the copies of `state` by asynchronous saves, which the first of them does
+  /// otherwise. Throws c10::Error where there is not enough. Not collective.
+  void reserve_copy(std::span<const StateTensor> state);
   /// Starts a save of step `manifest.step`; the commit fills in its `files`. `state` must not change until
-  /// wait_until_copied(); the first asynchronous save allocates host memory for a copy of it. Throws an Error with
+  /// wait_until_copied(). Throws an Error with
   /// ExitCode::non_finite where a value is not finite, before anything is written (Mode::async: by advance() or
   /// commit() instead); Error where the previous save is not over. Collective over world.
   void begin_save(Manifest manifest, std::span<const StateTensor> state, Mode mode = Mode::wait);

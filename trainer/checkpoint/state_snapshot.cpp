@@ -11,10 +11,7 @@ namespace olmoe {
 
 StateSnapshot::StateSnapshot(c10::Device device) : device_(device), stream_(device, Overlap::yes) {}
 
-void StateSnapshot::begin(std::span<const StateTensor> state) {
-  copied_ = {};
-  copied_on_cpu_ = copied_.get_future();
-  source_.assign(state.begin(), state.end());
+void StateSnapshot::reserve(std::span<const StateTensor> state) {
   copy_.resize(state.size());
   for (size_t i = 0; i < state.size(); ++i) {
     const auto& flat = state[i].flat;
@@ -22,10 +19,17 @@ void StateSnapshot::begin(std::span<const StateTensor> state) {
            "{} is not flat, or not on {}", state[i].kind, device_.str());
     auto memory = copy_[i].flat;
     if (!memory.defined() || memory.numel() != flat.numel() || memory.scalar_type() != flat.scalar_type())
-      memory = at::empty(flat.sizes(), flat.options().device(at::kCPU).pinned_memory(flat.is_cuda()));
+      memory = at::empty(flat.sizes(), flat.options().device(at::kCPU).pinned_memory(flat.is_cuda())).zero_();
     copy_[i] = state[i];
     copy_[i].flat = std::move(memory);
   }
+}
+
+void StateSnapshot::begin(std::span<const StateTensor> state) {
+  copied_ = {};
+  copied_on_cpu_ = copied_.get_future();
+  reserve(state);
+  source_.assign(state.begin(), state.end());
   if (device_.is_cpu()) return;
   stream_.run([&] {
     for (size_t i = 0; i < state.size(); ++i) copy_[i].flat.copy_(state[i].flat.detach(), /*non_blocking=*/true);

@@ -25,10 +25,12 @@ std::vector<std::string> refuse_fused_experts(const Config& config) {
   const auto& model = config.model;
   refuse(config.train.device != DeviceKind::cuda, "needs train.device=cuda");
   refuse(config.train.compute_dtype != ComputeDtype::bfloat16, "needs train.compute_dtype=bfloat16");
-  refuse(!kernels::fused_experts_fit(model.expert_dim(), model.expert_width),
-         fmt::format("needs model.{} and model.expert_width to be multiples of {}, not {} and {}",
-                     model.latent_dim > 0 ? "latent_dim" : "d_model", kernels::kFusedWidths, model.expert_dim(),
-                     model.expert_width));
+  for (const int64_t width : model.expert_widths())
+    refuse(!kernels::fused_experts_fit(model.expert_dim(), width),
+           fmt::format("needs model.{} and model.{} to be multiples of {}, not {} and {}",
+                       model.latent_dim > 0 ? "latent_dim" : "d_model",
+                       model.layer_widths.empty() ? "expert_width" : "layer_widths", kernels::kFusedWidths,
+                       model.expert_dim(), width));
   return problems;
 }
 
@@ -90,9 +92,12 @@ std::vector<std::string> refuse_sizes(const Config& config) {
   const auto as_double = [](int64_t value) { return static_cast<double>(value); };
   const auto& model = config.model;
   const double d = as_double(model.d_model), layers = as_double(model.num_layers), k = as_double(model.top_k);
-  const double experts = as_double(model.num_experts), width = as_double(model.expert_width);
+  const auto widest = [&](int64_t usual) {
+    return as_double(model.layer_widths.empty() ? usual : std::ranges::max(model.layer_widths));
+  };
+  const double experts = as_double(model.num_experts), width = widest(model.expert_width);
   const bool moe = model.has_experts();
-  const double dense = as_double(model.dense_hidden()), shared = as_double(model.shared_hidden());
+  const double dense = widest(model.dense_hidden()), shared = as_double(model.shared_hidden());
   const double hidden = std::max(dense, moe ? experts * width + shared : 0.0);
   const double parameters = layers * d * (3 * hidden + 4 * d + experts + 2 * as_double(model.latent_dim)) +
                             2 * d * as_double(model.vocab_size);
@@ -131,6 +136,8 @@ std::vector<std::string> validate(const Config& config) {
   for (auto& problem : validate(config.evaluation)) require(false, std::move(problem));
   for (auto& problem : validate(config.checkpoint, config.evaluation)) require(false, std::move(problem));
   for (auto& problem : validate(config.data.skip)) require(false, std::move(problem));
+  for (auto& problem : validate(config.data.instance_filter, config.data.sequence_length))
+    require(false, std::move(problem));
   for (auto& problem : validate_documents(config.data, config.model.vocab_size)) require(false, std::move(problem));
   if (problems.empty())
     for (auto& problem : refuse_batches(config.train)) require(false, std::move(problem));

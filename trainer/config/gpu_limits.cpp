@@ -40,7 +40,8 @@ void check_grouped_gemms(Limits& limits, const Config& config) {
                                key, width, kGroupedRow, (width / kGroupedRow + 1) * kGroupedRow));
   };
   whole_rows(config.model.latent_dim > 0 ? "latent_dim" : "d_model", config.model.expert_dim());
-  whole_rows("expert_width", config.model.expert_width);
+  for (const int64_t width : config.model.expert_widths())
+    whole_rows(config.model.layer_widths.empty() ? "expert_width" : "layer_widths", width);
   const int64_t of_rank = config.model.num_experts / std::max<int64_t>(1, config.parallel.expert);
   limits.require(of_rank <= kMostGroups,
                  fmt::format("model.num_experts: a rank has {} experts, and LibTorch's grouped GEMM in bfloat16 "

@@ -23,13 +23,17 @@ void take_words(ModelConfig& a, const ModelConfig& b) {
     take(&ModelConfig::position_embeddings);
   if (have_same(left, right, is_dense)) take(&ModelConfig::dense_layers, &ModelConfig::moe_every);
   if (a.shared_hidden() == b.shared_hidden()) take(&ModelConfig::num_shared_experts, &ModelConfig::shared_expert_width);
+  const auto hidden = [](const BlockSpec& block) { return block.feed_forward.hidden; };
+  const bool listed = !a.layer_widths.empty() || !b.layer_widths.empty();
+  if (listed && have_same(left, right, hidden) && a.shared_hidden() == b.shared_hidden())
+    take(&ModelConfig::layer_widths, &ModelConfig::expert_width, &ModelConfig::dense_width);
   if (std::ranges::none_of(left, is_dense) && std::ranges::none_of(right, is_dense)) take(&ModelConfig::dense_width);
   if (a.has_experts() || b.has_experts()) return;
-  take(&ModelConfig::num_experts, &ModelConfig::top_k, &ModelConfig::expert_width, &ModelConfig::latent_dim,
-       &ModelConfig::routing, &ModelConfig::expert_choice_scope, &ModelConfig::dense_layers, &ModelConfig::moe_every,
-       &ModelConfig::num_shared_experts, &ModelConfig::shared_expert_width, &ModelConfig::shared_expert_gate,
-       &ModelConfig::router_score, &ModelConfig::renormalize_scores, &ModelConfig::score_scale, &ModelConfig::gate,
-       &ModelConfig::balancing_bias);
+  take(&ModelConfig::share_experts, &ModelConfig::num_experts, &ModelConfig::top_k, &ModelConfig::expert_width,
+       &ModelConfig::latent_dim, &ModelConfig::routing, &ModelConfig::expert_choice_scope, &ModelConfig::dense_layers,
+       &ModelConfig::moe_every, &ModelConfig::num_shared_experts, &ModelConfig::shared_expert_width,
+       &ModelConfig::shared_expert_gate, &ModelConfig::router_score, &ModelConfig::renormalize_scores,
+       &ModelConfig::score_scale, &ModelConfig::gate, &ModelConfig::balancing_bias);
 }
 
 }  // namespace

@@ -74,8 +74,15 @@ struct OptimizerConfig {
   bool decay_norms = true;
   bool decay_embeddings = true;
   double clip_norm = 1.0;
+  double clip_warmup_factor = 1.0;
+  int64_t clip_warmup_steps = 0;
   MuonConfig muon = {};
   std::vector<ParamGroup> groups = {};
+
+  /// Largest global norm of the gradients of step `step` of the run, counted from 1; 0: no clipping.
+  double clip_norm_of(int64_t step) const {
+    return step <= clip_warmup_steps ? clip_warmup_factor * clip_norm : clip_norm;
+  }
 
   template <class V>
   void fields(V& v) {
@@ -90,6 +97,9 @@ struct OptimizerConfig {
     v("decay_norms", decay_norms, "weight decay on norm weights too");
     v("decay_embeddings", decay_embeddings, "weight decay on the input embedding too");
     v("clip_norm", clip_norm, at_least(0), "largest global L2 norm of the gradients; 0: no clipping");
+    v("clip_warmup_factor", clip_warmup_factor, above(0),
+      "warm-up of the clipping norm: clip_norm is multiplied by it in the first clip_warmup_steps steps");
+    v("clip_warmup_steps", clip_warmup_steps, {0}, "steps of that warm-up, from the first of the run; 0: none");
     v("muon", muon, "Muon, with kind: muon");
     v("groups", groups, "parameters with a learning rate or weight decay of their own, or frozen");
   }

@@ -19,6 +19,10 @@ bool save_due(const CheckpointConfig& config, int64_t step) {
   return every > 0 && step % every == 0;
 }
 
+bool saves_async(const CheckpointConfig& config) {
+  return config.async && (config.every_steps > 0 || !config.cadence.empty());
+}
+
 int64_t count_saves(const CheckpointConfig& config, int64_t first, int64_t last, int64_t multiple) {
   const auto count = [&](int64_t every, int64_t end) {
     return multiples(every == 0 ? 0 : std::lcm(every, multiple), first, std::min(end, last));

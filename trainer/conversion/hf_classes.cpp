@@ -147,6 +147,8 @@ std::vector<std::string> unheld_by(const HfClass& hf, const ModelConfig& config)
   out.refuse_always(config.embedding_norm, "embedding_norm", true, "normalises embedded tokens");
   check_attention(out, hf, config);
   if (hf.experts) check_experts(out, hf, config);
+  out.refuse_always(!config.layer_widths.empty(), "layer_widths",
+                    fmt::format("[{}]", fmt::join(config.layer_widths, ", ")), "has a width for each block");
   out.refuse_always(config.capacity_factor.has_value(), "capacity_factor", config.capacity_factor.value_or(0),
                     "drops assignments");
   out.refuse_always(config.capacity_order != CapacityOrder::position, "capacity_order",

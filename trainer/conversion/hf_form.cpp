@@ -18,6 +18,7 @@ HfForm with_one_expert(const HfClass& hf, const ModelConfig& dense, const ParamS
   one.ffn = Ffn::moe;
   one.num_experts = one.top_k = 1;
   one.expert_width = dense.dense_hidden();
+  one.share_experts = false;
   one.latent_dim = one.dense_width = one.dense_layers = one.num_shared_experts = one.shared_expert_width = 0;
   one.moe_every = 1;
   one.shared_expert_gate = one.renormalize_scores = false;
@@ -36,6 +37,15 @@ HfForm with_one_expert(const HfClass& hf, const ModelConfig& dense, const ParamS
     weights(ours, begin, out);
   };
   return {&hf, one, named};
+}
+
+/// Experts that blocks share, which are the first block's, as experts of each block.
+ParamSource with_copies(const ModelConfig& config, const ParamSource& weights) {
+  const auto first = fmt::format("blocks.{}", leading_dense_blocks(config));
+  return [first, weights](const std::string& name, int64_t begin, at::Tensor out) {
+    const auto at = name.find(".moe.experts.");
+    weights(at == std::string::npos ? name : first + name.substr(at), begin, out);
+  };
 }
 
 /// Experts without a bias as experts with a bias of zeros.
@@ -67,6 +77,11 @@ std::vector<std::string> unplaced(const ModelConfig& config) {
 }  // namespace
 
 HfForm hf_form(const ModelConfig& config, const ParamSource& weights) {
+  if (config.share_experts && config.has_experts()) {
+    auto copied = config;
+    copied.share_experts = false;
+    return hf_form(copied, with_copies(config, weights));
+  }
   std::vector<std::string> fewest;
   for (const auto& hf : hf_classes()) {
     if (config.has_experts() && !hf.experts) continue;

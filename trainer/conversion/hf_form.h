@@ -13,7 +13,8 @@ struct HfForm {
 };
 
 /// The first class that computes what the model computes. The dense twin without QK-norm is LlamaForCausalLM, else a
-/// model with one expert; experts without a bias have one of zeros, where the class has it. `weights`: with buffers, in
+/// model with one expert; experts without a bias have one of zeros, where the class has it; shared
+/// ones (model.share_experts) are those of each block. `weights`: with buffers, in
 /// the names of `config`. Where no class computes the model, throws ConfigError with every key that keeps it from the
 /// class that lacks the fewest.
 HfForm hf_form(const ModelConfig& config, const ParamSource& weights);

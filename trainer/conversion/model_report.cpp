@@ -2,7 +2,6 @@
 
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <map>
 
 #include "core/text.h"
@@ -10,32 +9,36 @@
 namespace olmoe {
 namespace {
 
-/// What is not OLMoE's.
-std::string describe_attention(const ModelConfig& model) {
-  std::string out;
-  if (model.has_windows()) out += fmt::format(" in windows of [{}] keys", fmt::join(model.attention_windows, ", "));
-  const auto blocks = model.blocks();
-  const auto rotary = std::ranges::count_if(blocks, [](const auto& block) { return block.attention.rotary; });
-  if (rotary < model.num_layers) out += fmt::format(", rotary embedding in {}", counted(rotary, "block"));
-  if (model.scalable_softmax) out += ", scalable softmax";
-  return out;
+std::string describe_model(const ModelConfig& model) {
+  const auto width = [&](int64_t usual) {
+    return model.layer_widths.empty() ? fmt::format("width {}", usual) : "a width for each block";
+  };
+  const auto feed_forward = model.has_experts()
+                                ? fmt::format("top {} of {} experts of {} in {}", model.top_k, model.num_experts,
+                                              width(model.expert_width), counted(model.num_moe_layers(), "block"))
+                                : fmt::format("dense feed-forward of {}", width(model.dense_hidden()));
+  return fmt::format("{} blocks, width {}, {} heads ({} of keys and values), vocabulary {}, {}", model.num_layers,
+                     model.d_model, model.num_heads, model.num_kv_heads, model.vocab_size, feed_forward);
 }
 
-std::string describe_model(const ModelConfig& model) {
-  auto feed_forward = model.has_experts() ? fmt::format("top {} of {} experts of width {}", model.top_k,
-                                                        model.num_experts, model.expert_width)
-                                          : fmt::format("dense feed-forward of width {}", model.dense_hidden());
-  if (model.has_experts() && model.latent_dim > 0)
-    feed_forward += fmt::format(" on rows of width {}", model.latent_dim);
-  if (model.has_experts() && model.num_shared_experts > 0)
-    feed_forward += fmt::format(" and {} of width {}", counted(model.num_shared_experts, "shared expert"),
-                                model.shared_hidden() / model.num_shared_experts);
-  if (model.has_experts() && model.num_moe_layers() < model.num_layers)
-    feed_forward += fmt::format(" in {} of them, others dense of width {}", counted(model.num_moe_layers(), "block"),
-                                model.dense_hidden());
-  return fmt::format("{} blocks, width {}, {} heads ({} of keys and values){}, vocabulary {}, {}", model.num_layers,
-                     model.d_model, model.num_heads, model.num_kv_heads, describe_attention(model), model.vocab_size,
-                     feed_forward);
+/// The keys of `model` whose values are not their defaults, and that describe_model() does not name: "norm: layer".
+std::vector<std::string> changed_keys(const ModelConfig& model) {
+  ModelConfig defaults;
+  defaults.ffn = model.ffn;
+  defaults.vocab_size = model.vocab_size;
+  defaults.d_model = model.d_model;
+  defaults.num_layers = model.num_layers;
+  defaults.num_heads = model.num_heads;
+  defaults.num_kv_heads = model.num_kv_heads;
+  defaults.num_experts = model.num_experts;
+  defaults.top_k = model.top_k;
+  defaults.expert_width = model.expert_width;
+  auto keys = differing_fields(defaults, model);
+  for (auto& key : keys) {  // "norm: rms -> layer"
+    const auto value = key.find(": ") + 2, arrow = key.find(" -> ", value);
+    key.erase(value, arrow + 4 - value);
+  }
+  return keys;
 }
 
 /// Number, elements and bytes of the tensors of a kind.
@@ -56,6 +59,8 @@ std::string describe(const SavedModel& model, bool list_tensors) {
   auto out = fmt::format("{}\n  {}\n  model: {}\n", model.folder,
                          model.manifest ? "checkpoint of this program" : "Hugging Face folder",
                          describe_model(model.config.model));
+  if (const auto keys = changed_keys(model.config.model); !keys.empty())
+    out += fmt::format("  variants: {}\n", fmt::join(keys, ", "));
   if (const auto& manifest = model.manifest) {
     out += fmt::format("  step {}, {} tokens\n", grouped(manifest->step), grouped(manifest->tokens));
     for (const auto& [key, value] : manifest->made_by) out += fmt::format("  made by: {}: {}\n", key, value);

@@ -145,6 +145,8 @@ ModelConfig upcycled_config(const ModelConfig& source, const Upcycling& options)
   only(source.num_shared_experts == 0, "num_shared_experts", "the dense feed-forward becomes chosen experts alone");
   only(source.dense_layers == 0, "dense_layers", "every block gets experts");
   only(source.moe_every == 1, "moe_every", "every block gets experts");
+  only(source.layer_widths.empty(), "layer_widths", "the pieces of all blocks have one width");
+  only(!source.share_experts, "share_experts", "every block has a feed-forward of its own");
   only(source.score_scale == 1, "score_scale", "the first forward would not be the dense model's");
   only(source.gate == Gate::score, "gate", "the first forward would not be the dense model's");
   const bool one = !source.has_experts() || source.router_score == RouterScore::softmax || source.renormalize_scores;

@@ -11,6 +11,8 @@ Optimizer::Optimizer(std::span<const std::unique_ptr<ShardedUnit>> units, const 
     : units_(units), config_(config) {
   for (const auto& unit : units_) states_.push_back(make_state(*unit));
   if (config.kind == OptimizerKind::muon) muon_.emplace(units, config);
+  if (config.clip_warmup_steps > 0)
+    clip_norm_ = at::full({}, config.clip_norm, units_.front()->grad.options().dtype(at::kDouble));
 }
 
 /// The constants of a scale and a weight decay, made where there are none yet.
@@ -57,19 +59,22 @@ at::Tensor Optimizer::clip_factor(const at::Tensor& grad_norm) const {
   const auto one_if_finite = grad_norm * 0 + 1;
   if (config_.clip_norm <= 0) return one_if_finite;
   // Source: the 1e-6 is that of PyTorch's clip_grad_norm_. minimum() propagates NaN.
-  return at::minimum(config_.clip_norm / (grad_norm + 1e-6), one_if_finite);
+  const auto norm = grad_norm + 1e-6;
+  return at::minimum(clip_norm_.defined() ? clip_norm_ / norm : config_.clip_norm / norm, one_if_finite);
 }
 
-void Optimizer::step(int64_t step, double lr, const at::Tensor& grad_norm) {
+void Optimizer::step(StepNumber step, double lr, const at::Tensor& grad_norm) {
   begin_step(step, lr);
   update(grad_norm);
 }
 
-void Optimizer::begin_step(int64_t step, double lr) {
+void Optimizer::begin_step(StepNumber step, double lr) {
   for (const auto& [lr_scale, weight_decay, of_step] : constants_)
-    send(kernels::adamw_constants({lr * lr_scale, config_.beta1, config_.beta2, config_.eps, weight_decay, step},
-                                  of_step.scalar_type()),
+    send(kernels::adamw_constants(
+             {lr * lr_scale, config_.beta1, config_.beta2, config_.eps, weight_decay, step.of_optimizer},
+             of_step.scalar_type()),
          of_step);
+  if (clip_norm_.defined()) send(at::full({}, config_.clip_norm_of(step.of_run), at::kDouble), clip_norm_);
   if (muon_) muon_->begin_step(lr);
 }
 

@@ -17,6 +17,13 @@
 
 namespace olmoe {
 
+/// A step of a run, counted from 1, and the same step of its optimizer, whose moments may have taken up steps of an
+/// earlier run before. Not explicit: a number alone is a step of a run whose moments began at zero.
+struct StepNumber {
+  StepNumber(int64_t step, int64_t earlier = 0) : of_run(step), of_optimizer(earlier + step) {}
+  int64_t of_run, of_optimizer;
+};
+
 /// AdamW on the shards of all units, after clipping by the global norm; with optimizer.kind muon Muon for matrices.
 /// optimizer.groups give parameters a learning rate and weight decay of their own, or freeze them: a frozen parameter
 /// stays as it is, has no moments, and its gradient is not part of the norm.
@@ -28,9 +35,10 @@ class Optimizer {
   /// `shard`. Collective over shard.
   at::Tensor grad_norm(Communicator& shard) const;
   /// begin_step() and update(). `grad_norm`: as grad_norm() returns it.
-  void step(int64_t step, double lr, const at::Tensor& grad_norm);
-  /// Uploads the constants of step `step`, counted from 1, asynchronously. `lr`: the schedule's rate.
-  void begin_step(int64_t step, double lr);
+  void step(StepNumber step, double lr, const at::Tensor& grad_norm);
+  /// Uploads the constants of step `step` asynchronously: bias corrections are of the optimizer's step, the clipping
+  /// norm is of the run's. `lr`: the schedule's rate.
+  void begin_step(StepNumber step, double lr);
   /// Clips, updates weights and moments (none where the norm is not finite), zeroes the gradients and calls
   /// mark_updated(). Its host code is the same in every step, so that a graph can capture it. Collective over the
   /// groups of the units with Muon.
@@ -62,6 +70,7 @@ class Optimizer {
   std::span<const std::unique_ptr<ShardedUnit>> units_;
   const OptimizerConfig& config_;
   std::vector<Constants> constants_;
+  at::Tensor clip_norm_;           // float64 [], of the step; undefined where all steps have config_.clip_norm
   std::vector<UnitState> states_;  // of each unit
   std::optional<Muon> muon_;
 };

@@ -73,15 +73,13 @@ CollectiveBytes count_collective_bytes(const Config& config, const ModelOnMesh& 
   for (size_t s = 0; s < model.stages.size(); ++s) {
     const bool last = s + 1 == model.stages.size();
     const int64_t gathers = counts.forward_gathers + (last ? 0 : counts.backward_gathers + counts.count_gathers);
-    const auto& [dense, experts, tied] = model.stages[s];
+    const auto& [dense, experts, tied, tied_experts] = model.stages[s];
     out.gather_dense += (dense.ranks - 1) * (gathers * dense.slice() + tied.slice()) * element;
-    out.gather_experts += gathers * (experts.ranks - 1) * experts.slice() * element;
+    out.gather_experts += (experts.ranks - 1) * (gathers * experts.slice() + tied_experts.slice()) * element;
     out.reduce_dense += counts.reductions * (dense.ranks - 1) * (dense.slice() + tied.slice()) * reduced;
-    out.reduce_experts += counts.reductions * (experts.ranks - 1) * experts.slice() * reduced;
-    if (mesh.replicate > 1)
-      out.replicas += master * (all_reduce_numel(dense.slice(), mesh.replicate, replica) +
-                                all_reduce_numel(experts.slice(), mesh.replicate, replica) +
-                                all_reduce_numel(tied.slice(), mesh.replicate, replica));
+    out.reduce_experts += counts.reductions * (experts.ranks - 1) * (experts.slice() + tied_experts.slice()) * reduced;
+    for (const auto* unit : model.stages[s].all())
+      if (mesh.replicate > 1) out.replicas += master * all_reduce_numel(unit->slice(), mesh.replicate, replica);
   }
   out.exchange = exchange_bytes(config, mesh, counts, copies);
   out.matrices = model.muon.sent * element;

@@ -41,9 +41,10 @@ std::string_view name_of(Limit limit) {
   throw Error("unreachable limit");
 }
 
-/// The config with one layer and one micro-batch, on one rank.
+/// The config with one layer, which has experts if any has, and one micro-batch, on one rank.
 Config one_layer(Config config) {
-  config.model.num_layers = 1;
+  config.model.num_layers = config.model.moe_every = 1;
+  config.model.dense_layers = 0;
   config.train.global_batch_size = config.train.micro_batch_size;
   config.train.recompute = Recompute::none;
   return config;
@@ -233,6 +234,8 @@ std::string kernels_json(const Config& config, MeshShape mesh, const GpuSpecs& g
     throw ConfigError(
         fmt::format("--kernels: single kernels are modelled for compute capability 9.0, not {}", gpu.name));
   const auto& model = config.model;
+  if (!model.layer_widths.empty())
+    throw ConfigError("--kernels: one layer stands for all, but model.layer_widths makes them differ");
   Json out{{"predicted", "no GPU has confirmed any of these figures"},
            {"gpu", gpu.name},
            {"peak_tflop_per_s", gpu.bf16_flop_per_s / 1e12},

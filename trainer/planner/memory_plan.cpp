@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/text.h"
+#include "trainer/config/save_cadence.h"
 #include "trainer/planner/activation_plan.h"
 
 namespace olmoe {
@@ -84,14 +85,15 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   int64_t mine = 0, largest_slice = 0, widest = 0;
   for (size_t s = 0; s < model.stages.size(); ++s) {
     int64_t stage_weights = 0, stage_grads = 0;
-    const auto& [dense, experts, tied] = model.stages[s];
-    for (const auto* unit : {&dense, &experts, &tied}) {
+    const auto& of_stage = model.stages[s];
+    for (const auto* unit : of_stage.all()) {
+      const bool is_tied = unit == &of_stage.tied || unit == &of_stage.tied_experts;
       const bool whole =
           unit->ranks == 1;  // computes from its own slice where that has the dtype, adds to its gradient
       mine += unit->slice();
       largest_slice = std::max(largest_slice, std::min(unit->largest, unit->slice()));
-      (unit == &tied ? tied_weights : stage_weights) += whole && element == master ? 0 : unit->numel;
-      (unit == &tied ? tied_grads : stage_grads) += whole ? 0 : unit->numel;
+      (is_tied ? tied_weights : stage_weights) += whole && element == master ? 0 : unit->numel;
+      (is_tied ? tied_grads : stage_grads) += whole ? 0 : unit->numel;
       widest = std::max(widest, whole ? 0 : unit->numel);
     }
     weights.add(s, stage_weights);
@@ -101,8 +103,7 @@ MemoryPlan plan_memory(const Config& config, const ModelOnMesh& model, int multi
   plan.weights = plan.gradients = mine * master;
   plan.moments = model.trained.moments() * master;
   plan.on_gpu = config.train.device == DeviceKind::cuda;
-  if (config.checkpoint.async && (config.checkpoint.every_steps > 0 || !config.checkpoint.cadence.empty()))
-    plan.checkpoint_copy = plan.weights + plan.moments;
+  if (saves_async(config.checkpoint)) plan.checkpoint_copy = plan.weights + plan.moments;
   plan.gathered_weights = (tied_weights + (zero_stage == 3 ? weights.pooled() : weights.of_all_stages)) * element;
   plan.full_gradients = (tied_grads + (zero_stage == 1 ? grads.of_all_stages : grads.pooled())) * master;
   if (config.parallel.reduce_dtype == ReduceDtype::bfloat16)

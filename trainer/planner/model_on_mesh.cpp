@@ -3,6 +3,7 @@
 #include <c10/util/accumulate.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "parallel/flat_layout.h"
@@ -16,25 +17,29 @@ UnitSize unit_size(const std::vector<int64_t>& numels, int ranks) {
   return {lay_out_flat(numels, ranks).numel, *std::max_element(numels.begin(), numels.end()), ranks};
 }
 
-enum class Unit { dense, experts, tied };
+enum class Unit { dense, experts, tied, tied_experts };
+constexpr std::array kUnits{Unit::dense, Unit::experts, Unit::tied, Unit::tied_experts};
+
+bool is_of_experts(Unit unit) { return unit == Unit::experts || unit == Unit::tied_experts; }
 
 /// The unit of its stage that a parameter is in.
 Unit unit_of(const Param& param) {
-  return param.tied ? Unit::tied : param.axis == Axis::expert_shard ? Unit::experts : Unit::dense;
+  if (param.axis == Axis::expert_shard) return param.is_tied() ? Unit::tied_experts : Unit::experts;
+  return param.is_tied() ? Unit::tied : Unit::dense;
 }
 
 std::vector<StageUnits> stage_units(const ModelOutline& model, MeshShape mesh) {
   std::vector<StageUnits> out;
   for (const auto& params : model.params()) {
-    std::vector<int64_t> dense, experts, tied;
+    std::map<Unit, std::vector<int64_t>> numels;
     for (const auto& param : params) {
       const auto unit = unit_of(param);
-      const int64_t numel = c10::multiply_integers(param.global_shape);
-      if (unit == Unit::dense) dense.push_back(numel);
-      if (unit == Unit::experts) experts.push_back(numel / mesh.expert);
-      if (unit == Unit::tied) tied.push_back(numel);
+      numels[unit].push_back(c10::multiply_integers(param.global_shape) / (is_of_experts(unit) ? mesh.expert : 1));
     }
-    out.push_back({unit_size(dense, mesh.shard), unit_size(experts, mesh.expert_shard()), unit_size(tied, mesh.shard)});
+    const auto size_of = [&](Unit unit) {
+      return unit_size(numels[unit], is_of_experts(unit) ? mesh.expert_shard() : mesh.shard);
+    };
+    out.push_back({size_of(Unit::dense), size_of(Unit::experts), size_of(Unit::tied), size_of(Unit::tied_experts)});
   }
   return out;
 }
@@ -68,15 +73,16 @@ TrainedElements most_trained(const OptimizerConfig& config, const ModelOutline& 
                              const std::vector<StageUnits>& stages) {
   if (!has_frozen(config) && config.kind == OptimizerKind::adamw)
     return {std::accumulate(stages.begin(), stages.end(), int64_t{0}, [](int64_t sum, const StageUnits& stage) {
-      return sum + stage.dense.slice() + stage.experts.slice() + stage.tied.slice();
+      for (const auto* unit : stage.all()) sum += unit->slice();
+      return sum;
     })};
   std::vector<TrainedElements> of_ranks(static_cast<size_t>(mesh.shard));
   const auto is_by = [](OptimizerKind kind) {
     return [kind](const ParamRule& rule) { return !rule.frozen && rule.kind == kind; };
   };
   for (const auto& params : model.params())
-    for (const auto kind : {Unit::dense, Unit::experts, Unit::tied}) {
-      const int parts = kind == Unit::experts ? mesh.expert : 1;  // of its experts
+    for (const auto kind : kUnits) {
+      const int parts = is_of_experts(kind) ? mesh.expert : 1;  // of its experts
       UnitRules unit;
       for (const auto& param : params) {
         if (unit_of(param) != kind) continue;

@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -21,7 +22,9 @@ struct UnitSize {
 struct StageUnits {
   UnitSize dense;    ///< shared by all of shard
   UnitSize experts;  ///< those of a rank's own experts, shared by expert_shard
-  UnitSize tied;     ///< of the first stage, used by the last one too: in buffers of its own in every ZeRO stage
+  /// That later stages use too: in buffers of their own in every ZeRO stage, of each kind.
+  UnitSize tied, tied_experts;
+  std::array<const UnitSize*, 4> all() const { return {&dense, &experts, &tied, &tied_experts}; }
 };
 
 /// Elements of a rank's shards by what is kept of them beside the weight.

@@ -21,7 +21,7 @@ MatrixUnit matrices_of(const OptimizerConfig& config, const std::vector<Param>& 
   std::vector<int64_t> numels;
   std::vector<const Param*> of_axis;
   for (const auto& param : params) {
-    if (param.axis != axis || param.tied) continue;
+    if (param.axis != axis || (axis == Axis::shard && param.is_tied())) continue;  // of experts all are, or none
     auto shape = param.global_shape;
     shape.front() /= parts;
     numels.push_back(std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()));

@@ -18,13 +18,15 @@ int64_t busiest_sequences(const TrainConfig& train, int64_t ranks) {
   return last * batches.micro_batch + batches.sequences_of(/*rank=*/0, last).count;
 }
 
-/// Share of passes that store the experts' gradients: the first into each full gradient that ranks share.
+/// Share of passes that store the experts' gradients: the first into each full gradient that ranks share. Of blocks
+/// that share experts the last one is it.
 double stored_share(const ExpertForm& form, const Config& config, const ModelOnMesh& model) {
   const bool shared =
       std::any_of(model.stages.begin(), model.stages.end(), [](auto& s) { return s.experts.ranks > 1; });
   if (form.gradients != Gradients::first_stored || !shared) return form.gradients == Gradients::stored ? 1 : 0;
   const auto counts = count_step(config, model.mesh);
-  return static_cast<double>(counts.reductions) / static_cast<double>(counts.passes);
+  const int64_t users = config.model.share_experts ? config.model.num_moe_layers() : 1;
+  return static_cast<double>(counts.reductions) / static_cast<double>(counts.passes * users);
 }
 
 /// Adds `micro_batches` micro-batches. Full activation checkpointing runs the forward of every stage but the last
@@ -77,6 +79,7 @@ void add_muon(std::vector<Work>& parts, const MuonPlan& muon, double mine) {
 void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh& model, bool stores_experts) {
   double mine = 0, shared = 0, shared_mine = 0;  // values of a rank; of units that it shares, all and its own
   double cleared = 0;                            // of these, what gradients are added to
+  double tied = 0;                               // of a rank, in buffers of their own
   const auto add_unit = [&](const UnitSize& unit, bool adds) {
     mine += static_cast<double>(unit.slice());
     if (unit.ranks == 1) return;
@@ -88,6 +91,8 @@ void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh
     add_unit(stage.dense, true);
     add_unit(stage.experts, !stores_experts);
     add_unit(stage.tied, true);
+    add_unit(stage.tied_experts, !stores_experts);
+    tied += static_cast<double>(stage.tied.slice() + stage.tied_experts.slice());
   }
   const auto counts = count_step(config, model.mesh);
   // fp32: weight and both moments read and written, the gradient read and cleared, and read once for the norm. Of what
@@ -98,7 +103,6 @@ void add_state(std::vector<Work>& parts, const Config& config, const ModelOnMesh
   if (by_muon > 0) add_muon(parts, model.muon, by_muon);
   const bool in_adamw = config.parallel.zero_stage != 3;  // which writes bf16 weights in the same pass
   const auto passes = static_cast<double>(counts.passes);
-  const auto tied = static_cast<double>(model.stages.front().tied.slice());  // in a buffer of its own
   const double cast = in_adamw ? 0 : (mine - tied) * (kGrad + kValue) * passes;
   parts.push_back({"casts to bf16",
                    Bound::memory,

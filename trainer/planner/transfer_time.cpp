@@ -88,17 +88,20 @@ TransferTimes predict_transfers(const Config& config, const ModelOnMesh& model, 
   for (size_t s = 0; s < units.size(); ++s) {
     const auto dense = unit_times(units[s].dense, 1, mesh, config, gpu);
     const auto experts = unit_times(units[s].experts, mesh.expert, mesh, config, gpu);
-    const auto tied = unit_times(units[s].tied, 1, mesh, config, gpu);  // gathered once a step
-    const double gather = dense.gather + experts.gather, reduce = dense.reduce + experts.reduce + tied.reduce;
+    const auto tied_dense = unit_times(units[s].tied, 1, mesh, config, gpu);
+    const auto tied_experts = unit_times(units[s].tied_experts, mesh.expert, mesh, config, gpu);
+    const double tied_gather = tied_dense.gather + tied_experts.gather;  // once a step
+    const double gather = dense.gather + experts.gather;
+    const double reduce = dense.reduce + experts.reduce + tied_dense.reduce + tied_experts.reduce;
     out.forward_gather += static_cast<double>(counts.forward_gathers) * gather;
     if (s + 1 < units.size()) {
       out.forward_gather += static_cast<double>(counts.count_gathers) * gather;
       out.backward_gather += static_cast<double>(counts.backward_gathers) * gather;
     }
     out.reduce += static_cast<double>(counts.reductions) * reduce;
-    out.forward_gather += tied.gather;
-    out.replicas += dense.replicas + experts.replicas + tied.replicas;
-    if (s == 0) out.first_gather = gather + tied.gather, out.last_reduce = reduce;
+    out.forward_gather += tied_gather;
+    out.replicas += dense.replicas + experts.replicas + tied_dense.replicas + tied_experts.replicas;
+    if (s == 0) out.first_gather = gather + tied_gather, out.last_reduce = reduce;
   }
   add_exchange(out, config, mesh, tokens, gpu);
   out.matrices = matrix_seconds(model.muon, config, mesh, gpu);

@@ -62,6 +62,14 @@ std::string describe_training_tokens(const Config& config, const TokenTotals& to
                      epochs < 1 ? fmt::format("{:.2g}", epochs) : fmt::format("{:.2f}", epochs));
 }
 
+std::string describe_filter(const InstanceFilter& filter) {
+  const auto [count, shortest, longest] = filter;
+  return fmt::format(
+      "data.instance_filter: sequences are masked in which {} equal blocks of {} ids, or more, follow each other; "
+      "metrics.jsonl counts them (masked_sequences)",
+      count, shortest == longest ? fmt::format("{}", shortest) : fmt::format("{} to {}", shortest, longest));
+}
+
 std::vector<std::string> left_out_notices(const Config& config, const TokenTotals& totals) {
   constexpr double kLittle = 0.01;
   if (totals.used_tokens == 0) return {};  // the run refuses that

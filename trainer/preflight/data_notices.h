@@ -22,6 +22,8 @@ std::optional<TokenTotals> token_totals(const DataConfig& data);
 /// "training tokens: 3 files of 6,703 tokens, of which 640 are used, in 10 sequences of 64; the run takes 5,120: 8.00
 /// epochs".
 std::string describe_training_tokens(const Config& config, const TokenTotals& totals);
+/// What data.instance_filter, which is on, masks.
+std::string describe_filter(const InstanceFilter& filter);
 /// A notice where more than 1 % of the tokens are in no sequence, or a file is shorter than one.
 std::vector<std::string> left_out_notices(const Config& config, const TokenTotals& totals);
 

@@ -60,6 +60,16 @@ std::vector<std::string> batch_notices(const Config& config) {
                   train.batch_size_warmup.back().until_step, train.steps, train.global_batch_size)};
 }
 
+/// Of a run that ends before the warm-up of its clipping norm does.
+std::vector<std::string> clip_notices(const Config& config) {
+  const auto& optimizer = config.optimizer;
+  if (optimizer.clip_warmup_steps < config.train.steps) return {};
+  return {fmt::format(
+      "optimizer.clip_warmup_steps: {} of a run of train.steps = {}: no step has the clipping norm {:.4g} of "
+      "optimizer.clip_norm, all have {:.4g}",
+      optimizer.clip_warmup_steps, config.train.steps, optimizer.clip_norm, optimizer.clip_norm_of(1))};
+}
+
 /// Changed fields on which the rate depends.
 std::vector<std::string> changes(const Config& before, const Config& config) {
   auto changed = differing_fields(before, config);
@@ -76,6 +86,7 @@ std::vector<std::string> schedule_notices(const Config& config) {
   auto notices = warmup_notices(config);
   for (auto& notice : decay_notices(config)) notices.push_back(std::move(notice));
   for (auto& notice : batch_notices(config)) notices.push_back(std::move(notice));
+  for (auto& notice : clip_notices(config)) notices.push_back(std::move(notice));
   return notices;
 }
 

@@ -115,6 +115,7 @@ StartNotices start_notices(const Config& config, int ranks, const StartState& st
     out.facts.push_back(describe_training_tokens(config, *state.tokens));
     append(out.notices, left_out_notices(config, *state.tokens));
   }
+  if (config.data.instance_filter.is_on()) out.facts.push_back(describe_filter(config.data.instance_filter));
   if (saves.saves > 0) out.facts.push_back(describe_saves(saves, state.disk));
   append(out.facts, describe_groups(config.optimizer, config.model));
   append(out.notices, shared_file_notices(state.shared));

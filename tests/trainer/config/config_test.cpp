@@ -113,6 +113,18 @@ const std::vector<BadConfig>& bad_schedules_and_groups() {
          c.optimizer.groups = {{.match = "head.weight"}, {.match = "head.*", .frozen = true}};
        }},
       {"optimizer.groups[0].lr_scale", [](auto& c) { c.optimizer.groups = {{.match = "head.weight", .lr_scale = 0}}; }},
+      {"optimizer.clip_warmup_factor", [](auto& c) { c.optimizer.clip_warmup_factor = 0; }},
+      {"optimizer.clip_warmup_steps", [](auto& c) { c.optimizer.clip_warmup_steps = -1; }},
+      {"optimizer.clip_warmup_steps",
+       [](auto& c) {
+         c.optimizer.clip_norm = 0;
+         c.optimizer.clip_warmup_factor = 5, c.optimizer.clip_warmup_steps = 2;
+       }},
+      {"optimizer.clip_warmup_factor",
+       [](auto& c) {
+         c.optimizer.clip_warmup_factor = 1e-300, c.optimizer.clip_warmup_steps = 2;
+         c.optimizer.clip_norm = 1e-10;
+       }},
       {"schedule.batch_lr_power", [](auto& c) { c.schedule.batch_lr_power = 1.5; }},
       {"train.batch_size_warmup[1].until_step",
        [](auto& c) {
@@ -159,6 +171,14 @@ const std::vector<BadConfig>& bad_commands() {
 const std::vector<BadConfig>& bad_sizes_and_names() {
   static const std::vector<BadConfig> table{
       {"data.prefetch", [](auto& c) { c.data.prefetch = int64_t{1} << 40; }},
+      {"data.instance_filter.repetition_max_period",
+       [](auto& c) {
+         c.data.instance_filter = {3, 1, 1 << 20};
+       }},
+      {"data.instance_filter.repetition_max_count",
+       [](auto& c) {
+         c.data.instance_filter = {13, 1, 4};
+       }},  // of 12 ids
       {"run.threads", [](auto& c) { c.run.threads = 1'000'000'000; }},
       {"train.steps", [](auto& c) { c.train.steps = 1'000'000'000; }},  // ten digits
       {"data.sequence_length", [](auto& c) { c.data.sequence_length = 1 << 30; }},

@@ -35,13 +35,19 @@ TEST_CASE("models that compute the same differ in nothing, however it is said") 
          m.attention_windows = {4, 0, 4};
        }},
       {[](auto& m) { m.dense_layers = 2; }, [](auto& m) { m.moe_every = 3, m.dense_width = 24; }},
+      {plain, [](auto& m) { m.layer_widths.assign(3, 12), m.expert_width = 9; }},
+      {[](auto& m) { m.dense_layers = 1, m.dense_width = 30; },
+       [](auto& m) {
+         m.dense_layers = 1;
+         m.layer_widths = {30, 12, 12};
+       }},
       {[](auto& m) { m.num_shared_experts = 2; },
        [](auto& m) { m.num_shared_experts = 1, m.shared_expert_width = 24; }},
       {[](auto& m) { m.ffn = Ffn::dense, m.dense_width = 24; },
        [](auto& m) { m.ffn = Ffn::dense, m.num_experts = 9, m.score_scale = 2, m.dense_layers = 1; }},
       {[](auto& m) { m.ffn = Ffn::dense, m.dense_width = 24; },
        [](auto& m) {
-         m.ffn = Ffn::dense, m.dense_width = 24, m.latent_dim = 8;
+         m.ffn = Ffn::dense, m.dense_width = 24, m.latent_dim = 8, m.share_experts = true;
          m.routing = RoutingMethod::expert_choice, m.load_balancing_weight = 0;
          m.expert_choice_scope = ChoiceScope::micro_batch;
        }}};
@@ -72,6 +78,20 @@ TEST_CASE("what models compute in another way is named, first here, then there")
          m.routing = RoutingMethod::expert_choice;
          m.load_balancing_weight = 0;
        }},
+      {"model.layer_widths: ", plain,
+       [](auto& m) {
+         m.layer_widths = {12, 12, 13};
+       }},
+      {"model.layer_widths: ",
+       [](auto& m) {
+         m.ffn = Ffn::dense;
+         m.layer_widths = {12, 12, 13};
+       },
+       [](auto& m) {
+         m.ffn = Ffn::dense;
+         m.layer_widths = {12, 13, 12};
+       }},
+      {"model.share_experts: ", plain, [](auto& m) { m.share_experts = true; }},
       {"model.score_scale: ", plain, [](auto& m) { m.score_scale = 2; }},
       {"model.dense_width: ", [](auto& m) { m.dense_layers = 1; },
        [](auto& m) { m.dense_layers = 1, m.dense_width = 5; }}};

@@ -64,6 +64,19 @@ TEST_CASE("a group's rate and decay must survive the dtype of the update") {
   CHECK(problems_in(ComputeDtype::float32).empty());
 }
 
+TEST_CASE("a group's rate and decay must survive with Muon's own rate and decay too") {
+  OptimizerConfig config{.kind = OptimizerKind::muon, .lr = 1e-3};
+  const auto problems = [&] { return validate(config, ComputeDtype::float32); };
+  config.groups = {{.match = "*", .lr_scale = 1e-2}};
+  CHECK(problems().empty());
+  config.muon.lr_scale = 1e-2;  // 0.1 * 1e-7 next to 1, of what the group matches alone
+  CHECK(problems() == std::vector<std::string>{
+                          "optimizer.groups[0].weight_decay: 0.1 at lr 1e-07 vanishes next to 1 in fp32, so that "
+                          "nothing decays; use 0, or a larger value"});
+  config.muon.weight_decay = 10;
+  CHECK(problems().empty());
+}
+
 TEST_CASE("a rule is that of the group, or else of the section") {
   OptimizerConfig config{.weight_decay = 0.2, .decay_norms = false, .decay_embeddings = false};
   config.groups = {{.match = "blocks.0.*", .lr_scale = 3},

@@ -22,6 +22,7 @@ struct Pair {
   Settings base = kCpu;
 };
 
+const std::string kWidths = "model.layer_widths=[64, 128, 128, 64]";
 const std::string kExpertChoice = "model.routing=expert_choice model.load_balancing_weight=0";
 
 /// `first` with `second` is refused, each alone is not.
@@ -29,6 +30,10 @@ const std::vector<Pair> kConflicts{
     {"model.gate=constant", "model.renormalize_scores=true", "model.gate"},
     {"model.balancing_bias=quantile", "model.top_k=16", "model.balancing_bias"},
     {"model.capacity_order=score model.capacity_factor=1.5", "model.gate=constant", "model.capacity_order"},
+    {kWidths, "model.num_layers=3", "model.layer_widths"},
+    {kWidths, "model.dense_width=512", "model.dense_width"},
+    {kWidths, "model.share_experts=true", "model.share_experts"},
+    {"model.dense_layers=3", "model.share_experts=true", "model.share_experts"},
     {kExpertChoice, "model.capacity_factor=1.5", "model.capacity_factor"},
     {kExpertChoice, "model.router_score=sigmoid", "model.router_score"},
     {kExpertChoice, "model.renormalize_scores=true", "model.renormalize_scores"},
@@ -59,9 +64,14 @@ const std::vector<Pair> kNeeds{
     {"model.routing=expert_choice", "model.load_balancing_weight=0", "model.load_balancing_weight"},
     {"model.expert_choice_scope=micro_batch", kExpertChoice, "model.expert_choice_scope"},
     {"model.dense_layers=1 model.latent_dim=64", "model.dense_width=512", "model.dense_width"},
+    {kWidths + " model.num_shared_experts=1", "model.shared_expert_width=64", "model.shared_expert_width"},
     {"data.document_mask=eos", "data.eos_id=256", "data.eos_id"},
     {"data.eos_id=256", "data.document_mask=eos", "data.eos_id"},
+    {"data.instance_filter.repetition_min_period=2", "data.instance_filter.repetition_max_count=32",
+     "data.instance_filter.repetition_max_count"},
     {"schedule.kind=wsd", "schedule.cooldown_steps=100", "schedule.cooldown_steps"},
+    {"optimizer.clip_warmup_factor=5", "optimizer.clip_warmup_steps=10", "optimizer.clip_warmup_factor"},
+    {"optimizer.clip_warmup_steps=10", "optimizer.clip_warmup_factor=5", "optimizer.clip_warmup_steps"},
 };
 
 /// Of "key=value key=value".

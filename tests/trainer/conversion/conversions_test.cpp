@@ -137,6 +137,21 @@ TEST_CASE("a checkpoint of a run is exported from the run's folder, from its che
                                                              Catch::Contains("weight head.weight"));
 }
 
+TEST_CASE("the report on a model names every variant by its key") {
+  const TempFolder folder;
+  auto config = saving_run(folder / "run");
+  config.train.steps = 1;
+  config.model.init_std = 0.02;
+  config.model.loss_chunk = 1024;
+  config.model.norm = NormKind::layer;
+  config.model.attention_windows = {4, 0};
+  config.model.num_shared_experts = 1;
+  test::run_single(config);
+  CHECK_THAT(describe(open_model(folder / "run"), false),
+             Catch::Contains("top 2 of 5 experts of width 12 in 3 blocks\n") &&
+                 Catch::Contains("  variants: num_shared_experts: 1, attention_windows: [4, 0], norm: layer\n"));
+}
+
 TEST_CASE("the mean of copies of a checkpoint is that checkpoint, bit for bit; of two, their mean") {
   const TempFolder folder;
   import_model(kGolden + "top2_of_8", folder / "a", {});

@@ -133,6 +133,38 @@ TEST_CASE("a bias of experts is float32 in files of every dtype; experts without
   CHECK(at::equal(write("plain", plain), at::zeros({model.num_experts})));
 }
 
+TEST_CASE("experts that blocks share are written for each block, and come back as experts of each") {
+  const TempFolder folder;
+  auto model = test::tiny_model();
+  model.qk_norm = QkNorm::per_head_shared;
+  model.num_layers = 4;
+  model.dense_layers = model.moe_every = 1;
+  model.share_experts = true;
+  REQUIRE(validate(model, "model").empty());
+  const auto weights = random_init(model, 3);
+  fs::create_directories(folder / "hf");
+  const HfExport options{.dtype = safetensors::Dtype::f32, .max_positions = 64, .ids = {}};
+  write_hf_model(folder / "hf", hf_form(model, weights), options, {});
+  const auto tensors = tensors_of(folder / "hf");
+  for (const char* part : {"gate_proj", "up_proj", "down_proj"}) {
+    const auto of_block = [&](int block) {
+      return tensors.at(fmt::format("model.layers.{}.mlp.experts.2.{}.weight", block, part));
+    };
+    CHECK((of_block(2) == of_block(1) && of_block(3) == of_block(1)));
+  }
+  CHECK(tensors.at("model.layers.2.mlp.gate.weight") != tensors.at("model.layers.1.mlp.gate.weight"));
+  const auto back = read_hf_config(folder / "hf");
+  CHECK_FALSE(back.share_experts);
+  const auto source = HfWeights::source(folder / "hf", back);
+  const int64_t numel = model.num_experts * model.d_model * model.expert_width;
+  auto ours = at::empty({numel}), theirs = at::empty({numel});
+  weights("blocks.1.moe.experts.down.weight", 0, ours);
+  for (const char* block : {"blocks.1", "blocks.3"}) {
+    source(fmt::format("{}.moe.experts.down.weight", block), 0, theirs);
+    CHECK(at::equal(theirs, ours));
+  }
+}
+
 TEST_CASE("a tied head is not written, and comes back tied") {
   const TempFolder folder;
   auto model = test::tiny_model();

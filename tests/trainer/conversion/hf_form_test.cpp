@@ -74,6 +74,10 @@ TEST_CASE("what no class computes is refused by its key") {
       {"model.attention_gate: true", [](auto& model) { model.attention_gate = true; }},
       {"model.embedding_scale: 8", [](auto& model) { model.embedding_scale = 8; }},
       {"model.embedding_norm: true", [](auto& model) { model.embedding_norm = true; }},
+      {"model.layer_widths: [12, 8, 12]",
+       [](auto& model) {
+         model.layer_widths = {12, 8, 12};
+       }},
   };
   for (const auto& [named, change] : table)
     for (const auto ffn : {Ffn::moe, Ffn::dense}) {
@@ -119,6 +123,11 @@ TEST_CASE(
     model.ffn = Ffn::dense;  // has none of it
     CHECK(refusal(model) == "accepted");
   }
+  auto shared = test::tiny_model();  // each block has copies
+  shared.share_experts = true;
+  CHECK_FALSE(hf_form(shared, random_init(shared, 1)).config.share_experts);
+  shared.ffn = Ffn::dense;
+  CHECK_FALSE(hf_form(shared, random_init(shared, 1)).config.share_experts);
   auto losses = test::tiny_model();  // training alone
   losses.load_balancing_granularity = BalanceGranularity::step;
   CHECK(refusal(losses) == "accepted");
@@ -126,6 +135,7 @@ TEST_CASE(
 
 TEST_CASE("what experts take in another way is refused by its key of every class") {
   const std::vector<std::pair<std::string, std::function<void(ModelConfig&)>>> variants{
+      {"model.layer_widths: [8, ", [](auto& m) { m.layer_widths.assign(static_cast<size_t>(m.num_layers), 8); }},
       {"model.latent_dim: 8: no class", [](auto& m) { m.latent_dim = 8; }},
       {"model.routing: expert_choice: no class", [](auto& m) { m.routing = RoutingMethod::expert_choice; }},
       {"model.capacity_factor: 1.5: no class", [](auto& m) { m.capacity_factor = 1.5; }},

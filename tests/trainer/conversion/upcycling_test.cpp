@@ -129,6 +129,8 @@ TEST_CASE("a source with a variant whose first forward would not be the dense mo
   };
   const std::vector<Variant> variants{{"routing", [](auto& m) { m.routing = RoutingMethod::expert_choice; }},
                                       {"latent_dim", [](auto& m) { m.latent_dim = 8; }},
+                                      {"share_experts", [](auto& m) { m.share_experts = true; }},
+                                      {"layer_widths", [](auto& m) { m.layer_widths.assign(3, 12); }},
                                       {"num_shared_experts", [](auto& m) { m.num_shared_experts = 1; }},
                                       {"dense_layers", [](auto& m) { m.dense_layers = 1; }},
                                       {"moe_every", [](auto& m) { m.moe_every = 3; }},

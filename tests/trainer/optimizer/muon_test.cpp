@@ -303,6 +303,7 @@ TEST_CASE("the plan of a step with Muon is what communicators count, moments wha
   TempFolder folder;
   auto config = muon_run(tiny_run(folder / "run"));
   config.model.num_experts = 6;
+  config.model.share_experts = GENERATE(false, true);
   config.train.compute_dtype = ComputeDtype::bfloat16;
   apply(layout, config);
   const auto ranks = static_cast<size_t>(layout.replicate * layout.shard);

@@ -23,7 +23,8 @@ class MoeHalf : public Stage {
  public:
   MoeHalf(const ModelConfig& config, DeviceMesh& mesh, int64_t& kept_bytes)
       : config_(config),
-        moe_(config, "moe", {std::make_shared<RowExchange>(mesh.expert(), kHost, Overlap::no), mesh.world()}, {}),
+        moe_(config, "moe", {config.expert_width},
+             {std::make_shared<RowExchange>(mesh.expert(), kHost, Overlap::no), mesh.world()}, {}),
         kept_bytes_(kept_bytes) {}
   StageState state() override {
     StageState out{{{"norm.weight", {config_.d_model}, {config_.d_model}, 0, Axis::shard, &norm_D_}}};
@@ -215,6 +216,14 @@ TEST_CASE("the plan knows sigmoid scores, biases, shared experts, dense layers a
     model.dense_layers = 1;
     model.dense_width = 320;
     model.num_shared_experts = 2;
+  }
+  SECTION("experts that all blocks share") {
+    model.share_experts = true;
+    config.parallel.zero_stage = GENERATE(1, 3);
+  }
+  SECTION("a width for each block, most in the middle") {
+    model.num_layers = 3;
+    model.layer_widths = {32, 320, 96};
   }
   SECTION("latent experts") { model.latent_dim = model.d_model / 2; }
   SECTION("latent experts beside a shared one, narrow ones that many rows go to") {

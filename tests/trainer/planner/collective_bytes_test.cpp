@@ -78,7 +78,7 @@ TEST_CASE("a run sends the bytes that were predicted, in every layout of up to 8
 TEST_CASE(
     "bytes with other dtypes and recompute, chunks, the dense twin, counted steps, a tied head, variants of experts",
     "[layouts]") {
-  const int change = GENERATE(range(0, 13));
+  const int change = GENERATE(range(0, 17));
   TempFolder folder;
   auto config = ladder_run(folder / "single", 4);
   config.train.steps = 1;
@@ -99,6 +99,11 @@ TEST_CASE(
   if (change == 7 || change == 8) config.model.tie_embeddings = config.model.embedding_norm = true;
   if (change == 11) config.model.latent_dim = 10;
   if (change == 12) config.model.routing = RoutingMethod::expert_choice, config.model.load_balancing_weight = 0;
+  if (change == 13) config.model.layer_widths = {6, 18};
+  if (change >= 14) config.model.share_experts = true;  // one micro-batch, or two of which each is counted first
+  if (change == 15) config.train.micro_batch_size = 1;
+  if (change == 15) config.model.load_balancing_granularity = BalanceGranularity::step;
+  if (change == 16) config.model.tie_embeddings = true, config.train.recompute = Recompute::full;
   INFO("change " << change);
   CHECK(differences(config, 4) == "");
 }

@@ -221,6 +221,11 @@ TEST_CASE("what is printed of single kernels says that it is predicted, and adds
     }
   }
   CHECK_THROWS_WITH(kernels_json(config, mesh, find_gpu("b200")), Contains("compute capability 9.0, not b200"));
+  auto changed = config;
+  changed.model.dense_layers = 1;  // the layer is one with experts all the same
+  CHECK(nlohmann::json::parse(kernels_json(changed, mesh, h100))["layers"] == json["layers"]);
+  changed.model.layer_widths.assign(16, 1024);
+  CHECK_THROWS_WITH(kernels_json(changed, mesh, h100), Contains("model.layer_widths"));
   const auto dense =
       nlohmann::json::parse(kernels_json(load_config(OLMOE_SOURCE_DIR "/configs/olmo-1b-dense.yaml", {}), mesh, h100));
   CHECK(dense["layers"].empty());

@@ -57,6 +57,7 @@ TEST_CASE("the plan of weights, gradients, moments and buffers is what is alloca
   auto config = tiny_run("unused");  // of sizes that need padding everywhere
   config.model.num_experts = 6;
   config.model.tie_embeddings = config.model.embedding_norm = GENERATE(false, true);
+  config.model.share_experts = GENERATE(false, true);
   config.train.compute_dtype = dtype.config;
   config.parallel.zero_stage = GENERATE(1, 2, 3);
   std::vector<MemoryPlan> plans(static_cast<size_t>(shape.replicate * shape.shard));
@@ -97,6 +98,25 @@ TEST_CASE("the plan of moments is what the rank that trains most allocates, with
   CHECK(planned.moments < 2 * planned.weights);
   config.optimizer.groups.clear();
   CHECK(plan_memory(config, shape).moments == 2 * planned.weights);
+}
+
+TEST_CASE("experts that blocks share are in one buffer in every ZeRO stage, and trained once") {
+  auto config = tiny_run("unused");
+  auto& model = config.model;
+  model.num_experts = 4;
+  model.expert_width = 64;
+  config.train.compute_dtype = ComputeDtype::float32;
+  const int64_t zero_stage = GENERATE(1, 2, 3);
+  config.parallel.zero_stage = zero_stage;
+  const auto of_blocks = plan_memory(config, {1, 4, 1});
+  model.share_experts = true;
+  const auto shared = plan_memory(config, {1, 4, 1});
+  constexpr int64_t kExperts = 4 * 3 * 64 * 24 * 4;  // bytes of a block's, of three blocks
+  CHECK(of_blocks.weights - shared.weights == 2 * kExperts / 4);
+  CHECK(of_blocks.moments - shared.moments == 2 * 2 * kExperts / 4);
+  const int64_t pooled = 2 - 1, resident = 3 - 1;  // buffers fewer
+  CHECK(of_blocks.gathered_weights - shared.gathered_weights == (zero_stage == 3 ? pooled : resident) * kExperts);
+  CHECK(of_blocks.full_gradients - shared.full_gradients == (zero_stage == 1 ? resident : pooled) * kExperts);
 }
 
 TEST_CASE("the plan cuts experts over expert x expert_shard, and with ZeRO-1 keeps every full gradient") {

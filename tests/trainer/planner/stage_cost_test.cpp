@@ -262,6 +262,7 @@ TEST_CASE("the FLOPs and the memory that stages of routing variants state are wh
   model.dense_layers = 0;
   if (model.shared_expert_width > 0) model.shared_expert_width = 200;
   if (model.latent_dim > 0) model.latent_dim = 96;
+  if (!model.layer_widths.empty()) model.layer_widths = {120};
   const Stages stages(model, dtype);
   auto& stage = *stages.all()[1];
   if (dtype == at::kFloat) {

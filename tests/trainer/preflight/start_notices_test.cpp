@@ -154,6 +154,21 @@ TEST_CASE("a warm-up that is longer than the run, or most of it") {
   CHECK_THAT(notices_of(config).at(0), Catch::StartsWith("schedule.warmup_steps: 5001 is longer"));
 }
 
+TEST_CASE("a warm-up of the clipping norm that takes the whole run, and what the instance filter masks") {
+  auto config = quiet_run();
+  config.optimizer.clip_warmup_factor = 5;
+  config.optimizer.clip_warmup_steps = 999;
+  config.data.instance_filter = {3, 1, 4};
+  CHECK(notices_of(config).empty());
+  CHECK(start_notices(config, 1, quiet_state()).facts ==
+        std::vector<std::string>{"data.instance_filter: sequences are masked in which 3 equal blocks of 1 to 4 ids, or "
+                                 "more, follow each other; metrics.jsonl counts them (masked_sequences)"});
+  config.optimizer.clip_warmup_steps = 1000;
+  check_only(notices_of(config),
+             "optimizer.clip_warmup_steps: 1000 of a run of train.steps = 1000: no step has the clipping norm 1 of "
+             "optimizer.clip_norm, all have 5");
+}
+
 TEST_CASE("a decay that ends before the warm-up, or after the run") {
   auto config = quiet_run();
   config.schedule.warmup_steps = 5;

@@ -1,4 +1,4 @@
-// Document tables as `dolma tokens` writes them.
+// Files compressed by gzip, as document tables are.
 #pragma once
 #include <zlib.h>
 
