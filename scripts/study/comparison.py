@@ -192,7 +192,8 @@ def answer_of_many(comparisons, key, base):
     else:
         start = f"lowest of {plural(len(ranked), 'variant')}: "
     parts = [f"{words} {names(found[verdict])}" for verdict, words in (
-        ("lower", "shown lower:"), ("higher", "shown higher:"), ("open", "not distinguished:")) if found[verdict]]
+        ("lower", "shown lower:"), ("higher", "shown higher:"), ("open", "not distinguished:"))
+             if found[verdict] and len(found["open"]) < len(ranked)]
     without = len(found["none"])
     parts = (parts if len(ranked) > 1 else []) + ([f"{plural(without, 'other')} without an interval"] if without else [])
     return upper_first(start + text) + "".join(f"; {part}" for part in parts if without < len(comparisons)) + "."
