@@ -5,7 +5,7 @@ import numpy as np
 
 from study.formats import TIMES, time_unit, upper_first
 from study.statistics import mean_estimate
-from study.study_data import AXES, LOSS, decimals_of, name_of
+from study.study_data import AXES, decimals_of, name_of
 
 MOST_POINTS = 100  # of a line
 MOST_BANDS = 4  # of differences; more would hide each other
@@ -79,7 +79,7 @@ def frame(lines):
         below, above = (0.0, 0.0) if line.low is None else (np.median(line.y - line.low), np.median(line.high - line.y))
         kept += [line.y[late] - below, line.y[late] + above]
     values = np.concatenate(kept)
-    pad = 0.04 * (values.max() - values.min() or 1.0)
+    pad = 0.04 * (values.max() - values.min() or abs(values.max()) or 1.0)
     return float(values.min() - pad), float(values.max() + pad)
 
 
@@ -117,7 +117,7 @@ def heldout_chart(data):
     if not lines:
         return None
     return Chart("heldout_tokens", "Mean held-out loss against tokens", "tokens", "mean held-out loss, nats", lines,
-                 f"at the evaluations; {seeds_note(data)}", y_range=frame(lines), baseline=baseline_color(data))
+                 f"at the evaluations; {seeds_note(data)}", baseline=baseline_color(data))
 
 
 def difference_chart(data):

@@ -183,13 +183,17 @@ def answer_of_many(comparisons, key, base):
     best = min(ranked, key=lambda label: ranked[label].value)
     text = difference_clause(ranked[best], best, base, key)
     found = verdicts(comparisons, key)
-    if ranked[best].value >= 0:
+    if len(ranked) == 1:
+        start = ""
+    elif ranked[best].value >= 0:
         start = f"no variant ends below {base}; the nearest: "
     elif ranked[best].has_interval and not found["lower"]:
         start = f"no variant is shown to end below {base}; the lowest: "
     else:
         start = f"lowest of {plural(len(ranked), 'variant')}: "
     parts = [f"{words} {names(found[verdict])}" for verdict, words in (
-        ("lower", "shown lower:"), ("higher", "shown higher:"), ("open", "not distinguished:"), ("none", "without interval:"))
-        if found[verdict] and len(found["none"]) < len(comparisons)]
-    return upper_first(start + text) + "".join(f"; {part}" for part in parts) + "."
+        ("lower", "shown lower:"), ("higher", "shown higher:"), ("open", "not distinguished:"))
+             if found[verdict] and len(found["open"]) < len(ranked)]
+    without = len(found["none"])
+    parts = (parts if len(ranked) > 1 else []) + ([f"{plural(without, 'other')} without an interval"] if without else [])
+    return upper_first(start + text) + "".join(f"; {part}" for part in parts if without < len(comparisons)) + "."

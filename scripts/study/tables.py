@@ -138,8 +138,9 @@ def seeds_text(found):
     """The crossing of each seed."""
     if found is None:
         return NOTHING
-    return "; ".join(f"seed {seed}: {count(crossing.tokens) if crossing.tokens else crossing.status} of "
-                     f"{count(found.target_tokens[seed])}" for seed, crossing in found.crossings.items())
+    return "; ".join(f"seed {seed}: " + (f"{count(crossing.tokens)} of {count(found.target_tokens[seed])}"
+                                         if crossing.tokens else crossing.status)
+                     for seed, crossing in found.crossings.items())
 
 
 def equal_loss_table(data, comparisons):
@@ -147,9 +148,9 @@ def equal_loss_table(data, comparisons):
     for one in comparisons.values():
         for kind, ahead, behind in (("training loss", one.ahead, one.behind),
                                     ("mean held-out loss", one.heldout_ahead, one.heldout_behind)):
-            for first, second, found in ((one.run, base, ahead), (base, one.run, behind)):
-                if found is None:
-                    continue
+            both = [(first, second, found) for first, second, found in ((one.run, base, ahead), (base, one.run, behind)) if found]
+            # Where one reaches the other's loss, that the other does not is no news.
+            for first, second, found in [row for row in both if row[2].num_reached + row[2].num_before] or both:
                 time = time_ratio(data, first, second, found)
                 rows.append([Cell(f"{first.label} to the final loss of {second.label}", cls="text"), Cell(kind, cls="text"),
                              equal_loss_text(found), ratio_text(time, "less") if time else NOTHING,

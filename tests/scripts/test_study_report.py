@@ -100,7 +100,7 @@ class Answers(unittest.TestCase):
         text = self.answer(make_study(runs), results)
         # A run of one seed may lead by chance: the lowest is of those with an interval.
         self.assertIn("Lowest of 3 variants: good ends 0.1967 nats below base", text)
-        self.assertIn("; shown lower: good; shown higher: bad; not distinguished: same; without interval: single.", text)
+        self.assertIn("; shown lower: good; shown higher: bad; not distinguished: same; 1 other without an interval.", text)
         worse = [result for result in results if result["run"] in ("base", "bad")]
         both = self.answer(make_study([*runs[:1], runs[2], make_run("absent")]), worse)
         self.assertIn("Bad ends 0.3033 nats above base", both)
@@ -130,7 +130,11 @@ class Answers(unittest.TestCase):
         self.assertIn("it reaches the final training loss of dense twin with 3.00× fewer tokens (3.00 to 3.00)",
                       answer(data, comparisons))
         self.assertEqual(comparisons["moe"].behind.num_reached, 0)
-        self.assertIn("dense twin to the final loss of moe training loss not reached", page_of(make_study([DENSE, MOE]), results).text)
+        text = page_of(make_study([DENSE, MOE]), results).text
+        self.assertIn("moe to the final loss of dense twin training loss 3.00× fewer (3.00 to 3.00)", text)
+        self.assertNotIn("dense twin to the final loss of moe training loss", text)
+        back = page_of(make_study([DENSE, MOE], baseline="moe"), results).text
+        self.assertIn("not reached baseline: 3.00× fewer", back)
 
 
 class Missing(unittest.TestCase):
