@@ -76,6 +76,8 @@ std::vector<std::string> problems_of_experts(const ModelConfig& config) {
   const bool by_score = config.capacity_order == CapacityOrder::score;
   require(!by_score || config.capacity_factor, "capacity_order: score has no effect without capacity_factor");
   require(!by_score || config.gate == Gate::score, "capacity_order: score, but with gate: constant all are equal");
+  require(!by_score || config.top_k > 1 || !config.renormalize_scores,
+          "capacity_order: score, but with renormalize_scores and top_k = 1 all are 1");
   const bool by_expert = config.experts_choose();
   const auto refuse = [&](bool bad, const std::string& why) { require(!(bad && by_expert), why); };
   require(by_expert || config.expert_choice_scope == ChoiceScope::sequence,

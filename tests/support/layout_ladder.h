@@ -77,6 +77,7 @@ inline double metrics_error(const std::vector<nlohmann::json>& ours, const std::
 /// hold those of every step: the optimizer clears them) of any rank against the run of one. Collective over world.
 inline double layout_error(Config config, const Layout& layout, Communicator& world, const FinishedRun& reference) {
   apply(layout, config);
+  ensure_valid(config);
   ENSURE(layout.replicate * layout.shard == world.size(), "{} ranks run", world.size());
   Trainer trainer(resolve_run(config, world.size()), world);
   ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");

@@ -21,16 +21,13 @@ inline const std::vector<RoutingVariant>& router_variants() {
          m.router_score = RouterScore::sigmoid;
          m.renormalize_scores = true;
        }},
+      {"sigmoid", [](auto& m) { m.router_score = RouterScore::sigmoid; }},
       {"sigmoid by sequence",
        [](auto& m) {
          m.router_score = RouterScore::sigmoid;
          m.load_balancing_granularity = BalanceGranularity::sequence;
        }},
-      {"scaled scores",
-       [](auto& m) {
-         m.renormalize_scores = true;
-         m.score_scale = 2.5;
-       }},
+      {"scaled scores", [](auto& m) { m.renormalize_scores = true, m.score_scale = 2.5; }},
       {"constant gate",
        [](auto& m) {
          m.gate = Gate::constant;

@@ -1,5 +1,7 @@
 // What tests of the trainer share: a tiny run, its metrics, and its trained tensors by name.
 #pragma once
+#include <fmt/ranges.h>
+
 #include <nlohmann/json.hpp>
 
 #include "core/files/files.h"
@@ -81,7 +83,14 @@ struct FinishedRun {
   std::map<std::string, FlatParams> state;
 };
 
+/// Throws an Error that names the problems of a config that the program would refuse.
+inline void ensure_valid(const Config& config) {
+  const auto problems = validate(config);
+  ENSURE(problems.empty(), "{}", fmt::join(problems, "; "));
+}
+
 inline FinishedRun run_single(const Config& config) {
+  ensure_valid(config);
   const auto world = make_single_communicator();
   Trainer trainer(resolve_run(config, world->size()), *world);
   ENSURE(trainer.run() == ExitCode::ok, "a tiny run did not end well");
@@ -90,6 +99,7 @@ inline FinishedRun run_single(const Config& config) {
 
 /// Trains on thread ranks to the end, or throws what the run throws.
 inline void run_to_the_end(int ranks, const Config& config) {
+  ensure_valid(config);
   run_ranks(ranks, [&](Communicator& world) {
     Trainer trainer(resolve_run(config, world.size()), world);
     ENSURE(trainer.run() == ExitCode::ok, "the run did not end well");

@@ -21,8 +21,9 @@ Config document_run(const TempFolder& folder, const std::string& name) {
   };
   auto config = tiny_run(folder / name);
   config.data.synthetic = false;
-  config.data.paths = {folder.add("a.npy", token_bytes(150, 7)), folder.add("b.npy", token_bytes(97, 11))};
-  write_gzip(folder / "a.csv.gz", rows({5, 6, 17, 30, 64, 65, 66, 70, 103, 111, 128, 150}));
+  config.data.paths = {folder.add("a.npy", token_bytes(120, 7) + std::string(60, '\0')),
+                       folder.add("b.npy", token_bytes(97, 11))};
+  write_gzip(folder / "a.csv.gz", rows({5, 6, 17, 30, 64, 65, 66, 70, 103, 111, 128, 180}));
   write_gzip(folder / "b.csv.gz", rows({40, 43, 58, 61, 84, 97}));
   config.data.document_mask = DocumentMask::table;
   config.train.steps = 4;
@@ -49,6 +50,7 @@ void as_the_successor(Config& config) {
   model.num_shared_experts = 2;
   model.shared_expert_gate = true;
   model.dense_layers = 1;
+  model.dense_width = 20;
   model.latent_dim = 8;
   model.router_score = RouterScore::sigmoid;
   model.renormalize_scores = true;
@@ -75,6 +77,7 @@ void as_expert_choice(Config& config) {
   model.latent_dim = 10;
   model.num_shared_experts = 1;
   model.moe_every = 2;
+  model.dense_width = 30;
   model.attention_windows = {4};
   config.optimizer.groups = {{.match = "embedding.weight", .frozen = true},
                              {.match = "*.moe.router.weight", .lr_scale = 0.5, .weight_decay = 0}};
@@ -82,10 +85,10 @@ void as_expert_choice(Config& config) {
   config.schedule.cooldown_steps = 2;
 }
 
-/// Weights balanced by the steps before, without a gradient through the gate.
+/// Experts of a width for each block and a limited capacity, balanced by the steps before.
 void as_loss_free(Config& config) {
   auto& model = config.model;
-  model.gate = Gate::constant;
+  model.layer_widths = {12, 20, 6};
   model.score_scale = 0.5;
   model.balancing_bias = ExpertBias::loss_free;
   model.balancing_bias_rate = 0.05;
@@ -98,8 +101,23 @@ void as_loss_free(Config& config) {
   config.schedule.kind = ScheduleKind::inverse_sqrt;
 }
 
-const std::vector<std::pair<std::string, void (*)(Config&)>> kCrossings{
-    {"as the successor", as_the_successor}, {"expert choice", as_expert_choice}, {"loss-free", as_loss_free}};
+/// One set of experts for all blocks and a constant gate; sequences that repeat themselves have no loss.
+void as_layer_shared(Config& config) {
+  auto& model = config.model;
+  model.share_experts = true;
+  model.gate = Gate::constant;
+  model.tie_embeddings = true;
+  model.load_balancing_granularity = BalanceGranularity::step;
+  model.attention_windows = {0, 3};
+  config.data.instance_filter = {.repetition_max_count = 4, .repetition_min_period = 1, .repetition_max_period = 3};
+  config.optimizer.clip_warmup_factor = 3;
+  config.optimizer.clip_warmup_steps = 2;
+}
+
+const std::vector<std::pair<std::string, void (*)(Config&)>> kCrossings{{"as the successor", as_the_successor},
+                                                                        {"expert choice", as_expert_choice},
+                                                                        {"loss-free", as_loss_free},
+                                                                        {"layer-shared", as_layer_shared}};
 
 }  // namespace
 
@@ -110,6 +128,9 @@ TEST_CASE("crossed variants give in every layout of four ranks what one rank giv
     change(config);
     const auto reference = run_single(config);
     REQUIRE(reference.metrics.size() == 6);
+    const bool filtered = config.data.instance_filter.is_on();
+    CHECK(std::ranges::any_of(reference.metrics, [](auto& line) { return line.contains("masked_sequences"); }) ==
+          filtered);
     for (const auto& layout : layouts_of(4)) {
       config.run.folder = folder / describe(layout);
       INFO(name << ", " << describe(layout));

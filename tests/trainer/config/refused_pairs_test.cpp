@@ -30,6 +30,8 @@ const std::vector<Pair> kConflicts{
     {"model.gate=constant", "model.renormalize_scores=true", "model.gate"},
     {"model.balancing_bias=quantile", "model.top_k=16", "model.balancing_bias"},
     {"model.capacity_order=score model.capacity_factor=1.5", "model.gate=constant", "model.capacity_order"},
+    {"model.capacity_order=score model.capacity_factor=1.5", "model.top_k=1 model.renormalize_scores=true",
+     "model.capacity_order"},
     {kWidths, "model.num_layers=3", "model.layer_widths"},
     {kWidths, "model.dense_width=512", "model.dense_width"},
     {kWidths, "model.share_experts=true", "model.share_experts"},
