@@ -32,7 +32,7 @@ std::vector<std::string> validate(std::span<const SkipRange> ranges) {
   return problems;
 }
 
-std::vector<std::string> validate(const InstanceFilter& filter, int64_t sequence_length) {
+std::vector<std::string> validate(const InstanceFilter& filter) {
   const auto [count, shortest, longest] = filter;
   if (!filter.is_on()) {
     if (filter.repetition_min_period == InstanceFilter{}.repetition_min_period &&
@@ -48,11 +48,6 @@ std::vector<std::string> validate(const InstanceFilter& filter, int64_t sequence
   if (longest < shortest)
     problems.push_back(fmt::format("data.instance_filter.repetition_max_period: {} is below repetition_min_period: {}",
                                    longest, shortest));
-  if (count * shortest > sequence_length)
-    problems.push_back(fmt::format(
-        "data.instance_filter.repetition_max_count: {} blocks of {} (repetition_min_period) are longer than a sequence "
-        "(data.sequence_length: {}), so that none is masked",
-        count, shortest, sequence_length));
   return problems;
 }
 

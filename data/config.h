@@ -130,8 +130,8 @@ struct DataConfig {
 
 /// Problems of data.skip, one sentence each.
 std::vector<std::string> validate(std::span<const SkipRange> ranges);
-/// Problems of data.instance_filter for sequences of that length.
-std::vector<std::string> validate(const InstanceFilter& filter, int64_t sequence_length);
+/// Problems of data.instance_filter.
+std::vector<std::string> validate(const InstanceFilter& filter);
 /// Problems of data.document_mask with ids below vocab_size.
 std::vector<std::string> validate_documents(const DataConfig& config, int64_t vocab_size);
 

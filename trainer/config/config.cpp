@@ -136,8 +136,7 @@ std::vector<std::string> validate(const Config& config) {
   for (auto& problem : validate(config.evaluation)) require(false, std::move(problem));
   for (auto& problem : validate(config.checkpoint, config.evaluation)) require(false, std::move(problem));
   for (auto& problem : validate(config.data.skip)) require(false, std::move(problem));
-  for (auto& problem : validate(config.data.instance_filter, config.data.sequence_length))
-    require(false, std::move(problem));
+  for (auto& problem : validate(config.data.instance_filter)) require(false, std::move(problem));
   for (auto& problem : validate_documents(config.data, config.model.vocab_size)) require(false, std::move(problem));
   if (problems.empty())
     for (auto& problem : refuse_batches(config.train)) require(false, std::move(problem));

@@ -139,7 +139,7 @@ std::vector<Ablation> of_the_fine_model() {
   const std::string of = "olmoe-8x1b-newhp-newds-cx5-fine1-";
   constexpr int64_t kTotal = 6'919'096'320, kActive = 1'281'951'744;
   const Change longer_sequences = [](Config& c) {
-    c.data.sequence_length = 8192, c.train.global_batch_size = 512;
+    c.data.sequence_length = 8192, c.train.global_batch_size = 512, c.train.recompute = Recompute::full;
     c.parallel.shard = 64;
   };
   const Change post_norm = [](Config& c) { c.model.norm_position = NormPosition::post; };
@@ -290,7 +290,7 @@ TEST_CASE("every ablation passes a dry run at the paper's size") {
     config.checkpoint.every_steps = 0, config.checkpoint.save_last = false;  // the disk of this machine is no matter
     config.train.init_from.clear(), config.train.init_optimizer = InitOptimizer::reset;
     const auto ranks = static_cast<int>(config.parallel.replicate * config.parallel.shard);
-    const auto plan = dry_run(config, ranks, /*gpu=*/"", UnknownKeys::refused);
+    const auto plan = dry_run(config, ranks, /*gpu=*/"h100", UnknownKeys::refused);
     CHECK(plan.fits);
     CHECK_THAT(plan.text,
                Catch::Contains(fmt::format("{0} of {0} files are missing on this machine", ablation.entries)));
