@@ -127,19 +127,6 @@ def read_result(study, name, seed):
     return result
 
 
-def equal_result(study, plan, seed, defaults):
-    """The result of this run in one of the folders of results beside the study's own, as one of this study; None where
-    none is of its config, seed and data. Runs with parents are not looked for."""
-    if plan.run.parent is not None:
-        return None
-    for path in sorted(study.results.parent.glob(f"*/runs/*-seed_{seed}.json")):
-        there = read_json(path) if path.parent.parent != study.results else None
-        if there and there.get("format") == FORMAT and not changes_since(there, plan, defaults):
-            return there | {"study": study.name, "run": plan.run.name, "label": plan.run.label,
-                            "overrides": plan.run.overrides, "taken_from": f"{there['study']}, {there['run']}"}
-    return None
-
-
 def read_results(study):
     """All that are there, in the order of the study's runs and seeds."""
     found = (read_result(study, run.name, seed) for run in study.runs for seed in run.seeds)

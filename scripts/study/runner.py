@@ -92,7 +92,7 @@ class Runner:
 
     def check_done(self):
         """Finds what is done. Throws StudyError for results and run folders of another config: they are not overwritten."""
-        problems, taken = [], {}
+        problems = []
         for item in self.items:
             result = results.read_result(self.study, item.plan.run.name, item.seed)
             if result is not None:
@@ -103,15 +103,8 @@ class Runner:
             changes = results.changes_since(result, item.plan, self.plan.defaults) if result else []
             if changes:
                 problems.append(f"{where} is of another config than the study has now ({'; '.join(changes)})")
-            if result is None and not self.study.children(item.plan.run.name):
-                taken[item] = results.equal_result(self.study, item.plan, item.seed, self.plan.defaults)
         if problems:
             raise StudyError("; ".join(problems) + ": move it away to run it anew, or give the changed run another name")
-        for item, result in taken.items():
-            if result is not None:
-                results.write_result(self.study, result)
-                self.done.add(item)
-                self.say(f"{item.name}: done in another study ({result['taken_from']})")
         self.drop_parents_without_checkpoints()
 
     def drop_parents_without_checkpoints(self):

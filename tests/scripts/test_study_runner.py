@@ -34,7 +34,7 @@ class Failed(StudyTest):
         for code in (2, 3, 72):
             with self.subTest(code):
                 self.fails("a", 1, code)
-                path = self.study(self.STUDY, folder=f"code_{code}/runs")
+                path = self.study(self.STUDY, folder=f"runs_{code}")
                 text = self.run_study(path, expected=3)
                 self.assertIn(f"not done: a seed 6198: exit code {code}, step 14 of 30: made up failure at step 15 (after 1 try", text)
 
@@ -57,20 +57,6 @@ class Done(StudyTest):
         self.assertEqual(self.results(), before)
         status = self.outcome("status", path)[1]
         self.assertRegex(status, r"a +6198 +done\n")
-
-    def test_the_result_of_an_equal_run_of_another_study_beside_it_is_taken(self):
-        self.run_study(self.study("overrides: {optimizer.lr: 0.1}\nseeds: [1, 2]\n"
-                                  "runs: [{name: a}, {name: b, overrides: {optimizer.lr: 0.2}}]\n"))
-        text = self.run_study(self.study("seeds: [1, 3]\nruns: [{name: c, label: it, overrides: {optimizer.lr: 0.1}}, {name: d}]\n",
-                                         name="other.yaml", folder="other"))
-        self.assertIn("c seed 1: done in another study (trial, a)", text)
-        self.assertEqual(text.count("done in another study"), 1)
-        self.assertFalse((self.folder / "other/c/seed_1").exists())
-        self.assertEqual(len(self.results("other")), 4)
-        first, second = self.result("a", 1), self.result("c", 1, "other")
-        self.assertEqual((second["run"], second["label"]), ("c", "it"))
-        for key in ("config", "config_hash", "seed", "series", "evaluations", "version"):
-            self.assertEqual(first[key], second[key], key)
 
     def test_a_parent_that_is_done_runs_again_where_a_child_needs_its_checkpoint(self):
         path = self.study(self.STUDY)
