@@ -68,6 +68,7 @@ olmoe_tests(data LINK olmoe_data ZLIB::ZLIB)
 olmoe_tests(model PCH LINK olmoe_model)
 # Every layout of up to 8 thread ranks takes longer than all else of the room.
 olmoe_tests(trainer PCH LINK olmoe_trainer_preflight nlohmann_json::nlohmann_json ZLIB::ZLIB ARGUMENTS "~[layouts]")
+set_tests_properties(trainer PROPERTIES TIMEOUT 900)  # 530 cases; beside other tests on two cores they take 6 minutes
 target_link_options(trainer_tests PRIVATE ${counted_multiply})
 add_test(NAME trainer_layouts COMMAND trainer_tests "[layouts]")
 set_tests_properties(trainer_layouts PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)

@@ -21,7 +21,7 @@ Config document_run(const TempFolder& folder, const std::string& name) {
   };
   auto config = tiny_run(folder / name);
   config.data.synthetic = false;
-  config.data.paths = {folder.add("a.npy", token_bytes(120, 7) + std::string(60, '\0')),
+  config.data.paths = {folder.add("a.npy", token_bytes(120, 7) + std::string(120, '\0')),
                        folder.add("b.npy", token_bytes(97, 11))};
   write_gzip(folder / "a.csv.gz", rows({5, 6, 17, 30, 64, 65, 66, 70, 103, 111, 128, 180}));
   write_gzip(folder / "b.csv.gz", rows({40, 43, 58, 61, 84, 97}));
