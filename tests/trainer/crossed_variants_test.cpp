@@ -9,7 +9,9 @@ using namespace olmoe;
 using namespace olmoe::test;
 
 /// Micro-batches of one sequence, which are the same in every layout, of two token files with document tables.
-Config document_run(const TempFolder& folder, const std::string& name) {
+/// `repeats`: one of them ends with one id over and over. Experts that choose, or have a capacity, would find equal
+/// tokens there.
+Config document_run(const TempFolder& folder, const std::string& name, bool repeats) {
   const auto rows = [](std::initializer_list<int> ends) {
     std::string text;
     int begin = 0;
@@ -21,8 +23,9 @@ Config document_run(const TempFolder& folder, const std::string& name) {
   };
   auto config = tiny_run(folder / name);
   config.data.synthetic = false;
-  config.data.paths = {folder.add("a.npy", token_bytes(120, 7) + std::string(120, '\0')),
-                       folder.add("b.npy", token_bytes(97, 11))};
+  config.data.paths = {
+      folder.add("a.npy", token_bytes(120, 7) + (repeats ? std::string(120, '\0') : token_bytes(60, 13))),
+      folder.add("b.npy", token_bytes(97, 11))};
   write_gzip(folder / "a.csv.gz", rows({5, 6, 17, 30, 64, 65, 66, 70, 103, 111, 128, 180}));
   write_gzip(folder / "b.csv.gz", rows({40, 43, 58, 61, 84, 97}));
   config.data.document_mask = DocumentMask::table;
@@ -124,7 +127,7 @@ const std::vector<std::pair<std::string, void (*)(Config&)>> kCrossings{{"as the
 TEST_CASE("crossed variants give in every layout of four ranks what one rank gives", "[layouts]") {
   for (const auto& [name, change] : kCrossings) {
     TempFolder folder;
-    auto config = document_run(folder, "single");
+    auto config = document_run(folder, "single", change == as_layer_shared);
     change(config);
     const auto reference = run_single(config);
     REQUIRE(reference.metrics.size() == 6);
@@ -142,7 +145,7 @@ TEST_CASE("crossed variants give in every layout of four ranks what one rank giv
 TEST_CASE("runs of crossed variants resume in another layout") {
   for (const auto& [name, change] : kCrossings) {
     TempFolder folder;
-    auto config = document_run(folder, "single");
+    auto config = document_run(folder, "single", change == as_layer_shared);
     change(config);
     const auto reference = run_single(config);
     config.run.folder = folder / "resumed";
