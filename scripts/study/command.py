@@ -44,11 +44,18 @@ def refuse_missing_files(study, plan):
                          "configs/tiny-cpu.yaml; relative paths start from the working directory")
 
 
+def refuse_one_process(study):
+    if study.launch.starts_one_process and study.launch.ranks > 1:
+        raise StudyError(f"{study.path}: launch.command starts one process for each run, and the study has runs of "
+                         f"{study.launch.ranks} ranks: write one that starts {{ranks}} of them (docs/studies.md)")
+
+
 def run(study, programs, plan):
+    refuse_one_process(study)
     with study_lock(study.folder):
         runner = Runner(study, plan, programs, say)
         runner.check_done()
-        if len(runner.done) < len(runner.items):
+        if runner.is_unfinished():
             refuse_missing_files(study, plan)
         return 0 if runner.run() else RUN_FAILED
 
@@ -77,7 +84,7 @@ def report(study):
 
 
 def run_command_line(arguments):
-    """Returns the exit code. Throws StudyError."""
+    """Returns the exit code. Raises StudyError."""
     options = parse(arguments)
     study = read_study(options.study, options.results)
     if options.command == "report":
@@ -92,6 +99,7 @@ def run_command_line(arguments):
     if options.command == "status":
         print_status(study, plan)
     if options.command == "time":
+        refuse_one_process(study)
         refuse_missing_files(study, plan)
         with study_lock(study.folder):
             from study.step_time import time_steps

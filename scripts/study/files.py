@@ -30,7 +30,7 @@ def json_lines(value):
 
 
 def read_json(path):
-    """An object, or None where there is no such file. Throws StudyError for other contents."""
+    """An object, or None where there is no such file. Raises StudyError for other contents."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def is_in_use(path):
 
 @contextlib.contextmanager
 def study_lock(folder):
-    """Holds the folder of a study. Throws StudyError that names the process which has it."""
+    """Holds the folder of a study. Raises StudyError that names the process which has it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "study.lock"
     with open(path, "a+", encoding="utf-8") as file:

@@ -10,6 +10,10 @@ LEFT_OUT = {"run.folder", "run.seed", "run.threads", "run.hang_timeout_s", "data
             "data.check_ids", "data.verify", "log.every_steps", "log.host_syncs", "parallel.replicate", "parallel.shard",
             "parallel.expert", "parallel.expert_chunks", "parallel.zero_stage", "parallel.overlap",
             "parallel.registered_memory", "parallel.transport"}
+# The load-balancing loss joins a micro-batch of every rank: their number is part of what is learned. Nothing else that is
+# learned depends on it but for rounding (docs/numerics.md).
+JOINS_RANKS = ("model.load_balancing_granularity", "global")
+RANKS_KEY = "launch.ranks"
 MOST_NAMES = 20
 BLOCK = 4096
 BLOCKS = 16
@@ -31,13 +35,18 @@ def names_of(paths):
     return names if len(names) <= MOST_NAMES else f"{len(names)} files, sha256 {digest(names)[:16]}"
 
 
-def identity_of(config):
+def joins_ranks(config):
+    key, value = JOINS_RANKS
+    return config.get(key) == value
+
+
+def identity_of(config, ranks):
     """Of a resolved, flat config. The seed is not in it: a result names it itself."""
     kept = {key: value for key, value in config.items() if key not in LEFT_OUT and not key.startswith("checkpoint.")}
     for key in ("data.paths", "evaluation.paths"):
         kept[key] = names_of(kept.get(key, []))
     kept["evaluation.sets"] = [one | {"paths": names_of(one["paths"])} for one in kept.get("evaluation.sets", [])]
-    return kept
+    return kept | ({RANKS_KEY: ranks} if joins_ranks(config) else {})
 
 
 def hash_of(identity, defaults, parent):

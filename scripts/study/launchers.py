@@ -19,8 +19,13 @@ from study.yaml_reader import StudyError
 LEAVE_S = 120  # that a process has to save and leave
 SUBMIT_S = 120
 WELL = "COMPLETED"
-# Slurm's words for jobs that will not run again; any other word, and none, means that a job may still run.
-ENDED = re.compile(r"(COMPLETED|FAILED|CANCELLED|TIMEOUT|OUT_OF_MEMORY|NODE_FAIL|BOOT_FAIL|DEADLINE|PREEMPTED|REVOKED)\b")
+# Slurm's words for jobs that do not run any more; any other word, and none, means that a job may still run.
+ENDED = {WELL, "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REVOKED"}
+# After these Slurm itself may put a job back into the queue, and scripts/slurm.sbatch does after these exit codes; until
+# then the old state is seen for a while.
+REQUEUED_AFTER = {"NODE_FAIL", "BOOT_FAIL", "PREEMPTED"}
+REQUEUED_CODES = {71, 73, 75}
+LOOKS = 5  # in which such a job has to be seen to have ended
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,10 @@ class Ended:
     """How a run ended, as far as it is known: an exit code, or the words of a batch system."""
     code: int | None = None
     text: str = ""
+
+    def describe(self):
+        parts = [self.text, describe_code(self.code) if self.code or not self.text else ""]
+        return ", ".join(part for part in parts if part)
 
 
 def describe_code(code):
@@ -55,7 +64,7 @@ def command_of(item, study, programs, overrides):
 
 
 def open_log(path):
-    """Opens a log to append, locked. Throws StudyError where a process still writes there."""
+    """Opens a log to append, locked. Raises StudyError where a process still writes there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     log = open(path, "ab")
     for _ in range(20):  # `olmoe-study status` looks at the lock, too
@@ -117,13 +126,26 @@ class Orphan:
         return None if is_in_use(self.path) else Ended()
 
 
+def read_state(text):
+    """What `launch.status` printed, STATE or STATE|EXIT_CODE:SIGNAL, as Ended; None for a job that may still run. Raises
+    StudyError for a state that is cut off."""
+    state, _, codes = text.strip().partition("\n")[0].partition("|")
+    word = state.split(" ")[0]  # CANCELLED by 1000
+    if word.endswith("+"):
+        raise StudyError(f"launch.status prints {state!r}, a state that is cut off: let it print all, as sacct -P does")
+    if word not in ENDED:
+        return None
+    code = re.match(r"(\d+):(\d+)", codes)
+    return Ended(text=word, code=code and (int(code[1]) or -int(code[2])))
+
+
 class Job:
     """A job of a batch system."""
 
     def __init__(self, number, launch):
         self.number = number
         self.command = fill(launch.status, {"job": number}, [])
-        self.poll_s, self.next_look = launch.poll_s, 0.0
+        self.poll_s, self.next_look, self.looks = launch.poll_s, 0.0, 0
 
     def poll(self):
         """None as long as the job may run: so does one whose state the batch system does not tell just now."""
@@ -137,8 +159,10 @@ class Job:
             return None
         except OSError as error:
             raise StudyError(f"{self.command[0]}: cannot be started: {error.strerror}") from None
-        word = ENDED.match(done.stdout.strip())
-        return Ended(text=word[1]) if word and done.returncode == 0 else None
+        ended = read_state(done.stdout) if done.returncode == 0 else None
+        self.looks = self.looks + 1 if ended else 0
+        may_return = ended and (ended.text in REQUEUED_AFTER or ended.code in REQUEUED_CODES)
+        return ended if not may_return or self.looks >= LOOKS else None
 
 
 def submit(item, study, programs, overrides):

@@ -92,7 +92,6 @@ class RunPlan:
 class Plan:
     runs: dict  # RunPlan by name, parents first
     defaults: dict
-    version: str
 
 
 def starting_overrides(run):
@@ -111,7 +110,7 @@ def step_time_of(planned, config):
 
 
 def resolve(run, programs):
-    """The overrides that a run can be checked with before its parent is there, and its resolved config. Throws Refused."""
+    """The overrides that a run can be checked with before its parent is there, and its resolved config. Raises Refused."""
     overrides = run.overrides | {"run.folder": "run", "run.seed": run.seeds[0]} | (NOT_YET if run.parent else {})
     config = programs.config(run.config, overrides)
     if run.parent is None and config["train.init_progress"] == "continue":
@@ -120,7 +119,7 @@ def resolve(run, programs):
 
 
 def ask_about(run, hardware, programs):
-    """Answers of the programs on a run: fields of its RunPlan. Throws Refused."""
+    """Answers of the programs on a run: fields of its RunPlan. Raises Refused."""
     overrides, config = resolve(run, programs)
     missing = programs.dry_run(run.config, overrides, hardware)
     planned = programs.plan(run.config, overrides | NOT_YET, hardware)
@@ -162,6 +161,12 @@ def kept_problem(config, step):
     return f"it saves {later} more times and keeps {keep}: see checkpoint.keep and checkpoint.keep_every_steps"
 
 
+def check_ranks(plan, ranks):
+    """Yields what keeps a result from saying what the run learned."""
+    if ranks is None and identity.joins_ranks(plan.config):
+        yield f"{': '.join(identity.JOINS_RANKS)} joins all ranks: launch.ranks (or hardware) must say how many there are"
+
+
 def check_fork(plan):
     """Yields what keeps a run from starting where it says."""
     parent, step = plan.parent, plan.fork_step
@@ -187,15 +192,15 @@ def in_order(runs):
     return out
 
 
-def join_runs(runs, answers, defaults):
+def join_runs(runs, answers, defaults, ranks):
     """({run: RunPlan}, {run: [problem]}): each joined to its parent, which leads it in `runs`."""
     plans, problems = {}, {}
     for run in runs:
         if run.name not in answers or (run.parent and run.parent not in plans):
             continue
-        plan = RunPlan(run=run, parent=plans.get(run.parent), identity=identity.identity_of(answers[run.name]["config"]),
-                       config_hash="", **answers[run.name])
-        if plan.parent and (found := list(check_fork(plan))):
+        plan = RunPlan(run=run, parent=plans.get(run.parent), config_hash="",
+                       identity=identity.identity_of(answers[run.name]["config"], ranks), **answers[run.name])
+        if found := [*check_ranks(plan, ranks), *(check_fork(plan) if plan.parent else [])]:
             problems[run.name] = found
         plans[run.name] = replace(plan, config_hash=identity.hash_of(plan.identity, defaults, plan.describe_parent()))
     return plans, problems
@@ -211,17 +216,17 @@ def describe_problems(problems):
 
 
 def make_plan(study, programs):
-    """Asks about every run. Throws StudyError that names all runs which cannot be started, and why."""
+    """Asks about every run. Raises StudyError that names all runs which cannot be started, and why."""
     runs = in_order(study.runs)
     try:
-        defaults, version = programs.defaults(), programs.version()
+        defaults = programs.defaults()
     except Refused as refused:
         raise StudyError(f"{programs.program}: {refused}") from None
     answers, refused = ask_about_all(runs, lambda run: ask_about(run, study.hardware, programs))
-    plans, problems = join_runs(runs, answers, defaults)
+    plans, problems = join_runs(runs, answers, defaults, study.launch.ranks)
     if problems := refused | problems:
         raise StudyError(f"{study.path}: {len(problems)} of {len(runs)} runs cannot be started: {describe_problems(problems)}")
-    return Plan(plans, defaults, version)
+    return Plan(plans, defaults)
 
 
 def table_text(rows):

@@ -53,7 +53,7 @@ class Programs:
 
     @staticmethod
     def find(named):
-        """`named`: paths by field, None for those of the repository's build. Throws StudyError for one that is not there."""
+        """`named`: paths by field, None for those of the repository's build. Raises StudyError for one that is not there."""
         paths = {}
         for key, name in NAMES.items():
             path = paths[key] = Path(os.path.abspath(named.get(key) or REPOSITORY / "build" / name))
@@ -63,14 +63,11 @@ class Programs:
         return Programs(**paths)
 
     def ask(self, program, *arguments):
-        """What it prints. Throws Refused where it does not end with 0."""
+        """What it prints. Raises Refused where it does not end with 0."""
         done = subprocess.run([program, *arguments], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
         if done.returncode != 0:
             raise Refused(error_of(done.stderr if " error " in done.stderr else done.stdout + done.stderr))
         return done.stdout
-
-    def version(self):
-        return self.ask(self.program, "--version").strip().removeprefix("olmoe-train ")
 
     def config(self, path, overrides):
         """The resolved config as {"section.key": value}."""

@@ -52,23 +52,28 @@ def last_step(folder):
     return next((line["step"] for line in reversed(read_metrics(folder)) if "loss" in line), 0)
 
 
-def steps_and_evaluations(plan, folder):
-    """The lines of a run that is complete. Throws Incomplete where it is not, StudyError where lines are missing."""
+def lines_of(plan, folder):
+    """(lines of steps, lines of evaluations, last step), as far as a run is. Raises StudyError where lines are missing."""
     lines = read_metrics(folder)
     steps = [line for line in lines if "loss" in line]
-    evaluations = [line for line in lines if any(key.startswith("eval/") for key in line)]
     last = steps[-1]["step"] if steps else plan.first_step
+    if [line["step"] for line in steps] != list(range(plan.first_step + 1, last + 1)):
+        raise StudyError(f"{folder}/metrics.jsonl: not every step from {plan.first_step + 1} to {last} once, in order; "
+                         "move the folder away to run it anew")
+    if steps and steps[-1]["tokens"] != plan.own_tokens(last):
+        raise StudyError(f"{folder}/metrics.jsonl: {steps[-1]['tokens']} tokens at step {last}, where the config gives "
+                         f"{plan.own_tokens(last)}; move the folder away to run it anew")
+    return steps, [line for line in lines if any(key.startswith("eval/") for key in line)], last
+
+
+def steps_and_evaluations(plan, folder):
+    """The lines of a run that is complete. Raises Incomplete where it is not, StudyError where lines are missing."""
+    steps, evaluations, last = lines_of(plan, folder)
     if last < plan.steps:
         raise Incomplete(f"step {last} of {plan.steps}")
     if (plan.config["evaluation.paths"] or plan.config["evaluation.sets"]) and (
             not evaluations or evaluations[-1]["step"] < plan.steps):
         raise Incomplete("its last evaluation is missing")
-    if [line["step"] for line in steps] != list(range(plan.first_step + 1, plan.steps + 1)):
-        raise StudyError(f"{folder}/metrics.jsonl: not every step from {plan.first_step + 1} to {plan.steps} once, in order; "
-                         "move the folder away to run it anew")
-    if steps[-1]["tokens"] != plan.own_tokens(plan.steps):
-        raise StudyError(f"{folder}/metrics.jsonl: {steps[-1]['tokens']} tokens at step {plan.steps}, where the config gives "
-                         f"{plan.own_tokens(plan.steps)}; move the folder away to run it anew")
     return steps, evaluations
 
 
@@ -87,7 +92,7 @@ def series_of(steps, offset):
     out = {"bin_steps": size, "step": [one[-1]["step"] for one in bins],
            "tokens": [one[-1]["tokens"] + offset for one in bins]}
     for key in SERIES:
-        if key in steps[0]:
+        if steps and key in steps[0]:
             out[key] = [rounded(sum(line[key] for line in one) / len(one)) for one in bins]
     return out
 
@@ -95,15 +100,27 @@ def series_of(steps, offset):
 def make_result(study, plan, seed, folder, version):
     """The result of a complete run, as it is written."""
     steps, evaluations = steps_and_evaluations(plan, folder)
-    totals, fork = plan.totals(plan.steps), plan.fork()
-    offset = totals.tokens - steps[-1]["tokens"]
+    return result_of(study, plan, seed, version, steps, evaluations)
+
+
+def make_diverged_result(study, plan, seed, folder, version):
+    """Of a run that ended because a number was not finite: all that it has up to there."""
+    steps, evaluations, last = lines_of(plan, folder)
+    result = result_of(study, plan, seed, version, steps, evaluations)
+    return {"format": FORMAT, "diverged": min(last + 1, plan.steps)} | result
+
+
+def result_of(study, plan, seed, version, steps, evaluations):
+    last = steps[-1]["step"] if steps else plan.first_step
+    totals, fork = plan.totals(last), plan.fork()
+    offset = totals.tokens - plan.own_tokens(last)
     tokens_at = {line["step"]: line["tokens"] + offset for line in steps}
     parent = plan.describe_parent()
     return {
         "format": FORMAT, "study": study.name, "run": plan.run.name, "label": plan.run.label, "seed": seed,
         "config_hash": plan.config_hash, "overrides": plan.run.overrides, "version": version, "config": plan.identity,
         "data": plan.data, "parameters": plan.parameters, "flops_per_token": plan.flops_per_token,
-        "steps": plan.steps - plan.first_step,
+        "steps": last - plan.first_step,
         "tokens": totals.tokens, "flops": totals.flops,
         "sequences_per_step": plan.config["train.global_batch_size"],
         "parent": parent and parent | {"seed": seed, "tokens": fork.tokens, "flops": fork.flops},

@@ -41,11 +41,15 @@ class Launch:
     command: tuple = ("{program}", "{config}", "{overrides}")
     submit: tuple | None = None  # prints a job id
     status: tuple | None = None  # prints the state of {job}
-    ranks: int = 1
+    ranks: int | None = None  # None where only the commands know
     jobs: int = 1  # at one time; 0: all
     retries: int = 3
     retry_wait_s: float = 5
     poll_s: float = 30
+
+    @property
+    def starts_one_process(self):
+        return self.submit is None and self.command == Launch.command
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def read_launch(section):
     launch = Launch(
         command=section.command("command", COMMAND_FIELDS, Launch.command),
         submit=section.command("submit", SUBMIT_FIELDS), status=section.command("status", {"job"}),
-        ranks=section.number("ranks", Launch.ranks, 1), retries=section.number("retries", Launch.retries, 0),
+        ranks=section.number("ranks", None, 1), retries=section.number("retries", Launch.retries, 0),
         retry_wait_s=section.number("retry_wait_s", Launch.retry_wait_s, 0, float),
         poll_s=section.number("poll_s", Launch.poll_s, 0.01, float), jobs=section.number("jobs", None, 0))
     if (launch.submit is None) != (launch.status is None):
@@ -169,6 +173,21 @@ def read_launch(section):
             raise section.error(key, "has no {overrides}: every run would be the same")
     section.end()
     return replace(launch, jobs=launch.jobs if launch.jobs is not None else 0 if launch.submit else 1)
+
+
+def with_ranks(launch, hardware, section):
+    """With the ranks that the hardware has, one a GPU, else that one process is. Raises StudyError where that is not what
+    the study says."""
+    ranks = launch.ranks
+    if hardware is not None:
+        if ranks not in (None, hardware.gpus):
+            raise section.error("launch.ranks", f"is {ranks}, and hardware.gpus {hardware.gpus}: every GPU has one rank")
+        ranks = hardware.gpus
+    elif launch.starts_one_process:
+        ranks = 1 if ranks is None else ranks
+    elif ranks is None and any("{ranks}" in word for word in launch.command + (launch.submit or ())):
+        raise section.error("launch.ranks", "is required, for {ranks}, without hardware.gpus")
+    return replace(launch, ranks=ranks)
 
 
 def read_report(section):
@@ -308,7 +327,7 @@ def read_study(path, results=None):
         path=path, name=name, question=section.take("question", str), paper=section.take("paper", str, ""), runs=runs,
         baseline=baseline, folder=beside(folder, section.take("folder", str)), hardware=hardware,
         results=beside(folder, section.take("results", str)),
-        launch=read_launch(Section(section.take("launch", dict, {}), "launch", path)),
+        launch=with_ranks(read_launch(Section(section.take("launch", dict, {}), "launch", path)), hardware, section),
         report=read_report(Section(section.take("report", dict, {}), "report", path)))
     section.end()
     return replace(study, results=Path(results).resolve()) if results else study

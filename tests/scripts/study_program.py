@@ -3,7 +3,7 @@
 
 Its configs are JSON, which is YAML and quicker to read. It has the few keys that the study's code looks at, and `model.width` and `optimizer.lr`. What it learns is a number that
 depends on all earlier steps, so that a run which was resumed wrongly shows. $STUDY_CONTROL is a folder with files for it:
-`fail_RUN` (how many times still, the exit code, the step), `slow` (seconds of a step).
+`fail_RUN` (how many times still, the exit code, the step), `slow` (seconds of a step), `version` (its own).
 """
 import json
 import os
@@ -18,7 +18,7 @@ DEFAULTS = {
     "data.synthetic": False, "evaluation.paths": [], "evaluation.sets": [], "evaluation.every_steps": 0,
     "checkpoint.cadence": [], "checkpoint.every_steps": 10, "checkpoint.save_last": True, "checkpoint.keep": 0,
     "checkpoint.keep_every_steps": 0, "schedule.decay_steps": 0, "log.every_steps": 10, "parallel.replicate": 1,
-    "parallel.shard": 0, "parallel.expert": 1, "parallel.zero_stage": 3}
+    "model.load_balancing_granularity": "micro_batch", "parallel.shard": 0, "parallel.expert": 1, "parallel.zero_stage": 3}
 MINIMAL = '{"run": {"folder": "run"}, "train": {"steps": 1}, "data": {"synthetic": true}}'  # what studies ask defaults with
 CONTROL = Path(os.environ.get("STUDY_CONTROL", "/nonexistent"))
 
@@ -110,6 +110,9 @@ def train(config):
     folder = Path(config["run.folder"])
     folder.mkdir(parents=True, exist_ok=True)
     state = start_of(config, folder)
+    version = (CONTROL / "version").read_text() if (CONTROL / "version").exists() else "9.9 (test)"
+    print(f"2026-01-01 00:00:00.000 info olmoe-train {version}\ndevice: none\n2026-01-01 00:00:00.001 info "
+          f"{'resuming from' if newest(folder) else 'new run in'} {folder}", flush=True)
     metrics = folder / "metrics.jsonl"
     kept = [line for line in metrics.read_text().splitlines(keepends=True)
             if line.endswith("\n") and json.loads(line)["step"] <= state["step"]] if metrics.exists() else []
@@ -143,9 +146,6 @@ def save(folder, state):
 
 def main():
     arguments = sys.argv[1:]
-    if "--version" in arguments:
-        print("olmoe-train 9.9 (test)")
-        return
     config = read_config(arguments)
     if "--json" in arguments:
         print(json.dumps(plan_of(config)))

@@ -5,7 +5,9 @@ import unittest
 from study_case import REPOSITORY, StudyTest
 
 from study import identity
-from study.plan import kept_problem
+from study.plan import kept_problem, make_plan
+from study.programs import Programs
+from study.spec import read_study
 
 
 class Checked(StudyTest):
@@ -49,6 +51,50 @@ class Checked(StudyTest):
         self.assertIn("it ends at step 100", kept_problem(config, 120))
 
 
+class Ranks(StudyTest):
+    """The number of ranks, where it is part of what is learned, and where it is only a way to compute."""
+    def setUp(self):
+        super().setUp()
+        self.starts = self.script("starts", 'shift; exec "$@"')
+
+    def text(self, ranks, granularity):
+        command = f"{self.starts} {{ranks}} {{program}} {{config}} {{overrides}}"
+        return (f"launch: {{command: '{command}', ranks: {ranks}}}\n"
+                f"overrides: {{model.load_balancing_granularity: {granularity}}}\nruns: [{{name: a}}]\n")
+
+    def test_a_result_of_other_ranks_is_of_another_run_where_the_loss_joins_all_ranks(self):
+        self.run_study(self.study(self.text(2, "global")))
+        self.assertIn("launch.ranks: 2 then, 4 now", self.run_study(self.study(self.text(4, "global")), expected=2))
+
+    def test_a_result_of_other_ranks_counts_where_it_joins_none(self):
+        self.run_study(self.study(self.text(2, "step")))
+        self.assertIn("1 of 1 runs are done", self.run_study(self.study(self.text(4, "step"))))
+
+    def test_ranks_that_nobody_says_are_asked_for_where_they_are_part_of_the_run(self):
+        text = "launch: {{submit: '{0} {{overrides}}', status: '{0} {{job}}'}}\n".format(self.starts)
+        granularity = "overrides: {model.load_balancing_granularity: global}\nruns: [{name: a}]\n"
+        code, said = self.outcome("plan", self.study(text + granularity))
+        self.assertEqual(code, 2, said)
+        self.assertIn("a: model.load_balancing_granularity: global joins all ranks: launch.ranks (or hardware) must say how", said)
+        self.assertEqual(self.outcome("plan", self.study(text + granularity.replace("global", "step")))[0], 0)
+
+    def test_hashes_of_committed_results_stay_as_they_are(self):
+        study = read_study(self.study("overrides: {optimizer.lr: 0.25}\nruns: [{name: a}, {name: b, parent: a, parent_step: 20}]\n"))
+        programs = Programs(*(self.programs[name] for name in ("olmoe-train", "olmoe-plan", "olmoe-checkpoint")))
+        runs = make_plan(study, programs).runs
+        self.assertEqual([runs[name].config_hash[:16] for name in "ab"], ["f43a4a3c862eaa82", "ce51c0e152d4fcf6"])
+
+    def test_several_ranks_need_a_command_that_starts_them(self):
+        for text in ("launch: {ranks: 2}\n", "hardware: {gpu: h100, gpus: 8}\n"):
+            path = self.study(text + "runs: [{name: a}]\n")
+            self.assertEqual(self.outcome("plan", path)[0], 0)
+            for command in ("run", "time"):
+                code, said = self.outcome(command, path)
+                self.assertEqual(code, 2, said)
+                self.assertIn("study.yaml: launch.command starts one process for each run, and the study has runs of ", said)
+            self.assertFalse((self.folder / "runs" / "a").exists())
+
+
 class Counted(StudyTest):
     def test_the_table_counts_through_forks_warm_up_of_the_batch_and_seeds(self):
         code, said = self.outcome("plan", self.study("""\
@@ -76,14 +122,23 @@ class Identity(unittest.TestCase):
     DEFAULTS = {"model.width": 4, "model.depth": 2}
 
     def test_paths_seeds_and_saving_are_left_out(self):
-        self.assertEqual(identity.identity_of(self.CONFIG), {
+        self.assertEqual(identity.identity_of(self.CONFIG, 128), {
             "model.width": 8, "data.paths": ["b.npy"], "evaluation.paths": ["c.npy"],
             "evaluation.sets": [{"name": "d", "paths": ["d.npy"]}]})
-        many = identity.identity_of(self.CONFIG | {"data.paths": [f"/a/{n}.npy" for n in range(2000)]})
+        many = identity.identity_of(self.CONFIG | {"data.paths": [f"/a/{n}.npy" for n in range(2000)]}, 1)
         self.assertRegex(many["data.paths"], r"^2000 files, sha256 [0-9a-f]{16}$")
 
+    def test_ranks_count_where_the_load_balancing_loss_joins_them_and_nowhere_else(self):
+        for granularity, counted in (("micro_batch", 1), ("sequence", 1), ("step", 1), ("global", 2)):
+            config = self.CONFIG | {"model.load_balancing_granularity": granularity}
+            then, now = (identity.identity_of(config, ranks) for ranks in (8, 128))
+            hashes = {identity.hash_of(one, self.DEFAULTS, None) for one in (then, now)}
+            self.assertEqual(len(hashes), counted, granularity)
+            self.assertEqual(identity.differences(then, now, self.DEFAULTS),
+                             ["launch.ranks: 8 then, 128 now"] if counted == 2 else [])
+
     def test_a_new_key_of_the_program_with_its_default_changes_nothing(self):
-        then = identity.identity_of(self.CONFIG)
+        then = identity.identity_of(self.CONFIG, 1)
         now = then | {"model.depth": 2}
         self.assertEqual(identity.differences(then, now, self.DEFAULTS), [])
         self.assertEqual(identity.hash_of(then, self.DEFAULTS, None), identity.hash_of(now, self.DEFAULTS, None))

@@ -27,7 +27,7 @@ seeds: [1, 2]
 overrides: {optimizer: {lr: 1e-3}, train.steps: 5}
 baseline: b
 hardware: {gpu: h100, gpus: 8}
-launch: {command: "mpirun -n {ranks} {program} {config} {overrides}", ranks: 2}
+launch: {command: "mpirun -n {ranks} {program} {config} {overrides}", ranks: 8}
 report: {metrics: [dead_experts], fits: [{kind: lr_u_curve}], smooth_steps: 50}
 runs:
   - {name: a, overrides: {train.steps: 6}}
@@ -43,6 +43,14 @@ runs:
         self.assertEqual(study.report, {"metrics": ["dead_experts"], "axes": ["tokens", "flops", "time"],
                                         "fits": [{"kind": "lr_u_curve"}], "smooth_steps": 50})
         self.assertEqual(self.read("runs: [{name: a}]\n").baseline, "a")
+
+    def test_ranks_are_those_of_the_hardware_or_of_one_process(self):
+        command = "launch: {command: 'mpirun -n {ranks} {program} {config} {overrides}'}\n"
+        submit = "launch: {submit: 'sbatch {overrides}', status: 'sacct {job}'}\n"
+        for text, ranks in {"": 1, "launch: {ranks: 2}\n": 2, "hardware: {gpu: h100, gpus: 8}\n": 8, submit: None,
+                            command + "hardware: {gpu: h100, gpus: 8}\n": 8,
+                            "launch: {ranks: 8}\nhardware: {gpu: h100, gpus: 8}\n": 8}.items():
+            self.assertEqual(self.read("runs: [{name: a}]\n" + text).launch.ranks, ranks, text)
 
     def test_the_examples_of_the_page_are_studies(self):
         blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs/studies.md").read_text(), re.DOTALL)
@@ -88,6 +96,10 @@ runs:
                 "runs: [{name: a}]\nlaunch: {command: 'x y{overrides}'}\n": "{overrides} must be a word of its own",
                 "runs: [{name: a}]\nlaunch: {retries: -1}\n": "launch.retries: is -1, and must be at least 0",
                 "runs: [{name: a}]\nhardware: {gpu: h100}\n": "hardware.gpus: is required",
+                "runs: [{name: a}]\nhardware: {gpu: h100, gpus: 8}\nlaunch: {ranks: 4}\n":
+                    "launch.ranks: is 4, and hardware.gpus 8: every GPU has one rank",
+                "runs: [{name: a}]\nlaunch: {command: 'mpirun -n {ranks} {program} {config} {overrides}'}\n":
+                    "launch.ranks: is required, for {ranks}, without hardware.gpus",
                 "runs: [{name: a}]\nreport: {fits: [{kind: cubic}]}\n": "report.fits: each has a kind, of lr_u_curve",
                 "runs: [{name: a}]\nreport: {fits: [{kind: power_law, y: 1}]}\n": "report.fits: power_law has no key y",
                 "runs: [{name: a}]\nreport: {axes: [steps]}\n": "report.axes: 'steps' is none of tokens, flops, time",

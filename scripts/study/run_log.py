@@ -1,0 +1,38 @@
+"""What the log of a run says: which programs trained it, and why it ended."""
+import re
+
+from study.programs import error_of
+
+LOG_TAIL = 65536
+UNKNOWN = "unknown"
+START = re.compile(r"\S+ \S+ info olmoe-train (\S+ \(.*\))$")
+TRAINS = re.compile(r"\S+ \S+ info (new run in|resuming from) ")
+
+
+def last_error(log, begin):
+    """What the log says from its byte `begin` on of why a run ended; from its start where a batch system wrote it anew."""
+    try:
+        size = log.stat().st_size
+        with open(log, "rb") as file:
+            file.seek(max(begin if begin < size else 0, size - LOG_TAIL))
+            return error_of(file.read().decode(errors="replace"))
+    except FileNotFoundError:
+        return "it has no log"
+
+
+def versions_of(log):
+    """Version and commit of the program that trained a run; of several that it was resumed with, all in their order. A run
+    that began anew in the same log was trained by those that came after. UNKNOWN where the log names none."""
+    version, found = None, []
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if start := START.match(line.rstrip()):
+                    version = start[1]
+                elif trains := TRAINS.match(line):
+                    found = [] if trains[1] == "new run in" else found
+                    if (version or UNKNOWN) not in found:
+                        found.append(version or UNKNOWN)
+    except FileNotFoundError:
+        return UNKNOWN
+    return ", ".join(found) or UNKNOWN
