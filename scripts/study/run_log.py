@@ -4,17 +4,32 @@ import re
 from study.programs import error_of
 
 LOG_TAIL = 65536
+KNOWN = 256  # bytes by which an earlier end of a log is known again: its last lines with their times
 UNKNOWN = "unknown"
 START = re.compile(r"\S+ \S+ info olmoe-train (\S+ \(.*\))$")
 TRAINS = re.compile(r"\S+ \S+ info (new run in|resuming from) ")
 
 
-def last_error(log, begin):
-    """What the log says from its byte `begin` on of why a run ended; from its start where a batch system wrote it anew."""
+def end_of(log):
+    """(bytes of the log so far, the last of them), for last_error."""
+    try:
+        with open(log, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - KNOWN))
+            return size, file.read()
+    except FileNotFoundError:
+        return 0, b""
+
+
+def last_error(log, before):
+    """What the log says after `before`, an earlier end_of, of why a run ended; all of a log that a batch system wrote anew."""
     try:
         size = log.stat().st_size
         with open(log, "rb") as file:
-            file.seek(max(begin if begin < size else 0, size - LOG_TAIL))
+            begin, known = before
+            file.seek(begin - len(known))
+            begin = begin if begin < size and file.read(len(known)) == known else 0
+            file.seek(max(begin, size - LOG_TAIL))
             return error_of(file.read().decode(errors="replace"))
     except FileNotFoundError:
         return "it has no log"

@@ -8,7 +8,7 @@ from pathlib import Path
 from study import launchers, results
 from study.files import is_in_use, json_lines, read_json, write_whole
 from study.plan import RunPlan
-from study.run_log import last_error, versions_of
+from study.run_log import end_of, last_error, versions_of
 from study.yaml_reader import StudyError
 
 LOOK_S = 0.2
@@ -88,7 +88,7 @@ class Runner:
         self.items = items_of(study, plan)
         self.done, self.active, self.failed = set(), {}, {}
         self.diverged, self.blocked = set(), {}  # of done: those that diverged; their children
-        self.log_begin, self.wait_until = {}, {}
+        self.log_before, self.wait_until = {}, {}
 
     def check_done(self):
         """Finds what is done. Raises StudyError for results and run folders of another config or of nobody knows whom: they
@@ -169,7 +169,7 @@ class Runner:
         program = {path.name: path for path in vars(self.programs).values()}.get(words[0], words[0])
         self.say(f"{item.name}: {Path(words[0]).name} makes what it starts from")
         if launchers.run_command([program, *words[1:]], item.log) != 0:
-            return f"the command that prepares it failed: {last_error(item.log, self.log_begin[item])}"
+            return f"the command that prepares it failed: {last_error(item.log, self.log_before[item])}"
         if not part.exists():
             return "the command that prepares it made no {target}"
         os.rename(part, item.start_folder)
@@ -178,7 +178,7 @@ class Runner:
     def start(self, item):
         """Starts a run, or takes over one that an earlier olmoe-study started."""
         tries = item.read_state()["tries"]
-        self.log_begin[item] = item.log.stat().st_size if item.log.exists() else 0
+        self.log_before[item] = end_of(item.log)
         if is_in_use(item.log):
             self.say(f"{item.name}: still running; waiting for it")
             self.active[item] = launchers.Orphan(item.log)
@@ -206,7 +206,7 @@ class Runner:
             self.active[item] = launchers.Job(number, self.study.launch)
             self.say(f"{item.name}: submitted as job {number}{what}")
         else:
-            self.fail(item, f"it could not be submitted: {last_error(item.log, self.log_begin[item])}")
+            self.fail(item, f"it could not be submitted: {last_error(item.log, self.log_before[item])}")
 
     def finish(self, item):
         result = results.make_result(self.study, item.plan, item.seed, item.folder, versions_of(item.log))
@@ -229,7 +229,7 @@ class Runner:
         self.keep(item, result)
         self.diverged.add(item)
         self.say(f"{item.name}: diverged at step {result['diverged']} of {item.plan.steps}, which is its result "
-                 f"({len(self.done)} of {len(self.items)}): {last_error(item.log, self.log_begin[item])}")
+                 f"({len(self.done)} of {len(self.items)}): {last_error(item.log, self.log_before[item])}")
 
     def end(self, item, ended):
         """A run has ended: well or diverged, or else it is started again or has failed for good."""
@@ -241,7 +241,7 @@ class Runner:
                 self.finish(item)
             elif ended.code is not None or ended.text:  # else nobody knows how it ended, and it is no try
                 how = f"{ended.describe()}, {missing or 'though complete'}"
-                self.fail(item, f"{how}: {last_error(item.log, self.log_begin[item])}", ended.code in NOT_RETRIED)
+                self.fail(item, f"{how}: {last_error(item.log, self.log_before[item])}", ended.code in NOT_RETRIED)
         except StudyError as error:
             self.fail(item, str(error), for_good=True)
         item.job_file.unlink(missing_ok=True)
@@ -260,7 +260,7 @@ class Runner:
     def startable(self, item):
         if item in self.done or item in self.active or item in self.failed or item in self.blocked:
             return False
-        if item.plan.parent and item.parent() not in self.done:
+        if item.plan.parent and item.parent() not in self.done - self.diverged:
             return False
         return time.monotonic() >= self.wait_until.get(item, 0)
 
