@@ -66,12 +66,22 @@ set_tests_properties(kernels_avx2 PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1;ATEN
 olmoe_tests(parallel PCH LINK olmoe_parallel)
 olmoe_tests(data LINK olmoe_data ZLIB::ZLIB)
 olmoe_tests(model PCH LINK olmoe_model)
-# Every layout of up to 8 thread ranks takes longer than all else of the room.
-olmoe_tests(trainer PCH LINK olmoe_trainer_preflight nlohmann_json::nlohmann_json ZLIB::ZLIB ARGUMENTS "~[layouts]")
-set_tests_properties(trainer PROPERTIES TIMEOUT 900)  # 530 cases; beside other tests on two cores they take 6 minutes
+# The trainer's in four parts, for two cores: what measures CPU time, alone; every layout of up to 8 thread ranks; cases
+# of files inside its rooms (--filenames-as-tags); all others.
+file(GLOB files RELATIVE "${CMAKE_SOURCE_DIR}/tests/trainer" CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/trainer/*/*_test.cpp")
+list(TRANSFORM files REPLACE "^[a-z]+/([a-z0-9_]+)\\.cpp$" "[#\\1]~[layouts]~[timed]" OUTPUT_VARIABLE in_rooms)
+list(TRANSFORM files REPLACE "^[a-z]+/([a-z0-9_]+)\\.cpp$" "~[#\\1]" OUTPUT_VARIABLE not_in_rooms)
+list(JOIN in_rooms "," in_rooms)
+list(JOIN not_in_rooms "" not_in_rooms)
+olmoe_tests(trainer PCH LINK olmoe_trainer_preflight nlohmann_json::nlohmann_json ZLIB::ZLIB
+  ARGUMENTS --filenames-as-tags "${not_in_rooms}~[layouts]")
 target_link_options(trainer_tests PRIVATE ${counted_multiply})
+add_test(NAME trainer_rooms COMMAND trainer_tests --filenames-as-tags "${in_rooms}")
+add_test(NAME trainer_timed COMMAND trainer_tests "[timed]")
 add_test(NAME trainer_layouts COMMAND trainer_tests "[layouts]")
-set_tests_properties(trainer_layouts PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
+set_tests_properties(trainer_rooms trainer_timed trainer_layouts PROPERTIES ENVIRONMENT "OMP_NUM_THREADS=1" TIMEOUT 300)
+set_tests_properties(trainer PROPERTIES TIMEOUT 600)
+set_tests_properties(trainer_timed PROPERTIES RUN_SERIAL TRUE)
 
 add_executable(golden_tests tests/golden/golden_parity_test.cpp)
 target_link_libraries(golden_tests PRIVATE test_main olmoe_trainer)
