@@ -87,6 +87,9 @@ def warning_text(data, comparisons):
             by_run.setdefault(name, []).append(str(seed))
         parts.append(f"{data.num_planned - data.num_finished} of {data.num_planned} runs have no result (failed or not run "
                      f"yet): {names((f'{name} seed {chr(44).join(seeds)}' for name, seeds in by_run.items()), 6)}.")
+    if data.diverged:
+        parts.append("Diverged, and left out of all curves, means, fits and differences: "
+                     f"{names(f'{name} seed {seed} at step {step}' for (name, seed), step in data.diverged.items())}.")
     if data.baseline is None:
         parts.append("The baseline has no result: nothing is compared with it.")
     if comparisons and ends_differ(data):

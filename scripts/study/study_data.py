@@ -101,14 +101,17 @@ class StudyData:
         planned = [(run.name, seed) for run in study.runs for seed in run.seeds]
         if unknown := sorted(found.keys() - set(planned)):
             raise ReportError(f"run {unknown[0][0]}, seed {unknown[0][1]}: a result that the study has no run for")
+        # Runs that met a number that is not finite have no final values: they are named, and in no curve, fit or difference.
+        self.diverged = {key: one.result["diverged"] for key, one in found.items() if "diverged" in one.result}
         self.missing = [key for key in planned if key not in found]
         self.num_planned, self.num_finished = len(planned), len(found)
+        found = {key: one for key, one in found.items() if key not in self.diverged}
         self.seeds = found
         self.runs = [RunData(run, index, {seed: found[run.name, seed] for seed in run.seeds if (run.name, seed) in found},
                              self.median_step_time(run.name)) for index, run in enumerate(study.runs)]
         self.runs = [run for run in self.runs if run.seeds]
         if not self.runs:
-            raise ReportError(f"study {study.name}: no run is finished yet")
+            raise ReportError(f"study {study.name}: {'every finished run diverged' if self.diverged else 'no run is finished yet'}")
         self.baseline = next((run for run in self.runs if run.name == study.baseline), None)
         evaluated = [key for run in found.values() for key in run.last_evaluation()]
         self.heldout_keys = sorted({key for key in evaluated if is_heldout_loss(key)})

@@ -70,7 +70,7 @@ runs: [{name: a}]
                 self.assertEqual((study.name, study.results.name, study.folder.name), (path.stem,) * 3)
                 runs = in_order(study.runs)
                 configs, refused = ask_about_all(runs, lambda run: resolve(run, programs)[1])
-                found, problems = join_runs(runs, {name: NOT_ASKED | {"config": one} for name, one in configs.items()}, {})
+                found, problems = join_runs(runs, {name: NOT_ASKED | {"config": one} for name, one in configs.items()}, {}, study.launch.ranks)
                 self.assertEqual(refused | problems, {})
                 if path.stem.endswith("-tiny"):
                     self.assertEqual({run.config.name for run in study.runs}, {"tiny-cpu.yaml"})

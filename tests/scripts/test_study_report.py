@@ -148,6 +148,18 @@ class Missing(unittest.TestCase):
                          "of the seeds that both have: moe.")
         self.assertIn("2 of 3 seeds", page_of(make_study([DENSE, MOE]), results).text)
 
+    def test_runs_that_diverged_are_named_and_in_no_mean(self):
+        results = two_runs()
+        results[3] |= {"diverged": 401}
+        data, comparisons, _, _ = analyse(make_study([DENSE, MOE]), results, None)
+        self.assertEqual(comparisons["moe"].differences["heldout"].left_out, (1,))
+        self.assertAlmostEqual(data.mean_final(data.runs[1], "heldout").value, (1.98 + 2.06) / 2)
+        self.assertEqual(warning_text(data, comparisons),
+                         "Diverged, and left out of all curves, means, fits and differences: moe seed 1 at step 401. Differences "
+                         "to the baseline are of the seeds that both have: moe.")
+        with self.assertRaisesRegex(ReportError, "every finished run diverged"):
+            analyse(make_study([DENSE, MOE]), results[3:4], None)
+
     def test_no_baseline(self):
         page = page_of(make_study([DENSE, MOE]), two_runs()[3:])
         self.assertIn("The baseline has no result: nothing is compared with it.", page.text)
