@@ -63,6 +63,10 @@ struct EvaluationConfig {
 /// All evaluation sets in order: one for each file of `paths`, named by its stem, then `sets`.
 std::vector<EvaluationSet> evaluation_sets(const EvaluationConfig& config);
 
+/// Names of the results that tasks may have; which of them a task has depends on its file.
+inline constexpr std::array kTaskResults{"acc", "len_norm", "pmi_dc",   "acc_uncond",          "f1",        "ce_loss",
+                                         "bpb", "soft",     "soft_log", "ce_loss_by_document", "perplexity"};
+
 /// A task file and when it is scored.
 struct EvaluationTaskFile {
   std::string name;  ///< the stem of the file
