@@ -126,6 +126,16 @@ class SourcesTest(PrepareCase):
         self.assertIn("mine: 2 documents, 4 rows, ", printed)
         self.assertIn("left out: 1 repeated documents", printed)
 
+    def test_the_first_documents_alone(self):
+        path = self.write("mine.jsonl", [*CHOICES, CHOICES[0]])
+        printed = self.main("--jsonl", path, "--limit", "1")
+        self.assertEqual([label for label, _ in self.documents_of("mine")], [0])
+        self.assertTrue(self.read("mine")[1]["source"].endswith(", first 1 documents"))
+        self.assertIn("left out: 1 documents after the limit, left out: 1 repeated documents", printed)
+        (self.out / "mine.safetensors").unlink()
+        self.main("--jsonl", path, "--limit", "2")
+        self.assertNotIn("first", self.read("mine")[1]["source"])
+
     def test_several_files_and_a_name(self):
         self.main("--jsonl", self.write("a.jsonl", CHOICES), "--jsonl", self.write("b.jsonl", CHOICES))
         self.main("--jsonl", self.write("a.jsonl", CHOICES), "--name", "c.1")
