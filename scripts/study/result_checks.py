@@ -115,12 +115,13 @@ def results_of_study(study, results):
         changes = [*config_changes(run, named[run.name], result), *parent_changes(study, run, result, found)]
         if changes:
             changed[key] = changes
-    for key, result in found.items():  # parents lead in no order: a child's child has no trunk either
-        ancestor = planned[key]
+    own = set(changed)
+    for name, seed in found:
+        ancestor = planned[name, seed]
         while ancestor.parent is not None:
             ancestor = study.run(ancestor.parent)
-            if (ancestor.name, key[1]) in changed and key not in changed:
-                changed[key] = [f"it starts from {ancestor.name}, whose result is of another config"]
+            if (ancestor.name, seed) in own and (name, seed) not in changed:
+                changed[name, seed] = [f"it starts from {ancestor.name}, whose result is of another config"]
     kept = [result for key, result in found.items() if key not in changed]
     for run in study.runs:
         if of_run := [result for result in kept if result["run"] == run.name]:
