@@ -102,8 +102,8 @@ class RunData:
 class StudyData:
     """`study` of study.spec, results and step times as the files have them."""
 
-    def __init__(self, study, results, step_times):
-        self.study, self.step_times = study, step_times
+    def __init__(self, study, results, step_times, strays=()):
+        self.study, self.step_times, self.strays = study, step_times, strays
         kept, self.changed = results_of_study(study, results)
         if self.changed and not kept:
             raise ReportError(f"every result is of another config than study {study.name} has now: "
