@@ -110,11 +110,12 @@ foreach(test IN LISTS script_tests)
   add_test(NAME scripts_${name} COMMAND "${SYSTEM_PYTHON}" "${test}" WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
   set_tests_properties(scripts_${name} PROPERTIES TIMEOUT 200 ENVIRONMENT "OLMOE_TRAIN=$<TARGET_FILE:olmoe-train>")
 endforeach()
+set_tests_properties(scripts_test_study_paper_sizes PROPERTIES TIMEOUT 500)  # some 200 starts of the programs
 add_test(NAME house COMMAND "${SYSTEM_PYTHON}" scripts/check_house.py WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")
 
 # `ctest -LE long` leaves these out: the slowest, of kinds of which others stay.
-set(long_tests trainer_layouts scripts_test_gpu_bundle scripts_test_study_tree mpi_layouts_6 mpi_layouts_8 e2e_bad_input_TokenFiles
-  e2e_bad_input_Config e2e_bad_input_Checkpoint e2e_divergence_Divergence e2e_fault_points_PointsOfSaves
+set(long_tests trainer_layouts scripts_test_gpu_bundle scripts_test_study_paper_sizes scripts_test_study_tree mpi_layouts_6
+  mpi_layouts_8 e2e_bad_input_TokenFiles e2e_bad_input_Config e2e_bad_input_Checkpoint e2e_divergence_Divergence e2e_fault_points_PointsOfSaves
   e2e_fault_points_PointsOfCommitsAndLoads e2e_hang_HangElsewhere e2e_memory_Memory
   e2e_ranks_Ranks e2e_resume_Killed e2e_resume_OtherRanks e2e_signals_Evaluation e2e_signals_ToOneRank
   e2e_start_OneRunInAFolder)

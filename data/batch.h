@@ -19,4 +19,11 @@ struct Batch {
   at::Tensor bounds_cpu = {};  ///< the same on the CPU
 };
 
+/// Log-probabilities that are asked of a batch, C of them: each of an id after the tokens up to a position. Several may
+/// share a position.
+struct Candidates {
+  at::Tensor positions_C;  ///< int64, in the flattened [B*S]
+  at::Tensor ids_C;        ///< int64
+};
+
 }  // namespace olmoe

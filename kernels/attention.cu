@@ -8,6 +8,7 @@
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
@@ -21,6 +22,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "kernels/attention_index.h"
 #include "kernels/cuda_kernels.h"
@@ -107,16 +109,27 @@ std::span<const int32_t> bounds_on_cpu(const AttentionMask& mask) {
   return {mask.bounds_cpu.const_data_ptr<int32_t>(), static_cast<size_t>(mask.bounds_cpu.numel())};
 }
 
+/// Bounds of a group's documents in its own rows.
+at::Tensor bounds_of(const DocumentGroup& group, const AttentionMask& mask) {
+  const at::Tensor bounds = mask.bounds.narrow(0, group.first, group.count + 1);
+  return group.begin == 0 ? bounds : bounds - group.begin;
+}
+
+/// All documents in one call, unless they are more than it takes.
 AttentionOutput flash_documents(const Qkv& in, const AttentionMask& mask) {
   const auto& q = in.q_BSHd;
-  const auto bounds = bounds_on_cpu(mask);
-  DocumentGroup all{0, std::ssize(bounds) - 1, 0, bounds.back(), 0};
-  for (const auto& group : document_groups(bounds)) all.longest = std::max(all.longest, group.longest);
-  const auto out =
-      at::_flash_attention_forward(document_rows(q, all), document_rows(in.k_BSGd, all), document_rows(in.v_BSGd, all),
-                                   mask.bounds, mask.bounds, longest(all), longest(all), /*dropout_p=*/0,
-                                   /*is_causal=*/true, /*return_debug_mask=*/false, score_scale(q), keys_before(mask));
-  return {std::get<0>(out).narrow(2, 0, q.size(3)).contiguous().unsqueeze(0), std::get<1>(out).unsqueeze(0)};
+  std::vector<at::Tensor> y_NHd, lse_HN;
+  for (const auto& group : document_groups(bounds_on_cpu(mask), kMostDocuments)) {
+    const at::Tensor bounds = bounds_of(group, mask);
+    const auto rows = [&](const at::Tensor& x) { return document_rows(x, group); };
+    const auto out = at::_flash_attention_forward(rows(q), rows(in.k_BSGd), rows(in.v_BSGd), bounds, bounds,
+                                                  longest(group), longest(group), /*dropout_p=*/0, /*is_causal=*/true,
+                                                  /*return_debug_mask=*/false, score_scale(q), keys_before(mask));
+    y_NHd.push_back(std::get<0>(out).narrow(2, 0, q.size(3)));
+    lse_HN.push_back(std::get<1>(out));
+  }
+  if (y_NHd.size() == 1) return {y_NHd[0].contiguous().unsqueeze(0), lse_HN[0].unsqueeze(0)};
+  return {at::cat(y_NHd, 0).unsqueeze(0), at::cat(lse_HN, 1).unsqueeze(0)};
 }
 
 /// Writes `grads`, group by group, so that what FlashAttention allocates does not grow with the number of documents.
@@ -124,8 +137,9 @@ void flash_documents_backward(const at::Tensor& dy, const Qkv& in, const Attenti
                               const AttentionMask& mask) {
   const auto& q = in.q_BSHd;
   const at::Tensor no_dropout;
-  for (const auto& group : document_groups(bounds_on_cpu(mask))) {
-    const at::Tensor bounds = mask.bounds.narrow(0, group.first, group.count + 1) - group.begin;
+  const auto bounds_cpu = bounds_on_cpu(mask);
+  for (const auto& group : document_groups(bounds_cpu, most_documents(bounds_cpu.back()))) {
+    const at::Tensor bounds = bounds_of(group, mask);
     const auto rows = [&](const at::Tensor& x) { return document_rows(x, group); };
     const at::Tensor lse_HN = forward.lse_BHS.squeeze(0).narrow(1, group.begin, group.rows).contiguous();
     const auto [dq, dk, dv] =

@@ -71,12 +71,14 @@ struct DocumentGroup {
 /// FlashAttention's backward allocates so many rows for each document beside the rows of its tokens (mha_varlen_bwd of
 /// ATen's flash_api.cpp).
 inline constexpr int64_t kRowsOfDocument = 128;
-/// Documents that one call of it is given at most, so that it allocates no more than twice the rows.
-inline int64_t most_documents(int64_t rows) { return ceil_div(rows, kRowsOfDocument); }
-/// The documents in order, in as few groups as that allows, whose numbers differ by at most 1.
-inline std::vector<DocumentGroup> document_groups(std::span<const int32_t> bounds) {
+/// Documents that a call of FlashAttention takes at most: blocks along the second axis of its grid.
+inline constexpr int64_t kMostDocuments = 65'535;
+/// Documents that one call of its backward is given at most, so that it allocates no more than twice the rows.
+inline int64_t most_documents(int64_t rows) { return std::min(kMostDocuments, ceil_div(rows, kRowsOfDocument)); }
+/// The documents in order, in as few groups of at most `most` as there can be, whose numbers differ by at most 1.
+inline std::vector<DocumentGroup> document_groups(std::span<const int32_t> bounds, int64_t most) {
   const auto documents = static_cast<int64_t>(bounds.size()) - 1;
-  const int64_t groups = ceil_div(documents, most_documents(bounds.back()));
+  const int64_t groups = ceil_div(documents, most);
   std::vector<DocumentGroup> out;
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t first = documents * group / groups, end = documents * (group + 1) / groups;

@@ -16,6 +16,11 @@ StageState Head::state() {
 }
 
 StageOut Head::forward(const at::Tensor& x_ND, StageContext& context) {
+  if (context.phase == Phase::score && context.candidates) {
+    const auto& [positions_C, ids_C] = *context.candidates;
+    const auto normed_CD = norm_.forward(x_ND.index_select(0, positions_C), SavePolicy::all).y_ND;
+    return {kernels::token_cross_entropy(normed_CD, *weight_VD_, ids_C, config_.loss_chunk), {}};
+  }
   auto normed_ND = norm_.forward(x_ND, SavePolicy::all).y_ND;  // its backward follows at once
   const auto targets_N = context.batch.targets_BS.flatten();
   if (context.phase == Phase::score)

@@ -14,7 +14,7 @@ namespace olmoe {
 
 /// The last stage: final norm, projection to the vocabulary, cross-entropy, summed over targets or in Phase::score of
 /// each target. Logits exist for one chunk of tokens at a time; in Phase::train the forward computes their gradients
-/// too.
+/// too. Where candidates are asked for, their rows alone are projected.
 class Head : public Stage {
  public:
   /// `weight`: the slot of the projection's weight [V, D], with model.tie_embeddings that of the embedding.

@@ -60,7 +60,7 @@ at::Tensor MoeLayer::kept_choice(const at::Tensor& scores_NK, StageContext& cont
     const int64_t scopes = by_sequence ? std::max<int64_t>(1, context.batch.ids_BS.size(0)) : 1;
     return chosen_by_experts(scores_NK.detach(), scopes, chosen_tokens(context.batch) / scopes);
   }
-  if (!config_.capacity_factor) return routing.ids_NK;
+  if (!drops(context)) return routing.ids_NK;
   const int64_t capacity = expert_capacity(*config_.capacity_factor, routing.ids_NK.numel(), config_.num_experts);
   const bool by_score = config_.capacity_order == CapacityOrder::score;
   const auto kept_NK =
@@ -75,7 +75,7 @@ void MoeLayer::make_plans(const at::Tensor& scores_NK, StageContext& context) co
   const int64_t tokens = ids_NK.size(0);
   if (!dispatcher_.has_remote_experts()) {
     std::optional<int64_t> rows = ids_NK.numel();
-    if (config_.capacity_factor) rows.reset();
+    if (drops(context)) rows.reset();
     if (config_.experts_choose()) rows = config_.num_experts * chosen_tokens(context.batch);
     routing.plans.push_back(dispatcher_.plan_local(ids_NK, rows));
     return;

@@ -27,7 +27,8 @@ struct LayerExperts {
 /// ones are on all. With model.latent_dim experts see u = down x and their sum r comes back as up r; the router and the
 /// shared experts see x (allenai/OLMo-core; moe_latent_size of Hugging Face's NemotronHConfig). Dropless, unless
 /// model.capacity_factor is set: then an expert takes assignments of a micro-batch up to its capacity, by
-/// model.capacity_order, and drops the rest. With model.routing: expert_choice it takes its best tokens.
+/// model.capacity_order, and drops the rest, but for Phase::score, which drops nothing. With model.routing:
+/// expert_choice it takes its best tokens.
 class MoeLayer {
  public:
   MoeLayer(const ModelConfig& config, const std::string& prefix, const LayerExperts& experts, const ModelRanks& ranks,
@@ -51,6 +52,7 @@ class MoeLayer {
  private:
   /// Tokens that each expert chooses of a micro-batch with expert choice.
   int64_t chosen_tokens(const Batch& batch) const;
+  bool drops(const StageContext& context) const { return config_.capacity_factor && context.phase != Phase::score; }
   /// The choice without what experts do not take, by capacity or by their own choice.
   at::Tensor kept_choice(const at::Tensor& scores_NK, StageContext& context) const;
   void make_plans(const at::Tensor& scores_NK, StageContext& context) const;

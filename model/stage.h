@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "data/batch.h"
+#include "kernels/cached_attention.h"
 #include "kernels/experts.h"
 #include "model/cost.h"
 #include "model/routing.h"
@@ -38,8 +40,9 @@ struct Param {
 Param shared_param(std::string name, std::vector<int64_t> shape, ParamRole role, at::Tensor& slot);
 
 /// What a forward is for. train: the first forward of a training step. recompute: full activation checkpointing runs
-/// the stage again in the backward, with the routing of the first forward. eval and score: no backward follows; in
-/// score the last stage returns the cross-entropy of each target instead of the sum.
+/// the stage again in the backward, with the routing of the first forward. eval and score: no backward follows. In
+/// score the last stage returns the cross-entropy of each target, or of each candidate, instead of the sum, and experts
+/// with a capacity drop nothing: what a text scores depends on it alone.
 enum class Phase { train, recompute, eval, score };
 
 /// The groups of ranks that stages communicate over. They outlive the stages.
@@ -56,13 +59,23 @@ struct MoeOptions {
   kernels::ExpertKernels kernels = kernels::ExpertKernels::unfused;
 };
 
+/// Of a forward over the new tokens of sequences whose earlier ones are in a cache: what the attention of one block
+/// takes. The batch is one row of all new tokens, in the order of `runs`.
+struct CachedTokens {
+  kernels::KeyValues cache;
+  std::span<const kernels::CachedRun> runs;
+  at::Tensor positions_N;  ///< int64, of each token in its sequence
+};
+
 /// What the forward of a stage is given beside its input.
 struct StageContext {
   const Batch& batch;  ///< on the stage's device
   Phase phase;
   Routing& routing;  ///< of this stage and micro-batch: empty in the first forward, which fills it
   SavePolicy save_policy = SavePolicy::all;
-  at::Tensor loss_seed = {};  ///< of Phase::train: d(total) / d(summed cross-entropy), a float64 scalar
+  at::Tensor loss_seed = {};               ///< of Phase::train: d(total) / d(summed cross-entropy), a float64 scalar
+  const Candidates* candidates = nullptr;  ///< of Phase::score: in place of the targets; on the stage's device
+  const CachedTokens* cached = nullptr;    ///< of Phase::score, for a block: attention is to a cache, and extends it
 };
 
 /// Statistics of one forward of a stage with experts: float64, detached, on the device.
@@ -86,7 +99,7 @@ struct StepStats {
 
 struct StageOut {
   /// [N, D] in the compute dtype; of the last stage float64: the summed cross-entropy, a scalar, or in Phase::score
-  /// that of each target [N].
+  /// that of each target [N], or of each candidate [C].
   at::Tensor y;
   at::Tensor aux;  ///< weighted auxiliary loss, a differentiable scalar; undefined if there is none
   std::optional<StageStats> stats = {};  ///< of a stage with num_experts() > 0

@@ -23,7 +23,7 @@ INNER_FLOOR = {
     "parallel/collectives": 0, "parallel": 1,
     "data": 0, "model/block": 0, "model": 1, "apps": 0,
     "trainer/device": 0, "trainer/config": 1, "trainer/checkpoint": 2, "trainer/job": 2, "trainer/planner": 2,
-    "trainer/health": 0,
+    "trainer/health": 0, "trainer/evaluation": 2,
     "trainer/conversion": 3, "trainer/optimizer": 3, "trainer": 4, "trainer/preflight": 5,
 }
 # What a room may see of a lower one, where that is not everything.
@@ -31,6 +31,9 @@ NARROW = {
     ("model", "parallel"): {"parallel/device_mesh.h", "parallel/param_role.h", "parallel/row_exchange.h"},
     ("model", "parallel/collectives"): {"parallel/collectives/communicator.h", "parallel/collectives/host_tensor.h"},
     ("model", "data"): {"data/batch.h"},
+    ("trainer/evaluation", "data"): {"data/batch.h"},
+    **{("trainer/evaluation", other): set() for other in ("kernels", "kernels/rows", "parallel", "parallel/collectives",
+                                                          "model", "model/block", "trainer/device", "trainer/health")},
     **{("trainer/device", other): set() for other in ("kernels", "kernels/rows", "parallel", "parallel/collectives",
                                                       "data", "model")},
 }

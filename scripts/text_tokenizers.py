@@ -65,12 +65,17 @@ class JsonTokenizer:
         return Encoding(packed.tobytes(), controls)
 
     def ids_of(self, text):
-        try:
-            return self.tokenizer.encode(text, add_special_tokens=False).ids
-        except BaseException as error:  # the package raises bare Exception, and PanicException beside it
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise ValueError(f"the tokenizer cannot encode it: {error}") from None
+        return text_ids(self.tokenizer, text)
+
+
+def text_ids(tokenizer, text):
+    """Ids of a text by the package; ValueError where it cannot."""
+    try:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    except BaseException as error:  # the package raises bare Exception, and PanicException beside it
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the tokenizer cannot encode it: {error}") from None
 
 
 def load_tokenizer(path):

@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/reciprocal.h>
 
@@ -33,8 +34,8 @@ StepTotals PendingTotals::read(Communicator& ranks) const {
 }
 
 DeviceStep::DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, BatchPlan batches,
-                       std::unique_ptr<DeviceGraph> graph)
-    : runner_(runner), optimizer_(optimizer), mesh_(mesh), plan_(batches) {
+                       std::unique_ptr<DeviceGraph> graph, int64_t counts_every)
+    : runner_(runner), optimizer_(optimizer), mesh_(mesh), plan_(batches), counts_every_(counts_every) {
   if (!graph) return;
   batches_.emplace(runner.device(), batches.accumulation_steps());
   graph_.emplace(std::move(graph), [this] { optimizer_.mark_updated(); });
@@ -56,6 +57,17 @@ PendingTotals DeviceStep::run(const std::function<Batch()>& next, StepNumber ste
   return PendingTotals(graph_->run([this] { return compute(batches_->step(), [] {}); }));
 }
 
+std::optional<RankCounts> DeviceStep::counts_by_rank(int64_t step) {
+  if (counts_every_ == 0 || step % counts_every_ != 0 || own_counts_LE_.numel() == 0) return {};
+  auto& world = mesh_.world();
+  const auto own = own_counts_LE_.flatten();
+  const auto all = at::empty({world.size() * own.numel()}, own.options());
+  world.all_gather(all, own);
+  const auto host = fetch(all, world).to(at::kLong);
+  const auto* const first = host.const_data_ptr<int64_t>();
+  return RankCounts{{first, first + host.numel()}, {world.size(), own_counts_LE_.size(0), own_counts_LE_.size(1)}};
+}
+
 at::Tensor DeviceStep::compute(const StepBatches& step, const std::function<void()>& before_update) {
   const auto& counts_2 = step.counts_2;
   mesh_.world().all_reduce(counts_2);
@@ -72,6 +84,7 @@ at::Tensor DeviceStep::compute(const StepBatches& step, const std::function<void
   mesh_.replicate().broadcast(grad_norm, 0);  // NCCL may sum in another order there, and all ranks must clip alike
   auto totals = runner_.take_totals();
   mesh_.world().all_reduce(totals.losses_3);
+  if (counts_every_ > 0) own_counts_LE_ = totals.counts_LE.clone();
   mesh_.world().all_reduce(totals.counts_LE);
   const auto others_3 = at::cat({totals.dropped_1, totals.entropy_1, totals.output_z_1});
   mesh_.world().all_reduce(others_3);

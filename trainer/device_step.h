@@ -10,6 +10,7 @@
 #include "data/batch.h"
 #include "data/batch_plan.h"
 #include "parallel/device_mesh.h"
+#include "trainer/health/router_health.h"
 #include "trainer/optimizer/optimizer.h"
 #include "trainer/stage_runner.h"
 #include "trainer/step_batches.h"
@@ -54,9 +55,10 @@ class PendingTotals {
 /// it is captured and replayed as one CUDA graph.
 class DeviceStep {
  public:
-  /// `runner`, `optimizer` and `mesh` must outlive this object. `graph` is null for eager steps.
+  /// `runner`, `optimizer` and `mesh` must outlive this object. `graph` is null for eager steps. `counts_every`: steps
+  /// between those that counts_by_rank() has; 0: it has none.
   DeviceStep(StageRunner& runner, Optimizer& optimizer, DeviceMesh& mesh, BatchPlan batches,
-             std::unique_ptr<DeviceGraph> graph);
+             std::unique_ptr<DeviceGraph> graph, int64_t counts_every = 0);
   /// The micro-batches of the steps from now on. Throws Error with a graph, whose steps are all of one size, for
   /// others.
   void set_batches(BatchPlan batches);
@@ -68,6 +70,9 @@ class DeviceStep {
   PendingTotals run(
       const std::function<Batch()>& next, StepNumber step, double lr,
       const std::function<void()>& before_update = [] {});
+  /// Assignments of the last step, `step`, by rank; nothing where they are not due, or no layer has experts. Waits for
+  /// the device. Collective over world.
+  std::optional<RankCounts> counts_by_rank(int64_t step);
 
  private:
   /// Host values in here must be the same in every step: a graph captures them.
@@ -77,6 +82,8 @@ class DeviceStep {
   Optimizer& optimizer_;
   DeviceMesh& mesh_;
   BatchPlan plan_;
+  int64_t counts_every_;
+  at::Tensor own_counts_LE_;              // of this rank in the last step, if counts_every_ > 0
   std::optional<StaticBatches> batches_;  // these two with a graph
   std::optional<StepGraph> graph_;
 };

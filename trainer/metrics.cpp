@@ -141,6 +141,7 @@ void MetricsLog::write(const StepMetrics& m) {
   for (const auto& [key, value] : m.traffic) line.add(key, value);
   if (m.host_syncs) line.add("host_syncs", *m.host_syncs);
   if (m.masked_sequences > 0) line.add("masked_sequences", m.masked_sequences);
+  if (m.rank_counts) line.add("expert_counts", m.rank_counts->counts, m.rank_counts->shape);
   if (m.checkpoint_failures > 0) line.add("checkpoint_failures", m.checkpoint_failures);
   append(line);
   for (const auto& warning : m.router.warnings) log::warn("step {}: {}", m.step, warning);

@@ -27,10 +27,11 @@ struct StepMetrics {
   std::optional<int64_t>
       peak_memory_bytes;     ///< peak of tensor memory on this rank's device since the start, where counted
   MeshTraffic traffic = {};  ///< of this rank, in this step; with expert parallelism also its copies of tokens
-  std::optional<int64_t> host_syncs = {};    ///< host syncs within the step, where counted
-  std::optional<double> output_z_loss = {};  ///< unweighted mean over the targets, with model.output_z_weight
-  int64_t masked_sequences = 0;              ///< of all ranks, by data.instance_filter; written if there are any
-  int64_t checkpoint_failures = 0;           ///< saves that failed since the start; written if there are any
+  std::optional<int64_t> host_syncs = {};      ///< host syncs within the step, where counted
+  std::optional<RankCounts> rank_counts = {};  ///< in the steps of log.routing_every_steps
+  std::optional<double> output_z_loss = {};    ///< unweighted mean over the targets, with model.output_z_weight
+  int64_t masked_sequences = 0;                ///< of all ranks, by data.instance_filter; written if there are any
+  int64_t checkpoint_failures = 0;             ///< saves that failed since the start; written if there are any
 };
 
 /// "eval/TASK/METRIC", the key of an evaluation's result in metrics.jsonl.

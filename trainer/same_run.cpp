@@ -25,6 +25,24 @@ std::string skip_problem(const Config& before, const Config& now, int64_t consum
                 : fmt::format("resume from step {} or an earlier one (checkpoint.resume)", step - 1));
 }
 
+namespace {
+
+/// Why a run cannot resume from a checkpoint in `folder`: it has no counts for the loss. A new run starts without them.
+std::string counts_problem(const Config& before, const Config& now, const std::string& folder) {
+  constexpr auto kPrevious = BalanceGranularity::previous_step;
+  const auto then = before.model.load_balancing_granularity;
+  const bool starts = folder == now.train.init_from;
+  if (starts || !now.model.has_experts() || now.model.load_balancing_granularity != kPrevious || then == kPrevious)
+    return {};
+  return fmt::format(
+      "model.load_balancing_granularity: {} -> previous_step: there are no counts of the step before. A run in another "
+      "run.folder can start from here, with equal counts in its first step: train.init_from={} "
+      "train.init_optimizer=keep train.init_progress=continue",
+      enum_name(then), folder);
+}
+
+}  // namespace
+
 void check_same_run(const Manifest& manifest, const std::string& folder, const Config& config,
                     const SequenceSource& source, const Communicator& world, UnknownKeys unknown) {
   const auto [before, left_out] = read_manifest_config(manifest, folder, unknown);
@@ -43,6 +61,8 @@ void check_same_run(const Manifest& manifest, const std::string& folder, const C
   if (!tokens.same && same_order) refused.push_back("the training tokens changed (files, order, sizes or contents)");
   auto skipped = skip_problem(before, config, manifest.sequences);
   if (same_order && !skipped.empty()) refused.push_back(std::move(skipped));
+  auto counts = counts_problem(before, config, folder);
+  if (!counts.empty()) refused.push_back(std::move(counts));
   auto moments = moments_problem(before.optimizer, config.optimizer, config.model);
   if (!moments.empty()) refused.push_back(std::move(moments));
   if (!tokens.note.empty() && world.rank() == 0) log::warn("{}", tokens.note);

@@ -20,10 +20,15 @@ UnitParam unit_param(Param& param) {
           param.slot, param.to_store, param.role,         param.parts};
 }
 
-/// Copies a batch of the loader, which is in host memory, through pinned memory and so without a host sync.
+/// Copies host memory through pinned memory, and so without a host sync.
+at::Tensor copy_to(const at::Tensor& host, at::Device device) {
+  return host.pin_memory().to(device, /*non_blocking=*/true);
+}
+
+/// A batch of the loader, which is in host memory.
 Batch on_device(const Batch& batch, at::Device device) {
   if (batch.ids_BS.device().type() == device.type()) return batch;
-  const auto copy = [&](const at::Tensor& host) { return host.pin_memory().to(device, /*non_blocking=*/true); };
+  const auto copy = [&](const at::Tensor& host) { return copy_to(host, device); };
   Batch here{copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets, batch.num_masked};
   if (batch.bounds.defined()) here.bounds = copy(batch.bounds);
   here.bounds_cpu = batch.bounds_cpu;
@@ -200,21 +205,29 @@ void StageRunner::release(size_t stage) {
 
 void StageRunner::train_micro_batch(const Batch& batch, LossScale scale, bool last_of_step) {
   const auto here = on_device(batch, options_.device);
-  totals_.losses_3[0] += forward(here, Phase::train, stages_.size(), scale.per_target);
+  totals_.losses_3[0] += forward(here, Phase::train, stages_.size(), {.loss_seed = scale.per_target});
   backward(here, scale.per_target, scale.aux_share, /*reduces=*/last_of_step || options_.grads == Residency::pooled);
 }
 
 at::Tensor StageRunner::evaluate(const Batch& batch) {
-  return forward(on_device(batch, options_.device), Phase::eval, stages_.size());
+  return forward(on_device(batch, options_.device), Phase::eval, stages_.size(), {});
 }
 
 at::Tensor StageRunner::score(const Batch& batch) {
-  const auto losses_N = forward(on_device(batch, options_.device), Phase::score, stages_.size());
+  const auto losses_N = forward(on_device(batch, options_.device), Phase::score, stages_.size(), {});
   return losses_N.neg().view(batch.ids_BS.sizes());
 }
 
+at::Tensor StageRunner::score(const Batch& batch, const Candidates& candidates) {
+  const bool there = candidates.ids_C.device().type() == options_.device.type();
+  const auto here =
+      there ? candidates
+            : Candidates{copy_to(candidates.positions_C, options_.device), copy_to(candidates.ids_C, options_.device)};
+  return forward(on_device(batch, options_.device), Phase::score, stages_.size(), {.candidates = &here}).neg();
+}
+
 at::Tensor StageRunner::run_to_last(const Batch& batch) {
-  auto x = forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1);
+  auto x = forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1, {});
   gather(stages_.size() - 1);
   gather_stream_.wait();
   return x;
@@ -236,8 +249,7 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
 //   other tensors         Tensors that side streams use live as long as the runner. (Communicators may allocate
 //                         temporary tensors on a side stream, and use them nowhere else.)
 //   shard, grad           The optimizer runs on the compute stream, after all gathers and reductions.
-at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed,
-                                at::Tensor* counts_LE) {
+at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages, const ForwardOptions& options) {
   at::Tensor x;  // undefined for the first stage, which reads the batch
   for (size_t s = 0; s < num_stages; ++s) {
     // The last stage's backward follows its forward at once: recomputing it would save no memory.
@@ -247,7 +259,7 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
     if (phase == Phase::train && step_counts_LE_.defined() && moe_layer_of_[s] >= 0)
       saved.routing.balance_counts_UE = step_counts_LE_.narrow(0, moe_layer_of_[s], 1);
-    StageContext context{batch, phase, saved.routing, options_.save_policy, loss_seed};
+    StageContext context{batch, phase, saved.routing, options_.save_policy, options.loss_seed, options.candidates};
     gather(s);  // for the first stage: the others were gathered ahead
     gather_stream_.wait();
     if (s + 1 < num_stages) gather(s + 1);
@@ -258,7 +270,7 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     }
     if (phase != Phase::train || s + 1 < stages_.size()) release(s);  // the last stage's backward is next
     x = saved.out.y.detach();
-    if (counts_LE) add_counts(s, *counts_LE);
+    if (options.counts_LE) add_counts(s, *options.counts_LE);
     if (!keep_graph) saved.out = {{}, {}, std::move(saved.out.stats)};
   }
   if (phase != Phase::train) std::fill(saved_.begin(), saved_.end(), Saved{});
@@ -317,7 +329,7 @@ void StageRunner::begin_step(std::span<const Batch> batches, Communicator& world
   if (balance == StepBalance::none || within_forward) return;
   auto counts_LE = at::zeros_like(totals_.counts_LE);
   for (const auto& batch : batches)
-    forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1, {}, &counts_LE);
+    forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1, {.counts_LE = &counts_LE});
   world.all_reduce(counts_LE);
   step_counts_LE_ = balance == StepBalance::layer ? counts_LE : counts_LE.mean(0, true).expand_as(counts_LE);
 }

@@ -77,6 +77,8 @@ class StageRunner {
   /// Log-probability of each target of a batch, forward only: float64 [B, S], zero where the target is ignored.
   /// Collective over shard.
   at::Tensor score(const Batch& batch);
+  /// Log-probability of each candidate, in place of the batch's targets: float64 [C]. Collective over shard.
+  at::Tensor score(const Batch& batch, const Candidates& candidates);
   /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next batch.
   at::Tensor run_to_last(const Batch& batch);
 
@@ -110,8 +112,13 @@ class StageRunner {
   void reduce(size_t stage);
   void release(size_t stage);
   void claim_grads(size_t stage);
-  at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages, const at::Tensor& loss_seed = {},
-                     at::Tensor* counts_LE = nullptr);
+  /// What a forward takes and gives beside its batch, where it does.
+  struct ForwardOptions {
+    at::Tensor loss_seed = {};               ///< of Phase::train
+    at::Tensor* counts_LE = nullptr;         ///< the assignments are added to it
+    const Candidates* candidates = nullptr;  ///< of Phase::score
+  };
+  at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages, const ForwardOptions& options);
   void backward(const Batch& batch, const at::Tensor& loss_seed, double aux_share, bool reduces);
   void backward_stage(size_t stage, const Batch& batch, const at::Tensor& dy, double aux_share);
   void add_to_totals(size_t stage, double aux_share);

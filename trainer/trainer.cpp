@@ -69,7 +69,7 @@ Trainer::Trainer(const ResolvedRun& run, Communicator& world)
   runner_ = std::make_unique<StageRunner>(make_stages(config_.model, mesh_, moe_options(run_), attention), mesh_,
                                           runner_options(run_));
   optimizer_ = std::make_unique<Optimizer>(runner_->units(), config_.optimizer);
-  device_step_.emplace(*runner_, *optimizer_, mesh_, run_.batches, device_graph(run_));
+  device_step_.emplace(*runner_, *optimizer_, mesh_, run_.batches, device_graph(run_), config_.log.routing_every_steps);
   start_or_resume();
   saver_.emplace(checkpointer_, config_.checkpoint,
                  CheckpointSaver::Source{.manifest = [this](int64_t step) { return this->manifest(step); },
@@ -296,7 +296,6 @@ StepMetrics Trainer::train_step() {
   }
   ++step_;
   const auto sizes = config_.train.batch_sizes();
-  const int64_t step_tokens = sizes.of_step(step_) * config_.data.sequence_length;
   auto traffic = traffic_between(traffic_before, traffic_of(mesh_));  // a replayed graph makes no calls
   if (mesh_.expert().size() > 1) {
     traffic["copies_sent"] = runner_->token_copies().sent;
@@ -312,10 +311,11 @@ StepMetrics Trainer::train_step() {
           .dropped_assignments = totals.dropped_assignments,
           .grad_norm = totals.grad_norm,
           .lr = lr,
-          .tokens_per_s = static_cast<double>(step_tokens) / watch.elapsed_s(),
+          .tokens_per_s = static_cast<double>(sizes.of_step(step_) * config_.data.sequence_length) / watch.elapsed_s(),
           .peak_memory_bytes = tensor_memory::peak_bytes(run_.device),
           .traffic = std::move(traffic),
           .host_syncs = host_syncs ? std::optional(host_syncs->count()) : std::nullopt,
+          .rank_counts = device_step_->counts_by_rank(step_),
           .output_z_loss = totals.output_z_loss(),
           .masked_sequences = totals.masked_sequences,
           .checkpoint_failures = saver_->failures()};
@@ -323,13 +323,13 @@ StepMetrics Trainer::train_step() {
 
 bool Trainer::evaluation_due() const {
   const auto every = config_.evaluation.every_steps;
-  return !evaluator_.empty() && (step_ == config_.train.steps || (every > 0 && step_ % every == 0));
+  return evaluator_.has_tasks(is_last()) && (is_last() || (every > 0 && step_ % every == 0));
 }
 
 /// False where a signal stopped it; the next start of this run evaluates the step.
 bool Trainer::evaluate() {
   preemption::enter(preemption::Moment::evaluating);
-  const auto results = evaluator_.evaluate(*runner_, mesh_.world(), [this] { return leave_now(); });
+  const auto results = evaluator_.evaluate(*runner_, mesh_.world(), is_last(), [this] { return leave_now(); });
   if (!results) return false;
   evaluation_missing_ = false;
   metrics_->write(step_, *results);

@@ -60,7 +60,7 @@ void fill_moments(std::span<const StateTensor> state, const std::string& step_fo
   try {
     CheckpointReader reader(step_folder);
     for (const auto& tensor : state)
-      if (tensor.kind != "weight") read_slices(reader, tensor);
+      if (tensor.kind != "weight" && tensor.kind != "buffer") read_slices(reader, tensor);
   } catch (const CheckpointError& error) {
     throw CheckpointError(
         fmt::format("train.init_optimizer: keep: {} has no moments that can be used: {}", step_folder, error.what()));

@@ -7,7 +7,9 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/files/files.h"
@@ -34,6 +36,14 @@ template <class T>
 std::string array_text(const std::vector<T>& values) {
   std::string text;
   for (const T value : values) text += (text.empty() ? "" : ",") + number(value);
+  return "[" + text + "]";
+}
+
+/// Lists within lists of `shape`, of the numbers from `next` on, which is moved behind them.
+std::string nested_text(const int64_t*& next, std::span<const int64_t> shape) {
+  if (shape.empty()) return number(*next++);
+  std::string text;
+  for (int64_t i = 0; i < shape.front(); ++i) text += (i > 0 ? "," : "") + nested_text(next, shape.subspan(1));
   return "[" + text + "]";
 }
 
@@ -104,6 +114,13 @@ JsonLine& JsonLine::add(std::string_view key, const std::vector<int64_t>& values
 
 JsonLine& JsonLine::add(std::string_view key, const std::vector<double>& values) {
   return add_text(key, array_text(values));
+}
+
+JsonLine& JsonLine::add(std::string_view key, const std::vector<int64_t>& values, std::span<const int64_t> shape) {
+  const auto numel = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+  ENSURE(numel == std::ssize(values), "{}: {} numbers for lists of {}", key, values.size(), numel);
+  const int64_t* next = values.data();
+  return add_text(key, nested_text(next, shape));
 }
 
 std::string JsonLine::str() const { return "{" + body_ + "}"; }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,6 +25,8 @@ class JsonLine {
   JsonLine& add(std::string_view key, std::string_view value);
   JsonLine& add(std::string_view key, const std::vector<int64_t>& values);
   JsonLine& add(std::string_view key, const std::vector<double>& values);
+  /// Lists within lists of that shape; `values` are their numbers in order.
+  JsonLine& add(std::string_view key, const std::vector<int64_t>& values, std::span<const int64_t> shape);
   std::string str() const;  ///< without newline
 
  private:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 # Where and how a run computes, saves and logs.
 LEFT_OUT = {"run.folder", "run.seed", "run.threads", "run.hang_timeout_s", "data.root", "data.paths_file", "data.prefetch",
-            "data.check_ids", "data.verify", "log.every_steps", "log.host_syncs", "parallel.replicate", "parallel.shard",
-            "parallel.expert", "parallel.expert_chunks", "parallel.zero_stage", "parallel.overlap",
+            "data.check_ids", "data.verify", "log.every_steps", "log.host_syncs", "log.routing_every_steps", "parallel.replicate",
+            "parallel.shard", "parallel.expert", "parallel.expert_chunks", "parallel.zero_stage", "parallel.overlap",
             "parallel.registered_memory", "parallel.transport"}
 # The load-balancing loss joins a micro-batch of every rank: their number is part of what is learned. Nothing else that is
 # learned depends on it but for rounding (docs/numerics.md).

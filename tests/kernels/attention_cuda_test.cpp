@@ -131,6 +131,15 @@ TEST_CASE("GPU: flash attention within documents is exact to bf16, deterministic
   if (deterministic) check_same(compute(c, method, mask), compute(c, method, mask));
 }
 
+TEST_CASE("GPU: flash attention takes more documents than blocks fit along an axis of a grid", "[cuda]") {
+  const Shape shape{1, 65'600, 1, 1, 32};
+  std::vector<int32_t> bounds;  // documents of one token, but for the last
+  for (int32_t i = 0; i <= 65'590; ++i) bounds.push_back(i);
+  bounds.push_back(65'600);
+  const Case c(shape);
+  check_exact(c, shape, make_attention_method(AttentionKernel::flash, true), mask_of(0, bounds));
+}
+
 TEST_CASE("GPU: attention in float64 with a window and documents equals a CPU's", "[cuda]") {
   const auto mask = mask_of(GENERATE(0, 7), {0, 3, 40, 41, 90});
   Case c({1, 90, 4, 2, 16}), exact({1, 90, 4, 2, 16}, at::kCPU);

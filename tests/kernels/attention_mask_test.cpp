@@ -4,6 +4,9 @@
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/tensor.h>
 
+#include <numeric>
+#include <optional>
+
 #include "kernels/attention.h"
 #include "kernels/attention_index.h"
 #include "kernels/compare.h"
@@ -198,14 +201,15 @@ TEST_CASE("blocks of queries cover what they see and no key before", "[kernels]"
 }
 
 TEST_CASE("documents are grouped so that their padding is no longer than their tokens", "[kernels]") {
-  const auto groups_of = [](const std::vector<int32_t>& bounds) {
-    const auto groups = document_groups(bounds);
+  const auto groups_of = [](const std::vector<int32_t>& bounds, std::optional<int64_t> at_most = {}) {
+    const int64_t most = at_most.value_or(most_documents(bounds.back()));
+    const auto groups = document_groups(bounds, most);
     int64_t document = 0, row = 0;
     for (const auto& group : groups) {
       CHECK(group.first == document);
       CHECK(group.begin == row);
       CHECK(group.count >= 1);
-      CHECK(group.count <= most_documents(bounds.back()));
+      CHECK(group.count <= most);
       document += group.count;
       row += group.rows;
     }
@@ -222,4 +226,19 @@ TEST_CASE("documents are grouped so that their padding is no longer than their t
   CHECK(groups.size() == 128);
   CHECK(groups.front().longest == 1);
   CHECK(groups_of({0, 1, 2, 3, 4, 512}).size() == 2);
+}
+
+TEST_CASE("a call has no more documents than blocks fit along an axis of a grid", "[kernels]") {
+  std::vector<int32_t> bounds(65'536);  // 65,535 documents
+  std::iota(bounds.begin(), bounds.end(), 0);
+  CHECK(document_groups(bounds, kMostDocuments).size() == 1);
+  bounds.push_back(70'000);
+  const auto groups = document_groups(bounds, kMostDocuments);
+  REQUIRE(groups.size() == 2);
+  CHECK(groups[0].count + groups[1].count == 65'536);
+  CHECK(groups[1].begin == groups[0].rows);
+  CHECK(groups[1].longest == 70'000 - 65'535);
+  for (const int64_t rows : {int64_t{1}, int64_t{4096}, int64_t{1} << 23, int64_t{1} << 30})
+    CHECK(most_documents(rows) <= 65'535);
+  CHECK(most_documents(int64_t{1} << 30) == 65'535);
 }

@@ -57,6 +57,7 @@ class Tape final : public DeviceGraph {
 /// What one rank has after some steps with evaluations between them.
 struct Outcome {
   std::vector<at::Tensor> numbers, held_out, weights;
+  std::vector<std::vector<int64_t>> counts;  // by rank
   std::vector<std::string> calls;
 };
 
@@ -77,11 +78,12 @@ std::vector<Outcome> train(const StageRunner::Options& options, int ranks, bool 
     auto& outcome = outcomes[static_cast<size_t>(world.rank())];
     const DataLoader::Plan plan{{kGlobalBatch, kMicroBatch, ranks}, world.rank(), 2};
     DeviceStep step(runner, optimizer, mesh, plan.batches,
-                    captured ? std::make_unique<HostGraph>(outcome.calls) : nullptr);
+                    captured ? std::make_unique<HostGraph>(outcome.calls) : nullptr, /*counts_every=*/1);
     DataLoader loader(source, plan, 0);
     for (int64_t s = 1; s <= kSteps; ++s) {
       outcome.numbers.push_back(
           step.run([&] { return loader.next(); }, s, 1e-2 / static_cast<double>(s)).packed().clone());
+      outcome.counts.push_back(step.counts_by_rank(s).value_or(RankCounts{}).counts);
       outcome.held_out.push_back(runner.evaluate(make_batch(*source, 1000, 2)).clone());
     }
     for (const auto& state : saved_state(optimizer, runner)) outcome.weights.push_back(state.flat.clone());
@@ -115,6 +117,8 @@ TEST_CASE("captured steps have the bits of eager ones, on any number of ranks") 
     INFO("rank " << rank << " of " << ranks);
     CHECK(same(captured[rank].numbers, plain[rank].numbers));
     CHECK(same(captured[rank].held_out, plain[rank].held_out));
+    CHECK(captured[rank].counts == plain[rank].counts);
+    CHECK(plain[rank].counts[1] != plain[rank].counts[0]);
     CHECK(same(captured[rank].weights, plain[rank].weights));
     CHECK(plain[rank].calls.empty());
     CHECK(captured[rank].calls ==

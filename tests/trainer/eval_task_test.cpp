@@ -25,11 +25,16 @@ Batch batch_to_score(const ModelConfig& model) {
   return batch;
 }
 
-/// Calls `work` on every rank with a runner of random weights.
-void with_runners(int ranks, int expert, at::ScalarType dtype,
-                  const std::function<void(StageRunner&, Communicator&)>& work) {
+ModelConfig four_experts() {
   auto model = tiny_model();
   model.num_experts = 4;
+  return model;
+}
+
+/// Calls `work` on every rank with a runner of random weights.
+void with_runners(int ranks, int expert, at::ScalarType dtype,
+                  const std::function<void(StageRunner&, Communicator&)>& work,
+                  const ModelConfig& model = four_experts()) {
   run_ranks(ranks, [&](Communicator& world) {
     DeviceMesh mesh(world, {.replicate = 1, .shard = ranks, .expert = expert});
     StageRunner runner(make_stages(model, mesh), mesh, runner_options(dtype));
@@ -74,6 +79,65 @@ TEST_CASE("each target's log-probability is that of the logits, and zero where i
   });
 }
 
+TEST_CASE("candidates are scored in place of the targets, several at one position") {
+  with_runners(1, 1, at::kDouble, [&](StageRunner& runner, Communicator&) {
+    const auto batch = batch_to_score(tiny_model());
+    const auto scores_N = runner.score(batch).flatten();
+    const auto positions = at::tensor({20, 6, 6, 6, 0}, at::kLong);
+    const auto targets_N = batch.targets_BS.flatten();
+    auto ids = targets_N.index_select(0, positions);
+    ids[2] = (ids[1] + 1) % 50;
+    const auto log_probs = runner.score(batch, {positions, ids});
+    CHECK(log_probs.sizes() == at::IntArrayRef({5}));
+    CHECK(log_probs.scalar_type() == at::kDouble);
+    for (const int candidate : {0, 1, 3, 4}) {
+      const auto expected = scores_N[positions[candidate].item<int64_t>()].item<double>();
+      CHECK(log_probs[candidate].item<double>() == Approx(expected).epsilon(1e-12));
+    }
+    const auto logits_NV = dynamic_cast<Head&>(runner.last_stage()).logits(runner.run_to_last(batch));
+    const auto other = at::log_softmax(logits_NV[6], 0)[ids[2].item<int64_t>()].item<double>();
+    CHECK(log_probs[2].item<double>() == Approx(other).epsilon(1e-12));
+  });
+}
+
+TEST_CASE("a rank without candidates takes part in the forward of the others") {
+  const auto batch = batch_to_score(tiny_model());
+  const Candidates candidates{at::tensor({1, 9}, at::kLong), at::tensor({4, 2}, at::kLong)},
+      none{at::zeros({0}, at::kLong), at::zeros({0}, at::kLong)};
+  at::Tensor alone;
+  with_runners(1, 1, at::kDouble, [&](StageRunner& runner, Communicator&) { alone = runner.score(batch, candidates); });
+  with_runners(2, 2, at::kDouble, [&](StageRunner& runner, Communicator& world) {
+    const bool has_some = world.rank() == 0;
+    const auto scores =
+        runner.score(has_some ? batch : batch_of(batch.ids_BS.narrow(0, 0, 0)), has_some ? candidates : none);
+    if (has_some) ENSURE(at::allclose(scores, alone, 1e-12, 1e-12), "other scores on two ranks");
+    if (!has_some) ENSURE(scores.numel() == 0, "scores of nothing");
+  });
+}
+
+TEST_CASE("experts with a capacity drop nothing where texts are scored") {
+  auto dropping = four_experts();
+  dropping.capacity_factor = 0.5;
+  const auto batch = batch_to_score(dropping);
+  at::Tensor dropless, loss;
+  const auto scores_of = [&](const ModelConfig& model, int expert) {
+    at::Tensor scores;
+    const auto work = [&](StageRunner& runner, Communicator& world) {
+      const auto mine = runner.score(world.rank() == 0 ? batch : batch_of(batch.ids_BS.narrow(0, 0, 0)));
+      const auto evaluated = runner.evaluate(world.rank() == 0 ? batch : batch_of(batch.ids_BS.narrow(0, 0, 0)));
+      if (world.rank() == 0) scores = mine, loss = evaluated;
+    };
+    with_runners(expert, expert, at::kDouble, work, model);
+    return scores;
+  };
+  dropless = scores_of(four_experts(), 1);
+  const double loss_without_drops = loss.item<double>();
+  for (const int expert : {1, 2}) {
+    CHECK(at::allclose(scores_of(dropping, expert), dropless, 1e-12, 1e-12));
+    CHECK(loss.item<double>() != Approx(loss_without_drops).epsilon(1e-6));
+  }
+}
+
 TEST_CASE("scores are the same on any ranks, and leave the runner as it was") {
   const auto batch = batch_to_score(tiny_model());
   at::Tensor alone, evaluated;
@@ -101,8 +165,8 @@ TEST_CASE("every task of an evaluation has its lines of metrics, by task and met
     const Evaluator evaluator(std::move(tasks));
     REQUIRE(evaluator.fingerprints().size() == 2);
     CHECK(evaluator.fingerprints()[1] == std::pair<std::string, std::string>("two", "a batch"));
-    CHECK_FALSE(evaluator.evaluate(runner, world, [] { return true; }));
-    const auto results = evaluator.evaluate(runner, world, [] { return false; });
+    CHECK_FALSE(evaluator.evaluate(runner, world, /*last=*/false, [] { return true; }));
+    const auto results = evaluator.evaluate(runner, world, /*last=*/false, [] { return false; });
     REQUIRE(results);
     MetricsLog(folder / "run", /*writes=*/true, 0, 10, 10).write(3, *results);
   });

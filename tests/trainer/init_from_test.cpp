@@ -81,6 +81,46 @@ TEST_CASE("a run that continues another run is that run: metrics and trained sta
   check_same_shards(second, first, 6, ranks);
 }
 
+TEST_CASE("a run changes from the balance of the step before, and to it in a run that continues it") {
+  const int ranks = GENERATE(1, 2);
+  TempFolder folder;
+  const auto granularity = [](Config& config, BalanceGranularity value) {
+    config.model.load_balancing_granularity = value;
+  };
+  auto first = saving_run(folder / "first");
+  granularity(first, BalanceGranularity::previous_step);
+  first.train.steps = 3;
+  run_to_the_end(ranks, first);
+  granularity(first, BalanceGranularity::sequence);
+  first.train.steps = 6;
+  run_to_the_end(ranks, first);
+  CHECK(metrics_of(folder / "first").size() == 6);
+
+  granularity(first, BalanceGranularity::previous_step);
+  first.train.steps = 8;
+  const auto resume = [&] {
+    try {
+      run_to_the_end(ranks, first);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK_THAT(resume(), Catch::Contains("model.load_balancing_granularity: sequence -> previous_step: there are no") &&
+                           Catch::Contains("train.init_from=" + step_folder(first, 6) + " "));
+  auto second = first;
+  second.run.folder = folder / "second";
+  second.train.init_from = step_folder(first, 6);
+  second.train.init_optimizer = InitOptimizer::keep;
+  second.train.init_progress = InitProgress::continued;
+  run_to_the_end(ranks, second);
+  const auto rest = metrics_of(folder / "second");
+  REQUIRE(rest.size() == 2);
+  CHECK(rest[0].at("step") == 7);
+  CHECK(rest[0].at("load_balancing_loss").get<double>() == Approx(1));  // equal counts: E sum_e p_e / E
+  CHECK(rest[1].at("load_balancing_loss").get<double>() != Approx(1));
+}
+
 TEST_CASE("what cannot be kept or continued is refused by key") {
   TempFolder folder;
   const auto first = saving_run(folder / "first");

@@ -38,6 +38,14 @@ TEST_CASE("a step's line has the output z-loss only where there is one") {
   CHECK(line_of(metrics).at("output_z_loss") == 2.5);
 }
 
+TEST_CASE("a step's line has assignments by rank, layer and expert only in the steps that have them") {
+  StepMetrics metrics{};
+  metrics.step = 7;
+  CHECK_FALSE(line_of(metrics).contains("expert_counts"));
+  metrics.rank_counts = RankCounts{{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, {2, 3, 2}};
+  CHECK(line_of(metrics).at("expert_counts") == nlohmann::json::parse("[[[1,2],[3,4],[5,6]],[[7,8],[9,10],[11,12]]]"));
+}
+
 TEST_CASE("a step's line has masked sequences only where there are any") {
   StepMetrics metrics{};
   metrics.step = 7;

@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "parallel/sharded_unit.h"
 
@@ -17,5 +18,9 @@ struct StateTensor {
   bool on_all_ranks = false;  ///< a buffer, equal on all ranks: the first rank of `shard` saves it, every rank loads it
   std::span<const UnitParam> params = {};  ///< of the unit, on all ranks together; none of a buffer. They outlive this
 };
+
+/// Whether only a loss of training reads a buffer (model.load_balancing_granularity: previous_step), so that a model
+/// without that loss has no use for it.
+inline bool is_of_losses(std::string_view buffer) { return buffer.ends_with(".previous_counts"); }
 
 }  // namespace olmoe

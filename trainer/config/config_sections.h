@@ -132,11 +132,15 @@ struct LogConfig {
   int64_t every_steps = 10;
   bool host_syncs = false;
   int64_t dead_expert_steps = 100;
+  int64_t routing_every_steps = 0;
 
   template <class V>
   void fields(V& v) {
     v("every_steps", every_steps, {1}, "steps between console lines (metrics.jsonl has every step)");
     v("dead_expert_steps", dead_expert_steps, {1}, "steps without a token after which an expert counts as dead");
+    v("routing_every_steps", routing_every_steps, {0},
+      "steps between those whose assignments metrics.jsonl has in full, of each rank's tokens to each expert; 0: "
+      "never");
     v("host_syncs", host_syncs, "on GPUs, count LibTorch's host syncs within a step in metrics.jsonl");
   }
 };

@@ -5,6 +5,7 @@
 #include <map>
 #include <set>
 
+#include "trainer/checkpoint/state_tensor.h"
 #include "trainer/config/model_differences.h"
 #include "trainer/conversion/average.h"
 #include "trainer/conversion/hf_export.h"
@@ -30,11 +31,10 @@ std::map<std::string, std::string> made_by(const char* command, const std::vecto
 
 /// A buffer is a part of the model, such as the bias of its experts, but for what only losses of training read.
 void refuse_buffers(const SavedModel& model, const HfForm& form) {
-  constexpr std::string_view kOfLosses = ".previous_counts";
   std::set<std::string> placed;
   for (const auto& tensor : hf_tensors(form.config)) placed.insert(tensor.name);
   for (const auto& buffer : model.buffers())
-    if (!placed.contains(buffer.name) && !buffer.name.ends_with(kOfLosses))
+    if (!placed.contains(buffer.name) && !is_of_losses(buffer.name))
       throw ConfigError(
           fmt::format("{}: buffer {}: {} has no place for it", model.folder, buffer.name, form.hf->architecture));
 }

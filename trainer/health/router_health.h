@@ -1,5 +1,6 @@
 // Shapes: L blocks with experts, E experts of each.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -17,6 +18,12 @@ struct RouterHealth {
   /// What is wrong that the load-balancing loss does not show, a sentence each. One kind is said again only after
   /// RouterWatch::kQuietSteps steps.
   std::vector<std::string> warnings = {};
+};
+
+/// Assignments of one step by the rank whose tokens they are, in the order of `shape`: ranks, L, E.
+struct RankCounts {
+  std::vector<int64_t> counts;
+  std::array<int64_t, 3> shape;
 };
 
 /// Watches the assignments of every step, on the host. The load-balancing loss alone does not show imbalance: it is

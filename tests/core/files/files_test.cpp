@@ -93,6 +93,10 @@ TEST_CASE("a JSON line keeps the order of keys and every bit of doubles") {
         "{\"step\":3,\"lr\":6e-04,\"third\":0.3333333333333333,\"nan\":null,\"inf\":null,"
         "\"text\":\"a\\\"b\\\\\\n\xc3\xbc\",\"counts\":[1,-2],\"none\":[],\"losses\":[0.1,null]}");
   CHECK(JsonLine().str() == "{}");
+  constexpr std::array<int64_t, 3> kShape{2, 1, 3}, kEmpty{2, 0, 3};
+  CHECK(JsonLine().add("in", {1, 2, 3, 4, 5, -6}, kShape).str() == "{\"in\":[[[1,2,3]],[[4,5,-6]]]}");
+  CHECK(JsonLine().add("in", {}, kEmpty).str() == "{\"in\":[[],[]]}");
+  CHECK_THROWS_WITH(JsonLine().add("in", {1, 2}, kShape), Catch::Contains("in: 2 numbers for lists of 6"));
   CHECK(JsonLine().add("bad", "\xff").str() == "{\"bad\":\"\xef\xbf\xbd\"}");
 }
 
