@@ -122,6 +122,7 @@ class StudyData:
                 f"every finished run diverged: {diverged_text(self.rows)}" if self.rows else "no run is finished yet"))
         self.by_name = {run.name: run for run in self.runs}
         self.baseline = self.by_name.get(study.baseline)
+        self.evaluated_keys = {key for result in finished for at in result["evaluations"] for key in at["values"]}
         evaluated = [key for run in self.runs for one in run.seeds.values() for key in one.last_evaluation()]
         self.heldout_keys = sorted({key for key in evaluated if is_heldout_loss(key)})
         series = {key for result in finished for key in result["series"]} - {"bin_steps", "step", "tokens"}
@@ -149,8 +150,7 @@ class StudyData:
 
     def is_evaluated(self, key):
         """Whether a key is of evaluations, not of training steps."""
-        return key == HELDOUT or any(key in at["values"] for run in self.runs for one in run.seeds.values()
-                                     for at in one.result["evaluations"])
+        return key == HELDOUT or key in self.evaluated_keys
 
     def finals(self, run, key):
         """{seed: final value or None}"""
