@@ -133,6 +133,18 @@ class TokensToEqualLoss(unittest.TestCase):
         self.assertGreater(ratio.high, 3.0)
         self.assertLess(ratio.high - ratio.low, 0.3)
 
+    def test_intervals_of_ratios_cover_95_percent(self):
+        # 400 trials have a standard error of 1.1 %: 91 to 99 % is within 3.5 of them.
+        trials = 400
+        for count in (3, 5):
+            covered = 0
+            for trial in range(trials):
+                fast, slow = ({seed: self.power(factor, 0.02, 1000 * trial + seed + offset, count=200) for seed in range(count)}
+                              for factor, offset in ((3.0, 0), (1.0, 500)))
+                ratio = equal_loss(fast, slow).ratio
+                covered += ratio.low <= 3.0 <= ratio.high
+            self.assertTrue(0.91 <= covered / trials <= 0.99, (count, covered / trials))
+
     def test_crossings_of_a_noisy_curve_are_not_early(self):
         # The first crossing of white noise of 0.02 at this slope is some 30 % early.
         target = 1.5 + (1e7 / 1e6)**-0.5
