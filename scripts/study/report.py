@@ -82,8 +82,8 @@ def scope_text(data, comparisons):
     text = f"{runs}, {per_run} each, {spans[0]} tokens; parameters: {spans[1]}, {spans[2]} active."
     if comparisons and seeds[-1] == 1:
         return f"{text} How much seeds differ is not known: a difference may be chance."
-    with_interval = sum(one.differences[data.ranked_by].estimate is not None and one.differences[data.ranked_by].estimate.has_interval
-                        for one in comparisons.values())
+    estimates = [one.differences[data.ranked_by].estimate for one in comparisons.values()]
+    with_interval = sum(estimate is not None and estimate.has_interval for estimate in estimates)
     return text + (f" Each of the {with_interval} intervals is of one comparison alone." if with_interval > 1 else "")
 
 
@@ -200,8 +200,8 @@ def method_section(data, comparisons):
         "they are compared where the shorter one ends (training loss) or at the last evaluation that both have.",
         f"Training losses and router figures are means of the last {data.smooth_steps} steps; held-out losses are of the "
         "last evaluation.",
-        compared and f"Tokens to equal training loss: where the moving mean of {data.smooth_steps} steps falls to the other's last one, "
-        "linear in log tokens between points; of held-out loss, linear in log tokens between evaluations. Where noise makes "
+        compared and f"Tokens to equal training loss: where the moving mean of {data.smooth_steps} steps falls to the other's "
+        "last one, linear in log tokens between points; of held-out loss, linear in log tokens between evaluations. Where noise makes "
         "a curve cross several times, the length that it spends above counts. Ratios are geometric means over seeds. A "
         "schedule that decays to the end makes these ratios small: before its end no run has the loss of a run that ends there.",
         "FLOPs count causal attention, forward and backward; those of a parent up to the fork are included, as its tokens are.",
@@ -231,7 +231,8 @@ def make_page(data, comparisons, fits, sections):
         chart_section(data, "Curves", rest), *tables, chart_section(data, "Routers", sections["router"]),
         chart_section(data, "Training", sections["training"]),
         tag("h2", "Runs"), *(run_details(data, run) for run in data.rows), method_section(data, comparisons),
-        tag("p", "Beside this page: ", html.tag("a", "results.csv", href="results.csv"), " and a PNG of each curve and fit.", cls="note"))
+        tag("p", "Beside this page: ", tag("a", "results.csv", href="results.csv"), " and a PNG of each curve and fit.",
+            cls="note"))
 
 
 def make_csv(data):

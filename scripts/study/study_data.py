@@ -34,7 +34,7 @@ def default_smooth_steps(results):
 
 @dataclass(frozen=True)
 class RunSeed:
-    """One finished run of one seed."""
+    """One run of one seed that is finished or diverged."""
     result: dict
     smooth_steps: int
 
@@ -106,8 +106,8 @@ class StudyData:
         self.study, self.step_times, self.strays = study, step_times, strays
         kept, self.changed = results_of_study(study, results)
         if self.changed and not kept:
-            raise ReportError(f"every result is of another config than study {study.name} has now: "
-                              + "; ".join(f"{name} seed {seed}: {changes[0]}" for (name, seed), changes in self.changed.items()))
+            first = "; ".join(f"{name} seed {seed}: {changes[0]}" for (name, seed), changes in self.changed.items())
+            raise ReportError(f"every result is of another config than study {study.name} has now: {first}")
         finished = [result for result in kept if "diverged" not in result]
         self.smooth_steps = study.report.get("smooth_steps") or default_smooth_steps(finished)
         found = {(result["run"], result["seed"]): RunSeed(result, self.smooth_steps) for result in kept}
