@@ -17,6 +17,9 @@ struct Batch {
   /// a sequence ends the document in it. Undefined: attention sees whole sequences.
   at::Tensor bounds = {};
   at::Tensor bounds_cpu = {};  ///< the same on the CPU
+  /// Experts of a routing record, which layers take in place of their own choice: int32 [L, B*S, K], L layers with
+  /// experts. Undefined: they choose.
+  at::Tensor experts_LNK = {};
 };
 
 /// Log-probabilities that are asked of a batch, C of them: each of an id after the tokens up to a position. Several may

@@ -178,6 +178,20 @@ at::Tensor Experts::forward(const Normed& x, const at::Tensor& scores_MK, const 
   return ExpertsFunction::apply(x.y_ND, x.saved, scores_MK, call, residual_MD);
 }
 
+at::Tensor Experts::output_peaks(const at::Tensor& x_MD, const kernels::Permutation& rows) const {
+  at::NoGradGuard no_grad;
+  auto peaks_E = at::zeros({config_.num_experts}, at::kDouble);
+  const auto score_dtype = x_MD.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto ones_R = at::ones({rows.assignment_R.size(0)}, x_MD.options().dtype(score_dtype));
+  const auto h_RF = kernels::experts_up(kernels_, x_MD, {rows, ones_R}, gate_up_e2FD_).h_RF;
+  const auto y_RD = kernels::experts_down(kernels_, h_RF, rows, down_eDF_);
+  const auto ends = rows.offsets_E.cpu();
+  const auto* const end = ends.const_data_ptr<int32_t>();
+  for (int64_t e = 0, begin = 0; e < count_; begin = end[e++])
+    if (end[e] > begin) peaks_E[first_ + e] = y_RD.narrow(0, begin, end[e] - begin).abs().max().to(at::kDouble).cpu();
+  return peaks_E;
+}
+
 StageCost Experts::cost(const CostContext& context) const {
   constexpr int64_t kIndex = sizeof(int32_t);
   const int64_t rows = context.routed_rows(config_), F = hidden_;

@@ -28,6 +28,9 @@ class Experts {
   /// y_MD in the dtype of x. `rows`: the assignments of the M tokens to the experts of this rank.
   at::Tensor forward(const Normed& x, const at::Tensor& scores_MK, const kernels::Permutation& rows,
                      const std::optional<at::Tensor>& residual_MD = {});
+  /// Float64 [E]: the largest magnitude in the outputs of each expert of this rank, without scores and without a graph;
+  /// 0 of one that has no row, and of those of other ranks. Makes a host sync.
+  at::Tensor output_peaks(const at::Tensor& x_MD, const kernels::Permutation& rows) const;
   StageCost cost(const CostContext& context) const;
 
  private:

@@ -2,6 +2,8 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/maximum.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <utility>
@@ -92,15 +94,27 @@ StageOut MoeLayer::forward(const Normed& x, const at::Tensor& residual_ND, Stage
   if (routing.plans.empty()) make_plans(routed.scores_NK, context);
   if (config_.experts_choose()) routed.stats.counts_E.fill_(static_cast<double>(chosen_tokens(context.batch)));
   if (routing.dropped.defined()) routed.stats.dropped_1.copy_(routing.dropped);
+  if (context.probe) {
+    context.probe->experts_NK.push_back(routing.ids_NK);
+    context.probe->gates_NK.push_back(routed.scores_NK.detach());
+    if (context.probe->output_peaks) context.probe->peaks_E.push_back(at::zeros({config_.num_experts}, at::kDouble));
+  }
   const auto rows = is_latent() ? unnormed(linear(x, latent_down_lD_)) : x;
   if (dispatcher_.has_remote_experts())
-    return {forward_chunks(x, rows, routed.scores_NK, residual_ND, routing), routed.aux, routed.stats};
+    return {forward_chunks(x, rows, routed.scores_NK, residual_ND, context), routed.aux, routed.stats};
   const auto base_ND = with_shared(x, residual_ND);
   const auto& order = routing.plans.front().rows;  // nothing is dispatched
+  note_peaks(rows.y_ND, order, context);
   if (is_latent())
     return {from_latent(experts_->forward(rows, routed.scores_NK, order), base_ND), routed.aux, routed.stats};
   // The kernel that sums the expert outputs adds the residual.
   return {experts_->forward(rows, routed.scores_NK, order, base_ND), routed.aux, routed.stats};
+}
+
+void MoeLayer::note_peaks(const at::Tensor& x_MD, const kernels::Permutation& rows, StageContext& context) const {
+  if (!context.probe || !context.probe->output_peaks) return;
+  auto& noted_E = context.probe->peaks_E.back();
+  noted_E = at::maximum(noted_E, experts_->output_peaks(x_MD, rows));
 }
 
 /// base_ND + r_Nl up^T.
@@ -113,8 +127,8 @@ at::Tensor MoeLayer::with_shared(const Normed& x, const at::Tensor& residual_ND)
 }
 
 at::Tensor MoeLayer::forward_chunks(const Normed& x, const Normed& rows, const at::Tensor& scores_NK,
-                                    const at::Tensor& residual_ND, const Routing& routing) {
-  const auto& plans = routing.plans;
+                                    const at::Tensor& residual_ND, StageContext& context) {
+  const auto& plans = context.routing.plans;
   const auto tokens_of = [&](const at::Tensor& all, size_t chunk) {
     if (plans.size() == 1) return all;
     const int chunks = static_cast<int>(plans.size()), c = static_cast<int>(chunk);
@@ -128,6 +142,7 @@ at::Tensor MoeLayer::forward_chunks(const Normed& x, const Normed& rows, const a
   for (size_t c = 0; c < plans.size(); ++c) {
     const auto received = dispatcher_.finish_dispatch(std::exchange(dispatches[c], {}));
     const auto received_rows = unnormed(received.x_MD);  // saved: no norm here to recompute them from
+    note_peaks(received.x_MD, plans[c].rows, context);
     combines.push_back(
         dispatcher_.start_combine(experts_->forward(received_rows, received.scores_MK, plans[c].rows), plans[c]));
   }

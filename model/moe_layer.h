@@ -61,7 +61,9 @@ class MoeLayer {
   at::Tensor from_latent(const at::Tensor& r_Nl, const at::Tensor& base_ND) const;
   /// `rows`: what experts take of x.
   at::Tensor forward_chunks(const Normed& x, const Normed& rows, const at::Tensor& scores_NK,
-                            const at::Tensor& residual_ND, const Routing& routing);
+                            const at::Tensor& residual_ND, StageContext& context);
+  /// Of experts of this rank, for the probe, where it asks for them.
+  void note_peaks(const at::Tensor& x_MD, const kernels::Permutation& rows, StageContext& context) const;
   StageCost latent_cost(const CostContext& context) const;
 
   const ModelConfig& config_;

@@ -24,6 +24,15 @@ struct DispatchPlan {
   kernels::Permutation rows;   ///< [R] assignments of the M received tokens (or of the N own ones) sorted by expert
 };
 
+/// What a forward without a backward notes of the layers with experts, in their order: only where one is asked for.
+struct RoutingProbe {
+  bool output_peaks = false;           ///< note peaks_E too, for which the experts compute twice
+  std::vector<at::Tensor> experts_NK;  ///< int32
+  std::vector<at::Tensor> gates_NK;    ///< what the experts' outputs are multiplied by; fp32 or float64
+  std::vector<at::Tensor> peaks_E;     ///< float64: the largest magnitude that each expert's down-projection gives
+                                       ///< without its gate, of the tokens that this rank computes; else 0
+};
+
 /// The choice of experts of one stage and micro-batch. Written by the first forward, read by a recomputed one.
 struct Routing {
   at::Tensor ids_NK;                ///< int32

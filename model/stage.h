@@ -76,6 +76,7 @@ struct StageContext {
   at::Tensor loss_seed = {};               ///< of Phase::train: d(total) / d(summed cross-entropy), a float64 scalar
   const Candidates* candidates = nullptr;  ///< of Phase::score: in place of the targets; on the stage's device
   const CachedTokens* cached = nullptr;    ///< of Phase::score, for a block: attention is to a cache, and extends it
+  RoutingProbe* probe = nullptr;           ///< of a forward without a backward
 };
 
 /// Statistics of one forward of a stage with experts: float64, detached, on the device.

@@ -32,6 +32,7 @@ Batch on_device(const Batch& batch, at::Device device) {
   Batch here{copy(batch.ids_BS), copy(batch.targets_BS), batch.num_targets, batch.num_masked};
   if (batch.bounds.defined()) here.bounds = copy(batch.bounds);
   here.bounds_cpu = batch.bounds_cpu;
+  if (batch.experts_LNK.defined()) here.experts_LNK = copy(batch.experts_LNK);
   return here;
 }
 
@@ -226,8 +227,9 @@ at::Tensor StageRunner::score(const Batch& batch, const Candidates& candidates) 
   return forward(on_device(batch, options_.device), Phase::score, stages_.size(), {.candidates = &here}).neg();
 }
 
-at::Tensor StageRunner::run_to_last(const Batch& batch) {
-  auto x = forward(on_device(batch, options_.device), Phase::eval, stages_.size() - 1, {});
+at::Tensor StageRunner::run_to_last(const Batch& batch, RoutingProbe* probe) {
+  const auto phase = probe ? Phase::score : Phase::eval;
+  auto x = forward(on_device(batch, options_.device), phase, stages_.size() - 1, {.probe = probe});
   gather(stages_.size() - 1);
   gather_stream_.wait();
   return x;
@@ -250,6 +252,9 @@ at::Tensor StageRunner::run_to_last(const Batch& batch) {
 //                         temporary tensors on a side stream, and use them nowhere else.)
 //   shard, grad           The optimizer runs on the compute stream, after all gathers and reductions.
 at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stages, const ForwardOptions& options) {
+  const auto& given = batch.experts_LNK;
+  ENSURE(!given.defined() || given.size(0) == num_moe_layers_, "experts of {} layers, the model has {} with experts",
+         given.size(0), num_moe_layers_);
   at::Tensor x;  // undefined for the first stage, which reads the batch
   for (size_t s = 0; s < num_stages; ++s) {
     // The last stage's backward follows its forward at once: recomputing it would save no memory.
@@ -259,7 +264,14 @@ at::Tensor StageRunner::forward(const Batch& batch, Phase phase, size_t num_stag
     if (x.defined()) saved.x = x.requires_grad_(phase == Phase::train);
     if (phase == Phase::train && step_counts_LE_.defined() && moe_layer_of_[s] >= 0)
       saved.routing.balance_counts_UE = step_counts_LE_.narrow(0, moe_layer_of_[s], 1);
-    StageContext context{batch, phase, saved.routing, options_.save_policy, options.loss_seed, options.candidates};
+    if (given.defined() && moe_layer_of_[s] >= 0) saved.routing.ids_NK = given[moe_layer_of_[s]];
+    StageContext context{.batch = batch,
+                         .phase = phase,
+                         .routing = saved.routing,
+                         .save_policy = options_.save_policy,
+                         .loss_seed = options.loss_seed,
+                         .candidates = options.candidates,
+                         .probe = options.probe};
     gather(s);  // for the first stage: the others were gathered ahead
     gather_stream_.wait();
     if (s + 1 < num_stages) gather(s + 1);

@@ -79,8 +79,9 @@ class StageRunner {
   at::Tensor score(const Batch& batch);
   /// Log-probability of each candidate, in place of the batch's targets: float64 [C]. Collective over shard.
   at::Tensor score(const Batch& batch, const Candidates& candidates);
-  /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next batch.
-  at::Tensor run_to_last(const Batch& batch);
+  /// Input of the last stage [N, D] for a batch; the last stage's weights stay gathered until the next batch. With a
+  /// probe nothing is dropped, as in Phase::score, and the layers with experts append to it. Collective over shard.
+  at::Tensor run_to_last(const Batch& batch, RoutingProbe* probe = nullptr);
 
   const LocalTotals& totals() const { return totals_; }
   /// Moves the totals out, for the caller to reduce in place; the runner has none until reset_totals().
@@ -117,6 +118,7 @@ class StageRunner {
     at::Tensor loss_seed = {};               ///< of Phase::train
     at::Tensor* counts_LE = nullptr;         ///< the assignments are added to it
     const Candidates* candidates = nullptr;  ///< of Phase::score
+    RoutingProbe* probe = nullptr;           ///< not of Phase::train
   };
   at::Tensor forward(const Batch& batch, Phase phase, size_t num_stages, const ForwardOptions& options);
   void backward(const Batch& batch, const at::Tensor& loss_seed, double aux_share, bool reduces);
