@@ -4,8 +4,7 @@
 
 namespace olmoe {
 
-/// Context-independent specialization: how unevenly the tokens of an id, and those at a position, choose experts, and
-/// whether the context changes what the tokens of an id choose.
+/// Context-independent specialization: how unevenly tokens of an id, or at a position, choose experts, in any context:
 ///   contexts.ids, contexts.tokens [U]
 ///   contexts.deviation [T, U]         standard deviation over experts of the share of the id's assignments
 ///   contexts.chance [U]               its root mean square where as many tokens choose K of E at random
