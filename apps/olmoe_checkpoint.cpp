@@ -118,7 +118,7 @@ class CommandLine {
     command->add_option("--expert-width", upcycling_.expert_width,
                         "hidden width of an expert, which divides the dense one; that if not given");
     command->add_option("--seed", upcycling_.seed, "of the router and the noise")->capture_default_str();
-    command->add_option("--noise", upcycling_.noise, "share of the experts' weights that are drawn anew")
+    command->add_option("--noise", upcycling_.noise, "share of the experts' weights that are drawn anew, by model.init")
         ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str();
   }

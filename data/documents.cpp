@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/hash.h"
+#include "core/text.h"
 #include "data/document_table.h"
 #include "data/token_files.h"
 
@@ -55,6 +56,17 @@ std::vector<int32_t> DocumentTables::ends_within(size_t file, int64_t first, int
     out.push_back(static_cast<int32_t>(*end - first));
   out.push_back(static_cast<int32_t>(length));
   return out;
+}
+
+int64_t DocumentTables::num_documents() const {
+  int64_t count = 0;
+  for (const auto& ends : ends_) count += std::ssize(ends);
+  return count;
+}
+
+std::string describe(const DocumentTables& tables) {
+  return fmt::format("document tables: {}, whose ends take {} of host memory on each rank",
+                     counted(tables.num_documents(), "document"), describe_size(tables.size_bytes()));
 }
 
 std::shared_ptr<const SequenceSource> make_eos_documents(std::shared_ptr<const SequenceSource> source, int64_t eos_id) {

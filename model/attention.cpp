@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "kernels/attention.h"
+#include "kernels/cached_attention.h"
 #include "kernels/rotary.h"
 #include "model/attention_memory.h"
 #include "model/block/output_gate.h"
@@ -190,16 +191,48 @@ at::Tensor Attention::forward(const Normed& x, const Batch& batch, SavePolicy sa
   const HeadShape shape{
       sequences,        config_.num_heads, config_.num_kv_heads, config_.head_dim(), options_.spec.window_in(positions),
       config_.norm_eps, config_.clip_qkv,  save_policy,          options_.method};
-  auto qkv_NC = olmoe::linear(x, qkv_CD_);
   const bool separate = has_separate_norm();
-  if (separate) qkv_NC = olmoe::qk_norm(qkv_NC, {q_norm_, k_norm_}, norm_widths(), config_.norm_eps);
   const at::Tensor none;
   // Without rotary embedding every position has the angles of the first, 0.
-  auto y_ND =
-      AttentionFunction::apply(qkv_NC, Weights{separate ? none : q_norm_, separate ? none : k_norm_, softmax_scale_H_},
-                               tables_.of(x.y_ND, options_.spec.rotary ? positions : 1), batch, shape);
-  if (config_.attention_gate) y_ND = output_gate(y_ND, olmoe::linear(x, gate_DD_));
-  return olmoe::linear(y_ND, output_DD_);
+  return output(x, AttentionFunction::apply(
+                       projected(x), Weights{separate ? none : q_norm_, separate ? none : k_norm_, softmax_scale_H_},
+                       tables_.of(x.y_ND, options_.spec.rotary ? positions : 1), batch, shape));
+}
+
+at::Tensor Attention::projected(const Normed& x) const {
+  const auto qkv_NC = olmoe::linear(x, qkv_CD_);
+  if (!has_separate_norm()) return qkv_NC;
+  return olmoe::qk_norm(qkv_NC, {q_norm_, k_norm_}, norm_widths(), config_.norm_eps);
+}
+
+at::Tensor Attention::output(const Normed& x, const at::Tensor& attended_ND) const {
+  if (!config_.attention_gate) return olmoe::linear(attended_ND, output_DD_);
+  return olmoe::linear(output_gate(attended_ND, olmoe::linear(x, gate_DD_)), output_DD_);
+}
+
+at::Tensor Attention::extend(const Normed& x, const CachedTokens& tokens) {
+  at::NoGradGuard no_grad;
+  const auto& cache = tokens.cache;
+  const int64_t q_width = config_.d_model, kv_width = config_.kv_width(), window = options_.spec.window;
+  const auto qkv_NC = projected(x);
+  // A row of angles for each token, or one row of zeros for all; the length of the cache bounds positions.
+  auto table = tables_.of(x.y_ND, options_.spec.rotary ? cache.k_BGSd.size(2) : 1);
+  if (options_.spec.rotary) table = table.index_select(0, tokens.positions_N);
+  const auto query_table = config_.scalable_softmax ? scaled_rows(table, tokens.positions_N, window) : table;
+  const auto rotated = [&](int64_t first, int64_t width, const at::Tensor& norm, const at::Tensor& angles) {
+    const auto weight = has_separate_norm() ? at::Tensor() : norm;
+    const auto part_NW = qkv_NC.narrow(1, first, width);
+    return kernels::norm_rotary({part_NW, weight, angles, config_.clip_qkv}, config_.norm_eps).y_NW;
+  };
+  auto q_ND = rotated(0, q_width, q_norm_, query_table);
+  if (config_.scalable_softmax) q_ND = scale_heads(q_ND, softmax_scale_H_);
+  auto v_NW = qkv_NC.narrow(1, q_width + kv_width, kv_width);
+  if (const auto& clip = config_.clip_qkv) v_NW = v_NW.clamp(-*clip, *clip);
+  const auto by_head = [&](const at::Tensor& x_NW) {
+    return x_NW.unflatten(1, {x_NW.size(1) / config_.head_dim(), config_.head_dim()});
+  };
+  kernels::store_keys_values(cache, by_head(rotated(q_width, kv_width, k_norm_, table)), by_head(v_NW), tokens.runs);
+  return output(x, kernels::cached_attention(by_head(q_ND), cache, tokens.runs, window).flatten(1));
 }
 
 /// Of one token: rotated queries and keys, clamped values, and 1/rms of queries and keys.

@@ -43,6 +43,9 @@ class Attention {
   StageState state();
   /// y_ND, in the dtype of x, whose N rows are the tokens of `batch`.
   at::Tensor forward(const Normed& x, const Batch& batch, SavePolicy save_policy);
+  /// The same without a graph for tokens whose earlier ones are in a cache, to which it adds their keys (rotated) and
+  /// values. It does not depend on how a sequence is divided into calls, but for roundings.
+  at::Tensor extend(const Normed& x, const CachedTokens& tokens);
   StageCost cost(const CostContext& context) const;
   /// Weights that the normed rows are multiplied by.
   int normed_uses() const { return config_.attention_gate ? 2 : 1; }
@@ -51,6 +54,9 @@ class Attention {
   /// Whether queries and keys are normed apart from the rotation, by qk_norm().
   bool has_separate_norm() const { return config_.qk_norm != QkNorm::none && config_.qk_norm != QkNorm::full; }
   QkWidths norm_widths() const;
+  /// Fused queries, keys and values, normed where that is apart from the rotation; then what follows attention.
+  at::Tensor projected(const Normed& x) const;
+  at::Tensor output(const Normed& x, const at::Tensor& attended_ND) const;
   StageCost norm_cost(const CostContext& context) const;
   StageCost gate_cost(const CostContext& context) const;
   /// Of what scalable softmax adds.

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "data/batch.h"
+#include "kernels/cached_attention.h"
 #include "kernels/experts.h"
 #include "model/cost.h"
 #include "model/routing.h"
@@ -57,6 +59,14 @@ struct MoeOptions {
   kernels::ExpertKernels kernels = kernels::ExpertKernels::unfused;
 };
 
+/// Of a forward over the new tokens of sequences whose earlier ones are in a cache: what the attention of one block
+/// takes. The batch is one row of all new tokens, in the order of `runs`.
+struct CachedTokens {
+  kernels::KeyValues cache;
+  std::span<const kernels::CachedRun> runs;
+  at::Tensor positions_N;  ///< int64, of each token in its sequence
+};
+
 /// What the forward of a stage is given beside its input.
 struct StageContext {
   const Batch& batch;  ///< on the stage's device
@@ -65,6 +75,7 @@ struct StageContext {
   SavePolicy save_policy = SavePolicy::all;
   at::Tensor loss_seed = {};               ///< of Phase::train: d(total) / d(summed cross-entropy), a float64 scalar
   const Candidates* candidates = nullptr;  ///< of Phase::score: in place of the targets; on the stage's device
+  const CachedTokens* cached = nullptr;    ///< of Phase::score, for a block: attention is to a cache, and extends it
   RoutingProbe* probe = nullptr;           ///< of a forward without a backward
 };
 

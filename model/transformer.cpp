@@ -76,8 +76,9 @@ class Block : public Stage {
 
   StageOut forward(const at::Tensor& x_ND, StageContext& context) override {
     const auto policy = context.save_policy;
+    const auto normed = pre_ ? pre_->attention.forward(x_ND, policy) : unnormed(x_ND);
     auto attended_ND =
-        attention_.forward(pre_ ? pre_->attention.forward(x_ND, policy) : unnormed(x_ND), context.batch, policy);
+        context.cached ? attention_.extend(normed, *context.cached) : attention_.forward(normed, context.batch, policy);
     if (post_) attended_ND = post_->attention.forward(attended_ND, SavePolicy::all).y_ND;
     const auto mid = pre_ ? pre_->ffn.add(attended_ND, x_ND, policy) : unnormed_sum(attended_ND, x_ND);
     if (!post_) return ffn(mid.norm, mid.sum_ND, context);

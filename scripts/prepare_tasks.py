@@ -88,9 +88,11 @@ def check_names(names, out):
 
 def write_task(task, tokenizer, options, path):
     """Writes one file; returns what is said of it."""
+    from tasks.task import limited
     from tasks.task_arrays import count, make_arrays, metadata_of
     from tasks.task_file import write_task_file
 
+    task = limited(task, options.limit) if options.limit else task
     tensors = make_arrays(task, tokenizer)
     write_task_file(path, tensors, metadata_of(task, tokenizer, options.first_id))
     counts = count(tensors, options.context)
@@ -170,6 +172,7 @@ def parse_options(arguments):
         help="samples whose target is no label: key of the source record that holds it, and the number of its first")
     add("--first-id", type=int, metavar="ID", help="id before the first of a perplexity set's documents (default: none)")
     add("--context", type=positive, default=2048, help="count what a scorer cuts at this length (%(default)s)")
+    add("--limit", type=positive, metavar="N", help="of every task the first N documents alone")
     add("--list", action="store_true", help="print the labels that the package has")
     options = parser.parse_args(arguments)
     if options.list:

@@ -44,6 +44,7 @@ struct PlannedTask {
   /// Makes it of `here`: all `files`, or in a dry run those that this machine has; then only what each says by itself
   /// is checked. With `reads_all` every byte of them is. Throws DataError.
   std::function<std::unique_ptr<EvalTask>(const std::vector<std::string>& here, bool reads_all)> make;
+  bool at_end_only = false;  ///< the last evaluation of a run alone runs it
 };
 
 }  // namespace olmoe

@@ -23,16 +23,22 @@ class Evaluator {
   /// ranks for files that are missing, damaged, of another dtype or shorter than a sequence, of all sets. Collective
   /// over world.
   Evaluator(const Config& config, Communicator& world);
-  explicit Evaluator(std::vector<std::unique_ptr<EvalTask>> tasks) : tasks_(std::move(tasks)) {}
+  explicit Evaluator(std::vector<std::unique_ptr<EvalTask>> tasks);
   /// Name and fingerprint of each task.
   std::vector<std::pair<std::string, std::string>> fingerprints() const;
-  bool empty() const { return tasks_.empty(); }
-  /// Runs every task; none where `stop` returned true (EvalTask::run). Collective over world.
-  std::optional<std::vector<EvalResult>> evaluate(StageRunner& runner, Communicator& world,
+  /// Whether an evaluation, or the last one of a run, has anything to do.
+  bool has_tasks(bool last) const;
+  /// Runs every task that is due in an evaluation, or in the last one; none where `stop` returned true (EvalTask::run).
+  /// Collective over world.
+  std::optional<std::vector<EvalResult>> evaluate(StageRunner& runner, Communicator& world, bool last,
                                                   const std::function<bool()>& stop) const;
 
  private:
-  std::vector<std::unique_ptr<EvalTask>> tasks_;
+  struct Scheduled {
+    std::unique_ptr<EvalTask> task;
+    bool at_end_only;
+  };
+  std::vector<Scheduled> tasks_;
 };
 
 }  // namespace olmoe

@@ -323,13 +323,13 @@ StepMetrics Trainer::train_step() {
 
 bool Trainer::evaluation_due() const {
   const auto every = config_.evaluation.every_steps;
-  return !evaluator_.empty() && (step_ == config_.train.steps || (every > 0 && step_ % every == 0));
+  return evaluator_.has_tasks(is_last()) && (is_last() || (every > 0 && step_ % every == 0));
 }
 
 /// False where a signal stopped it; the next start of this run evaluates the step.
 bool Trainer::evaluate() {
   preemption::enter(preemption::Moment::evaluating);
-  const auto results = evaluator_.evaluate(*runner_, mesh_.world(), [this] { return leave_now(); });
+  const auto results = evaluator_.evaluate(*runner_, mesh_.world(), is_last(), [this] { return leave_now(); });
   if (!results) return false;
   evaluation_missing_ = false;
   metrics_->write(step_, *results);

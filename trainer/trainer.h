@@ -58,6 +58,7 @@ class Trainer {
   void take_over_progress();
   void open_metrics();
   StepMetrics train_step();
+  bool is_last() const { return step_ == config_.train.steps; }
   bool evaluation_due() const;
   bool evaluate();
   Manifest manifest(int64_t step) const;

@@ -29,6 +29,7 @@ std::shared_ptr<const SequenceSource> make_whole_source(const Config& config, Co
     if (data.check_ids || full) hashes = dataset->read_all(world.rank(), world.size());
     if (data.document_mask == DocumentMask::table) tables = std::make_shared<DocumentTables>(*dataset);
   });
+  if (tables) log::info("{}", describe(*tables));
   if (full)
     require_alike(world, {{"token files (data.paths)", std::to_string(hashes.size())}},
                   "Every rank must read the same token files");

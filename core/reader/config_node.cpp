@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "core/utf8.h"
 
@@ -155,6 +156,32 @@ std::string_view nearest_word(std::string_view word, const std::vector<std::stri
     nearest = candidate;
   }
   return nearest;
+}
+
+std::vector<std::string_view> names_of_equal_parts(std::string_view name,
+                                                   const std::vector<std::string_view>& candidates) {
+  const auto singular = [](std::string_view part) {
+    return part.ends_with('s') ? part.substr(0, part.size() - 1) : part;
+  };
+  const auto parts_of = [&](std::string_view text) {
+    std::set<std::string_view> parts;
+    for (size_t begin = 0, end = 0; begin <= text.size(); begin = end + 1) {
+      end = std::min(text.find('_', begin), text.size());
+      if (end > begin) parts.insert(singular(text.substr(begin, end - begin)));
+    }
+    return parts;
+  };
+  const auto wanted = parts_of(name);
+  std::vector<std::string_view> best;
+  ptrdiff_t most = 1;
+  for (const auto candidate : candidates) {
+    const auto parts = parts_of(candidate);
+    const auto shared = std::ranges::count_if(wanted, [&](const auto part) { return parts.contains(part); });
+    if (shared > most) best.clear();
+    most = std::max(most, shared);
+    if (shared == most) best.push_back(candidate);
+  }
+  return best;
 }
 
 }  // namespace olmoe

@@ -37,5 +37,9 @@ std::string printable(std::string_view text);
 
 /// The candidate that `word` most likely misspells; empty if none is near.
 std::string_view nearest_word(std::string_view word, const std::vector<std::string_view>& candidates);
+/// The candidates that share most parts with `name`, of those between its underscores, one of them maybe in the plural;
+/// none where no part is shared.
+std::vector<std::string_view> names_of_equal_parts(std::string_view name,
+                                                   const std::vector<std::string_view>& candidates);
 
 }  // namespace olmoe

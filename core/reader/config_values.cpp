@@ -140,7 +140,10 @@ std::string hint_for_key(std::string_view key, const std::string& section, const
   if (!hint.empty()) return hint;
   std::vector<std::string_view> names;
   for (const std::string_view path : known_paths) names.push_back(last_name(path));
-  return fields_named(nearest_word(key, names), known_paths);
+  hint = fields_named(nearest_word(key, names), known_paths);
+  if (!hint.empty()) return hint;
+  const auto alike = names_of_equal_parts(key, here);
+  return alike.empty() ? "" : fmt::format(", keys like it in this section: {}", fmt::join(alike, ", "));
 }
 
 /// A hint for words that other YAML readers take for a boolean.

@@ -31,6 +31,12 @@ at::Tensor scaled_table(const at::Tensor& table, const VisibleKeys& keys) {
   return (table.size(0) > 1 ? table.repeat({rows / positions, 1}) : table) * log_N1;
 }
 
+at::Tensor scaled_rows(const at::Tensor& table, const at::Tensor& positions_N, int64_t window) {
+  auto count_N = positions_N + 1;
+  if (window > 0) count_N = count_N.clamp_max(window);
+  return table * count_N.to(table.scalar_type()).log().unsqueeze(1);
+}
+
 at::Tensor scale_heads(const at::Tensor& x_ND, const at::Tensor& s_H) {
   return (by_head(x_ND, s_H) * s_H.unsqueeze(1)).flatten(1);
 }

@@ -17,6 +17,9 @@ struct VisibleKeys {
 /// scores are alike. `table`: [S, d], or [1, d] for all positions. [S, d], or [N, d] with documents; `table` itself
 /// without tokens.
 at::Tensor scaled_table(const at::Tensor& table, const VisibleKeys& keys);
+/// The same for tokens at any positions of sequences, with a row of the table for each, or one for all: [N, d].
+/// `window` 0: they see all keys before them.
+at::Tensor scaled_rows(const at::Tensor& table, const at::Tensor& positions_N, int64_t window);
 
 /// x_ND with the columns of head h times s_H[h], rounded once.
 at::Tensor scale_heads(const at::Tensor& x_ND, const at::Tensor& s_H);

@@ -16,7 +16,7 @@ import tables
 LOAD_S = 30   # to load the first program, before the first part: LibTorch's libraries come from a disk
 # Cases of each, and seconds. A fault on a GPU ends the process that meets it, and what is off by default is the newest.
 TESTS = {"kernels_tests": ("[cuda]~*fused*~*cudnn*", 40), "fused_tests": ("[cuda]*fused*", 22),
-         "trainer_tests": ("[cuda]~*fused*~*cudnn*", 28), "parallel_tests": ("[cuda]", 12)}
+         "trainer_tests": ("[cuda]~*fused*~*cudnn*~*variants*", 28), "parallel_tests": ("[cuda]", 12)}
 CUDNN_TESTS = ("[cuda]*cudnn*", 100)  # cuDNN compiles its kernels for each shape
 SEVERAL_PROGRAMS = ("kernels_tests", "trainer_tests")  # of tests that are named for what they test
 MOST_LAYERS = 6  # of OLMoE-1B-7B: more would fit, and take longer to initialise than to train

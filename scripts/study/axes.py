@@ -5,6 +5,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from study.formats import count, number, short
 
 
+MOST_VALUES = 6  # of x that have a tick each
+
+
 class Scale:
     """Values to positions in the picture."""
 
@@ -33,6 +36,10 @@ class Scale:
         return [float(tick) for tick in ticks if low - slack <= tick <= high + slack]
 
 
+def clipped(value, low, high):
+    return min(max(float(value), low), high)
+
+
 def extent(chart):
     """(x low, x high, y low, y high) of the frame."""
     x = np.concatenate([line.x for line in chart.lines])
@@ -51,9 +58,14 @@ def extent(chart):
     return float(x_low), float(x_high), float(low), float(high)
 
 
+def x_text(chart, value):
+    return (count if chart.x_kind == "count" else short)(value)
+
+
 def x_ticks(chart, scale):
     """[(value, text)]"""
-    return [(tick, (count if chart.x_kind == "count" else short)(tick)) for tick in scale.ticks(6)]
+    values = chart.x_values if 0 < len(chart.x_values) <= MOST_VALUES else scale.ticks(6)
+    return [(tick, x_text(chart, tick)) for tick in values]
 
 
 def y_ticks(chart, scale):

@@ -3,6 +3,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from study.comparability import pair_notes, run_notes
 from study.formats import TIMES, time_unit, upper_first
 from study.statistics import mean_estimate
 from study.study_data import AXES, decimals_of, name_of
@@ -24,6 +25,7 @@ class Line:
     points: bool = False
     joined: bool = True
     dashed: bool = False
+    diverged: bool = False  # a cross at its last point
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Chart:
     zero: bool = False  # a line at 0
     decimals: int = 4  # of y in tooltips
     x_kind: str = "count"  # how x is written: count (k, M, B) or number
+    x_values: tuple = ()  # that have ticks, where there are few; else round numbers
     baseline: int | None = None  # index of the run; its color is that of the baseline
 
 
@@ -66,6 +69,18 @@ def line_of(run, curves, points=False):
     return Line(run.label, run.index, x, values.mean(axis=0), *band, points=points)
 
 
+def diverged_lines(run):
+    """The training loss of each seed that diverged, without smoothing."""
+    out = []
+    for seed, one in run.diverged.items():
+        if curve := one.bins():
+            of = f", seed {seed}" if len(run.run.seeds) > 1 else ""
+            keep = np.unique(np.linspace(0, len(curve.tokens) - 1, MOST_POINTS).round().astype(int))
+            out.append((one, Line(f"{run.label}{of}: diverged at step {one.result['diverged']}", run.index, curve.tokens[keep],
+                                  curve.values[keep], diverged=True)))
+    return out
+
+
 def seeds_note(data):
     most = max(len(run.seeds) for run in data.runs)
     return "bands: least to greatest of the seeds" if most > 1 else "one seed"
@@ -86,25 +101,29 @@ def frame(lines):
 def loss_chart(data, axis):
     """Training loss against tokens, FLOPs or time. None where no run has that axis."""
     lines, left_out = [], []
-    for run in data.runs:
-        line = line_of(run, data.loss_curves(run))
-        x = None if line is None else data.at_axis(next(iter(run.seeds.values())), axis, line.x)
-        if x is None:
-            left_out.append(run.label)
-            continue
-        lines.append(replace(line, x=x))
-    if not lines:
+    for run in data.rows:
+        mean = line_of(run, data.loss_curves(run))
+        found = [(next(iter(run.seeds.values())), mean)] if mean else []
+        for one, line in found + diverged_lines(run):
+            x = data.at_axis(one, axis, line.x)
+            if x is None:
+                left_out.append(run.label)
+            else:
+                lines.append(replace(line, x=x))
+    finished = [line for line in lines if not line.diverged]
+    if not finished:
         return None
     x_label = AXES[axis]
     if axis == "time":
         unit, size = time_unit(max(line.x[-1] for line in lines))
         lines = [replace(line, x=line.x / size) for line in lines]
         x_label = f"steps {TIMES} step time measured alone, {unit}"
-    note = f"mean of {data.smooth_steps} steps; {seeds_note(data)}; the frame cuts off the first tenth"
-    if left_out:
-        note += f"; step time not measured: {', '.join(left_out)}"
+    parts = [f"mean of {data.smooth_steps} steps", seeds_note(data), "the frame cuts off the first tenth"]
+    parts += ["cross: diverged, not smoothed"] if len(lines) > len(finished) else []
+    parts += [f"step time not measured: {', '.join(dict.fromkeys(left_out))}"] if left_out else []
+    parts += [note.text for run in data.runs for note in run_notes(run) if note.training]
     return Chart(f"loss_{axis}", f"Training loss against {axis if axis != 'flops' else 'FLOPs'}", x_label,
-                 "training loss, nats", lines, note, y_range=frame(lines), baseline=baseline_color(data),
+                 "training loss, nats", lines, "; ".join(parts), y_range=frame(finished), baseline=baseline_color(data),
                  x_kind="count" if axis == "tokens" else "number")
 
 
@@ -117,7 +136,8 @@ def heldout_chart(data):
     if not lines:
         return None
     return Chart("heldout_tokens", "Mean held-out loss against tokens", "tokens", "mean held-out loss, nats", lines,
-                 f"at the evaluations; {seeds_note(data)}", baseline=baseline_color(data))
+                 "; ".join(["at the evaluations", seeds_note(data), *(note.text for run in data.runs for note in run_notes(run)
+                                                                      if note.heldout)]), baseline=baseline_color(data))
 
 
 def difference_chart(data):
@@ -134,10 +154,11 @@ def difference_chart(data):
     has_band = any(line.low is not None for line in lines)
     if len(lines) > MOST_BANDS:
         lines = [replace(line, low=None, high=None) for line in lines]
+    bands = "one seed: no interval" if not has_band else "bands: 95 % interval at each point" if len(lines) <= MOST_BANDS else (
+        "intervals: in the table")
+    notes = dict.fromkeys(note.text for run in data.candidates for note in pair_notes(run, data.baseline) if note.training)
     return Chart("difference", f"Training loss minus that of {data.baseline.label}", "tokens", "difference, nats", lines,
-                 f"paired by seed, mean of {data.smooth_steps} steps; "
-                 + ("one seed: no interval" if not has_band else "bands: 95 % interval at each point"
-                    if len(lines) <= MOST_BANDS else "intervals: in the table"),
+                 "; ".join([f"paired by seed, mean of {data.smooth_steps} steps", bands, *notes]),
                  y_range=frame(lines), zero=True, baseline=baseline_color(data))
 
 

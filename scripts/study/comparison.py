@@ -2,12 +2,13 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
+from study.comparability import difference_at_equal_tokens, pair_notes
 from study.curves import EqualLoss, equal_loss
-from study.formats import INTERVAL, between, multiple, names, number, plural, quoted, signed, upper_first
-from study.statistics import Difference, mean_estimate, paired_difference
-from study.study_data import HELDOUT, LOSS, decimals_of, name_of
+from study.formats import INTERVAL, between, count, multiple, names, number, plural, quoted, signed, upper_first
+from study.statistics import mean_estimate
+from study.study_data import HELDOUT, LOSS, decimals_of, diverged_text, name_of
+
+MOST_NAMED = 4  # variants that an answer names one by one
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,15 @@ class Comparison:
     """A candidate against the baseline."""
     run: object
     differences: dict  # {key: Difference}
-    equal_tokens: Difference  # of training loss, where the shorter of both ends
+    notes: tuple  # comparability.Note
     ahead: EqualLoss | None  # the candidate to the baseline's final training loss
     behind: EqualLoss | None  # the baseline to the candidate's
     heldout_ahead: EqualLoss | None  # the same of the mean held-out loss
     heldout_behind: EqualLoss | None
+
+    def notes_of(self, is_evaluated):
+        """What is in the way of a difference of losses, of evaluations or of training."""
+        return [note for note in self.notes if (note.heldout if is_evaluated else note.training)]
 
 
 def compared_keys(data):
@@ -27,16 +32,6 @@ def compared_keys(data):
     mean = [HELDOUT] if data.heldout_keys else []
     named = [key for key in data.metrics if key not in (*data.heldout_keys, HELDOUT, LOSS)]
     return [*data.heldout_keys, *mean, LOSS, *named]
-
-
-def value_at(curve, tokens):
-    """A curve between its points; None before the first."""
-    return float(np.interp(tokens, curve.tokens, curve.values)) if tokens >= curve.tokens[0] else None
-
-
-def ends_differ(data):
-    """Whether runs end at different counts of tokens: their final values are not of equal tokens then."""
-    return len({one.tokens for one in data.seeds.values()}) > 1
 
 
 def compare(data):
@@ -47,13 +42,9 @@ def compare(data):
     out = {}
     for run in data.candidates:
         loss, heldout = data.loss_curves(run), data.heldout_curves(run)
-        at_equal = [{seed: value_at(curves[seed], min(loss[seed].tokens[-1], base_loss[seed].tokens[-1]))
-                     for seed in loss.keys() & base_loss.keys() if loss[seed] and base_loss[seed]}
-                    for curves in (loss, base_loss)]
         out[run.name] = Comparison(
-            run, {key: paired_difference(data.finals(run, key), data.finals(data.baseline, key))
-                  for key in compared_keys(data)},
-            paired_difference(*at_equal), equal_loss(loss, base_loss), equal_loss(base_loss, loss),
+            run, {key: difference_at_equal_tokens(data, run, data.baseline, key) for key in compared_keys(data)},
+            tuple(pair_notes(run, data.baseline)), equal_loss(loss, base_loss), equal_loss(base_loss, loss),
             equal_loss(heldout, base_heldout), equal_loss(base_heldout, heldout))
     return out
 
@@ -75,10 +66,15 @@ def equal_loss_text(found: EqualLoss | None):
 def ratio_text(ratio, less):
     """2.10× fewer (1.80 to 2.45); of a ratio below 1 its inverse: 1.20× more (0.90 to 1.60)."""
     words = less if ratio.value >= 1 else "more"
+    words = f"{multiple(ratio.value)} {words}" if multiple(ratio.value) != multiple(1) else "as many" if less == "fewer" else "as much"
     if not ratio.has_interval:
-        return f"{multiple(ratio.value)} {words}"
+        return words
     low, high = (ratio.low, ratio.high) if ratio.value >= 1 else (1 / ratio.high, 1 / ratio.low)
-    return f"{multiple(ratio.value)} {words} ({low:.2f} to {high:.2f})"
+    return f"{words} ({low:.2f} to {high:.2f})"
+
+
+def includes_one(ratio):
+    return ratio is not None and ratio.has_interval and ratio.low <= 1 <= ratio.high
 
 
 def reached(found, loss, whose):
@@ -88,6 +84,7 @@ def reached(found, loss, whose):
     if found.ratio is None:
         return f"reaches the final {loss} of {whose} in {found.num_reached} of {plural(len(found.crossings), 'seed')}"
     ratio, _, bounds = equal_loss_text(found).partition(" (")
+    bounds = bounds.replace(")", ", 1 included)") if includes_one(found.ratio) else bounds
     return f"reaches the final {loss} of {whose} with {ratio} tokens" + (f" ({bounds}" if bounds else "")
 
 
@@ -109,8 +106,9 @@ def tokens_clause(comparison, baseline):
     """What an answer says of tokens to equal loss; "" where neither reaches the other's."""
     label, parts = quoted(comparison.run.label), []
     if comparison.ahead and comparison.ahead.ratio and comparison.heldout_ahead and comparison.heldout_ahead.ratio:
-        loss, heldout = reached(comparison.ahead, "training loss", baseline), equal_loss_text(comparison.heldout_ahead)
-        return f"it {loss} and the held-out loss with {heldout}"
+        loss, heldout = (reached(found, word, baseline) for found, word in ((comparison.ahead, "training loss"),
+                                                                          (comparison.heldout_ahead, "held-out loss")))
+        return f"it {loss} and the held-out loss with {heldout.partition(' with ')[2].replace(' tokens', '')}"
     for loss, ahead, behind in (("training loss", comparison.ahead, comparison.behind),
                                 ("held-out loss", comparison.heldout_ahead, comparison.heldout_behind)):
         if words := reached(ahead, loss, baseline):
@@ -120,19 +118,27 @@ def tokens_clause(comparison, baseline):
     return "; ".join(parts)
 
 
-def difference_clause(estimate, label, baseline, key):
+def comparable_key(comparisons, key):
+    """The key, or training loss where no run has an evaluation at the tokens of one of the baseline's."""
+    has = {name: any(one.differences[name].estimate for one in comparisons.values()) for name in (key, LOSS)}
+    return LOSS if has[LOSS] and not has[key] else key
+
+
+def difference_clause(difference, label, baseline, key):
     """The difference in words."""
-    decimals, metric = decimals_of(key), name_of(key)
+    decimals, metric, estimate = decimals_of(key), name_of(key), difference.estimate
     if estimate is None:
-        return f"{label} and {baseline} have no seed in common: no difference can be paired"
+        return f"{label} and {baseline} have {difference.why}: no difference can be paired"
     bounds = estimate.method
     if estimate.has_interval:
         bounds = f"{INTERVAL} {between(estimate, lambda value: signed(value, decimals))}, {plural(estimate.count, 'seed')}"
+    verb = "ends" if difference.tokens is None else "is"
+    where = "" if difference.tokens is None else f" at {count(difference.tokens)} tokens, which both have"
     if estimate.has_interval and not estimate.excludes_zero:
-        return f"no difference between {label} and {baseline} is shown in {metric}: " \
+        return f"no difference between {label} and {baseline} is shown in {metric}{where}: " \
                f"{signed(estimate.value, decimals)} nats ({bounds})"
     direction = "below" if estimate.value < 0 else "above"
-    return f"{label} ends {number(abs(estimate.value), decimals)} nats {direction} {baseline} in {metric} ({bounds})"
+    return f"{label} {verb} {number(abs(estimate.value), decimals)} nats {direction} {baseline} in {metric}{where} ({bounds})"
 
 
 def verdicts(comparisons, key):
@@ -149,18 +155,31 @@ def verdicts(comparisons, key):
     return out
 
 
-def answer(data, comparisons):
-    """What the numbers say of the question, with interval and seeds."""
-    key = data.ranked_by
-    if not comparisons:
-        return answer_without_baseline(data, key)
+def answer_of_comparisons(data, comparisons, key):
     base = quoted(data.baseline.label)
     if len(comparisons) > 1:
         return answer_of_many(comparisons, key, base)
     comparison = next(iter(comparisons.values()))
     tokens = tokens_clause(comparison, base)
-    text = difference_clause(comparison.differences[key].estimate, quoted(comparison.run.label), base, key)
-    return upper_first(text) + (f"; {tokens}." if tokens else ".")
+    text = upper_first(difference_clause(comparison.differences[key], quoted(comparison.run.label), base, key))
+    return text + (f"; {tokens}." if tokens else ".")
+
+
+def answer(data, comparisons):
+    """What the numbers say of the question, with interval and seeds, and what is in the way of it."""
+    key = data.ranked_by
+    if not comparisons:
+        text = answer_without_baseline(data, key)
+    elif comparable_key(comparisons, key) != key:
+        key, without = LOSS, name_of(key)
+        text = f"No {without} at equal tokens. {answer_of_comparisons(data, comparisons, key)}"
+    else:
+        text = answer_of_comparisons(data, comparisons, key)
+    diverged = diverged_text(data.rows)
+    kinds = {data.is_evaluated(key), *([False] if name_of(LOSS) in text else [])}  # of losses that the text is about
+    notes = dict.fromkeys(note.text for one in comparisons.values() for kind in kinds for note in one.notes_of(kind))
+    return " ".join([text, *([f"Diverged: {diverged}."] if diverged else []),
+                     *([f"Not like for like: {'; '.join(notes)}."] if notes else [])])
 
 
 def answer_without_baseline(data, key):
@@ -173,27 +192,41 @@ def answer_without_baseline(data, key):
            f"({plural(seeds, 'seed')}); there is nothing to compare it with."
 
 
+def others_clause(ranked, best, key):
+    """What the others of several differ by, where there are no intervals that would say it."""
+    others = sorted((label for label in ranked if label != best), key=lambda label: ranked[label].value)
+    if len(others) > MOST_NAMED:
+        others = [others[0], others[-1]]
+    words = [f"{label} {signed(ranked[label].value, decimals_of(key))}" for label in others]
+    between_them = len(ranked) - 1 > len(others)
+    return f"; the others: {' to '.join(words) if between_them else ', '.join(words)}"
+
+
 def answer_of_many(comparisons, key, base):
     """The lowest of several, where there are intervals of those that have one, and what is shown of the others."""
-    estimates = {quoted(one.run.label): one.differences[key].estimate for one in comparisons.values()
-                 if one.differences[key].estimate is not None}
+    found = {quoted(one.run.label): one.differences[key] for one in comparisons.values()}
+    estimates = {label: difference.estimate for label, difference in found.items() if difference.estimate is not None}
     if not estimates:
-        return f"No run has a seed in common with {base}: no difference can be paired."
+        why = sorted({difference.why for difference in found.values()})
+        return f"No run can be compared with {base}: {', '.join(why)}."
     ranked = {label: estimate for label, estimate in estimates.items() if estimate.has_interval} or estimates
     best = min(ranked, key=lambda label: ranked[label].value)
-    text = difference_clause(ranked[best], best, base, key)
-    found = verdicts(comparisons, key)
+    text = difference_clause(found[best], best, base, key)
+    by_verdict = verdicts(comparisons, key)
     if len(ranked) == 1:
         start = ""
     elif ranked[best].value >= 0:
         start = f"no variant ends below {base}; the nearest: "
-    elif ranked[best].has_interval and not found["lower"]:
+    elif ranked[best].has_interval and not by_verdict["lower"]:
         start = f"no variant is shown to end below {base}; the lowest: "
     else:
         start = f"lowest of {plural(len(ranked), 'variant')}: "
-    parts = [f"{words} {names(found[verdict])}" for verdict, words in (
+    text = upper_first(start + text)
+    if not ranked[best].has_interval:
+        return text + (others_clause(ranked, best, key) if len(ranked) > 1 else "") + "."
+    parts = [f"{words} {names(by_verdict[verdict])}" for verdict, words in (
         ("lower", "shown lower:"), ("higher", "shown higher:"), ("open", "not distinguished:"))
-             if found[verdict] and len(found["open"]) < len(ranked)]
-    without = len(found["none"])
-    parts = (parts if len(ranked) > 1 else []) + ([f"{plural(without, 'other')} without an interval"] if without else [])
-    return upper_first(start + text) + "".join(f"; {part}" for part in parts if without < len(comparisons)) + "."
+             if by_verdict[verdict] and len(ranked) > 1 and len(by_verdict["open"]) < len(ranked)]
+    if by_verdict["none"]:
+        parts.append(f"{plural(len(by_verdict['none']), 'other')} without an interval")
+    return text + "".join(f"; {part}" for part in parts) + "."

@@ -38,6 +38,14 @@ def smoothed(series, key, smooth_steps, start_tokens=0):
     return Curve((edges[:-bins] + edges[bins:]) / 2, means)
 
 
+def bins_of(series, key):
+    """The bins themselves, each at its last step; None where there are none."""
+    values = series.get(key)
+    if not values or any(value is None for value in values):
+        return None
+    return Curve(np.asarray(series["tokens"], float), np.asarray(values, float))
+
+
 @dataclass(frozen=True)
 class Crossing:
     """Where a curve reaches a loss."""

@@ -5,24 +5,19 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from study.axes import Scale, extent, x_ticks, y_ticks
-from study.svg import COLORS, is_later
+from study.axes import Scale, clipped, extent, x_ticks, y_ticks
+from study.colors import BASELINE, color_of, is_later
 
-# The light colors of page.css.
-PALETTE = ("#0b62c4", "#d1480f", "#0a8a5f", "#a03fb0", "#a87400", "#00889c", "#c2185b", "#5d6470")
-BASELINE = "#1b1f24"
-
-
-def color_of(color, baseline):
-    return BASELINE if color == baseline else PALETTE[color % COLORS]
-
-
-def draw_line(axes, line, baseline):
+def draw_line(axes, line, baseline, y_range):
     color = color_of(line.color, baseline)
     style = "--" if line.dashed else "-." if is_later(line.color, baseline) else "-"
     # matplotlib leaves labels that begin with _ out of legends.
-    axes.plot(line.x, line.y, color=color, linestyle=style if line.joined else "none", linewidth=1.6, label="_" * line.dashed + line.label, markersize=4,
-              marker="o" if line.points else None)
+    axes.plot(line.x, line.y, color=color, linestyle=style if line.joined else "none", linewidth=0.9 if line.diverged else 1.6,
+              label="_" * line.dashed + line.label, markersize=4, marker="o" if line.points else None)
+    if line.diverged:  # also where the loss has left the frame
+        low, high = y_range
+        axes.plot(line.x[-1], clipped(line.y[-1], low + 0.03 * (high - low), high - 0.03 * (high - low)), color=color,
+                  marker="x", markersize=7, label="_cross")
     if line.low is not None:
         axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.16, linewidth=0)
 
@@ -48,7 +43,7 @@ def png(chart):
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for line in chart.lines:
-            draw_line(axes, line, chart.baseline)
+            draw_line(axes, line, chart.baseline, extent(chart)[2:])
         if chart.zero:
             axes.axhline(0, color=BASELINE, linewidth=0.8)
         set_frame(axes, chart)

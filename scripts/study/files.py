@@ -9,13 +9,13 @@ import time
 from study.yaml_reader import StudyError
 
 
-def write_whole(path, text):
-    """Replaces a file so that after a kill or a power failure it is the old or the new one."""
+def write_whole(path, content):
+    """Replaces a file by text or bytes so that after a kill or a power failure it is the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -10,10 +10,10 @@ from study.charts import Chart, Line
 from study.critical_batch import fit_critical_batch
 from study.curves import tokens_to_reach
 from study.fit_keys import complete_fit
-from study.formats import INTERVAL, between, count, number, short
+from study.formats import INTERVAL, between, count, names, number, plural, short, upper_first
 from study.power_laws import fit_isoflop, fit_power_law, group_by_budget
 from study.statistics import ReportError
-from study.study_data import LOSS, name_of
+from study.study_data import LOSS, diverged_text, name_of
 from study.u_curves import Point, u_curves
 
 
@@ -34,11 +34,19 @@ def interval_text(estimate, write=short):
     return f"{write(estimate.value)} ({INTERVAL} {between(estimate, write)})"
 
 
+def is_chosen(run, patterns):
+    return any(fnmatch.fnmatchcase(run.name, pattern) for pattern in patterns)
+
+
 def chosen(data, patterns):
-    runs = [run for run in data.runs if any(fnmatch.fnmatchcase(run.name, pattern) for pattern in patterns)]
+    runs = [run for run in data.runs if is_chosen(run, patterns)]
     if not runs:
         raise ReportError(f"report.fits: runs: no finished run is called like {', '.join(patterns)}")
     return runs
+
+
+def diverged_note(data, patterns):
+    return left_out_note([diverged_text([run]) for run in data.rows if run.diverged and is_chosen(run, patterns)], "diverged")
 
 
 def losses_of(data, run, metric):
@@ -81,22 +89,27 @@ def scattered(label, color, x, y):
     return Line(label, color, np.asarray(x, float), np.asarray(y, float), points=True, joined=False)
 
 
-def u_parts(groups, curves, write):
-    """(lines, rows, clauses) of {label: [Point]} and their fits."""
+def diverged_clause(values):
+    return f", diverged at {names(map(short, values))}" if values else ""
+
+
+def u_parts(groups, curves, write, diverged_at=None):
+    """(lines, rows, clauses) of {label: [Point]} and their fits. `diverged_at`: {label: [x]}."""
     lines, rows, clauses = [], [], []
     for color, (label, points) in enumerate(groups.items(), 1):
         curve, ordered = curves[label], sorted(points, key=lambda point: point.x)
+        diverged = diverged_clause((diverged_at or {}).get(label))
         x = np.array([point.x for point in ordered])
         lines.append(scattered(label, color, x, [point.loss for point in ordered]))
         if curve.refused:
-            rows.append((label, "none", curve.refused, "", ""))
-            clauses.append(f"{label}: no optimum, {curve.refused}")
+            rows.append((label, "none", curve.refused + diverged, "", ""))
+            clauses.append(f"{label}: no optimum, {curve.refused}{diverged}")
             continue
         at = np.geomspace(x[0], x[-1], 60)
         lines.append(Line(f"{label}: fit", color, at, curve.loss(at), dashed=True))
         bounds = between(curve.optimum, write) if curve.optimum.has_interval else curve.optimum.method
         rows.append((label, write(curve.optimum.value), bounds, number(curve.lowest), number(curve.largest_residual)))
-        clauses.append(f"{label}: {interval_text(curve.optimum, write)}")
+        clauses.append(f"{label}: {interval_text(curve.optimum, write)}{diverged}")
     return lines, rows, clauses
 
 
@@ -105,21 +118,25 @@ U_HEADER = ("", "optimum", "95 % interval", "fitted loss there", "largest residu
 
 def lr_u_curve(data, fit):
     key, metric = fit["key"], fit["metric"]
-    runs = chosen(data, fit["runs"])
-    without = [run.label for run in runs if value_of(run, key) is None]
-    groups = groups_without([run for run in runs if value_of(run, key) is not None], key)
+    chosen(data, fit["runs"])
+    rows_of = [run for run in data.rows if is_chosen(run, fit["runs"])]
+    without = [run.label for run in rows_of if value_of(run, key) is None]
+    grouped = groups_without([run for run in rows_of if value_of(run, key) is not None], key)
+    diverged = {label: sorted({value_of(run, key) for run in group if run.diverged}) for label, group in grouped.items()}
     groups = {label: [Point(value_of(run, key), seed, loss) for run in group for seed, loss in losses_of(data, run, metric)]
-              for label, group in groups.items()}
+              for label, group in grouped.items()}
     groups = {label: points for label, points in groups.items() if points}
-    curves = u_curves(groups, fit["curvature"] == "shared")
-    lines, rows, clauses = u_parts(groups, curves, short)
+    curves = u_curves(groups, fit["curvature"] == "shared", diverged)
+    lines, rows, clauses = u_parts(groups, curves, short, diverged)
+    clauses += [f"{label}: no optimum{diverged_clause(values)}" for label, values in diverged.items() if label not in groups]
     name = key.rpartition(".")[2]
-    chart = Chart(f"fit_{name}", f"{name_of(metric).capitalize()} against {name}", key, f"{name_of(metric)}, nats", lines,
-                  "points: runs; dashed: fit", x_log=True, x_kind="number") if lines else None
+    chart = Chart(f"fit_{name}", f"{upper_first(name_of(metric))} against {name}", key, f"{name_of(metric)}, nats", lines,
+                  "points: runs; dashed: fit", x_log=True, x_kind="number",
+                  x_values=tuple(sorted({point.x for points in groups.values() for point in points}))) if lines else None
     method = f"quadratic in log {name} by least squares" + (
         ", one curvature for all" if fit["curvature"] == "shared" and len(groups) > 1 else "")
     return FitResult(f"Best {name}", f"best {name}, {'; '.join(clauses)}.", chart, U_HEADER, rows,
-                     (method, *left_out_note(without, f"{key} is no number")))
+                     (method, *left_out_note(without, f"{key} is no number"), *diverged_note(data, fit["runs"])))
 
 
 def x_of(run, seed, kind):
@@ -160,7 +177,9 @@ def power_law(data, fit):
                   "dashed: fit up to ten times the range, band: 95 % interval of the mean", x_log=True,
                   x_kind="number") if lines else None
     return FitResult(title, text, chart, ("coefficient", "value"), rows,
-                     ("least squares of L = E + A x^-a; intervals of A and a of their logarithms",))
+                     (f"least squares of L = E + A x^-a over {plural(len(x), 'run')} at {plural(len(set(x)), 'value')} of x; "
+                      "intervals of A and a of their logarithms; they take the law as exact, and what seeds share as noise",
+                      *diverged_note(data, fit["runs"])))
 
 
 def isoflop(data, fit):
@@ -182,7 +201,8 @@ def isoflop(data, fit):
     chart = Chart("fit_isoflop", "Loss against size at equal FLOPs", size, f"{name_of(metric)}, nats", lines,
                   "points: runs; dashed: parabolas", x_log=True) if lines else None
     return FitResult("Best size at equal FLOPs", text, chart, U_HEADER, rows,
-                     ("a parabola in log size for each budget; least squares of log size on log FLOPs over their minima",))
+                     ("a parabola in log size for each budget; least squares of log size on log FLOPs over their minima",
+                      *diverged_note(data, fit["runs"])))
 
 
 def critical_batch(data, fit):
@@ -199,10 +219,11 @@ def critical_batch(data, fit):
             continue
         steps = float(one.own_steps_at(crossing.tokens))
         points.append(((crossing.tokens - one.parent_tokens) / steps, steps))
-    return critical_batch_result(points, target, without)
+    notes = (*left_out_note(without, "the loss is not crossed"), *diverged_note(data, fit["runs"]))
+    return critical_batch_result(points, target, notes)
 
 
-def critical_batch_result(points, target, without):
+def critical_batch_result(points, target, notes):
     batches, steps = (np.array(column, float) for column in zip(*sorted(points))) if points else (np.array([]),) * 2
     batches = np.array([float(f"{batch:.4g}") for batch in batches])  # equal ones differ by rounding
     found = fit_critical_batch(batches, steps)
@@ -219,7 +240,7 @@ def critical_batch_result(points, target, without):
                   lines, "dashed: fit", x_log=True, y_log=True, decimals=0) if lines else None
     return FitResult("Critical batch size", text, chart, ("", "value"), rows,
                      (f"(S/S_min {chr(8722)} 1)(E/E_min {chr(8722)} 1) = 1 of steps S and tokens E; least squares of log S",
-                      *left_out_note(without, "the loss is not crossed")))
+                      *notes))
 
 
 KINDS = {"lr_u_curve": lr_u_curve, "power_law": power_law, "isoflop": isoflop, "critical_batch": critical_batch}

@@ -2,7 +2,8 @@
 from html import escape
 from pathlib import Path
 
-from study.svg import HEIGHT, chart_svg, color_class, is_later
+from study.colors import color_class, is_later, style
+from study.svg import chart_svg
 
 FOLDER = Path(__file__).parent
 
@@ -31,13 +32,13 @@ def small(*children):
 
 
 class Cell:
-    """A cell of a table: what is in it, a second line in small type, and a class."""
+    """A cell of a table: what is in it, lines in small type below it, and a class."""
 
-    def __init__(self, value, below="", cls=""):
+    def __init__(self, value, below=(), cls=""):
         self.value, self.below, self.cls = value, below, cls
 
     def markup(self, name="td"):
-        return tag(name, self.value, *([small(self.below)] if self.below else []), cls=self.cls)
+        return tag(name, self.value, *map(small, self.below), cls=self.cls)
 
 
 def cell_of(value):
@@ -52,10 +53,10 @@ def table(header, rows, row_classes=()):
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), cls="scroll")
 
 
-def figure(chart, height=HEIGHT, has_legend=False):
+def figure(chart, width, height, has_legend=False):
     """A chart with its title and note, and a legend where its colors are not those of the runs."""
     named = [(line.label, line.color) for line in chart.lines if not line.dashed] if has_legend else []
-    return tag("figure", tag("h3", chart.title), Markup(chart_svg(chart, height)), legend(named) if len(named) > 1 else "",
+    return tag("figure", tag("h3", chart.title), Markup(chart_svg(chart, width, height)), legend(named) if len(named) > 1 else "",
                tag("figcaption", chart.note) if chart.note else "")
 
 
@@ -73,9 +74,9 @@ def pairs(items):
 
 def page(title, *children):
     """A whole page with its style and script in it: it asks no other address for anything."""
-    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    sheet, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     return ("<!DOCTYPE html>\n"
             '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n<body>\n"
+            f"<title>{escape(title)}</title>\n<style>\n{sheet}{style()}</style></head>\n<body>\n"
             + "\n".join(text(child) for child in children if child)
             + f'\n<div id="tip"></div>\n<script>\n{script}</script>\n</body></html>\n')

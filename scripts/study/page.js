@@ -1,14 +1,6 @@
 // Tooltips: the values of all lines of a chart at the pointer.
 "use strict";
 const tip = document.getElementById("tip");
-const minus = (text) => text.replace("-", "\u2212");
-
-function count(value) {
-  for (const [unit, size] of [["T", 1e12], ["B", 1e9], ["M", 1e6], ["k", 1e3]]) {
-    if (value >= size) return Number((value / size).toPrecision(4)) + " " + unit;
-  }
-  return String(Number(value.toPrecision(4)));
-}
 
 function nearest(values, wanted, log) {
   let best = 0;
@@ -19,36 +11,36 @@ function nearest(values, wanted, log) {
   return best;
 }
 
-function rowsAt(chart, x, slack) {
-  const rows = [];
+// [distance, line, index] of the point of each line that is nearest to x. Its texts are the page's own, as in its tables.
+function pointsAt(chart, x, slack) {
+  const points = [];
   for (const line of chart.lines) {
     const index = nearest(line.x, x, chart.xLog);
-    const off = chart.xLog ? Math.abs(Math.log(line.x[index] / x)) : Math.abs(line.x[index] - x);
-    if (off > slack) continue;
-    const band = line.low ? minus(line.low[index].toFixed(chart.decimals)) + " to " + minus(line.high[index].toFixed(chart.decimals)) : "";
-    rows.push([line, minus(line.y[index].toFixed(chart.decimals)), band]);
+    const off = Math.abs(chart.xLog ? Math.log(line.x[index] / x) : line.x[index] - x);
+    if (off <= slack) points.push([off, line, index]);
   }
-  return rows;
+  return points;
 }
 
-function fill(chart, x, rows) {
+function fill(chart, points) {
   const table = document.createElement("table");
-  for (const [line, value, band] of rows) {
+  for (const [, line, index] of points) {
     const row = table.insertRow();
     const swatch = document.createElement("span");
     swatch.className = "swatch " + line.kind;
     row.insertCell().append(swatch, line.label);
-    row.insertCell().textContent = value;
-    row.insertCell().textContent = band;
+    row.insertCell().textContent = line.value[index];
+    row.insertCell().textContent = line.band ? line.band[index] : "";
   }
+  const [, line, index] = points.reduce((one, other) => other[0] < one[0] ? other : one);
   const head = document.createElement("div");
-  head.textContent = chart.xLabel + ": " + (chart.xKind === "count" ? count(x) : Number(x.toPrecision(4)));
+  head.textContent = chart.xLabel + ": " + line.at[index];
   tip.replaceChildren(head, table);
 }
 
 function watch(svg, chart) {
   const cursor = svg.querySelector(".cursor"), frame = chart.frame;
-  const [low, high] = chart.xLog ? chart.bounds.slice(0, 2).map(Math.log) : chart.bounds;
+  const [low, high] = chart.xLog ? chart.bounds.map(Math.log) : chart.bounds;
   const hide = () => { tip.style.display = "none"; cursor.style.visibility = "hidden"; };
   svg.addEventListener("pointerleave", hide);
   svg.addEventListener("pointermove", (event) => {
@@ -57,9 +49,9 @@ function watch(svg, chart) {
     const share = (at - frame.left) / (frame.right - frame.left);
     if (share < 0 || share > 1) return hide();
     const position = low + share * (high - low);
-    const rows = rowsAt(chart, chart.xLog ? Math.exp(position) : position, 0.04 * (high - low));
-    if (!rows.length) return hide();
-    fill(chart, chart.xLog ? Math.exp(position) : position, rows);
+    const points = pointsAt(chart, chart.xLog ? Math.exp(position) : position, 0.04 * (high - low));
+    if (!points.length) return hide();
+    fill(chart, points);
     cursor.setAttribute("x1", at);
     cursor.setAttribute("x2", at);
     cursor.style.visibility = "visible";

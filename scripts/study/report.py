@@ -1,23 +1,28 @@
 """The report of a study: index.html, results.csv and PNGs of its curves and fits. The same results give the same bytes."""
 import csv
 import io
-import os
 from pathlib import Path
 
 from study import html
 from study.charts import all_charts
-from study.comparison import answer, compare, compared_keys, ends_differ
+from study.comparability import EQUAL_TOKENS, ends_differ
+from study.comparison import answer, compare, compared_keys
 from study.figures import png
+from study.files import write_whole
 from study.fits import make_fits
 from study.formats import count, names, plural, upper_first
 from study.html import Markup, tag
+from study.spec import text_of
 from study.statistics import BOOTSTRAP_FROM
-from study.study_data import StudyData
+from study.study_data import StudyData, diverged_text
 from study.tables import (MOST_SETS, difference_table, equal_loss_table, main_caption, main_table, metric_table, metrics_fit,
-                          run_details, value_text)
+                          run_details)
 
-FIRST_HEIGHTS = (250, 190)  # of the charts of the first screen, beside the table
-WIDE_HEIGHT = 225  # of those below it
+# Columns of the page at their usual width, and heights: text is then as large as that of the page.
+SIDE = 392, (240, 190)  # of the charts of the first screen, beside the table
+WIDE = 632, (260, 260)  # of those below it
+GRID = 412, 250
+FIT = 440, 265
 FEW_RUNS = 3  # whose table leaves room for them
 
 
@@ -28,10 +33,9 @@ def write_report(study, results, step_times, folder):
     """
     data, comparisons, fits, sections = analyse(study, results, step_times)
     charts = sections["curves"] + [fit.chart for fit in fits if fit.chart]
-    files = {"index.html": make_page(data, comparisons, fits, sections).encode(),
-             "results.csv": make_csv(data).encode(), **{f"{chart.name}.png": png(chart) for chart in charts}}
+    files = {"index.html": make_page(data, comparisons, fits, sections), "results.csv": make_csv(data),
+             **{f"{chart.name}.png": png(chart) for chart in charts}}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
@@ -43,15 +47,6 @@ def analyse(study, results, step_times):
     fits = make_fits(data)
     comparisons = relevant(compare(data), data, fits)
     return data, comparisons, fits, all_charts(data, bool(comparisons))
-
-
-def write_whole(path, content):
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def relevant(comparisons, data, fits):
@@ -66,35 +61,56 @@ def answer_text(data, comparisons, fits):
     return " ".join(found if fits and not comparisons else [*found, answer(data, comparisons)])
 
 
-def scope_text(data):
+def scope_text(data, comparisons):
     """How much the answer rests on."""
     results = [one.result for run in data.runs for one in run.seeds.values()]
-    tokens = sorted({one.tokens for one in data.seeds.values()})
-    sizes = sorted({(result["parameters"]["total"], result["parameters"]["active"]) for result in results})
-    spans = [f"{count(values[0])} to {count(values[-1])}" if len(values) > 1 else count(values[0])
-             for values in (tokens, [size[0] for size in sizes], sorted({size[1] for size in sizes}))]
+    tokens = sorted({result["tokens"] for result in results})
+    sizes = [(result["parameters"]["total"], result["parameters"]["active"]) for result in results]
+    spans = [f"{count(min(values))} to {count(max(values))}" if count(min(values)) != count(max(values)) else count(min(values))
+             for values in (tokens, *zip(*sizes))]
     seeds = sorted({len(run.seeds) for run in data.runs})
     per_run = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-    return f"{plural(len(data.runs), 'run')}, {per_run} each, {spans[0]} tokens; parameters: {spans[1]}, {spans[2]} active."
+    text = f"{plural(len(data.runs), 'run')}, {per_run} each, {spans[0]} tokens; parameters: {spans[1]}, {spans[2]} active."
+    if comparisons and seeds[-1] == 1:
+        return f"{text} How much seeds differ is not known: a difference may be chance."
+    with_interval = sum(one.differences[data.ranked_by].estimate is not None and one.differences[data.ranked_by].estimate.has_interval
+                        for one in comparisons.values())
+    return text + (f" Each of the {with_interval} intervals is of one comparison alone." if with_interval > 1 else "")
 
 
-def warning_text(data, comparisons):
-    """What is missing, or ""."""
+def seeds_by_run(keys):
+    """a seed 1,2 and b seed 1 of [(run, seed)]"""
+    by_run = {}
+    for name, seed in keys:
+        by_run.setdefault(name, []).append(str(seed))
+    return names((f"{name} seed {','.join(seeds)}" for name, seeds in by_run.items()), 6)
+
+
+def changed_text(changed):
+    """Results of another config, those with the same changes together."""
+    by_changes = {}
+    for key, changes in changed.items():
+        by_changes.setdefault("; ".join(changes), []).append(key)
+    found = ", ".join(f"{seeds_by_run(keys)} ({changes})" for changes, keys in by_changes.items())
+    return f"Results of another config than the study has now, left out: {found}."
+
+
+def warning_text(data, comparisons, answered=False):
+    """What is missing or left out, or "". `answered`: the answer names what diverged."""
     parts = []
     if data.missing:
-        by_run = {}
-        for name, seed in data.missing:
-            by_run.setdefault(name, []).append(str(seed))
-        parts.append(f"{data.num_planned - data.num_finished} of {data.num_planned} runs have no result (failed or not run "
-                     f"yet): {names((f'{name} seed {chr(44).join(seeds)}' for name, seeds in by_run.items()), 6)}.")
-    if data.diverged:
-        parts.append("Diverged, and left out of all curves, means, fits and differences: "
-                     f"{names(f'{name} seed {seed} at step {step}' for (name, seed), step in data.diverged.items())}.")
+        parts.append(f"{len(data.missing)} of {data.num_planned} runs have no result (failed or not run yet): "
+                     f"{seeds_by_run(data.missing)}.")
+    if data.changed:
+        parts.append(changed_text(data.changed))
+    if diverged := diverged_text(data.rows):
+        parts.append("Runs that diverged are in no mean, fit or difference"
+                     + ("." if answered else f": {diverged}."))
     if data.baseline is None:
-        parts.append("The baseline has no result: nothing is compared with it.")
+        parts.append("The baseline has no final loss: nothing is compared with it.")
     if comparisons and ends_differ(data):
-        parts.append("Runs end at different counts of tokens, and final losses are compared as they are: at equal tokens see "
-                     "the chart and table of differences.")
+        parts.append("Runs end at different counts of tokens: differences are where the shorter of both ends, or at the last "
+                     "evaluation that both have; the longer one's schedule is not at its end there.")
     if unequal := [one.run.label for one in comparisons.values() if one.differences[data.ranked_by].left_out]:
         parts.append(f"Differences to the baseline are of the seeds that both have: {names(unequal)}.")
     if without := [f"{run.label} seed {seed}" for run in data.runs for seed, one in run.seeds.items()
@@ -103,40 +119,47 @@ def warning_text(data, comparisons):
     return " ".join(parts)
 
 
+def first_charts(comparisons, fits, sections):
+    """Those of the first screen: of the fits, where they are what the study asks, else losses and differences."""
+    of_fits = [fit.chart for fit in fits if fit.chart]
+    curves = [chart for chart in sections["curves"] if chart.name in ("loss_tokens", "difference")]
+    if of_fits and not comparisons:
+        return of_fits[:2]
+    return [*of_fits[:1], *curves][:2]
+
+
 def first_screen(data, comparisons, fits, sections):
     study = data.study
     paper = study.paper or "The study names no answer of the paper."
-    main = main_table(data, comparisons)
-    shown = [chart for chart in sections["curves"] if chart.name in ("loss_tokens", "difference")]
-    if fits and fits[0].chart:
-        shown = [fits[0].chart, *shown[:1]]
-    kind = "wide" if len(data.heldout_keys) > MOST_SETS or len(data.runs) <= FEW_RUNS else ""
-    heights = (WIDE_HEIGHT, WIDE_HEIGHT) if kind else FIRST_HEIGHTS
+    shown = first_charts(comparisons, fits, sections)
+    has_curves = any(chart in sections["curves"] for chart in shown)
+    wide = len(data.heldout_keys) > MOST_SETS or len(data.rows) <= FEW_RUNS
+    width, heights = WIDE if wide else SIDE
     # A chart has its id once in the page: those shown here are not repeated below.
-    pictures = tag("div", *(html.figure(chart, height, chart not in sections["curves"])
+    pictures = tag("div", *(html.figure(chart, width, height, chart not in sections["curves"])
                            for chart, height in zip(shown, heights)), cls="pair")
-    main = tag("div", main, tag("p", main_caption(data, comparisons), cls="note"))
-    warning = warning_text(data, comparisons)
+    main = tag("div", main_table(data, comparisons, has_curves), tag("p", main_caption(data, comparisons), cls="note"))
+    warning = warning_text(data, comparisons, answered=bool(comparisons) or not fits)
     return shown, [
         tag("p", f"study {study.name}", cls="study"), tag("h1", study.question),
         tag("div", tag("div", tag("h3", "The paper"), tag("p", paper), cls="card"),
             tag("div", tag("h3", "This study"), tag("p", answer_text(data, comparisons, fits)),
-                tag("p", scope_text(data), cls="small"), cls="card ours"), cls="answers"),
+                tag("p", scope_text(data, comparisons), cls="small"), cls="card ours"), cls="answers"),
         tag("p", warning, cls="warning") if warning else "",
-        tag("div", main, pictures, cls=f"top {kind}".strip())]
+        tag("div", main, pictures, cls=f"top {'wide' if wide else ''}".strip())]
 
 
 def runs_legend(data, charts):
     baseline = data.baseline.index if data.baseline else None
     shown = {line.color for chart in charts for line in chart.lines}
-    return html.legend([(run.label, run.index) for run in data.runs if run.index in shown], baseline)
+    return html.legend([(run.label, run.index) for run in data.rows if run.index in shown], baseline)
 
 
 def chart_section(data, title, charts):
     if not charts:
         return ""
     return Markup(tag("h2", title) + runs_legend(data, charts)
-                  + tag("div", *(html.figure(chart) for chart in charts), cls="grid-of"))
+                  + tag("div", *(html.figure(chart, *GRID) for chart in charts), cls="grid-of"))
 
 
 def fit_section(fits, shown):
@@ -147,7 +170,7 @@ def fit_section(fits, shown):
         words = [tag("h3", fit.title), tag("p", upper_first(fit.sentence))]
         words += [html.table(fit.header, fit.rows)] if fit.rows else []
         words += [tag("p", note, cls="note") for note in fit.notes]
-        picture = [html.figure(fit.chart, has_legend=True)] if fit.chart and fit.chart not in shown else []
+        picture = [html.figure(fit.chart, *FIT, has_legend=True)] if fit.chart and fit.chart not in shown else []
         parts.append(tag("div", *picture, tag("div", *words), cls="fit" if picture else ""))
     return Markup("".join(parts))
 
@@ -159,8 +182,11 @@ def method_section(data, comparisons):
         compared and "Differences are paired by seed: of each seed that both runs have, candidate minus baseline.",
         f"95 % intervals: Student's t below {BOOTSTRAP_FROM} seeds, a studentised bootstrap from there, none of one seed. "
         "Bold: the interval excludes 0." if several else "One seed: no intervals.",
-        "Each interval is of one comparison: of twenty differences that are nothing, one is expected to look like something."
+        "Each interval is of one comparison: of twenty differences that are nothing, one is expected to look like something, "
+        "and the lowest of several variants is lower than it would be again."
         if several and len(comparisons) > 1 else "",
+        compared and f"Counts of tokens that differ by less than {EQUAL_TOKENS:.1%} are equal. Where two runs end at others, "
+        "they are compared where the shorter one ends (training loss) or at the last evaluation that both have.",
         f"Training losses and router figures are means of the last {data.smooth_steps} steps; held-out losses are of the "
         "last evaluation.",
         compared and f"Tokens to equal training loss: where the moving mean of {data.smooth_steps} steps falls to the other's last one, "
@@ -176,7 +202,7 @@ def step_time_text(data):
     measured = [run for run in data.runs if run.step_time]
     if not measured:
         return "Step times were not measured (olmoe-study time does): there is no curve against time."
-    rounds = max(sum(one["run"] == run.name for one in data.step_times["rounds"]) for run in measured)
+    rounds = max(len(run.rounds) for run in measured)
     return f"Step times: medians of {plural(rounds, 'round')}, each run alone on {data.step_times['machine']}, in turn. " \
            "The clock of the runs themselves is not used."
 
@@ -193,7 +219,7 @@ def make_page(data, comparisons, fits, sections):
         f"{data.study.name}: {data.study.question}", *head, fit_section(fits, shown),
         chart_section(data, "Curves", rest), *tables, chart_section(data, "Routers", sections["router"]),
         chart_section(data, "Training", sections["training"]),
-        tag("h2", "Runs"), *(run_details(data, run) for run in data.runs), method_section(data, comparisons),
+        tag("h2", "Runs"), *(run_details(data, run) for run in data.rows), method_section(data, comparisons),
         tag("p", "Beside this page: ", html.tag("a", "results.csv", href="results.csv"), " and a PNG of each curve and fit.", cls="note"))
 
 
@@ -203,14 +229,15 @@ def make_csv(data):
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["run", "label", "seed", "parameters_total", "parameters_active", "steps", "tokens", "flops", "step_time_s",
-                     *keys, "overrides", "config_hash", "version"])
-    for run in data.runs:
-        for seed, one in run.seeds.items():
-            result, values = one.result, [data.final(one, key) for key in keys]
+                     "diverged_at_step", *keys, "overrides", "config_hash", "version"])
+    for run in data.rows:
+        for seed, one in (run.seeds | run.diverged).items():
+            result = one.result
+            values = [data.final(one, key) if seed in run.seeds else None for key in keys]
             writer.writerow([
                 run.name, run.label, seed, result["parameters"]["total"], result["parameters"]["active"], result["steps"],
                 one.tokens, f"{float(one.flops_at(one.tokens)):.6g}", f"{run.step_time:.6g}" if run.step_time else "",
-                *("" if value is None else f"{value:.6g}" for value in values),
-                " ".join(f"{key}={value_text(value)}" for key, value in result["overrides"].items()),
+                result.get("diverged", ""), *("" if value is None else f"{value:.6g}" for value in values),
+                " ".join(f"{key}={text_of(value)}" for key, value in result["overrides"].items()),
                 result["config_hash"], result["version"]])
     return buffer.getvalue()

@@ -84,9 +84,11 @@ def studentised_bootstrap(values):
 @dataclass(frozen=True)
 class Difference:
     """Candidate minus baseline over the seeds that both have."""
-    estimate: Estimate | None  # None: no seed in common
+    estimate: Estimate | None
     by_seed: dict
     left_out: tuple  # seeds that one of the two lacks
+    tokens: float | None = None  # at which both are compared; None: both at their ends, which are of equal tokens
+    why: str = ""  # there is no estimate
 
 
 def paired_difference(candidate, baseline):
@@ -96,4 +98,4 @@ def paired_difference(candidate, baseline):
     common = sorted(candidate.keys() & baseline.keys())
     by_seed = {seed: candidate[seed] - baseline[seed] for seed in common}
     return Difference(mean_estimate(list(by_seed.values())) if common else None, by_seed,
-                      tuple(sorted(candidate.keys() ^ baseline.keys())))
+                      tuple(sorted(candidate.keys() ^ baseline.keys())), why="" if common else "no seed in common")

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from study.curves import Curve, smoothed
+from study.curves import Curve, bins_of, smoothed
+from study.formats import names, quoted
+from study.result_checks import results_of_study
 from study.statistics import ReportError, mean_estimate
 
 SMOOTH_STEPS = 50  # where the study names none; a fifth of shorter runs
@@ -26,14 +28,8 @@ def is_heldout_loss(key):
     return key.startswith("eval/") and key.endswith("/loss")
 
 
-def steps_of(result):
-    """Steps of the run itself, without its parent's."""
-    series = result["series"]
-    return series["step"][-1] - series["step"][0] + series["bin_steps"]  # the first bin is full
-
-
 def default_smooth_steps(results):
-    return max(1, min([SMOOTH_STEPS, *(steps_of(result) // 5 for result in results)]))
+    return max(1, min([SMOOTH_STEPS, *(result["steps"] // 5 for result in results)]))
 
 
 @dataclass(frozen=True)
@@ -48,15 +44,19 @@ class RunSeed:
 
     @property
     def tokens(self):
-        return self.result["series"]["tokens"][-1]
+        return self.result["tokens"]
 
     def curve(self, key=LOSS):
         """Curve of a series against tokens, smoothed. None: no such series."""
         return smoothed(self.result["series"], key, self.smooth_steps, self.parent_tokens)
 
+    def bins(self, key=LOSS):
+        """The same without smoothing: up to the last step, which a run that diverged is about."""
+        return bins_of(self.result["series"], key)
+
     def last_evaluation(self):
         """Values of the evaluation of the last step; {} where that step has none."""
-        evaluations = self.result.get("evaluations") or []
+        evaluations = self.result["evaluations"]
         if not evaluations or evaluations[-1]["tokens"] != self.tokens:
             return {}
         return evaluations[-1]["values"]
@@ -73,17 +73,30 @@ class RunSeed:
 
 
 class RunData:
-    """A run of the study in all seeds that are finished."""
+    """A run of the study: `seeds` that are finished, and those that `diverged`, which have no final values."""
 
-    def __init__(self, run, index, seeds, step_time):
+    def __init__(self, run, index, found, step_times):
         self.name, self.label, self.run, self.index = run.name, run.label or run.name, run, index
-        self.seeds = seeds  # {seed: RunSeed}
-        self.step_time = step_time  # median seconds measured alone, or None
+        own = {seed: found[run.name, seed] for seed in run.seeds if (run.name, seed) in found}
+        self.seeds = {seed: one for seed, one in own.items() if "diverged" not in one.result}
+        self.diverged = {seed: one for seed, one in own.items() if "diverged" in one.result}
+        hashes = {one.result["config_hash"] for one in own.values()}
+        self.rounds = [one["s_per_step"] for one in (step_times or {}).get("rounds", [])
+                       if one["run"] == run.name and one["config_hash"] in hashes]
+
+    @property
+    def step_time(self):
+        """Median seconds measured alone, or None."""
+        return statistics.median(self.rounds) if self.rounds else None
 
     @property
     def first(self):
         """The result of the first seed: for what seeds have in common."""
-        return next(iter(self.seeds.values())).result
+        return next(iter((self.seeds or self.diverged).values())).result
+
+    def diverged_at(self):
+        """{seed: step}"""
+        return {seed: one.result["diverged"] for seed, one in self.diverged.items()}
 
 
 class StudyData:
@@ -91,31 +104,27 @@ class StudyData:
 
     def __init__(self, study, results, step_times):
         self.study, self.step_times = study, step_times
-        self.smooth_steps = study.report.get("smooth_steps") or default_smooth_steps(results)
-        found = {}
-        for result in results:
-            key = result["run"], result["seed"]
-            if key in found:
-                raise ReportError(f"run {key[0]}, seed {key[1]}: two results")
-            found[key] = RunSeed(result, self.smooth_steps)
+        kept, self.changed = results_of_study(study, results)
+        if self.changed and not kept:
+            raise ReportError(f"every result is of another config than study {study.name} has now: "
+                              + "; ".join(f"{name} seed {seed}: {changes[0]}" for (name, seed), changes in self.changed.items()))
+        finished = [result for result in kept if "diverged" not in result]
+        self.smooth_steps = study.report.get("smooth_steps") or default_smooth_steps(finished)
+        found = {(result["run"], result["seed"]): RunSeed(result, self.smooth_steps) for result in kept}
         planned = [(run.name, seed) for run in study.runs for seed in run.seeds]
-        if unknown := sorted(found.keys() - set(planned)):
-            raise ReportError(f"run {unknown[0][0]}, seed {unknown[0][1]}: a result that the study has no run for")
-        # Runs that met a number that is not finite have no final values: they are named, and in no curve, fit or difference.
-        self.diverged = {key: one.result["diverged"] for key, one in found.items() if "diverged" in one.result}
-        self.missing = [key for key in planned if key not in found]
-        self.num_planned, self.num_finished = len(planned), len(found)
-        found = {key: one for key, one in found.items() if key not in self.diverged}
-        self.seeds = found
-        self.runs = [RunData(run, index, {seed: found[run.name, seed] for seed in run.seeds if (run.name, seed) in found},
-                             self.median_step_time(run.name)) for index, run in enumerate(study.runs)]
-        self.runs = [run for run in self.runs if run.seeds]
+        self.missing = [key for key in planned if key not in found and key not in self.changed]
+        self.num_planned, self.num_finished = len(planned), len(finished)
+        everything = [RunData(run, index, found, step_times) for index, run in enumerate(study.runs)]
+        self.rows = [run for run in everything if run.seeds or run.diverged]  # of tables
+        self.runs = [run for run in self.rows if run.seeds]  # of curves, means, fits and differences
         if not self.runs:
-            raise ReportError(f"study {study.name}: {'every finished run diverged' if self.diverged else 'no run is finished yet'}")
-        self.baseline = next((run for run in self.runs if run.name == study.baseline), None)
-        evaluated = [key for run in found.values() for key in run.last_evaluation()]
+            raise ReportError(f"study {study.name}: " + (
+                f"every finished run diverged: {diverged_text(self.rows)}" if self.rows else "no run is finished yet"))
+        self.by_name = {run.name: run for run in self.runs}
+        self.baseline = self.by_name.get(study.baseline)
+        evaluated = [key for run in self.runs for one in run.seeds.values() for key in one.last_evaluation()]
         self.heldout_keys = sorted({key for key in evaluated if is_heldout_loss(key)})
-        series = [key for run in found.values() for key in run.result["series"] if key not in ("bin_steps", "step", "tokens")]
+        series = {key for result in finished for key in result["series"]} - {"bin_steps", "step", "tokens"}
         self.known_keys = {HELDOUT, LOSS, *evaluated, *series}
         self.metrics = list(study.report.get("metrics") or [])
         if absent := [key for key in self.metrics if key not in self.known_keys]:
@@ -130,20 +139,18 @@ class StudyData:
         """The key that the answer is about."""
         return HELDOUT if self.heldout_keys else LOSS
 
-    def median_step_time(self, name):
-        rounds = [one["s_per_step"] for one in (self.step_times or {}).get("rounds", []) if one["run"] == name]
-        return statistics.median(rounds) if rounds else None
-
     def final(self, one, key):
         """The final value of a RunSeed, or None where it has none."""
-        values = one.last_evaluation()
-        if key == HELDOUT:
-            losses = [values.get(name) for name in self.heldout_keys]
-            return sum(losses) / len(losses) if losses and None not in losses else None
-        if key in values:
-            return values[key]
+        if self.is_evaluated(key):
+            points = self.evaluated(one, key)
+            return points[-1][1] if points and points[-1][0] == one.tokens else None
         curve = one.curve(key)
         return None if curve is None else curve.final
+
+    def is_evaluated(self, key):
+        """Whether a key is of evaluations, not of training steps."""
+        return key == HELDOUT or any(key in at["values"] for run in self.runs for one in run.seeds.values()
+                                     for at in one.result["evaluations"])
 
     def finals(self, run, key):
         """{seed: final value or None}"""
@@ -161,24 +168,31 @@ class StudyData:
         """{seed: mean held-out loss against tokens at the evaluations that have every set}; None below two of them."""
         out = {}
         for seed, one in run.seeds.items():
-            points = [(at["tokens"], np.mean([at["values"][key] for key in self.heldout_keys]))
-                      for at in one.result.get("evaluations") or []
-                      if self.heldout_keys and all(key in at["values"] for key in self.heldout_keys) and at["tokens"] > 0]
+            points = [(tokens, value) for tokens, value in self.evaluated(one, HELDOUT) if tokens > 0]
             out[seed] = Curve(*np.array(points, float).T) if len(points) > 1 else None
         return out
 
+    def evaluated(self, one, key):
+        """[(tokens, value)] of the evaluations of a RunSeed that have a key, or all sets of the mean."""
+        keys = self.heldout_keys if key == HELDOUT else [key]
+        return [(at["tokens"], float(np.mean([at["values"][name] for name in keys])))
+                for at in one.result["evaluations"] if keys and all(name in at["values"] for name in keys)]
+
     def seconds_at(self, one, tokens):
         """Seconds through the fork, steps x the step time measured alone; None where one of the runs was not measured."""
-        result = one.result
-        own, before = self.median_step_time(result["run"]), 0.0
-        if own is None:
+        run, before = self.run_of(one.result), 0.0
+        if run.step_time is None:
             return None
-        if parent := result.get("parent"):
-            trunk = self.seeds.get((parent["run"], parent["seed"]))
+        if parent := one.result.get("parent"):
+            trunk = self.by_name.get(parent["run"])
+            trunk = trunk and trunk.seeds.get(parent["seed"])
             before = None if trunk is None else self.seconds_at(trunk, parent["tokens"])
             if before is None:
                 return None
-        return before + own * one.own_steps_at(tokens)
+        return before + run.step_time * one.own_steps_at(tokens)
+
+    def run_of(self, result):
+        return next(run for run in self.rows if run.name == result["run"])
 
     def at_axis(self, one, axis, tokens):
         """Counts of tokens as FLOPs or seconds; None where that is not known."""
@@ -194,3 +208,15 @@ def name_of(key):
 
 def decimals_of(key):
     return DECIMALS.get(key, 4)
+
+
+def diverged_text(runs):
+    """b in all 3 seeds (at step 7, 9 and 12), c in seed 1 (at step 40)"""
+    parts = []
+    for run in runs:
+        steps = run.diverged_at()
+        if steps:
+            of = "" if len(run.run.seeds) == 1 else f" in all {len(steps)} seeds" if len(steps) == len(run.run.seeds) else (
+                f" in seed{'s' * (len(steps) > 1)} {names(map(str, steps))}")
+            parts.append(f"{quoted(run.label)}{of} (at step {names(map(str, steps.values()), 6)})")
+    return ", ".join(parts)

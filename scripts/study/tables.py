@@ -2,49 +2,76 @@
 import os
 
 from study import html
-from study.comparison import compared_keys, ends_differ, equal_loss_text, ratio_text, time_ratio
-from study.formats import between, count, number, plural, short, signed, step_time
+from study.comparability import ends_differ, run_notes
+from study.comparison import compared_keys, equal_loss_text, ratio_text, time_ratio
+from study.formats import between, count, names, number, plural, short, signed, step_time
 from study.html import Cell, Markup
-from study.study_data import HELDOUT, LOSS, decimals_of, name_of, set_name, steps_of
+from study.spec import text_of
+from study.study_data import HELDOUT, LOSS, decimals_of, name_of, set_name
 
 ROUTER_COLUMN = ("max_expert_load", "dead_experts")
 MOST_SETS = 4  # and metrics, beside the main chart
 NOTHING = "\N{EN DASH}"
+MARK = " *"  # of losses that are not what they seem
 
 
-def label_cell(data, run):
+def is_marked(data, run, key):
+    """Whether a loss of a run is not what it seems."""
+    return key in (HELDOUT, LOSS, *data.heldout_keys) and any(
+        note.heldout if data.is_evaluated(key) else note.training for note in run_notes(run))
+
+
+def label_cell(data, run, compared=True, has_swatch=True):
     baseline = data.baseline.index if data.baseline else None
-    notes = ["baseline"] if run is data.baseline else []
-    if len(run.seeds) < len(run.run.seeds):
-        notes.append(f"{len(run.seeds)} of {plural(len(run.run.seeds), 'seed')}")
-    return Cell(Markup(html.swatch(run.index, baseline) + html.text(run.label)), ", ".join(notes))
+    notes = ["baseline"] if compared and run is data.baseline else []
+    if len(run.seeds) + len(run.diverged) < len(run.run.seeds):
+        notes.append(f"{len(run.seeds) + len(run.diverged)} of {plural(len(run.run.seeds), 'seed')}")
+    if run.seeds:
+        notes += [f"seed {seed} diverged at step {step}" for seed, step in run.diverged_at().items()]
+    swatch = html.swatch(run.index, baseline) if has_swatch else ""
+    return Cell(Markup(swatch + html.text(run.label)), notes)
 
 
 def mean_cell(data, run, key, best=None):
     estimate = data.mean_final(run, key)
     if estimate is None:
         return Cell(NOTHING)
-    return Cell(number(estimate.value, decimals_of(key)), cls="best" if estimate.value == best else "")
+    return Cell(number(estimate.value, decimals_of(key)) + (MARK if is_marked(data, run, key) else ""),
+                cls="best" if estimate.value == best else "")
 
 
-def difference_cell(difference, key):
+def diverged_cell(run):
+    """In place of the final loss of a run that has none."""
+    return Cell("diverged", [f"at step {names(map(str, run.diverged_at().values()))}"], "warn")
+
+
+def marks(comparison, data, key):
+    """MARK where something is in the way of a difference of a loss."""
+    is_loss = key in (HELDOUT, LOSS, *data.heldout_keys)
+    return MARK if is_loss and comparison.notes_of(data.is_evaluated(key)) else ""
+
+
+def difference_cell(data, comparison, key):
     """Bold where the interval excludes 0."""
-    if difference is None or difference.estimate is None:
-        return Cell(NOTHING)
-    estimate, decimals = difference.estimate, decimals_of(key)
-    below = between(estimate, lambda value: signed(value, decimals)) if estimate.has_interval else ""
-    return Cell(signed(estimate.value, decimals), below, "shown" if estimate.excludes_zero else "")
+    difference, decimals = comparison.differences[key], decimals_of(key)
+    estimate = difference.estimate
+    if estimate is None:
+        return Cell(NOTHING, [difference.why])
+    below = [between(estimate, lambda value: signed(value, decimals))] if estimate.has_interval else []
+    below += [] if difference.tokens is None else [f"at {count(difference.tokens)} tokens"]
+    return Cell(signed(estimate.value, decimals) + marks(comparison, data, key), below,
+                "shown" if estimate.excludes_zero else "")
 
 
-def tokens_cell(comparison):
+def tokens_cell(data, comparison):
     """The candidate to the baseline's training loss; where it does not get there, the way back."""
-    found = comparison.ahead
+    found, mark = comparison.ahead, marks(comparison, data, LOSS)
     if found is None:
         return Cell(NOTHING)
     if found.ratio is None and comparison.behind and comparison.behind.ratio:
-        return Cell(equal_loss_text(found), f"baseline: {equal_loss_text(comparison.behind).partition(' (')[0]}")
+        return Cell(equal_loss_text(found) + mark, [f"baseline: {equal_loss_text(comparison.behind).partition(' (')[0]}"])
     main, _, bounds = equal_loss_text(found).partition(" (")
-    return Cell(main, bounds.rstrip(")"))
+    return Cell(main + mark, [bounds.rstrip(")")] if bounds else [])
 
 
 def router_cell(data, run):
@@ -64,9 +91,10 @@ def short_set_names(keys):
 
 
 def best_of(data, key):
-    """The least mean of a loss; None for metrics of which less may be worse."""
+    """The least mean of a loss, where all are of equal tokens; None for metrics of which less may be worse."""
     values = [estimate.value for run in data.runs if (estimate := data.mean_final(run, key))]
-    return min(values) if values and len(data.runs) > 1 and key in (HELDOUT, LOSS, *data.heldout_keys) else None
+    is_loss = key in (HELDOUT, LOSS, *data.heldout_keys)
+    return min(values) if values and len(data.runs) > 1 and is_loss and not ends_differ(data) else None
 
 
 def named_metrics(data):
@@ -78,27 +106,34 @@ def metrics_fit(data):
     return len(data.heldout_keys) + len(named_metrics(data)) <= MOST_SETS
 
 
-def main_table(data, comparisons):
+def main_table(data, comparisons, has_swatches):
     ranked = data.ranked_by
     named = named_metrics(data) if metrics_fit(data) else []
-    keys = [*data.heldout_keys, *named]
+    keys, differ = [*data.heldout_keys, *named], ends_differ(data)
     has_router = any(router_cell(data, run).value != NOTHING for run in data.runs)
     compared = [f"{'mean' if ranked == HELDOUT else 'loss'} minus baseline's", "tokens to baseline's training loss"]
     header = ["run", "mean" if ranked == HELDOUT else name_of(LOSS), *(compared if comparisons else []),
-              *short_set_names(data.heldout_keys), *map(name_of, named), "step time", "FLOPs",
-              *(["max load / dead"] if has_router else [])]
+              *short_set_names(data.heldout_keys), *map(name_of, named), "step time", *(["tokens"] if differ else []),
+              "FLOPs", *(["max load / dead"] if has_router else [])]
     best, rows = {key: best_of(data, key) for key in (ranked, *keys)}, []
-    for run in data.runs:
-        row = [label_cell(data, run), mean_cell(data, run, ranked, best[ranked])]
+    for run in data.rows:
+        row = [label_cell(data, run, bool(comparisons), has_swatches),
+               mean_cell(data, run, ranked, best[ranked]) if run.seeds else diverged_cell(run)]
         if comparisons:
             one = comparisons.get(run.name)
-            row += [difference_cell(one.differences[ranked], ranked), tokens_cell(one)] if one else [Cell("")] * 2
-        first = next(iter(run.seeds.values()))
-        flops = float(first.flops_at(first.tokens))
+            row += [difference_cell(data, one, ranked), tokens_cell(data, one)] if one else [Cell("")] * 2
+        first = next(iter((run.seeds or run.diverged).values()))
         row += [*(mean_cell(data, run, key, best[key]) for key in keys),
-                step_time(run.step_time) if run.step_time else NOTHING, short(flops)]
+                step_time(run.step_time) if run.step_time else NOTHING, *([count(first.tokens)] if differ else []),
+                short(float(first.flops_at(first.tokens)))]
         rows.append(row + ([router_cell(data, run)] if has_router else []))
-    return html.table(header, rows, ["baseline" if run is data.baseline else "" for run in data.runs])
+    return html.table(header, rows, ["baseline" if comparisons and run is data.baseline else "" for run in data.rows])
+
+
+def marked_notes(data, comparisons):
+    """What is said of losses with a MARK."""
+    notes = [note for run in data.runs for note in run_notes(run)] + [note for one in comparisons.values() for note in one.notes]
+    return list(dict.fromkeys(note.text for note in notes))
 
 
 def main_caption(data, comparisons):
@@ -108,16 +143,17 @@ def main_caption(data, comparisons):
     if any(one.differences[data.ranked_by].estimate and one.differences[data.ranked_by].estimate.has_interval
            for one in comparisons.values()):
         parts.append("small: 95 % intervals; bold differences exclude 0")
+    if any(one.ahead and one.ahead.ratio is None and one.behind and one.behind.ratio for one in comparisons.values()):
+        parts.append("baseline: its tokens to the run's training loss")
     parts.append("step time: measured alone" if any(run.step_time for run in data.runs) else "step times: not measured")
+    parts += [f"{MARK.strip()} {note}" for note in marked_notes(data, comparisons)]
     return "; ".join(parts)
 
 
 def difference_table(data, comparisons):
     keys = compared_keys(data)
-    differ = ends_differ(data)
-    rows = [[label_cell(data, one.run), *(difference_cell(one.differences[key], key) for key in keys),
-             *([difference_cell(one.equal_tokens, LOSS)] if differ else [])] for one in comparisons.values()]
-    return html.table(["run", *map(name_of, keys), *(["training loss at equal tokens"] if differ else [])], rows)
+    rows = [[label_cell(data, one.run), *(difference_cell(data, one, key) for key in keys)] for one in comparisons.values()]
+    return html.table(["run", *map(name_of, keys)], rows)
 
 
 def metric_table(data, comparisons):
@@ -126,10 +162,9 @@ def metric_table(data, comparisons):
     for run in data.runs:
         cells, one = [mean_cell(data, run, key) for key in keys], comparisons.get(run.name)
         for cell, key in zip(cells, keys):
-            estimate = one.differences[key].estimate if one else None
-            if estimate:
-                bounds = f" ({between(estimate, lambda value: signed(value, decimals_of(key)))})" if estimate.has_interval else ""
-                cell.below = f"{signed(estimate.value, decimals_of(key))}{bounds}"
+            if one and one.differences[key].estimate:
+                difference = difference_cell(data, one, key)
+                cell.below = [difference.value + (f" ({', '.join(difference.below)})" if difference.below else "")]
         rows.append([label_cell(data, run), *cells])
     return html.table(["run", *map(name_of, keys)], rows, ["baseline" if run is data.baseline else "" for run in data.runs])
 
@@ -166,26 +201,22 @@ def seed_rows(data, run):
         values = [data.final(one, key) for key in keys]
         rows.append([str(seed), *(NOTHING if value is None else number(value, decimals_of(key))
                                   for key, value in zip(keys, values))])
+    for seed, step in run.diverged_at().items():
+        rows.append([str(seed), f"diverged at step {step}", *[NOTHING] * (len(keys) - 1)])
     return html.table(["seed", *map(name_of, keys)], rows)
 
 
 def run_details(data, run):
     """A run's overrides, versions, config hashes and the values of its seeds, to be unfolded."""
-    result, results = run.first, [one.result for one in run.seeds.values()]
-    overrides = ", ".join(f"{key}={value_text(value)}" for key, value in result["overrides"].items()) or "none"
-    parent = result.get("parent")
+    result, results = run.first, [one.result for one in (run.seeds | run.diverged).values()]
+    overrides = ", ".join(f"{key}={text_of(value)}" for key, value in result["overrides"].items()) or "none"
+    parent = result["parent"]
     items = [("overrides", html.tag("code", overrides)),
              ("parameters", f"{count(result['parameters']['total'])} total, {count(result['parameters']['active'])} active"),
-             ("length", f"{count(result['series']['tokens'][-1])} tokens, {plural(steps_of(result), 'step')} of its own"),
-             ("config hash", html.tag("code", ", ".join(sorted({one["config_hash"] for one in results})))),
+             ("length", f"{count(result['tokens'])} tokens, {plural(result['steps'], 'step')} of its own"),
+             ("config hash", html.tag("code", result["config_hash"])),
              ("version", html.tag("code", ", ".join(sorted({str(one["version"]) for one in results}))))]
     if parent:
         items.insert(1, ("starts from", f"{parent['run']}, step {parent['step']}, {count(parent['tokens'])} tokens"))
     return html.tag("details", html.tag("summary", run.label, f" ({run.name})" if run.label != run.name else ""),
                     html.pairs(items), seed_rows(data, run))
-
-
-def value_text(value):
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -30,8 +30,8 @@ class UCurve:
         return level + slope * u + curvature * u * u
 
 
-def points_refused(points):
-    """Why points cannot show a minimum, or ""."""
+def points_refused(points, diverged=()):
+    """Why points cannot show a minimum, or "". `diverged`: x at which runs have no loss, as theirs was not finite."""
     values = sorted({point.x for point in points})
     if len(values) < 3:
         return f"{len(values)} different values, and a quadratic needs 3"
@@ -42,7 +42,9 @@ def points_refused(points):
              for x in values]
     lowest = int(np.argmin(means))
     if lowest in (0, len(values) - 1):
-        return f"the lowest loss is at the edge of the range, {values[lowest]:g}: extend it"
+        beyond = [x for x in diverged if (x > values[lowest]) == (lowest > 0)]
+        what = "runs beyond it diverged: add values between" if beyond else "extend it"
+        return f"the lowest loss is at the edge of the range, {values[lowest]:g}: {what}"
     return ""
 
 
@@ -87,12 +89,13 @@ def optimum_of(fit, at_slope, at_curvature, centre):
     return Estimate(value, low, high, count, f"Fieller, {fit.df_resid:.0f} degrees of freedom")
 
 
-def u_curves(groups, shared_curvature=False):
+def u_curves(groups, shared_curvature=False, diverged=None):
     """{group: [Point]} to {group: UCurve} by least squares, with the seeds of a group as levels of their own.
 
     With `shared_curvature` the groups have one curvature, which leaves more degrees of freedom where each has few points.
+    `diverged`: {group: [x at which runs diverged]}.
     """
-    out = {name: UCurve(points_refused(points)) for name, points in groups.items()}
+    out = {name: UCurve(points_refused(points, (diverged or {}).get(name, ()))) for name, points in groups.items()}
     names = [name for name, curve in out.items() if not curve.refused]
     for fitted in [names] if shared_curvature and names else [[name] for name in names]:
         centre = float(np.mean([np.log(point.x) for name in fitted for point in groups[name]]))

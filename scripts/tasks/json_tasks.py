@@ -65,7 +65,7 @@ def task_of(name, kind, metric, source, documents, left_out):
     metric = metric or METRICS[kind][0]
     check_metric(metric, kind, name)
     has_domain = [document.rows[0].domain is not None for document in documents]
-    if any(has_domain) != all(has_domain):
+    if len(set(has_domain)) > 1:
         raise DataError(f"{documents[has_domain.index(False)].where}: no unconditional context, but others have one")
     if metric == "pmi_dc" and not all(has_domain):
         raise DataError(f"{name}: metric pmi_dc needs an unconditional context in every document")

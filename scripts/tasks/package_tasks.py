@@ -30,10 +30,20 @@ def task_of(label, kind, metric, documents, left_out=None):
     return Task(label, kind, metric, source, documents, without_first, left_out or collections.Counter())
 
 
+class Record(dict):
+    """A record whose missing values raise, where a prompt would say None."""
+
+    def __getitem__(self, key):
+        value = super().__getitem__(key)
+        if value is None:
+            raise ValueError(f"no {key}")
+        return value
+
+
 def document_of(where, record, make):
     """A Document by a function from a record to (label, rows)."""
     try:
-        label, rows = make(record)
+        label, rows = make(Record(record))
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: not as this data set's records are: {error!r}") from None
     check_label(label, len(rows), where)

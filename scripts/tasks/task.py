@@ -32,6 +32,15 @@ def whole(text):
     return text
 
 
+def limited(task, num_documents):
+    """The task of the first documents alone, which its source says."""
+    more = len(task.documents) - num_documents
+    if more <= 0:
+        return task
+    return task._replace(documents=task.documents[:num_documents], source=f"{task.source}, first {num_documents} documents",
+                         left_out=task.left_out + collections.Counter({"documents after the limit": more}))
+
+
 def check_label(label, num_rows, where):
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < num_rows:
         raise DataError(f"{where}: label {label!r} is not the index of one of its {num_rows} choices")

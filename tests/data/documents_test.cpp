@@ -95,6 +95,17 @@ TEST_CASE("documents from tables, in shuffled order, and behind skipped sequence
     }
 }
 
+TEST_CASE("tables say how many documents they have, and what these take in memory") {
+  TokenFolder folder;
+  const auto dataset = dataset_of({folder.write("a.npy", counting(8)), folder.write("b.npy", counting(8))}, 4);
+  write_gzip(folder.path("a.csv.gz"), "0,3,x,f,1\n3,3,x,f,2\n3,8,x,f,3\n");  // one of no tokens
+  write_gzip(folder.path("b.csv.gz"), "0,8,x,f,1\n");
+  const DocumentTables tables(*dataset);
+  CHECK(tables.num_documents() == 3);
+  CHECK(tables.size_bytes() == 24);
+  CHECK(describe(tables) == "document tables: 3 documents, whose ends take 0.0 MiB of host memory on each rank");
+}
+
 TEST_CASE("a changed document table is another fingerprint") {
   TokenFolder folder;
   const auto dataset = dataset_of({folder.write("a.npy", counting(8))}, 4);

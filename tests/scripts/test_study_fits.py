@@ -1,5 +1,6 @@
 """The fits of a report on synthetic results: the runs that they are of, what they say, and keys that are refused."""
 import unittest
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,10 +39,9 @@ class Fits(unittest.TestCase):
         # Seeds 2 and 3 are 0.2 higher: taken as they are they would move the lowest point.
         runs, results = self.ladder({"small": 2e-3, "large": 2e-3})
         runs, results = runs[:5], results[:5]
-        runs[2].seeds = (1, 2, 3)
+        runs = [replace(run, label=f"AdamW, lr {run.overrides['optimizer.lr']}") for run in runs]
+        runs[2] = replace(runs[2], seeds=(1, 2, 3))
         results += [make_result(runs[2], seed, 2.2) for seed in (2, 3)]
-        for run in runs:
-            run.label = f"AdamW, lr {run.overrides['optimizer.lr']}"
         fit = analyse(make_study(runs, report={"fits": [{"kind": "lr_u_curve"}]}), results, None)[2][0]
         self.assertEqual(fit.rows[0][:2], ("AdamW", "0.002"))
 

@@ -165,8 +165,8 @@ TEST_CASE("every task of an evaluation has its lines of metrics, by task and met
     const Evaluator evaluator(std::move(tasks));
     REQUIRE(evaluator.fingerprints().size() == 2);
     CHECK(evaluator.fingerprints()[1] == std::pair<std::string, std::string>("two", "a batch"));
-    CHECK_FALSE(evaluator.evaluate(runner, world, [] { return true; }));
-    const auto results = evaluator.evaluate(runner, world, [] { return false; });
+    CHECK_FALSE(evaluator.evaluate(runner, world, /*last=*/false, [] { return true; }));
+    const auto results = evaluator.evaluate(runner, world, /*last=*/false, [] { return false; });
     REQUIRE(results);
     MetricsLog(folder / "run", /*writes=*/true, 0, 10, 10).write(3, *results);
   });

@@ -14,8 +14,14 @@ namespace {
 std::string problem_of_metric(const CheckpointConfig& config, const EvaluationConfig& evaluation) {
   std::vector<std::string> known;
   for (const auto& set : evaluation_sets(evaluation)) known.push_back(fmt::format("eval/{}/loss", set.name));
-  if (config.keep_best == 0 || std::ranges::find(known, config.keep_best_metric) != known.end()) return {};
   const auto& metric = config.keep_best_metric;
+  if (config.keep_best == 0 || std::ranges::find(known, metric) != known.end()) return {};
+  for (const auto& task : evaluation_tasks(evaluation)) {
+    if (task.at_end_only) continue;
+    for (const auto* const result : kTaskResults)
+      if (metric == fmt::format("eval/{}/{}", task.name, result)) return {};
+    known.push_back(fmt::format("eval/{}/METRIC", task.name));
+  }
   return fmt::format(
       "checkpoint.keep_best_metric: {}; checkpoint.keep_best = {} needs {}",
       metric.empty() ? "is not set" : printable(metric) + " is no metric of this run's evaluations", config.keep_best,

@@ -85,7 +85,8 @@ struct CheckpointConfig {
       "of checkpoints of multiples of it that do not stay, the weights are copied to run.folder/weights; 0: none");
     v("keep_best", keep_best, {0}, "checkpoints with the best keep_best_metric stay too, the older of equal ones");
     v("keep_best_metric", keep_best_metric,
-      "metric of an evaluation, eval/NAME/loss; checkpoints of steps that were not evaluated are not among the best");
+      "metric of an evaluation, eval/NAME/loss or, of a task, eval/NAME/acc and so on; checkpoints of steps that were "
+      "not evaluated are not among the best");
     v("keep_best_mode", keep_best_mode, "which of its values are the best");
     v("async", async,
       "write checkpoints beside training, from a copy of the trained state in host memory; false: training waits");

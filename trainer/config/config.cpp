@@ -172,6 +172,9 @@ std::vector<std::string> validate(const Config& config) {
   require(!parallel.registered_memory || over_nccl,
           "parallel.registered_memory: needs train.device=cuda and parallel.transport=nccl, with which buffers are "
           "registered");
+  require(evaluation_tasks(config.evaluation).empty() || !config.model.experts_choose(),
+          "evaluation.tasks: not with model.routing=expert_choice: which experts a token has depends on the texts that "
+          "it is evaluated with, and on later tokens");
   require(!config.log.host_syncs || gpus, "log.host_syncs: needs train.device=cuda: on a CPU there are none");
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.has_experts())
     for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));

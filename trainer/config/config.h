@@ -32,7 +32,7 @@ struct Config {
     v("schedule", schedule, "learning rate");
     v("parallel", parallel, "layout over ranks");
     v("data", data, "training tokens");
-    v("evaluation", evaluation, "held-out loss");
+    v("evaluation", evaluation, "held-out loss and tasks");
     v("checkpoint", checkpoint, "saving");
     v("log", log, "console");
   }

@@ -1,6 +1,7 @@
 #include "trainer/config/config_paths.h"
 
 #include <filesystem>
+#include <utility>
 
 #include "core/reader/user_path.h"
 
@@ -63,6 +64,21 @@ class PathResolver {
 
 }  // namespace
 
+std::vector<std::string> expand_lists(const std::vector<std::string>& paths) {
+  std::vector<std::string> all;
+  for (const auto& path : paths) {
+    const std::filesystem::path list(path);
+    if (list.extension() != ".txt") {
+      all.push_back(path);
+      continue;
+    }
+    const auto listed = read_path_list(path, list.parent_path().string());
+    if (listed.empty()) throw ConfigError(path + ": the list names no file");
+    all.insert(all.end(), listed.begin(), listed.end());
+  }
+  return all;
+}
+
 std::vector<std::string> resolve_paths(Config& config, const ConfigNode& tree) {
   PathResolver resolver(tree);
   resolver.resolve("run.folder", config.run.folder, "");
@@ -79,6 +95,9 @@ std::vector<std::string> resolve_paths(Config& config, const ConfigNode& tree) {
       const auto list = user_path(data.paths_file, resolver.folder_of("data.paths_file"));
       for (auto& path : read_path_list(list, data.root)) data.paths.push_back(std::move(path));
     });
+  for (auto [key, tasks] : {std::pair("evaluation.tasks", &config.evaluation.tasks),
+                            std::pair("evaluation.final_tasks", &config.evaluation.final_tasks)})
+    resolver.noting(key, key, [tasks = tasks] { *tasks = expand_lists(*tasks); });
   data.paths_file.clear();
   data.root.clear();
   return resolver.take_problems();

@@ -2,6 +2,8 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/where.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -23,22 +25,6 @@ int64_t dense_width(const ModelConfig& source) {
   return source.has_experts() ? source.expert_width : source.dense_hidden();
 }
 
-/// Sets the elements that noise replaces: which, and by what, depends on (seed, name, index) alone.
-template <class Scalar>
-void add_noise(const ModelConfig& model, const Upcycling& options, const std::string& name, int64_t begin,
-               at::Tensor out) {
-  const RandomStream chosen(options.seed, "chosen:" + name);
-  const TruncatedNormal normal(RandomStream(options.seed, "noise:" + name),
-                               model.init_cutoff.value_or(std::numeric_limits<double>::infinity()));
-  auto* values = out.mutable_data_ptr<Scalar>();
-  at::parallel_for(0, out.numel(), 1 << 14, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const auto index = static_cast<uint64_t>(begin + i);
-      if (chosen.uniform(index) < options.noise) values[i] = static_cast<Scalar>(model.init_std * normal(index));
-    }
-  });
-}
-
 /// The parameters of the model with experts.
 class Upcycled {
  public:
@@ -47,7 +33,7 @@ class Upcycled {
         weights_(std::move(weights)),
         options_(options),
         model_(upcycled_config(source, options)),
-        router_(random_init(model_, options.seed)),
+        random_(random_init(model_, options.seed)),
         pieces_(dense_width(source) / model_.expert_width) {}
 
   void operator()(const std::string& name, int64_t begin, at::Tensor out) const {
@@ -55,9 +41,7 @@ class Upcycled {
     if (has(name, kRouter)) return read_router(name, begin, flat);
     if (!has(name, kExperts)) return weights_(name, begin, flat);
     has(name, kDown) ? read_down(name, begin, flat) : read_gate_up(name, begin, flat);
-    if (options_.noise <= 0) return;
-    flat.scalar_type() == at::kDouble ? add_noise<double>(model_, options_, name, begin, flat)
-                                      : add_noise<float>(model_, options_, name, begin, flat);
+    if (options_.noise > 0) add_noise(name, begin, flat);
   }
 
  private:
@@ -69,12 +53,25 @@ class Upcycled {
     return source_.has_experts() ? name : name.replace(name.find(kExperts), kExperts.size(), ".ffn.");
   }
 
+  /// Draws the elements anew that noise takes: which, depends on (seed, name, index) alone.
+  void add_noise(const std::string& name, int64_t begin, const at::Tensor& flat) const {
+    const auto drawn = at::empty_like(flat), is_drawn = at::empty({flat.numel()}, at::kBool);
+    random_(name, begin, drawn);
+    const RandomStream stream(options_.seed, "chosen:" + name);
+    bool* const chosen = is_drawn.mutable_data_ptr<bool>();
+    at::parallel_for(0, flat.numel(), 1 << 14, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i)
+        chosen[i] = stream.uniform(static_cast<uint64_t>(begin + i)) < options_.noise;
+    });
+    flat.copy_(at::where(is_drawn, drawn, flat));
+  }
+
   /// [E, D]: the row of an expert is the random row of its copy.
   void read_router(const std::string& name, int64_t begin, const at::Tensor& flat) const {
     const int64_t d = model_.d_model, end = begin + flat.numel();
     for (int64_t at = begin; at < end;) {
       const int64_t expert = at / d, column = at % d, count = std::min(d - column, end - at);
-      router_(name, expert / pieces_ * d + column, flat.narrow(0, at - begin, count));
+      random_(name, expert / pieces_ * d + column, flat.narrow(0, at - begin, count));
       at += count;
     }
   }
@@ -112,8 +109,8 @@ class Upcycled {
   const ParamSource weights_;
   const Upcycling options_;
   const ModelConfig model_;
-  const ParamSource router_;
-  const int64_t pieces_;  ///< G
+  const ParamSource random_;  ///< of the router and the noise: initial values
+  const int64_t pieces_;      ///< G
 };
 
 }  // namespace

@@ -14,7 +14,7 @@ struct Upcycling {
   int64_t experts = 0, top_k = 0;
   int64_t expert_width = 0;  ///< 0: that of the dense feed-forward, G = 1
   uint64_t seed = 0;         ///< of the router and the noise
-  double noise = 0;          ///< share of the experts' weights that are drawn anew, so that copies differ
+  double noise = 0;  ///< share of the experts' weights that are drawn anew, by model.init, so that copies differ
 };
 
 /// The model that upcycling makes: as `source`, with experts and renormalised scores. Throws ConfigError, naming

@@ -44,6 +44,8 @@ std::string describe_model(const Config& config, int gpus, const GpuSpecs& gpu) 
       name_of(config.parallel.reduce_dtype), config.parallel.expert_chunks);
   if (config.data.document_mask != DocumentMask::none)
     out += "attention is counted over whole sequences: within documents (data.document_mask) it computes less\n";
+  if (config.data.document_mask == DocumentMask::table)
+    out += "document tables take 8 bytes a document in the host memory of each rank, which a dry run counts\n";
   out += fmt::format("{} {} in nodes of {}: predicted, no GPU has confirmed it; docs/parallelism.md says how\n", gpus,
                      gpu.name, kGpusPerNode);
   out += fmt::format(

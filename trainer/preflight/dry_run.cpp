@@ -53,32 +53,41 @@ std::string describe_tokens(const std::string& what, size_t num_files, int64_t t
   return fmt::format("{}: {} files, {} tokens, {} sequences\n", what, num_files, grouped(tokens), grouped(sequences));
 }
 
+/// What is said of the training files, and what their document tables take on each rank.
+struct TrainingFiles {
+  std::string text;
+  int64_t table_bytes = 0;
+};
+
 /// Throws DataError for document tables that a run would refuse.
-void check_tables(const DataConfig& data, const TokenDataset& dataset) {
-  if (data.document_mask == DocumentMask::table) DocumentTables{dataset};
+TrainingFiles read_tables(const DataConfig& data, const TokenDataset& dataset) {
+  if (data.document_mask != DocumentMask::table) return {};
+  const DocumentTables tables(dataset);
+  return {describe(tables) + "\n", tables.size_bytes()};
 }
 
 /// Checks the files that exist as a run would, and lists those that do not.
-std::string describe_training(const Config& config) {
+TrainingFiles check_training(const Config& config) {
   const auto& data = config.data;
-  if (data.synthetic) return "training tokens: synthetic\n";
+  if (data.synthetic) return {"training tokens: synthetic\n"};
   const auto paths = data.all_paths(), absent = absent_files(paths), present = present_files(paths, absent);
   if (absent.empty()) {
     const TokenDataset dataset(present, data.dtype, data.sequence_length, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
-    check_tables(data, dataset);
-    return {};  // the notices have their tokens
+    return read_tables(data, dataset);  // the notices have their tokens
   }
   // Sequences of one token: whole ones may be in files that are missing here.
+  TrainingFiles out;
   if (!present.empty()) {
     const TokenDataset dataset(present, data.dtype, /*sequence_length=*/1, config.model.vocab_size);
     if (data.check_ids) dataset.read_all();
-    check_tables(data, dataset);
+    out = read_tables(data, dataset);
   }
-  return describe_absent("training tokens", absent, paths.size());
+  out.text += describe_absent("training tokens", absent, paths.size());
+  return out;
 }
 
-/// As describe_training, of all evaluation tasks.
+/// As check_training, of all evaluation tasks.
 std::string describe_evaluation(const Config& config) {
   std::vector<std::string> all_absent;
   size_t num_files = 0;
@@ -111,9 +120,11 @@ std::string describe_checks(const Config& config) {
       checked);
 }
 
-/// The plan compared with the memory that there is.
-DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu, int multiprocessors) {
-  const int64_t rank_bytes = plan_memory(config, mesh, multiprocessors).total();
+/// The plan compared with the memory that there is; on a CPU with the document tables.
+DryRun describe_fit(const Config& config, MeshShape mesh, const std::string& gpu, int multiprocessors,
+                    int64_t table_bytes) {
+  const bool on_cpu = config.train.device == DeviceKind::cpu;
+  const int64_t rank_bytes = plan_memory(config, mesh, multiprocessors).total() + (on_cpu ? table_bytes : 0);
   const int ranks = mesh.replicate * mesh.shard, here = std::min(ranks, ranks_on_node());
   const auto bounds = planned_bounds(config, gpu);
   const auto fit = fit_memory(rank_bytes, here, bounds), together = fit_memory(rank_bytes, ranks, bounds);
@@ -181,8 +192,9 @@ DryRun dry_run(const Config& config, int world_size, const std::string& gpu, Unk
     initial_weights(config, unknown);
     out += fmt::format("initial weights: {}\n", folder);
   }
-  out += describe_training(config) + describe_evaluation(config);
-  const auto memory = describe_fit(config, mesh, gpu, multiprocessors);
+  const auto training = check_training(config);
+  out += training.text + describe_evaluation(config);
+  const auto memory = describe_fit(config, mesh, gpu, multiprocessors, training.table_bytes);
   const auto notices = describe_notices(config, world_size, unknown);
   return {out + memory.text + notices.text + describe_checks(config), memory.fits && notices.fits};
 }

@@ -42,6 +42,20 @@ TEST_CASE("a key of another section is suggested with its path") {
   CHECK(problems("steps: 1", {"clipp=1"}) == "clipp: unknown key (command line), did you mean 'model.clip'?");
 }
 
+TEST_CASE("a key that is near none is answered with those of its section that share most of its parts") {
+  const std::vector<std::string_view> keys{"router_z_weight", "load_balancing_weight", "output_z_weight",
+                                           "attention_windows", "top_k"};
+  using Names = std::vector<std::string_view>;
+  CHECK(names_of_equal_parts("z_loss_weight", keys) == Names{"router_z_weight", "output_z_weight"});
+  CHECK(names_of_equal_parts("window", keys) == Names{"attention_windows"});
+  CHECK(names_of_equal_parts("balancing_of_loads", keys) == Names{"load_balancing_weight"});
+  CHECK(names_of_equal_parts("gate", keys).empty());
+  CHECK(names_of_equal_parts("_", keys).empty());
+  CHECK(names_of_equal_parts("", keys).empty());
+  CHECK(problems("steps: 1", {"model.bias_of_all=1"}) ==
+        "model.bias_of_all: unknown key (command line), keys like it in this section: use_bias");
+}
+
 TEST_CASE("an override without a value is empty text") {
   CHECK(read("steps: 1\nname: a", {"name="}).name.empty());
   CHECK(read("steps: 1\nname: a", {"name=  "}).name.empty());

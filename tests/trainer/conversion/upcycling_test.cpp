@@ -111,6 +111,22 @@ TEST_CASE(
   CHECK((share > 0.42 && share < 0.58));
 }
 
+TEST_CASE("what upcycling draws has the deviation that model.init gives it") {
+  for (const auto init : {InitMethod::normal, InitMethod::mitchell, InitMethod::megatron}) {
+    INFO(enum_name(init));
+    auto dense = dense_model();
+    dense.init = init;
+    const Upcycling options{.experts = 6, .top_k = 3, .expert_width = 4, .seed = 3, .noise = 1};
+    const auto made = upcycled_config(dense, options);
+    const auto source = upcycled(dense, random_init(dense, 5), options), drawn = random_init(made, options.seed);
+    for (const auto& param : whole_params(made))
+      if (param.name.find(".experts.") != std::string::npos) {
+        INFO(param.name);
+        CHECK(at::equal(whole(source, param.name, param.numel), whole(drawn, param.name, param.numel)));
+      }
+  }
+}
+
 TEST_CASE("upcycling that does not divide is refused by its option") {
   const auto dense = dense_model();
   CHECK(refusal(dense, {.experts = 6, .top_k = 3, .expert_width = 4}) == "accepted");
