@@ -55,3 +55,18 @@ TEST_CASE(
   CHECK(plain.total - shared.total == 3 * 16 * 3 * 256 * 128);  // the experts of three of four blocks
   CHECK(shared.total == 2'777'344);
 }
+
+TEST_CASE("experts are as many and as small as wanted at equal active size, but for the rows of the router") {
+  struct Size {
+    int64_t experts, top_k;
+  };
+  for (const auto& [experts, top_k] : {Size{8, 1}, {16, 2}, {32, 4}, {64, 8}, {128, 16}, {384, 32}}) {
+    INFO(top_k << " of " << experts);
+    const auto model =
+        model_of("olmoe-1b-7b", {fmt::format("model.num_experts={}", experts), fmt::format("model.top_k={}", top_k),
+                                 fmt::format("model.expert_width={}", 8192 / top_k)});
+    const auto counts = count_parameters(model);
+    CHECK(counts.active - 16 * experts * 2048 == 1'279'920'128);
+    CHECK(counts.total - counts.active == 16 * (experts - top_k) * 3 * 2048 * (8192 / top_k));
+  }
+}
