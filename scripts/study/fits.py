@@ -100,7 +100,7 @@ def u_parts(groups, curves, write, diverged_at=None):
         curve, ordered = curves[label], sorted(points, key=lambda point: point.x)
         diverged = diverged_clause((diverged_at or {}).get(label))
         x = np.array([point.x for point in ordered])
-        lines.append(scattered(label, color, x, [point.loss for point in ordered]))
+        lines.append(scattered(label, color, x, [point.loss - curve.shifts.get(point.seed, 0.0) for point in ordered]))
         if curve.refused:
             rows.append((label, "none", curve.refused + diverged, "", ""))
             clauses.append(f"{label}: no optimum, {curve.refused}{diverged}")
@@ -115,6 +115,7 @@ def u_parts(groups, curves, write, diverged_at=None):
     return lines, rows, clauses
 
 
+POINTS = "points: runs, without what a seed adds at all values"
 U_HEADER = ("", "optimum", "95 % interval", "fitted loss there", "largest residual")
 
 
@@ -133,9 +134,9 @@ def lr_u_curve(data, fit):
     clauses += [f"{label}: no optimum{diverged_clause(values)}" for label, values in diverged.items() if label not in groups]
     name = key.rpartition(".")[2]
     chart = Chart(f"fit_{name}", f"{upper_first(name_of(metric))} against {name}", key, f"{name_of(metric)}, nats", lines,
-                  "points: runs; dashed: fit", x_log=True, x_kind="number",
+                  f"{POINTS}; dashed: fit", x_log=True, x_kind="number",
                   x_values=tuple(sorted({point.x for points in groups.values() for point in points}))) if lines else None
-    method = f"quadratic in log {name} by least squares" + (
+    method = f"quadratic in log {name} by least squares, with a level for each seed" + (
         ", one curvature for all" if fit["curvature"] == "shared" and len(groups) > 1 else "")
     return FitResult(f"Best {name}", f"best {name}, {'; '.join(clauses)}.", chart, U_HEADER, rows,
                      (method, *left_out_note(without, f"{key} is no number"), *diverged_note(data, fit["runs"])))
@@ -202,7 +203,7 @@ def isoflop(data, fit):
         rows.append(("b", short(iso.exponent.value), between(iso.exponent, short) if iso.exponent.has_interval
                      else iso.exponent.method, "", ""))
     chart = Chart("fit_isoflop", "Loss against size at equal FLOPs", size, f"{name_of(metric)}, nats", lines,
-                  "points: runs; dashed: parabolas", x_log=True) if lines else None
+                  f"{POINTS}; dashed: parabolas", x_log=True) if lines else None
     return FitResult("Best size at equal FLOPs", text, chart, U_HEADER, rows,
                      ("a parabola in log size for each budget; least squares of log size on log FLOPs over their minima",
                       *diverged_note(data, fit["runs"])))

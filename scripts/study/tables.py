@@ -37,7 +37,7 @@ def mean_cell(data, run, key, best=None):
     if estimate is None:
         return Cell(NOTHING)
     return Cell(number(estimate.value, decimals_of(key)) + (MARK if is_marked(data, run, key) else ""),
-                cls="best" if estimate.value == best else "")
+                cls="best" if estimate.value == best and len(run.seeds) == max(len(one.seeds) for one in data.runs) else "")
 
 
 def diverged_cell(run):
@@ -91,8 +91,10 @@ def short_set_names(keys):
 
 
 def best_of(data, key):
-    """The least mean of a loss, where all are of equal tokens; None for metrics of which less may be worse."""
-    values = [estimate.value for run in data.runs if (estimate := data.mean_final(run, key))]
+    """The least mean of a loss, where all are of equal tokens, of the runs with the most seeds: means over others may be of
+    better seeds. None for metrics of which less may be worse."""
+    most = max(len(run.seeds) for run in data.runs)
+    values = [estimate.value for run in data.runs if len(run.seeds) == most and (estimate := data.mean_final(run, key))]
     is_loss = key in (HELDOUT, LOSS, *data.heldout_keys)
     return min(values) if values and len(data.runs) > 1 and is_loss and not ends_differ(data) else None
 

@@ -1,5 +1,5 @@
 """Optima of losses that are quadratic in the logarithm of something: learning rates, model sizes at equal FLOPs."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import statsmodels.api as sm
@@ -23,6 +23,7 @@ class UCurve:
     centre: float = 0.0
     coefficients: tuple = ()  # level (mean over seeds), slope, curvature
     largest_residual: float = 0.0
+    shifts: dict = field(default_factory=dict)  # {seed: its level above the mean one}
 
     def loss(self, x):
         u = np.log(x) - self.centre
@@ -107,7 +108,8 @@ def u_curves(groups, shared_curvature=False, diverged=None):
             own = [number for number, level in enumerate(levels) if level[0] == name]
             coefficients = (float(fit.params[own].mean()), float(fit.params[at_slope]), float(fit.params[at_curvature]))
             mine = matrix[:, own].sum(axis=1) > 0
-            curve = UCurve("", None, None, centre, coefficients, float(np.abs(fit.resid[mine]).max()))
+            shifts = {levels[number][1]: float(fit.params[number]) - coefficients[0] for number in own}
+            curve = UCurve("", None, None, centre, coefficients, float(np.abs(fit.resid[mine]).max()), shifts)
             out[name] = with_optimum(curve, fit, (at_slope, at_curvature), [point.x for point in groups[name]])
     return out
 
@@ -119,4 +121,4 @@ def with_optimum(curve, fit, places, values):
     if not min(values) <= optimum.value <= max(values):
         return UCurve(f"the fitted minimum, {optimum.value:.3g}, is outside the range: extend it", None, None,
                       curve.centre, curve.coefficients)
-    return UCurve("", optimum, float(curve.loss(optimum.value)), curve.centre, curve.coefficients, curve.largest_residual)
+    return replace(curve, optimum=optimum, lowest=float(curve.loss(optimum.value)))

@@ -41,6 +41,13 @@ class EqualTokens(unittest.TestCase):
         self.assertIsNone(difference.tokens)
         self.assertIn("Other ends 0.0900 nats below base in mean held-out loss (95 % interval", answer)
 
+    def test_the_lowest_mean_is_of_runs_with_the_most_seeds(self):
+        single = make_run("single")
+        results = results_of([BASE, OTHER]) + [make_result(single, 1, 1.5)]
+        page = make_page(*analyse(make_study([BASE, OTHER, single]), results, None))
+        self.assertRegex(page, r'class="best">2\.1100<')
+        self.assertNotRegex(page, r'class="best">1\.5000<')
+
     def test_counts_that_differ_by_less_than_a_thousandth(self):
         self.assertTrue(are_equal(1000000, 1000999))
         self.assertFalse(are_equal(1000000, 1002000))

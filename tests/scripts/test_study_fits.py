@@ -44,6 +44,12 @@ class Fits(unittest.TestCase):
         results += [make_result(runs[2], seed, 2.2) for seed in (2, 3)]
         fit = analyse(make_study(runs, report={"fits": [{"kind": "lr_u_curve"}]}), results, None)[2][0]
         self.assertEqual(fit.rows[0][:2], ("AdamW", "0.002"))
+        # Points are drawn without the level of their seed: on the curve, and seeds 2 and 3 where seed 1 is.
+        points, curve = fit.chart.lines
+        middle = points.y[np.isclose(points.x, 2e-3)]
+        self.assertEqual(len(middle), 3)
+        self.assertTrue(np.allclose(middle, middle[0]))
+        self.assertTrue(np.allclose(points.y, np.interp(np.log(points.x), np.log(curve.x), curve.y), atol=1e-3))
 
     def test_an_optimum_at_the_edge_is_said(self):
         runs, results = self.ladder({"small": 2.5e-3, "large": 1e-4})
