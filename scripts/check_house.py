@@ -23,8 +23,9 @@ INNER_FLOOR = {
     "parallel/collectives": 0, "parallel": 1,
     "data": 0, "model/block": 0, "model": 1, "apps": 0,
     "trainer/device": 0, "trainer/config": 1, "trainer/checkpoint": 2, "trainer/job": 2, "trainer/planner": 2,
-    "trainer/health": 0, "trainer/evaluation": 2,
+    "trainer/health": 0, "trainer/analysis": 0, "trainer/evaluation": 2,
     "trainer/conversion": 3, "trainer/optimizer": 3, "trainer/generation": 4, "trainer": 4, "trainer/preflight": 5,
+    "trainer/inspection": 5,
 }
 # What a room may see of a lower one, where that is not everything.
 NARROW = {
@@ -34,6 +35,8 @@ NARROW = {
     ("trainer/evaluation", "data"): {"data/batch.h"},
     **{("trainer/evaluation", other): set() for other in ("kernels", "kernels/rows", "parallel", "parallel/collectives",
                                                           "model", "model/block", "trainer/device", "trainer/health")},
+    **{("trainer/analysis", other): set() for other in ("kernels", "kernels/rows", "parallel", "parallel/collectives",
+                                                        "data", "model", "model/block")},
     **{("trainer/device", other): set() for other in ("kernels", "kernels/rows", "parallel", "parallel/collectives",
                                                       "data", "model")},
 }

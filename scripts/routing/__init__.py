@@ -1,0 +1,1 @@
+"""What plot_routing.py draws of an analysis by olmoe-analyze."""
