@@ -26,8 +26,6 @@ class SequenceSource {
   }
   /// Whether the sequence whose ids are `ids` has no loss at any position.
   virtual bool is_masked(std::span<const int64_t> /*ids*/) const { return false; }
-  /// Batch::experts_LNK of sequences with these ids; undefined, for every batch alike: layers choose.
-  virtual at::Tensor experts_of(const at::Tensor& /*ids_BS*/) const { return {}; }
   /// A hash of everything that read() depends on, as data/fingerprint.h compares it when a run resumes.
   virtual std::string fingerprint() const = 0;
 };

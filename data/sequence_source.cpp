@@ -147,7 +147,6 @@ Batch make_batch(const SequenceSource& source, int64_t position, int64_t count) 
     if (!ends.empty()) add_documents(bounds, ends, b, sequence_length);
   }
   if (bounds.size() > 1) batch.bounds = batch.bounds_cpu = at::tensor(bounds, at::kInt);
-  batch.experts_LNK = source.experts_of(batch.ids_BS);
   return batch;
 }
 

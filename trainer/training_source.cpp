@@ -9,7 +9,6 @@
 #include "data/token_files.h"
 #include "parallel/agreement.h"
 #include "parallel/joined_hashes.h"
-#include "trainer/analysis/routing_record.h"
 #include "trainer/start_agreement.h"
 
 namespace olmoe {
@@ -38,30 +37,6 @@ std::shared_ptr<const SequenceSource> make_whole_source(const Config& config, Co
   return make_file_source(std::move(dataset), seed, /*shuffle=*/true, all_bytes, std::move(tables));
 }
 
-/// Sequences with the experts of a routing record (train.replay_routing).
-class ReplayedSource final : public SequenceSource {
- public:
-  ReplayedSource(std::shared_ptr<const SequenceSource> source, const Config& config)
-      : source_(std::move(source)),
-        record_(config.train.replay_routing, {.layers = config.model.num_moe_layers(),
-                                              .experts = config.model.num_experts,
-                                              .top_k = config.model.top_k,
-                                              .sequence_length = config.data.sequence_length}) {}
-  int64_t sequence_length() const override { return source_->sequence_length(); }
-  int64_t num_sequences() const override { return source_->num_sequences(); }
-  void read(int64_t position, std::span<int64_t> out) const override { source_->read(position, out); }
-  std::vector<int32_t> document_ends(int64_t position, std::span<const int64_t> ids) const override {
-    return source_->document_ends(position, ids);
-  }
-  bool is_masked(std::span<const int64_t> ids) const override { return source_->is_masked(ids); }
-  at::Tensor experts_of(const at::Tensor& ids_BS) const override { return record_.experts_of(ids_BS); }
-  std::string fingerprint() const override { return source_->fingerprint(); }
-
- private:
-  const std::shared_ptr<const SequenceSource> source_;
-  const RoutingRecord record_;
-};
-
 }  // namespace
 
 std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world) {
@@ -75,9 +50,25 @@ std::shared_ptr<const SequenceSource> make_source(const Config& config, Communic
   }
   if (config.data.instance_filter.is_on())
     source = make_filtered_source(std::move(source), config.data.instance_filter);
-  if (!config.train.replay_routing.empty())
-    agree(world, [&] { source = std::make_shared<ReplayedSource>(std::move(source), config); });
   return source;
+}
+
+std::unique_ptr<const RoutingRecord> open_record(const Config& config, Communicator& world) {
+  std::unique_ptr<const RoutingRecord> record;
+  if (config.train.replay_routing.empty()) return record;
+  agree(world, [&] {
+    record = std::make_unique<RoutingRecord>(config.train.replay_routing,
+                                             RoutingRecord::Expected{.layers = config.model.num_moe_layers(),
+                                                                     .experts = config.model.num_experts,
+                                                                     .top_k = config.model.top_k,
+                                                                     .sequence_length = config.data.sequence_length});
+  });
+  return record;
+}
+
+Batch replayed(Batch batch, const RoutingRecord* record) {
+  if (record) batch.experts_LNK = record->experts_of(batch.ids_BS);
+  return batch;
 }
 
 }  // namespace olmoe

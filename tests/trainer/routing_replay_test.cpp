@@ -55,7 +55,8 @@ TEST_CASE("a run on a routing record keeps every assignment, in fp32 and float64
   for (const int ranks : {1, 2, 4})
     for (const auto dtype : {ComputeDtype::float64, ComputeDtype::float32})
       for (const auto recompute : {Recompute::none, Recompute::full}) {
-        auto config = epoch_run(folder, fmt::format("run_{}_{}_{}", ranks, int(dtype), int(recompute)));
+        auto config =
+            epoch_run(folder, fmt::format("run_{}_{}_{}", ranks, static_cast<int>(dtype), static_cast<int>(recompute)));
         config.train.replay_routing = record;
         config.train.compute_dtype = dtype;
         config.train.recompute = recompute;
