@@ -10,7 +10,7 @@ foreach(room core kernels parallel data model trainer)
   list(APPEND sources ${of_room})
 endforeach()
 add_executable(sanitizer_tests ${sources})
-target_link_libraries(sanitizer_tests PRIVATE test_main olmoe_trainer_inspection olmoe_trainer_preflight nlohmann_json::nlohmann_json ZLIB::ZLIB)
+target_link_libraries(sanitizer_tests PRIVATE test_main olmoe_trainer_inspection olmoe_trainer_preflight olmoe_trainer_generation nlohmann_json::nlohmann_json ZLIB::ZLIB)
 target_link_options(sanitizer_tests PRIVATE ${counted_multiply})
 olmoe_reuse_torch_pch(sanitizer_tests)
 # With LibTorch in sight, Catch2 would print a vector by LibTorch's operator, which the elements of core's lack.

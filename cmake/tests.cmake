@@ -73,7 +73,7 @@ list(TRANSFORM files REPLACE "^[a-z]+/([a-z0-9_]+)\\.cpp$" "[#\\1]~[layouts]~[ti
 list(TRANSFORM files REPLACE "^[a-z]+/([a-z0-9_]+)\\.cpp$" "~[#\\1]" OUTPUT_VARIABLE not_in_rooms)
 list(JOIN in_rooms "," in_rooms)
 list(JOIN not_in_rooms "" not_in_rooms)
-olmoe_tests(trainer PCH LINK olmoe_trainer_inspection olmoe_trainer_preflight nlohmann_json::nlohmann_json ZLIB::ZLIB
+olmoe_tests(trainer PCH LINK olmoe_trainer_inspection olmoe_trainer_preflight olmoe_trainer_generation nlohmann_json::nlohmann_json ZLIB::ZLIB
   ARGUMENTS --filenames-as-tags "${not_in_rooms}~[layouts]")
 target_link_options(trainer_tests PRIVATE ${counted_multiply})
 add_test(NAME trainer_rooms COMMAND trainer_tests --filenames-as-tags "${in_rooms}")

@@ -24,7 +24,8 @@ INNER_FLOOR = {
     "data": 0, "model/block": 0, "model": 1, "apps": 0,
     "trainer/device": 0, "trainer/config": 1, "trainer/checkpoint": 2, "trainer/job": 2, "trainer/planner": 2,
     "trainer/health": 0, "trainer/analysis": 0, "trainer/evaluation": 2,
-    "trainer/conversion": 3, "trainer/optimizer": 3, "trainer": 4, "trainer/preflight": 5, "trainer/inspection": 5,
+    "trainer/conversion": 3, "trainer/optimizer": 3, "trainer/generation": 4, "trainer": 4, "trainer/preflight": 5,
+    "trainer/inspection": 5,
 }
 # What a room may see of a lower one, where that is not everything.
 NARROW = {

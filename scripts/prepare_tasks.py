@@ -93,7 +93,7 @@ def write_task(task, tokenizer, options, path):
     from tasks.task_file import write_task_file
 
     task = limited(task, options.limit) if options.limit else task
-    tensors = make_arrays(task, tokenizer)
+    tensors = make_arrays(task, tokenizer, options.first_id)
     write_task_file(path, tensors, metadata_of(task, tokenizer, options.first_id))
     counts = count(tensors, options.context)
     said = [f"{counts.documents} documents", f"{counts.rows} rows", f"{counts.query_tokens} query tokens",

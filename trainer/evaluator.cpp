@@ -45,6 +45,15 @@ Evaluator::Evaluator(std::vector<std::unique_ptr<EvalTask>> tasks) {
   for (auto& task : tasks) tasks_.push_back({std::move(task), /*at_end_only=*/false});
 }
 
+EvalSize Evaluator::size() const {
+  EvalSize all;
+  for (const auto& [task, at_end_only] : tasks_) {
+    all.tokens += task->size().tokens;
+    all.sequences += task->size().sequences;
+  }
+  return all;
+}
+
 bool Evaluator::has_tasks(bool last) const {
   return std::ranges::any_of(tasks_, [&](const Scheduled& scheduled) { return last || !scheduled.at_end_only; });
 }

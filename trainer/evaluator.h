@@ -26,6 +26,8 @@ class Evaluator {
   explicit Evaluator(std::vector<std::unique_ptr<EvalTask>> tasks);
   /// Name and fingerprint of each task.
   std::vector<std::pair<std::string, std::string>> fingerprints() const;
+  /// What all tasks read.
+  EvalSize size() const;
   /// Whether an evaluation, or the last one of a run, has anything to do.
   bool has_tasks(bool last) const;
   /// Runs every task that is due in an evaluation, or in the last one; none where `stop` returned true (EvalTask::run).

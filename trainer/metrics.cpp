@@ -5,6 +5,8 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <utility>
+#include <vector>
 
 #include "core/error.h"
 #include "core/files/files.h"
@@ -58,7 +60,7 @@ std::string after_evaluation(const std::string& run_folder, int64_t step) {
   return fmt::format(
       "If {}/checkpoints has step {}, move that checkpoint away and start again with a lower optimizer.lr: the "
       "run then resumes from the checkpoint before it. If training went well, check this evaluation set, or "
-      "remove it from evaluation.paths or evaluation.sets",
+      "remove it from evaluation.paths, evaluation.sets or evaluation.tasks",
       run_folder, step);
 }
 
@@ -165,13 +167,20 @@ void MetricsLog::write(int64_t step, const std::vector<EvalResult>& results) {
   if (!file_ || results.empty()) return;
   JsonLine line;
   line.add("step", step);
-  std::string text;
+  std::string losses;
+  std::vector<std::pair<std::string, std::string>> tasks;  // with their results
   for (const auto& result : results) {
     line.add(metric_key(result), result.value);
-    text += fmt::format("  {}{} {:.4f}", result.task, result.metric == "loss" ? "" : "/" + result.metric, result.value);
+    if (result.metric == "loss") {
+      losses += fmt::format("  {} {:.4f}", result.task, result.value);
+      continue;
+    }
+    if (tasks.empty() || tasks.back().first != result.task) tasks.emplace_back(result.task, "");
+    tasks.back().second += fmt::format("  {} {:.6g}", result.metric, result.value);
   }
   append(line);
-  log::info("step {}/{}  held-out loss:{}", step, train_steps_, text);
+  if (!losses.empty()) log::info("step {}/{}  held-out loss:{}", step, train_steps_, losses);
+  for (const auto& [task, values] : tasks) log::info("step {}/{}  task {}:{}", step, train_steps_, task, values);
 }
 
 }  // namespace olmoe

@@ -20,7 +20,7 @@ done
 kMostMb=60
 # What knows no GPU.
 kLeftOut=" core_tests data_tests emulation_tests golden_tests model_tests mpi_layouts_tests mpi_tests sanitizer_tests"
-kLeftOut+=" step_breakdown step_overhead checkpoint_speed olmoe-traces io_faults.so "
+kLeftOut+=" step_breakdown step_overhead checkpoint_speed olmoe-generate olmoe-traces io_faults.so "
 # There already: the system's, CUDA's and the driver's, LibTorch's, which brings libgomp: a second one beside it would
 # make a second set of threads.
 kSystem='linux-vdso|ld-linux|libc|libm|libdl|librt|libpthread|libutil|libresolv|libstdc\+\+|libgcc_s'

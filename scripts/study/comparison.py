@@ -8,6 +8,7 @@ from study.formats import INTERVAL, between, count, multiple, names, number, plu
 from study.statistics import mean_estimate
 from study.study_data import HELDOUT, LOSS, decimals_of, diverged_text, name_of
 
+EQUALLY = {"fewer": "as many", "less": "as much"}
 MOST_NAMED = 4  # variants that an answer names one by one
 
 
@@ -66,7 +67,7 @@ def equal_loss_text(found: EqualLoss | None):
 def ratio_text(ratio, less):
     """2.10× fewer (1.80 to 2.45); of a ratio below 1 its inverse: 1.20× more (0.90 to 1.60)."""
     words = less if ratio.value >= 1 else "more"
-    words = f"{multiple(ratio.value)} {words}" if multiple(ratio.value) != multiple(1) else "as many" if less == "fewer" else "as much"
+    words = EQUALLY[less] if multiple(ratio.value) == multiple(1) else f"{multiple(ratio.value)} {words}"
     if not ratio.has_interval:
         return words
     low, high = (ratio.low, ratio.high) if ratio.value >= 1 else (1 / ratio.high, 1 / ratio.low)

@@ -10,7 +10,7 @@ from study.charts import Chart, Line
 from study.critical_batch import fit_critical_batch
 from study.curves import tokens_to_reach
 from study.fit_keys import complete_fit
-from study.formats import INTERVAL, between, count, names, number, plural, short, upper_first
+from study.formats import INTERVAL, MINUS, between, count, names, number, plural, short, upper_first
 from study.power_laws import fit_isoflop, fit_power_law, group_by_budget
 from study.statistics import ReportError
 from study.study_data import LOSS, diverged_text, name_of
@@ -108,8 +108,10 @@ def u_parts(groups, curves, write, diverged_at=None):
         at = np.geomspace(x[0], x[-1], 60)
         lines.append(Line(f"{label}: fit", color, at, curve.loss(at), dashed=True))
         bounds = between(curve.optimum, write) if curve.optimum.has_interval else curve.optimum.method
-        rows.append((label, write(curve.optimum.value), bounds, number(curve.lowest), number(curve.largest_residual)))
-        clauses.append(f"{label}: {interval_text(curve.optimum, write)}{diverged}")
+        leaves = curve.optimum.has_interval and not x[0] <= curve.optimum.low <= curve.optimum.high <= x[-1]
+        outside = ", beyond the values that were run" if leaves else ""
+        rows.append((label, write(curve.optimum.value), bounds + outside, number(curve.lowest), number(curve.largest_residual)))
+        clauses.append(f"{label}: {interval_text(curve.optimum, write)}{outside}{diverged}")
     return lines, rows, clauses
 
 
@@ -174,7 +176,8 @@ def power_law(data, fit):
         rows.append((f"predicted at {short(10 * x.max())}",
                      number(float(ahead)) + (f" ± {number(float(width))}" if width is not None else " (no interval)")))
     chart = Chart(f"fit_power_law_{fit['x']}", title, x_name, f"{name_of(metric)}, nats", lines,
-                  "dashed: fit up to ten times the range, band: 95 % interval of the mean", x_log=True,
+                  "dashed: fit up to ten times the range" + (", band: 95 % interval of the mean" if law.freedom else ""),
+                  x_log=True,
                   x_kind="number") if lines else None
     return FitResult(title, text, chart, ("coefficient", "value"), rows,
                      (f"least squares of L = E + A x^-a over {plural(len(x), 'run')} at {plural(len(set(x)), 'value')} of x; "
@@ -239,7 +242,8 @@ def critical_batch_result(points, target, notes):
     chart = Chart("fit_critical_batch", f"Steps to a training loss of {number(target, 3)}", "batch size, tokens", "steps",
                   lines, "dashed: fit", x_log=True, y_log=True, decimals=0) if lines else None
     return FitResult("Critical batch size", text, chart, ("", "value"), rows,
-                     (f"(S/S_min {chr(8722)} 1)(E/E_min {chr(8722)} 1) = 1 of steps S and tokens E; least squares of log S",
+                     (f"(S/S_min {MINUS} 1)(E/E_min {MINUS} 1) = 1 of steps S and tokens E; least squares of log S; each batch "
+                      "at the learning rate of its run",
                       *notes))
 
 

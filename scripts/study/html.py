@@ -56,8 +56,8 @@ def table(header, rows, row_classes=()):
 def figure(chart, width, height, has_legend=False):
     """A chart with its title and note, and a legend where its colors are not those of the runs."""
     named = [(line.label, line.color) for line in chart.lines if not line.dashed] if has_legend else []
-    return tag("figure", tag("h3", chart.title), Markup(chart_svg(chart, width, height)), legend(named) if len(named) > 1 else "",
-               tag("figcaption", chart.note) if chart.note else "")
+    return tag("figure", tag("h3", chart.title), Markup(chart_svg(chart, width, height)),
+               legend(named) if len(named) > 1 else "", tag("figcaption", chart.note) if chart.note else "")
 
 
 def legend(lines, baseline=None):

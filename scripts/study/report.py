@@ -12,6 +12,7 @@ from study.files import write_whole
 from study.fits import make_fits
 from study.formats import count, names, plural, upper_first
 from study.html import Markup, tag
+from study.results import result_path
 from study.spec import text_of
 from study.statistics import BOOTSTRAP_FROM
 from study.study_data import StudyData, diverged_text
@@ -31,19 +32,25 @@ def write_report(study, results, step_times, folder):
 
     `study`: study.spec.Study. Returns the paths. ReportError says which result or key cannot be used.
     """
-    data, comparisons, fits, sections = analyse(study, results, step_times)
+    folder = Path(folder)
+    data, comparisons, fits, sections = analyse(study, results, step_times, strays_of(study, folder))
     charts = sections["curves"] + [fit.chart for fit in fits if fit.chart]
     files = {"index.html": make_page(data, comparisons, fits, sections), "results.csv": make_csv(data),
              **{f"{chart.name}.png": png(chart) for chart in charts}}
-    folder = Path(folder)
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
 
 
-def analyse(study, results, step_times):
+def strays_of(study, folder):
+    """Names of result files in a folder of results that are of no run of the study."""
+    expected = {result_path(study, run.name, seed).name for run in study.runs for seed in run.seeds}
+    return sorted({path.name for path in (folder / "runs").glob("*.json")} - expected)
+
+
+def analyse(study, results, step_times, strays=()):
     """(StudyData, {name: Comparison}, [FitResult], {section: [Chart]}) of which the files are made."""
-    data = StudyData(study, results, step_times)
+    data = StudyData(study, results, step_times, strays)
     fits = make_fits(data)
     comparisons = relevant(compare(data), data, fits)
     return data, comparisons, fits, all_charts(data, bool(comparisons))
@@ -64,17 +71,19 @@ def answer_text(data, comparisons, fits):
 def scope_text(data, comparisons):
     """How much the answer rests on."""
     results = [one.result for run in data.runs for one in run.seeds.values()]
+    all_diverged = len(data.rows) - len(data.runs)
     tokens = sorted({result["tokens"] for result in results})
     sizes = [(result["parameters"]["total"], result["parameters"]["active"]) for result in results]
     spans = [f"{count(min(values))} to {count(max(values))}" if count(min(values)) != count(max(values)) else count(min(values))
              for values in (tokens, *zip(*sizes))]
     seeds = sorted({len(run.seeds) for run in data.runs})
     per_run = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-    text = f"{plural(len(data.runs), 'run')}, {per_run} each, {spans[0]} tokens; parameters: {spans[1]}, {spans[2]} active."
+    runs = plural(len(data.rows), "run") + (f" ({all_diverged} diverged)" if all_diverged else "")
+    text = f"{runs}, {per_run} each, {spans[0]} tokens; parameters: {spans[1]}, {spans[2]} active."
     if comparisons and seeds[-1] == 1:
         return f"{text} How much seeds differ is not known: a difference may be chance."
-    with_interval = sum(one.differences[data.ranked_by].estimate is not None and one.differences[data.ranked_by].estimate.has_interval
-                        for one in comparisons.values())
+    estimates = [one.differences[data.ranked_by].estimate for one in comparisons.values()]
+    with_interval = sum(estimate is not None and estimate.has_interval for estimate in estimates)
     return text + (f" Each of the {with_interval} intervals is of one comparison alone." if with_interval > 1 else "")
 
 
@@ -103,6 +112,8 @@ def warning_text(data, comparisons, answered=False):
                      f"{seeds_by_run(data.missing)}.")
     if data.changed:
         parts.append(changed_text(data.changed))
+    if data.strays:
+        parts.append(f"Result files of no run of the study, left out: {names(data.strays)}.")
     if diverged := diverged_text(data.rows):
         parts.append("Runs that diverged are in no mean, fit or difference"
                      + ("." if answered else f": {diverged}."))
@@ -189,8 +200,8 @@ def method_section(data, comparisons):
         "they are compared where the shorter one ends (training loss) or at the last evaluation that both have.",
         f"Training losses and router figures are means of the last {data.smooth_steps} steps; held-out losses are of the "
         "last evaluation.",
-        compared and f"Tokens to equal training loss: where the moving mean of {data.smooth_steps} steps falls to the other's last one, "
-        "linear in log tokens between points; of held-out loss, linear in log tokens between evaluations. Where noise makes "
+        compared and f"Tokens to equal training loss: where the moving mean of {data.smooth_steps} steps falls to the other's "
+        "last one, linear in log tokens between points; of held-out loss, linear in log tokens between evaluations. Where noise makes "
         "a curve cross several times, the length that it spends above counts. Ratios are geometric means over seeds. A "
         "schedule that decays to the end makes these ratios small: before its end no run has the loss of a run that ends there.",
         "FLOPs count causal attention, forward and backward; those of a parent up to the fork are included, as its tokens are.",
@@ -220,7 +231,8 @@ def make_page(data, comparisons, fits, sections):
         chart_section(data, "Curves", rest), *tables, chart_section(data, "Routers", sections["router"]),
         chart_section(data, "Training", sections["training"]),
         tag("h2", "Runs"), *(run_details(data, run) for run in data.rows), method_section(data, comparisons),
-        tag("p", "Beside this page: ", html.tag("a", "results.csv", href="results.csv"), " and a PNG of each curve and fit.", cls="note"))
+        tag("p", "Beside this page: ", tag("a", "results.csv", href="results.csv"), " and a PNG of each curve and fit.",
+            cls="note"))
 
 
 def make_csv(data):

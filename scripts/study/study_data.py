@@ -34,7 +34,7 @@ def default_smooth_steps(results):
 
 @dataclass(frozen=True)
 class RunSeed:
-    """One finished run of one seed."""
+    """One run of one seed that is finished or diverged."""
     result: dict
     smooth_steps: int
 
@@ -102,12 +102,12 @@ class RunData:
 class StudyData:
     """`study` of study.spec, results and step times as the files have them."""
 
-    def __init__(self, study, results, step_times):
-        self.study, self.step_times = study, step_times
+    def __init__(self, study, results, step_times, strays=()):
+        self.study, self.step_times, self.strays = study, step_times, strays
         kept, self.changed = results_of_study(study, results)
         if self.changed and not kept:
-            raise ReportError(f"every result is of another config than study {study.name} has now: "
-                              + "; ".join(f"{name} seed {seed}: {changes[0]}" for (name, seed), changes in self.changed.items()))
+            first = "; ".join(f"{name} seed {seed}: {changes[0]}" for (name, seed), changes in self.changed.items())
+            raise ReportError(f"every result is of another config than study {study.name} has now: {first}")
         finished = [result for result in kept if "diverged" not in result]
         self.smooth_steps = study.report.get("smooth_steps") or default_smooth_steps(finished)
         found = {(result["run"], result["seed"]): RunSeed(result, self.smooth_steps) for result in kept}
@@ -122,6 +122,7 @@ class StudyData:
                 f"every finished run diverged: {diverged_text(self.rows)}" if self.rows else "no run is finished yet"))
         self.by_name = {run.name: run for run in self.runs}
         self.baseline = self.by_name.get(study.baseline)
+        self.evaluated_keys = {key for result in finished for at in result["evaluations"] for key in at["values"]}
         evaluated = [key for run in self.runs for one in run.seeds.values() for key in one.last_evaluation()]
         self.heldout_keys = sorted({key for key in evaluated if is_heldout_loss(key)})
         series = {key for result in finished for key in result["series"]} - {"bin_steps", "step", "tokens"}
@@ -149,8 +150,7 @@ class StudyData:
 
     def is_evaluated(self, key):
         """Whether a key is of evaluations, not of training steps."""
-        return key == HELDOUT or any(key in at["values"] for run in self.runs for one in run.seeds.values()
-                                     for at in one.result["evaluations"])
+        return key == HELDOUT or key in self.evaluated_keys
 
     def finals(self, run, key):
         """{seed: final value or None}"""

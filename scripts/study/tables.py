@@ -132,8 +132,8 @@ def main_table(data, comparisons, has_swatches):
 
 def marked_notes(data, comparisons):
     """What is said of losses with a MARK."""
-    notes = [note for run in data.runs for note in run_notes(run)] + [note for one in comparisons.values() for note in one.notes]
-    return list(dict.fromkeys(note.text for note in notes))
+    notes = [run_notes(run) for run in data.runs] + [one.notes for one in comparisons.values()]
+    return list(dict.fromkeys(note.text for some in notes for note in some))
 
 
 def main_caption(data, comparisons):

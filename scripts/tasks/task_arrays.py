@@ -18,16 +18,17 @@ class SequencePool:
         self.ids_of = ids_of
         self.by_text, self.by_ids, self.sequences = {}, {}, []
 
-    def add(self, text):
-        """The number of a text's ids."""
-        number = self.by_text.get(text)
-        if number is None:
+    def add(self, text, min_ids=0):
+        """The number of a text's ids, None where they are too few."""
+        if text not in self.by_text:
             ids = self.ids_of(text)
+            if len(ids) < min_ids:
+                return None
             number = self.by_ids.setdefault(ids.tobytes(), len(self.sequences))
             if number == len(self.sequences):
                 self.sequences.append(ids)
             self.by_text[text] = number
-        return number
+        return self.by_text[text]
 
     def lengths(self):
         return np.array([len(ids) for ids in self.sequences], np.int64)
@@ -38,36 +39,43 @@ class SequencePool:
         return {f"{name}_ids": ids, f"{name}_bounds": bounds}
 
 
-def make_arrays(task, tokenizer):
-    """{name: array} of the task file. DataError names a row that nothing could score."""
-    if not task.documents:
-        raise DataError(f"{task.name}: holds no documents")
-    contexts, continuations = SequencePool(tokenizer.ids_of), SequencePool(tokenizer.ids_of)
-    columns = collections.defaultdict(list)
-    for number, document in enumerate(task.documents):
+def make_arrays(task, tokenizer, first_id=None):
+    """{name: array} of the task file. DataError names a row that nothing could score; a text of one token, which nothing
+    predicts without a first id, is left out."""
+    pools = SequencePool(tokenizer.ids_of), SequencePool(tokenizer.ids_of)
+    min_ids = 2 if task.kind == "documents" and first_id is None else 0
+    columns, labels = collections.defaultdict(list), []
+    for document in task.documents:
         for choice, row in enumerate(document.rows):
             where = f"{document.where}: choice {choice}" if len(document.rows) > 1 else document.where
-            add_row(columns, task, where, row, (contexts, continuations))
-            columns["row_document"].append(number)
-            columns["row_choice"].append(choice)
-    columns["document_label"] = [document.label for document in task.documents]
-    tensors = {name: np.array(values, np.int64) for name, values in columns.items()}
-    tensors.update(contexts.arrays("context"))
-    tensors.update(continuations.arrays("continuation"))
-    return tensors
+            numbers = numbers_of(task, where, row, pools, min_ids)
+            if numbers is None:
+                task.left_out["texts of one token"] += 1
+                break
+            for name, value in {"row_document": len(labels), "row_choice": choice, **numbers}.items():
+                columns[name].append(value)
+        else:
+            labels.append(document.label)
+    if not labels:
+        raise DataError(f"{task.name}: holds no documents")
+    tensors = {name: np.array(values, np.int64) for name, values in {**columns, "document_label": labels}.items()}
+    return {**tensors, **pools[0].arrays("context"), **pools[1].arrays("continuation")}
 
 
-def add_row(columns, task, where, row, pools):
+def numbers_of(task, where, row, pools, min_ids):
+    """{column: value} of a row, None where its continuation has fewer ids than are needed but some."""
     contexts, continuations = pools
     numbers = {"row_domain": -1}
     try:
+        numbers["row_continuation"] = continuations.add(row.continuation, min_ids)
+        if numbers["row_continuation"] is None and len(continuations.ids_of(row.continuation)):
+            return None
         numbers["row_context"] = contexts.add(row.context)
-        numbers["row_continuation"] = continuations.add(row.continuation)
         if row.domain is not None:
             numbers["row_domain"] = contexts.add(row.domain)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
-    if not len(continuations.sequences[numbers["row_continuation"]]):
+    if numbers["row_continuation"] is None or not len(continuations.sequences[numbers["row_continuation"]]):
         raise DataError(f"{where}: its continuation is empty")
     for what in ("context", "domain"):
         number = numbers[f"row_{what}"]
@@ -78,8 +86,7 @@ def add_row(columns, task, where, row, pools):
             raise DataError(f"{where}: its continuation {row.continuation!r} has no length in metrics version v1")
         numbers[f"row_chars{version}"] = len(text)
         numbers[f"row_bytes{version}"] = len(text.encode("utf-8"))
-    for name, value in numbers.items():
-        columns[name].append(value)
+    return numbers
 
 
 def metadata_of(task, tokenizer, first_id=None):

@@ -21,7 +21,7 @@ def make_run(name, label=None, seeds=(1, 2, 3), parent=None, **overrides):
 def make_study(runs, **other):
     report = {"metrics": [], "axes": ["tokens", "flops", "time"], "fits": [], "smooth_steps": 20} | other.pop("report", {})
     return SimpleNamespace(**({"name": "synthetic", "question": "Which is lower?", "paper": "", "baseline": runs[0].name,
-                               "runs": tuple(runs), "report": report,
+                               "runs": tuple(runs), "report": report, "results": Path("results"),
                                "run": lambda name: next(run for run in runs if run.name == name)} | other))
 
 

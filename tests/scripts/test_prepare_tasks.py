@@ -120,6 +120,19 @@ class SourcesTest(PrepareCase):
                          [[10, 4], [10, 5], [10, 4], [10, 5]])
         self.assertIn("left out: 1 empty documents", printed)
 
+    def test_texts_of_one_token(self):
+        """Nothing predicts their token, unless a first id does."""
+        path = self.write("wiki.jsonl", [{"text": "a"}, {"text": "ab"}, {"text": "c"}])
+        printed = self.main("--jsonl", path)
+        self.assertEqual(self.documents_of("wiki"), [(0, [("", "ab", None)])])
+        self.assertEqual(bytes(self.read("wiki")[0]["continuation_ids"].tolist()), b"ab")
+        self.assertIn("wiki: 1 documents, 1 rows, 1 query tokens, the longest 1, left out: 2 texts of one token", printed)
+        (self.out / "wiki.safetensors").unlink()
+        self.main("--jsonl", path, "--first-id", "256")
+        self.assertEqual(len(self.documents_of("wiki")), 3)
+        (self.out / "wiki.safetensors").unlink()
+        self.assert_refused("wiki: holds no documents", "--jsonl", self.write("wiki.jsonl", [{"text": "a"}]))
+
     def test_repeated_documents_are_left_out_and_counted(self):
         printed = self.main("--jsonl", self.write("mine.jsonl", [*CHOICES, CHOICES[0]]))
         self.assertEqual(len(self.documents_of("mine")), 2)

@@ -50,6 +50,13 @@ class Fits(unittest.TestCase):
         text = analyse(make_study(runs, report={"fits": [{"kind": "lr_u_curve"}]}), results, None)[2][0].sentence
         self.assertIn("large: no optimum, the lowest loss is at the edge of the range, 0.0005: extend it", text)
 
+    def test_an_interval_that_leaves_the_range_is_said(self):
+        runs, results = self.ladder({"small": 2.5e-3, "large": 2.5e-3})
+        runs, results = runs[:5], [make_result(run, 1, loss) for run, loss in zip(runs, (2.12, 2.05, 2.0, 2.02, 2.03))]
+        fit = analyse(make_study(runs, report={"fits": [{"kind": "lr_u_curve"}]}), results, None)[2][0]
+        self.assertRegex(fit.sentence, r"interval 0\.00\d+ to 0\.208\), beyond the values that were run\.$")
+        self.assertTrue(fit.rows[0][2].endswith(", beyond the values that were run"))
+
     def test_a_power_law(self):
         runs = [make_run(f"n{index}", seeds=(1,)) for index in range(6)]
         sizes = np.geomspace(1e6, 1e8, 6)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study_results import BATCH, loss_at, make_diverged, make_result, make_run, make_study, make_times  # puts scripts on the path
+from study_results import BATCH, loss_at, make_result, make_run, make_study, make_times  # puts scripts on the path
 
 from study.axes import Scale
 from study.comparison import answer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from study_results import BATCH, REPOSITORY, make_result, make_run, make_study, make_times  # puts scripts on the path
 
-from study.report import analyse, warning_text
+from study.report import analyse, warning_text, write_report
 from study.result_checks import config_values, named_config, results_of_study
 from study.results import read_results
 from study.spec import read_study
@@ -138,6 +138,16 @@ class InTheReport(unittest.TestCase):
         self.assertEqual(warning_text(data, comparisons),
                          "Results of another config than the study has now, left out: moe seed 2 (optimizer.lr: 0.5 then, 0.002 "
                          "now). Differences to the baseline are of the seeds that both have: moe.")
+
+    def test_result_files_of_no_run_are_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            runs = Path(folder, "runs")
+            runs.mkdir()
+            for name in ("dense-seed_1", "gone-seed_1", "dense-seed_9"):
+                (runs / f"{name}.json").write_text("{}")
+            write_report(make_study([DENSE, MOE]), two_runs(), None, folder)
+            self.assertIn("Result files of no run of the study, left out: dense-seed_9.json and gone-seed_1.json.",
+                          Path(folder, "index.html").read_text())
 
     def test_where_all_are_nothing_is_reported(self):
         now = [replace(run, overrides=run.overrides | {"train.steps": 7}) for run in (DENSE, MOE)]

@@ -77,7 +77,7 @@ TEST_CASE("a metric that is not finite is refused by name on every rank") {
                }),
                Catch::StartsWith("step 7: eval/b/loss is nan: not finite") &&
                    Catch::Contains("If " + (folder / "run") + "/checkpoints has step 7, move that checkpoint away") &&
-                   Catch::Contains("remove it from evaluation.paths or evaluation.sets"));
+                   Catch::Contains("remove it from evaluation.paths, evaluation.sets or evaluation.tasks"));
   }
   CHECK(lines_of(folder / "run").empty());
 }

@@ -26,7 +26,9 @@ struct TaskQuery {
 
 /// Queries as one micro-batch, and the score of each candidate.
 struct PackedQueries {
-  Batch batch;  ///< right-padded with id 0, without targets
+  /// Right-padded with id 0, without targets. Padding is routed to experts as other tokens are, and no score depends on
+  /// it: attention is causal, and experts drop nothing in Phase::score.
+  Batch batch;
   Candidates candidates;
   std::vector<int64_t> score_C;
 };

@@ -70,6 +70,28 @@ std::vector<std::string> clip_notices(const Config& config) {
       optimizer.clip_warmup_steps, config.train.steps, optimizer.clip_norm, optimizer.clip_norm_of(1))};
 }
 
+/// Of keys that were set and that another key leaves without effect.
+std::vector<std::string> unused_notices(const Config& config) {
+  const auto& schedule = config.schedule;
+  std::vector<std::string> notices, unused;
+  const auto say = [&](bool is_unused, std::string notice) {
+    if (is_unused) notices.push_back(std::move(notice));
+  };
+  if (config.optimizer.kind != OptimizerKind::muon)
+    for (const auto& difference : differing_fields(MuonConfig{}, config.optimizer.muon))
+      unused.push_back("optimizer.muon." + difference.substr(0, difference.find(": ")));
+  say(!unused.empty(),
+      fmt::format("{}: no effect with optimizer.kind: {}", fmt::join(unused, ", "), enum_name(config.optimizer.kind)));
+  const bool cools = schedule.cooldown_steps != 0 || schedule.cooldown_shape != CooldownShape::linear;
+  say(cools && schedule.kind != ScheduleKind::wsd,
+      fmt::format("schedule.cooldown_steps, schedule.cooldown_shape: no effect with schedule.kind: {}",
+                  enum_name(schedule.kind)));
+  say(schedule.batch_lr_power != 0 && config.train.batch_size_warmup.empty(),
+      fmt::format("schedule.batch_lr_power: {} has no effect without train.batch_size_warmup",
+                  schedule.batch_lr_power));
+  return notices;
+}
+
 /// Changed fields on which the rate depends.
 std::vector<std::string> changes(const Config& before, const Config& config) {
   auto changed = differing_fields(before, config);
@@ -87,6 +109,7 @@ std::vector<std::string> schedule_notices(const Config& config) {
   for (auto& notice : decay_notices(config)) notices.push_back(std::move(notice));
   for (auto& notice : batch_notices(config)) notices.push_back(std::move(notice));
   for (auto& notice : clip_notices(config)) notices.push_back(std::move(notice));
+  for (auto& notice : unused_notices(config)) notices.push_back(std::move(notice));
   return notices;
 }
 

@@ -1,5 +1,5 @@
-// The configs of OLMoE's successor: the large one's shape, which the small one shares. Its parameters, and a run of the
-// small one: tests/e2e/test_command_line.py.
+// Configs of variants: OLMoE's successor, the shape of the large one, which the small one shares (parameters, and a run
+// of the small one: tests/e2e/test_command_line.py), and the tiny model with other experts.
 #include "model/flops.h"
 #include "support/catch.h"
 #include "trainer/config/config.h"
@@ -8,8 +8,8 @@ namespace {
 
 using namespace olmoe;
 
-ModelConfig model_of(const std::string& name) {
-  return load_config(fmt::format("{}/configs/{}.yaml", OLMOE_SOURCE_DIR, name), {}).model;
+ModelConfig model_of(const std::string& name, const std::vector<std::string>& overrides = {}) {
+  return load_config(fmt::format("{}/configs/{}.yaml", OLMOE_SOURCE_DIR, name), overrides).model;
 }
 
 }  // namespace
@@ -41,4 +41,17 @@ TEST_CASE("the OLMoE3-dev config for CPUs has the keys of the large one and its 
   large.embedding_scale = small.embedding_scale, large.init_std = small.init_std;
   large.load_balancing_weight = small.load_balancing_weight, large.router_z_weight = small.router_z_weight;
   CHECK(differing_fields(large, small).empty());
+}
+
+TEST_CASE(
+    "the tiny model with layer-shared experts, or a width for each block, has the parameters that docs/variants.md "
+    "says") {
+  const auto plain = count_parameters(model_of("tiny-cpu"));
+  const auto widths = count_parameters(model_of("tiny-cpu", {"model.layer_widths=[96, 112, 144, 160]"}));
+  const auto shared = count_parameters(model_of("tiny-cpu", {"model.share_experts=true"}));
+  CHECK(plain.total == 7'495'936);
+  CHECK(widths.total == plain.total);
+  CHECK(widths.active == plain.active);
+  CHECK(plain.total - shared.total == 3 * 16 * 3 * 256 * 128);  // the experts of three of four blocks
+  CHECK(shared.total == 2'777'344);
 }

@@ -60,6 +60,8 @@ const std::vector<Pair> kConflicts{
 const std::vector<Pair> kNeeds{
     {"model.norm_affine=weight_and_bias", "model.norm=layer", "model.norm_affine"},
     {"model.balancing_bias_rate=0.01", "model.balancing_bias=loss_free", "model.balancing_bias_rate"},
+    {"model.load_balancing_over_layers=true", "model.load_balancing_granularity=step",
+     "model.load_balancing_over_layers"},
     {"model.shared_expert_gate=true", "model.num_shared_experts=1", "model.shared_expert_gate"},
     {"model.shared_expert_width=64", "model.num_shared_experts=1", "model.shared_expert_width"},
     {"model.capacity_order=score", "model.capacity_factor=1.5", "model.capacity_order"},

@@ -2,6 +2,7 @@
 // log-likelihoods that need no model, from the package's own metric code).
 #include "trainer/evaluation/task_metrics.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -54,7 +55,10 @@ std::map<std::string, double> results_of(const std::string& kind, const std::str
   const TempFolder folder;
   const TaskFile file(task.write(folder), 50, 16);
   std::map<std::string, double> out;
-  for (const auto& [name, value] : task_results(file, scores, version)) out[name] = value;
+  for (const auto& [name, value] : task_results(file, scores, version)) {
+    CHECK(std::ranges::find(kTaskResults, name) != kTaskResults.end());
+    out[name] = value;
+  }
   return out;
 }
 
