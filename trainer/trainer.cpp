@@ -283,7 +283,7 @@ StepMetrics Trainer::train_step() {
   const double lr = learning_rate(config_, step_ + 1);
   device_step_->set_batches(config_.train.batches(mesh_.world().size(), step_ + 1));
   const auto totals = device_step_
-                          ->run([this] { return loader_->next(); }, {step_ + 1, earlier_optimizer_steps_}, lr,
+                          ->run([this] { return next_batch(); }, {step_ + 1, earlier_optimizer_steps_}, lr,
                                 [this] { saver_->before_update(); })
                           .read(mesh_.world());
   if (totals.targets == 0) throw DataError(fmt::format("step {}: its batches have no target tokens", step_ + 1));

@@ -57,6 +57,7 @@ class Trainer {
   void resume(int64_t step, int64_t newest);
   void take_over_progress();
   void open_metrics();
+  Batch next_batch() { return replayed(loader_->next(), record_.get()); }
   StepMetrics train_step();
   bool is_last() const { return step_ == config_.train.steps; }
   bool evaluation_due() const;
@@ -77,6 +78,7 @@ class Trainer {
   bool leased_ = false;
   DeviceMesh mesh_;
   std::shared_ptr<const SequenceSource> source_;
+  const std::unique_ptr<const RoutingRecord> record_ = open_record(config_, mesh_.world());
   Evaluator evaluator_;
   std::unique_ptr<StageRunner> runner_;
   std::unique_ptr<Optimizer> optimizer_;

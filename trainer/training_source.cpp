@@ -53,4 +53,22 @@ std::shared_ptr<const SequenceSource> make_source(const Config& config, Communic
   return source;
 }
 
+std::unique_ptr<const RoutingRecord> open_record(const Config& config, Communicator& world) {
+  std::unique_ptr<const RoutingRecord> record;
+  if (config.train.replay_routing.empty()) return record;
+  agree(world, [&] {
+    record = std::make_unique<RoutingRecord>(config.train.replay_routing,
+                                             RoutingRecord::Expected{.layers = config.model.num_moe_layers(),
+                                                                     .experts = config.model.num_experts,
+                                                                     .top_k = config.model.top_k,
+                                                                     .sequence_length = config.data.sequence_length});
+  });
+  return record;
+}
+
+Batch replayed(Batch batch, const RoutingRecord* record) {
+  if (record) batch.experts_LNK = record->experts_of(batch.ids_BS);
+  return batch;
+}
+
 }  // namespace olmoe

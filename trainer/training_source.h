@@ -3,6 +3,7 @@
 
 #include "data/data_loader.h"
 #include "parallel/collectives/communicator.h"
+#include "trainer/analysis/routing_record.h"
 #include "trainer/config/config.h"
 
 namespace olmoe {
@@ -11,5 +12,11 @@ namespace olmoe {
 /// files and reads the ids of its share of them. Throws DataError on all ranks for files that are missing or damaged.
 /// Collective over world.
 std::shared_ptr<const SequenceSource> make_source(const Config& config, Communicator& world);
+
+/// The routing record of train.replay_routing; null without one. Throws DataError on all ranks. Collective over world.
+std::unique_ptr<const RoutingRecord> open_record(const Config& config, Communicator& world);
+/// A batch in host memory with the experts of `record`, where there is one. Throws DataError for a sequence that it
+/// does not have.
+Batch replayed(Batch batch, const RoutingRecord* record);
 
 }  // namespace olmoe

@@ -46,7 +46,7 @@ def saturation(analysis):
         return
     for name, what in (("top_k", f"top-{analysis.top_k}"), ("top_1", "top-1")):
         yield over_training(analysis, f"saturation_{name}", f"Router saturation, {what}", 100 * analysis[f"saturation.{name}"],
-                            range(analysis.layers), "percent of choices that are those of the last checkpoint",
+                            range(analysis.layers), "percent as in the last checkpoint",
                             "The last checkpoint agrees with itself: 100.")
 
 

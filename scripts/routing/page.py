@@ -75,11 +75,25 @@ def scale(low, high, begin, end):
     return lambda value: begin + (value - low) / span * (end - begin)
 
 
+def round_step(span):
+    """A step of 1, 2 or 5 times a power of ten that divides a span in about four to eight."""
+    power = 10.0 ** np.floor(np.log10(span / 4))
+    return max(factor * power for factor in (1, 2, 5) if factor * power <= span / 4 * (1 + 1e-9))
+
+
+def ticks(low, high):
+    """Round numbers from the last one at or below `low` to the first one at or above `high`."""
+    step = round_step(high - low if high > low else 1.0)
+    first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
+    return [float(f"{place * step:.12g}") for place in np.arange(first, max(last, first + 1) + 1)]
+
+
 def frame(figure, y_low, y_high):
     """(marks of the axes, y as a function of a value)"""
-    y = scale(y_low, y_high, HEIGHT - BOTTOM, TOP)
+    values = ticks(y_low, y_high)
+    y = scale(values[0], values[-1], HEIGHT - BOTTOM, TOP)
     marks = []
-    for value in np.linspace(y_low, y_high, 5):
+    for value in values:
         marks.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         marks.append(words(LEFT - 6, y(value) + 4, number(value), "y"))
     middle = (LEFT + WIDTH - RIGHT) / 2
@@ -94,14 +108,19 @@ def lines(figure):
     places = np.concatenate([np.asarray(line[1], float) for line in figure.lines])
     marks, y = frame(figure, min(0.0, values.min()), values.max() if values.max() > 0 else 1.0)
     x = scale(places.min(), places.max(), LEFT + 6, WIDTH - RIGHT - 6)
-    for value in np.linspace(places.min(), places.max(), 5):
-        marks.append(words(x(value), HEIGHT - BOTTOM + 16, number(value)))
+    few = sorted(set(places.tolist()))
+    at_ticks = few if len(few) <= 8 else [value for value in ticks(few[0], few[-1]) if few[0] <= value <= few[-1]]
+    last = -np.inf
+    for value in at_ticks:
+        if x(value) - last > 34:  # labels do not touch
+            marks.append(words(x(value), HEIGHT - BOTTOM + 16, number(value)))
+            last = x(value)
     for index, (label, at, heights) in enumerate(figure.lines):
         color = color_of(index, len(figure.lines))
         points = " ".join(f"{x(a):.1f},{y(h):.1f}" for a, h in zip(at, heights))
         marks.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.7"/>')
         marks += [shape("circle", f"{label}, {figure.x_label} {number(a)}: {number(h)}", cx=f"{x(a):.1f}", cy=f"{y(h):.1f}", r=3.2,
-                        fill=color) for a, h in zip(at, heights)]
+                        style=f"fill: {color}") for a, h in zip(at, heights)]
     return marks
 
 

@@ -45,11 +45,12 @@ class RecordWriter {
 /// Reads a routing record, and finds its sequences by their ids: in any order and layout.
 class RoutingRecord {
  public:
-  /// Throws DataError for a file that is no record, or whose experts are not below `num_experts`, of other layers, K or
-  /// sequence length.
+  /// The model and the sequences that it is for.
   struct Expected {
     int64_t layers, experts, top_k, sequence_length;
   };
+  /// Throws DataError for a file that is no record, or one of other layers, top-k or sequence length, or with experts
+  /// that the model does not have.
   RoutingRecord(std::string path, const Expected& expected);
   int64_t num_sequences() const { return num_sequences_; }
   /// int32 [L, B*S, K] of sequences ids [B, S] (int64). Throws DataError for one that the record does not have.

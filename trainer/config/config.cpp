@@ -85,6 +85,21 @@ std::vector<std::string> refuse_batches(const TrainConfig& train) {
   return problems;
 }
 
+/// What a routing record cannot be replayed with.
+std::vector<std::string> refuse_replay(const Config& config) {
+  if (config.train.replay_routing.empty()) return {};
+  std::vector<std::string> problems;
+  const auto refuse = [&](bool bad, const char* why) {
+    if (bad) problems.push_back(fmt::format("train.replay_routing: {}", why));
+  };
+  refuse(!config.model.has_experts(), "a model without experts has no routing to replay");
+  refuse(config.model.experts_choose(), "not with model.routing=expert_choice: a record has the experts of tokens");
+  refuse(config.model.balancing_bias == ExpertBias::quantile,
+         "not with model.balancing_bias=quantile, whose update takes the scores of the model's own choice");
+  refuse(config.train.cuda_graph, "not with train.cuda_graph: each micro-batch has experts of its own");
+  return problems;
+}
+
 /// Sizes that are in range each, but not together: what is planned from them is counted in 63 bits. Computed in double,
 /// which cannot overflow here.
 std::vector<std::string> refuse_sizes(const Config& config) {
@@ -179,6 +194,7 @@ std::vector<std::string> validate(const Config& config) {
   if (config.train.expert_kernels == kernels::ExpertKernels::fused && config.model.has_experts())
     for (auto& problem : refuse_fused_experts(config)) problems.push_back(std::move(problem));
   if (problems.empty()) problems = validate_groups(config.optimizer, config.model);
+  if (problems.empty()) problems = refuse_replay(config);
   if (problems.empty()) problems = refuse_attention(config);
   if (problems.empty()) problems = gpu_limits(config);
   return problems;

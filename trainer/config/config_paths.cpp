@@ -83,6 +83,7 @@ std::vector<std::string> resolve_paths(Config& config, const ConfigNode& tree) {
   PathResolver resolver(tree);
   resolver.resolve("run.folder", config.run.folder, "");
   resolver.resolve("train.init_from", config.train.init_from, "");
+  resolver.resolve("train.replay_routing", config.train.replay_routing, "");
   auto& data = config.data;
   resolver.resolve("data.root", data.root, "");
   visit_fields(config, [&](const std::string& path, const ConfigField& field) {

@@ -48,6 +48,7 @@ struct TrainConfig {
   std::string init_from;
   InitOptimizer init_optimizer = InitOptimizer::reset;
   InitProgress init_progress = InitProgress::restart;
+  std::string replay_routing;
 
   BatchSizes batch_sizes() const { return {global_batch_size, batch_size_warmup}; }
   /// The micro-batches of a step after train.batch_size_warmup, or of step `step`, on `ranks` ranks.
@@ -91,6 +92,10 @@ struct TrainConfig {
     v("init_progress", init_progress,
       "continue: step, tokens and position in the data begin where the step's folder in init_from ends, whose model, "
       "seed, batch and data must be the same; restart: they begin at 0");
+    v("replay_routing", replay_routing,
+      "routing record, as olmoe-analyze --record writes it, whose experts the layers take in place of their own "
+      "choice: "
+      "it has every sequence of the training data; empty: they choose");
   }
 };
 

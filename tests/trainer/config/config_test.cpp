@@ -376,9 +376,10 @@ TEST_CASE("docs/config.md lists the fields as they are; OLMOE_UPDATE_DOCS=1 writ
       "stands in a file, `base` and\n"
       "`data.paths_file` start from the folder of that file; token files from `data.root`, or the "
       "working directory where none is\n"
-      "given; `run.folder`, `train.init_from` and `data.root` from the working directory. Typed token "
-      "files start from `data.root`\n"
-      "only where that is typed too. `~/` is the home folder; variables such as `$HOME` are refused.\n"
+      "given; `run.folder`, `train.init_from`, `train.replay_routing` and `data.root` from the working "
+      "directory. Typed token\n"
+      "files start from `data.root` only where that is typed too. `~/` is the home folder; variables such as `$HOME` "
+      "are refused.\n"
       "\n" +
       document_config<Config>();
   const char* update = std::getenv("OLMOE_UPDATE_DOCS");
