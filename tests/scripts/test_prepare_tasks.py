@@ -53,8 +53,11 @@ class FormatTest(PrepareCase):
 
     def test_bytes_of_the_file(self):
         """Tensors are aligned to their elements and follow one another to the end of the file; runs are equal."""
-        path = self.write("mine.jsonl", CHOICES)
+        path = self.write("mine.jsonl", [*CHOICES, {"context": "odd", "choices": [" one", " two"], "label": 0}])
         self.main("--jsonl", path)
+        tensors, _ = self.read("mine")
+        num_ids = len(tensors["context_ids"]) + len(tensors["continuation_ids"])
+        self.assertEqual(num_ids % 2, 1)  # so that elements of 8 bytes after them would be misaligned
         data = (self.out / "mine.safetensors").read_bytes()
         size, = struct.unpack("<Q", data[:8])
         header = json.loads(data[8 : 8 + size])
@@ -162,6 +165,12 @@ class SourcesTest(PrepareCase):
         self.assertEqual(printed, "mine: 2 documents, 4 rows, 32 query tokens, the longest 23, 3 rows cut to 10, "
                          "1 continuations do not fit 10: a scorer refuses the file there, "
                          "1 continuations start without a space\n")
+
+    def test_queries_that_just_fit(self):
+        """Ten tokens of context and continuation without its last, and a continuation of ten tokens."""
+        records = [{"context": "x", "choices": [" " + "y" * 9], "label": 0}, {"context": "abcdefg", "choices": [" xyz"]}]
+        printed = self.main("--jsonl", self.write("mine.jsonl", records), "--context", "10")
+        self.assertEqual(printed, "mine: 2 documents, 2 rows, 20 query tokens, the longest 10\n")
 
     def test_queries_of_a_file(self):
         """What the oracle makes of rows: the cut is from the left, and the continuation keeps its place."""

@@ -74,6 +74,8 @@ class RequestsTest(PrepareCase):
         self.refuse("label 'yes' is not the index", "sums_rc_0shot", self.sums(0, "yes"))
         self.refuse(f"{path}:3: document 1: continuation 0 has no unconditional request, but others have",
                     "sums_rc_0shot", self.sums(0) + self.sums(1) + self.unconditional(0))
+        self.refuse("document 0: continuation 0 has no unconditional request", "sums_rc_0shot",
+                    self.sums(0) + [request(1_000_000, i, 1, "Answer:", " other") for i in range(2)])
         self.refuse(f"{path}:1: document 0: request_type 'generate_until' asks for no log-likelihood", "sums_rc_0shot",
                     [request(0, 0, 0, "a", " b", "generate_until")])
         self.refuse(f"{path}:1: not a request: KeyError('doc_id')", "sums_rc_0shot", [{"idx": 0}])
