@@ -97,7 +97,10 @@ TEST_CASE("what routing cannot be replayed with is refused by key") {
   };
   CHECK(problem_of([](auto&) {}) == "none");
   CHECK_THAT(problem_of([](auto& c) { c.model.ffn = Ffn::dense; }), Contains("train.replay_routing: a model without"));
-  CHECK_THAT(problem_of([](auto& c) { c.model.routing = RoutingMethod::expert_choice; }),
+  CHECK_THAT(problem_of([](auto& c) {
+               c.model.routing = RoutingMethod::expert_choice;
+               c.model.load_balancing_weight = 0;
+             }),
              Contains("train.replay_routing: not with model.routing=expert_choice"));
   CHECK_THAT(problem_of([](auto& c) { c.model.balancing_bias = ExpertBias::quantile; }),
              Contains("train.replay_routing: not with model.balancing_bias=quantile"));

@@ -295,7 +295,7 @@ TEST_CASE("tokens of other shapes, experts and ids are refused") {
   other.experts_LNK = tokens.experts_LNK + 1;
   CHECK_THROWS_WITH(ensure_fits(other, shape), Catch::Contains("of 6"));
   other = tokens;
-  other.ids_BS = tokens.ids_BS + 1;
+  other.ids_BS = tokens.ids_BS + shape.vocab_size;
   CHECK_THROWS_WITH(ensure_fits(other, shape), Catch::Contains("a vocabulary of 11"));
   other = tokens;
   other.domain = 2;

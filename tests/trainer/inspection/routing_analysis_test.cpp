@@ -189,7 +189,10 @@ TEST_CASE("what cannot be analyzed is refused by name") {
   const TrainedRun dense([](ModelConfig& model) { model.ffn = Ffn::dense; });
   CHECK_THAT(refusal_of(options, [&](auto& o) { o.models = {step_folder(dense.config, 6)}; }),
              Contains("a dense model has no routing"));
-  const TrainedRun choice([](ModelConfig& model) { model.routing = RoutingMethod::expert_choice; });
+  const TrainedRun choice([](ModelConfig& model) {
+    model.routing = RoutingMethod::expert_choice;
+    model.load_balancing_weight = 0;
+  });
   CHECK_THAT(refusal_of(options, [&](auto& o) { o.models = {step_folder(choice.config, 6)}; }),
              Contains("expert_choice"));
 }
